@@ -1,0 +1,524 @@
+"""The checkpointer: sessions as LangGraph's threads."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import (
+    BaseCheckpointSaver,
+    ChannelVersions,
+    Checkpoint,
+    CheckpointMetadata,
+    CheckpointTuple,
+    DeltaChannelHistory,
+    SerializerProtocol,
+    get_checkpoint_metadata,
+)
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+
+from langchain_ttl_history import upkeep
+from langchain_ttl_history.checkpoints import Line, checkpoint_name
+from langchain_ttl_history.codec import Codec
+from langchain_ttl_history.errors import ConfigurationError, MissingUserError
+from langchain_ttl_history.flow import arun, run
+from langchain_ttl_history.keys import SessionKey, valid_id
+from langchain_ttl_history.runs import Loaded, Put, Runs
+from langchain_ttl_history.sessions import Sessions
+from langchain_ttl_history.storage.base import Change, Guard, Status, Storage
+
+__all__ = ["TTLCheckpointSaver"]
+
+logger = logging.getLogger(__name__)
+
+# How many changes wait for their checkpoint, and how many checkpoints are remembered as stored.
+_HELD = 1_000
+_KNOWN = 10_000
+
+
+class _Late:
+    """Tells late writes of a deleted session from early ones of a new one.
+
+    Pending writes may come before their checkpoint and carry nothing that says which generation
+    they belong to. Where a tombstone stands they wait here, in the process that makes both,
+    until their checkpoint is stored or refused.
+    """
+
+    def __init__(self) -> None:
+        self.known: OrderedDict[tuple[SessionKey, str], None] = OrderedDict()
+        self.held: OrderedDict[tuple[SessionKey, str], list[Change]] = OrderedDict()
+
+    def hold(self, key: SessionKey, name: str, change: Change) -> bool:
+        """Hold a change until `name` is stored; False if it was stored once and is gone."""
+        if (key, name) in self.known:
+            return False
+        self.held.setdefault((key, name), []).append(change)
+        while len(self.held) > _HELD:
+            self.held.popitem(last=False)
+        return True
+
+    def stored(self, key: SessionKey, name: str) -> list[Change]:
+        """Remember that `name` was stored. Returns what waited for it."""
+        self.known[key, name] = None
+        while len(self.known) > _KNOWN:
+            self.known.popitem(last=False)
+        return self.held.pop((key, name), [])
+
+    def refused(self, key: SessionKey, name: str) -> None:
+        """Drop what waited for a checkpoint that was refused."""
+        self.held.pop((key, name), None)
+        self.known[key, name] = None
+
+
+class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
+    """Keeps a graph's checkpoints in the session of (user, `thread_id`).
+
+    Made by `SessionBuffer.checkpointer`. The user is taken from
+    ``config["configurable"][user_key]``, or is the bound or the default user. Every method has
+    its async twin; on the memory storage both colours do the same.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        sessions: Sessions,
+        tombstone_ttl: float,
+        *,
+        user_id: str | None = None,
+        default_user: str | None = None,
+        user_key: str = "user_id",
+        messages_key: str = "messages",
+        serde: SerializerProtocol | None = None,
+    ) -> None:
+        super().__init__(serde=serde)
+        if serde is None:
+            # LangGraph announces a graph's types only to a serializer that is strict.
+            self.serde = _STRICT
+        self._storage = storage
+        self._sessions = replace(sessions, codec=sessions.codec.allowing((), serde))
+        self._tombstone_ttl = tombstone_ttl
+        self._user_id = user_id
+        self._default_user = default_user
+        self._user_key = user_key
+        self._messages_key = messages_key
+        self._late = _Late()
+
+    def for_user(self, user_id: object) -> TTLCheckpointSaver:
+        """This checkpointer for one user's sessions only.
+
+        Raises:
+            ConfigurationError: It is bound to another user already, or the id is bad.
+        """
+        user = valid_id("user_id", user_id)
+        if self._user_id not in (None, user):
+            raise ConfigurationError(
+                f"this checkpointer is bound to user {self._user_id!r}, not {user!r}"
+            )
+        clone = copy.copy(self)
+        clone._user_id = user
+        return clone
+
+    def with_allowlist(self, extra_allowlist: Collection[tuple[str, ...]]) -> TTLCheckpointSaver:
+        """A clone that also rebuilds these types, (module, name) each."""
+        clone = cast(TTLCheckpointSaver, super().with_allowlist(extra_allowlist))
+        if clone is self:
+            clone = copy.copy(self)
+        serde = None if clone.serde is self.serde or self._is_own_serde else clone.serde
+        codec = self._codec.allowing(extra_allowlist, serde or self._codec.serde)
+        clone._sessions = replace(self._sessions, codec=codec)
+        return clone
+
+    @property
+    def _is_own_serde(self) -> bool:
+        return self._sessions.codec.serde is None
+
+    @property
+    def _codec(self) -> Codec:
+        return self._sessions.codec
+
+    @property
+    def _runs(self) -> Runs:
+        return Runs(self._sessions, self._messages_key)
+
+    # Reading
+
+    def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """The latest checkpoint of the thread and namespace, or the one `checkpoint_id` names.
+
+        The latest shows the conversation as it is now, what chains said since included.
+
+        Raises:
+            ConfigurationError: The config names no thread, no user, or another user.
+        """
+        key, ns, id = self._place(config)
+        lease = self._sessions.lease
+        return self._tuple(config, key, run(self._storage, self._runs.load(key, ns, id, lease)))
+
+    async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """Async :meth:`get_tuple`."""
+        key, ns, id = self._place(config)
+        flow = self._runs.load(key, ns, id, self._sessions.lease)
+        return self._tuple(config, key, await arun(self._storage, flow))
+
+    def list(
+        self,
+        config: RunnableConfig | None,
+        *,
+        filter: dict[str, Any] | None = None,
+        before: RunnableConfig | None = None,
+        limit: int | None = None,
+    ) -> Iterator[CheckpointTuple]:
+        """The checkpoints of a thread, newest first; of all the user's threads without a config.
+
+        Args:
+            config: Names the thread; its `checkpoint_ns` and `checkpoint_id` narrow the list.
+            filter: Metadata every listed checkpoint has.
+            before: Only checkpoints put before the one this names.
+            limit: At most so many.
+        """
+        for key in [self._key(config)] if config else self._all_keys():
+            flow = self._runs.lines(key, self._sessions.lease if config else None)
+            for ns, id in _selected(run(self._storage, flow), config, before):
+                if limit is not None and limit <= 0:
+                    return
+                found = run(self._storage, self._runs.load(key, ns, id, None))
+                if found is not None and _matches(found, filter):
+                    limit = None if limit is None else limit - 1
+                    yield cast(CheckpointTuple, self._tuple(config, key, found))
+
+    async def alist(
+        self,
+        config: RunnableConfig | None,
+        *,
+        filter: dict[str, Any] | None = None,
+        before: RunnableConfig | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[CheckpointTuple]:
+        """Async :meth:`list`."""
+        for key in [self._key(config)] if config else await self._aall_keys():
+            flow = self._runs.lines(key, self._sessions.lease if config else None)
+            for ns, id in _selected(await arun(self._storage, flow), config, before):
+                if limit is not None and limit <= 0:
+                    return
+                found = await arun(self._storage, self._runs.load(key, ns, id, None))
+                if found is not None and _matches(found, filter):
+                    limit = None if limit is None else limit - 1
+                    yield cast(CheckpointTuple, self._tuple(config, key, found))
+
+    def get_delta_channel_history(
+        self, *, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        """The writes that lead to a checkpoint, and the value each channel starts from."""
+        key, ns, id = self._place(config)
+        flow = self._runs.delta_history(key, ns, id, channels)
+        return cast(Mapping[str, DeltaChannelHistory], run(self._storage, flow))
+
+    async def aget_delta_channel_history(
+        self, *, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        """Async :meth:`get_delta_channel_history`."""
+        key, ns, id = self._place(config)
+        flow = self._runs.delta_history(key, ns, id, channels)
+        return cast(Mapping[str, DeltaChannelHistory], await arun(self._storage, flow))
+
+    # Writing
+
+    def put(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        """Store a checkpoint under the one the config names as its parent.
+
+        A put of a turn whose session was deleted is refused with a line in the log.
+
+        Raises:
+            TypeNotAllowedError: A channel's value would not come back; nothing was stored.
+        """
+        key, put = self._put(config, checkpoint, metadata)
+        outcome = run(self._storage, self._runs.put(key, put))
+        for change in self._settled(key, put, outcome.status):
+            self._storage.write(key, change)
+        return self._config(config, key, put.ns, checkpoint["id"])
+
+    async def aput(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        """Async :meth:`put`."""
+        key, put = self._put(config, checkpoint, metadata)
+        outcome = await arun(self._storage, self._runs.put(key, put))
+        for change in self._settled(key, put, outcome.status):
+            await self._storage.awrite(key, change)
+        return self._config(config, key, put.ns, checkpoint["id"])
+
+    def put_writes(
+        self,
+        config: RunnableConfig,
+        writes: Sequence[tuple[str, Any]],
+        task_id: str,
+        task_path: str = "",
+    ) -> None:
+        """Store what a task wrote, pending on the checkpoint the config names.
+
+        Raises:
+            TypeNotAllowedError: A value would not come back as it is; nothing was stored.
+        """
+        key, ns, id = self._place(config)
+        change = self._runs.put_writes(key, ns, _named(id), writes, task_id, task_path)
+        outcome = self._storage.write(key, change)
+        self._noted(key, ns, change, outcome.status)
+
+    async def aput_writes(
+        self,
+        config: RunnableConfig,
+        writes: Sequence[tuple[str, Any]],
+        task_id: str,
+        task_path: str = "",
+    ) -> None:
+        """Async :meth:`put_writes`."""
+        key, ns, id = self._place(config)
+        change = self._runs.put_writes(key, ns, _named(id), writes, task_id, task_path)
+        outcome = await self._storage.awrite(key, change)
+        self._noted(key, ns, change, outcome.status)
+
+    def _put(
+        self, config: RunnableConfig, checkpoint: Checkpoint, metadata: CheckpointMetadata
+    ) -> tuple[SessionKey, Put]:
+        key, ns, parent = self._place(config)
+        kept = dict(get_checkpoint_metadata(config, metadata))
+        return key, Put(ns, parent, cast(Mapping[str, Any], checkpoint), kept)
+
+    def _settled(self, key: SessionKey, put: Put, status: Status) -> Sequence[Change]:
+        """What waited for this checkpoint and can be stored now."""
+        name = checkpoint_name(put.ns, put.checkpoint["id"])
+        if status is Status.STORED:
+            waited = self._late.stored(key, name)
+            return [replace(change, guard=Guard()) for change in waited]
+        self._late.refused(key, name)
+        logger.warning(
+            "Session %s was deleted while this turn was running: its checkpoint %s was not stored.",
+            tuple(key),
+            put.checkpoint["id"],
+        )
+        return ()
+
+    def _noted(self, key: SessionKey, ns: str, change: Change, status: Status) -> None:
+        needs = change.guard.needs or ""
+        if status is Status.DELETED and not self._late.hold(key, needs, change):
+            logger.warning(
+                "Session %s was deleted while this turn was running: its pending writes were "
+                "not stored.",
+                tuple(key),
+            )
+
+    # Whole threads
+
+    def delete_thread(self, thread_id: str) -> None:
+        """Delete the user's session of this thread, its conversation included."""
+        key = SessionKey.of(self._user(None), thread_id)
+        self._storage.delete(key.user_id, key.session_id, self._tombstone_ttl)
+
+    async def adelete_thread(self, thread_id: str) -> None:
+        """Async :meth:`delete_thread`."""
+        key = SessionKey.of(self._user(None), thread_id)
+        await self._storage.adelete(key.user_id, key.session_id, self._tombstone_ttl)
+
+    def delete_for_runs(self, run_ids: Sequence[str]) -> None:
+        """Delete what these runs stored in the user's sessions, and what they said."""
+        wanted = {str(run_id) for run_id in run_ids}
+        for key in self._all_keys():
+            run(self._storage, upkeep.forget_runs(self._sessions, key, wanted))
+
+    async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
+        """Async :meth:`delete_for_runs`."""
+        wanted = {str(run_id) for run_id in run_ids}
+        for key in await self._aall_keys():
+            await arun(self._storage, upkeep.forget_runs(self._sessions, key, wanted))
+
+    def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
+        """Copy a user's session to a thread that is not there yet.
+
+        Raises:
+            ConfigurationError: The target is there already.
+        """
+        user = self._user(None)
+        source = SessionKey.of(user, source_thread_id)
+        target = SessionKey.of(user, target_thread_id)
+        run(self._storage, upkeep.copy(self._sessions, source, target))
+
+    async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
+        """Async :meth:`copy_thread`."""
+        user = self._user(None)
+        source = SessionKey.of(user, source_thread_id)
+        target = SessionKey.of(user, target_thread_id)
+        await arun(self._storage, upkeep.copy(self._sessions, source, target))
+
+    def prune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
+        """Thin out the user's threads.
+
+        Args:
+            thread_ids: The threads.
+            strategy: `keep_latest` keeps the latest checkpoint of each namespace, `delete`
+                deletes the sessions.
+        """
+        for thread_id in _checked(thread_ids, strategy):
+            if strategy == "delete":
+                self.delete_thread(thread_id)
+            else:
+                key = SessionKey.of(self._user(None), thread_id)
+                run(self._storage, upkeep.keep_latest(self._sessions, key))
+
+    async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
+        """Async :meth:`prune`."""
+        for thread_id in _checked(thread_ids, strategy):
+            if strategy == "delete":
+                await self.adelete_thread(thread_id)
+            else:
+                key = SessionKey.of(self._user(None), thread_id)
+                await arun(self._storage, upkeep.keep_latest(self._sessions, key))
+
+    def get_next_version(self, current: Any, channel: None) -> Any:
+        """The version after this one: a number that counts up.
+
+        Versions another checkpointer made, strings that begin with a number, go on as they are.
+        """
+        if isinstance(current, str):
+            count, _, rest = current.partition(".")
+            return f"{int(count) + 1:0{len(count)}}.{rest}"
+        return 1 if current is None else current + 1
+
+    # Configs
+
+    def _user(self, named: object) -> str:
+        if named is not None:
+            user = valid_id(self._user_key, named)
+            if self._user_id not in (None, user):
+                raise ConfigurationError(
+                    f"the config names user {user!r}, but this checkpointer is bound to "
+                    f"{self._user_id!r}; use that user's config, or another checkpointer"
+                )
+            return user
+        user_or_none = self._user_id or self._default_user
+        if user_or_none is None:
+            raise MissingUserError(
+                f"no user is named: put {self._user_key!r} in config['configurable'] "
+                "(buffer.config does), or bind one with checkpointer(user_id=...), "
+                ".for_user(...) or SessionBuffer(default_user=...)"
+            )
+        return user_or_none
+
+    def _key(self, config: RunnableConfig) -> SessionKey:
+        configurable = config.get("configurable") or {}
+        thread_id = configurable.get("thread_id")
+        if thread_id is None:
+            raise ConfigurationError(
+                "config['configurable'] has no 'thread_id'; buffer.config(user_id, session_id) "
+                "makes such a config"
+            )
+        user = self._user(configurable.get(self._user_key))
+        return SessionKey(user, valid_id("thread_id", thread_id))
+
+    def _place(self, config: RunnableConfig) -> tuple[SessionKey, str, str | None]:
+        key = self._key(config)
+        configurable = config["configurable"]
+        id = configurable.get("checkpoint_id")
+        return key, configurable.get("checkpoint_ns") or "", None if not id else str(id)
+
+    def _config(
+        self, config: RunnableConfig | None, key: SessionKey, ns: str, id: str
+    ) -> RunnableConfig:
+        made: dict[str, Any] = {
+            "thread_id": key.session_id,
+            "checkpoint_ns": ns,
+            "checkpoint_id": id,
+        }
+        given = (config or {}).get("configurable") or {}
+        if given.get(self._user_key) is not None:
+            made[self._user_key] = key.user_id
+        return {"configurable": made}
+
+    def _tuple(
+        self, config: RunnableConfig | None, key: SessionKey, found: Loaded | None
+    ) -> CheckpointTuple | None:
+        if found is None:
+            return None
+        parent = found.parent
+        return CheckpointTuple(
+            self._config(config, key, found.ns, found.id),
+            cast(Checkpoint, found.checkpoint),
+            cast(CheckpointMetadata, found.metadata),
+            None if parent is None else self._config(config, key, found.ns, parent),
+            [(write.task_id, write.channel, write.value) for write in found.writes],
+        )
+
+    def _all_keys(self) -> Sequence[SessionKey]:
+        user, page, keys = self._user(None), None, []
+        while True:
+            found, page = self._storage.sessions(user, page)
+            keys += found
+            if page is None:
+                return keys
+
+    async def _aall_keys(self) -> Sequence[SessionKey]:
+        user, page, keys = self._user(None), None, []
+        while True:
+            found, page = await self._storage.asessions(user, page)
+            keys += found
+            if page is None:
+                return keys
+
+
+_STRICT = JsonPlusSerializer(allowed_msgpack_modules=None)
+
+
+def _named(id: str | None) -> str:
+    if id is None:
+        raise ConfigurationError("config['configurable'] has no 'checkpoint_id' to write to")
+    return id
+
+
+def _checked(thread_ids: Sequence[str], strategy: str) -> Sequence[str]:
+    if strategy not in ("keep_latest", "delete"):
+        raise ConfigurationError(
+            f"strategy must be 'keep_latest' or 'delete', not {strategy!r}"
+        )
+    return thread_ids
+
+
+def _matches(found: Loaded, filter: Mapping[str, Any] | None) -> bool:
+    return all(found.metadata.get(name) == value for name, value in (filter or {}).items())
+
+
+def _selected(
+    found: tuple[Sequence[Line], str | None],
+    config: RunnableConfig | None,
+    before: RunnableConfig | None,
+) -> Sequence[tuple[str, str]]:
+    """Namespace and id of the checkpoints to list, newest first."""
+    lines, first = found
+    configurable = (config or {}).get("configurable") or {}
+    ns, id = configurable.get("checkpoint_ns"), configurable.get("checkpoint_id")
+    end = ((before or {}).get("configurable") or {}).get("checkpoint_id")
+    places = [("", first)] if first is not None else [(line.ns, line.id) for line in lines]
+    wanted = [
+        place
+        for place in places
+        if (ns is None or place[0] == ns) and (not id or place[1] == id)
+    ]
+    if end:
+        # Among its like a checkpoint comes before another that was put later, whatever the
+        # clocks of the workers said; elsewhere ids, which count up, must do.
+        ids = [place[1] for place in wanted]
+        wanted = wanted[: ids.index(end)] if end in ids else [p for p in wanted if p[1] < end]
+    return wanted[::-1]

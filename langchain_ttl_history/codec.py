@@ -1,0 +1,391 @@
+"""Values to bytes and back: what goes in comes out, and stored bytes never run code.
+
+Plain data and messages are packed directly. Everything else goes through LangGraph's serializer
+on the way in, and through `_revive` on the way out, which rebuilds allow-listed types only and
+raises where LangGraph's own reader would hand back raw data.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping
+from enum import Enum
+from typing import Any
+
+import ormsgpack
+from langchain_core.messages import BaseMessage
+from langgraph.checkpoint.base import SerializerProtocol
+from langgraph.checkpoint.serde._msgpack import SAFE_MSGPACK_METHODS, SAFE_MSGPACK_TYPES
+from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+from langgraph.checkpoint.serde.types import _DeltaSnapshot
+
+from langchain_ttl_history.errors import CorruptRecordError, TypeNotAllowedError
+from langchain_ttl_history.messages import OPTIONS, pack_message, unpack_message
+
+__all__ = ["Codec", "Serializer", "pack", "unpack"]
+
+# Extension types of this format.
+_MESSAGE, _TYPED, _TUPLE, _TEXT, _BYTEARRAY, _INTEGER, _PAIRS, _SUBCLASS = range(1, 9)
+_KEYS = ormsgpack.OPT_NON_STR_KEYS
+_PLAIN = frozenset({type(None), bool, int, float, bytes})
+_BASES: tuple[Any, ...] = (str, int, float, bytes, list, dict)
+_LANGGRAPH = JsonPlusSerializer()
+
+TypeName = tuple[str, ...]
+Serializer = SerializerProtocol
+
+
+def pack(value: Any) -> bytes:
+    """Plain data of this package's own making, as bytes."""
+    return ormsgpack.packb(value)
+
+
+def unpack(packed: bytes) -> Any:
+    """What `pack` packed.
+
+    Raises:
+        CorruptRecordError: The bytes are damaged.
+    """
+    try:
+        return ormsgpack.unpackb(packed, option=_KEYS)
+    except (ormsgpack.MsgpackDecodeError, TypeError) as error:
+        raise CorruptRecordError(f"a record is damaged: {error}") from error
+
+
+class Codec:
+    """Turns messages and channel values into bytes and back.
+
+    Args:
+        allowed: Types that may be rebuilt besides LangGraph's safe ones, as classes or
+            (module, name).
+        learning: Whether a type that this process stores becomes allowed by that. Right only
+            where nobody else can write to the storage.
+        serde: Serializes channel values instead of this codec.
+        cipher: Seals every payload, messages included (an `EncryptedSerializer`, say).
+    """
+
+    def __init__(
+        self,
+        *,
+        allowed: Iterable[type | TypeName] = (),
+        learning: bool = False,
+        serde: SerializerProtocol | None = None,
+        cipher: SerializerProtocol | None = None,
+    ) -> None:
+        self.learning = learning
+        self.serde = serde
+        self.cipher = cipher
+        self._classes: dict[TypeName, type | None] = {}
+        self._allow(allowed)
+
+    def _allow(self, types: Iterable[type | TypeName]) -> None:
+        for each in types:
+            if isinstance(each, type):
+                self._classes[each.__module__, each.__name__] = each
+                self._classes[each.__module__, each.__qualname__] = each
+            else:
+                self._classes.setdefault(tuple(each), None)
+
+    def allowing(self, extra: Collection[TypeName], serde: SerializerProtocol | None) -> Codec:
+        """A codec like this one that allows more types and shares what this one learns."""
+        twin = Codec(learning=self.learning, serde=serde, cipher=self.cipher)
+        twin._classes = self._classes if self.learning else dict(self._classes)
+        twin._allow(extra)
+        return twin
+
+    # Payloads
+
+    def seal(self, payload: bytes) -> bytes:
+        """The payload as it is stored."""
+        if self.cipher is None:
+            return payload
+        return pack(list(self.cipher.dumps_typed(payload)))
+
+    def unseal(self, sealed: bytes) -> bytes:
+        """The payload of what `seal` gave.
+
+        Raises:
+            CorruptRecordError: It was stored in plain, with another key, or damaged.
+        """
+        if self.cipher is None:
+            return sealed
+        try:
+            kind, data = unpack(sealed)
+            if isinstance(self.cipher, EncryptedSerializer) and "+" not in kind:
+                raise ValueError("it is not encrypted")
+            payload = self.cipher.loads_typed((kind, data))
+        except Exception as error:
+            raise CorruptRecordError(f"a record cannot be deciphered: {error}") from error
+        if not isinstance(payload, bytes):
+            raise CorruptRecordError("a record cannot be deciphered: it holds no bytes")
+        return payload
+
+    # Messages
+
+    def pack_message(self, message: BaseMessage) -> bytes:
+        """The message without its id; cheap, and the same bytes for the same content."""
+        try:
+            return pack_message(message, self._default)
+        except TypeError:
+            # A lone surrogate, say; an unknown type fails again, in `verified_message`.
+            return pack_message(message, self._default, _spelled)
+
+    def verified_message(self, message: BaseMessage, where: str) -> bytes:
+        """The message as bytes that were read back and found equal.
+
+        Raises:
+            TypeNotAllowedError: Something in it would not come back as it is.
+        """
+
+        def encode(spell: Callable[[Any], Any] | None) -> bytes:
+            return pack_message(message, self._default, spell)
+
+        def decode(packed: bytes) -> Any:
+            return self.message(packed, message.id)
+
+        return self._verified(message, encode, decode, where)
+
+    def message(self, packed: bytes, id: str | None) -> BaseMessage:
+        """The message that was packed, with this id."""
+        return unpack_message(packed, id, self._hook, self._resolve)
+
+    # Values
+
+    def dumps(self, value: Any, where: str) -> bytes:
+        """A channel's value as bytes.
+
+        Raises:
+            TypeNotAllowedError: It would not come back as it is; `where` names the place.
+        """
+        if self.serde is not None:
+            try:
+                return pack(list(self.serde.dumps_typed(value)))
+            except Exception as error:
+                raise TypeNotAllowedError(_refusal(where, value)) from error
+        if type(value) in _PLAIN:
+            try:
+                return pack(value)
+            except TypeError:
+                pass  # An integer of more than 64 bits goes the long way below.
+
+        def encode(spell: Callable[[Any], Any] | None) -> bytes:
+            ready = value if spell is None else spell(value)
+            return ormsgpack.packb(ready, self._default, OPTIONS)
+
+        return self._verified(value, encode, self.loads, where)
+
+    def loads(self, packed: bytes) -> Any:
+        """The value that `dumps` packed.
+
+        Raises:
+            CorruptRecordError: The bytes are damaged or from a newer format.
+        """
+        if self.serde is not None:
+            kind, data = unpack(packed)
+            return self.serde.loads_typed((kind, data))
+        try:
+            return ormsgpack.unpackb(packed, ext_hook=self._hook, option=_KEYS)
+        except (ormsgpack.MsgpackDecodeError, ValueError) as error:
+            raise CorruptRecordError(f"a value is damaged: {error}") from error
+        except ImportError as error:
+            raise CorruptRecordError(f"a value's type is gone: {error}") from error
+
+    def _verified(
+        self,
+        value: Any,
+        encode: Callable[[Callable[[Any], Any] | None], bytes],
+        decode: Callable[[bytes], Any],
+        where: str,
+    ) -> bytes:
+        problem: Exception | None = None
+        # What MessagePack refuses or quietly changes is spelled out and tried once more.
+        for spell in (None, _spelled):
+            try:
+                packed = encode(spell)
+                if _same(value, decode(packed)):
+                    return packed
+            except Exception as error:
+                problem = error
+        cause: BaseException | None = problem
+        while cause is not None:
+            if isinstance(cause, TypeNotAllowedError):
+                raise TypeNotAllowedError(f"{where}: {cause}") from problem
+            cause = cause.__cause__ or cause.__context__
+        raise TypeNotAllowedError(_refusal(where, value)) from problem
+
+    # Everything that is neither plain data nor a message
+
+    def _default(self, value: Any) -> Any:
+        if isinstance(value, BaseMessage):
+            if self.learning:
+                self._remember(value)
+            body = self.pack_message(value)
+            return ormsgpack.Ext(_MESSAGE, ormsgpack.packb([value.id, body]))
+        if type(value) is _Pairs:
+            return ormsgpack.Ext(_PAIRS, ormsgpack.packb(list(value), self._default, OPTIONS))
+        if type(value) is tuple:
+            return ormsgpack.Ext(_TUPLE, ormsgpack.packb(list(value), self._default, OPTIONS))
+        if self.learning:
+            self._remember(value)
+        base = next((each for each in _BASES if isinstance(value, each)), None)
+        if base is not None and not isinstance(value, Enum):
+            # LangGraph would store a subclass of a plain type as the plain type.
+            record = [type(value).__module__, type(value).__qualname__, base(value)]
+            return ormsgpack.Ext(_SUBCLASS, ormsgpack.packb(record, self._default, OPTIONS))
+        return ormsgpack.Ext(_TYPED, pack(list(_LANGGRAPH.dumps_typed(value))))
+
+    def _hook(self, code: int, data: bytes) -> Any:
+        if code == _TYPED:
+            kind, payload = ormsgpack.unpackb(data)
+            if kind == "msgpack":
+                return ormsgpack.unpackb(payload, ext_hook=self._revive, option=_KEYS)
+            return _LANGGRAPH.loads_typed((kind, payload))
+        if code == _TEXT:
+            return data.decode("utf-8", "surrogatepass")
+        if code == _BYTEARRAY:
+            return bytearray(data)
+        if code == _INTEGER:
+            return int(data)
+        inner = ormsgpack.unpackb(data, ext_hook=self._hook, option=_KEYS)
+        if code == _MESSAGE:
+            return self.message(inner[1], inner[0])
+        if code == _TUPLE:
+            return tuple(inner)
+        if code == _PAIRS:
+            return dict(inner)
+        if code == _SUBCLASS:
+            return self._resolve(inner[0], inner[1])(inner[2])
+        raise CorruptRecordError(f"extension {code} is of a newer format")
+
+    def _revive(self, code: int, data: bytes) -> Any:
+        """An object LangGraph's serializer packed; the codes are its own."""
+        parts = ormsgpack.unpackb(data, ext_hook=self._revive, option=_KEYS)
+        if code == 7:
+            return _DeltaSnapshot(parts)
+        if code == 6:
+            return _LANGGRAPH._unpack_ext_hook(code, data)
+        module, name, payload = parts[:3]
+        if code == 3:
+            if (module, name, parts[3]) not in SAFE_MSGPACK_METHODS:
+                raise TypeNotAllowedError(f"{module}.{name}.{parts[3]} may not be called")
+            return getattr(self._resolve(module, name), parts[3])(payload)
+        cls: Any = self._resolve(module, name)
+        if code == 0:
+            return cls(payload)
+        if code == 1:
+            if (module, name) == ("langgraph.types", "Send") and len(payload) == 3:
+                return cls(payload[0], payload[1], timeout=payload[2])
+            return cls(*payload)
+        try:
+            return cls(**payload)
+        except Exception:
+            if code not in (4, 5):
+                raise
+            # A model that was changed after it had been validated.
+            return cls.model_construct(**payload)
+
+    def _resolve(self, module: str, name: str) -> Any:
+        known = self._classes.get((module, name))
+        if known is not None:
+            return known
+        if (module, name) not in SAFE_MSGPACK_TYPES and (module, name) not in self._classes:
+            raise TypeNotAllowedError(
+                f"type {module}.{name} is not allow-listed. Name it in "
+                f"SessionBuffer(allow_types=[{name}]), or set LANGGRAPH_STRICT_MSGPACK=true, "
+                "with which LangGraph announces the types of a graph's state"
+            )
+        found: Any = importlib.import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+        return found
+
+    def _remember(self, value: Any) -> None:
+        """Allow the classes of an object this process stores, and of what it holds."""
+        pending, seen = [value], set()
+        while pending:
+            each = pending.pop()
+            kind = type(each)
+            if kind in _PLAIN or kind is str or id(each) in seen:
+                continue
+            seen.add(id(each))
+            if kind.__module__ != "builtins":
+                self._allow([kind])
+            if isinstance(each, Mapping):
+                pending += [*each.keys(), *each.values()]
+            elif isinstance(each, (list, tuple, set, frozenset)):
+                pending += each
+            elif not isinstance(each, (Enum, type)):
+                pending += getattr(each, "__dict__", {}).values()
+
+
+def _refusal(where: str, value: object) -> str:
+    return (
+        f"{where}: a value of type {type(value).__module__}.{type(value).__qualname__} cannot be "
+        "stored, since it would not come back as it is. Store plain data, a dataclass or a "
+        "pydantic model, or give the checkpointer a serde= that knows the type"
+    )
+
+
+def _spelled(value: Any) -> Any:
+    """The value with everything MessagePack refuses or changes written as an extension."""
+    kind = type(value)
+    if kind is str:
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return ormsgpack.Ext(_TEXT, value.encode("utf-8", "surrogatepass"))
+    elif kind is int and not -(2**63) <= value < 2**64:
+        return ormsgpack.Ext(_INTEGER, str(value).encode())
+    elif kind is bytearray:
+        return ormsgpack.Ext(_BYTEARRAY, bytes(value))
+    elif kind is list:
+        return [_spelled(each) for each in value]
+    elif kind is dict:
+        pairs = [[_spelled(key), _spelled(each)] for key, each in value.items()]
+        if all(type(key) is str for key, _ in pairs):
+            return dict(pairs)
+        # A key that MessagePack cannot hold makes the whole mapping a list of pairs.
+        return _Pairs(pairs)
+    elif kind is tuple:
+        return tuple(map(_spelled, value))
+    return value
+
+
+class _Pairs(list[Any]):
+    """A mapping as a list of pairs, on its way to become an extension."""
+
+
+def _same(left: Any, right: Any) -> bool:
+    """Whether two values are equal in type as well, all the way down."""
+    kind = type(left)
+    if left is right:
+        return True
+    if isinstance(left, BaseException):
+        return bool(right == repr(left))  # What LangGraph keeps of an error.
+    if kind is not type(right):
+        return False
+    if kind is float:
+        return bool(left == right) or (math.isnan(left) and math.isnan(right))
+    if kind in (list, tuple):
+        return len(left) == len(right) and all(map(_same, left, right))
+    if kind is dict:
+        return (
+            len(left) == len(right)
+            and all(map(_same, left, right))
+            and all(map(_same, left.values(), right.values()))
+        )
+    if isinstance(left, BaseMessage):
+        state, other = left.__dict__, right.__dict__
+        return (
+            state.keys() == other.keys()
+            and all(_same(value, other[name]) for name, value in state.items())
+            and _same(left.__pydantic_extra__ or None, right.__pydantic_extra__ or None)
+        )
+    if kind.__eq__ is object.__eq__:
+        return _same(getattr(left, "__dict__", None), getattr(right, "__dict__", None))
+    try:
+        return bool(left == right)
+    except (TypeError, ValueError):
+        return True  # An array compares element by element; its type and bytes are kept whole.

@@ -1,0 +1,129 @@
+"""The chat history: a session as LangChain's `BaseChatMessageHistory`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from langchain_core.chat_history import BaseChatMessageHistory
+from langchain_core.messages import BaseMessage, SystemMessage
+
+from langchain_ttl_history.flow import arun, run
+from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.sessions import Sessions, Turn
+from langchain_ttl_history.storage.base import Storage
+
+__all__ = ["TTLChatMessageHistory"]
+
+
+class TTLChatMessageHistory(BaseChatMessageHistory):
+    """One session's conversation, as a chain sees it.
+
+    Made by `SessionBuffer.history` (always live) or `SessionBuffer.get_session_history` (one
+    turn: its first read holds until its next `add_messages`).
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        sessions: Sessions,
+        key: SessionKey,
+        tombstone_ttl: float,
+        *,
+        repeatable: bool = False,
+    ) -> None:
+        super().__init__()
+        self._storage = storage
+        self._sessions = sessions
+        self._key = key
+        self._tombstone_ttl = tombstone_ttl
+        self._repeatable = repeatable
+        self._turn: Turn | None = None
+
+    def __repr__(self) -> str:
+        return (
+            f"TTLChatMessageHistory(user_id={self._key.user_id!r}, "
+            f"session_id={self._key.session_id!r})"
+        )
+
+    @property
+    def user_id(self) -> str:
+        """Whose session it is."""
+        return self._key.user_id
+
+    @property
+    def session_id(self) -> str:
+        """Which of the user's sessions it is."""
+        return self._key.session_id
+
+    @property
+    def messages(self) -> list[BaseMessage]:  # type: ignore[override]  # LangChain declares an attribute and documents that a property will do.
+        """The conversation within the window, oldest first; fresh objects each time.
+
+        Raises:
+            StorageError: The storage could not be reached.
+            CorruptRecordError: A record of the session cannot be read.
+        """
+        if self._turn is None:
+            return self._read(run(self._storage, self._sessions.turn(self._key)))
+        return list(self._turn.messages)
+
+    @messages.setter
+    def messages(self, messages: Sequence[BaseMessage]) -> None:
+        run(self._storage, self._sessions.replace(self._key, messages))
+        self._turn = None
+
+    async def aget_messages(self) -> list[BaseMessage]:
+        """Async :attr:`messages`."""
+        if self._turn is None:
+            return self._read(await arun(self._storage, self._sessions.turn(self._key)))
+        return list(self._turn.messages)
+
+    async def aset_messages(self, messages: Sequence[BaseMessage]) -> None:
+        """Async: set :attr:`messages`."""
+        await arun(self._storage, self._sessions.replace(self._key, messages))
+        self._turn = None
+
+    def add_messages(self, messages: Sequence[BaseMessage]) -> None:
+        """Append messages; one whose id is known replaces that message, a `RemoveMessage` removes.
+
+        The messages are stored together or not at all. One without an id gets one, on the stored
+        copy only.
+
+        Raises:
+            TypeNotAllowedError: One is not a message, or holds what would not come back.
+            SessionDeletedError: The session was deleted since this turn read it.
+            StorageError: The storage could not be reached.
+        """
+        turn, self._turn = self._turn, None
+        run(self._storage, self._sessions.add(self._key, list(messages), turn))
+
+    async def aadd_messages(self, messages: Sequence[BaseMessage]) -> None:
+        """Async :meth:`add_messages`."""
+        turn, self._turn = self._turn, None
+        await arun(self._storage, self._sessions.add(self._key, list(messages), turn))
+
+    def add_system_message(self, text: str) -> None:
+        """Append a system message, an event say, without calling a model.
+
+        The next turn sees it, through whichever door.
+        """
+        self.add_messages([SystemMessage(text)])
+
+    async def aadd_system_message(self, text: str) -> None:
+        """Async :meth:`add_system_message`."""
+        await self.aadd_messages([SystemMessage(text)])
+
+    def clear(self) -> None:
+        """Delete the session, checkpoints included."""
+        self._turn = None
+        self._storage.delete(self._key.user_id, self._key.session_id, self._tombstone_ttl)
+
+    async def aclear(self) -> None:
+        """Async :meth:`clear`."""
+        self._turn = None
+        await self._storage.adelete(self._key.user_id, self._key.session_id, self._tombstone_ttl)
+
+    def _read(self, turn: Turn) -> list[BaseMessage]:
+        if self._repeatable:
+            self._turn = turn
+        return list(turn.messages)

@@ -1,0 +1,71 @@
+"""The session key: whose session it is and which one."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import NamedTuple
+from uuid import UUID
+
+from langchain_ttl_history.errors import ConfigurationError
+
+__all__ = ["MAX_ID_BYTES", "SessionKey", "valid_id"]
+
+MAX_ID_BYTES = 512
+"""The longest user or session id, in UTF-8 bytes."""
+
+
+class SessionKey(NamedTuple):
+    """The pair that names a session; two keys are one session only if both parts are equal."""
+
+    user_id: str
+    session_id: str
+
+    @classmethod
+    def of(cls, user_id: object, session_id: object) -> SessionKey:
+        """A validated key; ints and UUIDs become strings.
+
+        Raises:
+            ConfigurationError: A part is empty, too long, holds a NUL, or is not a string.
+        """
+        return cls(valid_id("user_id", user_id), valid_id("session_id", session_id))
+
+    @property
+    def digest(self) -> str:
+        """A fixed-length name of the key that does not tell the key.
+
+        The parts are length-prefixed first, so no choice of characters makes two keys collide.
+        """
+        user, session = (
+            part.encode("utf-8", "surrogatepass") for part in (self.user_id, self.session_id)
+        )
+        encoded = len(user).to_bytes(4, "big") + user + session
+        return hashlib.blake2b(encoded, digest_size=16).hexdigest()
+
+
+def valid_id(name: str, value: object) -> str:
+    """An id as a string.
+
+    Args:
+        name: What the id is called in an error.
+        value: A string, an int or a UUID.
+
+    Raises:
+        ConfigurationError: It is empty, too long, holds a NUL or is of another type.
+    """
+    if isinstance(value, (int, UUID)) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str):
+        raise ConfigurationError(
+            f"{name} must be a string, an int or a UUID, not {value!r} "
+            f"of type {type(value).__name__}"
+        )
+    if not value:
+        raise ConfigurationError(f"{name} must not be empty")
+    if "\0" in value:
+        raise ConfigurationError(f"{name} must not contain a NUL character: {value[:80]!r}")
+    size = len(value.encode("utf-8", "surrogatepass"))
+    if size > MAX_ID_BYTES:
+        raise ConfigurationError(
+            f"{name} must be at most {MAX_ID_BYTES} bytes long, not {size}: {value[:80]!r}..."
+        )
+    return str(value)

@@ -1,0 +1,176 @@
+"""Messages as compact records: the fields of each class in a fixed order, no names, no id.
+
+The id is left out so that two copies of one message, before and after it got its id, share one
+record; it travels in the record's name (see `conversation.py`). The order of fields below is
+part of the stored format: add at the end, never reorder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+import ormsgpack
+from langchain_core import messages as lc
+from langchain_core.messages import BaseMessage
+from pydantic import BaseModel
+
+from langchain_ttl_history.errors import CorruptRecordError
+
+__all__ = ["OPTIONS", "pack_message", "unpack_message"]
+
+OPTIONS = (
+    ormsgpack.OPT_NON_STR_KEYS
+    | ormsgpack.OPT_PASSTHROUGH_BIG_INT
+    | ormsgpack.OPT_PASSTHROUGH_DATACLASS
+    | ormsgpack.OPT_PASSTHROUGH_DATETIME
+    | ormsgpack.OPT_PASSTHROUGH_ENUM
+    | ormsgpack.OPT_PASSTHROUGH_SUBCLASS
+    | ormsgpack.OPT_PASSTHROUGH_TUPLE
+    | ormsgpack.OPT_PASSTHROUGH_UUID
+)
+"""Nothing that MessagePack would quietly turn into something else is packed natively."""
+
+_KEYS = ormsgpack.OPT_NON_STR_KEYS
+
+Default = Callable[[Any], Any]
+Hook = Callable[[int, bytes], Any]
+Resolve = Callable[[str, str], Any]
+Spell = Callable[[Any], Any]
+
+_BASE = ("content", "additional_kwargs", "response_metadata", "name")
+_AI = (*_BASE, "tool_calls", "invalid_tool_calls", "usage_metadata")
+_TOOL = (*_BASE, "tool_call_id", "artifact", "status")
+_CHAT = (*_BASE, "role")
+_LAYOUTS: tuple[tuple[type[BaseMessage], tuple[str, ...]], ...] = (
+    (lc.HumanMessage, _BASE),
+    (lc.AIMessage, _AI),
+    (lc.SystemMessage, _BASE),
+    (lc.ToolMessage, _TOOL),
+    (lc.FunctionMessage, _BASE),
+    (lc.ChatMessage, _CHAT),
+    (lc.RemoveMessage, _BASE),
+    (lc.HumanMessageChunk, _BASE),
+    (lc.AIMessageChunk, (*_AI, "tool_call_chunks", "chunk_position")),
+    (lc.SystemMessageChunk, _BASE),
+    (lc.ToolMessageChunk, _TOOL),
+    (lc.FunctionMessageChunk, _BASE),
+    (lc.ChatMessageChunk, _CHAT),
+)
+
+
+class _Layout(NamedTuple):
+    tag: int
+    cls: type[BaseMessage]
+    kind: str
+    values: Callable[[Any], tuple[Any, ...]]
+    names: tuple[str, ...]
+    every: set[str]
+
+
+def _layout(tag: int, cls: type[BaseMessage], fields: tuple[str, ...]) -> _Layout:
+    # The record starts with the tag and ends before the id; both places are reused when it is
+    # read, for the type and for the id.
+    names = ("type", *fields, "id")
+    kind: str = cls.model_fields["type"].default
+    return _Layout(tag, cls, kind, itemgetter(*fields), names, set(names))
+
+
+_BY_TAG = [_layout(tag, cls, fields) for tag, (cls, fields) in enumerate(_LAYOUTS)]
+_BY_CLASS = {layout.cls: layout for layout in _BY_TAG}
+
+# Assigning through the slots themselves is what `object.__setattr__` does, at half its cost;
+# a pydantic model's own `__setattr__` would validate.
+_SLOTS: Any = BaseModel.__dict__
+_set_state = _SLOTS["__dict__"].__set__
+_set_present = _SLOTS["__pydantic_fields_set__"].__set__
+_set_extra = _SLOTS["__pydantic_extra__"].__set__
+_set_private = _SLOTS["__pydantic_private__"].__set__
+
+
+def pack_message(message: BaseMessage, default: Default, spell: Spell | None = None) -> bytes:
+    """The message without its id, as bytes.
+
+    Args:
+        message: Any message; its class may be a custom one.
+        default: What to do with a value that is not plain data; see `ormsgpack.packb`.
+        spell: Rewrites each field first, where plain packing would refuse or change it.
+    """
+    layout = _BY_CLASS.get(type(message))
+    state = message.__dict__
+    if (
+        layout is not None
+        and spell is None
+        and len(state) == len(layout.names)
+        and not message.__pydantic_extra__
+        and state["type"] == layout.kind
+    ):
+        return ormsgpack.packb([layout.tag, *layout.values(state)], default, OPTIONS)
+    cls = type(message)
+    # The general form: a class by name or tag, every field by name, and what else it carries.
+    rewrite = spell or _unchanged
+    record = [
+        None,
+        -1 if layout is None else layout.tag,
+        [cls.__module__, cls.__qualname__] if layout is None else None,
+        {name: rewrite(value) for name, value in state.items() if name != "id"},
+        rewrite(message.__pydantic_extra__ or None),
+        rewrite(message.__pydantic_private__ or None),
+    ]
+    return ormsgpack.packb(record, default, OPTIONS)
+
+
+def _unchanged(value: Any) -> Any:
+    return value
+
+
+def unpack_message(packed: bytes, id: str | None, hook: Hook, resolve: Resolve) -> BaseMessage:
+    """The message that `pack_message` packed.
+
+    The object is rebuilt as it was, without validation: what was packed had been validated.
+
+    Args:
+        packed: What `pack_message` gave.
+        id: The id the message gets.
+        hook: What to do with an extension; see `ormsgpack.unpackb`.
+        resolve: Gives an allowed class for its module and name, or raises.
+
+    Raises:
+        CorruptRecordError: The bytes are not such a message.
+    """
+    try:
+        record = ormsgpack.unpackb(packed, ext_hook=hook, option=_KEYS)
+        tag = record[0]
+    except (ormsgpack.MsgpackDecodeError, TypeError, IndexError) as error:
+        raise CorruptRecordError(f"a message cannot be read: {error}") from error
+    if tag is None:
+        return _unpack_general(record, id, resolve)
+    if not isinstance(tag, int) or not 0 <= tag < len(_BY_TAG):
+        raise CorruptRecordError(f"a message is of kind {tag!r}, which this version does not know")
+    layout = _BY_TAG[tag]
+    if len(record) != len(layout.names) - 1:
+        raise CorruptRecordError(f"a message of kind {tag} has {len(record) - 1} fields")
+    record[0] = layout.kind
+    record.append(id)
+    message = layout.cls.__new__(layout.cls)
+    _set_state(message, dict(zip(layout.names, record)))
+    _set_present(message, layout.every.copy())
+    _set_extra(message, {})
+    _set_private(message, None)
+    return message
+
+
+def _unpack_general(record: list[Any], id: str | None, resolve: Resolve) -> BaseMessage:
+    try:
+        _, tag, name, fields, extra, private = record
+        cls = resolve(*name) if tag == -1 else _BY_TAG[tag].cls
+        state = {**fields, "id": id}
+    except (ValueError, TypeError, IndexError) as error:
+        raise CorruptRecordError(f"a message cannot be read: {error}") from error
+    message = cls.__new__(cls)
+    _set_state(message, state)
+    _set_present(message, set(state))
+    _set_extra(message, extra or {})
+    _set_private(message, private)
+    return message  # type: ignore[no-any-return]  # a class found by name has no static type

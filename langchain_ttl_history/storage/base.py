@@ -1,0 +1,253 @@
+"""The storage contract: sessions of named bytes with a deadline.
+
+A storage keeps, for each `SessionKey`, named **blobs** (bytes, set whole) and named **lists**
+(entries in the order they arrived), and knows nothing of what they mean. Each verb is one atomic
+request, and each has an async twin with an ``a`` before its name.
+
+* **Positions.** Every list entry gets a position when it is stored. Positions count up through
+  the whole session, never repeat within a generation, and order everything that happened.
+* **References.** A blob or an entry may name blobs it needs. A read can follow them; a write
+  whose references are neither stored nor part of the write stores nothing and says what is
+  missing. A blob lives until it is dropped, whether or not anything refers to it.
+* **Generations.** A session that is created anew, after expiry, eviction or deletion, gets a
+  larger generation: its creation in whole microseconds since the epoch, or the next free number.
+* **Deadlines.** The storage's own clock decides. A session is readable until its deadline and
+  then gone whole, as if it had never been; what frees its bytes, and when, is never visible.
+* **Deletion** leaves a tombstone: the key's digest, the newest deleted generation (the *fence*)
+  and its own deadline; no content. A write guarded by a generation at or before the fence is
+  refused.
+* **Reading never creates**, and looking something up without a lease never prolongs a life.
+* A storage that cannot answer raises `StorageError`; it never answers with an empty session.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import NamedTuple, Protocol
+
+from langchain_ttl_history.keys import SessionKey
+
+__all__ = [
+    "KEEP",
+    "Blob",
+    "Change",
+    "Entry",
+    "Guard",
+    "Keep",
+    "Lease",
+    "Outcome",
+    "Query",
+    "Snapshot",
+    "Status",
+    "Storage",
+    "Usage",
+]
+
+
+class Blob(NamedTuple):
+    """Named bytes."""
+
+    payload: bytes
+    refs: tuple[str, ...] = ()
+    """Names of the blobs it needs."""
+    mark: int = 0
+    """A position it remembers; see `Query.after_mark`."""
+    also: tuple[str, ...] = ()
+    """Names of blobs and lists that belong to it, if they are stored."""
+
+
+class Entry(NamedTuple):
+    """One entry of a list."""
+
+    position: int
+    payload: bytes
+    refs: tuple[str, ...] = ()
+    """Names of the blobs it needs."""
+
+
+class Lease(NamedTuple):
+    """How long a use prolongs a session, in seconds; None means unbounded."""
+
+    idle_ttl: float | None
+    max_age: float | None
+
+
+class Guard(NamedTuple):
+    """What a write continues, so that it cannot bring back what was deleted."""
+
+    generation: int | None = None
+    """The generation it read; refused at or before the fence."""
+    needs: str | None = None
+    """A blob it builds on; where there is a fence, refused unless this blob is stored."""
+
+
+class Keep(Enum):
+    """The type of `KEEP`."""
+
+    KEEP = "keep"
+
+
+KEEP = Keep.KEEP
+"""Leave a session's own idle time as it is."""
+
+
+@dataclass(frozen=True)
+class Query:
+    """What to read of one session."""
+
+    names: tuple[str, ...] = ()
+    """Blobs and lists; names that are not stored are left out of the answer."""
+    follow: tuple[str, ...] = ()
+    """First letters of the names to follow, from blobs and entries read, to any depth."""
+    after_mark: tuple[str, str] | None = None
+    """(list, blob): also the entries of this list after the mark of this blob, or all of them
+    where there is no such blob."""
+    lease: Lease | None = None
+    """Makes the read a use of the session."""
+    outline: bool = False
+    """Every blob and entry of the session as well, payloads and all, without following."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """What to write to one session, whole or not at all."""
+
+    lease: Lease
+    """Prolongs the session, and sets its deadline if this creates it."""
+    guard: Guard = Guard()
+    blobs: Mapping[str, Blob] = field(default_factory=dict)
+    """Blobs to set."""
+    append: Sequence[tuple[str, bytes, tuple[str, ...]]] = ()
+    """(list, payload, references) of the entries to append, in this order."""
+    place: Sequence[tuple[str, Entry]] = ()
+    """Entries at positions of their own; one that is there already is replaced."""
+    drop: Sequence[str] = ()
+    """Blobs and lists to remove."""
+    trim: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    """For each list the positions of the entries to remove."""
+    idle_ttl: float | None | Keep = KEEP
+    """The session's own idle time from now on; None pins it."""
+    upkeep: bool = False
+    """Not a use: neither creates the session nor prolongs its life."""
+    at_position: int | None = None
+    """Refuse unless the session's position is still this one."""
+    new: bool = False
+    """Refuse if the session is there already."""
+
+
+class Status(Enum):
+    """What became of a write."""
+
+    STORED = "stored"
+    DELETED = "deleted"
+    """Its guard met the fence."""
+    MISSING = "missing"
+    """A reference is neither stored nor given."""
+    MOVED = "moved"
+    """The session is not at `Change.at_position`, or not absent though `Change.new`."""
+    ABSENT = "absent"
+    """Upkeep of a session that is not there."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The answer to a write; sizes are those after it."""
+
+    status: Status
+    missing: frozenset[str] = frozenset()
+    generation: int = 0
+    position: int = 0
+    bytes: int = 0
+    weights: Mapping[str, int] = field(default_factory=dict)
+    """For each list the number of its entries and of their references."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The answer to a read. Times are seconds since the epoch."""
+
+    now: float
+    fence: int = 0
+    """The newest deleted generation while its tombstone stands, otherwise 0."""
+    generation: int = 0
+    """0 where there is no such session."""
+    position: int = 0
+    """The newest position given out."""
+    bytes: int = 0
+    """Every payload byte of the session."""
+    created_at: float = 0.0
+    last_used_at: float = 0.0
+    expires_at: float | None = None
+    blobs: Mapping[str, Blob] = field(default_factory=dict)
+    lists: Mapping[str, Sequence[Entry]] = field(default_factory=dict)
+
+
+class Usage(NamedTuple):
+    """What a storage holds."""
+
+    sessions: int
+    bytes: int
+
+
+class Storage(Protocol):
+    """A place that keeps sessions."""
+
+    private: bool
+    """Whether only this process can write to it."""
+
+    def read(self, key: SessionKey, query: Query) -> Snapshot:
+        """Read parts of one session.
+
+        Costs what it returns, not what the session holds (but for `Query.outline`).
+        """
+
+    def write(self, key: SessionKey, change: Change) -> Outcome:
+        """Change one session."""
+
+    def delete(self, user_id: str, session_id: str | None, tombstone_ttl: float) -> int:
+        """Delete a session, or all of a user's, leaving tombstones for so many seconds.
+
+        Returns how many sessions there were.
+        """
+
+    def sessions(
+        self, user_id: str | None, after: str | None = None
+    ) -> tuple[list[SessionKey], str | None]:
+        """A page of a user's live sessions, or of everyone's, least recently used first.
+
+        Returns keys and what to pass as `after` for the next page; None ends it.
+        """
+
+    def usage(self) -> Usage:
+        """How much is held, expired sessions that were not freed yet included."""
+
+    def sweep(self) -> int:
+        """Free everything that expired. Returns how many sessions that were."""
+
+    def close(self) -> None:
+        """Let go of what this storage opened itself."""
+
+    async def aread(self, key: SessionKey, query: Query) -> Snapshot:
+        """Async :meth:`read`."""
+
+    async def awrite(self, key: SessionKey, change: Change) -> Outcome:
+        """Async :meth:`write`."""
+
+    async def adelete(self, user_id: str, session_id: str | None, tombstone_ttl: float) -> int:
+        """Async :meth:`delete`."""
+
+    async def asessions(
+        self, user_id: str | None, after: str | None = None
+    ) -> tuple[list[SessionKey], str | None]:
+        """Async :meth:`sessions`."""
+
+    async def ausage(self) -> Usage:
+        """Async :meth:`usage`."""
+
+    async def asweep(self) -> int:
+        """Async :meth:`sweep`."""
+
+    async def aclose(self) -> None:
+        """Async :meth:`close`."""

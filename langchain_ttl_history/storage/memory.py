@@ -1,0 +1,419 @@
+"""Sessions in this process's memory.
+
+One lock is held for the length of one verb. Sessions stand in the order of their last use, so
+the next to evict is always the first, and no thread and no scan is needed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from threading import Lock
+
+from langchain_ttl_history.errors import ConfigurationError
+from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.storage.base import (
+    KEEP,
+    Blob,
+    Change,
+    Entry,
+    Keep,
+    Lease,
+    Outcome,
+    Query,
+    Snapshot,
+    Status,
+    Usage,
+)
+
+__all__ = ["MemoryStorage"]
+
+# What a name and its container cost besides the payload, in bytes; `max_bytes` counts it.
+_OVERHEAD = 200
+# Expired sessions freed by each write, so that freeing keeps up with creating.
+_FREED_PER_WRITE = 2
+# So many deletions a day are remembered; beyond that the oldest are forgotten.
+_TOMBSTONES = 100_000
+
+
+def _wall_clock() -> Callable[[], float]:
+    """Seconds since the epoch that never jump: the wall clock as it was when this was called."""
+    offset = time.time() - time.monotonic()
+    return lambda: offset + time.monotonic()
+
+
+class _Session:
+    """One session's contents and times."""
+
+    __slots__ = (
+        "blobs", "bytes", "created_at", "deadline", "generation", "idle_ttl", "last_used_at",
+        "lists", "position", "weights",
+    )  # fmt: skip
+
+    def __init__(self, generation: int, now: float) -> None:
+        self.generation = generation
+        self.created_at = now
+        self.last_used_at = now
+        self.deadline: float | None = None
+        self.idle_ttl: float | None | Keep = KEEP
+        self.position = 0
+        self.bytes = 0
+        self.blobs: dict[str, Blob] = {}
+        self.lists: dict[str, list[Entry]] = {}
+        self.weights: dict[str, int] = {}
+
+    @property
+    def cost(self) -> int:
+        return self.bytes + _OVERHEAD * (1 + len(self.blobs) + len(self.weights))
+
+    def use(self, now: float, lease: Lease) -> None:
+        self.last_used_at = now
+        self.renew(lease)
+
+    def renew(self, lease: Lease) -> None:
+        idle = lease.idle_ttl if isinstance(self.idle_ttl, Keep) else self.idle_ttl
+        ends = [] if idle is None else [self.last_used_at + idle]
+        if lease.max_age is not None:
+            ends.append(self.created_at + lease.max_age)
+        self.deadline = min(ends, default=None)
+
+    def set(self, name: str, blob: Blob) -> None:
+        old = self.blobs.get(name)
+        self.bytes += len(blob.payload) - (len(old.payload) if old else 0)
+        self.blobs[name] = blob
+
+    def replace(self, name: str, entries: list[Entry]) -> None:
+        self.bytes += sum(len(entry.payload) for entry in entries)
+        self.bytes -= sum(len(entry.payload) for entry in self.lists.get(name, ()))
+        if entries:
+            self.lists[name] = entries
+            self.weights[name] = sum(1 + len(entry.refs) for entry in entries)
+        else:
+            self.lists.pop(name, None)
+            self.weights.pop(name, None)
+
+    def append(self, name: str, payload: bytes, refs: tuple[str, ...]) -> None:
+        self.position += 1
+        self.bytes += len(payload)
+        self.lists.setdefault(name, []).append(Entry(self.position, payload, refs))
+        self.weights[name] = self.weights.get(name, 0) + 1 + len(refs)
+
+
+class MemoryStorage:
+    """Keeps sessions in memory, bounded in number and bytes; the least recently used goes first.
+
+    Args:
+        max_sessions: How many sessions are kept; None means unbounded.
+        max_bytes: How many bytes all sessions may hold together; None means unbounded.
+        clock: Gives the time in seconds since the epoch.
+
+    Raises:
+        ConfigurationError: A bound is not a whole number of at least 1.
+    """
+
+    private = True
+
+    def __init__(
+        self,
+        max_sessions: int | None = 10_000,
+        max_bytes: int | None = 512 * 1024 * 1024,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        for name, bound in (("max_sessions", max_sessions), ("max_bytes", max_bytes)):
+            if bound is not None and (
+                isinstance(bound, bool) or not isinstance(bound, int) or bound < 1
+            ):
+                raise ConfigurationError(
+                    f"{name} must be a whole number of at least 1, or None for unbounded, "
+                    f"not {bound!r}"
+                )
+        self._max_sessions = max_sessions
+        self._max_bytes = max_bytes
+        self._clock = clock or _wall_clock()
+        self._lock = Lock()
+        self._sessions: OrderedDict[SessionKey, _Session] = OrderedDict()
+        self._users: dict[str, dict[str, None]] = {}
+        self._tombstones: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        self._bytes = 0
+        self._generation = 0
+
+    def __repr__(self) -> str:
+        return f"MemoryStorage(sessions={len(self._sessions)}, bytes={self._bytes})"
+
+    def read(self, key: SessionKey, query: Query) -> Snapshot:
+        """Read parts of one session."""
+        with self._lock:
+            now = self._clock()
+            fence = self._fence(key, now)
+            session = self._live(key, now)
+            if session is None:
+                return Snapshot(now, fence)
+            if query.lease is not None:
+                session.use(now, query.lease)
+                self._sessions.move_to_end(key)
+            return self._snapshot(session, query, now, fence)
+
+    def _snapshot(self, session: _Session, query: Query, now: float, fence: int) -> Snapshot:
+        blobs: dict[str, Blob] = {}
+        lists: dict[str, list[Entry]] = {}
+        if query.outline:
+            blobs = dict(session.blobs)
+            lists = {name: list(entries) for name, entries in session.lists.items()}
+        else:
+            stored, follow = session.blobs, query.follow
+            pending = list(query.names)
+            if query.after_mark is not None:
+                name, marked = query.after_mark
+                mark = stored[marked].mark if marked in stored else 0
+                lists[name] = _after(session.lists.get(name, []), mark)
+                pending += [ref for entry in lists[name] for ref in entry.refs if ref[0] in follow]
+            while pending:
+                name = pending.pop()
+                refs: Iterable[str] = ()
+                if name in stored:
+                    if name not in blobs:
+                        blob = blobs[name] = stored[name]
+                        refs = (*blob.refs, *blob.also) if blob.also else blob.refs
+                elif name in session.lists and name not in lists:
+                    lists[name] = list(session.lists[name])
+                    refs = [ref for entry in lists[name] for ref in entry.refs]
+                if refs and follow:
+                    pending += [ref for ref in refs if ref[0] in follow]
+        return Snapshot(
+            now=now,
+            fence=fence,
+            generation=session.generation,
+            position=session.position,
+            bytes=session.bytes,
+            created_at=session.created_at,
+            last_used_at=session.last_used_at,
+            expires_at=session.deadline,
+            blobs=blobs,
+            lists=lists,
+        )
+
+    def write(self, key: SessionKey, change: Change) -> Outcome:
+        """Change one session."""
+        with self._lock:
+            now = self._clock()
+            self._free_expired(now)
+            session = self._live(key, now)
+            refusal = self._refusal(key, session, change, now)
+            if refusal is not None:
+                return refusal
+            if session is None:
+                self._generation = max(self._generation + 1, int(now * 1_000_000))
+                session = self._sessions[key] = _Session(self._generation, now)
+                self._users.setdefault(key.user_id, {})[key.session_id] = None
+                before = 0
+            else:
+                before = session.cost
+            self._apply(session, change)
+            if change.idle_ttl is not KEEP:
+                session.idle_ttl = change.idle_ttl
+                session.renew(change.lease)
+            if not change.upkeep:
+                session.use(now, change.lease)
+                self._sessions.move_to_end(key)
+            self._bytes += session.cost - before
+            outcome = Outcome(
+                Status.STORED,
+                generation=session.generation,
+                position=session.position,
+                bytes=session.bytes,
+                weights=dict(session.weights),
+            )
+            self._evict(key)
+            return outcome
+
+    def _refusal(
+        self, key: SessionKey, session: _Session | None, change: Change, now: float
+    ) -> Outcome | None:
+        stored = session.blobs if session is not None else {}
+        guard = change.guard
+        fence = self._fence(key, now)
+        if fence and guard.generation is not None and guard.generation <= fence:
+            return Outcome(Status.DELETED)
+        if fence and guard.needs is not None and guard.needs not in stored:
+            return Outcome(Status.DELETED)
+        if session is None and change.upkeep:
+            return Outcome(Status.ABSENT)
+        position = session.position if session is not None else None
+        if change.at_position is not None and position != change.at_position:
+            return Outcome(Status.MOVED)
+        if change.new and session is not None:
+            return Outcome(Status.MOVED)
+        given = change.blobs
+        missing = frozenset(
+            ref
+            for refs in _references(change)
+            for ref in refs
+            if ref not in given and ref not in stored
+        )
+        return Outcome(Status.MISSING, missing) if missing else None
+
+    @staticmethod
+    def _apply(session: _Session, change: Change) -> None:
+        for name, blob in change.blobs.items():
+            session.set(name, blob)
+        for name, payload, refs in change.append:
+            session.append(name, payload, refs)
+        for name, entry in change.place:
+            others = [each for each in session.lists.get(name, ()) if each[0] != entry.position]
+            session.replace(name, sorted([*others, entry]))
+            session.position = max(session.position, entry.position)
+        for name in change.drop:
+            blob = session.blobs.pop(name, None)
+            session.bytes -= len(blob.payload) if blob else 0
+            session.replace(name, [])
+        for name, positions in change.trim.items():
+            kept = [entry for entry in session.lists.get(name, ()) if entry[0] not in positions]
+            session.replace(name, kept)
+
+    def delete(self, user_id: str, session_id: str | None, tombstone_ttl: float) -> int:
+        """Delete a session, or all of a user's, leaving tombstones."""
+        with self._lock:
+            now = self._clock()
+            ids = [session_id] if session_id is not None else [*self._users.get(user_id, ())]
+            keys = [SessionKey(user_id, each) for each in ids]
+            live = [key for key in keys if self._live(key, now) is not None]
+            # A turn that outlived its session must not bring it back either, so whatever could
+            # have been created until now is behind the fence, found or not.
+            self._generation = max(self._generation, int(now * 1_000_000))
+            for key in keys:
+                if key in self._sessions:
+                    self._remove(key)
+                self._tombstones[key.digest] = (self._generation, now + tombstone_ttl)
+                self._tombstones.move_to_end(key.digest)
+            self._free_tombstones(now)
+            return len(live)
+
+    def sessions(
+        self, user_id: str | None, after: str | None = None
+    ) -> tuple[list[SessionKey], str | None]:
+        """All of a user's live sessions, or everyone's, in one page."""
+        with self._lock:
+            now = self._clock()
+            keys: Iterable[SessionKey] = self._sessions
+            if user_id is not None:
+                keys = [SessionKey(user_id, each) for each in self._users.get(user_id, ())]
+                keys = sorted(keys, key=lambda key: self._sessions[key].last_used_at)
+            return [key for key in keys if not self._is_over(self._sessions[key], now)], None
+
+    def usage(self) -> Usage:
+        """How much is held."""
+        with self._lock:
+            return Usage(len(self._sessions), self._bytes)
+
+    def sweep(self) -> int:
+        """Free everything that expired."""
+        with self._lock:
+            now = self._clock()
+            over = [key for key, session in self._sessions.items() if self._is_over(session, now)]
+            for key in over:
+                self._remove(key)
+            self._free_tombstones(now)
+            return len(over)
+
+    def close(self) -> None:
+        """Nothing was opened; the sessions stay for who still holds this storage."""
+
+    async def aread(self, key: SessionKey, query: Query) -> Snapshot:
+        """Async :meth:`read`."""
+        return self.read(key, query)
+
+    async def awrite(self, key: SessionKey, change: Change) -> Outcome:
+        """Async :meth:`write`."""
+        return self.write(key, change)
+
+    async def adelete(self, user_id: str, session_id: str | None, tombstone_ttl: float) -> int:
+        """Async :meth:`delete`."""
+        return self.delete(user_id, session_id, tombstone_ttl)
+
+    async def asessions(
+        self, user_id: str | None, after: str | None = None
+    ) -> tuple[list[SessionKey], str | None]:
+        """Async :meth:`sessions`."""
+        return self.sessions(user_id, after)
+
+    async def ausage(self) -> Usage:
+        """Async :meth:`usage`."""
+        return self.usage()
+
+    async def asweep(self) -> int:
+        """Async :meth:`sweep`."""
+        return self.sweep()
+
+    async def aclose(self) -> None:
+        """Async :meth:`close`."""
+
+    # Called with the lock held.
+
+    @staticmethod
+    def _is_over(session: _Session, now: float) -> bool:
+        return session.deadline is not None and now >= session.deadline
+
+    def _live(self, key: SessionKey, now: float) -> _Session | None:
+        session = self._sessions.get(key)
+        if session is not None and self._is_over(session, now):
+            self._remove(key)
+            return None
+        return session
+
+    def _remove(self, key: SessionKey) -> _Session:
+        session = self._sessions.pop(key)
+        self._bytes -= session.cost
+        ids = self._users[key.user_id]
+        del ids[key.session_id]
+        if not ids:
+            del self._users[key.user_id]
+        return session
+
+    def _evict(self, keep: SessionKey) -> None:
+        while (self._max_sessions is not None and len(self._sessions) > self._max_sessions) or (
+            self._max_bytes is not None and self._bytes > self._max_bytes
+        ):
+            oldest = next(iter(self._sessions))
+            if oldest == keep:
+                # A session is never evicted by its own write, even alone over the bound.
+                return
+            self._remove(oldest)
+
+    def _free_expired(self, now: float) -> None:
+        for _ in range(_FREED_PER_WRITE):
+            oldest = next(iter(self._sessions), None)
+            if oldest is None or not self._is_over(self._sessions[oldest], now):
+                return
+            self._remove(oldest)
+
+    def _fence(self, key: SessionKey, now: float) -> int:
+        if not self._tombstones:
+            return 0
+        fence, until = self._tombstones.get(key.digest, (0, now))
+        return fence if now < until else 0
+
+    def _free_tombstones(self, now: float) -> None:
+        while self._tombstones:
+            digest, (_, until) = next(iter(self._tombstones.items()))
+            if now < until and len(self._tombstones) <= _TOMBSTONES:
+                return
+            del self._tombstones[digest]
+
+
+def _after(entries: list[Entry], mark: int) -> list[Entry]:
+    """The entries after a position; they stand in the order of their positions."""
+    start = len(entries)
+    while start and entries[start - 1].position > mark:
+        start -= 1
+    return entries[start:]
+
+
+def _references(change: Change) -> Iterable[tuple[str, ...]]:
+    for blob in change.blobs.values():
+        if blob.refs:
+            yield blob.refs
+    for _, _, refs in change.append:
+        yield refs
+    for _, entry in change.place:
+        yield entry.refs

@@ -1,0 +1,91 @@
+"""Pruning, copying and deleting parts of a session, as flows."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from langchain_ttl_history.checkpoints import (
+    INDEX,
+    SUBS,
+    Line,
+    checkpoint_name,
+    decode_record,
+    lines_of,
+)
+from langchain_ttl_history.collection import keep_only, latest_lines
+from langchain_ttl_history.conversation import LOG, delta_of
+from langchain_ttl_history.errors import ConfigurationError
+from langchain_ttl_history.flow import Flow, reading, writing
+from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.sessions import Sessions
+from langchain_ttl_history.storage.base import Change, Query, Snapshot, Status
+
+__all__ = ["copy", "forget_runs", "keep_latest"]
+
+# How often a change is planned anew when somebody else wrote in between.
+_ATTEMPTS = 10
+
+
+def keep_latest(sessions: Sessions, key: SessionKey) -> Flow[None]:
+    """Keep the newest checkpoint of each namespace only."""
+    for _ in range(_ATTEMPTS):
+        snapshot = yield from reading(key, Query(outline=True))
+        if not snapshot.generation:
+            return
+        change = keep_only(snapshot, latest_lines(_lines(snapshot)), sessions.lease)
+        outcome = yield from writing(key, change)
+        if outcome.status is not Status.MOVED:
+            return
+
+
+def forget_runs(sessions: Sessions, key: SessionKey, run_ids: Collection[str]) -> Flow[None]:
+    """Drop the checkpoints of these runs, what ran under them, and what they said."""
+    for _ in range(_ATTEMPTS):
+        snapshot = yield from reading(key, Query(outline=True))
+        lines = _lines(snapshot)
+        gone = {line.id for line in lines if line.run_id in run_ids}
+        if not gone:
+            return
+        keep = [line for line in lines if line.id not in gone and line.root not in gone]
+        runs = {
+            decode_record(blob, sessions.codec).run
+            for line in lines
+            if line.id in gone
+            and (blob := snapshot.blobs.get(checkpoint_name(line.ns, line.id))) is not None
+        }
+        log = [
+            entry
+            for entry in snapshot.lists.get(LOG, ())
+            if delta_of(entry).run not in runs
+        ]
+        change = keep_only(snapshot, keep, sessions.lease, log)
+        outcome = yield from writing(key, change)
+        if outcome.status is not Status.MOVED:
+            return
+
+
+def copy(sessions: Sessions, source: SessionKey, target: SessionKey) -> Flow[None]:
+    """Copy everything of a session to another that is not there yet.
+
+    Raises:
+        ConfigurationError: The target is there already; it was not touched.
+    """
+    snapshot = yield from reading(source, Query(outline=True))
+    if not snapshot.generation:
+        return
+    change = Change(
+        sessions.lease,
+        blobs=snapshot.blobs,
+        place=[(name, entry) for name, entries in snapshot.lists.items() for entry in entries],
+        new=True,
+    )
+    outcome = yield from writing(target, change)
+    if outcome.status is Status.MOVED:
+        raise ConfigurationError(
+            f"session {tuple(target)} exists already; delete it first, or copy to another thread"
+        )
+
+
+def _lines(snapshot: Snapshot) -> list[Line]:
+    entries = [*snapshot.lists.get(INDEX, ()), *snapshot.lists.get(SUBS, ())]
+    return lines_of(sorted(entries))

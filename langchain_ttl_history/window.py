@@ -1,0 +1,156 @@
+"""The window: the newest part of a conversation that fits the caps and is a valid chat.
+
+Pure functions over messages. Three ideas carry it: a *result* is matched to its call by
+position, a *block* is a stretch no cut may enter (a tool call up to its last result), and a
+*turn* opens with a human message outside every block.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+
+__all__ = ["Caps", "calls_of", "ends_open", "visible", "without_open_group"]
+
+
+@dataclass(frozen=True)
+class Caps:
+    """The bounds of a window; None means unbounded."""
+
+    messages: int | None = None
+    tokens: int | None = None
+    token_counter: Callable[[Sequence[BaseMessage]], int] | None = None
+    bytes: int | None = None
+
+
+def calls_of(message: BaseMessage) -> list[str | None]:
+    """The ids of the tool calls that want a `ToolMessage`; server-side calls are content."""
+    if _kind(type(message)) is not AIMessage:
+        return []
+    return [call.get("id") for call in message.tool_calls]  # type: ignore[attr-defined]  # an AIMessage, by its kind
+
+
+@lru_cache(maxsize=1024)
+def _kind(cls: type[BaseMessage]) -> type[BaseMessage]:
+    """The class that decides how a message is treated.
+
+    Cached by class: an isinstance check of a pydantic class costs as much as the rest of a pass.
+    """
+    for kind in (AIMessage, ToolMessage, HumanMessage):
+        if issubclass(cls, kind):
+            return kind
+    return BaseMessage
+
+
+def visible(
+    messages: Sequence[BaseMessage], caps: Caps, sizes: Sequence[int] | None = None
+) -> list[int]:
+    """The positions of the messages that the window shows, in order.
+
+    Args:
+        messages: The whole conversation, oldest first.
+        caps: The bounds.
+        sizes: Bytes of each message; needed only for a bound on bytes.
+
+    Returns:
+        Positions in `messages`. Everything that fits every cap, less results without a call.
+    """
+    shown, blocks = _paired(messages)
+    fits = _fitter(messages, caps, sizes)
+    if fits(shown):
+        return shown
+    # A cut may stand only where a block begins; `starts` are places in `shown`.
+    starts = [place for place, block in enumerate(blocks) if place == block]
+    humans = [place for place in starts if _kind(type(messages[shown[place]])) is HumanMessage]
+    # A longer suffix never fits where a shorter one does not, so the first that fits is found
+    # by bisection.
+    first = bisect_left(humans, True, key=lambda place: fits(shown[place:]))
+    if first < len(humans):
+        return shown[humans[first] :]
+    opening = shown[humans[-1] : humans[-1] + 1] if humans else []
+    later = [place for place in starts if not humans or place > humans[-1]]
+    if not later:
+        return opening
+    cut = bisect_left(later, True, key=lambda place: fits(opening + shown[place:]))
+    return opening + shown[later[min(cut, len(later) - 1)] :]
+
+
+def ends_open(messages: Sequence[BaseMessage]) -> bool:
+    """Whether the conversation ends in a tool call that still waits for a result."""
+    return _open_group(messages) is not None
+
+
+def without_open_group(messages: Sequence[BaseMessage]) -> int:
+    """How many messages are left when a last, unanswered group of calls is left out."""
+    start = _open_group(messages)
+    return len(messages) if start is None else start
+
+
+def _open_group(messages: Sequence[BaseMessage]) -> int | None:
+    position = len(messages) - 1
+    answers: list[str] = []
+    while position >= 0 and _kind(type(message := messages[position])) is ToolMessage:
+        answers.append(message.tool_call_id)  # type: ignore[attr-defined]  # a ToolMessage, by its kind
+        position -= 1
+    if position < 0:
+        return None
+    for call in calls_of(messages[position]):
+        if call not in answers:
+            return position
+        answers.remove(call)
+    return None
+
+
+def _paired(messages: Sequence[BaseMessage]) -> tuple[list[int], list[int]]:
+    """The positions kept, and for each the place in that list where its block begins.
+
+    A result belongs to the nearest earlier message that made its call and has no result for it
+    yet; one that belongs to none is left out.
+    """
+    shown: list[int] = []
+    blocks: list[int] = []
+    # For each call id the place of the newest message that made it, once for each result it
+    # still waits for.
+    waiting: dict[str | None, list[int]] = {}
+    for position, message in enumerate(messages):
+        start = place = len(shown)
+        kind = _kind(type(message))
+        if kind is ToolMessage:
+            callers = waiting.get(message.tool_call_id)  # type: ignore[attr-defined]  # a ToolMessage, by its kind
+            if not callers:
+                continue
+            start = blocks[callers.pop()]
+            blocks[start:] = [start] * (place - start)
+        elif kind is AIMessage:
+            for call in calls_of(message):
+                callers = waiting.get(call)
+                if callers and callers[-1] == place:
+                    callers.append(place)
+                else:
+                    waiting[call] = [place]
+        shown.append(position)
+        blocks.append(start)
+    return shown, blocks
+
+
+def _fitter(
+    messages: Sequence[BaseMessage], caps: Caps, sizes: Sequence[int] | None
+) -> Callable[[list[int]], bool]:
+    def fits(positions: list[int]) -> bool:
+        if caps.messages is not None and len(positions) > caps.messages:
+            return False
+        if (
+            caps.bytes is not None
+            and sizes is not None
+            and sum(sizes[position] for position in positions) > caps.bytes
+        ):
+            return False
+        if caps.tokens is None or caps.token_counter is None:
+            return True
+        return caps.token_counter([messages[position] for position in positions]) <= caps.tokens
+
+    return fits
