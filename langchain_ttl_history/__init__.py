@@ -1,5 +1,7 @@
 """Session memory for LangChain chains and LangGraph agents: bounded, expiring, shared."""
 
+from typing import TYPE_CHECKING
+
 from langchain_ttl_history.buffer import SessionBuffer, default_buffer
 from langchain_ttl_history.checkpointer import TTLCheckpointSaver
 from langchain_ttl_history.errors import (
@@ -11,10 +13,11 @@ from langchain_ttl_history.errors import (
     TTLHistoryError,
     TypeNotAllowedError,
 )
-from langchain_ttl_history.history import TTLChatMessageHistory
-from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.retention import Retention
 from langchain_ttl_history.sessions import SessionInfo
+
+if TYPE_CHECKING:
+    from langchain_ttl_history.history import TTLChatMessageHistory
 
 __all__ = [
     "ConfigurationError",
@@ -24,7 +27,6 @@ __all__ = [
     "SessionBuffer",
     "SessionDeletedError",
     "SessionInfo",
-    "SessionKey",
     "StorageError",
     "TTLChatMessageHistory",
     "TTLCheckpointSaver",
@@ -32,3 +34,12 @@ __all__ = [
     "TypeNotAllowedError",
     "default_buffer",
 ]
+
+
+def __getattr__(name: str) -> object:
+    # Its base class goes in langchain-core 2.0; everything else here works without it.
+    if name == "TTLChatMessageHistory":
+        from langchain_ttl_history.history import TTLChatMessageHistory
+
+        return TTLChatMessageHistory
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -14,7 +14,6 @@ from langchain_ttl_history.checkpointer import TTLCheckpointSaver
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.errors import ConfigurationError, MissingUserError
 from langchain_ttl_history.flow import arun, run, writing
-from langchain_ttl_history.history import TTLChatMessageHistory
 from langchain_ttl_history.keys import SessionKey, valid_id
 from langchain_ttl_history.retention import Duration, Retention, seconds
 from langchain_ttl_history.sessions import SessionInfo, Sessions
@@ -23,6 +22,7 @@ from langchain_ttl_history.storage.memory import MemoryStorage
 
 if TYPE_CHECKING:
     from langchain_ttl_history.codec import Serializer
+    from langchain_ttl_history.history import TTLChatMessageHistory
 
 __all__ = ["SessionBuffer", "default_buffer"]
 
@@ -56,6 +56,10 @@ class SessionBuffer:
     ) -> None:
         self._owns_storage = storage is None or isinstance(storage, str)
         self._storage = _opened(storage) if storage is None or isinstance(storage, str) else storage
+        if not hasattr(self._storage, "aread"):
+            raise ConfigurationError(
+                f"storage must be a URL like 'memory://' or a Storage, not {storage!r}"
+            )
         if retention is not None and not isinstance(retention, Retention):
             raise ConfigurationError(f"retention must be a Retention, not {retention!r}")
         self._retention = retention or Retention()
@@ -92,6 +96,10 @@ class SessionBuffer:
     def _history(
         self, user_id: object, session_id: object, *, repeatable: bool
     ) -> TTLChatMessageHistory:
+        # Imported here, so that checkpointers and administration work without the classes of
+        # langchain-core that go in 2.0.
+        from langchain_ttl_history.history import TTLChatMessageHistory
+
         key = self._key(user_id, session_id)
         return TTLChatMessageHistory(
             self._storage, self._sessions, key, self._tombstone_ttl, repeatable=repeatable

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
@@ -17,63 +16,27 @@ from langgraph.checkpoint.base import (
     CheckpointMetadata,
     CheckpointTuple,
     DeltaChannelHistory,
-    SerializerProtocol,
     get_checkpoint_metadata,
 )
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from langchain_ttl_history import upkeep
-from langchain_ttl_history.checkpoints import Line, checkpoint_name
-from langchain_ttl_history.codec import Codec
+from langchain_ttl_history.checkpoint_reads import CheckpointReads, Loaded
+from langchain_ttl_history.checkpoint_writes import CheckpointWrites, Put
+from langchain_ttl_history.checkpoints import checkpoint_name
+from langchain_ttl_history.codec import Codec, Serializer
 from langchain_ttl_history.errors import ConfigurationError, MissingUserError
+from langchain_ttl_history.delta_channels import delta_history
 from langchain_ttl_history.flow import arun, run
+from langchain_ttl_history.index import Line
 from langchain_ttl_history.keys import SessionKey, valid_id
-from langchain_ttl_history.runs import Loaded, Put, Runs
+from langchain_ttl_history.late_writes import LateWrites
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Change, Guard, Status, Storage
 
 __all__ = ["TTLCheckpointSaver"]
 
 logger = logging.getLogger(__name__)
-
-# How many changes wait for their checkpoint, and how many checkpoints are remembered as stored.
-_HELD = 1_000
-_KNOWN = 10_000
-
-
-class _Late:
-    """Tells late writes of a deleted session from early ones of a new one.
-
-    Pending writes may come before their checkpoint and carry nothing that says which generation
-    they belong to. Where a tombstone stands they wait here, in the process that makes both,
-    until their checkpoint is stored or refused.
-    """
-
-    def __init__(self) -> None:
-        self.known: OrderedDict[tuple[SessionKey, str], None] = OrderedDict()
-        self.held: OrderedDict[tuple[SessionKey, str], list[Change]] = OrderedDict()
-
-    def hold(self, key: SessionKey, name: str, change: Change) -> bool:
-        """Hold a change until `name` is stored; False if it was stored once and is gone."""
-        if (key, name) in self.known:
-            return False
-        self.held.setdefault((key, name), []).append(change)
-        while len(self.held) > _HELD:
-            self.held.popitem(last=False)
-        return True
-
-    def stored(self, key: SessionKey, name: str) -> list[Change]:
-        """Remember that `name` was stored. Returns what waited for it."""
-        self.known[key, name] = None
-        while len(self.known) > _KNOWN:
-            self.known.popitem(last=False)
-        return self.held.pop((key, name), [])
-
-    def refused(self, key: SessionKey, name: str) -> None:
-        """Drop what waited for a checkpoint that was refused."""
-        self.held.pop((key, name), None)
-        self.known[key, name] = None
-
 
 class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
     """Keeps a graph's checkpoints in the session of (user, `thread_id`).
@@ -93,9 +56,12 @@ class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
         default_user: str | None = None,
         user_key: str = "user_id",
         messages_key: str = "messages",
-        serde: SerializerProtocol | None = None,
+        serde: Serializer | None = None,
     ) -> None:
         super().__init__(serde=serde)
+        for name, value in (("user_key", user_key), ("messages_key", messages_key)):
+            if not isinstance(value, str) or not value:
+                raise ConfigurationError(f"{name} must be a name, not {value!r}")
         if serde is None:
             # LangGraph announces a graph's types only to a serializer that is strict.
             self.serde = _STRICT
@@ -106,7 +72,7 @@ class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
         self._default_user = default_user
         self._user_key = user_key
         self._messages_key = messages_key
-        self._late = _Late()
+        self._late = LateWrites()
 
     def for_user(self, user_id: object) -> TTLCheckpointSaver:
         """This checkpointer for one user's sessions only.
@@ -142,8 +108,12 @@ class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
         return self._sessions.codec
 
     @property
-    def _runs(self) -> Runs:
-        return Runs(self._sessions, self._messages_key)
+    def _reads(self) -> CheckpointReads:
+        return CheckpointReads(self._sessions, self._messages_key)
+
+    @property
+    def _writes(self) -> CheckpointWrites:
+        return CheckpointWrites(self._sessions, self._messages_key)
 
     # Reading
 
@@ -157,12 +127,12 @@ class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
         """
         key, ns, id = self._place(config)
         lease = self._sessions.lease
-        return self._tuple(config, key, run(self._storage, self._runs.load(key, ns, id, lease)))
+        return self._tuple(config, key, run(self._storage, self._reads.load(key, ns, id, lease)))
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """Async :meth:`get_tuple`."""
         key, ns, id = self._place(config)
-        flow = self._runs.load(key, ns, id, self._sessions.lease)
+        flow = self._reads.load(key, ns, id, self._sessions.lease)
         return self._tuple(config, key, await arun(self._storage, flow))
 
     def list(
@@ -182,11 +152,11 @@ class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
             limit: At most so many.
         """
         for key in [self._key(config)] if config else self._all_keys():
-            flow = self._runs.lines(key, self._sessions.lease if config else None)
+            flow = self._reads.lines(key, self._sessions.lease if config else None)
             for ns, id in _selected(run(self._storage, flow), config, before):
                 if limit is not None and limit <= 0:
                     return
-                found = run(self._storage, self._runs.load(key, ns, id, None))
+                found = run(self._storage, self._reads.load(key, ns, id, None))
                 if found is not None and _matches(found, filter):
                     limit = None if limit is None else limit - 1
                     yield cast(CheckpointTuple, self._tuple(config, key, found))
@@ -201,11 +171,11 @@ class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
     ) -> AsyncIterator[CheckpointTuple]:
         """Async :meth:`list`."""
         for key in [self._key(config)] if config else await self._aall_keys():
-            flow = self._runs.lines(key, self._sessions.lease if config else None)
+            flow = self._reads.lines(key, self._sessions.lease if config else None)
             for ns, id in _selected(await arun(self._storage, flow), config, before):
                 if limit is not None and limit <= 0:
                     return
-                found = await arun(self._storage, self._runs.load(key, ns, id, None))
+                found = await arun(self._storage, self._reads.load(key, ns, id, None))
                 if found is not None and _matches(found, filter):
                     limit = None if limit is None else limit - 1
                     yield cast(CheckpointTuple, self._tuple(config, key, found))
@@ -215,7 +185,7 @@ class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
     ) -> Mapping[str, DeltaChannelHistory]:
         """The writes that lead to a checkpoint, and the value each channel starts from."""
         key, ns, id = self._place(config)
-        flow = self._runs.delta_history(key, ns, id, channels)
+        flow = delta_history(self._sessions, key, ns, id, channels)
         return cast(Mapping[str, DeltaChannelHistory], run(self._storage, flow))
 
     async def aget_delta_channel_history(
@@ -223,7 +193,7 @@ class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
     ) -> Mapping[str, DeltaChannelHistory]:
         """Async :meth:`get_delta_channel_history`."""
         key, ns, id = self._place(config)
-        flow = self._runs.delta_history(key, ns, id, channels)
+        flow = delta_history(self._sessions, key, ns, id, channels)
         return cast(Mapping[str, DeltaChannelHistory], await arun(self._storage, flow))
 
     # Writing
@@ -243,7 +213,7 @@ class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
             TypeNotAllowedError: A channel's value would not come back; nothing was stored.
         """
         key, put = self._put(config, checkpoint, metadata)
-        outcome = run(self._storage, self._runs.put(key, put))
+        outcome = run(self._storage, self._writes.put(key, put))
         for change in self._settled(key, put, outcome.status):
             self._storage.write(key, change)
         return self._config(config, key, put.ns, checkpoint["id"])
@@ -257,7 +227,7 @@ class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
     ) -> RunnableConfig:
         """Async :meth:`put`."""
         key, put = self._put(config, checkpoint, metadata)
-        outcome = await arun(self._storage, self._runs.put(key, put))
+        outcome = await arun(self._storage, self._writes.put(key, put))
         for change in self._settled(key, put, outcome.status):
             await self._storage.awrite(key, change)
         return self._config(config, key, put.ns, checkpoint["id"])
@@ -275,9 +245,9 @@ class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
             TypeNotAllowedError: A value would not come back as it is; nothing was stored.
         """
         key, ns, id = self._place(config)
-        change = self._runs.put_writes(key, ns, _named(id), writes, task_id, task_path)
-        outcome = self._storage.write(key, change)
-        self._noted(key, ns, change, outcome.status)
+        flow = self._writes.put_writes(key, ns, _named(id), writes, task_id, task_path)
+        change, outcome = run(self._storage, flow)
+        self._noted(key, change, outcome.status)
 
     async def aput_writes(
         self,
@@ -288,15 +258,18 @@ class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
     ) -> None:
         """Async :meth:`put_writes`."""
         key, ns, id = self._place(config)
-        change = self._runs.put_writes(key, ns, _named(id), writes, task_id, task_path)
-        outcome = await self._storage.awrite(key, change)
-        self._noted(key, ns, change, outcome.status)
+        flow = self._writes.put_writes(key, ns, _named(id), writes, task_id, task_path)
+        change, outcome = await arun(self._storage, flow)
+        self._noted(key, change, outcome.status)
 
     def _put(
         self, config: RunnableConfig, checkpoint: Checkpoint, metadata: CheckpointMetadata
     ) -> tuple[SessionKey, Put]:
         key, ns, parent = self._place(config)
-        kept = dict(get_checkpoint_metadata(config, metadata))
+        kept: dict[str, Any] = dict(get_checkpoint_metadata(config, metadata))
+        if counters := kept.get("counters_since_delta_snapshot"):
+            # LangGraph expects its pairs back as lists, which is what its own savers make of them.
+            kept["counters_since_delta_snapshot"] = {k: list(v) for k, v in counters.items()}
         return key, Put(ns, parent, cast(Mapping[str, Any], checkpoint), kept)
 
     def _settled(self, key: SessionKey, put: Put, status: Status) -> Sequence[Change]:
@@ -313,7 +286,7 @@ class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
         )
         return ()
 
-    def _noted(self, key: SessionKey, ns: str, change: Change, status: Status) -> None:
+    def _noted(self, key: SessionKey, change: Change, status: Status) -> None:
         needs = change.guard.needs or ""
         if status is Status.DELETED and not self._late.hold(key, needs, change):
             logger.warning(
@@ -426,8 +399,10 @@ class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
                 "config['configurable'] has no 'thread_id'; buffer.config(user_id, session_id) "
                 "makes such a config"
             )
-        user = self._user(configurable.get(self._user_key))
-        return SessionKey(user, valid_id("thread_id", thread_id))
+        named = configurable.get(self._user_key)
+        if named is None and isinstance(thread_id, _OwnedThread):
+            named = thread_id.user_id
+        return SessionKey(self._user(named), valid_id("thread_id", thread_id))
 
     def _place(self, config: RunnableConfig) -> tuple[SessionKey, str, str | None]:
         key = self._key(config)
@@ -446,6 +421,7 @@ class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
         given = (config or {}).get("configurable") or {}
         if given.get(self._user_key) is not None:
             made[self._user_key] = key.user_id
+            made["thread_id"] = _OwnedThread(key)
         return {"configurable": made}
 
     def _tuple(
@@ -480,6 +456,21 @@ class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
 
 
 _STRICT = JsonPlusSerializer(allowed_msgpack_modules=None)
+
+
+class _OwnedThread(str):
+    """A thread's id that remembers whose it is.
+
+    LangGraph makes the config of a subgraph's state from the thread's id alone and leaves the
+    user out; to everyone else it is the string it equals.
+    """
+
+    user_id: str
+
+    def __new__(cls, key: SessionKey) -> _OwnedThread:
+        made = super().__new__(cls, key.session_id)
+        made.user_id = key.user_id
+        return made
 
 
 def _named(id: str | None) -> str:

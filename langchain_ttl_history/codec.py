@@ -8,31 +8,54 @@ raises where LangGraph's own reader would hand back raw data.
 from __future__ import annotations
 
 import importlib
-import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from enum import Enum
-from typing import Any
+from functools import wraps
+from typing import Any, TypeVar
 
 import ormsgpack
 from langchain_core.messages import BaseMessage
-from langgraph.checkpoint.base import SerializerProtocol
+from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde._msgpack import SAFE_MSGPACK_METHODS, SAFE_MSGPACK_TYPES
 from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
-from langchain_ttl_history.errors import CorruptRecordError, TypeNotAllowedError
-from langchain_ttl_history.messages import OPTIONS, pack_message, unpack_message
+from typing_extensions import ParamSpec
 
-__all__ = ["Codec", "Serializer", "pack", "unpack"]
+from langchain_ttl_history.errors import CorruptRecordError, TypeNotAllowedError
+from langchain_ttl_history.fidelity import BYTEARRAY, INTEGER, TEXT, Pairs, same, spelled
+from langchain_ttl_history.messages import OPTIONS, pack_message, packed_alike, unpack_messages
+from langchain_ttl_history.objects import put_together, taken_apart
+
+__all__ = [
+    "Codec",
+    "Serializer",
+    "decoder",
+    "delta_snapshot",
+    "is_snapshot",
+    "pack",
+    "snapshot_value",
+    "unpack",
+]
 
 # Extension types of this format.
-_MESSAGE, _TYPED, _TUPLE, _TEXT, _BYTEARRAY, _INTEGER, _PAIRS, _SUBCLASS = range(1, 9)
+# Those from 4 to 6 are `fidelity`'s.
+_MESSAGE, _TYPED, _TUPLE, _PAIRS, _OBJECT = 1, 2, 3, 7, 8
 _KEYS = ormsgpack.OPT_NON_STR_KEYS
 _PLAIN = frozenset({type(None), bool, int, float, bytes})
-_BASES: tuple[Any, ...] = (str, int, float, bytes, list, dict)
 _LANGGRAPH = JsonPlusSerializer()
 
+# LangGraph's own containers, besides the types its serializer calls safe.
+_SAFE = SAFE_MSGPACK_TYPES | {
+    ("langgraph.checkpoint.serde.types", "_DeltaSnapshot"),
+    ("langgraph._internal._io", "AddableValuesDict"),
+    ("langgraph.pregel._io", "AddableValuesDict"),
+    ("collections", "OrderedDict"),
+}
+
+P = ParamSpec("P")
+T = TypeVar("T")
 TypeName = tuple[str, ...]
 Serializer = SerializerProtocol
 
@@ -40,6 +63,24 @@ Serializer = SerializerProtocol
 def pack(value: Any) -> bytes:
     """Plain data of this package's own making, as bytes."""
     return ormsgpack.packb(value)
+
+
+def decoder(what: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Makes a function that reads a record say so when the record does not have its shape."""
+
+    def decorate(function: Callable[P, T]) -> Callable[P, T]:
+        @wraps(function)
+        def decode(*args: P.args, **kwargs: P.kwargs) -> T:
+            try:
+                return function(*args, **kwargs)
+            except (CorruptRecordError, TypeNotAllowedError):
+                raise
+            except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+                raise CorruptRecordError(f"{what} is damaged: {error!r}") from error
+
+        return decode
+
+    return decorate
 
 
 def unpack(packed: bytes) -> Any:
@@ -130,7 +171,7 @@ class Codec:
             return pack_message(message, self._default)
         except TypeError:
             # A lone surrogate, say; an unknown type fails again, in `verified_message`.
-            return pack_message(message, self._default, _spelled)
+            return pack_message(message, self._default, spelled)
 
     def verified_message(self, message: BaseMessage, where: str) -> bytes:
         """The message as bytes that were read back and found equal.
@@ -147,9 +188,21 @@ class Codec:
 
         return self._verified(message, encode, decode, where)
 
+    def packed_alike(self, messages: Sequence[BaseMessage], packed: Iterable[bytes]) -> bool:
+        """Whether these messages have just this content."""
+        return packed_alike(messages, packed, self._default)
+
+    def messages(self, packed: Sequence[bytes], ids: Iterable[str | None]) -> list[BaseMessage]:
+        """The messages that were packed, with these ids.
+
+        Raises:
+            CorruptRecordError: One is damaged or of a newer format.
+        """
+        return unpack_messages(packed, ids, self._hook, self._resolve)
+
     def message(self, packed: bytes, id: str | None) -> BaseMessage:
-        """The message that was packed, with this id."""
-        return unpack_message(packed, id, self._hook, self._resolve)
+        """One message that was packed, with this id."""
+        return self.messages([packed], [id])[0]
 
     # Values
 
@@ -163,12 +216,12 @@ class Codec:
             try:
                 return pack(list(self.serde.dumps_typed(value)))
             except Exception as error:
-                raise TypeNotAllowedError(_refusal(where, value)) from error
-        if type(value) in _PLAIN:
+                raise TypeNotAllowedError(f"{where}: {_refusal(value)}") from error
+        if _is_plain(value):
             try:
-                return pack(value)
+                return ormsgpack.packb(value, None, OPTIONS)
             except TypeError:
-                pass  # An integer of more than 64 bits goes the long way below.
+                pass  # A lone surrogate or a big integer goes the long way below.
 
         def encode(spell: Callable[[Any], Any] | None) -> bytes:
             ready = value if spell is None else spell(value)
@@ -201,10 +254,10 @@ class Codec:
     ) -> bytes:
         problem: Exception | None = None
         # What MessagePack refuses or quietly changes is spelled out and tried once more.
-        for spell in (None, _spelled):
+        for spell in (None, spelled):
             try:
                 packed = encode(spell)
-                if _same(value, decode(packed)):
+                if same(value, decode(packed)):
                     return packed
             except Exception as error:
                 problem = error
@@ -213,28 +266,34 @@ class Codec:
             if isinstance(cause, TypeNotAllowedError):
                 raise TypeNotAllowedError(f"{where}: {cause}") from problem
             cause = cause.__cause__ or cause.__context__
-        raise TypeNotAllowedError(_refusal(where, value)) from problem
+        raise TypeNotAllowedError(f"{where}: {_refusal(value)}") from problem
 
     # Everything that is neither plain data nor a message
 
     def _default(self, value: Any) -> Any:
+        kind = type(value)
         if isinstance(value, BaseMessage):
             if self.learning:
                 self._remember(value)
-            body = self.pack_message(value)
-            return ormsgpack.Ext(_MESSAGE, ormsgpack.packb([value.id, body]))
-        if type(value) is _Pairs:
-            return ormsgpack.Ext(_PAIRS, ormsgpack.packb(list(value), self._default, OPTIONS))
-        if type(value) is tuple:
-            return ormsgpack.Ext(_TUPLE, ormsgpack.packb(list(value), self._default, OPTIONS))
+            return self._ext(_MESSAGE, [value.id, self.pack_message(value)])
+        if kind is Pairs or kind is tuple:
+            return self._ext(_PAIRS if kind is Pairs else _TUPLE, list(value))
         if self.learning:
             self._remember(value)
-        base = next((each for each in _BASES if isinstance(value, each)), None)
-        if base is not None and not isinstance(value, Enum):
-            # LangGraph would store a subclass of a plain type as the plain type.
-            record = [type(value).__module__, type(value).__qualname__, base(value)]
-            return ormsgpack.Ext(_SUBCLASS, ormsgpack.packb(record, self._default, OPTIONS))
-        return ormsgpack.Ext(_TYPED, pack(list(_LANGGRAPH.dumps_typed(value))))
+        parts = taken_apart(value)
+        if parts is not None:
+            return self._ext(_OBJECT, [kind.__module__, kind.__qualname__, *parts])
+        try:
+            return ormsgpack.Ext(_TYPED, pack(list(_LANGGRAPH.dumps_typed(value))))
+        except TypeError as error:
+            raise TypeNotAllowedError(_refusal(value)) from error
+
+    def _ext(self, code: int, parts: list[Any]) -> Any:
+        try:
+            return ormsgpack.Ext(code, ormsgpack.packb(parts, self._default, OPTIONS))
+        except TypeError:
+            parts = [spelled(each) for each in parts]
+            return ormsgpack.Ext(code, ormsgpack.packb(parts, self._default, OPTIONS))
 
     def _hook(self, code: int, data: bytes) -> Any:
         if code == _TYPED:
@@ -242,11 +301,11 @@ class Codec:
             if kind == "msgpack":
                 return ormsgpack.unpackb(payload, ext_hook=self._revive, option=_KEYS)
             return _LANGGRAPH.loads_typed((kind, payload))
-        if code == _TEXT:
+        if code == TEXT:
             return data.decode("utf-8", "surrogatepass")
-        if code == _BYTEARRAY:
+        if code == BYTEARRAY:
             return bytearray(data)
-        if code == _INTEGER:
+        if code == INTEGER:
             return int(data)
         inner = ormsgpack.unpackb(data, ext_hook=self._hook, option=_KEYS)
         if code == _MESSAGE:
@@ -255,8 +314,9 @@ class Codec:
             return tuple(inner)
         if code == _PAIRS:
             return dict(inner)
-        if code == _SUBCLASS:
-            return self._resolve(inner[0], inner[1])(inner[2])
+        if code == _OBJECT:
+            module, name, how, state = inner
+            return put_together(self._resolve(module, name), how, state)
         raise CorruptRecordError(f"extension {code} is of a newer format")
 
     def _revive(self, code: int, data: bytes) -> Any:
@@ -290,7 +350,7 @@ class Codec:
         known = self._classes.get((module, name))
         if known is not None:
             return known
-        if (module, name) not in SAFE_MSGPACK_TYPES and (module, name) not in self._classes:
+        if (module, name) not in _SAFE and (module, name) not in self._classes:
             raise TypeNotAllowedError(
                 f"type {module}.{name} is not allow-listed. Name it in "
                 f"SessionBuffer(allow_types=[{name}]), or set LANGGRAPH_STRICT_MSGPACK=true, "
@@ -320,72 +380,34 @@ class Codec:
                 pending += getattr(each, "__dict__", {}).values()
 
 
-def _refusal(where: str, value: object) -> str:
+def _is_plain(value: Any) -> bool:
+    """Whether a value certainly comes back as it goes in, found out without trying."""
+    kind = type(value)
+    if kind in _PLAIN or kind is str:
+        return True
+    if kind is dict:
+        return all(type(key) is str and _is_plain(each) for key, each in value.items())
+    return kind is list and all(map(_is_plain, value))
+
+
+def _refusal(value: object) -> str:
     return (
-        f"{where}: a value of type {type(value).__module__}.{type(value).__qualname__} cannot be "
+        f"a value of type {type(value).__module__}.{type(value).__qualname__} cannot be "
         "stored, since it would not come back as it is. Store plain data, a dataclass or a "
         "pydantic model, or give the checkpointer a serde= that knows the type"
     )
 
 
-def _spelled(value: Any) -> Any:
-    """The value with everything MessagePack refuses or changes written as an extension."""
-    kind = type(value)
-    if kind is str:
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            return ormsgpack.Ext(_TEXT, value.encode("utf-8", "surrogatepass"))
-    elif kind is int and not -(2**63) <= value < 2**64:
-        return ormsgpack.Ext(_INTEGER, str(value).encode())
-    elif kind is bytearray:
-        return ormsgpack.Ext(_BYTEARRAY, bytes(value))
-    elif kind is list:
-        return [_spelled(each) for each in value]
-    elif kind is dict:
-        pairs = [[_spelled(key), _spelled(each)] for key, each in value.items()]
-        if all(type(key) is str for key, _ in pairs):
-            return dict(pairs)
-        # A key that MessagePack cannot hold makes the whole mapping a list of pairs.
-        return _Pairs(pairs)
-    elif kind is tuple:
-        return tuple(map(_spelled, value))
-    return value
+def delta_snapshot(value: Any) -> Any:
+    """A `DeltaChannel`'s stored value."""
+    return _DeltaSnapshot(value)
 
 
-class _Pairs(list[Any]):
-    """A mapping as a list of pairs, on its way to become an extension."""
+def is_snapshot(value: Any) -> bool:
+    """Whether a channel's value is a `DeltaChannel`'s snapshot."""
+    return type(value) is _DeltaSnapshot
 
 
-def _same(left: Any, right: Any) -> bool:
-    """Whether two values are equal in type as well, all the way down."""
-    kind = type(left)
-    if left is right:
-        return True
-    if isinstance(left, BaseException):
-        return bool(right == repr(left))  # What LangGraph keeps of an error.
-    if kind is not type(right):
-        return False
-    if kind is float:
-        return bool(left == right) or (math.isnan(left) and math.isnan(right))
-    if kind in (list, tuple):
-        return len(left) == len(right) and all(map(_same, left, right))
-    if kind is dict:
-        return (
-            len(left) == len(right)
-            and all(map(_same, left, right))
-            and all(map(_same, left.values(), right.values()))
-        )
-    if isinstance(left, BaseMessage):
-        state, other = left.__dict__, right.__dict__
-        return (
-            state.keys() == other.keys()
-            and all(_same(value, other[name]) for name, value in state.items())
-            and _same(left.__pydantic_extra__ or None, right.__pydantic_extra__ or None)
-        )
-    if kind.__eq__ is object.__eq__:
-        return _same(getattr(left, "__dict__", None), getattr(right, "__dict__", None))
-    try:
-        return bool(left == right)
-    except (TypeError, ValueError):
-        return True  # An array compares element by element; its type and bytes are kept whole.
+def snapshot_value(value: Any) -> Any:
+    """A channel's value, out of its snapshot if it is one."""
+    return value.value if is_snapshot(value) else value

@@ -5,25 +5,22 @@ Reads never show more than the caps; these plans only decide what is freed, in b
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Set
 from dataclasses import replace
 
 from langchain_core.messages import BaseMessage
 
 from langchain_ttl_history.checkpoints import (
-    INDEX,
-    SUBS,
-    Line,
     checkpoint_name,
     decode_record,
     head_name,
-    lines_of,
     waits_for_answer,
     without_messages,
     writes_name,
 )
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.conversation import LOG, delta_of, unseen
+from langchain_ttl_history.index import CHAIN, INDEX, SUBS, Line, lines_of
 from langchain_ttl_history.retention import Retention
 from langchain_ttl_history.storage.base import Blob, Change, Entry, Lease, Outcome, Snapshot
 from langchain_ttl_history.window import Caps, visible
@@ -36,15 +33,15 @@ _SLACK = 1.25
 _BYTES_GOAL = 0.9
 
 
-def excess(outcome: Outcome, retention: Retention) -> bool:
-    """Whether a write left the session so far over a cap that it is worth freeing."""
-    if retention.max_bytes is not None and outcome.bytes > retention.max_bytes:
-        return True
+def excess(outcome: Outcome, retention: Retention) -> tuple[bool, bool]:
+    """Whether a write left the session worth freeing: of checkpoints, and of messages."""
     checkpoints, messages = retention.max_checkpoints, retention.max_messages
-    if checkpoints is not None and outcome.weights.get(INDEX, 0) > checkpoints * _SLACK + 2:
-        return True
+    weights = outcome.weights
+    heavy = retention.max_bytes is not None and outcome.bytes > retention.max_bytes
     # An entry of the log weighs one more than its messages.
-    return messages is not None and outcome.weights.get(LOG, 0) > 2 * messages * _SLACK + 16
+    long = messages is not None and weights.get(LOG, 0) > 2 * messages * _SLACK + 16
+    many = checkpoints is not None and weights.get(INDEX, 0) > checkpoints * _SLACK + 2
+    return many or heavy or long, heavy or long
 
 
 def shown_lines(
@@ -89,30 +86,30 @@ def latest_lines(lines: Iterable[Line]) -> list[Line]:
 
 def plan(
     snapshot: Snapshot,
-    shown: Collection[str],
-    bodies: Mapping[str, BaseMessage],
     retention: Retention,
     lease: Lease,
     codec: Codec,
+    shown: Set[str],
+    bodies: Mapping[str, BaseMessage],
 ) -> Change:
     """What to free of a session that is over its caps.
 
     Args:
         snapshot: The outline of the session.
-        shown: Names of the messages that either door shows.
-        bodies: The messages of its conversation.
         retention: The caps.
         lease: As for any write.
         codec: Reads the records.
+        shown: Names of the messages that either door shows; empty to leave the log alone.
+        bodies: The messages of its conversation.
     """
-    roots = lines_of(snapshot.lists.get(INDEX, ()))
-    subs = lines_of(snapshot.lists.get(SUBS, ()))
-    waiting = waiting_roots(roots, snapshot, codec)
-    log = _kept_log(snapshot, shown, retention, codec)
+    lines = _Lines(snapshot)
+    roots = lines.of(INDEX)
+    subs = lines.of(SUBS)
+    waiting = waiting_roots(leaves(roots), snapshot, codec)
+    log = _kept_log(snapshot, shown, retention.max_messages, codec) if shown else None
 
     def keeping(cap: int | None) -> Change:
-        keep = shown_lines(roots, subs, cap, waiting)
-        return keep_only(snapshot, keep, lease, log)
+        return keep_only(snapshot, shown_lines(roots, subs, cap, waiting), lease, log, lines)
 
     change = keeping(retention.max_checkpoints)
     bound = retention.max_bytes
@@ -127,8 +124,48 @@ def plan(
         else:
             high = middle - 1
     change = keeping(low)
+    if snapshot.bytes - _freed(snapshot, change) <= goal:
+        return change
+    # Of the log only what is shown stays, and then the oldest messages go.
+    log = _kept_log(snapshot, shown, 0, codec)
+    change = keep_only(snapshot, shown_lines(roots, subs, 1, waiting), lease, log, lines)
     over = snapshot.bytes - _freed(snapshot, change) - goal
     return change if over <= 0 else _with_fewer_messages(snapshot, change, over, bodies, codec)
+
+
+class _Lines:
+    """The index of an outline, read once."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.indexed = {
+            index: [
+                (entry.position, line)
+                for entry in snapshot.lists.get(index, ())
+                for line in lines_of([entry])
+            ]
+            for index in (CHAIN, INDEX, SUBS)
+        }
+        # A checkpoint that was put again stands there twice; the newer line counts.
+        self.by_id = {
+            (line.ns, line.id): line for lines in self.indexed.values() for _, line in lines
+        }
+
+    def of(self, index: str) -> list[Line]:
+        """The lines of one list, each checkpoint once."""
+        return [
+            line for position, line in self.indexed[index] if self.newest(line) == position
+        ]
+
+    def newest(self, line: Line) -> int:
+        """Where the checkpoint was put last."""
+        return self.by_id[line.ns, line.id].position
+
+
+def leaves(lines: Iterable[Line]) -> list[Line]:
+    """The checkpoints that no other builds on."""
+    every = list(lines)
+    parents = {line.parent for line in every}
+    return [line for line in every if line.id not in parents]
 
 
 def waiting_roots(roots: Iterable[Line], snapshot: Snapshot, codec: Codec) -> set[str]:
@@ -141,69 +178,85 @@ def waiting_roots(roots: Iterable[Line], snapshot: Snapshot, codec: Codec) -> se
 
 
 def keep_only(
-    snapshot: Snapshot, keep: Iterable[Line], lease: Lease, log: Iterable[Entry] | None = None
+    snapshot: Snapshot,
+    keep: Iterable[Line],
+    lease: Lease,
+    log: Iterable[Entry] | None = None,
+    lines: _Lines | None = None,
 ) -> Change:
     """Drop every checkpoint but these, and everything that only the others needed.
 
     A kept checkpoint whose channels are spread over its ancestors' writes keeps those ancestors,
-    down to the nearest that holds each channel's value.
+    down to the nearest that holds each channel's value; they are no longer listed.
     """
-    every = [
-        *lines_of(snapshot.lists.get(INDEX, ())),
-        *lines_of(snapshot.lists.get(SUBS, ())),
-    ]
-    by_id = {(line.ns, line.id): line for line in every}
-    kept = {(line.ns, line.id) for line in keep}
-    for line in [by_id[each] for each in kept if each in by_id]:
+    lines = lines or _Lines(snapshot)
+    by_id = lines.by_id
+    listed = {(line.ns, line.id) for line in keep}
+    chain: set[tuple[str, str]] = set()
+    for line in [by_id[each] for each in listed if each in by_id]:
         wanted = set(line.deltas or ()) - set(line.valued or ())
         while wanted and line.parent is not None and (line.ns, line.parent) in by_id:
             line = by_id[line.ns, line.parent]
-            kept.add((line.ns, line.id))
+            chain.add((line.ns, line.id))
             wanted -= wanted if line.valued is None else set(line.valued)
-    gone = [line for line in every if (line.ns, line.id) not in kept]
+    chain -= listed
+    kept = listed | chain
+    gone = [line for each, line in by_id.items() if each not in kept]
     drop = {checkpoint_name(line.ns, line.id) for line in gone}
     drop |= {writes_name(line.ns, line.id) for line in gone}
-    blobs: dict[str, Blob] = {}
-    heads = {line.ns: line for line in every if (line.ns, line.id) in kept}
-    for ns in {line.ns for line in gone}:
-        pointer = snapshot.blobs.get(head_name(ns))
-        if ns not in heads:
-            drop.add(head_name(ns))
-        elif pointer is not None and pointer.refs[0] in drop:
-            name = checkpoint_name(ns, heads[ns].id)
-            mark = snapshot.blobs[name].mark
-            also = (writes_name(ns, heads[ns].id),)
-            blobs[head_name(ns)] = Blob(b"", (name,), mark, also)
-    positions = {
+    trim = {
         index: frozenset(
-            entry.position
-            for entry, line in _with_lines(snapshot, index)
-            if (line.ns, line.id) not in kept
+            position
+            for position, line in found
+            if (line.ns, line.id) not in (chain if index == CHAIN else listed)
+            or lines.newest(line) != position
         )
-        for index in (INDEX, SUBS)
+        for index, found in lines.indexed.items()
     }
+    place = [
+        (CHAIN, Entry(line.position, line.payload()))
+        for each in chain
+        if (line := by_id[each]).position not in {at for at, _ in lines.indexed[CHAIN]}
+    ]
     entries = list(snapshot.lists.get(LOG, ()) if log is None else log)
     stays = {entry.position for entry in entries}
-    positions[LOG] = frozenset(
-        entry.position
-        for entry in snapshot.lists.get(LOG, ())
-        if entry.position not in stays
+    trim[LOG] = frozenset(
+        entry.position for entry in snapshot.lists.get(LOG, ()) if entry.position not in stays
     )
     needed = _needed(snapshot, drop, entries)
-    drop |= {name for name in snapshot.blobs if name[0] in "mv" and name not in needed}
+    unneeded = {name for name in snapshot.blobs if name[0] in "mv" and name not in needed}
     return Change(
         lease,
-        blobs=blobs,
-        drop=sorted(drop),
-        trim={name: gone_at for name, gone_at in positions.items() if gone_at},
+        blobs=_heads(snapshot, lines, listed, drop),
+        place=place,
+        drop=sorted(drop | unneeded),
+        trim={name: gone_at for name, gone_at in trim.items() if gone_at},
         upkeep=True,
         at_position=snapshot.position,
     )
 
 
-def _with_lines(snapshot: Snapshot, index: str) -> Iterable[tuple[Entry, Line]]:
-    entries = snapshot.lists.get(index, ())
-    return ((entry, lines_of([entry])[0]) for entry in entries)
+def _heads(
+    snapshot: Snapshot, lines: _Lines, listed: Collection[tuple[str, str]], drop: set[str]
+) -> dict[str, Blob]:
+    """Pointers to the newest checkpoint left, where the newest is dropped; all gone are dropped."""
+    left: dict[str, Line] = {}
+    for each in listed:
+        line = lines.by_id.get(each)
+        if line is not None and (line.ns not in left or left[line.ns].position < line.position):
+            left[line.ns] = line
+    moved: dict[str, Blob] = {}
+    for name, pointer in snapshot.blobs.items():
+        if name[0] != "h" or pointer.refs[0] not in drop:
+            continue
+        newest = left.get(name[1:])
+        if newest is None:
+            drop.add(name)
+        else:
+            target = checkpoint_name(newest.ns, newest.id)
+            also = (writes_name(newest.ns, newest.id),)
+            moved[name] = Blob(b"", (target,), snapshot.blobs[target].mark, also)
+    return moved
 
 
 def _needed(snapshot: Snapshot, drop: Collection[str], log: Iterable[Entry]) -> set[str]:
@@ -224,11 +277,18 @@ def _needed(snapshot: Snapshot, drop: Collection[str], log: Iterable[Entry]) -> 
 
 
 def _kept_log(
-    snapshot: Snapshot, shown: Collection[str], retention: Retention, codec: Codec
+    snapshot: Snapshot, shown: Set[str], spare: int | None, codec: Codec
 ) -> list[Entry]:
-    """The newest of the log: what is still shown by it, or may be unseen by a run under way."""
+    """The newest of the log: what is still shown by it, or may be unseen by a run under way.
+
+    Args:
+        snapshot: The outline.
+        shown: Names of the messages that either door shows.
+        spare: How many messages are kept for runs under way; None for all.
+        codec: Reads the head.
+    """
     entries = list(snapshot.lists.get(LOG, ()))
-    if retention.max_messages is None:
+    if spare is None:
         return entries
     pointer = snapshot.blobs.get(head_name(""))
     deltas = [delta_of(entry) for entry in entries]
@@ -236,14 +296,17 @@ def _kept_log(
     if pointer is not None:
         record = decode_record(snapshot.blobs[pointer.refs[0]], codec)
         new = {delta.position for delta in unseen(deltas, record.seen)}
-    start, later = len(entries), 0
-    for place in range(len(entries) - 1, -1, -1):
-        needed = entries[place].position in new and any(
-            name in shown for name in entries[place].refs
+        # A change that is not seen yet may also remove something.
+        start = next((at for at, each in enumerate(deltas) if each.position in new), len(deltas))
+    else:
+        start = next(
+            (at for at, each in enumerate(deltas) if not shown.isdisjoint(each.added)),
+            len(deltas),
         )
-        if needed or later < retention.max_messages:
-            start = place
-        later += len(entries[place].refs)
+    later = sum(len(entry.refs) for entry in entries[start:])
+    while start and later < spare:
+        start -= 1
+        later += len(entries[start].refs)
     return entries[start:]
 
 
@@ -286,6 +349,8 @@ def _with_fewer_messages(
         for entry in snapshot.lists.get(LOG, ())
         if entry.position not in change.trim.get(LOG, ())
     ]
+    empty = {entry.position for entry in log if not entry.refs}
+    log = [entry for entry in log if entry.refs]
     blobs = dict(change.blobs)
     pointer = blobs.get(head_name("")) or snapshot.blobs.get(head_name(""))
     if pointer is not None:
@@ -295,5 +360,9 @@ def _with_fewer_messages(
     needed = _needed(replace(snapshot, blobs=after), change.drop, log)
     drop = {*change.drop, *(each for each in after if each[0] in "mv" and each not in needed)}
     return replace(
-        change, blobs=blobs, drop=sorted(drop), place=[(LOG, entry) for entry in log]
+        change,
+        blobs=blobs,
+        drop=sorted(drop),
+        place=[*change.place, *((LOG, entry) for entry in log)],
+        trim={**change.trim, LOG: change.trim.get(LOG, frozenset()) | empty},
     )

@@ -14,13 +14,11 @@ unseen change folded in:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
-
 from langchain_core.messages import BaseMessage, ToolMessage
 
-from langchain_ttl_history.codec import Codec, pack, unpack
+from langchain_ttl_history.codec import Codec, decoder, pack, unpack
 from langchain_ttl_history.errors import CorruptRecordError
 from langchain_ttl_history.storage.base import Blob, Entry
 
@@ -82,6 +80,7 @@ class Delta:
         return pack([_FORMAT, self.run, list(self.removed), self.after])
 
 
+@decoder("a log entry")
 def delta_of(entry: Entry) -> Delta:
     """The change an entry of the log holds.
 
@@ -140,6 +139,9 @@ def diff(base: Sequence[str], names: Sequence[str]) -> tuple[tuple[str, ...], tu
 
     A message that changed its place is removed and added again.
     """
+    known = len(base)
+    if tuple(names[:known]) == tuple(base) and len(set(map(key_of, names))) == len(names):
+        return (), tuple(names[known:])
     before = dict(zip(keyed(base), base))
     after = dict(zip(keyed(names), names))
     removed = [key for key in before if key not in after]
@@ -161,35 +163,49 @@ def diff(base: Sequence[str], names: Sequence[str]) -> tuple[tuple[str, ...], tu
 
 def keyed(names: Iterable[str]) -> list[str]:
     """A key for each name, unique even where one message stands twice."""
-    keys: list[str] = []
+    keys = [key_of(name) for name in names]
+    if len(set(keys)) == len(keys):
+        return keys
     counts: dict[str, int] = {}
-    for name in names:
-        key = key_of(name)
+    unique: list[str] = []
+    for key in keys:
         count = counts[key] = counts.get(key, 0) + 1
-        keys.append(key if count == 1 else f"{key}\0{count}")
-    return keys
+        unique.append(key if count == 1 else f"{key}\0{count}")
+    return unique
 
 
 @dataclass
 class Base:
-    """Bodies that are known to be stored: for each key the name and the content."""
+    """Bodies that are known to be stored, so that they need not be sent again."""
 
     names: dict[str, str] = field(default_factory=dict)
+    """For each id the name of its body."""
     packed: dict[str, bytes] = field(default_factory=dict)
+    """For each id the content."""
+    contents: dict[bytes, str] = field(default_factory=dict)
+    """For each content that was stored without an id its name."""
+    size: int = 0
+    """Bytes of all content."""
 
-    @classmethod
-    def of(cls, names: Iterable[str], blobs: Any, codec: Codec) -> Base:
-        """The bodies of these names, as far as they were read."""
-        base = cls()
+    def learn(self, name: str, packed: bytes) -> None:
+        """Remember a body."""
+        self.size += len(packed)
+        id = name[1 + _DIGEST :]
+        if id:
+            self.names[id] = name
+            self.packed[id] = packed
+        else:
+            self.contents[packed] = name
+
+    def learn_read(self, names: Iterable[str], blobs: Mapping[str, Blob], codec: Codec) -> None:
+        """Remember bodies as they were read."""
+        known = self.names
         for name in names:
-            blob = blobs.get(name)
-            if blob is not None and blob.refs:
-                blob = blobs.get(blob.refs[0])
-            if blob is not None:
-                key = key_of(name)
-                base.names[key] = name
-                base.packed[key] = codec.unseal(blob.payload)
-        return base
+            id = name[1 + _DIGEST :]
+            if id and known.get(id) != name and (blob := blobs.get(name)) is not None:
+                content = blobs.get(blob.refs[0]) if blob.refs else blob
+                if content is not None:
+                    self.learn(name, codec.unseal(content.payload))
 
 
 def encode_bodies(
@@ -202,42 +218,62 @@ def encode_bodies(
     Raises:
         TypeNotAllowedError: A message holds something that would not come back.
     """
-    names: list[str] = []
+    # Nearly always all but the last few are as they were stored.
+    stored = base.packed
+    same: list[bytes] = []
     for message in messages:
-        id = message.id
-        packed: bytes | None = None
-        if id and (stored := base.packed.get(id)) is not None:
-            try:
-                packed = codec.pack_message(message)
-            except TypeError:
-                packed = None  # `verified_message` below tells what is wrong with it.
-            if packed == stored:
-                names.append(base.names[id])
-                continue
-        packed = codec.verified_message(message, where)
-        name = body_name(packed, id)
-        if name not in blobs:
-            payload = codec.seal(packed)
-            if id and isinstance(message, ToolMessage):
-                # A tool's result gets its id only after it was written as pending; both copies
-                # share the content.
-                content = body_name(packed, None)
-                blobs[content] = Blob(payload)
-                blobs[name] = Blob(b"", (content,))
-            else:
-                blobs[name] = Blob(payload)
-        names.append(name)
+        packed = stored.get(message.id or "")
+        if packed is None:
+            break
+        same.append(packed)
+    known = len(same) if codec.packed_alike(messages[: len(same)], same) else 0
+    names = [base.names[message.id or ""] for message in messages[:known]]
+    for message in messages[known:]:
+        names.append(_encode(message, base, codec, where, blobs))
     return names
 
 
-def decode_bodies(names: Iterable[str], blobs: Any, codec: Codec) -> list[BaseMessage]:
+def _encode(
+    message: BaseMessage, base: Base, codec: Codec, where: str, blobs: dict[str, Blob]
+) -> str:
+    id = message.id or None
+    try:
+        packed: bytes | None = codec.pack_message(message)
+    except TypeError:
+        packed = None  # `verified_message` tells what is wrong with it.
+    if id is not None and packed is not None and base.packed.get(id) == packed:
+        return base.names[id]
+    content = None if packed is None else base.contents.get(packed)
+    if packed is None or content is None:
+        packed = codec.verified_message(message, where)
+        content = body_name(packed, None)
+        if id is None or isinstance(message, ToolMessage):
+            blobs.setdefault(content, Blob(codec.seal(packed)))
+            base.learn(content, packed)
+    if id is None:
+        return content
+    name = content + id
+    if isinstance(message, ToolMessage):
+        # A tool's result gets its id only after it was written as pending; both copies share the
+        # content.
+        blobs[name] = Blob(b"", (content,))
+    else:
+        blobs[name] = Blob(codec.seal(packed))
+    base.learn(name, packed)
+    return name
+
+
+def decode_bodies(
+    names: Iterable[str], blobs: Mapping[str, Blob], codec: Codec
+) -> list[BaseMessage]:
     """The messages of these names.
 
     Raises:
         CorruptRecordError: A body is gone, damaged or of a newer format.
     """
-    messages = []
-    decode, cipher = codec.message, codec.cipher
+    packed: list[bytes] = []
+    ids: list[str | None] = []
+    plain = codec.cipher is None
     for name in names:
         try:
             blob = blobs[name]
@@ -245,6 +281,6 @@ def decode_bodies(names: Iterable[str], blobs: Any, codec: Codec) -> list[BaseMe
                 blob = blobs[blob.refs[0]]
         except KeyError:
             raise CorruptRecordError(f"the body of message {key_of(name)!r} is gone") from None
-        payload = blob.payload if cipher is None else codec.unseal(blob.payload)
-        messages.append(decode(payload, name[1 + _DIGEST :] or None))
-    return messages
+        packed.append(blob.payload if plain else codec.unseal(blob.payload))
+        ids.append(name[1 + _DIGEST :] or None)
+    return codec.messages(packed, ids)

@@ -8,6 +8,7 @@ from langchain_core.chat_history import BaseChatMessageHistory
 from langchain_core.messages import BaseMessage, SystemMessage
 
 from langchain_ttl_history.flow import arun, run
+from langchain_ttl_history.history_writes import add, replace
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.sessions import Sessions, Turn
 from langchain_ttl_history.storage.base import Storage
@@ -56,7 +57,7 @@ class TTLChatMessageHistory(BaseChatMessageHistory):
         return self._key.session_id
 
     @property
-    def messages(self) -> list[BaseMessage]:  # type: ignore[override]  # LangChain declares an attribute and documents that a property will do.
+    def messages(self) -> list[BaseMessage]:
         """The conversation within the window, oldest first; fresh objects each time.
 
         Raises:
@@ -69,7 +70,7 @@ class TTLChatMessageHistory(BaseChatMessageHistory):
 
     @messages.setter
     def messages(self, messages: Sequence[BaseMessage]) -> None:
-        run(self._storage, self._sessions.replace(self._key, messages))
+        run(self._storage, replace(self._sessions, self._key, messages))
         self._turn = None
 
     async def aget_messages(self) -> list[BaseMessage]:
@@ -80,7 +81,7 @@ class TTLChatMessageHistory(BaseChatMessageHistory):
 
     async def aset_messages(self, messages: Sequence[BaseMessage]) -> None:
         """Async: set :attr:`messages`."""
-        await arun(self._storage, self._sessions.replace(self._key, messages))
+        await arun(self._storage, replace(self._sessions, self._key, messages))
         self._turn = None
 
     def add_messages(self, messages: Sequence[BaseMessage]) -> None:
@@ -95,12 +96,12 @@ class TTLChatMessageHistory(BaseChatMessageHistory):
             StorageError: The storage could not be reached.
         """
         turn, self._turn = self._turn, None
-        run(self._storage, self._sessions.add(self._key, list(messages), turn))
+        run(self._storage, add(self._sessions, self._key, list(messages), turn))
 
     async def aadd_messages(self, messages: Sequence[BaseMessage]) -> None:
         """Async :meth:`add_messages`."""
         turn, self._turn = self._turn, None
-        await arun(self._storage, self._sessions.add(self._key, list(messages), turn))
+        await arun(self._storage, add(self._sessions, self._key, list(messages), turn))
 
     def add_system_message(self, text: str) -> None:
         """Append a system message, an event say, without calling a model.

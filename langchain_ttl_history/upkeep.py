@@ -4,18 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from langchain_ttl_history.checkpoints import (
-    INDEX,
-    SUBS,
-    Line,
-    checkpoint_name,
-    decode_record,
-    lines_of,
-)
+from langchain_ttl_history.checkpoints import checkpoint_name, decode_record
 from langchain_ttl_history.collection import keep_only, latest_lines
 from langchain_ttl_history.conversation import LOG, delta_of
 from langchain_ttl_history.errors import ConfigurationError
 from langchain_ttl_history.flow import Flow, reading, writing
+from langchain_ttl_history.index import INDEX, SUBS, Line, lines_of
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Change, Query, Snapshot, Status

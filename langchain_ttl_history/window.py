@@ -59,6 +59,8 @@ def visible(
     Returns:
         Positions in `messages`. Everything that fits every cap, less results without a call.
     """
+    if len(messages) <= (caps.messages or len(messages)) and _is_simple(messages, caps):
+        return list(range(len(messages)))
     shown, blocks = _paired(messages)
     fits = _fitter(messages, caps, sizes)
     if fits(shown):
@@ -77,6 +79,23 @@ def visible(
         return opening
     cut = bisect_left(later, True, key=lambda place: fits(opening + shown[place:]))
     return opening + shown[later[min(cut, len(later) - 1)] :]
+
+
+def _is_simple(messages: Sequence[BaseMessage], caps: Caps) -> bool:
+    """Whether there is nothing to weigh and every result follows its own call."""
+    if caps.tokens is not None or caps.bytes is not None:
+        return False
+    waiting: set[str | None] = set()
+    for message in messages:
+        kind = _kind(type(message))
+        if kind is ToolMessage:
+            call: str = message.tool_call_id  # type: ignore[attr-defined]  # a ToolMessage, by its kind
+            if call not in waiting:
+                return False
+            waiting.discard(call)
+        elif kind is AIMessage and message.tool_calls:  # type: ignore[attr-defined]  # an AIMessage, by its kind
+            waiting.update(calls_of(message))
+    return True
 
 
 def ends_open(messages: Sequence[BaseMessage]) -> bool:

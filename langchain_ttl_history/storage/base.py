@@ -127,12 +127,14 @@ class Change:
     """Blobs and lists to remove."""
     trim: Mapping[str, frozenset[int]] = field(default_factory=dict)
     """For each list the positions of the entries to remove."""
-    idle_ttl: float | None | Keep = KEEP
+    idle_ttl: float | Keep | None = KEEP
     """The session's own idle time from now on; None pins it."""
     upkeep: bool = False
     """Not a use: neither creates the session nor prolongs its life."""
     at_position: int | None = None
     """Refuse unless the session's position is still this one."""
+    at_generation: int | None = None
+    """Refuse unless the session is there and of this generation."""
     new: bool = False
     """Refuse if the session is there already."""
 
@@ -146,7 +148,7 @@ class Status(Enum):
     MISSING = "missing"
     """A reference is neither stored nor given."""
     MOVED = "moved"
-    """The session is not at `Change.at_position`, or not absent though `Change.new`."""
+    """The session is not the one, or not where, the change expects it."""
     ABSENT = "absent"
     """Upkeep of a session that is not there."""
 

@@ -15,22 +15,17 @@ from langchain_ttl_history.errors import ConfigurationError
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.base import (
     KEEP,
-    Blob,
     Change,
-    Entry,
-    Keep,
-    Lease,
     Outcome,
     Query,
     Snapshot,
     Status,
     Usage,
 )
+from langchain_ttl_history.storage.memory_session import MemorySession
 
 __all__ = ["MemoryStorage"]
 
-# What a name and its container cost besides the payload, in bytes; `max_bytes` counts it.
-_OVERHEAD = 200
 # Expired sessions freed by each write, so that freeing keeps up with creating.
 _FREED_PER_WRITE = 2
 # So many deletions a day are remembered; beyond that the oldest are forgotten.
@@ -41,63 +36,6 @@ def _wall_clock() -> Callable[[], float]:
     """Seconds since the epoch that never jump: the wall clock as it was when this was called."""
     offset = time.time() - time.monotonic()
     return lambda: offset + time.monotonic()
-
-
-class _Session:
-    """One session's contents and times."""
-
-    __slots__ = (
-        "blobs", "bytes", "created_at", "deadline", "generation", "idle_ttl", "last_used_at",
-        "lists", "position", "weights",
-    )  # fmt: skip
-
-    def __init__(self, generation: int, now: float) -> None:
-        self.generation = generation
-        self.created_at = now
-        self.last_used_at = now
-        self.deadline: float | None = None
-        self.idle_ttl: float | None | Keep = KEEP
-        self.position = 0
-        self.bytes = 0
-        self.blobs: dict[str, Blob] = {}
-        self.lists: dict[str, list[Entry]] = {}
-        self.weights: dict[str, int] = {}
-
-    @property
-    def cost(self) -> int:
-        return self.bytes + _OVERHEAD * (1 + len(self.blobs) + len(self.weights))
-
-    def use(self, now: float, lease: Lease) -> None:
-        self.last_used_at = now
-        self.renew(lease)
-
-    def renew(self, lease: Lease) -> None:
-        idle = lease.idle_ttl if isinstance(self.idle_ttl, Keep) else self.idle_ttl
-        ends = [] if idle is None else [self.last_used_at + idle]
-        if lease.max_age is not None:
-            ends.append(self.created_at + lease.max_age)
-        self.deadline = min(ends, default=None)
-
-    def set(self, name: str, blob: Blob) -> None:
-        old = self.blobs.get(name)
-        self.bytes += len(blob.payload) - (len(old.payload) if old else 0)
-        self.blobs[name] = blob
-
-    def replace(self, name: str, entries: list[Entry]) -> None:
-        self.bytes += sum(len(entry.payload) for entry in entries)
-        self.bytes -= sum(len(entry.payload) for entry in self.lists.get(name, ()))
-        if entries:
-            self.lists[name] = entries
-            self.weights[name] = sum(1 + len(entry.refs) for entry in entries)
-        else:
-            self.lists.pop(name, None)
-            self.weights.pop(name, None)
-
-    def append(self, name: str, payload: bytes, refs: tuple[str, ...]) -> None:
-        self.position += 1
-        self.bytes += len(payload)
-        self.lists.setdefault(name, []).append(Entry(self.position, payload, refs))
-        self.weights[name] = self.weights.get(name, 0) + 1 + len(refs)
 
 
 class MemoryStorage:
@@ -121,9 +59,7 @@ class MemoryStorage:
         clock: Callable[[], float] | None = None,
     ) -> None:
         for name, bound in (("max_sessions", max_sessions), ("max_bytes", max_bytes)):
-            if bound is not None and (
-                isinstance(bound, bool) or not isinstance(bound, int) or bound < 1
-            ):
+            if bound is not None and (type(bound) is not int or bound < 1):
                 raise ConfigurationError(
                     f"{name} must be a whole number of at least 1, or None for unbounded, "
                     f"not {bound!r}"
@@ -132,7 +68,7 @@ class MemoryStorage:
         self._max_bytes = max_bytes
         self._clock = clock or _wall_clock()
         self._lock = Lock()
-        self._sessions: OrderedDict[SessionKey, _Session] = OrderedDict()
+        self._sessions: OrderedDict[SessionKey, MemorySession] = OrderedDict()
         self._users: dict[str, dict[str, None]] = {}
         self._tombstones: OrderedDict[str, tuple[int, float]] = OrderedDict()
         self._bytes = 0
@@ -152,46 +88,7 @@ class MemoryStorage:
             if query.lease is not None:
                 session.use(now, query.lease)
                 self._sessions.move_to_end(key)
-            return self._snapshot(session, query, now, fence)
-
-    def _snapshot(self, session: _Session, query: Query, now: float, fence: int) -> Snapshot:
-        blobs: dict[str, Blob] = {}
-        lists: dict[str, list[Entry]] = {}
-        if query.outline:
-            blobs = dict(session.blobs)
-            lists = {name: list(entries) for name, entries in session.lists.items()}
-        else:
-            stored, follow = session.blobs, query.follow
-            pending = list(query.names)
-            if query.after_mark is not None:
-                name, marked = query.after_mark
-                mark = stored[marked].mark if marked in stored else 0
-                lists[name] = _after(session.lists.get(name, []), mark)
-                pending += [ref for entry in lists[name] for ref in entry.refs if ref[0] in follow]
-            while pending:
-                name = pending.pop()
-                refs: Iterable[str] = ()
-                if name in stored:
-                    if name not in blobs:
-                        blob = blobs[name] = stored[name]
-                        refs = (*blob.refs, *blob.also) if blob.also else blob.refs
-                elif name in session.lists and name not in lists:
-                    lists[name] = list(session.lists[name])
-                    refs = [ref for entry in lists[name] for ref in entry.refs]
-                if refs and follow:
-                    pending += [ref for ref in refs if ref[0] in follow]
-        return Snapshot(
-            now=now,
-            fence=fence,
-            generation=session.generation,
-            position=session.position,
-            bytes=session.bytes,
-            created_at=session.created_at,
-            last_used_at=session.last_used_at,
-            expires_at=session.deadline,
-            blobs=blobs,
-            lists=lists,
-        )
+            return session.snapshot(query, now, fence)
 
     def write(self, key: SessionKey, change: Change) -> Outcome:
         """Change one session."""
@@ -204,12 +101,12 @@ class MemoryStorage:
                 return refusal
             if session is None:
                 self._generation = max(self._generation + 1, int(now * 1_000_000))
-                session = self._sessions[key] = _Session(self._generation, now)
+                session = self._sessions[key] = MemorySession(self._generation, now)
                 self._users.setdefault(key.user_id, {})[key.session_id] = None
                 before = 0
             else:
                 before = session.cost
-            self._apply(session, change)
+            session.apply(change)
             if change.idle_ttl is not KEEP:
                 session.idle_ttl = change.idle_ttl
                 session.renew(change.lease)
@@ -228,7 +125,7 @@ class MemoryStorage:
             return outcome
 
     def _refusal(
-        self, key: SessionKey, session: _Session | None, change: Change, now: float
+        self, key: SessionKey, session: MemorySession | None, change: Change, now: float
     ) -> Outcome | None:
         stored = session.blobs if session is not None else {}
         guard = change.guard
@@ -240,6 +137,9 @@ class MemoryStorage:
         if session is None and change.upkeep:
             return Outcome(Status.ABSENT)
         position = session.position if session is not None else None
+        generation = session.generation if session is not None else None
+        if change.at_generation is not None and generation != change.at_generation:
+            return Outcome(Status.MOVED)
         if change.at_position is not None and position != change.at_position:
             return Outcome(Status.MOVED)
         if change.new and session is not None:
@@ -252,24 +152,6 @@ class MemoryStorage:
             if ref not in given and ref not in stored
         )
         return Outcome(Status.MISSING, missing) if missing else None
-
-    @staticmethod
-    def _apply(session: _Session, change: Change) -> None:
-        for name, blob in change.blobs.items():
-            session.set(name, blob)
-        for name, payload, refs in change.append:
-            session.append(name, payload, refs)
-        for name, entry in change.place:
-            others = [each for each in session.lists.get(name, ()) if each[0] != entry.position]
-            session.replace(name, sorted([*others, entry]))
-            session.position = max(session.position, entry.position)
-        for name in change.drop:
-            blob = session.blobs.pop(name, None)
-            session.bytes -= len(blob.payload) if blob else 0
-            session.replace(name, [])
-        for name, positions in change.trim.items():
-            kept = [entry for entry in session.lists.get(name, ()) if entry[0] not in positions]
-            session.replace(name, kept)
 
     def delete(self, user_id: str, session_id: str | None, tombstone_ttl: float) -> int:
         """Delete a session, or all of a user's, leaving tombstones."""
@@ -351,17 +233,17 @@ class MemoryStorage:
     # Called with the lock held.
 
     @staticmethod
-    def _is_over(session: _Session, now: float) -> bool:
+    def _is_over(session: MemorySession, now: float) -> bool:
         return session.deadline is not None and now >= session.deadline
 
-    def _live(self, key: SessionKey, now: float) -> _Session | None:
+    def _live(self, key: SessionKey, now: float) -> MemorySession | None:
         session = self._sessions.get(key)
         if session is not None and self._is_over(session, now):
             self._remove(key)
             return None
         return session
 
-    def _remove(self, key: SessionKey) -> _Session:
+    def _remove(self, key: SessionKey) -> MemorySession:
         session = self._sessions.pop(key)
         self._bytes -= session.cost
         ids = self._users[key.user_id]
@@ -399,14 +281,6 @@ class MemoryStorage:
             if now < until and len(self._tombstones) <= _TOMBSTONES:
                 return
             del self._tombstones[digest]
-
-
-def _after(entries: list[Entry], mark: int) -> list[Entry]:
-    """The entries after a position; they stand in the order of their positions."""
-    start = len(entries)
-    while start and entries[start - 1].position > mark:
-        start -= 1
-    return entries[start:]
 
 
 def _references(change: Change) -> Iterable[tuple[str, ...]]:

@@ -1,0 +1,53 @@
+# Needs Python >= 3.10 and make; the rest goes into .venv. Another Python: make PYTHON=python3.12 test
+PYTHON ?= python3
+PIP = .venv/bin/python -m pip install --quiet --constraint constraints.txt
+
+.PHONY: demo test bench lint types layers docs wheel format clean
+
+demo: .venv/demo          ## One session shared by an agent and a chain; MODEL=openai:gpt-5-mini for a real model
+	.venv/bin/python examples/demo.py $(MODEL)
+
+test: .venv/test          ## The whole suite; ARGS="-k expiry" for a part of it
+	.venv/bin/python -m pytest -n auto --maxprocesses 4 $(ARGS)
+
+bench: .venv/test         ## The tables of tests/benchmarks; ARGS="get_tuple live" for some of them
+	.venv/bin/python -m tests.benchmarks $(ARGS)
+
+lint: .venv/lint          ## Style, and formatting
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+types: .venv/lint         ## The package, its public names and the examples, strictly
+	.venv/bin/mypy
+
+layers: .venv/lint        ## Which module may import which
+	.venv/bin/lint-imports --no-cache
+
+docs: .venv/docs          ## The site, into site/
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
+
+wheel: .venv/wheel        ## The wheel alone, in an environment of its own, runs the README
+	rm -rf dist .wheel
+	PIP_CONSTRAINT=constraints.txt .venv/bin/python -m build
+	$(PYTHON) -m venv .wheel
+	.wheel/bin/python -m pip install --quiet --constraint constraints.txt dist/*.whl langchain
+	cp tests/blocks.py README.md .wheel && cd .wheel && bin/python -I blocks.py README.md
+
+format: .venv/lint
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+clean:
+	rm -rf .venv .wheel dist site
+
+# One environment; each group of pyproject.toml is added to it when a target first needs it.
+.venv/demo .venv/test .venv/lint .venv/docs .venv/wheel: .venv/pip pyproject.toml constraints.txt
+	$(PIP) --build-constraint constraints.txt --editable . --group $(@F)
+	@touch $@
+
+# The pip that comes with Python 3.10 does not know dependency groups.
+.venv/pip: constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python >= 3.10 is needed: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+	$(PIP) --upgrade pip
+	@touch $@

@@ -1,0 +1,268 @@
+"""What a graph reads of a session: its latest checkpoint, an older one, the list of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+from langchain_core.messages import BaseMessage
+
+from langchain_ttl_history.checkpoints import (
+    Record,
+    Write,
+    checkpoint_name,
+    decode_record,
+    decode_writes,
+    first_checkpoint_id,
+    head_name,
+    writes_name,
+)
+from langchain_ttl_history.codec import delta_snapshot
+from langchain_ttl_history.collection import leaves, shown_lines, waiting_roots
+from langchain_ttl_history.conversation import LOG, Seen, decode_bodies
+from langchain_ttl_history.flow import Flow, reading
+from langchain_ttl_history.index import INDEX, SUBS, Line, lines_of
+from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.sessions import Sessions, View
+from langchain_ttl_history.storage.base import Lease, Query, Snapshot
+
+__all__ = ["FIRST_METADATA", "TOKEN_KEY", "CheckpointReads", "Loaded", "Token", "first_checkpoint"]
+
+TOKEN_KEY = "__ttl_history__"
+"""The entry of `versions_seen` in which a run carries what it has seen."""
+
+FIRST_METADATA: Mapping[str, Any] = {"source": "input", "step": -1, "parents": {}}
+"""The metadata of the checkpoint that a session without one shows."""
+
+_FOLLOW = ("c", "m", "v", "w")
+_c = checkpoint_name
+_w = writes_name
+
+
+@dataclass(frozen=True)
+class Token:
+    """What a run was shown when it loaded its checkpoint; it comes back with each of its puts."""
+
+    generation: int
+    id: str
+    """The checkpoint it loaded."""
+    seen: Seen
+    shown: str
+    """The names of the conversation it was shown, as one string; most puts need not read it."""
+
+    @classmethod
+    def of(cls, snapshot: Snapshot, id: str, seen: Seen, names: Sequence[str]) -> Token:
+        """The token of a run that loads this checkpoint and is shown these messages."""
+        shown = "\n".join(names)
+        if shown.count("\n") >= max(1, len(names)):
+            shown = json.dumps(names)  # An id has a line break of its own.
+        return cls(snapshot.generation, id, seen, shown)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The conversation it was shown."""
+        # A name begins with an m.
+        return tuple(json.loads(self.shown) if self.shown[:1] == "[" else self.shown.split("\n") if self.shown else ())
+
+    def versions(self) -> dict[str, int]:
+        """As an entry of `versions_seen`.
+
+        All of it is in the keys: LangGraph takes a session for new, and infers the node of an
+        update, only while every version in there is falsy.
+        """
+        seen = self.seen
+        head = json.dumps([self.generation, self.id, seen.position, seen.runs])
+        return {head: 0, self.shown: 0}
+
+    @classmethod
+    def taken_from(cls, versions_seen: dict[str, Any]) -> Token | None:
+        """The token of a run, removed from its checkpoint's `versions_seen`."""
+        stored = versions_seen.pop(TOKEN_KEY, None)
+        if not stored:
+            return None
+        head, shown = stored
+        generation, id, position, runs = json.loads(head)
+        return cls(generation, id, Seen(position, tuple(runs)), shown)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A checkpoint as a graph is given it."""
+
+    ns: str
+    id: str
+    checkpoint: dict[str, Any]
+    metadata: dict[str, Any]
+    parent: str | None
+    writes: list[Write]
+
+
+@dataclass(frozen=True)
+class CheckpointReads:
+    """Reads of checkpoints; `messages_key` is the channel that is the conversation."""
+
+    sessions: Sessions
+    messages_key: str = "messages"
+
+    def load(
+        self, key: SessionKey, ns: str, id: str | None, lease: Lease | None
+    ) -> Flow[Loaded | None]:
+        """The latest checkpoint of a namespace, or the one of this id; None if there is none.
+
+        With a lease it is a use, and a run may start with it, so that its token is added.
+        """
+        if ns:
+            return (yield from self._load_sub(key, ns, id, lease))
+        head = head_name("")
+        names = (head,) if id is None else (head, _c("", id), _w("", id), INDEX)
+        query = Query(names, _FOLLOW, (LOG, head), lease)
+        snapshot = yield from reading(key, query)
+        if not snapshot.generation:
+            return None
+        view = self.sessions.look(snapshot)
+        found: tuple[Loaded, Token] | None = None
+        if view.head_id is None:
+            if view.names and id in (None, first_checkpoint_id(snapshot.generation)):
+                found = self._first(view)
+        elif id is None or id == view.head_id:
+            found = self._latest(key, view)
+        elif self._is_shown(snapshot, id):
+            found = self._older(snapshot, id)
+        if found is None:
+            return None
+        loaded, token = found
+        if lease is not None:
+            loaded.checkpoint["versions_seen"][TOKEN_KEY] = token.versions()
+        return loaded
+
+    def _first(self, view: View) -> tuple[Loaded, Token]:
+        """The checkpoint that a session without one shows: its conversation and nothing else."""
+        snapshot = view.snapshot
+        id = first_checkpoint_id(snapshot.generation)
+        shown = self.sessions.window(view.graph, view.bodies)
+        token = Token.of(snapshot, id, view.seen, shown)
+        checkpoint = first_checkpoint(id, snapshot.generation, self.messages_key)
+        checkpoint["channel_values"] = {
+            self.messages_key: [view.bodies[name] for name in shown]
+        }
+        return Loaded("", id, checkpoint, dict(FIRST_METADATA), None, []), token
+
+    def _latest(self, key: SessionKey, view: View) -> tuple[Loaded, Token]:
+        record, snapshot = view.record, view.snapshot
+        assert record is not None and view.head_id is not None  # `load` looked.
+        shown = self.sessions.window(view.graph, view.bodies)
+        messages = [view.bodies[name] for name in shown]
+        channel = record.channel
+        versions = record.checkpoint["channel_versions"]
+        unchanged = list(shown) == list(record.names)
+        if channel is None and messages and self.messages_key not in versions:
+            # The graph has not used the channel yet, but a chain has spoken.
+            channel, unchanged = self.messages_key, False
+        loaded = self._loaded(snapshot, view.head_id, record, channel, messages, unchanged)
+        token = Token.of(snapshot, view.head_id, view.seen, shown)
+        self._learn(key, snapshot, view.head_id, record, shown)
+        if channel is not None:
+            loaded.checkpoint["channel_versions"].setdefault(channel, 1)
+        return loaded, token
+
+    def _older(self, snapshot: Snapshot, id: str) -> tuple[Loaded, Token] | None:
+        blob = snapshot.blobs.get(_c("", id))
+        if blob is None:
+            return None
+        record = decode_record(blob, self.sessions.codec)
+        bodies = dict(
+            zip(record.names, decode_bodies(record.names, snapshot.blobs, self.sessions.codec))
+        )
+        shown = self.sessions.window(record.names, bodies)
+        messages = [bodies[name] for name in shown]
+        loaded = self._loaded(snapshot, id, record, record.channel, messages, True)
+        seen = Seen(snapshot.position)
+        token = Token.of(snapshot, id, seen, shown)
+        return loaded, token
+
+    def _loaded(
+        self,
+        snapshot: Snapshot,
+        id: str,
+        record: Record,
+        channel: str | None,
+        messages: list[BaseMessage],
+        unchanged: bool,
+    ) -> Loaded:
+        codec = self.sessions.codec
+        values = record.decode_values(snapshot.blobs, codec)
+        if channel is not None and (record.explicit or not unchanged):
+            # A `DeltaChannel` whose chain of writes no longer tells it all is given a snapshot.
+            as_delta = record.snapshot or not record.explicit
+            values[channel] = delta_snapshot(messages) if as_delta else messages
+        writes = decode_writes(snapshot.lists.get(_w("", id), ()), snapshot.blobs, codec)
+        checkpoint = {**record.checkpoint, "channel_values": values}
+        return Loaded("", id, checkpoint, record.metadata, record.parent, writes)
+
+    def _learn(
+        self, key: SessionKey, snapshot: Snapshot, id: str, record: Record, names: Sequence[str]
+    ) -> None:
+        """Remember what the run that starts here will build on."""
+        memo = self.sessions.memo
+        memo.learn(key, _c("", id), snapshot.generation, record)
+        base = memo.base(key, snapshot.generation)
+        base.learn_read(names, snapshot.blobs, self.sessions.codec)
+
+    def _is_shown(self, snapshot: Snapshot, id: str) -> bool:
+        cap = self.sessions.retention.max_checkpoints
+        lines = lines_of(snapshot.lists.get(INDEX, ()))
+        waiting = waiting_roots(
+            [line for line in lines if line.id == id], snapshot, self.sessions.codec
+        )
+        return any(line.id == id for line in shown_lines(lines, (), cap, waiting))
+
+    def _load_sub(
+        self, key: SessionKey, ns: str, id: str | None, lease: Lease | None
+    ) -> Flow[Loaded | None]:
+        names = (head_name(ns),) if id is None else (_c(ns, id), _w(ns, id))
+        snapshot = yield from reading(key, Query(names, _FOLLOW, None, lease))
+        pointer = snapshot.blobs.get(head_name(ns))
+        name = pointer.refs[0] if pointer is not None else _c(ns, id or "")
+        if name not in snapshot.blobs:
+            return None
+        codec = self.sessions.codec
+        record = decode_record(snapshot.blobs[name], codec)
+        found = record.checkpoint["id"]
+        values = record.decode_values(snapshot.blobs, codec)
+        writes = decode_writes(snapshot.lists.get(_w(ns, found), ()), snapshot.blobs, codec)
+        checkpoint = {**record.checkpoint, "channel_values": values}
+        return Loaded(ns, found, checkpoint, record.metadata, record.parent, writes)
+
+    def lines(self, key: SessionKey, lease: Lease | None) -> Flow[tuple[list[Line], str | None]]:
+        """The checkpoints a session shows, oldest first, and the id of the one that a session
+        without any shows."""
+        head = head_name("")
+        query = Query((INDEX, SUBS, head), (), (LOG, head), lease)
+        snapshot = yield from reading(key, query)
+        roots = lines_of(snapshot.lists.get(INDEX, ()))
+        subs = lines_of(snapshot.lists.get(SUBS, ()))
+        if not roots and snapshot.lists.get(LOG):
+            return [], first_checkpoint_id(snapshot.generation)
+        cap = self.sessions.retention.max_checkpoints
+        waiting: set[str] = set()
+        if cap is not None and len(roots) > cap:
+            ends = leaves(roots)
+            writes = yield from reading(key, Query(tuple(_w("", line.id) for line in ends)))
+            waiting = waiting_roots(ends, writes, self.sessions.codec)
+        return shown_lines(roots, subs, cap, waiting), None
+
+
+def first_checkpoint(id: str, generation: int, channel: str) -> dict[str, Any]:
+    """The checkpoint that a session without one shows, less its values."""
+    created = datetime.fromtimestamp(generation / 1e6, timezone.utc)
+    return {
+        "v": 4,
+        "id": id,
+        "ts": created.isoformat(),
+        "channel_versions": {channel: 1},
+        "versions_seen": {},
+        "updated_channels": None,
+    }

@@ -1,0 +1,300 @@
+"""What a graph writes to a session: checkpoints and the writes pending on them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from langchain_core.messages import HumanMessage
+
+from langchain_ttl_history.checkpoint_reads import FIRST_METADATA, Token, first_checkpoint
+from langchain_ttl_history.checkpoints import (
+    Record,
+    checkpoint_name,
+    decode_record,
+    decode_writes,
+    encode_record,
+    encode_values,
+    encode_writes,
+    first_checkpoint_id,
+    head_name,
+    writes_name,
+)
+from langchain_ttl_history.codec import delta_snapshot, snapshot_value
+from langchain_ttl_history.conversation import LOG, Base, Delta, Seen, diff, key_of
+from langchain_ttl_history.delta_channels import applied
+from langchain_ttl_history.flow import Flow, reading, writing
+from langchain_ttl_history.index import INDEX, SUBS, line_of
+from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.sessions import Sessions
+from langchain_ttl_history.storage.base import (
+    Blob,
+    Change,
+    Guard,
+    Outcome,
+    Query,
+    Snapshot,
+    Status,
+)
+from langchain_ttl_history.values import LIST, is_conversation
+
+__all__ = ["CheckpointWrites", "Put"]
+
+_c = checkpoint_name
+_w = writes_name
+
+
+@dataclass(frozen=True)
+class Put:
+    """A checkpoint as a graph hands it over."""
+
+    ns: str
+    parent: str | None
+    checkpoint: Mapping[str, Any]
+    metadata: dict[str, Any]
+
+    @property
+    def id(self) -> str:
+        """The checkpoint's id."""
+        id: str = self.checkpoint["id"]
+        return id
+
+    @property
+    def guard(self) -> Guard:
+        """What it continues when its run carries no token."""
+        if not self.ns:
+            return Guard(needs=None if self.parent is None else _c("", self.parent))
+        root = (self.metadata.get("parents") or {}).get("")
+        return Guard(needs=_c("", root) if root else None)
+
+
+@dataclass(frozen=True)
+class _Ground:
+    """What a put builds on."""
+
+    generation: int | None
+    """The generation it was found in; None if nothing was looked up."""
+    now: float
+    parent: Record | None
+    writes: tuple[Any, ...]
+    """What was written to the conversation on the parent, for a `DeltaChannel`."""
+
+
+@dataclass(frozen=True)
+class CheckpointWrites:
+    """Writes of checkpoints; `messages_key` is the channel that is the conversation."""
+
+    sessions: Sessions
+    messages_key: str = "messages"
+
+    def put(self, key: SessionKey, put: Put) -> Flow[Outcome]:
+        """Store a checkpoint and what it changed in the conversation.
+
+        Raises:
+            TypeNotAllowedError: A value would not come back as it is; nothing was stored.
+        """
+        checkpoint = {k: v for k, v in put.checkpoint.items() if k != "channel_values"}
+        checkpoint["versions_seen"] = dict(checkpoint["versions_seen"])
+        token = Token.taken_from(checkpoint["versions_seen"])
+        ground = self._remembered(key, put, token)
+        if ground is not None:
+            base = self.sessions.memo.base(key, ground.generation or 0)
+            change, record = self._planned(key, put, checkpoint, token, ground, base)
+            outcome = yield from writing(key, change)
+            if outcome.status not in (Status.MOVED, Status.MISSING):
+                yield from self._done(key, put, record, outcome)
+                return outcome
+        ground = yield from self._read(key, put)
+        change, record = self._planned(key, put, checkpoint, token, ground, Base())
+        outcome = yield from writing(key, change)
+        yield from self._done(key, put, record, outcome)
+        return outcome
+
+    def _remembered(self, key: SessionKey, put: Put, token: Token | None) -> _Ground | None:
+        """What this process knows of the ground; None if it must be read."""
+        if put.parent is None:
+            return _Ground(None, 0.0, None, ())
+        found = self.sessions.memo.record(key, _c(put.ns, put.parent))
+        if found is None or (token is not None and token.generation != found[0]):
+            return None
+        if not put.ns and self.messages_key not in put.checkpoint["channel_values"]:
+            return None  # Perhaps a `DeltaChannel`, whose pending writes are needed.
+        return _Ground(found[0], 0.0, found[1], ())
+
+    def _read(self, key: SessionKey, put: Put) -> Flow[_Ground]:
+        if put.parent is None:
+            return _Ground(None, 0.0, None, ())
+        names = (_c(put.ns, put.parent), _w(put.ns, put.parent))
+        found: Snapshot = yield from reading(key, Query(names, ("m", "v")))
+        codec = self.sessions.codec
+        blob = found.blobs.get(names[0])
+        record = None if blob is None else decode_record(blob, codec)
+        writes: tuple[Any, ...] = ()
+        if not put.ns and self.messages_key not in put.checkpoint["channel_values"]:
+            writes = tuple(
+                write.value
+                for write in decode_writes(found.lists.get(names[1], ()), found.blobs, codec)
+                if write.channel == self.messages_key
+            )
+        return _Ground(found.generation, found.now, record, writes)
+
+    def _planned(
+        self,
+        key: SessionKey,
+        put: Put,
+        checkpoint: dict[str, Any],
+        token: Token | None,
+        ground: _Ground,
+        base: Base,
+    ) -> tuple[Change, Record]:
+        ns, before = put.ns, ground.parent
+        values: dict[str, Any] = dict(put.checkpoint["channel_values"])
+        first = token is not None and token.id == put.parent
+        same = token is None or token.generation == ground.generation
+        starts = first or before is None
+        run = put.id if before is None or starts else before.run
+        shown: tuple[str, ...] = ()
+        seen = Seen(0, (run,))
+        if before is not None and not first:
+            shown, seen = before.names, before.seen
+        elif token is not None and same:
+            shown, seen = token.names, Seen(token.seen.position, (*token.seen.runs, run))
+        if token is not None and not same:
+            self._leave_aged(values, token, ground.now)
+        record = Record(checkpoint, put.metadata, put.parent, run, seen, shown)
+        if not ns:
+            self._talk(record, values, ground, key)
+        where = f"session {tuple(key)}"
+        blobs = encode_values(record, values, base, self.sessions.codec, where, before)
+        append: list[tuple[str, bytes, tuple[str, ...]]] = []
+        if first and before is None and token is not None and same and not ns:
+            append += self._keep_first(token, blobs)
+        if not ns:
+            delta = self._said(record, values, shown, None if starts else before)
+        blobs[_c(ns, put.id)] = encode_record(record, self.sessions.codec, where)
+        blobs[head_name(ns)] = Blob(b"", (_c(ns, put.id),), seen.position, (_w(ns, put.id),))
+        append.append((SUBS if ns else INDEX, line_of(ns, put.id, record).payload(), ()))
+        if not ns:
+            if delta.removed or delta.added:
+                append.append((LOG, delta.payload(), delta.added))
+        guard = put.guard if token is None else Guard(token.generation)
+        change = Change(
+            self.sessions.lease, guard, blobs, append, at_generation=ground.generation or None
+        )
+        return change, record
+
+    def _done(
+        self, key: SessionKey, put: Put, record: Record, outcome: Outcome
+    ) -> Flow[None]:
+        if outcome.status is Status.STORED:
+            self.sessions.memo.learn(key, _c(put.ns, put.id), outcome.generation, record)
+            yield from self.sessions.tidy(key, outcome)
+
+    def _leave_aged(self, values: dict[str, Any], token: Token, now: float) -> None:
+        """Past the maximal age of the session it loaded, a turn keeps only what it added."""
+        age = self.sessions.retention.age_seconds
+        value = values.get(self.messages_key)
+        messages = snapshot_value(value)
+        if age is None or now < token.generation / 1e6 + age or not is_conversation(messages):
+            return
+        old = {key_of(name) for name in token.names}
+        kept = [message for message in messages if message.id not in old]
+        values[self.messages_key] = kept if value is messages else delta_snapshot(kept)
+
+    def _talk(
+        self, record: Record, values: Mapping[str, Any], ground: _Ground, key: SessionKey
+    ) -> None:
+        """Find out what the conversation at this checkpoint is, and which channel is it."""
+        channel, before = self.messages_key, ground.parent
+        if channel in values:
+            if is_conversation(snapshot_value(values[channel])):
+                record.channel = channel
+            return
+        counters = record.metadata.get("counters_since_delta_snapshot") or {}
+        versions = record.checkpoint["channel_versions"]
+        if channel not in counters or channel not in versions:
+            return
+        # A `DeltaChannel` between snapshots: its new value is the old one and the parent's
+        # writes, which LangGraph stores first.
+        record.channel, record.explicit = channel, False
+        if before is not None and before.names != record.names:
+            record.base = record.names
+        if before is not None and before.snapshot and record.base is None and not ground.writes:
+            # Not written since that snapshot, so it is this checkpoint's as well.
+            record.explicit = versions[channel] == before.checkpoint["channel_versions"][channel]
+        record.names = applied(record.names, ground.writes, self.sessions.codec, key)
+
+    def _keep_first(
+        self, token: Token, blobs: dict[str, Blob]
+    ) -> list[tuple[str, bytes, tuple[str, ...]]]:
+        """Store the checkpoint that a session without one showed, now that one builds on it."""
+        if token.id != first_checkpoint_id(token.generation):
+            return []
+        channel = self.messages_key
+        record = Record(
+            first_checkpoint(token.id, token.generation, channel),
+            dict(FIRST_METADATA),
+            None,
+            token.id,
+            token.seen,
+            token.names,
+            channel=channel,
+            refs=token.names,
+            values={channel: [LIST, 0, len(token.names)]},
+        )
+        blobs[_c("", token.id)] = encode_record(record, self.sessions.codec)
+        return [(INDEX, line_of("", token.id, record).payload(), ())]
+
+    def _said(
+        self,
+        record: Record,
+        values: Mapping[str, Any],
+        shown: Sequence[str],
+        before: Record | None,
+    ) -> Delta:
+        """What this step of a run said, and which message of its own turn it follows.
+
+        A run that resumes goes on with the turn that was interrupted; any other opens one, whose
+        first message follows nothing.
+        """
+        removed, added = diff(shown, record.names)
+        last = before.last if before is not None else None
+        if before is None and record.metadata.get("source") == "loop" and shown:
+            messages = snapshot_value(values.get(self.messages_key))
+            old = {key_of(name) for name in shown}
+            if not is_conversation(messages) or not any(
+                isinstance(each, HumanMessage) and each.id not in old for each in messages
+            ):
+                last = key_of(shown[-1])
+        record.last = key_of(added[-1]) if added else last
+        return Delta(record.run, removed, added, last)
+
+    def put_writes(
+        self,
+        key: SessionKey,
+        ns: str,
+        id: str,
+        writes: Sequence[tuple[str, Any]],
+        task_id: str,
+        path: str,
+    ) -> Flow[tuple[Change, Outcome]]:
+        """Store writes pending on a checkpoint, perhaps before that is put.
+
+        Raises:
+            TypeNotAllowedError: A value would not come back as it is; nothing was stored.
+        """
+
+        def planned(base: Base) -> Change:
+            payload, refs, blobs = encode_writes(
+                writes, task_id, path, base, self.sessions.codec, f"session {tuple(key)}"
+            )
+            append = [(_w(ns, id), payload, refs)]
+            return Change(self.sessions.lease, Guard(needs=_c(ns, id)), blobs, append=append)
+
+        change = planned(self.sessions.memo.latest_base(key))
+        outcome = yield from writing(key, change)
+        if outcome.status is Status.MISSING:
+            change = planned(Base())
+            outcome = yield from writing(key, change)
+        return change, outcome

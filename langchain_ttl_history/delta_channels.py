@@ -1,0 +1,104 @@
+"""LangGraph's `DeltaChannel`: values spread over the writes of a chain of checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from langchain_core.messages import RemoveMessage
+from langchain_core.messages.utils import convert_to_messages
+
+from langchain_ttl_history.checkpoints import (
+    Write,
+    checkpoint_name,
+    decode_record,
+    decode_writes,
+    head_name,
+    overwritten,
+    writes_name,
+)
+from langchain_ttl_history.codec import Codec, delta_snapshot
+from langchain_ttl_history.conversation import Base, decode_bodies, encode_bodies, keyed
+from langchain_ttl_history.flow import Flow, reading
+from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.sessions import Sessions
+from langchain_ttl_history.storage.base import Query
+
+__all__ = ["applied", "delta_history"]
+
+_c = checkpoint_name
+_w = writes_name
+
+
+def delta_history(
+    sessions: Sessions, key: SessionKey, ns: str, id: str | None, channels: Sequence[str]
+) -> Flow[dict[str, dict[str, Any]]]:
+    """For each channel the writes on the way to a checkpoint, oldest first, and the nearest
+    stored value they start from."""
+    codec = sessions.codec
+    collected: dict[str, list[Write]] = {channel: [] for channel in channels}
+    seeds: dict[str, Any] = {}
+    remaining = set(channels)
+    names = (head_name(ns),) if id is None else (_c(ns, id),)
+    snapshot = yield from reading(key, Query(names, ("c", "m")))
+    pointer = snapshot.blobs.get(head_name(ns))
+    name = pointer.refs[0] if pointer is not None else _c(ns, id or "")
+    record = None
+    if name in snapshot.blobs:
+        record = decode_record(snapshot.blobs[name], codec)
+    while record is not None and record.parent is not None and remaining:
+        parent = record.parent
+        query = Query((_c(ns, parent), _w(ns, parent), *(record.base or ())), ("m", "v"))
+        snapshot = yield from reading(key, query)
+        writes = decode_writes(snapshot.lists.get(_w(ns, parent), ()), snapshot.blobs, codec)
+        for channel in remaining:
+            found = [write for write in writes if write.channel == channel]
+            collected[channel] = found + collected[channel]
+        if record.base is not None and record.channel in remaining:
+            shown = decode_bodies(record.base, snapshot.blobs, codec)
+            seeds[record.channel] = delta_snapshot(shown)
+            remaining.discard(record.channel)
+        blob = snapshot.blobs.get(_c(ns, parent))
+        if blob is None:
+            break
+        record = decode_record(blob, codec)
+        values = record.decode_values(snapshot.blobs, codec)
+        if record.channel in remaining and record.channel in record.values:
+            shown = decode_bodies(record.names, snapshot.blobs, codec)
+            values[record.channel] = delta_snapshot(shown) if record.snapshot else shown
+        for channel in remaining & values.keys():
+            seeds[channel] = values[channel]
+            remaining.discard(channel)
+    return {
+        channel: {
+            "writes": [
+                (write.task_id, write.channel, write.value) for write in collected[channel]
+            ],
+            **({"seed": seeds[channel]} if channel in seeds else {}),
+        }
+        for channel in channels
+    }
+
+
+def applied(
+    names: tuple[str, ...], writes: Sequence[Any], codec: Codec, key: SessionKey
+) -> tuple[str, ...]:
+    """The conversation after a step's writes to it, in the order LangGraph applies them."""
+    shown = dict(zip(keyed(names), names))
+    for value in writes:
+        replaced, value = overwritten(value)
+        if replaced:
+            shown = {}
+        try:
+            messages = convert_to_messages(value if isinstance(value, list) else [value])
+        except (ValueError, NotImplementedError):
+            continue  # Not messages: another reducer's business.
+        for message in messages:
+            if isinstance(message, RemoveMessage):
+                shown.pop(message.id or "", None)
+                continue
+            name = encode_bodies(
+                [message], Base(), codec, f"session {tuple(key)}", {}
+            )[0]
+            shown[keyed([*shown.values(), name])[-1] if not message.id else message.id] = name
+    return tuple(shown.values())

@@ -1,0 +1,78 @@
+"""Whether a value comes back as it went in, and how to write it so that it does."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import ormsgpack
+from langchain_core.messages import BaseMessage
+
+__all__ = ["BYTEARRAY", "INTEGER", "TEXT", "Pairs", "same", "spelled"]
+
+TEXT, BYTEARRAY, INTEGER = 4, 5, 6
+"""Extension types of the stored format."""
+
+
+def spelled(value: Any) -> Any:
+    """The value with everything MessagePack refuses or changes written as an extension."""
+    kind = type(value)
+    if kind is str:
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return ormsgpack.Ext(TEXT, value.encode("utf-8", "surrogatepass"))
+    elif kind is int and not -(2**63) <= value < 2**64:
+        return ormsgpack.Ext(INTEGER, str(value).encode())
+    elif kind is bytearray:
+        return ormsgpack.Ext(BYTEARRAY, bytes(value))
+    elif kind is list:
+        return [spelled(each) for each in value]
+    elif kind is dict:
+        pairs = [[spelled(key), spelled(each)] for key, each in value.items()]
+        if all(type(key) is str for key, _ in pairs):
+            return dict(pairs)
+        # A key that MessagePack cannot hold makes the whole mapping a list of pairs.
+        return Pairs(pairs)
+    elif kind is tuple:
+        return tuple(map(spelled, value))
+    return value
+
+
+class Pairs(list[Any]):
+    """A mapping as a list of pairs, on its way to become an extension."""
+
+
+def same(left: Any, right: Any) -> bool:
+    """Whether two values are equal in type as well, all the way down."""
+    kind = type(left)
+    if left is right:
+        return True
+    if isinstance(left, BaseException):
+        return bool(right == repr(left))  # What LangGraph keeps of an error.
+    if kind is not type(right):
+        return False
+    if kind is float:
+        return bool(left == right) or (math.isnan(left) and math.isnan(right))
+    if kind in (list, tuple):
+        return len(left) == len(right) and all(map(same, left, right))
+    if kind is dict:
+        return (
+            len(left) == len(right)
+            and all(map(same, left, right))
+            and all(map(same, left.values(), right.values()))
+        )
+    if isinstance(left, BaseMessage):
+        state, other = left.__dict__, right.__dict__
+        return (
+            state.keys() == other.keys()
+            and all(same(value, other[name]) for name, value in state.items())
+            and same(left.__pydantic_extra__ or None, right.__pydantic_extra__ or None)
+        )
+    by_identity: Any = object.__eq__
+    if kind.__eq__ is by_identity:
+        return same(getattr(left, "__dict__", None), getattr(right, "__dict__", None))
+    try:
+        return bool(left == right)
+    except (TypeError, ValueError):
+        return True  # An array compares element by element; its type and bytes are kept whole.

@@ -1,0 +1,166 @@
+"""What a chain, or a program, says in a session: messages added, updated, removed, replaced."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from uuid import UUID
+
+from langchain_core.messages import (
+    BaseMessage,
+    BaseMessageChunk,
+    RemoveMessage,
+    ToolMessage,
+    message_chunk_to_message,
+)
+
+from langchain_ttl_history.conversation import LOG, Base, Delta, diff, encode_bodies, keyed
+from langchain_ttl_history.errors import SessionDeletedError, TypeNotAllowedError
+from langchain_ttl_history.flow import Flow, writing
+from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.sessions import Sessions, Turn, View
+from langchain_ttl_history.storage.base import Blob, Change, Guard, Status
+from langchain_ttl_history.window import calls_of
+
+__all__ = ["add", "replace"]
+
+REMOVE_ALL_MESSAGES = "__remove_all__"
+"""The id LangGraph gives a `RemoveMessage` that removes everything."""
+
+
+def add(
+    sessions: Sessions, key: SessionKey, messages: Sequence[BaseMessage], turn: Turn | None = None
+) -> Flow[None]:
+    """Append or update messages, honouring `RemoveMessage`, as one run.
+
+    Args:
+        key: The session.
+        messages: What is said.
+        turn: What the run was shown, if it is a turn that began with a read.
+
+    Raises:
+        TypeNotAllowedError: One is not a message, or holds what would not come back.
+        SessionDeletedError: The session this continues was deleted.
+    """
+    guard = Guard() if turn is None else Guard(turn.generation)
+    if turn is not None:
+        messages = _said(messages, turn)
+    ready = [_ready(message, key) for message in messages]
+    for place, message in enumerate(ready):
+        if isinstance(message, RemoveMessage) and message.id == REMOVE_ALL_MESSAGES:
+            yield from replace(sessions, key, ready[place + 1 :], guard)
+            return
+    removed: dict[str, None] = {}
+    added: dict[str, BaseMessage] = {}
+    for message in ready:
+        id = message.id or ""
+        if isinstance(message, RemoveMessage):
+            added.pop(id, None)
+            removed[id] = None
+        else:
+            added[id] = message
+    after = None
+    if ready and isinstance(ready[0], ToolMessage):
+        view = yield from sessions.view(key, None)
+        after = _caller(ready[0], view)
+    if not ready:
+        return
+    blobs: dict[str, Blob] = {}
+    names = encode_bodies([*added.values()], Base(), sessions.codec, _where(key), blobs)
+    delta = Delta(_new_id(), tuple(removed), tuple(names), after)
+    yield from _log(sessions, key, delta, blobs, guard)
+
+
+def replace(
+    sessions: Sessions, key: SessionKey, messages: Sequence[BaseMessage], guard: Guard = Guard()
+) -> Flow[None]:
+    """Make these messages the whole conversation.
+
+    Raises:
+        TypeNotAllowedError: One is not a message, or holds what would not come back.
+        SessionDeletedError: The session this continues was deleted.
+    """
+    ready = {message.id: message for message in (_ready(each, key) for each in messages)}
+    view = yield from sessions.view(key, None)
+    blobs: dict[str, Blob] = {}
+    base = Base()
+    base.learn_read(view.names, view.snapshot.blobs, sessions.codec)
+    names = encode_bodies([*ready.values()], base, sessions.codec, _where(key), blobs)
+    removed, added = diff(view.names, names)
+    if removed or added:
+        yield from _log(sessions, key, Delta(_new_id(), removed, added), blobs, guard)
+
+
+def _log(
+    sessions: Sessions, key: SessionKey, delta: Delta, blobs: Mapping[str, Blob], guard: Guard
+) -> Flow[None]:
+    change = Change(
+        sessions.lease, guard, blobs, append=[(LOG, delta.payload(), delta.added)]
+    )
+    outcome = yield from writing(key, change)
+    if outcome.status is Status.DELETED:
+        raise SessionDeletedError(
+            f"{_where(key)} was deleted while this turn was running; what it said was not "
+            "stored. A new turn starts a new session"
+        )
+    yield from sessions.tidy(key, outcome)
+
+
+def _ready(message: object, key: SessionKey) -> BaseMessage:
+    """A message as it is stored: whole, not a chunk, and with an id of its own."""
+    if not isinstance(message, BaseMessage):
+        raise TypeNotAllowedError(
+            f"{_where(key)}: {message!r} of type {type(message).__name__} is not a message; "
+            "wrap text in HumanMessage, AIMessage or SystemMessage"
+        )
+    if isinstance(message, BaseMessageChunk):
+        message = message_chunk_to_message(message)
+    if not message.id:
+        message = message.model_copy(update={"id": _new_id()})
+    return message
+
+
+def _said(messages: Sequence[BaseMessage], turn: Turn) -> list[BaseMessage]:
+    """What a turn adds to what it was shown.
+
+    A runnable that is a whole agent gives back the history it was shown, and its input once
+    more, by now with an id.
+    """
+    shown = {message.id: message for message in turn.messages}
+    said: list[BaseMessage] = []
+    for place, message in enumerate(messages):
+        id = getattr(message, "id", None)
+        if id:
+            if shown.get(id) != message:
+                said.append(message)
+        elif not any(
+            type(later) is type(message)
+            and later.id
+            and later.id not in shown
+            and later.content == message.content
+            for later in messages[place + 1 :]
+        ):
+            said.append(message)
+    return said
+
+
+def _caller(result: ToolMessage, view: View) -> str | None:
+    """The key of the message a tool's result goes after: its call, or that call's results."""
+    found: str | None = None
+    for name, key in zip(view.names, keyed(view.names)):
+        message = view.bodies[name]
+        answers = found is not None and isinstance(message, ToolMessage)
+        if answers or result.tool_call_id in calls_of(message):
+            found = key
+        elif found is not None:
+            break
+    return found
+
+
+def _where(key: SessionKey) -> str:
+    return f"session {tuple(key)}"
+
+
+def _new_id() -> str:
+    # Not uuid.uuid4, which programs seed to get the ids they expect.
+    return str(UUID(bytes=secrets.token_bytes(16), version=4))

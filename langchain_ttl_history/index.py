@@ -1,0 +1,90 @@
+"""The index: a line for each checkpoint of a session, in the order they were put."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from langchain_ttl_history.checkpoints import Record
+from langchain_ttl_history.codec import decoder, pack, unpack
+from langchain_ttl_history.errors import CorruptRecordError
+from langchain_ttl_history.storage.base import Entry
+
+__all__ = ["CHAIN", "INDEX", "SUBS", "Line", "line_of", "lines_of"]
+
+INDEX = "index"
+"""The list of the root graph's lines."""
+SUBS = "subs"
+"""The list of subgraphs' lines."""
+CHAIN = "chain"
+"""The list of lines that are kept only because others are spread over their writes."""
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Line:
+    """What the index says of a checkpoint."""
+
+    ns: str
+    id: str
+    parent: str | None
+    root: str | None
+    """The root checkpoint a subgraph's ran under."""
+    run_id: str | None
+    deltas: tuple[str, ...] | None
+    """Channels whose value is spread over its ancestors' writes."""
+    valued: tuple[str, ...] | None
+    """Channels it stores a value of; None stands for all of them."""
+    position: int = 0
+
+    def payload(self) -> bytes:
+        """The entry's payload."""
+        deltas = None if self.deltas is None else list(self.deltas)
+        valued = None if self.valued is None else list(self.valued)
+        return pack(
+            [_FORMAT, self.ns, self.id, self.parent, self.root, self.run_id, deltas, valued]
+        )
+
+
+def line_of(ns: str, id: str, record: Record) -> Line:
+    """The index line of a checkpoint."""
+    counters = record.metadata.get("counters_since_delta_snapshot") or {}
+    deltas = tuple(counters) or None
+    run_id = record.metadata.get("run_id")
+    root = (record.metadata.get("parents") or {}).get("") if ns else None
+    return Line(
+        ns,
+        id,
+        record.parent,
+        root,
+        None if run_id is None else str(run_id),
+        deltas,
+        None if deltas is None and not record.snapshot else tuple(record.values),
+    )
+
+
+@decoder("an index line")
+def lines_of(entries: Iterable[Entry]) -> list[Line]:
+    """The index, oldest first, each checkpoint once: where it was put last.
+
+    Raises:
+        CorruptRecordError: A line is damaged or of a newer format.
+    """
+    lines: dict[tuple[str, str], Line] = {}
+    for entry in entries:
+        form, ns, id, parent, root, run_id, deltas, valued = unpack(entry.payload)
+        if form != _FORMAT:
+            raise CorruptRecordError(f"an index line is of format {form}, newer than {_FORMAT}")
+        lines.pop((ns, id), None)
+        lines[ns, id] = Line(
+            ns,
+            id,
+            parent,
+            root,
+            run_id,
+            None if deltas is None else tuple(deltas),
+            None if valued is None else tuple(valued),
+            entry.position,
+        )
+    return list(lines.values())

@@ -1,0 +1,53 @@
+"""Telling late writes of a deleted session from early ones of a new one."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.storage.base import Change
+
+__all__ = ["LateWrites"]
+
+# How many changes wait for their checkpoint, and how many checkpoints are remembered as met.
+_HELD = 1_000
+_MET = 1_000
+
+
+class LateWrites:
+    """Pending writes that wait for their checkpoint where a tombstone stands.
+
+    Such writes may come before their checkpoint and carry nothing that says which generation
+    they belong to. They wait here, in the process that makes both, until their checkpoint is
+    stored or refused.
+    """
+
+    def __init__(self) -> None:
+        # Hashes, so that nothing of a deleted session is remembered.
+        self._met: OrderedDict[int, None] = OrderedDict()
+        self._held: OrderedDict[tuple[SessionKey, str], list[Change]] = OrderedDict()
+
+    def hold(self, key: SessionKey, name: str, change: Change) -> bool:
+        """Hold a change until `name` is stored; False if it was met before and is gone."""
+        if hash((key, name)) in self._met:
+            return False
+        self._held.setdefault((key, name), []).append(change)
+        while len(self._held) > _HELD:
+            self._held.popitem(last=False)
+        return True
+
+    def stored(self, key: SessionKey, name: str) -> Sequence[Change]:
+        """Remember that `name` was stored. Returns what waited for it."""
+        self._meet(key, name)
+        return self._held.pop((key, name), ())
+
+    def refused(self, key: SessionKey, name: str) -> None:
+        """Drop what waited for a checkpoint that was refused."""
+        self._meet(key, name)
+        self._held.pop((key, name), None)
+
+    def _meet(self, key: SessionKey, name: str) -> None:
+        self._met[hash((key, name))] = None
+        while len(self._met) > _MET:
+            self._met.popitem(last=False)

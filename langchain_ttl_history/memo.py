@@ -1,0 +1,70 @@
+"""What this process knows of sessions it lately read or wrote, so that it need not ask again.
+
+Never the truth: a write built on it names the generation it expects, and the bodies it leaves
+out as references; where that is wrong the storage says so and the write is planned anew from a
+read.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from threading import Lock
+
+from langchain_ttl_history.checkpoints import Record
+from langchain_ttl_history.conversation import Base
+from langchain_ttl_history.keys import SessionKey
+
+__all__ = ["Memo"]
+
+_SESSIONS = 128
+_RECORDS = 1_000
+_BYTES = 32 * 1024 * 1024
+
+
+class Memo:
+    """A bounded memory of stored bodies and checkpoint records; safe to share among threads."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._bases: OrderedDict[SessionKey, tuple[int, Base]] = OrderedDict()
+        self._records: OrderedDict[tuple[SessionKey, str], tuple[int, Record]] = OrderedDict()
+
+    def base(self, key: SessionKey, generation: int) -> Base:
+        """The bodies known to be stored in this generation of a session; the caller adds to it."""
+        with self._lock:
+            known, base = self._bases.get(key, (0, None))
+            if base is None or known != generation or base.size > _BYTES:
+                base = Base()
+            self._bases[key] = (generation, base)
+            self._bases.move_to_end(key)
+            while len(self._bases) > _SESSIONS or (
+                len(self._bases) > 1 and sum(each.size for _, each in self._bases.values()) > _BYTES
+            ):
+                self._bases.popitem(last=False)
+            return base
+
+    def latest_base(self, key: SessionKey) -> Base:
+        """The bodies known to be stored in the generation of a session last met."""
+        with self._lock:
+            found = self._bases.get(key)
+        return Base() if found is None else found[1]
+
+    def record(self, key: SessionKey, name: str) -> tuple[int, Record] | None:
+        """A checkpoint's generation and record, if it is known."""
+        with self._lock:
+            return self._records.get((key, name))
+
+    def learn(self, key: SessionKey, name: str, generation: int, record: Record) -> None:
+        """Remember a checkpoint's record."""
+        with self._lock:
+            self._records[key, name] = (generation, record)
+            self._records.move_to_end((key, name))
+            while len(self._records) > _RECORDS:
+                self._records.popitem(last=False)
+
+    def drop(self, key: SessionKey) -> None:
+        """Forget a session."""
+        with self._lock:
+            self._bases.pop(key, None)
+            for each in [each for each in self._records if each[0] == key]:
+                del self._records[each]

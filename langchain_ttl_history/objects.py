@@ -1,0 +1,97 @@
+"""Objects taken apart into plain data and put together again, exactly and without calling them.
+
+What LangGraph's serializer would pack whole (a dataclass, a pydantic model, a named tuple, a
+set, a subclass of a plain type) is packed part by part instead, so that what stands inside keeps
+its type as well.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+from enum import Enum
+from typing import Any
+
+from pydantic import BaseModel
+
+from langchain_ttl_history.errors import CorruptRecordError
+
+__all__ = ["put_together", "taken_apart"]
+
+_FIELDS, _MODEL, _MADE, _ITEMS, _PLAIN = range(5)
+_BASES: tuple[Any, ...] = (str, int, float, bytes, list, dict)
+# Classes with slots that are neither dataclasses nor models.
+_SLOTTED = {("langgraph.types", "Send"): ("node", "arg", "timeout")}
+
+
+def taken_apart(value: Any) -> list[Any] | None:
+    """How an object was made and what it holds; None for one this module does not know."""
+    kind = type(value)
+    if isinstance(value, Enum):
+        return None
+    slots = _SLOTTED.get((kind.__module__, kind.__name__))
+    if slots is not None:
+        state = {name: getattr(value, name) for name in slots if hasattr(value, name)}
+        return [_FIELDS, state]
+    if isinstance(value, BaseModel):
+        parts = [
+            dict(value.__dict__),
+            sorted(value.__pydantic_fields_set__),
+            value.__pydantic_extra__,
+            value.__pydantic_private__,
+        ]
+        return [_MODEL, parts]
+    if dataclasses.is_dataclass(value):
+        names = [field.name for field in dataclasses.fields(value) if hasattr(value, field.name)]
+        return [_FIELDS, {name: getattr(value, name) for name in names}]
+    if isinstance(value, tuple):
+        return [_MADE, list(value)] if hasattr(kind, "_make") else [_ITEMS, list(value)]
+    if isinstance(value, (set, frozenset)):
+        return [_ITEMS, list(value)]
+    if kind is deque:
+        return [_ITEMS, list(value)] if value.maxlen is None else None
+    for base in _BASES:
+        if isinstance(value, base):
+            return [_PLAIN, base(value)]
+    return None
+
+
+def put_together(cls: Any, how: int, state: Any) -> Any:
+    """The object of this class that was taken apart so.
+
+    Raises:
+        CorruptRecordError: It was taken apart in a way that only a newer version knows.
+    """
+    if how == _MADE:
+        return cls._make(state)
+    if how in (_ITEMS, _PLAIN):
+        return cls(state)
+    made = cls.__new__(cls)
+    if how == _FIELDS:
+        for name, value in state.items():
+            object.__setattr__(made, name, value)
+        if dataclasses.is_dataclass(cls):
+            _fill(made, state)
+        return made
+    if how != _MODEL:
+        raise CorruptRecordError(f"an object is taken apart in way {how}, of a newer format")
+    fields, present, extra, private = state
+    for name, value in (
+        ("__dict__", fields),
+        ("__pydantic_fields_set__", set(present)),
+        ("__pydantic_extra__", extra),
+        ("__pydantic_private__", private),
+    ):
+        object.__setattr__(made, name, value)
+    return made
+
+
+def _fill(made: Any, state: dict[str, Any]) -> None:
+    """Give the fields that the class has got since then their defaults."""
+    for field in dataclasses.fields(made):
+        if field.name in state:
+            continue
+        if field.default is not dataclasses.MISSING:
+            object.__setattr__(made, field.name, field.default)
+        elif field.default_factory is not dataclasses.MISSING:
+            object.__setattr__(made, field.name, field.default_factory())

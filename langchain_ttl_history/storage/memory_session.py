@@ -1,0 +1,149 @@
+"""One session in memory: its blobs and lists, its times, and how a write changes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from langchain_ttl_history.storage.base import (
+    KEEP,
+    Blob,
+    Change,
+    Entry,
+    Keep,
+    Lease,
+    Query,
+    Snapshot,
+)
+
+__all__ = ["MemorySession"]
+
+# What a name and its container cost besides the payload, in bytes.
+_OVERHEAD = 200
+
+
+class MemorySession:
+    """One session's contents and times; its storage's lock guards it."""
+
+    __slots__ = (
+        "blobs", "bytes", "created_at", "deadline", "generation", "idle_ttl", "last_used_at",
+        "lists", "position", "weights",
+    )  # fmt: skip
+
+    def __init__(self, generation: int, now: float) -> None:
+        self.generation = generation
+        self.created_at = now
+        self.last_used_at = now
+        self.deadline: float | None = None
+        self.idle_ttl: float | Keep | None = KEEP
+        self.position = 0
+        self.bytes = 0
+        self.blobs: dict[str, Blob] = {}
+        self.lists: dict[str, list[Entry]] = {}
+        self.weights: dict[str, int] = {}
+
+    @property
+    def cost(self) -> int:
+        return self.bytes + _OVERHEAD * (1 + len(self.blobs) + len(self.weights))
+
+    def use(self, now: float, lease: Lease) -> None:
+        self.last_used_at = now
+        self.renew(lease)
+
+    def renew(self, lease: Lease) -> None:
+        idle = lease.idle_ttl if isinstance(self.idle_ttl, Keep) else self.idle_ttl
+        ends = [] if idle is None else [self.last_used_at + idle]
+        if lease.max_age is not None:
+            ends.append(self.created_at + lease.max_age)
+        self.deadline = min(ends, default=None)
+
+    def set(self, name: str, blob: Blob) -> None:
+        old = self.blobs.get(name)
+        self.bytes += len(blob.payload) - (len(old.payload) if old else 0)
+        self.blobs[name] = blob
+
+    def replace(self, name: str, entries: list[Entry]) -> None:
+        self.bytes += sum(len(entry.payload) for entry in entries)
+        self.bytes -= sum(len(entry.payload) for entry in self.lists.get(name, ()))
+        if entries:
+            self.lists[name] = entries
+            self.weights[name] = sum(1 + len(entry.refs) for entry in entries)
+        else:
+            self.lists.pop(name, None)
+            self.weights.pop(name, None)
+
+    def append(self, name: str, payload: bytes, refs: tuple[str, ...]) -> None:
+        self.position += 1
+        self.bytes += len(payload)
+        self.lists.setdefault(name, []).append(Entry(self.position, payload, refs))
+        self.weights[name] = self.weights.get(name, 0) + 1 + len(refs)
+
+    def snapshot(self, query: Query, now: float, fence: int) -> Snapshot:
+        """What a read asks for."""
+        blobs: dict[str, Blob] = {}
+        lists: dict[str, list[Entry]] = {}
+        if query.outline:
+            blobs = dict(self.blobs)
+            lists = {name: list(entries) for name, entries in self.lists.items()}
+        else:
+            stored, follow = self.blobs, query.follow
+            pending = list(query.names)
+            if query.after_mark is not None:
+                name, marked = query.after_mark
+                mark = stored[marked].mark if marked in stored else 0
+                lists[name] = _after(self.lists.get(name, []), mark)
+                pending += [ref for entry in lists[name] for ref in entry.refs if ref[0] in follow]
+            while pending:
+                name = pending.pop()
+                if name in stored:
+                    blob = blobs[name] = stored[name]
+                    refs = (*blob.refs, *blob.also) if blob.also else blob.refs
+                elif name in self.lists and name not in lists:
+                    lists[name] = list(self.lists[name])
+                    refs = tuple(ref for entry in lists[name] for ref in entry.refs)
+                else:
+                    continue
+                for ref in refs:
+                    if ref[0] in follow and ref not in blobs:
+                        found = stored.get(ref)
+                        if found is None or found.refs or found.also:
+                            pending.append(ref)
+                        else:
+                            blobs[ref] = found
+        return Snapshot(
+            now=now,
+            fence=fence,
+            generation=self.generation,
+            position=self.position,
+            bytes=self.bytes,
+            created_at=self.created_at,
+            last_used_at=self.last_used_at,
+            expires_at=self.deadline,
+            blobs=blobs,
+            lists=lists,
+        )
+
+    def apply(self, change: Change) -> None:
+        """Change the contents as a write says."""
+        for name, blob in change.blobs.items():
+            self.set(name, blob)
+        for name, payload, refs in change.append:
+            self.append(name, payload, refs)
+        for name, entry in change.place:
+            others = [each for each in self.lists.get(name, ()) if each[0] != entry.position]
+            self.replace(name, sorted([*others, entry]))
+            self.position = max(self.position, entry.position)
+        for name in change.drop:
+            if name in self.blobs:
+                self.bytes -= len(self.blobs.pop(name).payload)
+            self.replace(name, [])
+        for name, positions in change.trim.items():
+            kept = [entry for entry in self.lists.get(name, ()) if entry[0] not in positions]
+            self.replace(name, kept)
+
+
+def _after(entries: list[Entry], mark: int) -> list[Entry]:
+    """The entries after a position; they stand in the order of their positions."""
+    start = len(entries)
+    while start and entries[start - 1].position > mark:
+        start -= 1
+    return entries[start:]

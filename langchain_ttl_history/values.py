@@ -1,0 +1,93 @@
+"""Channel values beside each other in one record, sharing its references.
+
+A list of messages, or one message, is stored as references to their bodies; a large value as a
+reference to a blob named after its content; a small one in the record itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from langchain_core.messages import BaseMessage
+
+from langchain_ttl_history.codec import Codec, delta_snapshot, is_snapshot
+from langchain_ttl_history.conversation import Base, decode_bodies, encode_bodies
+from langchain_ttl_history.errors import CorruptRecordError
+from langchain_ttl_history.storage.base import Blob
+
+__all__ = ["HERE", "LIST", "SNAPSHOT", "Values", "decode_value", "is_conversation"]
+
+HERE, BLOB, LIST, MESSAGE, SNAPSHOT = range(5)
+"""How a value is stored."""
+
+# A value of up to so many bytes stands in its record.
+_INLINE = 96
+
+
+class Values:
+    """Encodes values side by side, sharing one tuple of references."""
+
+    def __init__(self, codec: Codec, where: str, base: Base) -> None:
+        self.codec, self.where, self.base = codec, where, base
+        self.refs: list[str] = []
+        self.blobs: dict[str, Blob] = {}
+
+    def messages(self, value: Sequence[BaseMessage], channel: str) -> list[int]:
+        start = len(self.refs)
+        where = f"{self.where}, channel {channel!r}"
+        self.refs += encode_bodies(value, self.base, self.codec, where, self.blobs)
+        return [start, len(self.refs)]
+
+    def encode(self, value: Any, channel: str) -> list[Any]:
+        own = self.codec.serde is None
+        if own and is_conversation(value) and value:
+            return [LIST, *self.messages(value, channel)]
+        if own and isinstance(value, BaseMessage):
+            return [MESSAGE, *self.messages([value], channel)]
+        if own and is_snapshot(value) and is_conversation(value.value):
+            return [SNAPSHOT, *self.messages(value.value, channel)]
+        data = self.codec.dumps(value, f"{self.where}, channel {channel!r}")
+        if len(data) <= _INLINE:
+            return [HERE, data]
+        name = "v" + hashlib.blake2b(data, digest_size=16).hexdigest()
+        self.blobs[name] = Blob(self.codec.seal(data))
+        self.refs.append(name)
+        return [BLOB, len(self.refs) - 1]
+
+
+    def share(self, stored: Sequence[Any], refs: Sequence[str]) -> list[Any]:
+        """A value another record stored, with its references."""
+        if stored[0] == HERE:
+            return list(stored)
+        start = len(self.refs)
+        if stored[0] == BLOB:
+            self.refs.append(refs[stored[1]])
+            return [BLOB, start]
+        self.refs += refs[stored[1] : stored[2]]
+        return [stored[0], start, len(self.refs)]
+
+
+def decode_value(stored: Sequence[Any], refs: Sequence[str], blobs: Any, codec: Codec) -> Any:
+    kind = stored[0]
+    if kind == HERE:
+        return codec.loads(stored[1])
+    if kind == BLOB:
+        name = refs[stored[1]]
+        if name not in blobs:
+            raise CorruptRecordError("a channel's value is gone")
+        return codec.loads(codec.unseal(blobs[name].payload))
+    if kind not in (LIST, MESSAGE, SNAPSHOT):
+        raise CorruptRecordError(f"a channel's value is of kind {kind!r}, of a newer format")
+    messages = decode_bodies(refs[stored[1] : stored[2]], blobs, codec)
+    if kind == LIST:
+        return messages
+    return messages[0] if kind == MESSAGE else delta_snapshot(messages)
+
+
+def is_conversation(value: Any) -> bool:
+    """Whether a channel's value is a list of messages."""
+    return type(value) is list and all(
+        issubclass(kind, BaseMessage) for kind in set(map(type, value))
+    )

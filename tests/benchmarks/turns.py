@@ -1,0 +1,164 @@
+"""The cost of a turn in the checkpointer, and how it and the bytes held grow with the conversation."""
+
+from __future__ import annotations
+
+import gc
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator
+from statistics import fmean, median
+from typing import NamedTuple
+
+from .contenders import CONTENDERS, PEER, Contender, ours
+from .graphs import GRAPHS, turn
+from .measure import METHODS, ROUNDS, Meter, quiet, side_by_side, size_text, time_text
+from .table import Row
+
+NEAR = 2
+"""The turns on either side of the one that is measured."""
+WINDOW = 20
+"""The turns of four messages in a window of 80."""
+
+
+def checkpointer() -> Iterator[Row]:
+    """CPU time in the checkpointer for one turn, around turn 20 and around turn 100."""
+    yield from _checkpointer("state graph", {20: 0.45, 100: 0.12})
+
+
+def checkpointer_of_agent() -> Iterator[Row]:
+    """The same under ``create_agent``."""
+    yield from _checkpointer("create_agent", {20: None})
+
+
+def _checkpointer(graph: str, bounds: dict[int, float | None]) -> Iterator[Row]:
+    spent: dict[tuple[str, int], list[dict[str, float]]] = {(who, at): [] for who in CONTENDERS for at in bounds}
+    for _ in range(ROUNDS):
+        sessions = {who: Session(make(), graph) for who, make in CONTENDERS.items()}
+        by_turn: dict[str, list[dict[str, float]]] = {who: [] for who in CONTENDERS}
+        with quiet():
+            for _ in range(max(bounds) + NEAR):
+                for who, session in sessions.items():
+                    by_turn[who].append(session.advance().saver)
+        for who, turns in by_turn.items():
+            for at in bounds:
+                near = turns[at - 1 - NEAR : at + NEAR]
+                spent[who, at].append({method: fmean(each[method] for each in near) for method in METHODS})
+    for at, bound in bounds.items():
+        value = {who: median(sum(each.values()) for each in spent[who, at]) for who in CONTENDERS}
+        parts = {who: {name: median(each[name] for each in spent[who, at]) for name in METHODS} for who in CONTENDERS}
+        for who in ours():
+            note = ", ".join(f"{name} {parts[who][name] / parts[PEER][name]:.2f}x" for name in METHODS)
+            what = f"checkpointer CPU, turn {at}, {graph}"
+            ratio = value[who] / value[PEER]
+            yield Row(what, who, time_text(value[who]), time_text(value[PEER]), ratio, bound, note)
+
+
+def get_tuple() -> Iterator[Row]:
+    """``get_tuple`` of the latest checkpoint, with a conversation of 80 messages."""
+    works: dict[str, Callable[[], object]] = {}
+    for who, make in CONTENDERS.items():
+        session = Session(make())
+        for _ in range(WINDOW):
+            session.advance()
+        works[who] = session.get_tuple
+    value = side_by_side(works, 20)
+    for who in ours():
+        ratio = value[who] / value[PEER]
+        yield Row("get_tuple, 80 messages", who, time_text(value[who]), time_text(value[PEER]), ratio, 0.35)
+
+
+def growth() -> Iterator[Row]:
+    """The cost of a turn at turn 1,000 against turn 30, and the bytes held once the caps are reached."""
+    for who, make in ours().items():
+        old = Session(make())
+        held: list[int] = []
+        for _ in range(990):
+            old.advance()
+            held.append(old.held())
+        whole: list[tuple[float, float]] = []
+        saver: list[tuple[float, float]] = []
+        for _ in range(ROUNDS):
+            young = Session(make())
+            for _ in range(25):
+                young.advance()
+            pairs: list[tuple[Turn, Turn]] = []
+            with quiet():
+                for _ in range(10):
+                    pairs.append((old.advance(), young.advance()))
+                    held.append(old.held())
+            # What is freed in batches falls on some of the turns, so their mean is what counts.
+            whole.append((fmean(each.whole for each, _ in pairs), fmean(each.whole for _, each in pairs)))
+            saver.append((fmean(each.total for each, _ in pairs), fmean(each.total for _, each in pairs)))
+        for what, rounds in (("whole turn", whole), ("checkpointer CPU", saver)):
+            value, base = median(each for each, _ in rounds), median(each for _, each in rounds)
+            yield Row(f"{what}, turn 1,000 against 30", who, time_text(value), time_text(base), value / base, 1.15)
+        value, base = fmean(held[-50:]), fmean(held[50:100])
+        note = ", ".join(f"turn {at}: {size_text(held[at - 1])}" for at in (10, 20, 30, 50, 100, 200, 500, 1000))
+        what = "bytes held, turn 1,000 against 50 to 100"
+        yield Row(what, who, size_text(value), size_text(base), value / base, 1.05, note)
+        peer = Session(CONTENDERS[PEER]())
+        for _ in range(100):
+            peer.advance()
+        value, base = fmean(held[50:100]), peer.held()
+        yield Row("bytes held, turn 100", who, size_text(value), size_text(base), value / base)
+
+
+def traced() -> Iterator[Row]:
+    """What Python's allocator holds for one session at turn 260 against turn 60, whatever ``info`` says."""
+    for who, make in ours().items():
+        old = Session(make())
+        old.advance()
+        tracemalloc.start()
+        held = []
+        for turns in (0, 60, 200):
+            for _ in range(turns):
+                old.advance()
+            gc.collect()
+            held.append(tracemalloc.get_traced_memory()[0])
+        tracemalloc.stop()
+        value, base = held[2] - held[0], held[1] - held[0]
+        yield Row(
+            "memory of one session, turn 260 against 60",
+            who,
+            size_text(value),
+            size_text(base),
+            value / base,
+            1.1,
+        )
+
+
+class Turn(NamedTuple):
+    """What one turn cost: CPU of the process, and CPU in the checkpointer by method."""
+
+    whole: float
+    saver: dict[str, float]
+
+    @property
+    def total(self) -> float:
+        """CPU in the checkpointer."""
+        return sum(self.saver.values())
+
+
+class Session:
+    """A session that is advanced turn by turn."""
+
+    def __init__(self, contender: Contender, graph: str = "state graph") -> None:
+        self._contender = contender
+        self._meter = Meter(contender.saver)
+        self._graph = GRAPHS[graph](contender.saver)
+        self._config = contender.config("s1")
+
+    def advance(self) -> Turn:
+        """One more turn."""
+        started = time.process_time()
+        turn(self._graph, self._config)
+        whole = time.process_time() - started
+        return Turn(whole, self._meter.read())
+
+    def held(self) -> int:
+        """The bytes its checkpointer holds for it."""
+        return self._contender.held("s1")
+
+    def get_tuple(self) -> object:
+        """The latest checkpoint."""
+        return self._contender.saver.get_tuple(self._config)

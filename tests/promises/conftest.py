@@ -1,0 +1,95 @@
+"""Every storage under test, in one dict, and the fixtures that open it in both colours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from langchain_ttl_history import Retention, SessionBuffer
+from langchain_ttl_history.storage import MemoryStorage
+
+from .helpers import Clock, Colour, Session, everything_in
+
+
+@dataclass(frozen=True)
+class StorageCase:
+    """How to open one kind of storage for a test and how to look into it."""
+
+    open: Callable[[Clock], Any]
+    contents: Callable[[Any], list[bytes]]
+    """Every string and byte string it holds."""
+    slack: float = 0.0
+    """By which part of `idle_ttl` a session may live too long."""
+    close: Callable[[Any], None] = lambda storage: None
+
+
+STORAGES: dict[str, StorageCase] = {
+    "memory": StorageCase(
+        open=lambda clock: MemoryStorage(clock=clock),
+        contents=everything_in,
+    ),
+}
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture(params=list(STORAGES))
+def case(request: pytest.FixtureRequest) -> StorageCase:
+    return STORAGES[request.param]
+
+
+@pytest.fixture(params=["sync", "async"])
+def colour(request: pytest.FixtureRequest) -> Colour:
+    return Colour(request.param)
+
+
+@pytest.fixture
+def storage(case: StorageCase, clock: Clock) -> Iterator[Any]:
+    storage = case.open(clock)
+    yield storage
+    case.close(storage)
+
+
+@pytest.fixture
+def open_buffer(storage: Any) -> Callable[..., SessionBuffer]:
+    """Opens a buffer over the storage: one more worker. Keywords of `Retention` may be mixed in."""
+
+    def open_(**options: Any) -> SessionBuffer:
+        rules = {name: options.pop(name) for name in list(options) if name in _RETENTION}
+        return SessionBuffer(storage, retention=Retention(**rules), **options)
+
+    return open_
+
+
+_RETENTION = {
+    "idle_ttl",
+    "max_age",
+    "max_messages",
+    "max_tokens",
+    "max_bytes",
+    "max_checkpoints",
+    "token_counter",
+}
+
+
+@pytest.fixture
+def buffer(open_buffer: Callable[..., SessionBuffer]) -> SessionBuffer:
+    return open_buffer()
+
+
+@pytest.fixture
+def session(buffer: SessionBuffer, colour: Colour) -> Session:
+    """The session s1 of alice."""
+    return Session(buffer, colour)
+
+
+@pytest.fixture
+def session_with(open_buffer: Callable[..., SessionBuffer], colour: Colour) -> Callable[..., Session]:
+    """The session s1 of alice under another retention."""
+    return lambda **options: Session(open_buffer(**options), colour)

@@ -1,0 +1,316 @@
+"""P4 Nothing is said twice."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage, SystemMessage
+from langchain_core.runnables import RunnableLambda
+from langgraph.graph import END, START, MessagesState, StateGraph
+from langgraph.graph.message import REMOVE_ALL_MESSAGES
+
+from .helpers import (
+    GRAPH_KINDS,
+    ScriptedModel,
+    Session,
+    build_chain,
+    build_graph,
+    dumps,
+    texts,
+    with_history,
+)
+
+
+async def test_a_message_added_again_under_its_id_replaces_the_first_in_its_place(
+    session: Session,
+) -> None:
+    await session.add(HumanMessage("q", id="m1"), AIMessage("draft", id="m2"))
+    await session.add(HumanMessage("next", id="m3"))
+    await session.add(AIMessage("final", id="m2"))
+    assert await session.texts() == ["q", "final", "next"]
+
+
+@pytest.mark.parametrize("kind", GRAPH_KINDS)
+async def test_an_edit_through_the_history_reaches_what_the_graph_stored(session: Session, kind: str) -> None:
+    model = ScriptedModel()
+    agent = build_graph(kind, session.buffer.checkpointer(), model)
+    result = await session.ask(agent, "first")
+    answer = result["messages"][-1]
+
+    await session.add(AIMessage("a better answer", id=answer.id))
+
+    assert await session.texts() == ["first", "a better answer"]
+    assert await session.seen_by(agent) == ["first", "a better answer"]
+    await session.ask(agent, "second")
+    assert texts(model.inputs[-1]) == ["first", "a better answer", "second"]
+
+
+@pytest.mark.parametrize("kind", GRAPH_KINDS)
+async def test_an_edit_by_the_graph_replaces_what_a_chain_said(session: Session, kind: str) -> None:
+    await session.add(HumanMessage("q", id="m1"), AIMessage("draft", id="m2"))
+    agent = build_graph(kind, session.buffer.checkpointer())
+
+    await session.colour.call(
+        agent,
+        "update_state",
+        session.config,
+        {"messages": [AIMessage("final", id="m2")]},
+        as_node="model",
+    )
+
+    assert await session.texts() == ["q", "final"]
+    assert await session.seen_by(agent) == ["q", "final"]
+    await session.event("later")
+    assert await session.seen_by(agent) == ["q", "final", "later"]
+
+
+async def test_a_removal_through_the_history_is_honoured(session: Session) -> None:
+    await session.add(HumanMessage("q", id="m1"), AIMessage("a", id="m2"), SystemMessage("e", id="m3"))
+    await session.add(RemoveMessage("m2"))
+    assert await session.texts() == ["q", "e"]
+    await session.add(HumanMessage("more"))
+    assert await session.texts() == ["q", "e", "more"]
+
+
+async def test_a_removal_of_all_through_the_history_is_honoured(session: Session) -> None:
+    await session.add(HumanMessage("q", id="m1"), AIMessage("a", id="m2"))
+    await session.add(RemoveMessage(REMOVE_ALL_MESSAGES), HumanMessage("anew"))
+    assert await session.texts() == ["anew"]
+
+
+@pytest.mark.parametrize("kind", GRAPH_KINDS)
+async def test_a_removal_through_the_history_reaches_the_graph(session: Session, kind: str) -> None:
+    model = ScriptedModel()
+    agent = build_graph(kind, session.buffer.checkpointer(), model)
+    result = await session.ask(agent, "first")
+    await session.ask(agent, "second")
+
+    await session.add(*(RemoveMessage(str(message.id)) for message in result["messages"]))
+
+    assert await session.texts() == ["second", "re: second"]
+    assert await session.seen_by(agent) == ["second", "re: second"]
+    await session.ask(agent, "third")
+    assert texts(model.inputs[-1]) == ["second", "re: second", "third"]
+    assert await session.texts() == ["second", "re: second", "third", "re: third"]
+
+
+@pytest.mark.parametrize("kind", GRAPH_KINDS)
+async def test_a_removal_by_the_graph_is_honoured_in_what_a_chain_said(session: Session, kind: str) -> None:
+    await session.add(HumanMessage("secret", id="m1"), AIMessage("a", id="m2"))
+    await session.event("an event")
+    agent = build_graph(kind, session.buffer.checkpointer())
+
+    await session.colour.call(
+        agent,
+        "update_state",
+        session.config,
+        {"messages": [RemoveMessage("m1")]},
+        as_node="model",
+    )
+    await session.say(build_chain(session.buffer), "later")
+
+    expected = ["a", "an event", "later", "re: later"]
+    assert await session.texts() == expected
+    assert await session.seen_by(agent) == expected
+
+
+async def test_a_graph_that_removes_all_and_summarises_leaves_the_summary(
+    session: Session,
+) -> None:
+    def summarise(state: MessagesState) -> dict[str, Any]:
+        return {
+            "messages": [
+                RemoveMessage(REMOVE_ALL_MESSAGES),
+                AIMessage(f"summary of {len(state['messages'])}"),
+            ]
+        }
+
+    graph = StateGraph(MessagesState)
+    graph.add_node("summarise", summarise)
+    graph.add_edge(START, "summarise")
+    graph.add_edge("summarise", END)
+    compiled = graph.compile(checkpointer=session.buffer.checkpointer())
+    await session.say(build_chain(session.buffer), "one")
+    await session.event("an event")
+
+    await session.ask(compiled, "now")
+
+    assert await session.texts() == ["summary of 4"]
+    await session.event("later")
+    assert await session.texts() == ["summary of 4", "later"]
+    assert await session.seen_by(compiled) == ["summary of 4", "later"]
+
+
+async def test_a_retried_append_stores_each_message_once(session: Session) -> None:
+    batch = [HumanMessage("q", id="m1"), AIMessage("a", id="m2")]
+    await session.add(*batch)
+    await session.add(*batch)
+    await session.add(*batch)
+    assert await session.texts() == ["q", "a"]
+
+
+async def test_a_retried_append_after_others_have_written_moves_nothing(
+    session: Session,
+) -> None:
+    batch = [HumanMessage("q", id="m1"), AIMessage("a", id="m2")]
+    await session.add(*batch)
+    await session.event("between")
+    await session.add(*batch)
+    assert await session.texts() == ["q", "a", "between"]
+
+
+@pytest.mark.parametrize("kind", GRAPH_KINDS)
+async def test_what_an_agent_was_given_again_under_its_id_is_stored_once(session: Session, kind: str) -> None:
+    agent = build_graph(kind, session.buffer.checkpointer())
+    question = HumanMessage("first", id="m1")
+    await session.run(agent, {"messages": [question]})
+    await session.run(agent, {"messages": [question]})
+    assert (await session.texts()).count("first") == 1
+    assert await session.seen_by(agent) == await session.texts()
+
+
+@pytest.mark.parametrize("kind", GRAPH_KINDS)
+@pytest.mark.parametrize("checkpointed", [True, False], ids=["checkpointed", "stateless"])
+async def test_a_history_around_a_whole_agent_stores_each_message_exactly_once(
+    session: Session, kind: str, checkpointed: bool
+) -> None:
+    saver = session.buffer.checkpointer() if checkpointed else None
+    agent = build_graph(kind, saver)
+    wrapped = with_history(
+        agent,
+        session.buffer,
+        input_messages_key="messages",
+        output_messages_key="messages",
+    )
+    expected: list[str] = []
+    for turn in range(3):
+        await session.run(wrapped, {"messages": [HumanMessage(f"look up x{turn}")]})
+        expected += [
+            f"look up x{turn}",
+            f"call x{turn}",
+            f"facts about x{turn}",
+            f"answer: facts about x{turn}",
+        ]
+        assert await session.texts() == expected
+    if checkpointed:
+        assert await session.seen_by(agent) == expected
+
+
+@pytest.mark.parametrize("kind", GRAPH_KINDS)
+async def test_a_history_with_its_own_key_around_an_agent_stores_each_message_once(session: Session, kind: str) -> None:
+    agent = build_graph(kind, session.buffer.checkpointer())
+
+    def to_state(given: dict[str, Any]) -> dict[str, Any]:
+        return {"messages": [*given["history"], HumanMessage(given["question"])]}
+
+    wrapped = with_history(
+        RunnableLambda(to_state) | agent,
+        session.buffer,
+        input_messages_key="question",
+        history_messages_key="history",
+        output_messages_key="messages",
+    )
+    await session.event("user opened billing")
+    await session.run(wrapped, {"question": "look up x"})
+
+    conversation = await session.texts()
+    for text in (
+        "user opened billing",
+        "call x",
+        "facts about x",
+        "answer: facts about x",
+    ):
+        assert conversation.count(text) == 1, conversation
+    assert await session.seen_by(agent) == conversation
+
+
+async def test_a_message_without_an_id_is_new_each_time_it_is_added(session: Session) -> None:
+    message = HumanMessage("hello?")
+    await session.add(message)
+    await session.add(message)
+    await session.add(message, message)
+    stored = await session.messages()
+    assert texts(stored) == ["hello?"] * 4
+    assert len({each.id for each in stored}) == 4
+    assert all(each.id for each in stored)
+
+
+async def test_the_id_of_a_message_without_one_goes_on_the_copy_only(session: Session) -> None:
+    messages = [HumanMessage("q"), AIMessage("a"), SystemMessage("s")]
+    await session.add(*messages)
+    await session.replace(messages)
+    assert [message.id for message in messages] == [None, None, None]
+    assert all(message.id for message in await session.messages())
+
+
+async def test_a_new_id_stays_the_same_on_every_read(session: Session) -> None:
+    await session.add(HumanMessage("q"))
+    first, second = await session.messages(), await session.messages()
+    assert [each.id for each in first] == [each.id for each in second]
+    agent = build_graph("agent", session.buffer.checkpointer())
+    assert dumps((await session.state(agent)).values["messages"]) == dumps(first)
+
+
+async def test_one_append_that_names_an_id_twice_keeps_the_last_word(session: Session) -> None:
+    await session.add(HumanMessage("q", id="m1"), AIMessage("draft", id="m2"), AIMessage("final", id="m2"))
+    assert await session.texts() == ["q", "final"]
+
+
+async def test_a_retried_turn_of_an_agent_that_failed_says_nothing_twice(
+    session: Session,
+) -> None:
+    class UnluckyError(RuntimeError):
+        pass
+
+    failures = [UnluckyError("first try")]
+    model = ScriptedModel()
+
+    def answer(state: MessagesState) -> dict[str, Any]:
+        if failures:
+            raise failures.pop()
+        return {"messages": [model.invoke(state["messages"])]}
+
+    graph = StateGraph(MessagesState)
+    graph.add_node("answer", answer)
+    graph.add_edge(START, "answer")
+    graph.add_edge("answer", END)
+    compiled = graph.compile(checkpointer=session.buffer.checkpointer())
+    with pytest.raises(UnluckyError):
+        await session.ask(compiled, "question")
+    await session.event("while it was down")
+    await session.ask(compiled, None)
+    conversation = await session.texts()
+    assert sorted(conversation) == sorted(["question", "while it was down", "re: question"])
+    assert await session.seen_by(compiled) == conversation
+
+
+async def test_a_seen_append_is_not_applied_again_after_an_edit_or_a_removal(
+    session: Session,
+) -> None:
+    agent = build_graph("agent", session.buffer.checkpointer())
+    await session.add(HumanMessage("q", id="m1"), AIMessage("old text", id="m2"))
+    await session.ask(agent, "first")
+    await session.colour.call(
+        agent,
+        "update_state",
+        session.config,
+        {"messages": [AIMessage("new text", id="m2"), RemoveMessage("m1")]},
+        as_node="model",
+    )
+    for turn in range(3):
+        await session.event(f"event {turn}")
+        await session.ask(agent, f"turn {turn}")
+    conversation = await session.texts()
+    assert "old text" not in conversation
+    assert "q" not in conversation
+    assert conversation.count("new text") == 1
+
+
+async def test_appends_retried_at_the_same_time_store_each_message_once(
+    session: Session,
+) -> None:
+    batch = [HumanMessage("q", id="m1"), AIMessage("a", id="m2")]
+    await asyncio.gather(*(session.add(*batch) for _ in range(6)))
+    assert await session.texts() == ["q", "a"]

@@ -1,0 +1,363 @@
+"""P6 Expiry is whole and exact."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.tools import tool
+from langgraph.types import Command, interrupt
+
+from langchain_ttl_history import Retention, SessionBuffer
+from langchain_ttl_history.storage import MemoryStorage
+
+from .conftest import StorageCase
+from .helpers import (
+    GRAPH_KINDS,
+    Clock,
+    Colour,
+    Gate,
+    ScriptedModel,
+    Session,
+    build_chain,
+    build_graph,
+    texts,
+)
+
+IDLE = 100.0
+MOMENT = 0.01
+
+
+@pytest.fixture
+def session(session_with: Callable[..., Session]) -> Session:
+    """A session that lives for 100 idle seconds."""
+    return session_with(idle_ttl=IDLE)
+
+
+def past(case: StorageCase) -> float:
+    """Seconds after the last use at which a session is surely gone."""
+    return IDLE * (1 + case.slack) + MOMENT
+
+
+async def assert_gone(session: Session, graph: Any = None) -> None:
+    saver = session.buffer.checkpointer()
+    assert await session.info() is None
+    assert await session.sessions("alice") == []
+    assert await session.messages() == []
+    assert await session.colour.call(saver, "get_tuple", session.config) is None
+    assert await session.colour.collect(saver, "list", session.config) == []
+    if graph is not None:
+        assert (await session.state(graph)).values == {}
+        assert await session.states(graph) == []
+    assert await session.info() is None, "reading brought something back"
+
+
+async def test_the_idle_time_is_thirty_minutes_unless_told_otherwise(
+    session_with: Callable[..., Session], clock: Clock, case: StorageCase
+) -> None:
+    session = session_with()
+    await session.add(HumanMessage("hello"))
+    clock.advance(1_800 - MOMENT)
+    assert await session.info() is not None
+    clock.advance(1_800 * case.slack + 2 * MOMENT)
+    await assert_gone(session)
+
+
+async def test_a_session_is_readable_until_its_idle_time_is_over_and_then_gone(
+    session: Session, clock: Clock, case: StorageCase
+) -> None:
+    await session.add(HumanMessage("hello"))
+    clock.advance(IDLE - MOMENT)
+    assert await session.texts() == ["hello"]
+    clock.advance(past(case))
+    await assert_gone(session)
+
+
+@pytest.mark.parametrize("kind", GRAPH_KINDS)
+async def test_it_goes_in_one_instant_with_its_checkpoints_writes_and_log(
+    session: Session, clock: Clock, case: StorageCase, kind: str
+) -> None:
+    @tool
+    def lookup(thing: str) -> str:
+        """Look a thing up when a human allows it."""
+        return str(interrupt("may I?"))
+
+    agent = build_graph(kind, session.buffer.checkpointer(), tools=[lookup])
+    await session.ask(agent, "first")
+    clock.advance(IDLE / 2)
+    await session.ask(agent, "look up whales")
+    clock.advance(IDLE / 4)
+    await session.event("an event")
+
+    clock.advance(IDLE - MOMENT)
+    assert len(await session.states(agent)) > 4
+    assert (await session.state(agent)).interrupts
+    assert (await session.texts())[-1] == "an event"
+
+    clock.advance(past(case))
+    await assert_gone(session, agent)
+
+
+@pytest.mark.parametrize("kind", GRAPH_KINDS)
+async def test_after_expiry_a_turn_starts_clean(session: Session, clock: Clock, case: StorageCase, kind: str) -> None:
+    model = ScriptedModel()
+    agent = build_graph(kind, session.buffer.checkpointer(), model)
+    await session.ask(agent, "first")
+    clock.advance(past(case))
+    await session.ask(agent, "second")
+    assert texts(model.inputs[-1]) == ["second"]
+    assert await session.texts() == ["second", "re: second"]
+
+
+Use = Callable[[Session, Any, Any], Awaitable[Any]]
+
+USES: dict[str, Use] = {
+    "reading the history": lambda s, graph, saver: s.messages(),
+    "appending": lambda s, graph, saver: s.add(HumanMessage("more")),
+    "an event": lambda s, graph, saver: s.event("an event"),
+    "setting the messages": lambda s, graph, saver: s.replace([HumanMessage("other")]),
+    "get_tuple": lambda s, graph, saver: s.colour.call(saver, "get_tuple", s.config),
+    "list": lambda s, graph, saver: s.colour.collect(saver, "list", s.config),
+    "get_state": lambda s, graph, saver: s.state(graph),
+    "get_state_history": lambda s, graph, saver: s.states(graph),
+    "update_state": lambda s, graph, saver: s.colour.call(
+        graph, "update_state", s.config, {"messages": [AIMessage("more")]}
+    ),
+    "an agent's turn": lambda s, graph, saver: s.ask(graph, "more"),
+    "a chain's turn": lambda s, graph, saver: s.say(build_chain(s.buffer), "more"),
+}
+
+
+@pytest.mark.parametrize("use", list(USES))
+async def test_reading_or_writing_through_a_door_is_use(
+    session: Session, clock: Clock, case: StorageCase, use: str
+) -> None:
+    saver = session.buffer.checkpointer()
+    graph = build_graph("agent", saver)
+    await session.ask(graph, "hello")
+    for _ in range(3):
+        clock.advance(IDLE - MOMENT)
+        await USES[use](session, graph, saver)
+    clock.advance(IDLE - MOMENT)
+    assert await session.info() is not None
+    clock.advance(IDLE * case.slack + 2 * MOMENT)
+    await assert_gone(session)
+
+
+@pytest.mark.parametrize("administration", ["info", "sessions", "all sessions", "stats", "sweep"])
+async def test_administration_is_not_use(
+    session: Session, clock: Clock, case: StorageCase, administration: str
+) -> None:
+    await session.add(HumanMessage("hello"))
+    clock.advance(IDLE - MOMENT)
+    if administration == "info":
+        before = await session.info()
+        assert before == await session.info()
+    elif administration == "sessions":
+        assert len(await session.sessions("alice")) == 1
+    elif administration == "all sessions":
+        assert len(await session.sessions(all_users=True)) == 1
+    else:
+        await session.colour.call(session.buffer, administration)
+    clock.advance(IDLE * case.slack + 2 * MOMENT)
+    await assert_gone(session)
+
+
+async def test_one_session_expires_without_the_others(session: Session, clock: Clock, case: StorageCase) -> None:
+    await session.add(HumanMessage("one"))
+    clock.advance(IDLE / 2)
+    other = session("alice", "s2")
+    await other.add(HumanMessage("two"))
+    clock.advance(IDLE / 2 * (1 + 2 * case.slack) + MOMENT)
+    assert await session.info() is None
+    assert [each.session_id for each in await session.sessions("alice")] == ["s2"]
+    assert await other.texts() == ["two"]
+
+
+async def test_info_tells_when_a_session_was_made_last_used_and_will_expire(session: Session, clock: Clock) -> None:
+    await session.add(HumanMessage("hello"))
+    made = clock.now
+    clock.advance(40)
+    await session.event("later")
+    info = await session.info()
+    assert info.created_at.timestamp() == pytest.approx(made)
+    assert info.last_used_at.timestamp() == pytest.approx(made + 40)
+    assert info.expires_at.timestamp() == pytest.approx(made + 40 + IDLE)
+    for moment in (info.created_at, info.last_used_at, info.expires_at):
+        assert moment.utcoffset() is not None
+
+
+async def test_a_session_that_expired_and_began_anew_has_a_new_birthday(
+    session: Session, clock: Clock, case: StorageCase
+) -> None:
+    await session.add(HumanMessage("hello"))
+    clock.advance(past(case))
+    await session.add(HumanMessage("hello again"))
+    info = await session.info()
+    assert info.created_at.timestamp() == pytest.approx(clock.now)
+    assert await session.texts() == ["hello again"]
+
+
+# --- the idle time of one session -------------------------------------------------------------
+
+
+async def test_set_idle_ttl_changes_this_session_only(session: Session, clock: Clock, case: StorageCase) -> None:
+    other = session("alice", "s2")
+    await session.add(HumanMessage("one"))
+    await other.add(HumanMessage("two"))
+    await session.colour.call(session.buffer, "set_idle_ttl", *session.key, timedelta(seconds=500))
+    clock.advance(past(case))
+    assert await other.info() is None
+    assert await session.texts() == ["one"]
+    clock.advance(500 - MOMENT)
+    assert await session.texts() == ["one"]
+    clock.advance(500 * (1 + case.slack) + MOMENT)
+    await assert_gone(session)
+
+
+async def test_a_session_without_an_idle_time_is_pinned(session: Session, clock: Clock) -> None:
+    await session.add(HumanMessage("one"))
+    await session.colour.call(session.buffer, "set_idle_ttl", *session.key, None)
+    clock.advance(10_000_000)
+    assert await session.texts() == ["one"]
+    await session.event("more")
+    clock.advance(10_000_000)
+    assert await session.texts() == ["one", "more"]
+
+
+async def test_a_retention_without_an_idle_time_keeps_sessions(
+    session_with: Callable[..., Session], clock: Clock
+) -> None:
+    session = session_with(idle_ttl=None)
+    await session.add(HumanMessage("one"))
+    clock.advance(10_000_000)
+    assert await session.texts() == ["one"]
+    assert (await session.info()).expires_at is None
+
+
+async def test_set_idle_ttl_of_an_unknown_session_creates_nothing(session: Session) -> None:
+    await session.colour.call(session.buffer, "set_idle_ttl", "alice", "unknown", 500)
+    assert await session.sessions("alice") == []
+
+
+# --- max_age ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pinned", [False, True])
+@pytest.mark.parametrize("kind", GRAPH_KINDS)
+async def test_max_age_ends_a_session_however_busy_it_is_pinned_or_not(
+    session_with: Callable[..., Session], clock: Clock, kind: str, pinned: bool
+) -> None:
+    session = session_with(idle_ttl=IDLE, max_age=timedelta(seconds=250))
+    agent = build_graph(kind, session.buffer.checkpointer())
+    await session.ask(agent, "hello")
+    if pinned:
+        await session.colour.call(session.buffer, "set_idle_ttl", *session.key, None)
+    for _ in range(4):
+        clock.advance(60)
+        await session.ask(agent, "more")
+    clock.advance(10 - MOMENT)
+    assert len(await session.messages()) == 10
+    clock.advance(2 * MOMENT)
+    await assert_gone(session, agent)
+
+
+# --- in the middle of a turn ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", GRAPH_KINDS)
+async def test_expiring_in_the_middle_of_a_turn_loses_nothing_of_what_the_turn_holds(
+    session: Session, clock: Clock, case: StorageCase, kind: str
+) -> None:
+    gate = Gate()
+    model = ScriptedModel(gates={"slow": gate})
+    agent = build_graph(kind, session.buffer.checkpointer(), model)
+    await session.say(build_chain(session.buffer), "hello")
+    await session.ask(agent, "look up whales")
+    slow = asyncio.create_task(session.ask(agent, "slow"))
+    await gate.reached()
+    clock.advance(past(case))
+    assert await session.info() is None
+    gate.release()
+    result = await slow
+
+    assert await session.texts() == [
+        *("hello", "re: hello"),
+        *("look up whales", "call whales", "facts about whales", "answer: facts about whales"),
+        *("slow", "re: slow"),
+    ]
+    assert await session.texts() == texts(result["messages"])
+    await session.ask(agent, "next")
+    assert texts(model.inputs[-1]) == [*texts(result["messages"]), "next"]
+
+
+@pytest.mark.parametrize("kind", GRAPH_KINDS)
+async def test_past_max_age_only_what_the_running_turn_added_is_kept(
+    session_with: Callable[..., Session], clock: Clock, kind: str
+) -> None:
+    session = session_with(idle_ttl=None, max_age=500)
+    gate = Gate()
+    model = ScriptedModel(gates={"slow": gate})
+    agent = build_graph(kind, session.buffer.checkpointer(), model)
+    await session.say(build_chain(session.buffer), "hello")
+    await session.ask(agent, "look up whales")
+    clock.advance(499)
+    slow = asyncio.create_task(session.ask(agent, "slow"))
+    await gate.reached()
+    clock.advance(2)
+    gate.release()
+    result = await slow
+
+    assert len(result["messages"]) == 8
+    assert await session.texts() == ["slow", "re: slow"]
+    await session.ask(agent, "next")
+    assert texts(model.inputs[-1]) == ["slow", "re: slow", "next"]
+
+
+async def test_expiring_in_the_middle_of_a_chains_turn_keeps_its_question_and_answer(
+    session: Session, clock: Clock, case: StorageCase
+) -> None:
+    gate = Gate()
+    chain = build_chain(session.buffer, ScriptedModel(gates={"slow": gate}))
+    await session.say(chain, "hello")
+    slow = asyncio.create_task(session.say(chain, "slow"))
+    await gate.reached()
+    clock.advance(past(case))
+    gate.release()
+    await slow
+    assert await session.texts() == ["slow", "re: slow"]
+
+
+async def test_an_interrupt_lives_as_long_as_its_session(session: Session, clock: Clock, case: StorageCase) -> None:
+    @tool
+    def lookup(thing: str) -> str:
+        """Look a thing up when a human allows it."""
+        return str(interrupt("may I?"))
+
+    agent = build_graph("agent", session.buffer.checkpointer(), tools=[lookup])
+    await session.ask(agent, "look up whales")
+    for _ in range(5):
+        clock.advance(IDLE - MOMENT)
+        await session.messages()
+    result = await session.run(agent, Command(resume="yes"))
+    assert texts(result["messages"])[-1] == "answer: yes"
+
+
+async def test_the_instant_comes_in_real_time_too(colour: Colour) -> None:
+    idle = 0.4
+    buffer = SessionBuffer(MemoryStorage(), retention=Retention(idle_ttl=idle))
+    session = Session(buffer, colour)
+    agent = build_graph("agent", buffer.checkpointer())
+    await session.ask(agent, "hello")
+    started = time.monotonic()
+    await asyncio.sleep(idle / 4)
+    shown = await session.texts()
+    if time.monotonic() - started < idle:
+        assert shown == ["hello", "re: hello"]
+    await asyncio.sleep(idle + 0.1)
+    await assert_gone(session, agent)

@@ -1,0 +1,428 @@
+"""P11 Stored bytes never run code, and are never half read."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.runnables import RunnableConfig
+from langgraph.graph import END, START, MessagesState, StateGraph
+
+from langchain_ttl_history import (
+    CorruptRecordError,
+    Retention,
+    SessionBuffer,
+    StorageError,
+    TTLHistoryError,
+    TypeNotAllowedError,
+)
+
+from .helpers import GRAPH_KINDS, Session, build_chain, build_graph, dumps
+from .samples import Order, Point, Settings, TicketMessage
+from .tampering import Interposed
+
+
+def graph_that_writes(saver: Any, value: Any) -> Any:
+    class State(MessagesState):
+        value: Any
+
+    def node(state: State) -> dict[str, Any]:
+        return {"value": value}
+
+    graph = StateGraph(State)
+    graph.add_node("node", node)
+    graph.add_edge(START, "node")
+    graph.add_edge("node", END)
+    return graph.compile(checkpointer=saver)
+
+
+@pytest.fixture
+def shared(storage: Any) -> Interposed:
+    """The storage as one that others can write to as well."""
+    return Interposed(storage, private=False)
+
+
+def through(session: Session, storage: Any, **options: Any) -> Session:
+    return session.through(SessionBuffer(storage, retention=Retention(), **options))
+
+
+# --- only allow-listed types ------------------------------------------------------------------
+
+
+async def test_in_memory_whatever_this_process_stored_is_rebuilt(session: Session) -> None:
+    value = [Point(1), Order([Point(2)]), Settings(name="n"), TicketMessage("t", ticket=1, id="t")]
+    graph = graph_that_writes(session.buffer.checkpointer(), value)
+    await session.ask(graph, "hello")
+    assert (await session.state(graph)).values["value"] == value
+    await session.add(TicketMessage("help", ticket=7))
+    stored = (await session.messages())[-1]
+    assert type(stored) is TicketMessage
+    assert stored.ticket == 7
+
+
+UNLISTED: dict[str, tuple[Any, type]] = {
+    "a dataclass": (Point(1), Point),
+    "a pydantic model": (Settings(name="n"), Settings),
+    "a custom message": (TicketMessage("t", id="t"), TicketMessage),
+    "a nested one": ({"deep": [Point(1)]}, Point),
+}
+
+
+@pytest.mark.parametrize("name", list(UNLISTED))
+async def test_elsewhere_a_type_that_is_not_allow_listed_is_refused_when_written(
+    session: Session, shared: Interposed, name: str
+) -> None:
+    value, kind = UNLISTED[name]
+    mine = through(session, shared)
+    await mine.event("before")
+    graph = graph_that_writes(mine.buffer.checkpointer(), value)
+    with pytest.raises(TypeNotAllowedError) as refused:
+        await mine.ask(graph, "hello")
+    text = str(refused.value)
+    assert "s1" in text
+    assert "value" in text
+    assert kind.__name__ in text
+    assert "allow_types" in text
+    assert "LANGGRAPH_STRICT_MSGPACK" in text
+    with pytest.raises(TypeNotAllowedError) as refused:
+        await mine.add(HumanMessage("q", additional_kwargs={"value": value}))
+    assert kind.__name__ in str(refused.value)
+    assert "s1" in str(refused.value)
+
+
+@pytest.mark.parametrize("name", list(UNLISTED))
+async def test_elsewhere_an_allow_listed_type_goes_in_and_comes_out_of_both_doors(
+    session: Session, shared: Interposed, name: str
+) -> None:
+    value, kind = UNLISTED[name]
+    mine = through(session, shared, allow_types=[kind])
+    graph = graph_that_writes(mine.buffer.checkpointer(), value)
+    await mine.ask(graph, "hello")
+    assert (await mine.state(graph)).values["value"] == value
+    await mine.add(HumanMessage("q", additional_kwargs={"value": value}))
+    assert (await mine.messages())[-1].additional_kwargs == {"value": value}
+
+
+async def test_elsewhere_a_custom_message_is_refused_unless_allow_listed(session: Session, shared: Interposed) -> None:
+    mine = through(session, shared)
+    with pytest.raises(TypeNotAllowedError) as refused:
+        await mine.add(TicketMessage("t"))
+    assert "TicketMessage" in str(refused.value)
+    allowed = through(session, shared, allow_types=[TicketMessage])
+    await allowed.add(TicketMessage("t", ticket=3))
+    (stored,) = await allowed.messages()
+    assert type(stored) is TicketMessage
+    with pytest.raises(TTLHistoryError) as unread:
+        await mine.messages()
+    assert "s1" in str(unread.value)
+
+
+async def test_types_that_langgraph_announces_are_allowed_on_the_copy_alone(
+    session: Session, shared: Interposed
+) -> None:
+    mine = through(session, shared)
+    saver = mine.buffer.checkpointer()
+    announced = saver.with_allowlist([(Point.__module__, "Point")])
+    graph = graph_that_writes(announced, Point(1))
+    await mine.ask(graph, "hello")
+    assert (await mine.state(graph)).values["value"] == Point(1)
+    with pytest.raises(TypeNotAllowedError):
+        await mine.ask(graph_that_writes(saver, Point(1)), "hello")
+
+
+async def test_an_unlisted_type_that_someone_else_wrote_is_never_rebuilt(session: Session, shared: Interposed) -> None:
+    theirs = through(session, shared, allow_types=[Point])
+    graph = graph_that_writes(theirs.buffer.checkpointer(), Point(1))
+    await theirs.ask(graph, "hello")
+    mine = through(session, shared)
+    with pytest.raises(TTLHistoryError) as refused:
+        await mine.state(graph_that_writes(mine.buffer.checkpointer(), None))
+    assert "Point" in str(refused.value)
+    assert "s1" in str(refused.value)
+
+
+async def test_a_dict_shaped_like_a_serialized_constructor_imports_nothing(
+    session: Session,
+) -> None:
+    evil = {
+        "lc": 2,
+        "type": "constructor",
+        "id": ["this", "antigravity_module", "Thing"],
+        "kwargs": {},
+    }
+    before = set(sys.modules)
+    await session.add(HumanMessage("q", additional_kwargs={"value": evil}))
+    graph = graph_that_writes(session.buffer.checkpointer(), evil)
+    await session.ask(graph, "hello")
+    assert (await session.state(graph)).values["value"] == evil
+    assert (await session.messages())[0].additional_kwargs == {"value": evil}
+    assert "this" not in set(sys.modules) - before
+
+
+# --- values that could not be read back -------------------------------------------------------
+
+
+class Unfriendly:
+    """Comes back as nothing: no state, no constructor arguments."""
+
+    def __init__(self, handle: Any) -> None:
+        self.handle = handle
+
+
+def local_dataclass() -> Any:
+    @dataclasses.dataclass
+    class Hidden:
+        x: int
+
+    return Hidden(1)
+
+
+IMPOSSIBLE: dict[str, Callable[[], Any]] = {
+    "function": lambda: lambda: None,
+    "lock": threading.Lock,
+    "generator": lambda: (each for each in ()),
+    "module": lambda: os,
+    "object with a lock": lambda: Unfriendly(threading.Lock()),
+    "nested function": lambda: {"deep": [lambda: None]},
+}
+
+
+@pytest.mark.parametrize("name", list(IMPOSSIBLE))
+async def test_a_value_that_could_not_be_read_back_is_refused_when_written_to_a_channel(
+    session: Session, name: str
+) -> None:
+    saver = session.buffer.checkpointer()
+    agent = build_graph("agent", saver)
+    await session.ask(agent, "before")
+    found = await session.colour.call(saver, "get_tuple", session.config)
+    held = await session.info()
+    value = IMPOSSIBLE[name]()
+    broken = {
+        **found.checkpoint,
+        "id": "1f0fffff-0000-6000-8000-000000000000",
+        "channel_values": {**found.checkpoint["channel_values"], "gadget": value},
+        "channel_versions": {**found.checkpoint["channel_versions"], "gadget": "1"},
+    }
+    for attempt in (
+        lambda: session.colour.call(saver, "put", found.config, broken, found.metadata, {"gadget": "1"}),
+        lambda: session.colour.call(saver, "put_writes", found.config, [("fine", 1), ("gadget", value)], "task"),
+    ):
+        with pytest.raises(TypeNotAllowedError) as refused:
+            await attempt()
+        assert isinstance(refused.value, TypeError)
+        text = str(refused.value)
+        assert "s1" in text
+        assert "gadget" in text
+        assert type(value).__name__ in text or "function" in text
+    after = await session.info()
+    assert (after.bytes, after.checkpoints, after.messages) == (
+        held.bytes,
+        held.checkpoints,
+        held.messages,
+    )
+    again = await session.colour.call(saver, "get_tuple", session.config)
+    assert again.pending_writes == found.pending_writes
+
+
+@pytest.mark.parametrize("name", list(IMPOSSIBLE))
+@pytest.mark.parametrize("where", ["artifact", "additional_kwargs", "response_metadata"])
+async def test_a_message_that_could_not_be_read_back_is_refused_and_the_session_stays(
+    session: Session, name: str, where: str
+) -> None:
+    from langchain_core.messages import ToolMessage
+
+    from .helpers import lookup_call
+
+    await session.add(HumanMessage("before"), AIMessage("", tool_calls=[lookup_call("x", "c")]))
+    before = dumps(await session.messages())
+    value = IMPOSSIBLE[name]()
+    message = (
+        ToolMessage("ok", tool_call_id="c", artifact=value)
+        if where == "artifact"
+        else AIMessage("a", **{where: {"value": value}})
+    )
+    with pytest.raises(TypeNotAllowedError) as refused:
+        await session.add(HumanMessage("fine"), message)
+    assert "s1" in str(refused.value)
+    assert dumps(await session.messages()) == before
+    with pytest.raises(TypeNotAllowedError):
+        await session.replace([message])
+    assert dumps(await session.messages()) == before
+
+
+async def test_a_value_of_a_class_that_cannot_be_found_again_comes_back_or_is_refused(
+    session: Session,
+) -> None:
+    value = local_dataclass()
+    graph = graph_that_writes(session.buffer.checkpointer(), value)
+    try:
+        await session.ask(graph, "hello")
+    except TypeNotAllowedError:
+        return
+    assert (await session.state(graph)).values["value"] == value
+
+
+@pytest.mark.parametrize("kind", GRAPH_KINDS)
+async def test_an_agent_whose_tool_returns_what_cannot_be_stored_fails_loudly(session: Session, kind: str) -> None:
+    from langchain_core.tools import tool
+
+    @tool(response_format="content_and_artifact")
+    def lookup(thing: str) -> tuple[str, Any]:
+        """Look a thing up."""
+        return "ok", threading.Lock()
+
+    agent = build_graph(kind, session.buffer.checkpointer(), tools=[lookup])
+    await session.ask(agent, "hello")
+    with pytest.raises(TypeNotAllowedError):
+        await session.ask(agent, "look up whales")
+    assert (await session.texts())[:2] == ["hello", "re: hello"]
+
+
+# --- corrupt and newer records ----------------------------------------------------------------
+
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "truncated by a byte": lambda payload: payload[:-1],
+    "half": lambda payload: payload[: len(payload) // 2],
+    "empty": lambda payload: b"",
+    "garbage": lambda payload: b"\xc1\xff\x00garbage",
+    "text": lambda payload: b"not a record",
+    "longer": lambda payload: payload + b"\x01",
+    "another shape": lambda payload: b"\x93\x01\x02\x03",
+    "a newer version": lambda payload: b"\x7f" + payload[1:],
+}
+
+Reading = Callable[[Session, Any], Awaitable[Any]]
+
+READINGS: dict[str, Reading] = {
+    "history": lambda s, graph: s.messages(),
+    "get_tuple": lambda s, graph: s.colour.call(s.buffer.checkpointer(), "get_tuple", s.config),
+    "list": lambda s, graph: s.colour.collect(s.buffer.checkpointer(), "list", s.config),
+    "an agent's turn": lambda s, graph: s.ask(graph, "next"),
+}
+
+
+@pytest.mark.parametrize("damage", list(DAMAGE))
+@pytest.mark.parametrize("reading", ["history", "get_tuple", "list"])
+async def test_a_corrupt_record_raises_an_error_that_names_the_session(
+    session: Session, storage: Any, damage: str, reading: str
+) -> None:
+    liar = Interposed(storage)
+    mine = through(session, liar)
+    graph = build_graph("agent", mine.buffer.checkpointer())
+    await mine.say(build_chain(mine.buffer), "hello")
+    await mine.ask(graph, "look up whales")
+    await mine.event("an event")
+    liar.served.clear()
+    whole = await READINGS[reading](mine, graph)
+    records = sorted(liar.served)
+    assert records
+    complaints: list[str] = []
+    for record in records:
+        liar.tampered = {record: DAMAGE[damage]}
+        try:
+            shown = await READINGS[reading](mine, graph)
+        except CorruptRecordError as error:
+            complaints.append(str(error))
+        else:
+            assert repr(shown) == repr(whole), f"{record} was half read"
+    assert len(complaints) >= max(1, len(records) // 2)
+    for complaint in complaints:
+        assert "s1" in complaint
+        assert "alice" in complaint
+
+
+async def test_no_turn_starts_over_a_corrupt_record(session: Session, storage: Any) -> None:
+    liar = Interposed(storage)
+    mine = through(session, liar)
+    graph = build_graph("agent", mine.buffer.checkpointer())
+    await mine.ask(graph, "hello")
+    before = await mine.texts()
+    liar.served.clear()
+    await READINGS["get_tuple"](mine, graph)
+    needed = []
+    for record in sorted(liar.served):
+        liar.tampered = {record: DAMAGE["garbage"]}
+        try:
+            await READINGS["get_tuple"](mine, graph)
+        except CorruptRecordError:
+            needed.append(record)
+    assert len(needed) >= 3
+    for record in needed:
+        liar.tampered = {record: DAMAGE["garbage"]}
+        with pytest.raises(CorruptRecordError):
+            await mine.ask(graph, "next")
+        liar.tampered = {}
+        assert await mine.texts() == before
+
+
+# --- a storage that is down -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reading", list(READINGS))
+async def test_a_storage_that_is_down_never_looks_like_an_empty_session(
+    session: Session, storage: Any, reading: str
+) -> None:
+    flaky = Interposed(storage)
+    mine = through(session, flaky)
+    graph = build_graph("agent", mine.buffer.checkpointer())
+    await mine.ask(graph, "hello")
+    flaky.down = True
+    with pytest.raises(StorageError) as error:
+        await READINGS[reading](mine, graph)
+    assert error.value.__cause__ is not None
+    flaky.down = False
+    assert await mine.texts() == ["hello", "re: hello"]
+
+
+@pytest.mark.parametrize("call", ["info", "sessions", "delete", "forget", "stats", "sweep", "add"])
+async def test_a_storage_that_is_down_fails_every_call(session: Session, storage: Any, call: str) -> None:
+    flaky = Interposed(storage)
+    mine = through(session, flaky)
+    await mine.event("x")
+    flaky.down = True
+    attempts: dict[str, Callable[[], Awaitable[Any]]] = {
+        "info": mine.info,
+        "sessions": lambda: mine.sessions("alice"),
+        "delete": mine.delete,
+        "forget": lambda: mine.colour.call(mine.buffer, "forget", "alice"),
+        "stats": lambda: mine.colour.call(mine.buffer, "stats"),
+        "sweep": lambda: mine.colour.call(mine.buffer, "sweep"),
+        "add": lambda: mine.event("y"),
+    }
+    with pytest.raises(StorageError):
+        await attempts[call]()
+    flaky.down = False
+    assert await mine.texts() == ["x"]
+
+
+async def test_a_chain_over_a_storage_that_is_down_does_not_start(session: Session, storage: Any) -> None:
+    flaky = Interposed(storage)
+    mine = through(session, flaky)
+    chain = build_chain(mine.buffer)
+    await mine.say(chain, "hello")
+    flaky.down = True
+    with pytest.raises(StorageError):
+        await mine.say(chain, "next")
+
+
+async def test_what_add_messages_raises_inside_a_runnable_is_logged_by_langchain(
+    session: Session, caplog: pytest.LogCaptureFixture
+) -> None:
+    from langchain_core.runnables import RunnableLambda
+
+    from .helpers import with_history
+
+    chain = with_history(
+        RunnableLambda(lambda given: AIMessage("a", additional_kwargs={"f": threading.Lock()})),
+        session.buffer,
+    )
+    config: RunnableConfig = session.config
+    await session.colour.call(chain, "invoke", [HumanMessage("q")], config)
+    assert "TypeNotAllowedError" in caplog.text
+    assert await session.messages() == []

@@ -1,0 +1,1 @@
+"""Whole conversations, replayed turn by turn through both doors."""

@@ -1,0 +1,329 @@
+"""Bad input: each a typed error with the way out in its text, and nothing stored."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import uuid
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from langchain_core.messages import AIMessage, HumanMessage
+
+import langchain_ttl_history
+from langchain_ttl_history import (
+    ConfigurationError,
+    MissingUserError,
+    Retention,
+    SessionBuffer,
+    SessionDeletedError,
+    StorageError,
+    TTLHistoryError,
+    TypeNotAllowedError,
+)
+from langchain_ttl_history.storage import MemoryStorage
+
+from .promises.helpers import Colour, Session, build_graph, dumps
+
+
+@pytest.fixture(params=["sync", "async"])
+def session(request: pytest.FixtureRequest) -> Session:
+    return Session(SessionBuffer(MemoryStorage()), Colour(request.param))
+
+
+# --- ids --------------------------------------------------------------------------------------
+
+BAD_IDS: dict[str, Any] = {
+    "empty": "",
+    "None": None,
+    "bytes": b"s1",
+    "float": 1.5,
+    "bool": True,
+    "list": ["s1"],
+    "over-long": "x" * 10_000,
+    "NUL": "a\0b",
+}
+
+
+@pytest.mark.parametrize("name", list(BAD_IDS))
+async def test_a_bad_session_id_is_refused_by_every_door(session: Session, name: str) -> None:
+    bad = BAD_IDS[name]
+    buffer = session.buffer
+    saver = buffer.checkpointer()
+    config: Any = {"configurable": {"user_id": "alice", "thread_id": bad}}
+    for attempt in (
+        lambda: buffer.history("alice", bad),
+        lambda: buffer.config("alice", bad),
+        lambda: buffer.get_session_history(bad, user_id="alice"),
+        lambda: buffer.info("alice", bad),
+        lambda: buffer.delete("alice", bad),
+        lambda: buffer.set_idle_ttl("alice", bad, 60),
+        lambda: saver.get_tuple(config),
+        lambda: list(saver.list(config)),
+        lambda: saver.for_user("alice").delete_thread(bad),
+        lambda: saver.for_user("alice").copy_thread("s1", bad),
+        lambda: saver.for_user("alice").prune([bad]),
+    ):
+        with pytest.raises(ConfigurationError) as refused:
+            attempt()
+        assert isinstance(refused.value, ValueError)
+        assert "session_id" in str(refused.value) or "thread_id" in str(refused.value)
+    with pytest.raises(ConfigurationError):
+        await session.colour.call(saver, "get_tuple", config)
+    assert await session.sessions(all_users=True) == []
+
+
+@pytest.mark.parametrize("name", [name for name in BAD_IDS if name != "None"])
+async def test_a_bad_user_id_is_refused_by_every_door(session: Session, name: str) -> None:
+    bad = BAD_IDS[name]
+    buffer = session.buffer
+    saver = buffer.checkpointer()
+    config: Any = {"configurable": {"user_id": bad, "thread_id": "s1"}}
+    for attempt in (
+        lambda: buffer.history(bad, "s1"),
+        lambda: buffer.config(bad, "s1"),
+        lambda: buffer.get_session_history("s1", user_id=bad),
+        lambda: buffer.info(bad, "s1"),
+        lambda: buffer.delete(bad, "s1"),
+        lambda: list(buffer.sessions(bad)),
+        lambda: buffer.forget(bad),
+        lambda: saver.get_tuple(config),
+        lambda: saver.for_user(bad),
+        lambda: buffer.checkpointer(user_id=bad),
+        lambda: SessionBuffer(default_user=bad),
+    ):
+        with pytest.raises(ConfigurationError) as refused:
+            attempt()
+        assert "user" in str(refused.value)
+    with pytest.raises(ConfigurationError):
+        await session.colour.call(saver, "get_tuple", config)
+    assert await session.sessions(all_users=True) == []
+
+
+async def test_an_agent_with_a_bad_id_stores_nothing(session: Session) -> None:
+    agent = build_graph("agent", session.buffer.checkpointer())
+    for bad in ("", "a\0b", "x" * 10_000):
+        config: Any = {"configurable": {"user_id": "alice", "thread_id": bad}}
+        with pytest.raises(ConfigurationError):
+            await session.colour.call(agent, "invoke", {"messages": [HumanMessage("hello")]}, config)
+    assert await session.sessions(all_users=True) == []
+
+
+async def test_the_longest_id_that_is_accepted_works(session: Session) -> None:
+    longest = "x" * 255
+    await session(longest, longest).event("hello")
+    assert await session(longest, longest).texts() == ["hello"]
+
+
+async def test_ints_and_uuids_are_accepted(session: Session) -> None:
+    for user, name in ((1, 2), (uuid.uuid4(), uuid.uuid4()), (0, 0)):
+        await session(user, name).event("hello")  # type: ignore[arg-type]
+        assert await session(str(user), str(name)).texts() == ["hello"]
+
+
+async def test_a_config_without_a_thread_id_is_refused(session: Session) -> None:
+    saver = session.buffer.checkpointer(user_id="alice")
+    for config in ({"configurable": {}}, {}, {"configurable": {"thread_id": None}}):
+        with pytest.raises(ConfigurationError, match="thread_id"):
+            await session.colour.call(saver, "get_tuple", config)
+        # An empty config is none to LangGraph: `list` then goes over all threads.
+        if config:
+            with pytest.raises(ConfigurationError, match="thread_id"):
+                await session.colour.collect(saver, "list", config)
+    found_config: Any = {"configurable": {}}
+    with pytest.raises(ConfigurationError, match="thread_id"):
+        await session.colour.call(saver, "put_writes", found_config, [("a", 1)], "task")
+
+
+async def test_a_config_without_a_user_is_refused(session: Session) -> None:
+    saver = session.buffer.checkpointer()
+    config: Any = {"configurable": {"thread_id": "s1"}}
+    for attempt in (
+        lambda: session.colour.call(saver, "get_tuple", config),
+        lambda: session.colour.collect(saver, "list", config),
+        lambda: session.colour.call(saver, "put_writes", config, [("a", 1)], "task"),
+    ):
+        with pytest.raises(MissingUserError) as refused:
+            await attempt()
+        assert "user_id" in str(refused.value)
+        assert "default_user" in str(refused.value)
+
+
+async def test_a_checkpointer_with_a_key_of_its_own_names_that_key(session: Session) -> None:
+    saver = session.buffer.checkpointer(user_key="account")
+    with pytest.raises(MissingUserError, match="account"):
+        await session.colour.call(saver, "get_tuple", {"configurable": {"thread_id": "s1"}})
+
+
+async def test_a_history_without_a_session_id_is_refused(session: Session) -> None:
+    with pytest.raises((ConfigurationError, TypeError)):
+        session.buffer.history("alice")  # type: ignore[call-arg]
+
+
+# --- retention --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["idle_ttl", "max_age", "max_messages", "max_tokens", "max_bytes", "max_checkpoints"],
+)
+@pytest.mark.parametrize("value", [0, -1, True, False, math.nan, math.inf, "10", -0.5, [], object()])
+def test_a_retention_that_is_no_positive_number_is_refused(name: str, value: Any) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        Retention(**{name: value})
+    assert name in str(refused.value)
+    assert "None" in str(refused.value), "the way out"
+
+
+@pytest.mark.parametrize("name", ["max_messages", "max_tokens", "max_bytes", "max_checkpoints"])
+@pytest.mark.parametrize("value", [1.5, timedelta(seconds=1)])
+def test_a_count_that_is_no_whole_number_is_refused(name: str, value: Any) -> None:
+    with pytest.raises(ConfigurationError, match=name):
+        Retention(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["idle_ttl", "max_age"])
+@pytest.mark.parametrize("value", [timedelta(0), timedelta(seconds=-1)])
+def test_a_duration_of_nothing_is_refused(name: str, value: Any) -> None:
+    with pytest.raises(ConfigurationError, match=name):
+        Retention(**{name: value})
+
+
+def test_a_retention_takes_seconds_timedeltas_and_none() -> None:
+    Retention(idle_ttl=0.5, max_age=timedelta(days=1), max_messages=1, max_tokens=None)
+    Retention(idle_ttl=None, max_age=None, max_messages=None, max_bytes=None, max_checkpoints=None)
+
+
+def test_a_token_counter_that_cannot_be_called_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="token_counter"):
+        Retention(token_counter="tiktoken")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", [0, -1, True, math.nan, math.inf, "10"])
+async def test_a_bad_idle_ttl_of_one_session_is_refused_and_changes_nothing(session: Session, value: Any) -> None:
+    await session.event("x")
+    before = await session.info()
+    with pytest.raises(ConfigurationError):
+        await session.colour.call(session.buffer, "set_idle_ttl", "alice", "s1", value)
+    assert (await session.info()).expires_at == before.expires_at
+
+
+@pytest.mark.parametrize("name", ["max_sessions", "max_bytes"])
+@pytest.mark.parametrize("value", [0, -1, True, 1.5, "10", math.inf])
+def test_a_memory_storage_with_a_bad_bound_is_refused(name: str, value: Any) -> None:
+    with pytest.raises(ConfigurationError, match=name):
+        MemoryStorage(**{name: value})
+
+
+# --- buffers ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("url", ["mongodb://localhost", "http://x", "sessions.db", "", "redis", "://"])
+def test_an_unknown_url_scheme_is_refused_and_the_known_ones_named(url: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        SessionBuffer(url)
+    assert "memory" in str(refused.value)
+
+
+@pytest.mark.parametrize("storage", [42, object(), dict, []])
+def test_a_storage_that_is_no_storage_is_refused(storage: Any) -> None:
+    with pytest.raises(ConfigurationError):
+        SessionBuffer(storage)
+
+
+def test_a_retention_that_is_no_retention_is_refused() -> None:
+    with pytest.raises((ConfigurationError, TypeError)):
+        SessionBuffer(retention={"idle_ttl": 5})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("types", [["MyType"], [42], "MyType", 42])
+def test_an_allow_list_of_no_types_is_refused(types: Any) -> None:
+    with pytest.raises((ConfigurationError, TypeError)):
+        SessionBuffer(allow_types=types)
+
+
+@pytest.mark.parametrize("name", ["user_key", "messages_key"])
+@pytest.mark.parametrize("value", ["", None, 5])
+def test_a_key_that_is_no_name_is_refused(name: str, value: Any) -> None:
+    with pytest.raises((ConfigurationError, TypeError)):
+        SessionBuffer().checkpointer(**{name: value})
+
+
+# --- messages ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("message", ["hello", 42, None, {"role": "user"}, ("user", "x"), object()])
+async def test_a_message_that_is_not_a_message_is_refused(session: Session, message: Any) -> None:
+    await session.add(HumanMessage("before"))
+    with pytest.raises(TypeNotAllowedError) as refused:
+        await session.add(HumanMessage("fine"), message)
+    assert isinstance(refused.value, TypeError)
+    assert type(message).__name__ in str(refused.value)
+    with pytest.raises(TypeNotAllowedError):
+        await session.replace([message])
+    assert await session.texts() == ["before"]
+
+
+@pytest.mark.parametrize("event", [None, 42, HumanMessage("x")])
+async def test_an_event_that_is_no_text_is_refused(session: Session, event: Any) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        await session.event(event)
+    assert await session.messages() == []
+
+
+async def test_adding_nothing_stores_nothing(session: Session) -> None:
+    await session.add()
+    assert await session.info() is None
+    assert await session.messages() == []
+
+
+async def test_a_value_that_cannot_be_stored_is_named_with_its_session_and_channel(
+    session: Session,
+) -> None:
+    agent = build_graph("agent", session.buffer.checkpointer())
+    await session.ask(agent, "before")
+    saver = session.buffer.checkpointer()
+    found = await session.colour.call(saver, "get_tuple", session.config)
+    before = dumps(await session.messages())
+    with pytest.raises(TypeNotAllowedError) as refused:
+        await session.colour.call(saver, "put_writes", found.config, [("gadget", asyncio.Lock())], "task")
+    for word in ("s1", "gadget", "Lock"):
+        assert word in str(refused.value)
+    with pytest.raises(TypeNotAllowedError) as refused:
+        await session.add(AIMessage("a", additional_kwargs={"x": asyncio.Lock()}))
+    for word in ("s1", "message", "Lock"):
+        assert word in str(refused.value)
+    assert dumps(await session.messages()) == before
+
+
+# --- calls ------------------------------------------------------------------------------------
+
+
+async def test_an_unknown_prune_strategy_is_refused(session: Session) -> None:
+    await session.event("x")
+    saver = session.buffer.checkpointer(user_id="alice")
+    with pytest.raises(ConfigurationError, match="keep_latest"):
+        await session.colour.call(saver, "prune", ["s1"], strategy="everything")
+    assert await session.texts() == ["x"]
+
+
+async def test_sessions_of_one_user_and_of_all_cannot_both_be_asked_for(session: Session) -> None:
+    with pytest.raises((ConfigurationError, TypeError)):
+        await session.sessions("alice", all_users=True)
+
+
+def test_every_error_hangs_in_one_tree_that_is_exported_at_the_top() -> None:
+    for error in (
+        ConfigurationError,
+        MissingUserError,
+        StorageError,
+        langchain_ttl_history.CorruptRecordError,
+        TypeNotAllowedError,
+        SessionDeletedError,
+    ):
+        assert issubclass(error, TTLHistoryError)
+        assert error.__name__ in langchain_ttl_history.__all__
+    assert issubclass(ConfigurationError, ValueError)
+    assert issubclass(MissingUserError, ConfigurationError)
+    assert issubclass(TypeNotAllowedError, TypeError)

@@ -1,0 +1,63 @@
+"""The pages under docs/ do what they say, and say what each part of the first version became."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from .blocks import blocks_of, run
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_python_of_every_page_runs(page: Path) -> None:
+    run(page)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_page_has_code_that_is_not_run(page: Path) -> None:
+    assert {block.language for block in blocks_of(page)} <= {"python", "text", "bash"}
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text()
+    assert PAGES
+    for page in PAGES:
+        assert str(page.relative_to(ROOT / "docs")) in navigation
+
+
+@pytest.mark.parametrize(
+    "capability",
+    [
+        "get",
+        "set",
+        "clear",
+        "append_system_message",
+        "ContextualBufferProxy",
+        "session_buffer",
+        "SESSION_TTL_SECONDS",
+        "MAX_MESSAGES_PER_SESSION",
+    ],
+)
+def test_the_page_about_the_seed_says_what_each_capability_became(capability: str) -> None:
+    page = (ROOT / "docs" / "from-the-seed.md").read_text()
+    assert re.search(rf"^\| `{capability}\b[^|]*\|[^|]*`", page, re.MULTILINE)
+
+
+def test_a_block_that_prints_something_else_than_its_page_shows_is_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("```python\nprint(1)\n```\n\n```text\n2\n```\n")
+    with pytest.raises(AssertionError, match=r"page\.md:6 shows"):
+        run(page)
+
+
+def test_blocks_of_a_page_share_their_names_and_may_await(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "```python\nimport asyncio\nx = 1\n```\n\n  ```python\n  await asyncio.sleep(0)\n  print(x)\n  ```\n"
+    )
+    assert run(page) == "1\n"

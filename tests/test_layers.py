@@ -1,0 +1,48 @@
+"""What importing the package brings along, and what it can do without.
+
+Which module may import which is checked by `make layers`.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+
+def python(program: str) -> str:
+    """What a program prints that runs in a Python of its own."""
+    done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("module", ["sqlite3", "redis", "valkey", "langgraph.pregel", "langchain", "rich"])
+def test_importing_the_package_does_not_import(module: str) -> None:
+    program = f"import sys, langchain_ttl_history, langchain_ttl_history.storage; print({module!r} in sys.modules)"
+    assert python(program).strip() == "False"
+
+
+def test_the_checkpointer_and_the_buffer_work_when_the_deprecated_classes_are_gone() -> None:
+    program = """
+import sys
+from importlib.abc import MetaPathFinder
+
+class Gone(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name in ("langchain_core.chat_history", "langchain_core.runnables.history"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Gone())
+
+from langchain_ttl_history import SessionBuffer
+from langgraph.graph import START, MessagesState, StateGraph
+
+buffer = SessionBuffer()
+graph = StateGraph(MessagesState).add_node("n", lambda state: {"messages": [("ai", "hello")]}).add_edge(START, "n")
+config = buffer.config("ada", "s1")
+state = graph.compile(checkpointer=buffer.checkpointer()).invoke({"messages": [("human", "hi")]}, config)
+print(len(state["messages"]), buffer.info("ada", "s1").messages, buffer.delete("ada", "s1"))
+"""
+    assert python(program).split() == ["2", "2", "True"]

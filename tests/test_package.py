@@ -1,0 +1,139 @@
+"""The public names, their async twins, and the error tree."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import subprocess
+import sys
+from importlib.metadata import metadata, version
+from pathlib import Path
+
+import pytest
+from langchain_core.chat_history import BaseChatMessageHistory
+from langgraph.checkpoint.base import BaseCheckpointSaver
+
+import langchain_ttl_history as package
+from langchain_ttl_history import storage
+
+ROOT = Path(__file__).parents[1]
+
+NAMES = {
+    "ConfigurationError",
+    "CorruptRecordError",
+    "MissingUserError",
+    "Retention",
+    "SessionBuffer",
+    "SessionDeletedError",
+    "SessionInfo",
+    "StorageError",
+    "TTLChatMessageHistory",
+    "TTLCheckpointSaver",
+    "TTLHistoryError",
+    "TypeNotAllowedError",
+    "default_buffer",
+}
+
+TWINS = {
+    package.SessionBuffer: ["sessions", "info", "delete", "forget", "set_idle_ttl", "stats", "sweep", "close"],
+    package.TTLChatMessageHistory: ["add_messages", "add_system_message", "clear"],
+    package.TTLCheckpointSaver: [
+        "copy_thread",
+        "delete_for_runs",
+        "delete_thread",
+        "get",
+        "get_delta_channel_history",
+        "get_tuple",
+        "list",
+        "prune",
+        "put",
+        "put_writes",
+    ],
+}
+
+
+def parameters(method: object) -> list[tuple[str, object, object]]:
+    """The names, kinds and defaults of a method's parameters."""
+    return [(each.name, each.kind, each.default) for each in inspect.signature(method).parameters.values()]
+
+
+def test_every_public_name_is_exported() -> None:
+    assert set(package.__all__) == NAMES
+    assert all(hasattr(package, name) for name in NAMES)
+    assert "MemoryStorage" in storage.__all__
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [pytest.param(owner, name, id=f"{owner.__name__}.{name}") for owner, names in TWINS.items() for name in names],
+)
+def test_every_method_has_an_async_twin_of_the_same_signature(owner: type, name: str) -> None:
+    method, twin = getattr(owner, name), getattr(owner, f"a{name}")
+    assert parameters(method) == parameters(twin)
+    assert inspect.iscoroutinefunction(twin) or inspect.signature(twin).return_annotation.startswith("AsyncIterator[")
+    assert not inspect.iscoroutinefunction(method)
+
+
+@pytest.mark.parametrize("owner", TWINS, ids=lambda owner: owner.__name__)
+def test_a_class_defines_its_methods_in_both_colours_itself(owner: type) -> None:
+    inherited = [name for name in TWINS[owner] for each in (name, f"a{name}") if each not in vars(owner)]
+    assert set(inherited) <= {"get"}  # BaseCheckpointSaver makes it of get_tuple
+
+
+def test_the_history_reads_in_both_colours() -> None:
+    assert isinstance(inspect.getattr_static(package.TTLChatMessageHistory, "messages"), property)
+    assert inspect.iscoroutinefunction(package.TTLChatMessageHistory.aget_messages)
+
+
+def test_the_buffer_is_a_context_manager_in_both_colours() -> None:
+    for name in ("__enter__", "__exit__", "__aenter__", "__aexit__"):
+        assert hasattr(package.SessionBuffer, name)
+
+
+def test_the_doors_are_what_langchain_and_langgraph_take() -> None:
+    assert issubclass(package.TTLChatMessageHistory, BaseChatMessageHistory)
+    assert issubclass(package.TTLCheckpointSaver, BaseCheckpointSaver)
+
+
+@pytest.mark.parametrize(
+    ("error", "parent"),
+    [
+        (package.TTLHistoryError, Exception),
+        (package.ConfigurationError, package.TTLHistoryError),
+        (package.ConfigurationError, ValueError),
+        (package.MissingUserError, package.TTLHistoryError),
+        (package.StorageError, package.TTLHistoryError),
+        (package.CorruptRecordError, package.TTLHistoryError),
+        (package.TypeNotAllowedError, package.TTLHistoryError),
+        (package.SessionDeletedError, package.TTLHistoryError),
+    ],
+)
+def test_errors_form_one_tree(error: type[Exception], parent: type[Exception]) -> None:
+    assert issubclass(error, parent)
+
+
+def test_every_public_name_has_a_docstring() -> None:
+    public = [getattr(package, name) for name in NAMES]
+    methods = [getattr(owner, twin) for owner, names in TWINS.items() for name in names for twin in (name, f"a{name}")]
+    assert [each.__qualname__ for each in public + methods if not inspect.getdoc(each)] == []
+
+
+def test_the_package_says_that_it_is_typed() -> None:
+    assert (Path(package.__file__).parent / "py.typed").exists()
+
+
+def test_the_plain_install_needs_nothing_but_langchain_core_and_langgraph_checkpoint() -> None:
+    needed = [
+        each for each in metadata("langchain-ttl-history").get_all("Requires-Dist") or [] if "extra ==" not in each
+    ]
+    names = {re.split(r"[^\w-]", each)[0] for each in needed}
+    assert names == {"langchain-core", "langgraph-checkpoint", "ormsgpack"}
+
+
+def test_the_changelog_knows_the_version() -> None:
+    headings = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert headings[0] in {"Unreleased", version("langchain-ttl-history")}
+
+
+def test_importing_the_package_warns_of_nothing() -> None:
+    subprocess.run([sys.executable, "-W", "error", "-c", "import langchain_ttl_history"], check=True)
