@@ -57,15 +57,11 @@ class SessionBuffer:
         self._owns_storage = storage is None or isinstance(storage, str)
         self._storage = _opened(storage) if storage is None or isinstance(storage, str) else storage
         if not hasattr(self._storage, "aread"):
-            raise ConfigurationError(
-                f"storage must be a URL like 'memory://' or a Storage, not {storage!r}"
-            )
+            raise ConfigurationError(f"storage must be a URL like 'memory://' or a Storage, not {storage!r}")
         if retention is not None and not isinstance(retention, Retention):
             raise ConfigurationError(f"retention must be a Retention, not {retention!r}")
         self._retention = retention or Retention()
-        self._default_user = (
-            None if default_user is None else valid_id("default_user", default_user)
-        )
+        self._default_user = None if default_user is None else valid_id("default_user", default_user)
         codec = Codec(allowed=_classes(allow_types), learning=self._storage.private, cipher=serde)
         self._sessions = Sessions(codec, self._retention)
         self._tombstone_ttl = max(_DAY, self._retention.idle_seconds or _DAY)
@@ -84,26 +80,20 @@ class SessionBuffer:
         """A session's chat history, always live."""
         return self._history(user_id, session_id, repeatable=False)
 
-    def get_session_history(
-        self, session_id: str, *, user_id: str | None = None
-    ) -> TTLChatMessageHistory:
+    def get_session_history(self, session_id: str, *, user_id: str | None = None) -> TTLChatMessageHistory:
         """A session's chat history for one call of `RunnableWithMessageHistory`.
 
         What its first read finds holds until its `add_messages`.
         """
         return self._history(user_id, session_id, repeatable=True)
 
-    def _history(
-        self, user_id: object, session_id: object, *, repeatable: bool
-    ) -> TTLChatMessageHistory:
+    def _history(self, user_id: object, session_id: object, *, repeatable: bool) -> TTLChatMessageHistory:
         # Imported here, so that checkpointers and administration work without the classes of
         # langchain-core that go in 2.0.
         from langchain_ttl_history.history import TTLChatMessageHistory
 
         key = self._key(user_id, session_id)
-        return TTLChatMessageHistory(
-            self._storage, self._sessions, key, self._tombstone_ttl, repeatable=repeatable
-        )
+        return TTLChatMessageHistory(self._storage, self._sessions, key, self._tombstone_ttl, repeatable=repeatable)
 
     @property
     def history_factory_config(self) -> list[ConfigurableFieldSpec]:
@@ -175,11 +165,9 @@ class SessionBuffer:
         """Async :meth:`info`."""
         return await arun(self._storage, self._sessions.info(self._key(user_id, session_id)))
 
-    def sessions(
-        self, user_id: object = None, *, all_users: bool = False
-    ) -> Iterator[SessionInfo]:
+    def sessions(self, user_id: object = None, *, all_users: bool = False) -> Iterator[SessionInfo]:
         """The live sessions of a user, or of everyone (an operator's call)."""
-        return self._each_session(self._scope(user_id, all_users))
+        return self._each_session(self._scope(user_id, all_users=all_users))
 
     def _each_session(self, user: str | None) -> Iterator[SessionInfo]:
         page: str | None = None
@@ -192,11 +180,9 @@ class SessionBuffer:
             if page is None:
                 return
 
-    def asessions(
-        self, user_id: object = None, *, all_users: bool = False
-    ) -> AsyncIterator[SessionInfo]:
+    def asessions(self, user_id: object = None, *, all_users: bool = False) -> AsyncIterator[SessionInfo]:
         """Async :meth:`sessions`."""
-        return self._aeach_session(self._scope(user_id, all_users))
+        return self._aeach_session(self._scope(user_id, all_users=all_users))
 
     async def _aeach_session(self, user: str | None) -> AsyncIterator[SessionInfo]:
         page: str | None = None
@@ -228,9 +214,7 @@ class SessionBuffer:
         user = valid_id("user_id", user_id)
         return await self._storage.adelete(user, None, self._tombstone_ttl)
 
-    def set_idle_ttl(
-        self, user_id: object = None, session_id: object = None, idle_ttl: Duration = None
-    ) -> bool:
+    def set_idle_ttl(self, user_id: object = None, session_id: object = None, idle_ttl: Duration = None) -> bool:
         """Give one session an idle time of its own, from its last use on; None pins it.
 
         Returns whether there is such a session.
@@ -238,16 +222,12 @@ class SessionBuffer:
         key, change = self._idle_change(user_id, session_id, idle_ttl)
         return run(self._storage, writing(key, change)).status is Status.STORED
 
-    async def aset_idle_ttl(
-        self, user_id: object = None, session_id: object = None, idle_ttl: Duration = None
-    ) -> bool:
+    async def aset_idle_ttl(self, user_id: object = None, session_id: object = None, idle_ttl: Duration = None) -> bool:
         """Async :meth:`set_idle_ttl`."""
         key, change = self._idle_change(user_id, session_id, idle_ttl)
         return (await arun(self._storage, writing(key, change))).status is Status.STORED
 
-    def _idle_change(
-        self, user_id: object, session_id: object, idle_ttl: Duration
-    ) -> tuple[SessionKey, Change]:
+    def _idle_change(self, user_id: object, session_id: object, idle_ttl: Duration) -> tuple[SessionKey, Change]:
         key = self._key(user_id, session_id)
         own = seconds("idle_ttl", idle_ttl)
         return key, Change(self._sessions.lease, idle_ttl=own, upkeep=True)
@@ -307,8 +287,7 @@ class SessionBuffer:
             return valid_id("user_id", user_id)
         if self._default_user is None:
             raise MissingUserError(
-                "no user is named: pass user_id, or make the buffer with "
-                "SessionBuffer(default_user=...)"
+                "no user is named: pass user_id, or make the buffer with SessionBuffer(default_user=...)"
             )
         return self._default_user
 
@@ -317,7 +296,7 @@ class SessionBuffer:
             raise ConfigurationError("no session is named: pass session_id")
         return SessionKey(self._user(user_id), valid_id("session_id", session_id))
 
-    def _scope(self, user_id: object, all_users: bool) -> str | None:
+    def _scope(self, user_id: object, *, all_users: bool) -> str | None:
         if not all_users:
             return self._user(user_id)
         if user_id is not None:
@@ -329,9 +308,7 @@ def _opened(url: str | None) -> Storage:
     if url is None or url in ("memory:", "memory://"):
         return MemoryStorage()
     scheme = url.partition(":")[0]
-    raise ConfigurationError(
-        f"no storage is known for {scheme!r} URLs; use 'memory://', or pass a Storage"
-    )
+    raise ConfigurationError(f"no storage is known for {scheme!r} URLs; use 'memory://', or pass a Storage")
 
 
 def _classes(allow_types: Iterable[type]) -> Sequence[type]:

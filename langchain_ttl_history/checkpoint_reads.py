@@ -31,7 +31,7 @@ from langchain_ttl_history.storage.base import Lease, Query, Snapshot
 
 __all__ = ["FIRST_METADATA", "TOKEN_KEY", "CheckpointReads", "Loaded", "Token", "first_checkpoint"]
 
-TOKEN_KEY = "__ttl_history__"
+TOKEN_KEY = "__ttl_history__"  # noqa: S105  # no secret: what a run has seen
 """The entry of `versions_seen` in which a run carries what it has seen."""
 
 FIRST_METADATA: Mapping[str, Any] = {"source": "input", "step": -1, "parents": {}}
@@ -107,9 +107,7 @@ class CheckpointReads:
     sessions: Sessions
     messages_key: str = "messages"
 
-    def load(
-        self, key: SessionKey, ns: str, id: str | None, lease: Lease | None
-    ) -> Flow[Loaded | None]:
+    def load(self, key: SessionKey, ns: str, id: str | None, lease: Lease | None) -> Flow[Loaded | None]:
         """The latest checkpoint of a namespace, or the one of this id; None if there is none.
 
         With a lease it is a use, and a run may start with it, so that its token is added.
@@ -124,11 +122,11 @@ class CheckpointReads:
             return None
         view = self.sessions.look(snapshot)
         found: tuple[Loaded, Token] | None = None
-        if view.head_id is None:
+        if view.record is None or view.head_id is None:
             if view.names and id in (None, first_checkpoint_id(snapshot.generation)):
                 found = self._first(view)
         elif id is None or id == view.head_id:
-            found = self._latest(key, view)
+            found = self._latest(key, view, view.record, view.head_id)
         elif self._is_shown(snapshot, id):
             found = self._older(snapshot, id)
         if found is None:
@@ -145,14 +143,11 @@ class CheckpointReads:
         shown = self.sessions.window(view.graph, view.bodies)
         token = Token.of(snapshot, id, view.seen, shown)
         checkpoint = first_checkpoint(id, snapshot.generation, self.messages_key)
-        checkpoint["channel_values"] = {
-            self.messages_key: [view.bodies[name] for name in shown]
-        }
+        checkpoint["channel_values"] = {self.messages_key: [view.bodies[name] for name in shown]}
         return Loaded("", id, checkpoint, dict(FIRST_METADATA), None, []), token
 
-    def _latest(self, key: SessionKey, view: View) -> tuple[Loaded, Token]:
-        record, snapshot = view.record, view.snapshot
-        assert record is not None and view.head_id is not None  # `load` looked.
+    def _latest(self, key: SessionKey, view: View, record: Record, id: str) -> tuple[Loaded, Token]:
+        snapshot = view.snapshot
         shown = self.sessions.window(view.graph, view.bodies)
         messages = [view.bodies[name] for name in shown]
         channel = record.channel
@@ -161,9 +156,9 @@ class CheckpointReads:
         if channel is None and messages and self.messages_key not in versions:
             # The graph has not used the channel yet, but a chain has spoken.
             channel, unchanged = self.messages_key, False
-        loaded = self._loaded(snapshot, view.head_id, record, channel, messages, unchanged)
-        token = Token.of(snapshot, view.head_id, view.seen, shown)
-        self._learn(key, snapshot, view.head_id, record, shown)
+        loaded = self._loaded(snapshot, id, record, channel, messages, unchanged=unchanged)
+        token = Token.of(snapshot, id, view.seen, shown)
+        self._learn(key, snapshot, id, record, shown)
         if channel is not None:
             loaded.checkpoint["channel_versions"].setdefault(channel, 1)
         return loaded, token
@@ -173,12 +168,10 @@ class CheckpointReads:
         if blob is None:
             return None
         record = decode_record(blob, self.sessions.codec)
-        bodies = dict(
-            zip(record.names, decode_bodies(record.names, snapshot.blobs, self.sessions.codec))
-        )
+        bodies = dict(zip(record.names, decode_bodies(record.names, snapshot.blobs, self.sessions.codec), strict=True))
         shown = self.sessions.window(record.names, bodies)
         messages = [bodies[name] for name in shown]
-        loaded = self._loaded(snapshot, id, record, record.channel, messages, True)
+        loaded = self._loaded(snapshot, id, record, record.channel, messages, unchanged=True)
         seen = Seen(snapshot.position)
         token = Token.of(snapshot, id, seen, shown)
         return loaded, token
@@ -190,6 +183,7 @@ class CheckpointReads:
         record: Record,
         channel: str | None,
         messages: list[BaseMessage],
+        *,
         unchanged: bool,
     ) -> Loaded:
         codec = self.sessions.codec
@@ -199,12 +193,9 @@ class CheckpointReads:
             as_delta = record.snapshot or not record.explicit
             values[channel] = delta_snapshot(messages) if as_delta else messages
         writes = decode_writes(snapshot.lists.get(_w("", id), ()), snapshot.blobs, codec)
-        checkpoint = {**record.checkpoint, "channel_values": values}
-        return Loaded("", id, checkpoint, record.metadata, record.parent, writes)
+        return Loaded("", id, _handed(record, values), dict(record.metadata), record.parent, writes)
 
-    def _learn(
-        self, key: SessionKey, snapshot: Snapshot, id: str, record: Record, names: Sequence[str]
-    ) -> None:
+    def _learn(self, key: SessionKey, snapshot: Snapshot, id: str, record: Record, names: Sequence[str]) -> None:
         """Remember what the run that starts here will build on."""
         memo = self.sessions.memo
         memo.learn(key, _c("", id), snapshot.generation, record)
@@ -214,14 +205,10 @@ class CheckpointReads:
     def _is_shown(self, snapshot: Snapshot, id: str) -> bool:
         cap = self.sessions.retention.max_checkpoints
         lines = lines_of(snapshot.lists.get(INDEX, ()))
-        waiting = waiting_roots(
-            [line for line in lines if line.id == id], snapshot, self.sessions.codec
-        )
+        waiting = waiting_roots([line for line in lines if line.id == id], snapshot, self.sessions.codec)
         return any(line.id == id for line in shown_lines(lines, (), cap, waiting))
 
-    def _load_sub(
-        self, key: SessionKey, ns: str, id: str | None, lease: Lease | None
-    ) -> Flow[Loaded | None]:
+    def _load_sub(self, key: SessionKey, ns: str, id: str | None, lease: Lease | None) -> Flow[Loaded | None]:
         names = (head_name(ns),) if id is None else (_c(ns, id), _w(ns, id))
         snapshot = yield from reading(key, Query(names, _FOLLOW, None, lease))
         pointer = snapshot.blobs.get(head_name(ns))
@@ -233,12 +220,12 @@ class CheckpointReads:
         found = record.checkpoint["id"]
         values = record.decode_values(snapshot.blobs, codec)
         writes = decode_writes(snapshot.lists.get(_w(ns, found), ()), snapshot.blobs, codec)
-        checkpoint = {**record.checkpoint, "channel_values": values}
-        return Loaded(ns, found, checkpoint, record.metadata, record.parent, writes)
+        self.sessions.memo.learn(key, name, snapshot.generation, record)
+        checkpoint = _handed(record, values)
+        return Loaded(ns, found, checkpoint, dict(record.metadata), record.parent, writes)
 
     def lines(self, key: SessionKey, lease: Lease | None) -> Flow[tuple[list[Line], str | None]]:
-        """The checkpoints a session shows, oldest first, and the id of the one that a session
-        without any shows."""
+        """The checkpoints a session shows, oldest first; the id of the one shown instead of none."""
         head = head_name("")
         query = Query((INDEX, SUBS, head), (), (LOG, head), lease)
         snapshot = yield from reading(key, query)
@@ -253,6 +240,17 @@ class CheckpointReads:
             writes = yield from reading(key, Query(tuple(_w("", line.id) for line in ends)))
             waiting = waiting_roots(ends, writes, self.sessions.codec)
         return shown_lines(roots, subs, cap, waiting), None
+
+
+def _handed(record: Record, values: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint for LangGraph, which changes what it is handed in place."""
+    checkpoint = record.checkpoint
+    return {
+        **checkpoint,
+        "channel_values": values,
+        "channel_versions": dict(checkpoint["channel_versions"]),
+        "versions_seen": {node: dict(seen) for node, seen in checkpoint["versions_seen"].items()},
+    }
 
 
 def first_checkpoint(id: str, generation: int, channel: str) -> dict[str, Any]:

@@ -175,18 +175,13 @@ class CheckpointWrites:
         blobs[_c(ns, put.id)] = encode_record(record, self.sessions.codec, where)
         blobs[head_name(ns)] = Blob(b"", (_c(ns, put.id),), seen.position, (_w(ns, put.id),))
         append.append((SUBS if ns else INDEX, line_of(ns, put.id, record).payload(), ()))
-        if not ns:
-            if delta.removed or delta.added:
-                append.append((LOG, delta.payload(), delta.added))
+        if not ns and (delta.removed or delta.added):
+            append.append((LOG, delta.payload(), delta.added))
         guard = put.guard if token is None else Guard(token.generation)
-        change = Change(
-            self.sessions.lease, guard, blobs, append, at_generation=ground.generation or None
-        )
+        change = Change(self.sessions.lease, guard, blobs, append, at_generation=ground.generation or None)
         return change, record
 
-    def _done(
-        self, key: SessionKey, put: Put, record: Record, outcome: Outcome
-    ) -> Flow[None]:
+    def _done(self, key: SessionKey, put: Put, record: Record, outcome: Outcome) -> Flow[None]:
         if outcome.status is Status.STORED:
             self.sessions.memo.learn(key, _c(put.ns, put.id), outcome.generation, record)
             yield from self.sessions.tidy(key, outcome)
@@ -202,9 +197,7 @@ class CheckpointWrites:
         kept = [message for message in messages if message.id not in old]
         values[self.messages_key] = kept if value is messages else delta_snapshot(kept)
 
-    def _talk(
-        self, record: Record, values: Mapping[str, Any], ground: _Ground, key: SessionKey
-    ) -> None:
+    def _talk(self, record: Record, values: Mapping[str, Any], ground: _Ground, key: SessionKey) -> None:
         """Find out what the conversation at this checkpoint is, and which channel is it."""
         channel, before = self.messages_key, ground.parent
         if channel in values:
@@ -225,9 +218,7 @@ class CheckpointWrites:
             record.explicit = versions[channel] == before.checkpoint["channel_versions"][channel]
         record.names = applied(record.names, ground.writes, self.sessions.codec, key)
 
-    def _keep_first(
-        self, token: Token, blobs: dict[str, Blob]
-    ) -> list[tuple[str, bytes, tuple[str, ...]]]:
+    def _keep_first(self, token: Token, blobs: dict[str, Blob]) -> list[tuple[str, bytes, tuple[str, ...]]]:
         """Store the checkpoint that a session without one showed, now that one builds on it."""
         if token.id != first_checkpoint_id(token.generation):
             return []

@@ -25,8 +25,8 @@ from langchain_ttl_history.checkpoint_reads import CheckpointReads, Loaded
 from langchain_ttl_history.checkpoint_writes import CheckpointWrites, Put
 from langchain_ttl_history.checkpoints import checkpoint_name
 from langchain_ttl_history.codec import Codec, Serializer
-from langchain_ttl_history.errors import ConfigurationError, MissingUserError
 from langchain_ttl_history.delta_channels import delta_history
+from langchain_ttl_history.errors import ConfigurationError, MissingUserError
 from langchain_ttl_history.flow import arun, run
 from langchain_ttl_history.index import Line
 from langchain_ttl_history.keys import SessionKey, valid_id
@@ -37,6 +37,7 @@ from langchain_ttl_history.storage.base import Change, Guard, Status, Storage
 __all__ = ["TTLCheckpointSaver"]
 
 logger = logging.getLogger(__name__)
+
 
 class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
     """Keeps a graph's checkpoints in the session of (user, `thread_id`).
@@ -60,7 +61,7 @@ class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
     ) -> None:
         super().__init__(serde=serde)
         for name, value in (("user_key", user_key), ("messages_key", messages_key)):
-            if not isinstance(value, str) or not value:
+            if type(value) is not str or not value:
                 raise ConfigurationError(f"{name} must be a name, not {value!r}")
         if serde is None:
             # LangGraph announces a graph's types only to a serializer that is strict.
@@ -82,9 +83,7 @@ class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
         """
         user = valid_id("user_id", user_id)
         if self._user_id not in (None, user):
-            raise ConfigurationError(
-                f"this checkpointer is bound to user {self._user_id!r}, not {user!r}"
-            )
+            raise ConfigurationError(f"this checkpointer is bound to user {self._user_id!r}, not {user!r}")
         clone = copy.copy(self)
         clone._user_id = user
         return clone
@@ -290,8 +289,7 @@ class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
         needs = change.guard.needs or ""
         if status is Status.DELETED and not self._late.hold(key, needs, change):
             logger.warning(
-                "Session %s was deleted while this turn was running: its pending writes were "
-                "not stored.",
+                "Session %s was deleted while this turn was running: its pending writes were not stored.",
                 tuple(key),
             )
 
@@ -396,8 +394,7 @@ class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
         thread_id = configurable.get("thread_id")
         if thread_id is None:
             raise ConfigurationError(
-                "config['configurable'] has no 'thread_id'; buffer.config(user_id, session_id) "
-                "makes such a config"
+                "config['configurable'] has no 'thread_id'; buffer.config(user_id, session_id) makes such a config"
             )
         named = configurable.get(self._user_key)
         if named is None and isinstance(thread_id, _OwnedThread):
@@ -410,9 +407,7 @@ class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
         id = configurable.get("checkpoint_id")
         return key, configurable.get("checkpoint_ns") or "", None if not id else str(id)
 
-    def _config(
-        self, config: RunnableConfig | None, key: SessionKey, ns: str, id: str
-    ) -> RunnableConfig:
+    def _config(self, config: RunnableConfig | None, key: SessionKey, ns: str, id: str) -> RunnableConfig:
         made: dict[str, Any] = {
             "thread_id": key.session_id,
             "checkpoint_ns": ns,
@@ -424,9 +419,7 @@ class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
             made["thread_id"] = _OwnedThread(key)
         return {"configurable": made}
 
-    def _tuple(
-        self, config: RunnableConfig | None, key: SessionKey, found: Loaded | None
-    ) -> CheckpointTuple | None:
+    def _tuple(self, config: RunnableConfig | None, key: SessionKey, found: Loaded | None) -> CheckpointTuple | None:
         if found is None:
             return None
         parent = found.parent
@@ -458,7 +451,7 @@ class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
 _STRICT = JsonPlusSerializer(allowed_msgpack_modules=None)
 
 
-class _OwnedThread(str):
+class _OwnedThread(str):  # noqa: SLOT000  # str has no room for a named slot
     """A thread's id that remembers whose it is.
 
     LangGraph makes the config of a subgraph's state from the thread's id alone and leaves the
@@ -472,6 +465,9 @@ class _OwnedThread(str):
         made.user_id = key.user_id
         return made
 
+    def __str__(self) -> str:
+        return self
+
 
 def _named(id: str | None) -> str:
     if id is None:
@@ -481,9 +477,7 @@ def _named(id: str | None) -> str:
 
 def _checked(thread_ids: Sequence[str], strategy: str) -> Sequence[str]:
     if strategy not in ("keep_latest", "delete"):
-        raise ConfigurationError(
-            f"strategy must be 'keep_latest' or 'delete', not {strategy!r}"
-        )
+        raise ConfigurationError(f"strategy must be 'keep_latest' or 'delete', not {strategy!r}")
     return thread_ids
 
 
@@ -502,11 +496,7 @@ def _selected(
     ns, id = configurable.get("checkpoint_ns"), configurable.get("checkpoint_id")
     end = ((before or {}).get("configurable") or {}).get("checkpoint_id")
     places = [("", first)] if first is not None else [(line.ns, line.id) for line in lines]
-    wanted = [
-        place
-        for place in places
-        if (ns is None or place[0] == ns) and (not id or place[1] == id)
-    ]
+    wanted = [place for place in places if (ns is None or place[0] == ns) and (not id or place[1] == id)]
     if end:
         # Among its like a checkpoint comes before another that was put later, whatever the
         # clocks of the workers said; elsewhere ids, which count up, must do.

@@ -1,6 +1,6 @@
-"""Checkpoint records: how a graph's checkpoints and pending writes are stored.
+r"""Checkpoint records: how a graph's checkpoints and pending writes are stored.
 
-Names in a session: ``c<ns>\\0<id>`` is a checkpoint, ``w<ns>\\0<id>`` the list of writes pending
+Names in a session: ``c<ns>\0<id>`` is a checkpoint, ``w<ns>\0<id>`` the list of writes pending
 on it, ``h<ns>`` points at the namespace's latest checkpoint, ``v<digest>`` is a large channel
 value (see `values`), ``m...`` a message's body (see `conversation`).
 """
@@ -302,9 +302,7 @@ def decode_writes(entries: Iterable[Entry], blobs: Any, codec: Codec) -> list[Wr
                 found[task_id, index] = Write(
                     task_id, path, index, channel, decode_value(value, entry.refs, blobs, codec)
                 )
-    return sorted(
-        found.values(), key=lambda write: writes_sort_key(write.path, write.task_id, write.index)
-    )
+    return sorted(found.values(), key=lambda write: writes_sort_key(write.path, write.task_id, write.index))
 
 
 @decoder("a pending write")

@@ -11,16 +11,16 @@ import importlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from enum import Enum
 from functools import wraps
+from threading import local
 from typing import Any, TypeVar
 
 import ormsgpack
 from langchain_core.messages import BaseMessage
-from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde._msgpack import SAFE_MSGPACK_METHODS, SAFE_MSGPACK_TYPES
+from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
-
 from typing_extensions import ParamSpec
 
 from langchain_ttl_history.errors import CorruptRecordError, TypeNotAllowedError
@@ -90,9 +90,21 @@ def unpack(packed: bytes) -> Any:
         CorruptRecordError: The bytes are damaged.
     """
     try:
-        return ormsgpack.unpackb(packed, option=_KEYS)
+        return _whole(ormsgpack.unpackb(b"\x92" + packed + b"\xc3", option=_KEYS))
     except (ormsgpack.MsgpackDecodeError, TypeError) as error:
         raise CorruptRecordError(f"a record is damaged: {error}") from error
+
+
+def _whole(framed: Any) -> Any:
+    """The first of two values, where the second is the mark that was put behind it.
+
+    MessagePack ignores what stands behind a value, so that without a mark a damaged record could
+    be read in part.
+    """
+    value, mark = framed
+    if mark is not True:
+        raise CorruptRecordError("a record is longer than it was")
+    return value
 
 
 class Codec:
@@ -120,6 +132,7 @@ class Codec:
         self.cipher = cipher
         self._classes: dict[TypeName, type | None] = {}
         self._allow(allowed)
+        self._failure = local()
 
     def _allow(self, types: Iterable[type | TypeName]) -> None:
         for each in types:
@@ -198,7 +211,16 @@ class Codec:
         Raises:
             CorruptRecordError: One is damaged or of a newer format.
         """
-        return unpack_messages(packed, ids, self._hook, self._resolve)
+        try:
+            return unpack_messages(packed, ids, self._hook, self._resolve)
+        except (CorruptRecordError, TypeNotAllowedError) as error:
+            raise self._unread("a message", error) from error
+
+    def _unread(self, what: str, error: Exception) -> Exception:
+        """What is wrong with a record; a hook's own error is not passed on by MessagePack."""
+        inner = self._failure.__dict__.pop("error", error)
+        kind = TypeNotAllowedError if isinstance(inner, TypeNotAllowedError) else CorruptRecordError
+        return kind(f"{what} cannot be read: {inner}")
 
     def message(self, packed: bytes, id: str | None) -> BaseMessage:
         """One message that was packed, with this id."""
@@ -239,11 +261,10 @@ class Codec:
             kind, data = unpack(packed)
             return self.serde.loads_typed((kind, data))
         try:
-            return ormsgpack.unpackb(packed, ext_hook=self._hook, option=_KEYS)
+            framed = b"\x92" + packed + b"\xc3"
+            return _whole(ormsgpack.unpackb(framed, ext_hook=self._hook, option=_KEYS))
         except (ormsgpack.MsgpackDecodeError, ValueError) as error:
-            raise CorruptRecordError(f"a value is damaged: {error}") from error
-        except ImportError as error:
-            raise CorruptRecordError(f"a value's type is gone: {error}") from error
+            raise self._unread("a value", error) from error
 
     def _verified(
         self,
@@ -253,14 +274,15 @@ class Codec:
         where: str,
     ) -> bytes:
         problem: Exception | None = None
+        self._failure.__dict__.clear()
         # What MessagePack refuses or quietly changes is spelled out and tried once more.
         for spell in (None, spelled):
             try:
                 packed = encode(spell)
                 if same(value, decode(packed)):
                     return packed
-            except Exception as error:
-                problem = error
+            except Exception as error:  # noqa: BLE001  # a class's own code may raise anything
+                problem = self._failure.__dict__.pop("error", error)
         cause: BaseException | None = problem
         while cause is not None:
             if isinstance(cause, TypeNotAllowedError):
@@ -271,6 +293,13 @@ class Codec:
     # Everything that is neither plain data nor a message
 
     def _default(self, value: Any) -> Any:
+        try:
+            return self._packable(value)
+        except TypeNotAllowedError as error:
+            self._failure.__dict__.setdefault("error", error)
+            raise
+
+    def _packable(self, value: Any) -> Any:
         kind = type(value)
         if isinstance(value, BaseMessage):
             if self.learning:
@@ -296,6 +325,13 @@ class Codec:
             return ormsgpack.Ext(code, ormsgpack.packb(parts, self._default, OPTIONS))
 
     def _hook(self, code: int, data: bytes) -> Any:
+        try:
+            return self._extension(code, data)
+        except Exception as error:
+            self._failure.__dict__.setdefault("error", error)
+            raise
+
+    def _extension(self, code: int, data: bytes) -> Any:
         if code == _TYPED:
             kind, payload = ormsgpack.unpackb(data)
             if kind == "msgpack":
@@ -320,12 +356,19 @@ class Codec:
         raise CorruptRecordError(f"extension {code} is of a newer format")
 
     def _revive(self, code: int, data: bytes) -> Any:
+        try:
+            return self._revived(code, data)
+        except Exception as error:
+            self._failure.__dict__.setdefault("error", error)
+            raise
+
+    def _revived(self, code: int, data: bytes) -> Any:
         """An object LangGraph's serializer packed; the codes are its own."""
         parts = ormsgpack.unpackb(data, ext_hook=self._revive, option=_KEYS)
         if code == 7:
             return _DeltaSnapshot(parts)
         if code == 6:
-            return _LANGGRAPH._unpack_ext_hook(code, data)
+            return _LANGGRAPH._unpack_ext_hook(code, data)  # noqa: SLF001  # an array's bytes are its own format
         module, name, payload = parts[:3]
         if code == 3:
             if (module, name, parts[3]) not in SAFE_MSGPACK_METHODS:

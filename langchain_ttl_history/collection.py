@@ -5,7 +5,8 @@ Reads never show more than the caps; these plans only decide what is freed, in b
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Set
+from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
 from langchain_core.messages import BaseMessage
@@ -89,8 +90,9 @@ def plan(
     retention: Retention,
     lease: Lease,
     codec: Codec,
-    shown: Set[str],
+    shown: AbstractSet[str],
     bodies: Mapping[str, BaseMessage],
+    needed: AbstractSet[str],
 ) -> Change:
     """What to free of a session that is over its caps.
 
@@ -101,6 +103,7 @@ def plan(
         codec: Reads the records.
         shown: Names of the messages that either door shows; empty to leave the log alone.
         bodies: The messages of its conversation.
+        needed: Names of the messages that stay whatever the bounds.
     """
     lines = _Lines(snapshot)
     roots = lines.of(INDEX)
@@ -130,7 +133,9 @@ def plan(
     log = _kept_log(snapshot, shown, 0, codec)
     change = keep_only(snapshot, shown_lines(roots, subs, 1, waiting), lease, log, lines)
     over = snapshot.bytes - _freed(snapshot, change) - goal
-    return change if over <= 0 else _with_fewer_messages(snapshot, change, over, bodies, codec)
+    if over <= 0:
+        return change
+    return _with_fewer_messages(snapshot, change, over, bodies, needed, codec)
 
 
 class _Lines:
@@ -138,23 +143,15 @@ class _Lines:
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.indexed = {
-            index: [
-                (entry.position, line)
-                for entry in snapshot.lists.get(index, ())
-                for line in lines_of([entry])
-            ]
+            index: [(entry.position, line) for entry in snapshot.lists.get(index, ()) for line in lines_of([entry])]
             for index in (CHAIN, INDEX, SUBS)
         }
         # A checkpoint that was put again stands there twice; the newer line counts.
-        self.by_id = {
-            (line.ns, line.id): line for lines in self.indexed.values() for _, line in lines
-        }
+        self.by_id = {(line.ns, line.id): line for lines in self.indexed.values() for _, line in lines}
 
     def of(self, index: str) -> list[Line]:
         """The lines of one list, each checkpoint once."""
-        return [
-            line for position, line in self.indexed[index] if self.newest(line) == position
-        ]
+        return [line for position, line in self.indexed[index] if self.newest(line) == position]
 
     def newest(self, line: Line) -> int:
         """Where the checkpoint was put last."""
@@ -170,11 +167,7 @@ def leaves(lines: Iterable[Line]) -> list[Line]:
 
 def waiting_roots(roots: Iterable[Line], snapshot: Snapshot, codec: Codec) -> set[str]:
     """Ids of the root checkpoints with an unanswered interrupt."""
-    return {
-        line.id
-        for line in roots
-        if waits_for_answer(snapshot.lists.get(writes_name("", line.id), ()), codec)
-    }
+    return {line.id for line in roots if waits_for_answer(snapshot.lists.get(writes_name("", line.id), ()), codec)}
 
 
 def keep_only(
@@ -193,7 +186,8 @@ def keep_only(
     by_id = lines.by_id
     listed = {(line.ns, line.id) for line in keep}
     chain: set[tuple[str, str]] = set()
-    for line in [by_id[each] for each in listed if each in by_id]:
+    for start in [by_id[each] for each in listed if each in by_id]:
+        line = start
         wanted = set(line.deltas or ()) - set(line.valued or ())
         while wanted and line.parent is not None and (line.ns, line.parent) in by_id:
             line = by_id[line.ns, line.parent]
@@ -208,8 +202,7 @@ def keep_only(
         index: frozenset(
             position
             for position, line in found
-            if (line.ns, line.id) not in (chain if index == CHAIN else listed)
-            or lines.newest(line) != position
+            if (line.ns, line.id) not in (chain if index == CHAIN else listed) or lines.newest(line) != position
         )
         for index, found in lines.indexed.items()
     }
@@ -220,9 +213,7 @@ def keep_only(
     ]
     entries = list(snapshot.lists.get(LOG, ()) if log is None else log)
     stays = {entry.position for entry in entries}
-    trim[LOG] = frozenset(
-        entry.position for entry in snapshot.lists.get(LOG, ()) if entry.position not in stays
-    )
+    trim[LOG] = frozenset(entry.position for entry in snapshot.lists.get(LOG, ()) if entry.position not in stays)
     needed = _needed(snapshot, drop, entries)
     unneeded = {name for name in snapshot.blobs if name[0] in "mv" and name not in needed}
     return Change(
@@ -236,9 +227,7 @@ def keep_only(
     )
 
 
-def _heads(
-    snapshot: Snapshot, lines: _Lines, listed: Collection[tuple[str, str]], drop: set[str]
-) -> dict[str, Blob]:
+def _heads(snapshot: Snapshot, lines: _Lines, listed: Collection[tuple[str, str]], drop: set[str]) -> dict[str, Blob]:
     """Pointers to the newest checkpoint left, where the newest is dropped; all gone are dropped."""
     left: dict[str, Line] = {}
     for each in listed:
@@ -276,9 +265,7 @@ def _needed(snapshot: Snapshot, drop: Collection[str], log: Iterable[Entry]) -> 
     return needed
 
 
-def _kept_log(
-    snapshot: Snapshot, shown: Set[str], spare: int | None, codec: Codec
-) -> list[Entry]:
+def _kept_log(snapshot: Snapshot, shown: AbstractSet[str], spare: int | None, codec: Codec) -> list[Entry]:
     """The newest of the log: what is still shown by it, or may be unseen by a run under way.
 
     Args:
@@ -317,11 +304,7 @@ def _freed(snapshot: Snapshot, change: Change) -> int:
             freed += len(snapshot.blobs[name].payload)
         freed += sum(len(entry.payload) for entry in snapshot.lists.get(name, ()))
     for name, positions in change.trim.items():
-        freed += sum(
-            len(entry.payload)
-            for entry in snapshot.lists.get(name, ())
-            if entry.position in positions
-        )
+        freed += sum(len(entry.payload) for entry in snapshot.lists.get(name, ()) if entry.position in positions)
     return freed
 
 
@@ -330,6 +313,7 @@ def _with_fewer_messages(
     change: Change,
     over: int,
     bodies: Mapping[str, BaseMessage],
+    needed: AbstractSet[str],
     codec: Codec,
 ) -> Change:
     """Cut the oldest messages as well, from the head and from the log."""
@@ -343,7 +327,7 @@ def _with_fewer_messages(
     sizes = [size(name) for name in names]
     caps = Caps(bytes=max(1, sum(sizes) - over))
     fits = {names[each] for each in visible([bodies[name] for name in names], caps, sizes)}
-    lost = set(names) - fits
+    lost = set(names) - fits - needed
     log = [
         entry._replace(refs=tuple(name for name in entry.refs if name not in lost))
         for entry in snapshot.lists.get(LOG, ())
@@ -357,8 +341,8 @@ def _with_fewer_messages(
         name = pointer.refs[0]
         blobs[name] = without_messages(snapshot.blobs[name], lost, codec)
     after = {**snapshot.blobs, **blobs}
-    needed = _needed(replace(snapshot, blobs=after), change.drop, log)
-    drop = {*change.drop, *(each for each in after if each[0] in "mv" and each not in needed)}
+    used = _needed(replace(snapshot, blobs=after), change.drop, log)
+    drop = {*change.drop, *(each for each in after if each[0] in "mv" and each not in used)}
     return replace(
         change,
         blobs=blobs,

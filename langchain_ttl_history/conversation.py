@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+
 from langchain_core.messages import BaseMessage, ToolMessage
 
 from langchain_ttl_history.codec import Codec, decoder, pack, unpack
@@ -95,11 +96,7 @@ def delta_of(entry: Entry) -> Delta:
 
 def unseen(deltas: Iterable[Delta], seen: Seen) -> list[Delta]:
     """The changes that somebody who has seen so much has not."""
-    return [
-        delta
-        for delta in deltas
-        if delta.position > seen.position and delta.run not in seen.runs
-    ]
+    return [delta for delta in deltas if delta.position > seen.position and delta.run not in seen.runs]
 
 
 def fold(names: Sequence[str], deltas: Sequence[Delta], seen: Seen) -> Sequence[str]:
@@ -114,7 +111,7 @@ def fold(names: Sequence[str], deltas: Sequence[Delta], seen: Seen) -> Sequence[
             for key in (*delta.removed, *map(key_of, delta.added)):
                 own[key] = delta.position
     order = list(keyed(names))
-    shown = dict(zip(order, names))
+    shown = dict(zip(order, names, strict=True))
     for delta in new:
         for key in delta.removed:
             if key in shown and own.get(key, 0) < delta.position:
@@ -142,8 +139,8 @@ def diff(base: Sequence[str], names: Sequence[str]) -> tuple[tuple[str, ...], tu
     known = len(base)
     if tuple(names[:known]) == tuple(base) and len(set(map(key_of, names))) == len(names):
         return (), tuple(names[known:])
-    before = dict(zip(keyed(base), base))
-    after = dict(zip(keyed(names), names))
+    before = dict(zip(keyed(base), base, strict=True))
+    after = dict(zip(keyed(names), names, strict=True))
     removed = [key for key in before if key not in after]
     stays = [key for key in before if key in after]
     moved: set[str] = set()
@@ -228,14 +225,11 @@ def encode_bodies(
         same.append(packed)
     known = len(same) if codec.packed_alike(messages[: len(same)], same) else 0
     names = [base.names[message.id or ""] for message in messages[:known]]
-    for message in messages[known:]:
-        names.append(_encode(message, base, codec, where, blobs))
+    names += [_encode(message, base, codec, where, blobs) for message in messages[known:]]
     return names
 
 
-def _encode(
-    message: BaseMessage, base: Base, codec: Codec, where: str, blobs: dict[str, Blob]
-) -> str:
+def _encode(message: BaseMessage, base: Base, codec: Codec, where: str, blobs: dict[str, Blob]) -> str:
     id = message.id or None
     try:
         packed: bytes | None = codec.pack_message(message)
@@ -245,7 +239,7 @@ def _encode(
         return base.names[id]
     content = None if packed is None else base.contents.get(packed)
     if packed is None or content is None:
-        packed = codec.verified_message(message, where)
+        packed = codec.verified_message(message, f"{where}, message {message.id!r}")
         content = body_name(packed, None)
         if id is None or isinstance(message, ToolMessage):
             blobs.setdefault(content, Blob(codec.seal(packed)))
@@ -263,9 +257,7 @@ def _encode(
     return name
 
 
-def decode_bodies(
-    names: Iterable[str], blobs: Mapping[str, Blob], codec: Codec
-) -> list[BaseMessage]:
+def decode_bodies(names: Iterable[str], blobs: Mapping[str, Blob], codec: Codec) -> list[BaseMessage]:
     """The messages of these names.
 
     Raises:

@@ -33,8 +33,7 @@ _w = writes_name
 def delta_history(
     sessions: Sessions, key: SessionKey, ns: str, id: str | None, channels: Sequence[str]
 ) -> Flow[dict[str, dict[str, Any]]]:
-    """For each channel the writes on the way to a checkpoint, oldest first, and the nearest
-    stored value they start from."""
+    """The writes that lead to a checkpoint, oldest first, and what each channel starts from."""
     codec = sessions.codec
     collected: dict[str, list[Write]] = {channel: [] for channel in channels}
     seeds: dict[str, Any] = {}
@@ -71,22 +70,18 @@ def delta_history(
             remaining.discard(channel)
     return {
         channel: {
-            "writes": [
-                (write.task_id, write.channel, write.value) for write in collected[channel]
-            ],
+            "writes": [(write.task_id, write.channel, write.value) for write in collected[channel]],
             **({"seed": seeds[channel]} if channel in seeds else {}),
         }
         for channel in channels
     }
 
 
-def applied(
-    names: tuple[str, ...], writes: Sequence[Any], codec: Codec, key: SessionKey
-) -> tuple[str, ...]:
+def applied(names: tuple[str, ...], writes: Sequence[Any], codec: Codec, key: SessionKey) -> tuple[str, ...]:
     """The conversation after a step's writes to it, in the order LangGraph applies them."""
-    shown = dict(zip(keyed(names), names))
-    for value in writes:
-        replaced, value = overwritten(value)
+    shown = dict(zip(keyed(names), names, strict=True))
+    for write in writes:
+        replaced, value = overwritten(write)
         if replaced:
             shown = {}
         try:
@@ -97,8 +92,6 @@ def applied(
             if isinstance(message, RemoveMessage):
                 shown.pop(message.id or "", None)
                 continue
-            name = encode_bodies(
-                [message], Base(), codec, f"session {tuple(key)}", {}
-            )[0]
+            name = encode_bodies([message], Base(), codec, f"session {tuple(key)}", {})[0]
             shown[keyed([*shown.values(), name])[-1] if not message.id else message.id] = name
     return tuple(shown.values())

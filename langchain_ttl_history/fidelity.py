@@ -57,11 +57,7 @@ def same(left: Any, right: Any) -> bool:
     if kind in (list, tuple):
         return len(left) == len(right) and all(map(same, left, right))
     if kind is dict:
-        return (
-            len(left) == len(right)
-            and all(map(same, left, right))
-            and all(map(same, left.values(), right.values()))
-        )
+        return len(left) == len(right) and all(map(same, left, right)) and all(map(same, left.values(), right.values()))
     if isinstance(left, BaseMessage):
         state, other = left.__dict__, right.__dict__
         return (

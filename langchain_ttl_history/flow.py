@@ -9,7 +9,11 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Any, NamedTuple, TypeVar
 
-from langchain_ttl_history.errors import CorruptRecordError
+from langchain_ttl_history.errors import (
+    CorruptRecordError,
+    TTLHistoryError,
+    TypeNotAllowedError,
+)
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.base import Change, Outcome, Query, Snapshot, Storage
 
@@ -53,6 +57,7 @@ def run(storage: Storage, flow: Flow[T]) -> T:
 
     Raises:
         CorruptRecordError: It met such a record; the message names the session.
+        TypeNotAllowedError: It met a type that may not be stored or rebuilt; likewise.
     """
     request: Request | None = None
     try:
@@ -65,8 +70,11 @@ def run(storage: Storage, flow: Flow[T]) -> T:
     except StopIteration as stop:
         result: T = stop.value
         return result
-    except CorruptRecordError as error:
-        raise _named(error, request) from error
+    except (CorruptRecordError, TypeNotAllowedError) as error:
+        named = _named(error, request)
+        if named is error:
+            raise
+        raise named from error
 
 
 async def arun(storage: Storage, flow: Flow[T]) -> T:
@@ -82,10 +90,15 @@ async def arun(storage: Storage, flow: Flow[T]) -> T:
     except StopIteration as stop:
         result: T = stop.value
         return result
-    except CorruptRecordError as error:
-        raise _named(error, request) from error
+    except (CorruptRecordError, TypeNotAllowedError) as error:
+        named = _named(error, request)
+        if named is error:
+            raise
+        raise named from error
 
 
-def _named(error: CorruptRecordError, request: Request | None) -> CorruptRecordError:
-    key = tuple(request.key) if request is not None else None
-    return CorruptRecordError(f"session {key}: {error}")
+def _named(error: CorruptRecordError | TypeNotAllowedError, request: Request | None) -> TTLHistoryError:
+    """The error with the session's name in front, where it has none yet."""
+    if request is None or str(error).startswith("session "):
+        return error
+    return type(error)(f"session {tuple(request.key)}: {error}")

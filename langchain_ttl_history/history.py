@@ -41,10 +41,7 @@ class TTLChatMessageHistory(BaseChatMessageHistory):
         self._turn: Turn | None = None
 
     def __repr__(self) -> str:
-        return (
-            f"TTLChatMessageHistory(user_id={self._key.user_id!r}, "
-            f"session_id={self._key.session_id!r})"
-        )
+        return f"TTLChatMessageHistory(user_id={self._key.user_id!r}, session_id={self._key.session_id!r})"
 
     @property
     def user_id(self) -> str:

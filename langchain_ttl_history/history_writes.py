@@ -28,12 +28,11 @@ REMOVE_ALL_MESSAGES = "__remove_all__"
 """The id LangGraph gives a `RemoveMessage` that removes everything."""
 
 
-def add(
-    sessions: Sessions, key: SessionKey, messages: Sequence[BaseMessage], turn: Turn | None = None
-) -> Flow[None]:
+def add(sessions: Sessions, key: SessionKey, messages: Sequence[BaseMessage], turn: Turn | None = None) -> Flow[None]:
     """Append or update messages, honouring `RemoveMessage`, as one run.
 
     Args:
+        sessions: What sessions have in common.
         key: The session.
         messages: What is said.
         turn: What the run was shown, if it is a turn that began with a read.
@@ -71,9 +70,7 @@ def add(
     yield from _log(sessions, key, delta, blobs, guard)
 
 
-def replace(
-    sessions: Sessions, key: SessionKey, messages: Sequence[BaseMessage], guard: Guard = Guard()
-) -> Flow[None]:
+def replace(sessions: Sessions, key: SessionKey, messages: Sequence[BaseMessage], guard: Guard = Guard()) -> Flow[None]:
     """Make these messages the whole conversation.
 
     Raises:
@@ -91,12 +88,8 @@ def replace(
         yield from _log(sessions, key, Delta(_new_id(), removed, added), blobs, guard)
 
 
-def _log(
-    sessions: Sessions, key: SessionKey, delta: Delta, blobs: Mapping[str, Blob], guard: Guard
-) -> Flow[None]:
-    change = Change(
-        sessions.lease, guard, blobs, append=[(LOG, delta.payload(), delta.added)]
-    )
+def _log(sessions: Sessions, key: SessionKey, delta: Delta, blobs: Mapping[str, Blob], guard: Guard) -> Flow[None]:
+    change = Change(sessions.lease, guard, blobs, append=[(LOG, delta.payload(), delta.added)])
     outcome = yield from writing(key, change)
     if outcome.status is Status.DELETED:
         raise SessionDeletedError(
@@ -134,10 +127,7 @@ def _said(messages: Sequence[BaseMessage], turn: Turn) -> list[BaseMessage]:
             if shown.get(id) != message:
                 said.append(message)
         elif not any(
-            type(later) is type(message)
-            and later.id
-            and later.id not in shown
-            and later.content == message.content
+            type(later) is type(message) and later.id and later.id not in shown and later.content == message.content
             for later in messages[place + 1 :]
         ):
             said.append(message)
@@ -147,7 +137,7 @@ def _said(messages: Sequence[BaseMessage], turn: Turn) -> list[BaseMessage]:
 def _caller(result: ToolMessage, view: View) -> str | None:
     """The key of the message a tool's result goes after: its call, or that call's results."""
     found: str | None = None
-    for name, key in zip(view.names, keyed(view.names)):
+    for name, key in zip(view.names, keyed(view.names), strict=True):
         message = view.bodies[name]
         answers = found is not None and isinstance(message, ToolMessage)
         if answers or result.tool_call_id in calls_of(message):

@@ -42,9 +42,7 @@ class Line:
         """The entry's payload."""
         deltas = None if self.deltas is None else list(self.deltas)
         valued = None if self.valued is None else list(self.valued)
-        return pack(
-            [_FORMAT, self.ns, self.id, self.parent, self.root, self.run_id, deltas, valued]
-        )
+        return pack([_FORMAT, self.ns, self.id, self.parent, self.root, self.run_id, deltas, valued])
 
 
 def line_of(ns: str, id: str, record: Record) -> Line:

@@ -35,9 +35,7 @@ class SessionKey(NamedTuple):
 
         The parts are length-prefixed first, so no choice of characters makes two keys collide.
         """
-        user, session = (
-            part.encode("utf-8", "surrogatepass") for part in (self.user_id, self.session_id)
-        )
+        user, session = (part.encode("utf-8", "surrogatepass") for part in (self.user_id, self.session_id))
         encoded = len(user).to_bytes(4, "big") + user + session
         return hashlib.blake2b(encoded, digest_size=16).hexdigest()
 
@@ -56,8 +54,7 @@ def valid_id(name: str, value: object) -> str:
         value = str(value)
     if not isinstance(value, str):
         raise ConfigurationError(
-            f"{name} must be a string, an int or a UUID, not {value!r} "
-            f"of type {type(value).__name__}"
+            f"{name} must be a string, an int or a UUID, not {value!r} of type {type(value).__name__}"
         )
     if not value:
         raise ConfigurationError(f"{name} must not be empty")
@@ -65,7 +62,5 @@ def valid_id(name: str, value: object) -> str:
         raise ConfigurationError(f"{name} must not contain a NUL character: {value[:80]!r}")
     size = len(value.encode("utf-8", "surrogatepass"))
     if size > MAX_ID_BYTES:
-        raise ConfigurationError(
-            f"{name} must be at most {MAX_ID_BYTES} bytes long, not {size}: {value[:80]!r}..."
-        )
+        raise ConfigurationError(f"{name} must be at most {MAX_ID_BYTES} bytes long, not {size}: {value[:80]!r}...")
     return str(value)

@@ -16,7 +16,7 @@ from langchain_core import messages as lc
 from langchain_core.messages import BaseMessage
 from pydantic import BaseModel
 
-from langchain_ttl_history.errors import CorruptRecordError
+from langchain_ttl_history.errors import CorruptRecordError, TypeNotAllowedError
 
 __all__ = ["OPTIONS", "pack_message", "packed_alike", "unpack_messages"]
 
@@ -122,9 +122,7 @@ def pack_message(message: BaseMessage, default: Default, spell: Spell | None = N
     return ormsgpack.packb(record, default, OPTIONS)
 
 
-def packed_alike(
-    messages: Sequence[BaseMessage], packed: Iterable[bytes], default: Default
-) -> bool:
+def packed_alike(messages: Sequence[BaseMessage], packed: Iterable[bytes], default: Default) -> bool:
     """Whether packing each of these messages would give just these bytes.
 
     MessagePack joins: a list is packed as a header and then its elements, so one call packs all
@@ -178,12 +176,15 @@ def unpack_messages(
     """
     messages: list[BaseMessage] = []
     layouts, known = _BY_TAG, len(_BY_TAG)
-    together = _header(len(packed)) + b"".join(packed)
+    # What stands behind the last record would be ignored, so a mark stands there.
+    together = b"".join([_header(len(packed) + 1), *packed, b"\xc3"])
     try:
         records = ormsgpack.unpackb(together, ext_hook=hook, option=_KEYS)
     except (ormsgpack.MsgpackDecodeError, TypeError) as error:
         raise CorruptRecordError(f"a message cannot be read: {error}") from error
-    for record, id in zip(records, ids):
+    if records.pop() is not True:
+        raise CorruptRecordError("a message is longer than it was")
+    for record, id in zip(records, ids, strict=True):
         tag = record[0] if type(record) is list and record else -1
         if tag is None:
             messages.append(_unpack_general(record, id, resolve))
@@ -196,7 +197,7 @@ def unpack_messages(
         record[0] = layout.kind
         record.append(id)
         message = layout.new(layout.cls)
-        _set_state(message, dict(zip(layout.names, record)))
+        _set_state(message, dict(zip(layout.names, record, strict=True)))
         _set_present(message, layout.every.copy())
         _set_extra(message, {})
         _set_private(message, None)
@@ -209,6 +210,8 @@ def _unpack_general(record: list[Any], id: str | None, resolve: Resolve) -> Base
         _, tag, name, fields, extra, private = record
         cls = resolve(*name) if tag == -1 else _BY_TAG[tag].cls
         state = {**fields, "id": id}
+    except TypeNotAllowedError:
+        raise
     except (ValueError, TypeError, IndexError) as error:
         raise CorruptRecordError(f"a message cannot be read: {error}") from error
     message = cls.__new__(cls)

@@ -91,13 +91,10 @@ def seconds(name: str, value: object) -> float | None:
     if isinstance(value, timedelta):
         value = value.total_seconds()
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ConfigurationError(
-            f"{name} must be seconds, a timedelta, or None for unbounded, not {value!r}"
-        )
+        raise ConfigurationError(f"{name} must be seconds, a timedelta, or None for unbounded, not {value!r}")
     if not math.isfinite(value) or value <= 0:
         raise ConfigurationError(
-            f"{name} must be more than 0 seconds and finite, not {value!r}; "
-            "use None for unbounded"
+            f"{name} must be more than 0 seconds and finite, not {value!r}; use None for unbounded"
         )
     return float(value)
 
@@ -106,6 +103,4 @@ def _check_count(name: str, value: object) -> None:
     if value is None:
         return
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigurationError(
-            f"{name} must be a whole number of at least 1, or None for unbounded, not {value!r}"
-        )
+        raise ConfigurationError(f"{name} must be a whole number of at least 1, or None for unbounded, not {value!r}")

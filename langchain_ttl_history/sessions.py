@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
-from langchain_core.messages import BaseMessage
+from langchain_core.messages import BaseMessage, HumanMessage
 
 from langchain_ttl_history.checkpoints import Record, decode_record, head_name
 from langchain_ttl_history.codec import Codec
@@ -67,6 +67,8 @@ class View:
     seen: Seen
     """What a run has seen that starts with what the graph is shown."""
     bodies: Mapping[str, BaseMessage]
+    waiting: Sequence[str] = ()
+    """The group that waits for results, if there is one, and what opened its turn."""
 
     @property
     def generation(self) -> int | None:
@@ -110,25 +112,34 @@ class Sessions:
         deltas = [delta_of(entry) for entry in snapshot.lists.get(LOG, ())]
         if record is None:
             names = fold((), deltas, Seen())
-            bodies = dict(zip(names, decode_bodies(names, blobs, self.codec)))
-            return View(
-                snapshot, None, None, names, names, names, Seen(snapshot.position), bodies
-            )
+            bodies = dict(zip(names, decode_bodies(names, blobs, self.codec), strict=True))
+            return View(snapshot, None, None, names, names, names, Seen(snapshot.position), bodies)
         shown = decode_bodies(record.names, blobs, self.codec)
-        bodies = dict(zip(record.names, shown))
+        bodies = dict(zip(record.names, shown, strict=True))
         names = fold(record.names, deltas, record.seen)
         if names is not record.names:
             new = [name for name in names if name not in bodies]
-            bodies.update(zip(new, decode_bodies(new, blobs, self.codec)))
+            bodies.update(zip(new, decode_bodies(new, blobs, self.codec), strict=True))
         closed = without_open_group(shown)
         head_id = record.checkpoint["id"]
         if closed == len(shown):
             seen = Seen(snapshot.position)
             return View(snapshot, record, head_id, names, names, names, seen, bodies)
-        waiting = set(keyed(record.names)[closed:])
-        history = [name for name, key in zip(names, keyed(names)) if key not in waiting]
+        open_keys = set(keyed(record.names)[closed:])
+        history = [name for name, key in zip(names, keyed(names), strict=True) if key not in open_keys]
+        opening = closed
+        while opening and not isinstance(shown[opening], HumanMessage):
+            opening -= 1
         return View(
-            snapshot, record, head_id, names, record.names, history, record.seen, bodies
+            snapshot,
+            record,
+            head_id,
+            names,
+            record.names,
+            history,
+            record.seen,
+            bodies,
+            (record.names[opening], *record.names[closed:]),
         )
 
     def window(self, names: Sequence[str], bodies: Mapping[str, BaseMessage]) -> Sequence[str]:
@@ -174,12 +185,16 @@ class Sessions:
         if not snapshot.generation:
             return
         shown: set[str] = set()
+        needed: set[str] = set()
         bodies: Mapping[str, BaseMessage] = {}
         if messages_too:
             view = self.look(snapshot)
             bodies = view.bodies
             shown.update(self.window(view.names, bodies), self.window(view.history, bodies))
-        change = plan(snapshot, self.retention, self.lease, self.codec, shown, bodies)
+            if view.waiting:
+                # What a pending interrupt needs stays: the open group and the turn it is in.
+                needed.update(view.waiting)
+        change = plan(snapshot, self.retention, self.lease, self.codec, shown, bodies, needed)
         yield from writing(key, change)
 
 

@@ -44,14 +44,9 @@ def forget_runs(sessions: Sessions, key: SessionKey, run_ids: Collection[str]) -
         runs = {
             decode_record(blob, sessions.codec).run
             for line in lines
-            if line.id in gone
-            and (blob := snapshot.blobs.get(checkpoint_name(line.ns, line.id))) is not None
+            if line.id in gone and (blob := snapshot.blobs.get(checkpoint_name(line.ns, line.id))) is not None
         }
-        log = [
-            entry
-            for entry in snapshot.lists.get(LOG, ())
-            if delta_of(entry).run not in runs
-        ]
+        log = [entry for entry in snapshot.lists.get(LOG, ()) if delta_of(entry).run not in runs]
         change = keep_only(snapshot, keep, sessions.lease, log)
         outcome = yield from writing(key, change)
         if outcome.status is not Status.MOVED:
@@ -75,9 +70,7 @@ def copy(sessions: Sessions, source: SessionKey, target: SessionKey) -> Flow[Non
     )
     outcome = yield from writing(target, change)
     if outcome.status is Status.MOVED:
-        raise ConfigurationError(
-            f"session {tuple(target)} exists already; delete it first, or copy to another thread"
-        )
+        raise ConfigurationError(f"session {tuple(target)} exists already; delete it first, or copy to another thread")
 
 
 def _lines(snapshot: Snapshot) -> list[Line]:

@@ -7,7 +7,7 @@ reference to a blob named after its content; a small one in the record itself.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from langchain_core.messages import BaseMessage
@@ -35,12 +35,14 @@ class Values:
         self.blobs: dict[str, Blob] = {}
 
     def messages(self, value: Sequence[BaseMessage], channel: str) -> list[int]:
+        """References to these messages' bodies, as start and end."""
         start = len(self.refs)
         where = f"{self.where}, channel {channel!r}"
         self.refs += encode_bodies(value, self.base, self.codec, where, self.blobs)
         return [start, len(self.refs)]
 
     def encode(self, value: Any, channel: str) -> list[Any]:
+        """A channel's value as it is stored."""
         own = self.codec.serde is None
         if own and is_conversation(value) and value:
             return [LIST, *self.messages(value, channel)]
@@ -51,11 +53,10 @@ class Values:
         data = self.codec.dumps(value, f"{self.where}, channel {channel!r}")
         if len(data) <= _INLINE:
             return [HERE, data]
-        name = "v" + hashlib.blake2b(data, digest_size=16).hexdigest()
+        name = _name(data)
         self.blobs[name] = Blob(self.codec.seal(data))
         self.refs.append(name)
         return [BLOB, len(self.refs) - 1]
-
 
     def share(self, stored: Sequence[Any], refs: Sequence[str]) -> list[Any]:
         """A value another record stored, with its references."""
@@ -70,6 +71,11 @@ class Values:
 
 
 def decode_value(stored: Sequence[Any], refs: Sequence[str], blobs: Any, codec: Codec) -> Any:
+    """The value that was stored so.
+
+    Raises:
+        CorruptRecordError: It is gone, damaged or of a newer format.
+    """
     kind = stored[0]
     if kind == HERE:
         return codec.loads(stored[1])
@@ -77,7 +83,10 @@ def decode_value(stored: Sequence[Any], refs: Sequence[str], blobs: Any, codec: 
         name = refs[stored[1]]
         if name not in blobs:
             raise CorruptRecordError("a channel's value is gone")
-        return codec.loads(codec.unseal(blobs[name].payload))
+        data = codec.unseal(blobs[name].payload)
+        if _name(data) != name:
+            raise CorruptRecordError("a channel's value is damaged")
+        return codec.loads(data)
     if kind not in (LIST, MESSAGE, SNAPSHOT):
         raise CorruptRecordError(f"a channel's value is of kind {kind!r}, of a newer format")
     messages = decode_bodies(refs[stored[1] : stored[2]], blobs, codec)
@@ -86,8 +95,11 @@ def decode_value(stored: Sequence[Any], refs: Sequence[str], blobs: Any, codec: 
     return messages[0] if kind == MESSAGE else delta_snapshot(messages)
 
 
+def _name(data: bytes) -> str:
+    """The name of a large value: v and the digest of its content."""
+    return "v" + hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
 def is_conversation(value: Any) -> bool:
     """Whether a channel's value is a list of messages."""
-    return type(value) is list and all(
-        issubclass(kind, BaseMessage) for kind in set(map(type, value))
-    )
+    return type(value) is list and all(issubclass(kind, BaseMessage) for kind in set(map(type, value)))

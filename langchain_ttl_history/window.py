@@ -46,9 +46,7 @@ def _kind(cls: type[BaseMessage]) -> type[BaseMessage]:
     return BaseMessage
 
 
-def visible(
-    messages: Sequence[BaseMessage], caps: Caps, sizes: Sequence[int] | None = None
-) -> list[int]:
+def visible(messages: Sequence[BaseMessage], caps: Caps, sizes: Sequence[int] | None = None) -> list[int]:
     """The positions of the messages that the window shows, in order.
 
     Args:
@@ -156,17 +154,11 @@ def _paired(messages: Sequence[BaseMessage]) -> tuple[list[int], list[int]]:
     return shown, blocks
 
 
-def _fitter(
-    messages: Sequence[BaseMessage], caps: Caps, sizes: Sequence[int] | None
-) -> Callable[[list[int]], bool]:
+def _fitter(messages: Sequence[BaseMessage], caps: Caps, sizes: Sequence[int] | None) -> Callable[[list[int]], bool]:
     def fits(positions: list[int]) -> bool:
         if caps.messages is not None and len(positions) > caps.messages:
             return False
-        if (
-            caps.bytes is not None
-            and sizes is not None
-            and sum(sizes[position] for position in positions) > caps.bytes
-        ):
+        if caps.bytes is not None and sizes is not None and sum(sizes[position] for position in positions) > caps.bytes:
             return False
         if caps.tokens is None or caps.token_counter is None:
             return True

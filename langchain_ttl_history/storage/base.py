@@ -214,9 +214,7 @@ class Storage(Protocol):
         Returns how many sessions there were.
         """
 
-    def sessions(
-        self, user_id: str | None, after: str | None = None
-    ) -> tuple[list[SessionKey], str | None]:
+    def sessions(self, user_id: str | None, after: str | None = None) -> tuple[list[SessionKey], str | None]:
         """A page of a user's live sessions, or of everyone's, least recently used first.
 
         Returns keys and what to pass as `after` for the next page; None ends it.
@@ -240,9 +238,7 @@ class Storage(Protocol):
     async def adelete(self, user_id: str, session_id: str | None, tombstone_ttl: float) -> int:
         """Async :meth:`delete`."""
 
-    async def asessions(
-        self, user_id: str | None, after: str | None = None
-    ) -> tuple[list[SessionKey], str | None]:
+    async def asessions(self, user_id: str | None, after: str | None = None) -> tuple[list[SessionKey], str | None]:
         """Async :meth:`sessions`."""
 
     async def ausage(self) -> Usage:

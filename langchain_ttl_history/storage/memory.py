@@ -61,8 +61,7 @@ class MemoryStorage:
         for name, bound in (("max_sessions", max_sessions), ("max_bytes", max_bytes)):
             if bound is not None and (type(bound) is not int or bound < 1):
                 raise ConfigurationError(
-                    f"{name} must be a whole number of at least 1, or None for unbounded, "
-                    f"not {bound!r}"
+                    f"{name} must be a whole number of at least 1, or None for unbounded, not {bound!r}"
                 )
         self._max_sessions = max_sessions
         self._max_bytes = max_bytes
@@ -124,9 +123,7 @@ class MemoryStorage:
             self._evict(key)
             return outcome
 
-    def _refusal(
-        self, key: SessionKey, session: MemorySession | None, change: Change, now: float
-    ) -> Outcome | None:
+    def _refusal(self, key: SessionKey, session: MemorySession | None, change: Change, now: float) -> Outcome | None:
         stored = session.blobs if session is not None else {}
         guard = change.guard
         fence = self._fence(key, now)
@@ -146,10 +143,7 @@ class MemoryStorage:
             return Outcome(Status.MOVED)
         given = change.blobs
         missing = frozenset(
-            ref
-            for refs in _references(change)
-            for ref in refs
-            if ref not in given and ref not in stored
+            ref for refs in _references(change) for ref in refs if ref not in given and ref not in stored
         )
         return Outcome(Status.MISSING, missing) if missing else None
 
@@ -171,9 +165,7 @@ class MemoryStorage:
             self._free_tombstones(now)
             return len(live)
 
-    def sessions(
-        self, user_id: str | None, after: str | None = None
-    ) -> tuple[list[SessionKey], str | None]:
+    def sessions(self, user_id: str | None, after: str | None = None) -> tuple[list[SessionKey], str | None]:
         """All of a user's live sessions, or everyone's, in one page."""
         with self._lock:
             now = self._clock()
@@ -213,9 +205,7 @@ class MemoryStorage:
         """Async :meth:`delete`."""
         return self.delete(user_id, session_id, tombstone_ttl)
 
-    async def asessions(
-        self, user_id: str | None, after: str | None = None
-    ) -> tuple[list[SessionKey], str | None]:
+    async def asessions(self, user_id: str | None, after: str | None = None) -> tuple[list[SessionKey], str | None]:
         """Async :meth:`sessions`."""
         return self.sessions(user_id, after)
 

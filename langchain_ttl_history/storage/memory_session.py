@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from langchain_ttl_history.storage.base import (
     KEEP,
     Blob,
@@ -43,13 +41,16 @@ class MemorySession:
 
     @property
     def cost(self) -> int:
+        """What it takes of the storage's bound on bytes."""
         return self.bytes + _OVERHEAD * (1 + len(self.blobs) + len(self.weights))
 
     def use(self, now: float, lease: Lease) -> None:
+        """Be used now."""
         self.last_used_at = now
         self.renew(lease)
 
     def renew(self, lease: Lease) -> None:
+        """Set the deadline anew, from the last use."""
         idle = lease.idle_ttl if isinstance(self.idle_ttl, Keep) else self.idle_ttl
         ends = [] if idle is None else [self.last_used_at + idle]
         if lease.max_age is not None:
@@ -57,11 +58,13 @@ class MemorySession:
         self.deadline = min(ends, default=None)
 
     def set(self, name: str, blob: Blob) -> None:
+        """Set a blob."""
         old = self.blobs.get(name)
         self.bytes += len(blob.payload) - (len(old.payload) if old else 0)
         self.blobs[name] = blob
 
     def replace(self, name: str, entries: list[Entry]) -> None:
+        """Set a list's entries."""
         self.bytes += sum(len(entry.payload) for entry in entries)
         self.bytes -= sum(len(entry.payload) for entry in self.lists.get(name, ()))
         if entries:
@@ -72,6 +75,7 @@ class MemorySession:
             self.weights.pop(name, None)
 
     def append(self, name: str, payload: bytes, refs: tuple[str, ...]) -> None:
+        """Append to a list, at the next position."""
         self.position += 1
         self.bytes += len(payload)
         self.lists.setdefault(name, []).append(Entry(self.position, payload, refs))

@@ -20,7 +20,7 @@ def said(messages: Iterable[BaseMessage]) -> list[Said]:
 
 
 def _said(message: BaseMessage) -> Said:
-    content = json.dumps(message.content)
+    content = message.content if isinstance(message.content, str) else json.dumps(message.content)
     if isinstance(message, AIMessage):
         calls = [(call["id"], call["name"], call["args"]) for call in message.tool_calls]
         return message.type, content, json.dumps(calls, sort_keys=True)
@@ -113,4 +113,4 @@ class Expected:
 
 
 def _brief(messages: Sequence[Said]) -> str:
-    return " ".join(f"{message[0]}:{message[1][1:13]}" for message in messages)
+    return " ".join(f"{message[0]}:{message[1][:12]}" for message in messages)
