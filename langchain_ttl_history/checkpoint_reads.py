@@ -10,6 +10,7 @@ from typing import Any
 
 from langchain_core.messages import BaseMessage
 
+from langchain_ttl_history.bodies import decode_bodies
 from langchain_ttl_history.checkpoints import (
     Record,
     Write,
@@ -22,7 +23,7 @@ from langchain_ttl_history.checkpoints import (
 )
 from langchain_ttl_history.codec import delta_snapshot
 from langchain_ttl_history.collection import leaves, shown_lines, waiting_roots
-from langchain_ttl_history.conversation import LOG, Seen, decode_bodies
+from langchain_ttl_history.conversation import LOG, Seen
 from langchain_ttl_history.flow import Flow, reading
 from langchain_ttl_history.index import INDEX, SUBS, Line, lines_of
 from langchain_ttl_history.keys import SessionKey
@@ -198,6 +199,9 @@ class CheckpointReads:
     def _learn(self, key: SessionKey, snapshot: Snapshot, id: str, record: Record, names: Sequence[str]) -> None:
         """Remember what the run that starts here will build on."""
         memo = self.sessions.memo
+        known = memo.record(key, _c("", id))
+        if known is not None and known[0] == snapshot.generation and names == known[1].names:
+            return  # This process put it.
         memo.learn(key, _c("", id), snapshot.generation, record)
         base = memo.base(key, snapshot.generation)
         base.learn_read(names, snapshot.blobs, self.sessions.codec)

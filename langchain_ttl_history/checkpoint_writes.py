@@ -8,6 +8,7 @@ from typing import Any
 
 from langchain_core.messages import HumanMessage
 
+from langchain_ttl_history.bodies import Base, key_of
 from langchain_ttl_history.checkpoint_reads import FIRST_METADATA, Token, first_checkpoint
 from langchain_ttl_history.checkpoints import (
     Record,
@@ -22,7 +23,7 @@ from langchain_ttl_history.checkpoints import (
     writes_name,
 )
 from langchain_ttl_history.codec import delta_snapshot, snapshot_value
-from langchain_ttl_history.conversation import LOG, Base, Delta, Seen, diff, key_of
+from langchain_ttl_history.conversation import LOG, Delta, Seen, diff
 from langchain_ttl_history.delta_channels import applied
 from langchain_ttl_history.flow import Flow, reading, writing
 from langchain_ttl_history.index import INDEX, SUBS, line_of

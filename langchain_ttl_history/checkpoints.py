@@ -15,8 +15,9 @@ from uuid import UUID
 from langgraph.checkpoint.base import WRITES_IDX_MAP, writes_sort_key
 from langgraph.checkpoint.serde.types import INTERRUPT, RESUME
 
+from langchain_ttl_history.bodies import Base, encode_conversation
 from langchain_ttl_history.codec import Codec, decoder, is_snapshot, pack, unpack
-from langchain_ttl_history.conversation import Base, Seen
+from langchain_ttl_history.conversation import Seen
 from langchain_ttl_history.errors import CorruptRecordError
 from langchain_ttl_history.storage.base import Blob, Entry
 from langchain_ttl_history.values import HERE, LIST, SNAPSHOT, Values, decode_value
@@ -137,7 +138,8 @@ def encode_values(
     if record.channel is not None and record.explicit and record.channel in values:
         value = values[record.channel]
         snapshot = is_snapshot(value)
-        talk = encoder.messages(value.value if snapshot else value, record.channel)
+        said = value.value if snapshot else value
+        talk = encoder.messages(said, record.channel, encode_conversation)
         stored[record.channel] = [SNAPSHOT if snapshot else LIST, *talk]
         record.names = tuple(encoder.refs[talk[0] : talk[1]])
     else:

@@ -25,7 +25,14 @@ from typing_extensions import ParamSpec
 
 from langchain_ttl_history.errors import CorruptRecordError, TypeNotAllowedError
 from langchain_ttl_history.fidelity import BYTEARRAY, INTEGER, TEXT, Pairs, same, spelled
-from langchain_ttl_history.messages import OPTIONS, pack_message, packed_alike, unpack_messages
+from langchain_ttl_history.messages import (
+    OPTIONS,
+    image_of,
+    is_core,
+    pack_message,
+    packed_alike,
+    unpack_messages,
+)
 from langchain_ttl_history.objects import put_together, taken_apart
 
 __all__ = [
@@ -192,6 +199,12 @@ class Codec:
         Raises:
             TypeNotAllowedError: Something in it would not come back as it is.
         """
+        state = message.__dict__.values()
+        if is_core(message) and all(map(_is_plain, state)):
+            try:
+                return pack_message(message, self._default)
+            except TypeError:
+                pass  # A lone surrogate or a big integer goes the long way below.
 
         def encode(spell: Callable[[Any], Any] | None) -> bytes:
             return pack_message(message, self._default, spell)
@@ -200,6 +213,10 @@ class Codec:
             return self.message(packed, message.id)
 
         return self._verified(message, encode, decode, where)
+
+    def image_of(self, messages: Sequence[BaseMessage]) -> bytes | None:
+        """All that these messages hold, as bytes to compare; None if that cannot be told."""
+        return image_of(messages, self._default)
 
     def packed_alike(self, messages: Sequence[BaseMessage], packed: Iterable[bytes]) -> bool:
         """Whether these messages have just this content."""

@@ -8,6 +8,7 @@ from typing import Any
 from langchain_core.messages import RemoveMessage
 from langchain_core.messages.utils import convert_to_messages
 
+from langchain_ttl_history.bodies import Base, decode_bodies, encode_bodies
 from langchain_ttl_history.checkpoints import (
     Write,
     checkpoint_name,
@@ -18,7 +19,7 @@ from langchain_ttl_history.checkpoints import (
     writes_name,
 )
 from langchain_ttl_history.codec import Codec, delta_snapshot
-from langchain_ttl_history.conversation import Base, decode_bodies, encode_bodies, keyed
+from langchain_ttl_history.conversation import keyed
 from langchain_ttl_history.flow import Flow, reading
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.sessions import Sessions

@@ -14,7 +14,8 @@ from langchain_core.messages import (
     message_chunk_to_message,
 )
 
-from langchain_ttl_history.conversation import LOG, Base, Delta, diff, encode_bodies, keyed
+from langchain_ttl_history.bodies import Base, encode_bodies
+from langchain_ttl_history.conversation import LOG, Delta, diff, keyed
 from langchain_ttl_history.errors import SessionDeletedError, TypeNotAllowedError
 from langchain_ttl_history.flow import Flow, writing
 from langchain_ttl_history.keys import SessionKey

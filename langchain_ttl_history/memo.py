@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from threading import Lock
 
+from langchain_ttl_history.bodies import Base
 from langchain_ttl_history.checkpoints import Record
-from langchain_ttl_history.conversation import Base
 from langchain_ttl_history.keys import SessionKey
 
 __all__ = ["Memo"]
@@ -33,14 +33,15 @@ class Memo:
         """The bodies known to be stored in this generation of a session; the caller adds to it."""
         with self._lock:
             known, base = self._bases.get(key, (0, None))
-            if base is None or known != generation or base.size > _BYTES:
-                base = Base()
+            if base is not None and known == generation and base.size <= _BYTES:
+                self._bases.move_to_end(key)
+                return base
+            base = Base()
             self._bases[key] = (generation, base)
             self._bases.move_to_end(key)
-            while len(self._bases) > _SESSIONS or (
-                len(self._bases) > 1 and sum(each.size for _, each in self._bases.values()) > _BYTES
-            ):
-                self._bases.popitem(last=False)
+            held = sum(each.size for _, each in self._bases.values())
+            while len(self._bases) > _SESSIONS or (len(self._bases) > 1 and held > _BYTES):
+                held -= self._bases.popitem(last=False)[1][1].size
             return base
 
     def latest_base(self, key: SessionKey) -> Base:

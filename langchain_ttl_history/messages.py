@@ -18,7 +18,14 @@ from pydantic import BaseModel
 
 from langchain_ttl_history.errors import CorruptRecordError, TypeNotAllowedError
 
-__all__ = ["OPTIONS", "pack_message", "packed_alike", "unpack_messages"]
+__all__ = [
+    "OPTIONS",
+    "image_of",
+    "is_core",
+    "pack_message",
+    "packed_alike",
+    "unpack_messages",
+]
 
 OPTIONS = (
     ormsgpack.OPT_NON_STR_KEYS
@@ -145,6 +152,26 @@ def packed_alike(messages: Sequence[BaseMessage], packed: Iterable[bytes], defau
     except TypeError:
         return False
     return together == _header(len(records)) + b"".join(packed)
+
+
+def is_core(message: BaseMessage) -> bool:
+    """Whether it is of LangChain's own classes and holds their fields only."""
+    return type(message) in _BY_CLASS and not message.__pydantic_extra__
+
+
+def image_of(messages: Sequence[BaseMessage], default: Default) -> bytes | None:
+    """All that these messages hold, ids and all, as bytes to compare; None if that cannot be told.
+
+    Images join: that of a list is that of its first part followed by that of the rest.
+    """
+    for message in messages:
+        if message.__pydantic_extra__ or message.__pydantic_private__:
+            return None
+    try:
+        packed = ormsgpack.packb([message.__dict__ for message in messages], default, OPTIONS)
+    except TypeError:
+        return None
+    return packed[len(_header(len(messages))) :]
 
 
 def _header(count: int) -> bytes:

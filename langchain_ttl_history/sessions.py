@@ -8,10 +8,11 @@ from datetime import datetime, timezone
 
 from langchain_core.messages import BaseMessage, HumanMessage
 
+from langchain_ttl_history.bodies import decode_bodies
 from langchain_ttl_history.checkpoints import Record, decode_record, head_name
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.collection import excess, plan
-from langchain_ttl_history.conversation import LOG, Seen, decode_bodies, delta_of, fold, keyed
+from langchain_ttl_history.conversation import LOG, Seen, delta_of, fold, keyed
 from langchain_ttl_history.flow import Flow, reading, writing
 from langchain_ttl_history.index import INDEX, lines_of
 from langchain_ttl_history.keys import SessionKey

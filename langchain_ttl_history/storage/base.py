@@ -93,7 +93,7 @@ KEEP = Keep.KEEP
 """Leave a session's own idle time as it is."""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Query:
     """What to read of one session."""
 
@@ -110,7 +110,7 @@ class Query:
     """Every blob and entry of the session as well, payloads and all, without following."""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Change:
     """What to write to one session, whole or not at all."""
 
@@ -153,7 +153,7 @@ class Status(Enum):
     """Upkeep of a session that is not there."""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Outcome:
     """The answer to a write; sizes are those after it."""
 
@@ -166,7 +166,7 @@ class Outcome:
     """For each list the number of its entries and of their references."""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Snapshot:
     """The answer to a read. Times are seconds since the epoch."""
 

@@ -1,0 +1,169 @@
+"""Bodies: a message stored once, under a name made of its content and its id."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from langchain_core.messages import BaseMessage, ToolMessage
+
+from langchain_ttl_history.codec import Codec
+from langchain_ttl_history.errors import CorruptRecordError
+from langchain_ttl_history.storage.base import Blob
+
+__all__ = [
+    "Base",
+    "body_name",
+    "decode_bodies",
+    "encode_bodies",
+    "encode_conversation",
+    "key_of",
+]
+
+_DIGEST = 24
+
+
+def body_name(packed: bytes, id: str | None) -> str:
+    """The name of a body: m, the digest of its content, its id."""
+    return "m" + hashlib.blake2b(packed, digest_size=_DIGEST // 2).hexdigest() + (id or "")
+
+
+def key_of(name: str) -> str:
+    """What tells two messages of a conversation apart: the id, or the content without one."""
+    return name[1 + _DIGEST :] or name
+
+
+@dataclass
+class Base:
+    """Bodies that are known to be stored, so that they need not be sent again."""
+
+    names: dict[str, str] = field(default_factory=dict)
+    """For each id the name of its body."""
+    packed: dict[str, bytes] = field(default_factory=dict)
+    """For each id the content."""
+    contents: dict[bytes, str] = field(default_factory=dict)
+    """For each content that was stored without an id its name."""
+    size: int = 0
+    """Bytes of all content."""
+    shown: tuple[str, ...] = ()
+    """The names of the conversation encoded last."""
+    image: tuple[list[type], bytes] | None = None
+    """What the messages of that conversation were."""
+
+    def learn(self, name: str, packed: bytes) -> None:
+        """Remember a body."""
+        self.size += len(packed)
+        id = name[1 + _DIGEST :]
+        if id:
+            self.names[id] = name
+            self.packed[id] = packed
+        else:
+            self.contents[packed] = name
+
+    def learn_read(self, names: Iterable[str], blobs: Mapping[str, Blob], codec: Codec) -> None:
+        """Remember bodies as they were read."""
+        known = self.names
+        for name in names:
+            id = name[1 + _DIGEST :]
+            if id and known.get(id) != name and (blob := blobs.get(name)) is not None:
+                content = blobs.get(blob.refs[0]) if blob.refs else blob
+                if content is not None:
+                    self.learn(name, codec.unseal(content.payload))
+
+
+def encode_bodies(
+    messages: Sequence[BaseMessage], base: Base, codec: Codec, where: str, blobs: dict[str, Blob]
+) -> list[str]:
+    """The names of these messages; the bodies that `base` lacks are added to `blobs`.
+
+    Every message is packed anew and compared, so one that was changed in place is never missed.
+
+    Raises:
+        TypeNotAllowedError: A message holds something that would not come back.
+    """
+    # Nearly always all but the last few are as they were stored.
+    stored = base.packed
+    same: list[bytes] = []
+    for message in messages:
+        packed = stored.get(message.id or "")
+        if packed is None:
+            break
+        same.append(packed)
+    known = len(same) if codec.packed_alike(messages[: len(same)], same) else 0
+    names = [base.names[message.id or ""] for message in messages[:known]]
+    names += [_encode(message, base, codec, where, blobs) for message in messages[known:]]
+    return names
+
+
+def encode_conversation(
+    messages: Sequence[BaseMessage], base: Base, codec: Codec, where: str, blobs: dict[str, Blob]
+) -> list[str]:
+    """:func:`encode_bodies` for the conversation, which mostly begins as it was last time.
+
+    One comparison of all that the messages hold then tells so, and only what is new is encoded.
+    """
+    known = len(base.shown)
+    image = None
+    if base.image is not None and known <= len(messages):
+        kinds, image = base.image
+        old = messages[:known]
+        if list(map(type, old)) != kinds or codec.image_of(old) != image:
+            image = None
+    if image is None:
+        known, image = 0, b""
+    names = [*base.shown[:known]]
+    names += encode_bodies(messages[known:], base, codec, where, blobs)
+    added = codec.image_of(messages[known:])
+    base.shown = tuple(names)
+    base.image = None if added is None else (list(map(type, messages)), image + added)
+    return names
+
+
+def _encode(message: BaseMessage, base: Base, codec: Codec, where: str, blobs: dict[str, Blob]) -> str:
+    id = message.id or None
+    try:
+        packed: bytes | None = codec.pack_message(message)
+    except TypeError:
+        packed = None  # `verified_message` tells what is wrong with it.
+    if id is not None and packed is not None and base.packed.get(id) == packed:
+        return base.names[id]
+    content = None if packed is None else base.contents.get(packed)
+    if packed is None or content is None:
+        packed = codec.verified_message(message, f"{where}, message {message.id!r}")
+        content = body_name(packed, None)
+        if id is None or isinstance(message, ToolMessage):
+            blobs.setdefault(content, Blob(codec.seal(packed)))
+            base.learn(content, packed)
+    if id is None:
+        return content
+    name = content + id
+    if isinstance(message, ToolMessage):
+        # A tool's result gets its id only after it was written as pending; both copies share the
+        # content.
+        blobs[name] = Blob(b"", (content,))
+    else:
+        blobs[name] = Blob(codec.seal(packed))
+    base.learn(name, packed)
+    return name
+
+
+def decode_bodies(names: Iterable[str], blobs: Mapping[str, Blob], codec: Codec) -> list[BaseMessage]:
+    """The messages of these names.
+
+    Raises:
+        CorruptRecordError: A body is gone, damaged or of a newer format.
+    """
+    packed: list[bytes] = []
+    ids: list[str | None] = []
+    plain = codec.cipher is None
+    for name in names:
+        try:
+            blob = blobs[name]
+            if blob.refs:
+                blob = blobs[blob.refs[0]]
+        except KeyError:
+            raise CorruptRecordError(f"the body of message {key_of(name)!r} is gone") from None
+        packed.append(blob.payload if plain else codec.unseal(blob.payload))
+        ids.append(name[1 + _DIGEST :] or None)
+    return codec.messages(packed, ids)
