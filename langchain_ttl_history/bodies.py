@@ -13,6 +13,7 @@ from langchain_ttl_history.errors import CorruptRecordError
 from langchain_ttl_history.storage.base import Blob
 
 __all__ = [
+    "ID",
     "Base",
     "body_name",
     "decode_bodies",
@@ -22,6 +23,8 @@ __all__ = [
 ]
 
 _DIGEST = 24
+ID = 1 + _DIGEST
+"""Where the id begins in a body's name."""
 
 
 def body_name(packed: bytes, id: str | None) -> str:
@@ -31,7 +34,7 @@ def body_name(packed: bytes, id: str | None) -> str:
 
 def key_of(name: str) -> str:
     """What tells two messages of a conversation apart: the id, or the content without one."""
-    return name[1 + _DIGEST :] or name
+    return name[ID:] or name
 
 
 @dataclass
@@ -54,18 +57,27 @@ class Base:
     def learn(self, name: str, packed: bytes) -> None:
         """Remember a body."""
         self.size += len(packed)
-        id = name[1 + _DIGEST :]
+        id = name[ID:]
         if id:
             self.names[id] = name
             self.packed[id] = packed
         else:
             self.contents[packed] = name
 
+    def settle(self, names: Sequence[str]) -> None:
+        """Forget what is not among these, once it is much, and contents that waited for an id."""
+        self.contents.clear()
+        if len(self.names) > 2 * len(names) + 16:
+            ids = {name[ID:] for name in names}
+            self.names = {id: name for id, name in self.names.items() if id in ids}
+            self.packed = {id: packed for id, packed in self.packed.items() if id in ids}
+            self.size = sum(map(len, self.packed.values()))
+
     def learn_read(self, names: Iterable[str], blobs: Mapping[str, Blob], codec: Codec) -> None:
         """Remember bodies as they were read."""
         known = self.names
         for name in names:
-            id = name[1 + _DIGEST :]
+            id = name[ID:]
             if id and known.get(id) != name and (blob := blobs.get(name)) is not None:
                 content = blobs.get(blob.refs[0]) if blob.refs else blob
                 if content is not None:
@@ -165,5 +177,5 @@ def decode_bodies(names: Iterable[str], blobs: Mapping[str, Blob], codec: Codec)
         except KeyError:
             raise CorruptRecordError(f"the body of message {key_of(name)!r} is gone") from None
         packed.append(blob.payload if plain else codec.unseal(blob.payload))
-        ids.append(name[1 + _DIGEST :] or None)
+        ids.append(name[ID:] or None)
     return codec.messages(packed, ids)

@@ -198,20 +198,25 @@ class SessionBuffer:
     def delete(self, user_id: object = None, session_id: object = None) -> bool:
         """Delete a session for good. Returns whether there was one."""
         key = self._key(user_id, session_id)
+        self._sessions.memo.drop(*key)
         return bool(self._storage.delete(key.user_id, key.session_id, self._tombstone_ttl))
 
     async def adelete(self, user_id: object = None, session_id: object = None) -> bool:
         """Async :meth:`delete`."""
         key = self._key(user_id, session_id)
+        self._sessions.memo.drop(*key)
         return bool(await self._storage.adelete(key.user_id, key.session_id, self._tombstone_ttl))
 
     def forget(self, user_id: object) -> int:
         """Delete all sessions of a user, who must be named. Returns how many there were."""
-        return self._storage.delete(valid_id("user_id", user_id), None, self._tombstone_ttl)
+        user = valid_id("user_id", user_id)
+        self._sessions.memo.drop(user)
+        return self._storage.delete(user, None, self._tombstone_ttl)
 
     async def aforget(self, user_id: object) -> int:
         """Async :meth:`forget`."""
         user = valid_id("user_id", user_id)
+        self._sessions.memo.drop(user)
         return await self._storage.adelete(user, None, self._tombstone_ttl)
 
     def set_idle_ttl(self, user_id: object = None, session_id: object = None, idle_ttl: Duration = None) -> bool:

@@ -200,7 +200,7 @@ class CheckpointReads:
         """Remember what the run that starts here will build on."""
         memo = self.sessions.memo
         known = memo.record(key, _c("", id))
-        if known is not None and known[0] == snapshot.generation and names == known[1].names:
+        if known is not None and known[0] == snapshot.generation and set(names) <= set(known[1].names):
             return  # This process put it.
         memo.learn(key, _c("", id), snapshot.generation, record)
         base = memo.base(key, snapshot.generation)

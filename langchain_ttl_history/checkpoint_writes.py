@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from langchain_ttl_history.checkpoints import (
     head_name,
     writes_name,
 )
-from langchain_ttl_history.codec import delta_snapshot, snapshot_value
+from langchain_ttl_history.codec import delta_snapshot, is_snapshot, snapshot_value
 from langchain_ttl_history.conversation import LOG, Delta, Seen, diff
 from langchain_ttl_history.delta_channels import applied
 from langchain_ttl_history.flow import Flow, reading, writing
@@ -54,6 +54,8 @@ class Put:
     parent: str | None
     checkpoint: Mapping[str, Any]
     metadata: dict[str, Any]
+    changed: Container[str]
+    """The channels whose value is another than the parent's, as LangGraph says."""
 
     @property
     def id(self) -> str:
@@ -166,6 +168,10 @@ class CheckpointWrites:
         record = Record(checkpoint, put.metadata, put.parent, run, seen, shown)
         if not ns:
             self._talk(record, values, ground, key)
+            channel = record.channel or ""
+            if channel in values and channel not in put.changed and shown and same:
+                # As it was shown, so that all of it is stored: no need to look at what it holds.
+                record.plain = not is_snapshot(values.pop(channel))
         where = f"session {tuple(key)}"
         blobs = encode_values(record, values, base, self.sessions.codec, where, before)
         append: list[tuple[str, bytes, tuple[str, ...]]] = []
@@ -184,6 +190,8 @@ class CheckpointWrites:
 
     def _done(self, key: SessionKey, put: Put, record: Record, outcome: Outcome) -> Flow[None]:
         if outcome.status is Status.STORED:
+            if not put.ns:
+                self.sessions.memo.latest_base(key).settle(record.names)
             self.sessions.memo.learn(key, _c(put.ns, put.id), outcome.generation, record)
             yield from self.sessions.tidy(key, outcome)
 

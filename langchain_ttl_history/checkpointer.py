@@ -211,7 +211,7 @@ class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
         Raises:
             TypeNotAllowedError: A channel's value would not come back; nothing was stored.
         """
-        key, put = self._put(config, checkpoint, metadata)
+        key, put = self._put(config, checkpoint, metadata, new_versions)
         outcome = run(self._storage, self._writes.put(key, put))
         for change in self._settled(key, put, outcome.status):
             self._storage.write(key, change)
@@ -225,7 +225,7 @@ class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
         """Async :meth:`put`."""
-        key, put = self._put(config, checkpoint, metadata)
+        key, put = self._put(config, checkpoint, metadata, new_versions)
         outcome = await arun(self._storage, self._writes.put(key, put))
         for change in self._settled(key, put, outcome.status):
             await self._storage.awrite(key, change)
@@ -262,14 +262,18 @@ class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
         self._noted(key, change, outcome.status)
 
     def _put(
-        self, config: RunnableConfig, checkpoint: Checkpoint, metadata: CheckpointMetadata
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        changed: ChannelVersions,
     ) -> tuple[SessionKey, Put]:
         key, ns, parent = self._place(config)
         kept: dict[str, Any] = dict(get_checkpoint_metadata(config, metadata))
         if counters := kept.get("counters_since_delta_snapshot"):
             # LangGraph expects its pairs back as lists, which is what its own savers make of them.
             kept["counters_since_delta_snapshot"] = {k: list(v) for k, v in counters.items()}
-        return key, Put(ns, parent, cast(Mapping[str, Any], checkpoint), kept)
+        return key, Put(ns, parent, cast(Mapping[str, Any], checkpoint), kept, changed)
 
     def _settled(self, key: SessionKey, put: Put, status: Status) -> Sequence[Change]:
         """What waited for this checkpoint and can be stored now."""
@@ -298,11 +302,13 @@ class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
     def delete_thread(self, thread_id: str) -> None:
         """Delete the user's session of this thread, its conversation included."""
         key = SessionKey.of(self._user(None), thread_id)
+        self._sessions.memo.drop(*key)
         self._storage.delete(key.user_id, key.session_id, self._tombstone_ttl)
 
     async def adelete_thread(self, thread_id: str) -> None:
         """Async :meth:`delete_thread`."""
         key = SessionKey.of(self._user(None), thread_id)
+        self._sessions.memo.drop(*key)
         await self._storage.adelete(key.user_id, key.session_id, self._tombstone_ttl)
 
     def delete_for_runs(self, run_ids: Sequence[str]) -> None:

@@ -95,6 +95,8 @@ class Record:
     """The channel that is the conversation; None if there is none."""
     explicit: bool = True
     """Whether that channel stores the conversation, and not a chain of writes."""
+    plain: bool = False
+    """Whether a conversation stored without looking at its value is a list, not a snapshot."""
     values: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     refs: tuple[str, ...] = ()
 
@@ -146,7 +148,7 @@ def encode_values(
         talk = [0, len(record.names)]
         encoder.refs += record.names
         if record.channel is not None and record.explicit:
-            stored[record.channel] = [SNAPSHOT, *talk]
+            stored[record.channel] = [LIST if record.plain else SNAPSHOT, *talk]
     for channel, value in values.items():
         if channel not in stored:
             stored[channel] = encoder.encode(value, channel)
@@ -225,8 +227,8 @@ def decode_record(blob: Blob, codec: Codec) -> Record:
         None if shown is None else blob.refs[shown[0] : shown[1]],
         channel,
         explicit,
-        values,
-        blob.refs,
+        values=values,
+        refs=blob.refs,
     )
 
 

@@ -322,6 +322,8 @@ class Codec:
             if self.learning:
                 self._remember(value)
             return self._ext(_MESSAGE, [value.id, self.pack_message(value)])
+        if kind is int:  # Of more than 64 bits, or MessagePack would not have asked.
+            return ormsgpack.Ext(INTEGER, str(value).encode())
         if kind is Pairs or kind is tuple:
             return self._ext(_PAIRS if kind is Pairs else _TUPLE, list(value))
         if self.learning:

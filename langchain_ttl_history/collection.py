@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from langchain_core.messages import BaseMessage
 
+from langchain_ttl_history.bodies import key_of
 from langchain_ttl_history.checkpoints import (
     checkpoint_name,
     decode_record,
@@ -279,17 +280,18 @@ def _kept_log(snapshot: Snapshot, shown: AbstractSet[str], spare: int | None, co
         return entries
     pointer = snapshot.blobs.get(head_name(""))
     deltas = [delta_of(entry) for entry in entries]
-    new = {delta.position for delta in deltas}
+    new = deltas
+    head: set[str] = set()
     if pointer is not None:
         record = decode_record(snapshot.blobs[pointer.refs[0]], codec)
-        new = {delta.position for delta in unseen(deltas, record.seen)}
-        # A change that is not seen yet may also remove something.
-        start = next((at for at, each in enumerate(deltas) if each.position in new), len(deltas))
-    else:
-        start = next(
-            (at for at, each in enumerate(deltas) if not shown.isdisjoint(each.added)),
-            len(deltas),
-        )
+        new = unseen(deltas, record.seen)
+        head = set(map(key_of, record.names))
+    # What an unseen change adds outside the window, and removes that is gone, nobody will miss.
+    needed = [
+        delta.position for delta in new if not shown.isdisjoint(delta.added) or not head.isdisjoint(delta.removed)
+    ]
+    first = min(needed, default=snapshot.position + 1)
+    start = next((at for at, each in enumerate(entries) if each.position >= first), len(entries))
     later = sum(len(entry.refs) for entry in entries[start:])
     while start and later < spare:
         start -= 1

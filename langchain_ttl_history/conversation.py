@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from langchain_ttl_history.bodies import key_of
+from langchain_ttl_history.bodies import ID, key_of
 from langchain_ttl_history.codec import decoder, pack, unpack
 from langchain_ttl_history.errors import CorruptRecordError
 from langchain_ttl_history.storage.base import Entry
@@ -119,7 +119,7 @@ def diff(base: Sequence[str], names: Sequence[str]) -> tuple[tuple[str, ...], tu
     A message that changed its place is removed and added again.
     """
     known = len(base)
-    if tuple(names[:known]) == tuple(base) and len(set(map(key_of, names))) == len(names):
+    if tuple(names[:known]) == tuple(base) and len({name[ID:] for name in names}) == len(names):
         return (), tuple(names[known:])
     before = dict(zip(keyed(base), base, strict=True))
     after = dict(zip(keyed(names), names, strict=True))

@@ -60,7 +60,8 @@ def valid_id(name: str, value: object) -> str:
         raise ConfigurationError(f"{name} must not be empty")
     if "\0" in value:
         raise ConfigurationError(f"{name} must not contain a NUL character: {value[:80]!r}")
-    size = len(value.encode("utf-8", "surrogatepass"))
+    # At most four bytes a character, so that most ids need not be encoded to be measured.
+    size = len(value) if len(value) * 4 <= MAX_ID_BYTES else len(value.encode("utf-8", "surrogatepass"))
     if size > MAX_ID_BYTES:
         raise ConfigurationError(f"{name} must be at most {MAX_ID_BYTES} bytes long, not {size}: {value[:80]!r}...")
     return str(value)

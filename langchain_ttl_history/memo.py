@@ -63,9 +63,14 @@ class Memo:
             while len(self._records) > _RECORDS:
                 self._records.popitem(last=False)
 
-    def drop(self, key: SessionKey) -> None:
-        """Forget a session."""
+    def drop(self, user_id: str, session_id: str | None = None) -> None:
+        """Forget a session, or all of a user's."""
         with self._lock:
-            self._bases.pop(key, None)
-            for each in [each for each in self._records if each[0] == key]:
-                del self._records[each]
+            for key in [key for key in self._bases if _is_of(key, user_id, session_id)]:
+                del self._bases[key]
+            for found in [each for each in self._records if _is_of(each[0], user_id, session_id)]:
+                del self._records[found]
+
+
+def _is_of(key: SessionKey, user_id: str, session_id: str | None) -> bool:
+    return key.user_id == user_id and session_id in (None, key.session_id)

@@ -141,10 +141,10 @@ class MemoryStorage:
             return Outcome(Status.MOVED)
         if change.new and session is not None:
             return Outcome(Status.MOVED)
-        given = change.blobs
-        missing = frozenset(
-            ref for refs in _references(change) for ref in refs if ref not in given and ref not in stored
-        )
+        wanted: set[str] = set()
+        for refs in _references(change):
+            wanted.update(refs)
+        missing = frozenset(wanted.difference(change.blobs, stored))
         return Outcome(Status.MISSING, missing) if missing else None
 
     def delete(self, user_id: str, session_id: str | None, tombstone_ttl: float) -> int:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from langchain_core.messages import AIMessage, BaseMessage
-from langgraph.checkpoint.base import empty_checkpoint
+from langgraph.checkpoint.base import Checkpoint, CheckpointMetadata, empty_checkpoint
+from langgraph.checkpoint.base.id import uuid6
 
 from langchain_ttl_history import SessionBuffer
 from langchain_ttl_history.storage import MemoryStorage
@@ -52,10 +53,17 @@ def _through_checkpointer(buffer: SessionBuffer) -> Write:
     def write(session: str, messages: list[BaseMessage]) -> None:
         config = buffer.config("alice", session)
         config["configurable"]["checkpoint_ns"] = ""
-        checkpoint = empty_checkpoint()
-        checkpoint["channel_values"] = {"messages": messages}
-        checkpoint["channel_versions"] = {"messages": "1"}
-        saver.put(config, checkpoint, {"source": "loop", "step": 0, "parents": {}}, {"messages": "1"})
+        saved = saver.get_tuple(config)
+        before = saved.checkpoint if saved else empty_checkpoint()
+        version = saver.get_next_version(before["channel_versions"].get("messages"), None)
+        checkpoint: Checkpoint = {
+            **before,
+            "id": str(uuid6()),
+            "channel_values": {"messages": [*before["channel_values"].get("messages", ()), *messages]},
+            "channel_versions": {"messages": version},
+        }
+        metadata: CheckpointMetadata = {"source": "loop", "step": 0, "parents": {}}
+        saver.put(saved.config if saved else config, checkpoint, metadata, {"messages": version})
 
     return write
 
@@ -86,7 +94,8 @@ WRITERS: dict[str, Writer] = {
 
 def said() -> list[BaseMessage]:
     """A turn without a tool."""
-    return [human(), AIMessage(text(300))]
+    said = [human(), AIMessage(text(300))]
+    return [message.model_copy(update={"id": str(uuid6())}) for message in said]
 
 
 def _one_more(write: Write) -> None:

@@ -378,6 +378,10 @@ class Session:
         given = None if text is None else {"messages": [HumanMessage(text)]}
         return dict(await self.colour.call(graph, "invoke", given, self.config, **options))
 
+    def begin(self, graph: Runnable[Any, Any], text: str, **options: Any) -> asyncio.Task[dict[str, Any]]:
+        """An agent's turn that others overlap; each of its steps is stored before the next one begins."""
+        return asyncio.create_task(self.ask(graph, text, **{"durability": "sync", **options}))
+
     async def run(self, graph: Runnable[Any, Any], given: Any, **options: Any) -> Any:
         """Invoke a graph with anything, a `Command` say."""
         return await self.colour.call(graph, "invoke", given, self.config, **options)

@@ -228,11 +228,10 @@ async def test_server_side_tool_calls_are_ordinary_content(session_with: Opens) 
 async def test_nothing_is_merged_between_a_call_and_its_results_while_the_tool_runs(
     session: Session, kind: str
 ) -> None:
-    import asyncio
 
     gate = Gate()
     agent = build_graph(kind, session.buffer.checkpointer(), tools=Tools(gates={"whales": gate}).all)
-    turn = asyncio.create_task(session.ask(agent, "look up whales"))
+    turn = session.begin(agent, "look up whales")
     await gate.reached()
     await session.event("user opened billing")
     assert "user opened billing" in await session.texts()

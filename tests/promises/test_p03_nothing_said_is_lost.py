@@ -68,7 +68,7 @@ async def test_two_agent_turns_at_the_same_time_both_end_up_in_the_conversation(
     others_agent = build_graph(kind, other.buffer.checkpointer())
     await session.ask(agent, "before")
 
-    slow = asyncio.create_task(session.ask(agent, "slow"))
+    slow = session.begin(agent, "slow")
     await gate.reached()
     await other.ask(others_agent, "look up whales")
     gate.release()
@@ -88,7 +88,7 @@ async def test_two_agent_turns_at_the_same_time_both_end_up_in_the_conversation(
 async def test_two_first_turns_of_a_session_at_the_same_time_both_end_up_in_it(session: Session, kind: str) -> None:
     gate = Gate()
     agent = build_graph(kind, session.buffer.checkpointer(), ScriptedModel(gates={"slow": gate}))
-    slow = asyncio.create_task(session.ask(agent, "slow"))
+    slow = session.begin(agent, "slow")
     await gate.reached()
     await session.ask(agent, "quick")
     gate.release()
@@ -102,7 +102,7 @@ async def test_a_turn_that_overlaps_another_in_the_middle_of_its_tool_calls_stay
 ) -> None:
     gate = Gate()
     agent = build_graph(kind, session.buffer.checkpointer(), tools=Tools(gates={"slow": gate}).all)
-    slow = asyncio.create_task(session.ask(agent, "look up slow, other"))
+    slow = session.begin(agent, "look up slow, other")
     await gate.reached()
     await session.ask(agent, "look up quick")
     await session.ask(agent, "hello")
@@ -118,7 +118,7 @@ async def test_three_overlapping_turns_that_end_in_another_order_all_stay(sessio
     agent = build_graph(kind, session.buffer.checkpointer(), ScriptedModel(gates=gates))
     turns = {}
     for name, gate in gates.items():
-        turns[name] = asyncio.create_task(session.ask(agent, name))
+        turns[name] = session.begin(agent, name)
         await gate.reached()
     for name in ("two", "three", "one"):
         gates[name].release()
@@ -139,7 +139,7 @@ async def test_an_agent_and_a_chain_at_the_same_time_both_end_up_in_the_conversa
     await session.ask(agent, "before")
 
     if slow_one == "agent":
-        slow = asyncio.create_task(session.ask(agent, "agent slow"))
+        slow = session.begin(agent, "agent slow")
         await gate.reached()
         await session.say(chain, "quick")
     else:
@@ -192,7 +192,7 @@ async def test_events_during_a_turn_are_kept_outside_of_it(session: Session, kin
     gate = Gate()
     model = ScriptedModel(gates={"slow": gate})
     agent = build_graph(kind, session.buffer.checkpointer(), model)
-    slow = asyncio.create_task(session.ask(agent, "slow"))
+    slow = session.begin(agent, "slow")
     await gate.reached()
     await session.event("one")
     await session.event("two")
@@ -208,7 +208,7 @@ async def test_a_removal_made_while_a_turn_runs_touches_only_what_it_had_seen(se
     gate = Gate()
     agent = build_graph(kind, session.buffer.checkpointer(), ScriptedModel(gates={"slow": gate}))
     await session.ask(agent, "before")
-    slow = asyncio.create_task(session.ask(agent, "slow"))
+    slow = session.begin(agent, "slow")
     await gate.reached()
     await session.replace([AIMessage("a summary")])
     gate.release()
@@ -402,7 +402,7 @@ async def test_overlapping_turns_of_workers_whose_clocks_differ_both_stay(
         question = f"slow {slow_skew}"
         agent = build_graph(kind, session.buffer.checkpointer(), ScriptedModel(gates={question: gate}))
         with skewed_clocks(slow_skew):
-            slow = asyncio.create_task(session.ask(agent, question))
+            slow = session.begin(agent, question)
         await gate.reached()
         with skewed_clocks(quick_skew):
             await other.ask(build_graph(kind, other.buffer.checkpointer()), f"quick {quick_skew}")

@@ -282,7 +282,7 @@ async def test_expiring_in_the_middle_of_a_turn_loses_nothing_of_what_the_turn_h
     agent = build_graph(kind, session.buffer.checkpointer(), model)
     await session.say(build_chain(session.buffer), "hello")
     await session.ask(agent, "look up whales")
-    slow = asyncio.create_task(session.ask(agent, "slow"))
+    slow = session.begin(agent, "slow")
     await gate.reached()
     clock.advance(past(case))
     assert await session.info() is None
@@ -310,7 +310,7 @@ async def test_past_max_age_only_what_the_running_turn_added_is_kept(
     await session.say(build_chain(session.buffer), "hello")
     await session.ask(agent, "look up whales")
     clock.advance(499)
-    slow = asyncio.create_task(session.ask(agent, "slow"))
+    slow = session.begin(agent, "slow")
     await gate.reached()
     clock.advance(2)
     gate.release()

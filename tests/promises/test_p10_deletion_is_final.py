@@ -103,7 +103,7 @@ async def test_an_agents_turn_that_was_running_answers_but_cannot_bring_the_sess
     agent = build_graph(kind, session.buffer.checkpointer(), tools=Tools(gates={"whales": gate}).all)
     await session.ask(agent, "hello")
     with caplog.at_level(logging.DEBUG):
-        turn = asyncio.create_task(session.ask(agent, "look up whales"))
+        turn = session.begin(agent, "look up whales")
         await gate.reached()
         await DELETIONS[deletion](session)
         gate.release()
@@ -122,7 +122,7 @@ async def test_an_agents_turn_that_was_running_answers_but_cannot_bring_the_sess
 async def test_the_very_first_turn_of_a_session_cannot_bring_it_back_either(session: Session, kind: str) -> None:
     gate = Gate()
     agent = build_graph(kind, session.buffer.checkpointer(), tools=Tools(gates={"whales": gate}).all)
-    turn = asyncio.create_task(session.ask(agent, "look up whales"))
+    turn = session.begin(agent, "look up whales")
     await gate.reached()
     assert await session.delete() is True
     gate.release()
@@ -135,7 +135,7 @@ async def test_a_turn_with_durability_exit_cannot_bring_back_what_was_deleted(se
     gate = Gate()
     agent = build_graph(kind, session.buffer.checkpointer(), tools=Tools(gates={"whales": gate}).all)
     await session.ask(agent, "the old secret")
-    turn = asyncio.create_task(session.ask(agent, "look up whales", durability="exit"))
+    turn = session.begin(agent, "look up whales", durability="exit")
     await gate.reached()
     await session.delete()
     gate.release()
@@ -187,7 +187,7 @@ async def test_a_late_interrupt_cannot_bring_the_session_back(session: Session, 
         return str(interrupt("may I?"))
 
     agent = build_graph(kind, session.buffer.checkpointer(), tools=[lookup])
-    turn = asyncio.create_task(session.ask(agent, "look up whales"))
+    turn = session.begin(agent, "look up whales")
     await gate.reached()
     await session.delete()
     gate.release()
@@ -249,7 +249,7 @@ async def test_a_new_turn_works_while_the_deleted_one_still_runs(session: Sessio
     gate = Gate()
     agent = build_graph(kind, session.buffer.checkpointer(), tools=Tools(gates={"whales": gate}).all)
     await session.ask(agent, "hello")
-    old = asyncio.create_task(session.ask(agent, "look up whales"))
+    old = session.begin(agent, "look up whales")
     await gate.reached()
     await session.delete()
     await session.ask(agent, "anew")
@@ -288,7 +288,7 @@ async def test_a_chains_turn_that_had_stored_nothing_in_a_new_session_counts_as_
 async def test_an_agents_turn_that_had_stored_nothing_counts_as_new(session: Session, kind: str) -> None:
     gate = Gate()
     agent = build_graph(kind, session.buffer.checkpointer(), ScriptedModel(gates={"slow": gate}))
-    turn = asyncio.create_task(session.ask(agent, "slow", durability="exit"))
+    turn = session.begin(agent, "slow", durability="exit")
     await gate.reached()
     assert await session.delete() is False
     gate.release()

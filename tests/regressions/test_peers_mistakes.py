@@ -528,7 +528,7 @@ async def test_15_a_sync_method_on_the_event_loops_own_thread_does_not_deadlock(
 async def test_15_an_async_method_lets_the_loop_run(session: Session) -> None:
     gate = Gate()
     agent = build_graph("agent", session.buffer.checkpointer(), ScriptedModel(gates={"slow": gate}))
-    slow = asyncio.create_task(session.ask(agent, "slow"))
+    slow = session.begin(agent, "slow")
     await gate.reached()
     for number in range(5):
         await asyncio.wait_for(session.event(f"event {number}"), 5)
@@ -544,7 +544,7 @@ async def test_15_an_async_method_lets_the_loop_run(session: Session) -> None:
 async def test_16_a_turn_that_overlaps_another_loses_no_answer(session: Session, kind: str) -> None:
     gate = Gate()
     agent = build_graph(kind, session.buffer.checkpointer(), ScriptedModel(gates={"slow": gate}))
-    slow = asyncio.create_task(session.ask(agent, "slow"))
+    slow = session.begin(agent, "slow")
     await gate.reached()
     await session.ask(agent, "quick")
     gate.release()
@@ -561,7 +561,7 @@ async def test_16_a_turn_still_running_when_its_thread_is_deleted_does_not_bring
     gate = Gate()
     agent = build_graph(kind, session.buffer.checkpointer(), ScriptedModel(gates={"slow": gate}))
     await session.ask(agent, "hello")
-    slow = asyncio.create_task(session.ask(agent, "slow"))
+    slow = session.begin(agent, "slow")
     await gate.reached()
     await session.colour.call(session.buffer.checkpointer(user_id="alice"), "delete_thread", "s1")
     gate.release()
