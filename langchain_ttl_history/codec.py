@@ -202,7 +202,7 @@ class Codec:
         state = message.__dict__.values()
         if is_core(message) and all(map(_is_plain, state)):
             try:
-                return pack_message(message, self._default)
+                return pack_message(message, _refused)
             except TypeError:
                 pass  # A lone surrogate or a big integer goes the long way below.
 
@@ -440,6 +440,10 @@ class Codec:
                 pending += each
             elif not isinstance(each, (Enum, type)):
                 pending += getattr(each, "__dict__", {}).values()
+
+
+def _refused(value: Any) -> Any:
+    raise TypeError(f"{type(value).__name__} is not plain data")
 
 
 def _is_plain(value: Any) -> bool:
