@@ -102,7 +102,7 @@ def encode_bodies(
         if packed is None:
             break
         same.append(packed)
-    known = len(same) if codec.packed_alike(messages[: len(same)], same) else 0
+    known = len(same) if same and codec.packed_alike(messages[: len(same)], same) else 0
     names = [base.names[message.id or ""] for message in messages[:known]]
     names += [_encode(message, base, codec, where, blobs) for message in messages[known:]]
     return names
@@ -125,10 +125,12 @@ def encode_conversation(
     if image is None:
         known, image = 0, b""
     names = [*base.shown[:known]]
-    names += encode_bodies(messages[known:], base, codec, where, blobs)
-    added = codec.image_of(messages[known:])
-    base.shown = tuple(names)
-    base.image = None if added is None else (list(map(type, messages)), image + added)
+    new = messages[known:]
+    if new or not known:
+        names += encode_bodies(new, base, codec, where, blobs)
+        added = codec.image_of(new)
+        base.shown = tuple(names)
+        base.image = None if added is None else (list(map(type, messages)), image + added)
     return names
 
 

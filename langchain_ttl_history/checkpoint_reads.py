@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import lru_cache
 from typing import Any
 
 from langchain_core.messages import BaseMessage
@@ -85,8 +86,14 @@ class Token:
         if not stored:
             return None
         head, shown = stored
-        generation, id, position, runs = json.loads(head)
-        return cls(generation, id, Seen(position, tuple(runs)), shown)
+        return cls(*_parsed(head), shown)
+
+
+@lru_cache(maxsize=256)
+def _parsed(head: str) -> tuple[int, str, Seen]:
+    """The part of a token that every put of its run reads."""
+    generation, id, position, runs = json.loads(head)
+    return generation, id, Seen(position, tuple(runs))
 
 
 @dataclass(frozen=True)

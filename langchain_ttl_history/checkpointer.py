@@ -282,18 +282,17 @@ class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
             waited = self._late.stored(key, name)
             return [replace(change, guard=Guard()) for change in waited]
         self._late.refused(key, name)
-        logger.warning(
-            "Session %s was deleted while this turn was running: its checkpoint %s was not stored.",
-            tuple(key),
-            put.checkpoint["id"],
-        )
+        self._tell(key)
         return ()
 
     def _noted(self, key: SessionKey, change: Change, status: Status) -> None:
-        needs = change.guard.needs or ""
-        if status is Status.DELETED and not self._late.hold(key, needs, change):
+        if status is Status.DELETED and not self._late.hold(key, change.guard.needs or "", change):
+            self._tell(key)
+
+    def _tell(self, key: SessionKey) -> None:
+        if self._late.tell(key):
             logger.warning(
-                "Session %s was deleted while this turn was running: its pending writes were not stored.",
+                "Session %s was deleted while a turn was running: what that turn still writes is not stored.",
                 tuple(key),
             )
 

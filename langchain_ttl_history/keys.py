@@ -50,6 +50,8 @@ def valid_id(name: str, value: object) -> str:
     Raises:
         ConfigurationError: It is empty, too long, holds a NUL or is of another type.
     """
+    if type(value) is str and 0 < len(value) <= MAX_ID_BYTES // 4 and "\0" not in value:
+        return value  # At most four bytes a character.
     if isinstance(value, (int, UUID)) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str):
@@ -60,8 +62,7 @@ def valid_id(name: str, value: object) -> str:
         raise ConfigurationError(f"{name} must not be empty")
     if "\0" in value:
         raise ConfigurationError(f"{name} must not contain a NUL character: {value[:80]!r}")
-    # At most four bytes a character, so that most ids need not be encoded to be measured.
-    size = len(value) if len(value) * 4 <= MAX_ID_BYTES else len(value.encode("utf-8", "surrogatepass"))
+    size = len(value.encode("utf-8", "surrogatepass"))
     if size > MAX_ID_BYTES:
         raise ConfigurationError(f"{name} must be at most {MAX_ID_BYTES} bytes long, not {size}: {value[:80]!r}...")
     return str(value)

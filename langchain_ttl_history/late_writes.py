@@ -27,6 +27,13 @@ class LateWrites:
         # Hashes, so that nothing of a deleted session is remembered.
         self._met: OrderedDict[int, None] = OrderedDict()
         self._held: OrderedDict[tuple[SessionKey, str], list[Change]] = OrderedDict()
+        self._told: OrderedDict[int, None] = OrderedDict()
+
+    def tell(self, key: SessionKey) -> bool:
+        """Whether to say that writes of this session are refused: once, until one is stored."""
+        known = hash(key) in self._told
+        _remember(self._told, hash(key))
+        return not known
 
     def hold(self, key: SessionKey, name: str, change: Change) -> bool:
         """Hold a change until `name` is stored; False if it was met before and is gone."""
@@ -39,15 +46,17 @@ class LateWrites:
 
     def stored(self, key: SessionKey, name: str) -> Sequence[Change]:
         """Remember that `name` was stored. Returns what waited for it."""
-        self._meet(key, name)
+        _remember(self._met, hash((key, name)))
+        self._told.pop(hash(key), None)
         return self._held.pop((key, name), ())
 
     def refused(self, key: SessionKey, name: str) -> None:
         """Drop what waited for a checkpoint that was refused."""
-        self._meet(key, name)
+        _remember(self._met, hash((key, name)))
         self._held.pop((key, name), None)
 
-    def _meet(self, key: SessionKey, name: str) -> None:
-        self._met[hash((key, name))] = None
-        while len(self._met) > _MET:
-            self._met.popitem(last=False)
+
+def _remember(hashes: OrderedDict[int, None], known: int) -> None:
+    hashes[known] = None
+    while len(hashes) > _MET:
+        hashes.popitem(last=False)

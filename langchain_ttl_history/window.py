@@ -85,14 +85,20 @@ def _is_simple(messages: Sequence[BaseMessage], caps: Caps) -> bool:
         return False
     waiting: set[str | None] = set()
     for message in messages:
-        kind = _kind(type(message))
-        if kind is ToolMessage:
-            call: str = message.tool_call_id  # type: ignore[attr-defined]  # a ToolMessage, by its kind
-            if call not in waiting:
+        kind = type(message)
+        if kind is HumanMessage:
+            continue
+        if kind is not AIMessage and kind is not ToolMessage:
+            kind = _kind(kind)
+        # The fields are read past pydantic's attribute look-up, which takes most of such a pass.
+        if kind is AIMessage:
+            for call in message.__dict__["tool_calls"]:
+                waiting.add(call.get("id"))
+        elif kind is ToolMessage:
+            answered = message.__dict__["tool_call_id"]
+            if answered not in waiting:
                 return False
-            waiting.discard(call)
-        elif kind is AIMessage and message.tool_calls:  # type: ignore[attr-defined]  # an AIMessage, by its kind
-            waiting.update(calls_of(message))
+            waiting.discard(answered)
     return True
 
 
