@@ -23,6 +23,8 @@ __all__ = [
 ]
 
 _DIGEST = 24
+# In so many parts a conversation is compared at most; joining them costs more than a few calls.
+_PARTS = 8
 ID = 1 + _DIGEST
 """Where the id begins in a body's name."""
 
@@ -51,8 +53,8 @@ class Base:
     """Bytes of all content."""
     shown: tuple[str, ...] = ()
     """The names of the conversation encoded last."""
-    image: tuple[list[type], bytes] | None = None
-    """What the messages of that conversation were."""
+    parts: list[tuple[list[type], bytes]] = field(default_factory=list)
+    """What the messages of that conversation were, in the parts they came in."""
 
     def learn(self, name: str, packed: bytes) -> None:
         """Remember a body."""
@@ -115,22 +117,22 @@ def encode_conversation(
 
     One comparison of all that the messages hold then tells so, and only what is new is encoded.
     """
-    known = len(base.shown)
-    image = None
-    if base.image is not None and known <= len(messages):
-        kinds, image = base.image
-        old = messages[:known]
+    known = 0
+    for kinds, image in base.parts:
+        old = messages[known : known + len(kinds)]
         if list(map(type, old)) != kinds or codec.image_of(old) != image:
-            image = None
-    if image is None:
-        known, image = 0, b""
+            known, base.parts = 0, []
+            break
+        known += len(kinds)
     names = [*base.shown[:known]]
     new = messages[known:]
     if new or not known:
         names += encode_bodies(new, base, codec, where, blobs)
-        added = codec.image_of(new)
         base.shown = tuple(names)
-        base.image = None if added is None else (list(map(type, messages)), image + added)
+        if len(base.parts) >= _PARTS:
+            base.parts, new = [], messages
+        added = codec.image_of(new)
+        base.parts = [] if added is None else [*base.parts, (list(map(type, new)), added)]
     return names
 
 

@@ -319,7 +319,7 @@ class Codec:
     def _packable(self, value: Any) -> Any:
         kind = type(value)
         if isinstance(value, BaseMessage):
-            if self.learning:
+            if self.learning and not is_core(value):
                 self._remember(value)
             return self._ext(_MESSAGE, [value.id, self.pack_message(value)])
         if kind is int:  # Of more than 64 bits, or MessagePack would not have asked.

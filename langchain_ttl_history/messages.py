@@ -161,19 +161,15 @@ def is_core(message: BaseMessage) -> bool:
 
 
 def image_of(messages: Sequence[BaseMessage], default: Default) -> bytes | None:
-    """All that these messages hold, ids and all, as bytes to compare; None if that cannot be told.
-
-    Images join: that of a list is that of its first part followed by that of the rest.
-    """
+    """All that these messages hold, ids and all, as bytes to compare; None if that cannot be told."""
     if not _CORE.issuperset(map(type, messages)) or any(
         [m.__pydantic_extra__ for m in messages]  # noqa: C419  # a generator takes twice as long
     ):
         return None
     try:
-        packed = ormsgpack.packb([message.__dict__ for message in messages], default, OPTIONS)
+        return ormsgpack.packb([message.__dict__ for message in messages], default, OPTIONS)
     except TypeError:
         return None
-    return packed[len(_header(len(messages))) :]
 
 
 def _header(count: int) -> bytes:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from .contenders import CONTENDERS, PEER, Contender, ours
 from .graphs import GRAPHS, turn
-from .measure import METHODS, ROUNDS, Meter, quiet, side_by_side, size_text, time_text
+from .measure import METHODS, ROUNDS, Meter, quiet, side_by_side, size_text, tidy, time_text
 from .table import Row
 
 NEAR = 2
@@ -150,6 +150,7 @@ class Session:
 
     def advance(self) -> Turn:
         """One more turn."""
+        tidy()
         started = time.process_time()
         turn(self._graph, self._config)
         whole = time.process_time() - started
