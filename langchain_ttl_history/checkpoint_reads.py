@@ -85,7 +85,13 @@ class Token:
         stored = versions_seen.pop(TOKEN_KEY, None)
         if not stored:
             return None
-        head, shown = stored
+        # LangGraph may have added channels of its own behind, when it marks a snapshot as seen.
+        head, shown, *added = stored
+        if added:
+            for node, seen in versions_seen.items():
+                versions_seen[node] = {
+                    name: version for name, version in seen.items() if not name.startswith(TOKEN_KEY)
+                }
         return cls(*_parsed(head), shown)
 
 

@@ -599,3 +599,28 @@ async def test_a_graph_whose_messages_are_plain_strings_runs_as_in_memory(
         notes.append(await states_of(session, compiled))
 
     await same_on_both(session, scenario)
+
+
+# --- forks from before a DeltaChannel's first value -------------------------------------------
+
+
+class Items(TypedDict):
+    items: Annotated[list[str], DeltaChannel(lambda state, writes: [*state, *(each for w in writes for each in w)])]
+    total: Annotated[int, operator.add]
+
+
+async def test_a_fork_from_before_a_delta_channels_first_value_is_as_in_memory(session: Session) -> None:
+    async def scenario(session: Session, saver: Any, notes: list[Any]) -> None:
+        builder = StateGraph(Items)
+        builder.add_node("collect", lambda state: {"items": [f"after {len(state['items'])}"], "total": 1})
+        builder.add_edge(START, "collect")
+        graph = builder.compile(checkpointer=saver)
+        await session.run(graph, {"items": ["left behind"]})
+        first = (await session.states(graph))[-1]
+        assert first.values["items"] == []
+        fork = {**session.config["configurable"], **first.config["configurable"]}
+        await session.colour.call(graph, "invoke", {"items": ["kept"]}, {"configurable": fork})
+        notes.append(await states_of(session, graph))
+
+    (states,) = await same_on_both(session, scenario)
+    assert states[0]["values"]["items"] == ["kept", "after 1"]

@@ -1,0 +1,225 @@
+"""Memory keeps the storage contract, and stays within its bounds."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from langchain_ttl_history.errors import ConfigurationError
+from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.storage import MemoryStorage
+from langchain_ttl_history.storage import memory as module
+from langchain_ttl_history.storage.base import Blob, Change, Guard, Lease, Query, Status, Storage, Usage
+from langchain_ttl_history.testing import Clock, StorageContract
+
+LEASE = Lease(100.0, None)
+
+
+class TestMemory(StorageContract):
+    def make(self, clock: Callable[[], float]) -> Storage:
+        return MemoryStorage(clock=clock)
+
+
+class TestMemoryAsync(TestMemory):
+    asynchronous = True
+
+
+def key(number: int) -> SessionKey:
+    return SessionKey(f"u{number % 3}", f"s{number}")
+
+
+def holding(size: int = 1, **change: object) -> Change:
+    return Change(LEASE, blobs={"b": Blob(b"x" * size)}, **change)  # type: ignore[arg-type]
+
+
+def numbers(storage: MemoryStorage) -> list[int]:
+    return [int(each.session_id[1:]) for each in storage.sessions(None)[0]]
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def test_the_least_recently_used_goes_first_when_there_are_too_many(clock: Clock) -> None:
+    storage = MemoryStorage(max_sessions=3, clock=clock)
+    for number in (0, 1, 2):
+        storage.write(key(number), holding())
+    storage.read(key(0), Query(lease=LEASE))
+    storage.write(key(3), holding())
+    assert numbers(storage) == [2, 0, 3]
+    storage.write(key(2), holding())
+    storage.write(key(4), holding())
+    assert numbers(storage) == [3, 2, 4]
+    assert storage.read(key(0), Query(outline=True)).generation == 0
+
+
+def test_looking_and_upkeep_save_nobody_from_eviction(clock: Clock) -> None:
+    storage = MemoryStorage(max_sessions=2, clock=clock)
+    storage.write(key(0), holding())
+    storage.write(key(1), holding())
+    storage.read(key(0), Query(outline=True))
+    storage.write(key(0), holding(upkeep=True))
+    storage.sessions(None)
+    storage.write(key(2), holding())
+    assert numbers(storage) == [1, 2]
+
+
+def test_the_least_recently_used_go_first_when_there_are_too_many_bytes(clock: Clock) -> None:
+    storage = MemoryStorage(max_bytes=10_000, clock=clock)
+    for number in range(4):
+        storage.write(key(number), holding(2_000))
+    assert numbers(storage) == [0, 1, 2, 3]
+    storage.write(key(0), holding(6_500))
+    assert numbers(storage) == [3, 0]
+    assert storage.usage().bytes <= 10_000
+
+
+def test_what_an_empty_session_costs_counts_as_well(clock: Clock) -> None:
+    storage = MemoryStorage(max_sessions=None, max_bytes=10_000, clock=clock)
+    for number in range(1_000):
+        storage.write(key(number), Change(LEASE))
+    assert 1 < storage.usage().sessions < 100
+
+
+def test_a_session_is_never_evicted_by_its_own_write(clock: Clock) -> None:
+    storage = MemoryStorage(max_bytes=1_000, clock=clock)
+    storage.write(key(0), holding())
+    assert storage.write(key(1), holding(5_000)).status is Status.STORED
+    assert numbers(storage) == [1]
+    assert storage.write(key(1), holding(6_000)).status is Status.STORED
+    assert len(storage.read(key(1), Query(("b",))).blobs["b"].payload) == 6_000
+    storage.write(key(2), holding())
+    assert numbers(storage) == [2]
+
+
+def test_upkeep_of_the_oldest_session_does_not_evict_it(clock: Clock) -> None:
+    storage = MemoryStorage(max_bytes=2_000, clock=clock)
+    for number in (0, 1):
+        storage.write(key(number), holding(300))
+    storage.write(key(0), holding(5_000, upkeep=True))
+    assert storage.read(key(0), Query()).generation > 0
+
+
+def test_an_evicted_session_leaves_no_fence_and_comes_back_as_a_new_generation(clock: Clock) -> None:
+    storage = MemoryStorage(max_sessions=1, clock=clock)
+    old = storage.write(key(0), holding()).generation
+    storage.write(key(1), holding())
+    assert storage.read(key(0), Query()).fence == 0
+    outcome = storage.write(key(0), Change(LEASE, guard=Guard(old)))
+    assert outcome.status is Status.STORED
+    assert outcome.generation > old
+
+
+def test_probing_creates_nothing(clock: Clock) -> None:
+    storage = MemoryStorage(clock=clock)
+    empty = {name: repr(value) for name, value in vars(storage).items()}
+    for number in range(50):
+        storage.read(key(number), Query(("b",), lease=LEASE, outline=True))
+        storage.write(key(number), holding(upkeep=True))
+        storage.write(key(number), holding(at_position=7))
+        storage.write(key(number), Change(LEASE, append=[("l", b"", ("gone",))]))
+        storage.sessions(f"u{number}")
+        storage.delete(f"u{number}", None, 60.0)
+    storage._generation = 0
+    assert {name: repr(value) for name, value in vars(storage).items()} == empty
+
+
+def test_tombstones_are_bounded_and_the_oldest_forgotten(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_TOMBSTONES", 5)
+    storage = MemoryStorage(clock=clock)
+    for number in range(8):
+        storage.delete(*key(number), 60.0)
+    assert [storage.read(key(number), Query()).fence > 0 for number in range(8)] == [False] * 3 + [True] * 5
+    assert len(storage._tombstones) == 5
+
+
+def test_tombstones_that_ended_are_freed(clock: Clock) -> None:
+    storage = MemoryStorage(clock=clock)
+    for number in range(8):
+        storage.delete(*key(number), 60.0)
+    clock.advance(60)
+    storage.sweep()
+    assert not storage._tombstones
+
+
+def test_later_writes_free_what_expired(clock: Clock) -> None:
+    storage = MemoryStorage(clock=clock)
+    for number in range(10):
+        storage.write(key(number), holding())
+    clock.advance(100)
+    assert storage.usage().sessions == 10
+    for _ in range(5):
+        storage.write(key(99), holding())
+    assert storage.usage().sessions == 1
+    assert storage.sweep() == 0
+
+
+def test_nothing_is_left_of_what_was_deleted_but_a_digest(clock: Clock) -> None:
+    storage = MemoryStorage(clock=clock)
+    secret = SessionKey("user-secret", "session-secret")
+    storage.write(secret, Change(LEASE, blobs={"b": Blob(b"said-secret")}, append=[("l", b"said-secret", ())]))
+    storage.delete(*secret, 60.0)
+    assert "secret" not in repr(vars(storage))
+    assert storage.usage() == Usage(0, 0)
+
+
+def test_bytes_are_given_back_to_the_last_one(clock: Clock) -> None:
+    storage = MemoryStorage(clock=clock)
+    for number in range(9):
+        storage.write(key(number), Change(LEASE, blobs={"b": Blob(b"1")}, append=[("l", b"2", ("b",))]))
+    storage.write(key(0), Change(LEASE, drop=["b"], trim={"l": frozenset({1})}))
+    storage.delete(*key(1), 60.0)
+    storage.delete("u2", None, 60.0)
+    clock.advance(100)
+    storage.read(key(3), Query())
+    storage.sweep()
+    assert storage.usage() == Usage(0, 0)
+    assert not storage._users
+
+
+def test_closing_keeps_the_sessions_for_who_still_holds_the_storage(clock: Clock) -> None:
+    storage = MemoryStorage(clock=clock)
+    storage.write(key(0), holding())
+    storage.close()
+    storage.close()
+    assert storage.read(key(0), Query(("b",))).blobs
+
+
+@pytest.mark.parametrize("bound", [0, -1, True, 1.5, "3", float("nan")])
+@pytest.mark.parametrize("name", ["max_sessions", "max_bytes"])
+def test_a_bound_is_a_whole_number_of_at_least_one(name: str, bound: object) -> None:
+    with pytest.raises(ConfigurationError, match=name):
+        MemoryStorage(**{name: bound})  # type: ignore[arg-type]
+
+
+def test_its_own_clock_is_the_time_and_starts_no_thread() -> None:
+    threads = threading.active_count()
+    storage = MemoryStorage()
+    storage.write(key(0), holding())
+    first = storage.read(key(0), Query()).now
+    assert abs(first - time.time()) < 60
+    assert storage.read(key(0), Query()).now >= first
+    assert threading.active_count() == threads
+    del storage
+    gc.collect()
+
+
+def test_appends_from_many_threads_all_arrive() -> None:
+    storage = MemoryStorage()
+
+    def append() -> None:
+        for _ in range(200):
+            storage.write(key(0), Change(LEASE, append=[("l", b"x", ())]))
+
+    threads = [threading.Thread(target=append) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    entries = storage.read(key(0), Query(("l",))).lists["l"]
+    assert [entry.position for entry in entries] == list(range(1, 801))
