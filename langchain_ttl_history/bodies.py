@@ -39,51 +39,53 @@ def key_of(name: str) -> str:
     return name[ID:] or name
 
 
+Conversation = tuple[tuple[str, ...], tuple[tuple[list[type], bytes], ...]]
+"""The names of a conversation, and what its messages were, in the parts they came in."""
+
+
 @dataclass
 class Base:
     """Bodies that are known to be stored, so that they need not be sent again."""
 
-    names: dict[str, str] = field(default_factory=dict)
-    """For each id the name of its body."""
-    packed: dict[str, bytes] = field(default_factory=dict)
-    """For each id the content."""
+    known: dict[str, tuple[str, bytes]] = field(default_factory=dict)
+    """For each id the name of its body and the content."""
     contents: dict[bytes, str] = field(default_factory=dict)
     """For each content that was stored without an id its name."""
+    last: Conversation = ((), ())
+    """The conversation encoded last."""
     size: int = 0
     """Bytes of all content."""
-    shown: tuple[str, ...] = ()
-    """The names of the conversation encoded last."""
-    parts: list[tuple[list[type], bytes]] = field(default_factory=list)
-    """What the messages of that conversation were, in the parts they came in."""
+
+    # Runs in several threads share a base without a lock, so each value in it is replaced whole:
+    # what one of them reads is never half of what another wrote.
 
     def learn(self, name: str, packed: bytes) -> None:
         """Remember a body."""
         self.size += len(packed)
-        id = name[ID:]
-        if id:
-            self.names[id] = name
-            self.packed[id] = packed
+        if id := name[ID:]:
+            self.known[id] = (name, packed)
         else:
             self.contents[packed] = name
 
     def settle(self, names: Sequence[str]) -> None:
         """Forget what is not among these, once it is much, and contents that waited for an id."""
-        self.contents.clear()
-        if len(self.names) > 2 * len(names) + 16:
+        self.contents = {}
+        if len(self.known) > 2 * len(names) + 16:
             ids = {name[ID:] for name in names}
-            self.names = {id: name for id, name in self.names.items() if id in ids}
-            self.packed = {id: packed for id, packed in self.packed.items() if id in ids}
-            self.size = sum(map(len, self.packed.values()))
+            kept = {id: body for id, body in list(self.known.items()) if id in ids}
+            self.known, self.size = kept, sum(len(packed) for _, packed in kept.values())
 
     def learn_read(self, names: Iterable[str], blobs: Mapping[str, Blob], codec: Codec) -> None:
         """Remember bodies as they were read."""
-        known = self.names
+        known = self.known
         for name in names:
             id = name[ID:]
-            if id and known.get(id) != name and (blob := blobs.get(name)) is not None:
-                content = blobs.get(blob.refs[0]) if blob.refs else blob
-                if content is not None:
-                    self.learn(name, codec.unseal(content.payload))
+            if not id or (id in known and known[id][0] == name) or name not in blobs:
+                continue
+            blob = blobs[name]
+            content = blobs.get(blob.refs[0]) if blob.refs else blob
+            if content is not None:
+                self.learn(name, codec.unseal(content.payload))
 
 
 def encode_bodies(
@@ -97,16 +99,18 @@ def encode_bodies(
         TypeNotAllowedError: A message holds something that would not come back.
     """
     # Nearly always all but the last few are as they were stored.
-    stored = base.packed
-    same: list[bytes] = []
+    known = base.known
+    stored: list[tuple[str, bytes]] = []
     for message in messages:
-        packed = stored.get(message.id or "")
-        if packed is None:
+        body = known.get(message.id or "")
+        if body is None:
             break
-        same.append(packed)
-    known = len(same) if same and codec.packed_alike(messages[: len(same)], same) else 0
-    names = [base.names[message.id or ""] for message in messages[:known]]
-    names += [_encode(message, base, codec, where, blobs) for message in messages[known:]]
+        stored.append(body)
+    count = len(stored)
+    if stored and not codec.packed_alike(messages[:count], [packed for _, packed in stored]):
+        count = 0
+    names = [name for name, _ in stored[:count]]
+    names += [_encode(message, base, codec, where, blobs) for message in messages[count:]]
     return names
 
 
@@ -117,22 +121,22 @@ def encode_conversation(
 
     One comparison of all that the messages hold then tells so, and only what is new is encoded.
     """
+    shown, parts = base.last
     known = 0
-    for kinds, image in base.parts:
+    for kinds, image in parts:
         old = messages[known : known + len(kinds)]
         if list(map(type, old)) != kinds or codec.image_of(old) != image:
-            known, base.parts = 0, []
+            known, parts = 0, ()
             break
         known += len(kinds)
-    names = [*base.shown[:known]]
+    names = [*shown[:known]]
     new = messages[known:]
     if new or not known:
         names += encode_bodies(new, base, codec, where, blobs)
-        base.shown = tuple(names)
-        if len(base.parts) >= _PARTS:
-            base.parts, new = [], messages
+        if len(parts) >= _PARTS:
+            parts, new = (), messages
         added = codec.image_of(new)
-        base.parts = [] if added is None else [*base.parts, (list(map(type, new)), added)]
+        base.last = (tuple(names), () if added is None else (*parts, (list(map(type, new)), added)))
     return names
 
 
@@ -142,8 +146,8 @@ def _encode(message: BaseMessage, base: Base, codec: Codec, where: str, blobs: d
         packed: bytes | None = codec.pack_message(message)
     except TypeError:
         packed = None  # `verified_message` tells what is wrong with it.
-    if id is not None and packed is not None and base.packed.get(id) == packed:
-        return base.names[id]
+    if id is not None and packed is not None and (body := base.known.get(id)) and body[1] == packed:
+        return body[0]
     content = None if packed is None else base.contents.get(packed)
     if packed is None or content is None:
         packed = codec.verified_message(message, f"{where}, message {message.id!r}")

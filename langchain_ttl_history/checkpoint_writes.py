@@ -162,7 +162,10 @@ class CheckpointWrites:
         if before is not None and not first:
             shown, seen = before.names, before.seen
         elif token is not None and same:
-            shown, seen = token.names, Seen(token.seen.position, (*token.seen.runs, run))
+            # The names as they are kept already, where they are: each is then held once.
+            kept = {} if before is None else dict(zip(before.names, before.names, strict=True))
+            shown = tuple(kept.get(name, name) for name in token.names)
+            seen = Seen(token.seen.position, (*token.seen.runs, run))
         if token is not None and not same:
             self._leave_aged(values, token, ground.now)
         record = Record(checkpoint, put.metadata, put.parent, run, seen, shown)
@@ -192,7 +195,8 @@ class CheckpointWrites:
         if outcome.status is Status.STORED:
             if not put.ns:
                 self.sessions.memo.latest_base(key).settle(record.names)
-            self.sessions.memo.learn(key, _c(put.ns, put.id), outcome.generation, record)
+            parent = None if put.parent is None else _c(put.ns, put.parent)
+            self.sessions.memo.learn(key, _c(put.ns, put.id), outcome.generation, record, parent)
             yield from self.sessions.tidy(key, outcome)
 
     def _leave_aged(self, values: dict[str, Any], token: Token, now: float) -> None:

@@ -22,7 +22,7 @@ from langchain_ttl_history.checkpoints import (
 )
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.conversation import LOG, delta_of, unseen
-from langchain_ttl_history.index import CHAIN, INDEX, SUBS, Line, lines_of
+from langchain_ttl_history.index import CHAIN, INDEX, SUBS, Line, line_at
 from langchain_ttl_history.retention import Retention
 from langchain_ttl_history.storage.base import Blob, Change, Entry, Lease, Outcome, Snapshot
 from langchain_ttl_history.window import Caps, visible
@@ -144,7 +144,7 @@ class _Lines:
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.indexed = {
-            index: [(entry.position, line) for entry in snapshot.lists.get(index, ()) for line in lines_of([entry])]
+            index: [(entry.position, line_at(entry)) for entry in snapshot.lists.get(index, ())]
             for index in (CHAIN, INDEX, SUBS)
         }
         # A checkpoint that was put again stands there twice; the newer line counts.

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from langchain_ttl_history.checkpoints import Record
 from langchain_ttl_history.codec import decoder, pack, unpack
 from langchain_ttl_history.errors import CorruptRecordError
 from langchain_ttl_history.storage.base import Entry
 
-__all__ = ["CHAIN", "INDEX", "SUBS", "Line", "line_of", "lines_of"]
+__all__ = ["CHAIN", "INDEX", "SUBS", "Line", "line_at", "line_of", "lines_of"]
 
 INDEX = "index"
 """The list of the root graph's lines."""
@@ -22,8 +22,7 @@ CHAIN = "chain"
 _FORMAT = 1
 
 
-@dataclass(frozen=True)
-class Line:
+class Line(NamedTuple):
     """What the index says of a checkpoint."""
 
     ns: str
@@ -63,26 +62,24 @@ def line_of(ns: str, id: str, record: Record) -> Line:
 
 
 @decoder("an index line")
-def lines_of(entries: Iterable[Entry]) -> list[Line]:
-    """The index, oldest first, each checkpoint once: where it was put last.
+def line_at(entry: Entry) -> Line:
+    """The line an entry of the index holds.
 
     Raises:
-        CorruptRecordError: A line is damaged or of a newer format.
+        CorruptRecordError: It is damaged or of a newer format.
     """
+    form, ns, id, parent, root, run_id, deltas, valued = unpack(entry.payload)
+    if form != _FORMAT:
+        raise CorruptRecordError(f"an index line is of format {form}, newer than {_FORMAT}")
+    deltas = None if deltas is None else tuple(deltas)
+    valued = None if valued is None else tuple(valued)
+    return Line(ns, id, parent, root, run_id, deltas, valued, entry.position)
+
+
+def lines_of(entries: Iterable[Entry]) -> list[Line]:
+    """The index, oldest first, each checkpoint once: where it was put last."""
     lines: dict[tuple[str, str], Line] = {}
-    for entry in entries:
-        form, ns, id, parent, root, run_id, deltas, valued = unpack(entry.payload)
-        if form != _FORMAT:
-            raise CorruptRecordError(f"an index line is of format {form}, newer than {_FORMAT}")
-        lines.pop((ns, id), None)
-        lines[ns, id] = Line(
-            ns,
-            id,
-            parent,
-            root,
-            run_id,
-            None if deltas is None else tuple(deltas),
-            None if valued is None else tuple(valued),
-            entry.position,
-        )
+    for line in map(line_at, entries):
+        lines.pop((line.ns, line.id), None)
+        lines[line.ns, line.id] = line
     return list(lines.values())

@@ -55,9 +55,10 @@ class Memo:
         with self._lock:
             return self._records.get((key, name))
 
-    def learn(self, key: SessionKey, name: str, generation: int, record: Record) -> None:
-        """Remember a checkpoint's record."""
+    def learn(self, key: SessionKey, name: str, generation: int, record: Record, instead: str | None = None) -> None:
+        """Remember a checkpoint's record, instead of its parent's, on which its run is done building."""
         with self._lock:
+            self._records.pop((key, instead or ""), None)
             self._records[key, name] = (generation, record)
             self._records.move_to_end((key, name))
             while len(self._records) > _RECORDS:

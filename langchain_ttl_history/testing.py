@@ -210,10 +210,10 @@ class StorageContract:
         before = await self.read(outline=True)
         self.clock.advance(1)
         bad = ("b", "new", "gone")
-        for part in ({"blobs": {"new": Blob(b"2"), "x": Blob(b"", bad)}}, {"append": [("l", b"", (*bad, "new"))]}):
-            part = {"blobs": {"new": Blob(b"2")}, **part}
-            outcome = await self.write(**part, drop=["b"], trim={"l": frozenset({1})}, idle_ttl=None)
-            assert (outcome.status, outcome.missing) == (Status.MISSING, {"gone"})
+        for refs, append in ((bad, []), ((), [("l", b"", bad)])):
+            blobs = {"new": Blob(b"2"), "x": Blob(b"", refs)}
+            outcome = await self.write(blobs=blobs, append=append, drop=["l"], trim={"l": {1}}, idle_ttl=None)
+            assert (outcome.status, outcome.missing) == (Status.MISSING, frozenset({"gone"}))
         assert (await self.write(place=[("l", Entry(1, b"", ("gone",)))])).missing == {"gone"}
         after = await self.read(outline=True)
         after.now = before.now
@@ -269,7 +269,7 @@ class StorageContract:
     async def test_only_writes_and_reads_with_a_lease_prolong_a_life(self) -> None:
         await self.write()
         created = self.clock.now
-        for use in (lambda: self.write(), lambda: self.read(lease=_LEASE)):
+        for use in (self.write, lambda: self.read(lease=_LEASE)):
             self.clock.advance(_IDLE / 2)
             await use()
             found = await self.read()
@@ -370,12 +370,12 @@ class StorageContract:
         await self.expect_absent()
 
     async def test_a_change_is_refused_where_the_session_is_not_what_it_expects(self) -> None:
-        for expects in ({"at_position": 1}, {"at_generation": 1}):
-            assert (await self.write(**expects)).status is Status.MOVED
-            await self.expect_absent()
+        assert (await self.write(at_position=1)).status is Status.MOVED
+        assert (await self.write(at_generation=1)).status is Status.MOVED
+        await self.expect_absent()
         made = await self.write(new=True, append=[("l", b"", ())])
         assert made.status is Status.STORED
-        there = {"at_position": made.position, "at_generation": made.generation}
+        there: dict[str, Any] = {"at_position": made.position, "at_generation": made.generation}
         for wrong in ({"new": True}, {"at_position": 0}, {"at_position": 2}, {"at_generation": made.generation - 1}):
             outcome = await self.write(**{**there, **wrong}, blobs={"b": Blob(b"")}, append=[("l", b"", ())])
             assert outcome.status is Status.MOVED
@@ -409,7 +409,11 @@ class StorageContract:
 
     async def test_a_storage_that_cannot_answer_never_looks_empty(self) -> None:
         broken = self.make_broken(self.clock)
-        calls = [("read", _KEY, Query()), ("write", _KEY, Change(_LEASE)), ("delete", *_KEY, 60.0)]
+        calls: list[tuple[Any, ...]] = [
+            ("read", _KEY, Query()),
+            ("write", _KEY, Change(_LEASE)),
+            ("delete", *_KEY, 60.0),
+        ]
         for call in [*calls, ("sessions", None), ("usage",), ("sweep",)] if broken else []:
             try:
                 answer = await self.call(*call, of=broken)
@@ -420,10 +424,10 @@ class StorageContract:
 
     async def test_what_was_stored_can_be_changed_by_its_reader_without_changing_it(self) -> None:
         await self.write(blobs={"b": Blob(b"1")}, append=[("l", b"1", ())])
-        for query in ({"outline": True}, {"after_mark": ("l", "b")}):
-            found = await self.read("b", "l", **query)
-            found.blobs.clear()  # type: ignore[attr-defined]  # mostly a dict all the same
-            found.lists["l"].clear()  # type: ignore[attr-defined]  # mostly a list
+        for outline in (True, False):
+            found: Any = await self.read("b", "l", outline=outline)
+            found.blobs.clear()
+            found.lists["l"].clear()
         found = await self.read("b", "l")
         assert (len(found.blobs), len(found.lists["l"])) == (1, 1)
 

@@ -29,7 +29,7 @@ def echo(state: MessagesState) -> dict[str, list[AIMessage]]:
     return {"messages": [AIMessage(f"re {question.content}")]}
 
 
-@pytest.mark.parametrize("attempt", range(8))
+@pytest.mark.parametrize("attempt", range(12))
 def test_turns_of_many_threads_are_all_kept_and_each_in_one_piece(attempt: int) -> None:
     buffer = SessionBuffer(retention=Retention(max_messages=None))
     config = buffer.config("alice", f"busy {attempt}")

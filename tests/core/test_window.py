@@ -1,0 +1,178 @@
+"""The window over generated conversations: the rules of P2, checked one by one at every cap."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolCall, ToolMessage
+
+from langchain_ttl_history.window import Caps, calls_of, ends_open, visible, without_open_group
+
+often = settings(max_examples=120)
+
+
+def calls(*ids: str) -> AIMessage:
+    return AIMessage("", tool_calls=[ToolCall(name="f", args={}, id=id) for id in ids])
+
+
+def result(id: str) -> ToolMessage:
+    return ToolMessage("r", tool_call_id=id)
+
+
+call_ids = st.sampled_from(["c1", "c2", "c3"])
+words = st.text("ab", max_size=6)
+
+
+@st.composite
+def conversations(draw: st.DrawFn) -> list[BaseMessage]:
+    """Turns with parallel calls whose ids recur, and with missing, second and stray results."""
+    said: list[BaseMessage] = [SystemMessage("be kind")] if draw(st.booleans()) else []
+    for kind in draw(
+        st.lists(st.sampled_from(["human", "human", "ai", "system", "calls", "calls", "tool"]), max_size=40)
+    ):
+        if kind == "human":
+            said.append(HumanMessage(draw(words)))
+        elif kind == "ai":
+            said.append(AIMessage(draw(words)))
+        elif kind == "system":
+            said.append(SystemMessage(draw(words)))
+        elif kind == "tool":
+            said.append(result(draw(call_ids)))
+        else:
+            made = draw(st.lists(call_ids, min_size=1, max_size=3, unique=True))
+            said.append(calls(*made))
+            for id in draw(st.permutations(made))[: draw(st.sampled_from([1, 2, 3, 3, 3]))]:
+                said.append(result(id))
+                if draw(st.integers(0, 7)) == 0:
+                    said.append(draw(st.sampled_from([result(id), HumanMessage("meanwhile"), SystemMessage("e")])))
+    return said
+
+
+def callers(said: Sequence[BaseMessage]) -> dict[int, int | None]:
+    """For each result the place of its call: the nearest earlier one that was not answered yet."""
+    answered: set[tuple[int, str]] = set()
+    found: dict[int, int | None] = {}
+    for place, message in enumerate(said):
+        if isinstance(message, ToolMessage):
+            id = message.tool_call_id
+            made = [at for at in range(place) if id in calls_of(said[at])]
+            found[place] = made[-1] if made and (made[-1], id) not in answered else None
+            answered.add((made[-1] if made else -1, id))
+    return found
+
+
+def is_whole(said: Sequence[BaseMessage], shown: Sequence[int]) -> bool:
+    return all((place in shown) == (caller in shown) for place, caller in callers(said).items() if caller is not None)
+
+
+def check(said: list[BaseMessage], shown: list[int], fits: Callable[[list[int]], bool]) -> None:
+    """The rules of P2."""
+    owned = callers(said)
+    every = [place for place in range(len(said)) if owned.get(place, 0) is not None]
+    assert shown == sorted(set(shown))
+    assert set(shown) <= set(every), "a result without a call, or a second one, is left out"
+    assert is_whole(said, shown), "a call is never separated from its results"
+    assert not shown or not isinstance(said[shown[0]], ToolMessage)
+    if fits(every):
+        assert shown == every, "what fits is returned unchanged"
+        return
+    suffixes = [every[at:] for at in range(len(every)) if is_whole(said, every[at:])]
+    at_human = [each for each in suffixes if isinstance(said[each[0]], HumanMessage)]
+    fitting = [each for each in at_human if fits(each)]
+    if fitting:
+        assert shown == max(fitting, key=len), "the cut is before a human message whenever such a window fits"
+        return
+    opening: list[int] = []
+    if at_human:
+        opening = [min(at_human, key=len)[0]]
+        assert shown[:1] == opening, "the opening human message of the newest turn stays"
+    groups = [each for each in suffixes if not opening or each[0] > opening[0]]
+    newest = shown[len(opening) :]
+    if groups:
+        assert newest in groups, "the newest whole groups stay, at least one"
+        if len(newest) > len(min(groups, key=len)):
+            assert fits(shown)
+        longer = [each for each in groups if len(each) > len(newest)]
+        assert not any(fits(opening + each) for each in longer), "as many as fit"
+    else:
+        assert newest == []
+
+
+@often
+@given(said=conversations())
+def test_a_window_keeps_the_rules_at_every_cap_on_messages(said: list[BaseMessage]) -> None:
+    for cap in range(1, 101):
+        check(said, visible(said, Caps(messages=cap)), lambda places, cap=cap: len(places) <= cap)
+    everything = visible(said, Caps())
+    check(said, everything, lambda places: True)
+
+
+@often
+@given(said=conversations(), cap=st.integers(1, 150), messages=st.none() | st.integers(1, 50))
+def test_a_window_keeps_the_rules_at_every_cap_on_bytes_and_tokens(
+    said: list[BaseMessage], cap: int, messages: int | None
+) -> None:
+    sizes = [1 + len(str(message.content)) for message in said]
+
+    def fits(places: list[int]) -> bool:
+        return sum(sizes[each] for each in places) <= cap and len(places) <= (messages or len(places))
+
+    def count(chosen: Sequence[BaseMessage]) -> int:
+        return sum(1 + len(str(message.content)) for message in chosen)
+
+    check(said, visible(said, Caps(messages=messages, bytes=cap), sizes), fits)
+    check(said, visible(said, Caps(messages=messages, tokens=cap, token_counter=count)), fits)
+
+
+@often
+@given(said=conversations(), cap=st.integers(1, 60))
+def test_a_window_of_a_window_is_itself_and_a_larger_cap_shows_no_less(said: list[BaseMessage], cap: int) -> None:
+    shown = visible(said, Caps(messages=cap))
+    kept = [said[place] for place in shown]
+    assert visible(kept, Caps(messages=cap)) == list(range(len(kept)))
+    assert set(shown) <= set(visible(said, Caps(messages=cap + 1)))
+
+
+@often
+@given(said=conversations())
+def test_an_open_group_is_the_last_call_with_a_result_missing(said: list[BaseMessage]) -> None:
+    left = without_open_group(said)
+    assert ends_open(said) == (left < len(said))
+    tail = said[left:]
+    if tail:
+        assert calls_of(tail[0])
+        assert all(isinstance(message, ToolMessage) for message in tail[1:])
+        answers = [message.tool_call_id for message in tail[1:] if isinstance(message, ToolMessage)]
+        assert set(calls_of(tail[0])) - set(answers)
+    else:
+        asking = [at for at, message in enumerate(said) if not isinstance(message, ToolMessage)]
+        last = asking[-1] if asking else len(said)
+        answers = [message.tool_call_id for message in said[last + 1 :] if isinstance(message, ToolMessage)]
+        assert last == len(said) or set(calls_of(said[last])) <= set(answers)
+
+
+def test_what_is_over_the_cap_keeps_its_question_and_its_newest_group() -> None:
+    said = [SystemMessage("s"), HumanMessage("q"), calls("a", "b"), result("b"), result("a"), calls("a"), result("a")]
+    assert visible(said, Caps(messages=7)) == [0, 1, 2, 3, 4, 5, 6]
+    assert visible(said, Caps(messages=6)) == [1, 2, 3, 4, 5, 6]
+    for cap in (1, 2, 3, 4, 5):
+        assert visible(said, Caps(messages=cap)) == [1, 5, 6]
+    assert visible(said[2:], Caps(messages=1)) == [3, 4]
+
+
+def test_nothing_is_shown_of_nothing() -> None:
+    assert visible([], Caps(messages=1)) == []
+    assert visible([result("a")], Caps(messages=1)) == []
+    assert visible([HumanMessage("x")], Caps(bytes=1), [100]) == [0]
+
+
+@pytest.mark.parametrize("order", [("a", "b"), ("b", "a")])
+def test_a_server_side_call_is_ordinary_content(order: tuple[str, str]) -> None:
+    content = [{"type": "server_tool_call", "id": "a", "name": "web", "args": {}}]
+    message = AIMessage(content)  # type: ignore[arg-type]
+    assert calls_of(message) == []
+    assert not ends_open([message])
+    assert visible([message, *map(result, order)], Caps()) == [0]
