@@ -330,7 +330,8 @@ class Codec:
             self._remember(value)
         parts = taken_apart(value)
         if parts is not None:
-            return self._ext(_OBJECT, [kind.__module__, kind.__qualname__, *parts])
+            # Spelled out at once: what stands inside may compare equal and yet be another type.
+            return self._ext(_OBJECT, [kind.__module__, kind.__qualname__, *map(spelled, parts)])
         try:
             return ormsgpack.Ext(_TYPED, pack(list(_LANGGRAPH.dumps_typed(value))))
         except TypeError as error:

@@ -130,10 +130,8 @@ def diff(base: Sequence[str], names: Sequence[str]) -> tuple[tuple[str, ...], tu
     for key in after:
         if place < len(stays) and stays[place] == key:
             place += 1
-        elif key in before:
-            moved.add(key)
         elif place < len(stays):
-            # Something new before something old: all that follows is put down again.
+            # Something new or moved before something that stays: all that follows is put down again.
             moved.update(stays[place:])
             place = len(stays)
     added = [name for key, name in after.items() if key in moved or before.get(key) != name]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Any
 
 import ormsgpack
 from langchain_core.messages import BaseMessage
+
+from langchain_ttl_history.objects import taken_apart
 
 __all__ = ["BYTEARRAY", "INTEGER", "TEXT", "Pairs", "same", "spelled"]
 
@@ -65,10 +68,16 @@ def same(left: Any, right: Any) -> bool:
             and all(same(value, other[name]) for name, value in state.items())
             and same(left.__pydantic_extra__ or None, right.__pydantic_extra__ or None)
         )
+    if isinstance(left, (set, frozenset)):
+        return left == right and Counter(map(type, left)) == Counter(map(type, right))
+    parts = taken_apart(left)
+    if parts is not None:
+        return same(parts, taken_apart(right))
     by_identity: Any = object.__eq__
     if kind.__eq__ is by_identity:
         return same(getattr(left, "__dict__", None), getattr(right, "__dict__", None))
     try:
-        return bool(left == right)
+        # What `==` of times leaves out.
+        return bool(left == right) and getattr(left, "fold", 0) == getattr(right, "fold", 0)
     except (TypeError, ValueError):
         return True  # An array compares element by element; its type and bytes are kept whole.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
+from datetime import datetime
 from enum import Enum
 from typing import Any
 
@@ -18,7 +19,7 @@ from langchain_ttl_history.errors import CorruptRecordError
 
 __all__ = ["put_together", "taken_apart"]
 
-_FIELDS, _MODEL, _MADE, _ITEMS, _PLAIN = range(5)
+_FIELDS, _MODEL, _MADE, _ITEMS, _PLAIN, _FOLDED = range(6)
 _BASES: tuple[Any, ...] = (str, int, float, bytes, list, dict)
 # Classes with slots that are neither dataclasses nor models.
 _SLOTTED = {("langgraph.types", "Send"): ("node", "arg", "timeout")}
@@ -48,10 +49,13 @@ def taken_apart(value: Any) -> list[Any] | None:
         return [_MADE, list(value)] if hasattr(kind, "_make") else [_ITEMS, list(value)]
     if isinstance(value, (set, frozenset)):
         return [_ITEMS, list(value)]
+    if kind is datetime and value.fold:
+        # The second time a clock shows an hour; ISO 8601 does not tell it from the first.
+        return [_FOLDED, [*value.timetuple()[:6], value.microsecond, value.tzinfo]]
     if kind is deque:
         return [_ITEMS, list(value)] if value.maxlen is None else None
     for base in _BASES:
-        if isinstance(value, base):
+        if isinstance(value, base) and kind is not base:
             return [_PLAIN, base(value)]
     return None
 
@@ -66,6 +70,8 @@ def put_together(cls: Any, how: int, state: Any) -> Any:
         return cls._make(state)
     if how in (_ITEMS, _PLAIN):
         return cls(state)
+    if how == _FOLDED:
+        return cls(*state, fold=1)
     made = cls.__new__(cls)
     if how == _FIELDS:
         for name, value in state.items():

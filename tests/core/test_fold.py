@@ -190,7 +190,6 @@ def test_folding_a_diff_onto_its_base_gives_the_new_list(pair: tuple[list[str], 
     comes_out_as_it_was_changed(*pair)
 
 
-@pytest.mark.xfail(reason="a message moved in front of one that stays is put down behind it")
 @often
 @given(pair=changed(("remove", "move", "add", "insert")))
 @example(pair=([name(1), name(2)], [name(2), name(1)]))
