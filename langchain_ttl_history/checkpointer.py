@@ -28,11 +28,17 @@ from langchain_ttl_history.codec import Codec, Serializer
 from langchain_ttl_history.delta_channels import delta_history
 from langchain_ttl_history.errors import ConfigurationError, MissingUserError
 from langchain_ttl_history.flow import arun, run
-from langchain_ttl_history.index import Line
 from langchain_ttl_history.keys import SessionKey, valid_id
 from langchain_ttl_history.late_writes import LateWrites
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Change, Guard, Status, Storage
+from langchain_ttl_history.threads import (
+    OwnedThread,
+    checked_strategy,
+    checkpoint_id_of,
+    matches,
+    selected,
+)
 
 __all__ = ["TTLCheckpointSaver"]
 
@@ -152,11 +158,11 @@ class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
         """
         for key in [self._key(config)] if config else self._all_keys():
             flow = self._reads.lines(key, self._sessions.lease if config else None)
-            for ns, id in _selected(run(self._storage, flow), config, before):
+            for ns, id in selected(run(self._storage, flow), config, before):
                 if limit is not None and limit <= 0:
                     return
                 found = run(self._storage, self._reads.load(key, ns, id, None))
-                if found is not None and _matches(found, filter):
+                if found is not None and matches(found, filter):
                     limit = None if limit is None else limit - 1
                     yield cast(CheckpointTuple, self._tuple(config, key, found))
 
@@ -171,11 +177,11 @@ class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
         """Async :meth:`list`."""
         for key in [self._key(config)] if config else await self._aall_keys():
             flow = self._reads.lines(key, self._sessions.lease if config else None)
-            for ns, id in _selected(await arun(self._storage, flow), config, before):
+            for ns, id in selected(await arun(self._storage, flow), config, before):
                 if limit is not None and limit <= 0:
                     return
                 found = await arun(self._storage, self._reads.load(key, ns, id, None))
-                if found is not None and _matches(found, filter):
+                if found is not None and matches(found, filter):
                     limit = None if limit is None else limit - 1
                     yield cast(CheckpointTuple, self._tuple(config, key, found))
 
@@ -244,7 +250,7 @@ class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
             TypeNotAllowedError: A value would not come back as it is; nothing was stored.
         """
         key, ns, id = self._place(config)
-        flow = self._writes.put_writes(key, ns, _named(id), writes, task_id, task_path)
+        flow = self._writes.put_writes(key, ns, checkpoint_id_of(id), writes, task_id, task_path)
         change, outcome = run(self._storage, flow)
         self._noted(key, change, outcome.status)
 
@@ -257,7 +263,7 @@ class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
     ) -> None:
         """Async :meth:`put_writes`."""
         key, ns, id = self._place(config)
-        flow = self._writes.put_writes(key, ns, _named(id), writes, task_id, task_path)
+        flow = self._writes.put_writes(key, ns, checkpoint_id_of(id), writes, task_id, task_path)
         change, outcome = await arun(self._storage, flow)
         self._noted(key, change, outcome.status)
 
@@ -348,7 +354,7 @@ class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
             strategy: `keep_latest` keeps the latest checkpoint of each namespace, `delete`
                 deletes the sessions.
         """
-        for thread_id in _checked(thread_ids, strategy):
+        for thread_id in checked_strategy(thread_ids, strategy):
             if strategy == "delete":
                 self.delete_thread(thread_id)
             else:
@@ -357,7 +363,7 @@ class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
 
     async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
         """Async :meth:`prune`."""
-        for thread_id in _checked(thread_ids, strategy):
+        for thread_id in checked_strategy(thread_ids, strategy):
             if strategy == "delete":
                 await self.adelete_thread(thread_id)
             else:
@@ -402,7 +408,7 @@ class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
                 "config['configurable'] has no 'thread_id'; buffer.config(user_id, session_id) makes such a config"
             )
         named = configurable.get(self._user_key)
-        if named is None and isinstance(thread_id, _OwnedThread):
+        if named is None and isinstance(thread_id, OwnedThread):
             named = thread_id.user_id
         return SessionKey(self._user(named), valid_id("thread_id", thread_id))
 
@@ -421,7 +427,7 @@ class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
         given = (config or {}).get("configurable") or {}
         if given.get(self._user_key) is not None:
             made[self._user_key] = key.user_id
-            made["thread_id"] = _OwnedThread(key)
+            made["thread_id"] = OwnedThread(key)
         return {"configurable": made}
 
     def _tuple(self, config: RunnableConfig | None, key: SessionKey, found: Loaded | None) -> CheckpointTuple | None:
@@ -454,57 +460,3 @@ class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
 
 
 _STRICT = JsonPlusSerializer(allowed_msgpack_modules=None)
-
-
-class _OwnedThread(str):  # noqa: SLOT000  # str has no room for a named slot
-    """A thread's id that remembers whose it is.
-
-    LangGraph makes the config of a subgraph's state from the thread's id alone and leaves the
-    user out; to everyone else it is the string it equals.
-    """
-
-    user_id: str
-
-    def __new__(cls, key: SessionKey) -> _OwnedThread:
-        made = super().__new__(cls, key.session_id)
-        made.user_id = key.user_id
-        return made
-
-    def __str__(self) -> str:
-        return self
-
-
-def _named(id: str | None) -> str:
-    if id is None:
-        raise ConfigurationError("config['configurable'] has no 'checkpoint_id' to write to")
-    return id
-
-
-def _checked(thread_ids: Sequence[str], strategy: str) -> Sequence[str]:
-    if strategy not in ("keep_latest", "delete"):
-        raise ConfigurationError(f"strategy must be 'keep_latest' or 'delete', not {strategy!r}")
-    return thread_ids
-
-
-def _matches(found: Loaded, filter: Mapping[str, Any] | None) -> bool:
-    return all(found.metadata.get(name) == value for name, value in (filter or {}).items())
-
-
-def _selected(
-    found: tuple[Sequence[Line], str | None],
-    config: RunnableConfig | None,
-    before: RunnableConfig | None,
-) -> Sequence[tuple[str, str]]:
-    """Namespace and id of the checkpoints to list, newest first."""
-    lines, first = found
-    configurable = (config or {}).get("configurable") or {}
-    ns, id = configurable.get("checkpoint_ns"), configurable.get("checkpoint_id")
-    end = ((before or {}).get("configurable") or {}).get("checkpoint_id")
-    places = [("", first)] if first is not None else [(line.ns, line.id) for line in lines]
-    wanted = [place for place in places if (ns is None or place[0] == ns) and (not id or place[1] == id)]
-    if end:
-        # Among its like a checkpoint comes before another that was put later, whatever the
-        # clocks of the workers said; elsewhere ids, which count up, must do.
-        ids = [place[1] for place in wanted]
-        wanted = wanted[: ids.index(end)] if end in ids else [p for p in wanted if p[1] < end]
-    return wanted[::-1]
