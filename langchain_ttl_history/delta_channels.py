@@ -88,7 +88,8 @@ def applied(names: tuple[str, ...], writes: Sequence[Any], codec: Codec, key: Se
         try:
             messages = convert_to_messages(value if isinstance(value, list) else [value])
         except (ValueError, NotImplementedError):
-            continue  # Not messages: another reducer's business.
+            # What LangChain raises for something that is no message: another reducer's business.
+            continue
         for message in messages:
             if isinstance(message, RemoveMessage):
                 shown.pop(message.id or "", None)

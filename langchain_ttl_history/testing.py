@@ -71,7 +71,7 @@ class StorageContract:
 
     def make(self, clock: Callable[[], float]) -> Storage:
         """A fresh, empty storage that goes by this clock."""
-        raise NotImplementedError
+        raise NotImplementedError  # The one thing a storage's own suite has to say.
 
     def make_broken(self, clock: Callable[[], float]) -> Storage | None:
         """A storage that cannot answer; None if there is no such thing."""

@@ -9,6 +9,7 @@ import pytest
 from .recordings import FILE, conversation, recordings
 from .sessions import Cast, Door, areplay, replay
 
+# The recordings are not part of the package; where they are missing the tests say so.
 needs_recordings = pytest.mark.skipif(not FILE.exists(), reason=f"the recordings are not here: {FILE.name}")
 doors = pytest.mark.parametrize(
     "doors",
