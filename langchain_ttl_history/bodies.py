@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from langchain_core.messages import BaseMessage, ToolMessage
 
@@ -15,16 +16,14 @@ from langchain_ttl_history.storage.base import Blob
 __all__ = [
     "ID",
     "Base",
+    "Body",
     "body_name",
     "decode_bodies",
     "encode_bodies",
-    "encode_conversation",
     "key_of",
 ]
 
 _DIGEST = 24
-# In so many parts a conversation is compared at most; joining them costs more than a few calls.
-_PARTS = 8
 ID = 1 + _DIGEST
 """Where the id begins in a body's name."""
 
@@ -39,33 +38,33 @@ def key_of(name: str) -> str:
     return name[ID:] or name
 
 
-Conversation = tuple[tuple[str, ...], tuple[tuple[list[type], bytes], ...]]
-"""The names of a conversation, and what its messages were, in the parts they came in."""
+class Body(NamedTuple):
+    """A message that is known to be stored."""
+
+    name: str
+    cls: type[BaseMessage] | None
+    """The class of the message whose image `content` is; None if it is the packed message."""
+    content: bytes
 
 
 @dataclass
 class Base:
     """Bodies that are known to be stored, so that they need not be sent again."""
 
-    known: dict[str, tuple[str, bytes]] = field(default_factory=dict)
-    """For each id the name of its body and the content."""
+    known: dict[str, Body] = field(default_factory=dict)
+    """For each id its body."""
     contents: dict[bytes, str] = field(default_factory=dict)
     """For each content that was stored without an id its name."""
-    last: Conversation = ((), ())
-    """The conversation encoded last."""
     size: int = 0
     """Bytes of all content."""
 
     # Runs in several threads share a base without a lock, so each value in it is replaced whole:
     # what one of them reads is never half of what another wrote.
 
-    def learn(self, name: str, packed: bytes) -> None:
-        """Remember a body."""
-        self.size += len(packed)
-        if id := name[ID:]:
-            self.known[id] = (name, packed)
-        else:
-            self.contents[packed] = name
+    def learn(self, id: str, body: Body) -> None:
+        """Remember a message's body."""
+        self.size += len(body.content)
+        self.known[id] = body
 
     def settle(self, names: Sequence[str]) -> None:
         """Forget what is not among these, once it is much, and contents that waited for an id."""
@@ -73,19 +72,19 @@ class Base:
         if len(self.known) > 2 * len(names) + 16:
             ids = {name[ID:] for name in names}
             kept = {id: body for id, body in list(self.known.items()) if id in ids}
-            self.known, self.size = kept, sum(len(packed) for _, packed in kept.values())
+            self.known, self.size = kept, sum(len(body.content) for body in kept.values())
 
     def learn_read(self, names: Iterable[str], blobs: Mapping[str, Blob], codec: Codec) -> None:
         """Remember bodies as they were read."""
         known = self.known
         for name in names:
             id = name[ID:]
-            if not id or (id in known and known[id][0] == name) or name not in blobs:
+            if not id or name not in blobs or ((body := known.get(id)) and body.name == name):
                 continue
             blob = blobs[name]
             content = blobs.get(blob.refs[0]) if blob.refs else blob
             if content is not None:
-                self.learn(name, codec.unseal(content.payload))
+                self.learn(id, Body(name, None, codec.unseal(content.payload)))
 
 
 def encode_bodies(
@@ -98,63 +97,44 @@ def encode_bodies(
     Raises:
         TypeNotAllowedError: A message holds something that would not come back.
     """
-    # Nearly always all but the last few are as they were stored.
+    # Nearly always all but the last few are as they were stored, which one comparison tells.
     known = base.known
-    stored: list[tuple[str, bytes]] = []
+    bodies: list[Body] = []
     for message in messages:
         body = known.get(message.id or "")
-        if body is None:
+        if body is None or body.cls is not type(message):
             break
-        stored.append(body)
-    count = len(stored)
-    if stored and not codec.packed_alike(messages[:count], [packed for _, packed in stored]):
+        bodies.append(body)
+    count = len(bodies)
+    if count and not codec.images_alike(messages[:count], [body.content for body in bodies]):
         count = 0
-    names = [name for name, _ in stored[:count]]
+    names = [body.name for body in bodies[:count]]
     names += [_encode(message, base, codec, where, blobs) for message in messages[count:]]
-    return names
-
-
-def encode_conversation(
-    messages: Sequence[BaseMessage], base: Base, codec: Codec, where: str, blobs: dict[str, Blob]
-) -> list[str]:
-    """:func:`encode_bodies` for the conversation, which mostly begins as it was last time.
-
-    One comparison of all that the messages hold then tells so, and only what is new is encoded.
-    """
-    shown, parts = base.last
-    known = 0
-    for kinds, image in parts:
-        old = messages[known : known + len(kinds)]
-        if list(map(type, old)) != kinds or codec.image_of(old) != image:
-            known, parts = 0, ()
-            break
-        known += len(kinds)
-    names = [*shown[:known]]
-    new = messages[known:]
-    if new or not known:
-        names += encode_bodies(new, base, codec, where, blobs)
-        if len(parts) >= _PARTS:
-            parts, new = (), messages
-        added = codec.image_of(new)
-        base.last = (tuple(names), () if added is None else (*parts, (list(map(type, new)), added)))
     return names
 
 
 def _encode(message: BaseMessage, base: Base, codec: Codec, where: str, blobs: dict[str, Blob]) -> str:
     id = message.id or None
+    image = None if id is None else codec.image_of(message)
+    body = None if id is None else base.known.get(id)
+    if body is not None and image is not None and body.cls is type(message) and body.content == image:
+        return body.name
     try:
         packed: bytes | None = codec.pack_message(message)
     except TypeError:
         packed = None  # `verified_message` tells what is wrong with it.
-    if id is not None and packed is not None and (body := base.known.get(id)) and body[1] == packed:
-        return body[0]
+    if id is not None and body is not None and body.cls is None and body.content == packed:
+        if image is not None:
+            base.learn(id, Body(body.name, type(message), image))
+        return body.name
     content = None if packed is None else base.contents.get(packed)
     if packed is None or content is None:
         packed = codec.verified_message(message, f"{where}, message {message.id!r}")
         content = body_name(packed, None)
         if id is None or isinstance(message, ToolMessage):
             blobs.setdefault(content, Blob(codec.seal(packed)))
-            base.learn(content, packed)
+            base.contents[packed] = content
+            base.size += len(packed)
     if id is None:
         return content
     name = content + id
@@ -164,7 +144,7 @@ def _encode(message: BaseMessage, base: Base, codec: Codec, where: str, blobs: d
         blobs[name] = Blob(b"", (content,))
     else:
         blobs[name] = Blob(codec.seal(packed))
-    base.learn(name, packed)
+    base.learn(id, Body(name, None, packed) if image is None else Body(name, type(message), image))
     return name
 
 
@@ -174,16 +154,14 @@ def decode_bodies(names: Iterable[str], blobs: Mapping[str, Blob], codec: Codec)
     Raises:
         CorruptRecordError: A body is gone, damaged or of a newer format.
     """
-    packed: list[bytes] = []
-    ids: list[str | None] = []
-    plain = codec.cipher is None
-    for name in names:
-        try:
-            blob = blobs[name]
-            if blob.refs:
-                blob = blobs[blob.refs[0]]
-        except KeyError:
-            raise CorruptRecordError(f"the body of message {key_of(name)!r} is gone") from None
-        packed.append(blob.payload if plain else codec.unseal(blob.payload))
-        ids.append(name[ID:] or None)
+    wanted = names if isinstance(names, Sequence) else list(names)
+    try:
+        found = [blobs[name] for name in wanted]
+        packed = [blobs[blob.refs[0]].payload if blob.refs else blob.payload for blob in found]
+    except KeyError:
+        gone = next(name for name in wanted if name not in blobs or any(ref not in blobs for ref in blobs[name].refs))
+        raise CorruptRecordError(f"the body of message {key_of(gone)!r} is gone") from None
+    if codec.cipher is not None:
+        packed = [codec.unseal(payload) for payload in packed]
+    ids = [name[ID:] or None for name in wanted]
     return codec.messages(packed, ids)

@@ -15,7 +15,7 @@ from uuid import UUID
 from langgraph.checkpoint.base import WRITES_IDX_MAP, writes_sort_key
 from langgraph.checkpoint.serde.types import INTERRUPT, RESUME
 
-from langchain_ttl_history.bodies import Base, encode_conversation
+from langchain_ttl_history.bodies import Base
 from langchain_ttl_history.codec import Codec, decoder, is_snapshot, pack, unpack
 from langchain_ttl_history.conversation import Seen
 from langchain_ttl_history.errors import CorruptRecordError
@@ -141,7 +141,7 @@ def encode_values(
         value = values[record.channel]
         snapshot = is_snapshot(value)
         said = value.value if snapshot else value
-        talk = encoder.messages(said, record.channel, encode_conversation)
+        talk = encoder.messages(said, record.channel)
         stored[record.channel] = [SNAPSHOT if snapshot else LIST, *talk]
         record.names = tuple(encoder.refs[talk[0] : talk[1]])
     else:

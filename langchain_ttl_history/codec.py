@@ -28,9 +28,9 @@ from langchain_ttl_history.fidelity import BYTEARRAY, INTEGER, TEXT, Pairs, same
 from langchain_ttl_history.messages import (
     OPTIONS,
     image_of,
+    images_alike,
     is_core,
     pack_message,
-    packed_alike,
     unpack_messages,
 )
 from langchain_ttl_history.objects import put_together, taken_apart
@@ -214,13 +214,13 @@ class Codec:
 
         return self._verified(message, encode, decode, where)
 
-    def image_of(self, messages: Sequence[BaseMessage]) -> bytes | None:
-        """All that these messages hold, as bytes to compare; None if that cannot be told."""
-        return image_of(messages, self._default)
+    def image_of(self, message: BaseMessage) -> bytes | None:
+        """All that this message holds, as bytes to compare; None if that cannot be told."""
+        return image_of(message, self._default)
 
-    def packed_alike(self, messages: Sequence[BaseMessage], packed: Iterable[bytes]) -> bool:
-        """Whether these messages have just this content."""
-        return packed_alike(messages, packed, self._default)
+    def images_alike(self, messages: Sequence[BaseMessage], images: Sequence[bytes]) -> bool:
+        """Whether these messages have just these images."""
+        return images_alike(messages, images, self._default)
 
     def messages(self, packed: Sequence[bytes], ids: Iterable[str | None]) -> list[BaseMessage]:
         """The messages that were packed, with these ids.

@@ -7,7 +7,7 @@ reference to a blob named after its content; a small one in the record itself.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from langchain_core.messages import BaseMessage
@@ -26,7 +26,6 @@ HERE, BLOB, LIST, MESSAGE, SNAPSHOT = range(5)
 _INLINE = 96
 
 
-Encode = Callable[[Sequence[BaseMessage], Base, Codec, str, dict[str, Blob]], list[str]]
 
 
 class Values:
@@ -37,11 +36,11 @@ class Values:
         self.refs: list[str] = []
         self.blobs: dict[str, Blob] = {}
 
-    def messages(self, value: Sequence[BaseMessage], channel: str, encode: Encode = encode_bodies) -> list[int]:
+    def messages(self, value: Sequence[BaseMessage], channel: str) -> list[int]:
         """References to these messages' bodies, as start and end."""
         start = len(self.refs)
         where = f"{self.where}, channel {channel!r}"
-        self.refs += encode(value, self.base, self.codec, where, self.blobs)
+        self.refs += encode_bodies(value, self.base, self.codec, where, self.blobs)
         return [start, len(self.refs)]
 
     def encode(self, value: Any, channel: str) -> list[Any]:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 from pydantic import BaseModel
 
-from langchain_ttl_history.bodies import Base, body_name, decode_bodies, encode_bodies, encode_conversation, key_of
+from langchain_ttl_history.bodies import Base, body_name, decode_bodies, encode_bodies, key_of
 from langchain_ttl_history.codec import Codec, pack, unpack
 from langchain_ttl_history.errors import CorruptRecordError, TTLHistoryError, TypeNotAllowedError
 from langchain_ttl_history.fidelity import same
@@ -311,7 +311,7 @@ def test_bodies_come_out_as_they_went_in_and_are_sent_once(
 ) -> None:
     base, blobs = Base(), {}  # type: ignore[var-annotated]
     for conversation in (said, said + more, said):
-        named = encode_conversation(conversation, base, codec, "here", blobs)
+        named = encode_bodies(conversation, base, codec, "here", blobs)
         back = decode_bodies(named, blobs, codec)
         assert all(map(alike, back, conversation))
         assert len(back) == len(conversation)
