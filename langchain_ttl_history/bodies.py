@@ -119,17 +119,19 @@ def _encode(message: BaseMessage, base: Base, codec: Codec, where: str, blobs: d
     body = None if id is None else base.known.get(id)
     if body is not None and image is not None and body.cls is type(message) and body.content == image:
         return body.name
-    try:
-        packed: bytes | None = codec.pack_message(message)
-    except TypeError:
-        packed = None  # `verified_message` tells what is wrong with it.
+    packed = verified = codec.plain_message(message)
+    if packed is None:
+        try:
+            packed = codec.pack_message(message)
+        except TypeError:
+            pass  # `verified_message` tells what is wrong with it.
     if id is not None and body is not None and body.cls is None and body.content == packed:
         if image is not None:
             base.learn(id, Body(body.name, type(message), image))
         return body.name
     content = None if packed is None else base.contents.get(packed)
     if packed is None or content is None:
-        packed = codec.verified_message(message, f"{where}, message {message.id!r}")
+        packed = verified or codec.verified_message(message, f"{where}, message {message.id!r}")
         content = body_name(packed, None)
         if id is None or isinstance(message, ToolMessage):
             blobs.setdefault(content, Blob(codec.seal(packed)))

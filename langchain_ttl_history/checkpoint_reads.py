@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from langchain_core.messages import BaseMessage
 
@@ -44,8 +44,7 @@ _c = checkpoint_name
 _w = writes_name
 
 
-@dataclass(frozen=True)
-class Token:
+class Token(NamedTuple):
     """What a run was shown when it loaded its checkpoint; it comes back with each of its puts."""
 
     generation: int
@@ -102,8 +101,7 @@ def _parsed(head: str) -> tuple[int, str, Seen]:
     return generation, id, Seen(position, tuple(runs))
 
 
-@dataclass(frozen=True)
-class Loaded:
+class Loaded(NamedTuple):
     """A checkpoint as a graph is given it."""
 
     ns: str

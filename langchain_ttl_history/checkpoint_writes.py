@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from langchain_core.messages import HumanMessage
 
@@ -27,7 +27,7 @@ from langchain_ttl_history.conversation import LOG, Delta, Seen, diff
 from langchain_ttl_history.delta_channels import applied
 from langchain_ttl_history.flow import Flow, reading, writing
 from langchain_ttl_history.index import INDEX, SUBS, line_of
-from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import (
     Blob,
@@ -46,8 +46,7 @@ _c = checkpoint_name
 _w = writes_name
 
 
-@dataclass(frozen=True)
-class Put:
+class Put(NamedTuple):
     """A checkpoint as a graph hands it over."""
 
     ns: str
@@ -72,8 +71,7 @@ class Put:
         return Guard(needs=_c("", root) if root else None)
 
 
-@dataclass(frozen=True)
-class _Ground:
+class _Ground(NamedTuple):
     """What a put builds on."""
 
     generation: int | None
@@ -175,7 +173,7 @@ class CheckpointWrites:
             if channel in values and channel not in put.changed and shown and same:
                 # As it was shown, so that all of it is stored: no need to look at what it holds.
                 record.plain = not is_snapshot(values.pop(channel))
-        where = f"session {tuple(key)}"
+        where = label(key)
         blobs = encode_values(record, values, base, self.sessions.codec, where, before)
         append: list[tuple[str, bytes, tuple[str, ...]]] = []
         if first and before is None and token is not None and same and not ns:
@@ -291,7 +289,7 @@ class CheckpointWrites:
 
         def planned(base: Base) -> Change:
             payload, refs, blobs = encode_writes(
-                writes, task_id, path, base, self.sessions.codec, f"session {tuple(key)}"
+                writes, task_id, path, base, self.sessions.codec, label(key)
             )
             append = [(_w(ns, id), payload, refs)]
             return Change(self.sessions.lease, Guard(needs=_c(ns, id)), blobs, append=append)

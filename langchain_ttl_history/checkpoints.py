@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from langgraph.checkpoint.base import WRITES_IDX_MAP, writes_sort_key
@@ -256,13 +256,12 @@ def without_messages(blob: Blob, lost: Collection[str], codec: Codec) -> Blob:
     return blob._replace(payload=codec.seal(pack(fields)), refs=kept + blob.refs[end:])
 
 
-@dataclass(frozen=True)
-class Write:
+class Write(NamedTuple):
     """One pending write."""
 
     task_id: str
     path: str
-    index: int
+    place: int
     channel: str
     value: Any
 
@@ -306,7 +305,7 @@ def decode_writes(entries: Iterable[Entry], blobs: Any, codec: Codec) -> list[Wr
                 found[task_id, index] = Write(
                     task_id, path, index, channel, decode_value(value, entry.refs, blobs, codec)
                 )
-    return sorted(found.values(), key=lambda write: writes_sort_key(write.path, write.task_id, write.index))
+    return sorted(found.values(), key=lambda write: writes_sort_key(write.path, write.task_id, write.place))
 
 
 @decoder("a pending write")

@@ -193,18 +193,21 @@ class Codec:
             # A lone surrogate, say; an unknown type fails again, in `verified_message`.
             return pack_message(message, self._default, spelled)
 
+    def plain_message(self, message: BaseMessage) -> bytes | None:
+        """The message as bytes that certainly come back as they are; None if that is to be tried."""
+        if is_core(message) and all(map(_is_plain, message.__dict__.values())):
+            try:
+                return pack_message(message, _refused)
+            except TypeError:
+                pass  # A lone surrogate, or an integer of more than 64 bits.
+        return None
+
     def verified_message(self, message: BaseMessage, where: str) -> bytes:
         """The message as bytes that were read back and found equal.
 
         Raises:
             TypeNotAllowedError: Something in it would not come back as it is.
         """
-        state = message.__dict__.values()
-        if is_core(message) and all(map(_is_plain, state)):
-            try:
-                return pack_message(message, _refused)
-            except TypeError:
-                pass  # A lone surrogate or a big integer goes the long way below.
 
         def encode(spell: Callable[[Any], Any] | None) -> bytes:
             return pack_message(message, self._default, spell)

@@ -14,7 +14,7 @@ unseen change folded in:
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from langchain_ttl_history.bodies import ID, key_of
 from langchain_ttl_history.codec import decoder, pack, unpack
@@ -37,16 +37,14 @@ LOG = "log"
 _FORMAT = 1
 
 
-@dataclass(frozen=True)
-class Seen:
+class Seen(NamedTuple):
     """What a run has seen: every change up to a position, and those of some runs beyond it."""
 
     position: int = 0
     runs: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Delta:
+class Delta(NamedTuple):
     """One entry of the log: what one step of a run changed."""
 
     run: str
@@ -119,8 +117,10 @@ def diff(base: Sequence[str], names: Sequence[str]) -> tuple[tuple[str, ...], tu
     A message that changed its place is removed and added again.
     """
     known = len(base)
-    if tuple(names[:known]) == tuple(base) and len({name[ID:] for name in names}) == len(names):
-        return (), tuple(names[known:])
+    if tuple(names[:known]) == tuple(base):
+        new = tuple(names[known:])
+        if not new or len({name[ID:] or name for name in names}) == len(names):
+            return (), new
     before = dict(zip(keyed(base), base, strict=True))
     after = dict(zip(keyed(names), names, strict=True))
     removed = [key for key in before if key not in after]

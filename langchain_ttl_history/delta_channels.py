@@ -21,7 +21,7 @@ from langchain_ttl_history.checkpoints import (
 from langchain_ttl_history.codec import Codec, delta_snapshot
 from langchain_ttl_history.conversation import keyed
 from langchain_ttl_history.flow import Flow, reading
-from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Query
 
@@ -94,6 +94,6 @@ def applied(names: tuple[str, ...], writes: Sequence[Any], codec: Codec, key: Se
             if isinstance(message, RemoveMessage):
                 shown.pop(message.id or "", None)
                 continue
-            name = encode_bodies([message], Base(), codec, f"session {tuple(key)}", {})[0]
+            name = encode_bodies([message], Base(), codec, label(key), {})[0]
             shown[keyed([*shown.values(), name])[-1] if not message.id else message.id] = name
     return tuple(shown.values())

@@ -14,7 +14,7 @@ from langchain_ttl_history.errors import (
     TTLHistoryError,
     TypeNotAllowedError,
 )
-from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.storage.base import Change, Outcome, Query, Snapshot, Storage
 
 __all__ = ["Flow", "Read", "Request", "Write", "arun", "reading", "run", "writing"]
@@ -101,4 +101,4 @@ def _named(error: CorruptRecordError | TypeNotAllowedError, request: Request | N
     """The error with the session's name in front, where it has none yet."""
     if request is None or str(error).startswith("session "):
         return error
-    return type(error)(f"session {tuple(request.key)}: {error}")
+    return type(error)(f"{label(request.key)}: {error}")

@@ -18,7 +18,7 @@ from langchain_ttl_history.bodies import Base, encode_bodies
 from langchain_ttl_history.conversation import LOG, Delta, diff, keyed
 from langchain_ttl_history.errors import SessionDeletedError, TypeNotAllowedError
 from langchain_ttl_history.flow import Flow, writing
-from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.sessions import Sessions, Turn, View
 from langchain_ttl_history.storage.base import Blob, Change, Guard, Status
 from langchain_ttl_history.window import calls_of
@@ -66,7 +66,7 @@ def add(sessions: Sessions, key: SessionKey, messages: Sequence[BaseMessage], tu
     if not ready:
         return
     blobs: dict[str, Blob] = {}
-    names = encode_bodies([*added.values()], Base(), sessions.codec, _where(key), blobs)
+    names = encode_bodies([*added.values()], Base(), sessions.codec, label(key), blobs)
     delta = Delta(_new_id(), tuple(removed), tuple(names), after)
     yield from _log(sessions, key, delta, blobs, guard)
 
@@ -83,7 +83,7 @@ def replace(sessions: Sessions, key: SessionKey, messages: Sequence[BaseMessage]
     blobs: dict[str, Blob] = {}
     base = Base()
     base.learn_read(view.names, view.snapshot.blobs, sessions.codec)
-    names = encode_bodies([*ready.values()], base, sessions.codec, _where(key), blobs)
+    names = encode_bodies([*ready.values()], base, sessions.codec, label(key), blobs)
     removed, added = diff(view.names, names)
     if removed or added:
         yield from _log(sessions, key, Delta(_new_id(), removed, added), blobs, guard)
@@ -94,7 +94,7 @@ def _log(sessions: Sessions, key: SessionKey, delta: Delta, blobs: Mapping[str, 
     outcome = yield from writing(key, change)
     if outcome.status is Status.DELETED:
         raise SessionDeletedError(
-            f"{_where(key)} was deleted while this turn was running; what it said was not "
+            f"{label(key)} was deleted while this turn was running; what it said was not "
             "stored. A new turn starts a new session"
         )
     yield from sessions.tidy(key, outcome)
@@ -104,7 +104,7 @@ def _ready(message: object, key: SessionKey) -> BaseMessage:
     """A message as it is stored: whole, not a chunk, and with an id of its own."""
     if not isinstance(message, BaseMessage):
         raise TypeNotAllowedError(
-            f"{_where(key)}: {message!r} of type {type(message).__name__} is not a message; "
+            f"{label(key)}: {message!r} of type {type(message).__name__} is not a message; "
             "wrap text in HumanMessage, AIMessage or SystemMessage"
         )
     if isinstance(message, BaseMessageChunk):
@@ -146,10 +146,6 @@ def _caller(result: ToolMessage, view: View) -> str | None:
         elif found is not None:
             break
     return found
-
-
-def _where(key: SessionKey) -> str:
-    return f"session {tuple(key)}"
 
 
 def _new_id() -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 from typing import NamedTuple
 from uuid import UUID
 
 from langchain_ttl_history.errors import ConfigurationError
 
-__all__ = ["MAX_ID_BYTES", "SessionKey", "valid_id"]
+__all__ = ["MAX_ID_BYTES", "SessionKey", "label", "valid_id"]
 
 MAX_ID_BYTES = 512
 """The longest user or session id, in UTF-8 bytes."""
@@ -38,6 +39,12 @@ class SessionKey(NamedTuple):
         user, session = (part.encode("utf-8", "surrogatepass") for part in (self.user_id, self.session_id))
         encoded = len(user).to_bytes(4, "big") + user + session
         return hashlib.blake2b(encoded, digest_size=16).hexdigest()
+
+
+@lru_cache(maxsize=1024)
+def label(key: SessionKey) -> str:
+    """How errors name the session."""
+    return f"session {tuple(key)}"
 
 
 def valid_id(name: str, value: object) -> str:

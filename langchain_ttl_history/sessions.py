@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from functools import cached_property
+from typing import NamedTuple
 
 from langchain_core.messages import BaseMessage, HumanMessage
 
@@ -42,8 +44,7 @@ class SessionInfo:
     """None if it is pinned and has no maximal age."""
 
 
-@dataclass(frozen=True)
-class Turn:
+class Turn(NamedTuple):
     """What a chain's turn was shown at its start."""
 
     messages: Sequence[BaseMessage]
@@ -51,8 +52,7 @@ class Turn:
     """The session's generation; None if there was no session."""
 
 
-@dataclass(frozen=True)
-class View:
+class View(NamedTuple):
     """A session's conversation as one read found it."""
 
     snapshot: Snapshot
@@ -85,12 +85,12 @@ class Sessions:
     retention: Retention
     memo: Memo = field(default_factory=Memo)
 
-    @property
+    @cached_property
     def lease(self) -> Lease:
         """What one use gives a session."""
         return Lease(self.retention.idle_seconds, self.retention.age_seconds)
 
-    @property
+    @cached_property
     def caps(self) -> Caps:
         """The window's bounds."""
         kept = self.retention

@@ -10,7 +10,7 @@ from langchain_ttl_history.conversation import LOG, delta_of
 from langchain_ttl_history.errors import ConfigurationError
 from langchain_ttl_history.flow import Flow, reading, writing
 from langchain_ttl_history.index import INDEX, SUBS, Line, lines_of
-from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Change, Query, Snapshot, Status
 
@@ -70,7 +70,7 @@ def copy(sessions: Sessions, source: SessionKey, target: SessionKey) -> Flow[Non
     )
     outcome = yield from writing(target, change)
     if outcome.status is Status.MOVED:
-        raise ConfigurationError(f"session {tuple(target)} exists already; delete it first, or copy to another thread")
+        raise ConfigurationError(f"{label(target)} exists already; delete it first, or copy to another thread")
 
 
 def _lines(snapshot: Snapshot) -> list[Line]:

@@ -57,8 +57,15 @@ def visible(messages: Sequence[BaseMessage], caps: Caps, sizes: Sequence[int] | 
     Returns:
         Positions in `messages`. Everything that fits every cap, less results without a call.
     """
-    if len(messages) <= (caps.messages or len(messages)) and _is_simple(messages, caps):
-        return list(range(len(messages)))
+    if caps.tokens is None and caps.bytes is None:
+        # Mostly only the number counts, and every result follows its own call. The first turn
+        # that fits is then found without pairing.
+        count = len(messages)
+        start = 0 if caps.messages is None else max(0, count - caps.messages)
+        while start and start < count and _kind(type(messages[start])) is not HumanMessage:
+            start += 1
+        if (start < count or not count) and _is_simple(messages, start):
+            return list(range(start, count))
     shown, blocks = _paired(messages)
     fits = _fitter(messages, caps, sizes)
     if fits(shown):
@@ -79,19 +86,18 @@ def visible(messages: Sequence[BaseMessage], caps: Caps, sizes: Sequence[int] | 
     return opening + shown[later[min(cut, len(later) - 1)] :]
 
 
-def _is_simple(messages: Sequence[BaseMessage], caps: Caps) -> bool:
-    """Whether there is nothing to weigh and every result follows its own call."""
-    if caps.tokens is not None or caps.bytes is not None:
-        return False
+def _is_simple(messages: Sequence[BaseMessage], start: int) -> bool:
+    """Whether every result follows its own call, and none of them reaches across `start`."""
     waiting: set[str | None] = set()
-    for message in messages:
+    for position, message in enumerate(messages):
         kind = type(message)
-        if kind is HumanMessage:
-            continue
-        if kind is not AIMessage and kind is not ToolMessage:
+        if kind is not HumanMessage and kind is not AIMessage and kind is not ToolMessage:
             kind = _kind(kind)
         # The fields are read past pydantic's attribute look-up, which takes most of such a pass.
-        if kind is AIMessage:
+        if kind is HumanMessage:
+            if waiting and position == start:
+                return False
+        elif kind is AIMessage:
             for call in message.__dict__["tool_calls"]:
                 waiting.add(call.get("id"))
         elif kind is ToolMessage:

@@ -144,8 +144,9 @@ class MemoryStorage:
         wanted: set[str] = set()
         for refs in _references(change):
             wanted.update(refs)
-        missing = frozenset(wanted.difference(change.blobs, stored))
-        return Outcome(Status.MISSING, missing) if missing else None
+        # One at a time: of two at once, `difference` walks through all of the second.
+        missing = wanted.difference(stored).difference(change.blobs)
+        return Outcome(Status.MISSING, frozenset(missing)) if missing else None
 
     def delete(self, user_id: str, session_id: str | None, tombstone_ttl: float) -> int:
         """Delete a session, or all of a user's, leaving tombstones."""
