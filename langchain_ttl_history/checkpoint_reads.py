@@ -128,11 +128,13 @@ class CheckpointReads:
             return (yield from self._load_sub(key, ns, id, lease))
         head = head_name("")
         names = (head,) if id is None else (head, _c("", id), _w("", id), INDEX)
-        query = Query(names, _FOLLOW, (LOG, head), lease)
+        limits = {} if lease is None else self.sessions.limits
+        query = Query(names, _FOLLOW, (LOG, head), lease, outline_over=limits)
         snapshot = yield from reading(key, query)
         if not snapshot.generation:
             return None
         view = self.sessions.look(snapshot)
+        self.sessions.note(key, view)
         found: tuple[Loaded, Token] | None = None
         if view.record is None or view.head_id is None:
             if view.names and id in (None, first_checkpoint_id(snapshot.generation)):

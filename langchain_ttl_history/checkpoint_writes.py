@@ -102,7 +102,7 @@ class CheckpointWrites:
         if ground is not None:
             base = self.sessions.memo.base(key, ground.generation or 0)
             change, record = self._planned(key, put, checkpoint, token, ground, base)
-            outcome = yield from writing(key, change)
+            outcome = yield from self.sessions.storing(key, change)
             if outcome.status not in (Status.MOVED, Status.MISSING):
                 yield from self._done(key, put, record, outcome)
                 return outcome

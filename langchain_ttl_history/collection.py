@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from langchain_core.messages import BaseMessage
 
-from langchain_ttl_history.bodies import key_of
+from langchain_ttl_history.bodies import ID, key_of
 from langchain_ttl_history.checkpoints import (
     checkpoint_name,
     decode_record,
@@ -27,23 +27,50 @@ from langchain_ttl_history.retention import Retention
 from langchain_ttl_history.storage.base import Blob, Change, Entry, Lease, Outcome, Snapshot
 from langchain_ttl_history.window import Caps, visible
 
-__all__ = ["excess", "keep_only", "latest_lines", "plan", "shown_lines"]
+__all__ = ["excessive", "keep_only", "latest_lines", "limits", "plan", "shown_lines", "together"]
 
-# How far over a cap a session may grow before it is freed, and how far under the bound on bytes
-# it then goes, so that most writes free nothing.
-_SLACK = 1.25
+# How far over its caps a session may grow before a run frees it with its first write, and before
+# a write frees it at once; how far under the bound on bytes it then goes. Most writes free nothing.
+_SLACK, _MORE_SLACK = 1.25, 1.5
 _BYTES_GOAL = 0.9
 
 
-def excess(outcome: Outcome, retention: Retention) -> tuple[bool, bool]:
-    """Whether a write left the session worth freeing: of checkpoints, and of messages."""
-    checkpoints, messages = retention.max_checkpoints, retention.max_messages
-    weights = outcome.weights
-    heavy = retention.max_bytes is not None and outcome.bytes > retention.max_bytes
-    # An entry of the log weighs one more than its messages.
-    long = messages is not None and weights.get(LOG, 0) > 2 * messages * _SLACK + 16
-    many = checkpoints is not None and weights.get(INDEX, 0) > checkpoints * _SLACK + 2
-    return many or heavy or long, heavy or long
+def limits(retention: Retention, slack: float = _SLACK) -> dict[str, int]:
+    """The weights of lists from which on a session is worth freeing."""
+    found: dict[str, int] = {}
+    if retention.max_checkpoints is not None:
+        found[INDEX] = int(retention.max_checkpoints * slack) + 2
+    if retention.max_messages is not None:
+        # An entry of the log weighs one more than its messages.
+        found[LOG] = int(2 * retention.max_messages * slack) + 16
+    return found
+
+
+def excessive(outcome: Outcome, retention: Retention) -> bool:
+    """Whether a write left so much that it has to be freed at once."""
+    if retention.max_bytes is not None and outcome.bytes > retention.max_bytes:
+        return True
+    most = limits(retention, _MORE_SLACK)
+    return any(weight > most.get(name, weight) for name, weight in outcome.weights.items())
+
+
+def together(change: Change, freed: Change) -> Change | None:
+    """A write that frees as well, as :func:`plan` says; None if the two are of different sessions."""
+    if change.at_generation not in (None, freed.at_generation):
+        return None
+    used = {ref for blob in change.blobs.values() for ref in blob.refs}
+    used.update(ref for _, _, refs in change.append for ref in refs)
+    # A body may need the content it shares, which its own name begins with.
+    used.update([ref[:ID] for ref in used], change.blobs)
+    return replace(
+        change,
+        blobs={**freed.blobs, **change.blobs},
+        place=freed.place,
+        drop=[name for name in freed.drop if name not in used],
+        trim=freed.trim,
+        at_position=freed.at_position,
+        at_generation=freed.at_generation,
+    )
 
 
 def shown_lines(
@@ -102,7 +129,7 @@ def plan(
         retention: The caps.
         lease: As for any write.
         codec: Reads the records.
-        shown: Names of the messages that either door shows; empty to leave the log alone.
+        shown: Names of the messages that either door shows.
         bodies: The messages of its conversation.
         needed: Names of the messages that stay whatever the bounds.
     """
@@ -110,7 +137,7 @@ def plan(
     roots = lines.of(INDEX)
     subs = lines.of(SUBS)
     waiting = waiting_roots(leaves(roots), snapshot, codec)
-    log = _kept_log(snapshot, shown, retention.max_messages, codec) if shown else None
+    log = _kept_log(snapshot, shown, retention.max_messages, codec)
 
     def keeping(cap: int | None) -> Change:
         return keep_only(snapshot, shown_lines(roots, subs, cap, waiting), lease, log, lines)
@@ -225,6 +252,7 @@ def keep_only(
         trim={name: gone_at for name, gone_at in trim.items() if gone_at},
         upkeep=True,
         at_position=snapshot.position,
+        at_generation=snapshot.generation,
     )
 
 

@@ -17,7 +17,7 @@ from langchain_core.messages import (
 from langchain_ttl_history.bodies import Base, encode_bodies
 from langchain_ttl_history.conversation import LOG, Delta, diff, keyed
 from langchain_ttl_history.errors import SessionDeletedError, TypeNotAllowedError
-from langchain_ttl_history.flow import Flow, writing
+from langchain_ttl_history.flow import Flow
 from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.sessions import Sessions, Turn, View
 from langchain_ttl_history.storage.base import Blob, Change, Guard, Status
@@ -91,7 +91,7 @@ def replace(sessions: Sessions, key: SessionKey, messages: Sequence[BaseMessage]
 
 def _log(sessions: Sessions, key: SessionKey, delta: Delta, blobs: Mapping[str, Blob], guard: Guard) -> Flow[None]:
     change = Change(sessions.lease, guard, blobs, append=[(LOG, delta.payload(), delta.added)])
-    outcome = yield from writing(key, change)
+    outcome = yield from sessions.storing(key, change)
     if outcome.status is Status.DELETED:
         raise SessionDeletedError(
             f"{label(key)} was deleted while this turn was running; what it said was not "

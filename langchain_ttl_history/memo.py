@@ -13,6 +13,7 @@ from threading import Lock
 from langchain_ttl_history.bodies import Base
 from langchain_ttl_history.checkpoints import Record
 from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.storage.base import Change
 
 __all__ = ["Memo"]
 
@@ -28,6 +29,7 @@ class Memo:
         self._lock = Lock()
         self._bases: OrderedDict[SessionKey, tuple[int, Base]] = OrderedDict()
         self._records: OrderedDict[tuple[SessionKey, str], tuple[int, Record]] = OrderedDict()
+        self._plans: OrderedDict[SessionKey, Change] = OrderedDict()
 
     def base(self, key: SessionKey, generation: int) -> Base:
         """The bodies known to be stored in this generation of a session; the caller adds to it."""
@@ -64,11 +66,27 @@ class Memo:
             while len(self._records) > _RECORDS:
                 self._records.popitem(last=False)
 
+    def plan(self, key: SessionKey, change: Change) -> None:
+        """Remember what can be freed of a session."""
+        with self._lock:
+            self._plans[key] = change
+            while len(self._plans) > _SESSIONS:
+                self._plans.popitem(last=False)
+
+    def planned(self, key: SessionKey) -> Change | None:
+        """What can be freed of a session; told once."""
+        if not self._plans:
+            return None
+        with self._lock:
+            return self._plans.pop(key, None)
+
     def drop(self, user_id: str, session_id: str | None = None) -> None:
         """Forget a session, or all of a user's."""
         with self._lock:
             for key in [key for key in self._bases if _is_of(key, user_id, session_id)]:
                 del self._bases[key]
+            for key in [key for key in self._plans if _is_of(key, user_id, session_id)]:
+                del self._plans[key]
             for found in [each for each in self._records if _is_of(each[0], user_id, session_id)]:
                 del self._records[found]
 

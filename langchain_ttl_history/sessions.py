@@ -13,14 +13,14 @@ from langchain_core.messages import BaseMessage, HumanMessage
 from langchain_ttl_history.bodies import decode_bodies
 from langchain_ttl_history.checkpoints import Record, decode_record, head_name
 from langchain_ttl_history.codec import Codec
-from langchain_ttl_history.collection import excess, plan
+from langchain_ttl_history.collection import excessive, limits, plan, together
 from langchain_ttl_history.conversation import LOG, Seen, delta_of, fold, keyed
 from langchain_ttl_history.flow import Flow, reading, writing
 from langchain_ttl_history.index import INDEX, lines_of
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.memo import Memo
 from langchain_ttl_history.retention import Retention
-from langchain_ttl_history.storage.base import Lease, Outcome, Query, Snapshot
+from langchain_ttl_history.storage.base import Change, Lease, Outcome, Query, Snapshot, Status
 from langchain_ttl_history.window import Caps, visible, without_open_group
 
 __all__ = ["SessionInfo", "Sessions", "Turn", "View"]
@@ -101,9 +101,11 @@ class Sessions:
     def view(self, key: SessionKey, lease: Lease | None, follow: str = "cm") -> Flow[View]:
         """The conversation as it is now."""
         head = head_name("")
-        query = Query((head,), tuple(follow), (LOG, head), lease)
+        query = Query((head,), tuple(follow), (LOG, head), lease, outline_over={} if lease is None else self.limits)
         snapshot = yield from reading(key, query)
-        return self.look(snapshot)
+        view = self.look(snapshot)
+        self.note(key, view)
+        return view
 
     def look(self, snapshot: Snapshot) -> View:
         """The conversation in a snapshot of the root's head and of the log after its mark."""
@@ -177,26 +179,41 @@ class Sessions:
 
     # Freeing
 
+    @cached_property
+    def limits(self) -> Mapping[str, int]:
+        """The weights of lists from which on whoever reads a session is to free it."""
+        return limits(self.retention)
+
+    def note(self, key: SessionKey, view: View) -> None:
+        """Remember what a run that read all of a session can free with its first write."""
+        if view.snapshot.outline and view.snapshot.generation:
+            self.memo.plan(key, self._plan(view))
+
+    def storing(self, key: SessionKey, change: Change) -> Flow[Outcome]:
+        """Write, and free what was noted when the session was read."""
+        freed = self.memo.planned(key)
+        both = None if freed is None else together(change, freed)
+        if both is not None:
+            outcome = yield from writing(key, both)
+            if outcome.status is not Status.MOVED:
+                return outcome
+        # Somebody else wrote in between: another turn will free it.
+        return (yield from writing(key, change))
+
     def tidy(self, key: SessionKey, outcome: Outcome) -> Flow[None]:
-        """Free what is over the caps, once there is a quarter more than they allow."""
-        over, messages_too = excess(outcome, self.retention)
-        if not over:
+        """Free what is over the caps at once, where it is too much to wait for the next turn."""
+        if not excessive(outcome, self.retention):
             return
         snapshot = yield from reading(key, Query(outline=True))
-        if not snapshot.generation:
-            return
-        shown: set[str] = set()
-        needed: set[str] = set()
-        bodies: Mapping[str, BaseMessage] = {}
-        if messages_too:
-            view = self.look(snapshot)
-            bodies = view.bodies
-            shown.update(self.window(view.names, bodies), self.window(view.history, bodies))
-            if view.waiting:
-                # What a pending interrupt needs stays: the open group and the turn it is in.
-                needed.update(view.waiting)
-        change = plan(snapshot, self.retention, self.lease, self.codec, shown, bodies, needed)
-        yield from writing(key, change)
+        if snapshot.generation:
+            yield from writing(key, self._plan(self.look(snapshot)))
+
+    def _plan(self, view: View) -> Change:
+        bodies = view.bodies
+        shown = {*self.window(view.names, bodies), *self.window(view.history, bodies)}
+        # What a pending interrupt needs stays: the open group and the turn it is in.
+        needed = set(view.waiting)
+        return plan(view.snapshot, self.retention, self.lease, self.codec, shown, bodies, needed)
 
 
 def _time(seconds: float) -> datetime:

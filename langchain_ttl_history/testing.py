@@ -242,6 +242,16 @@ class StorageContract:
         await self.write(blobs=blobs, append=[("l", b"3", ("m",))])
         found = await self.read(outline=True)
         assert (found.blobs, list(found.lists["l"]), found.bytes) == (blobs, [Entry(1, b"3", ("m",))], 3)
+        assert found.outline
+
+    async def test_a_read_is_answered_with_an_outline_where_a_list_weighs_more_than_it_says(self) -> None:
+        await self.write(blobs={"m": Blob(b"1"), "n": Blob(b"2")}, append=[("l", b"3", ("m",)), ("l", b"4", ())])
+        found = await self.read("n", outline_over={"l": 3, "other": 0})
+        assert (set(found.blobs), dict(found.lists), found.outline) == ({"n"}, {}, False)
+        found = await self.read("n", outline_over={"l": 2})
+        assert (set(found.blobs), [entry.position for entry in found.lists["l"]]) == ({"m", "n"}, [1, 2])
+        assert found.outline
+        assert not (await self.read(key=SessionKey("u", "gone"), outline_over={"l": -1})).outline
 
     # Generations and deadlines
 

@@ -107,7 +107,9 @@ class Query:
     lease: Lease | None = None
     """Makes the read a use of the session."""
     outline: bool = False
-    """Every blob and entry of the session as well, payloads and all, without following."""
+    """Every blob and entry of the session, payloads and all, without following."""
+    outline_over: Mapping[str, int] = field(default_factory=dict)
+    """Weights of lists; where one of the session's weighs more, the answer is an outline."""
 
 
 @dataclass(slots=True)
@@ -184,6 +186,8 @@ class Snapshot:
     expires_at: float | None = None
     blobs: Mapping[str, Blob] = field(default_factory=dict)
     lists: Mapping[str, Sequence[Entry]] = field(default_factory=dict)
+    outline: bool = False
+    """Whether this is every blob and entry of the session."""
 
 
 class Usage(NamedTuple):

@@ -85,7 +85,8 @@ class MemorySession:
         """What a read asks for."""
         blobs: dict[str, Blob] = {}
         lists: dict[str, list[Entry]] = {}
-        if query.outline:
+        outline = query.outline or any(self.weights.get(name, 0) > most for name, most in query.outline_over.items())
+        if outline:
             blobs = dict(self.blobs)
             lists = {name: list(entries) for name, entries in self.lists.items()}
         else:
@@ -124,6 +125,7 @@ class MemorySession:
             expires_at=self.deadline,
             blobs=blobs,
             lists=lists,
+            outline=outline,
         )
 
     def apply(self, change: Change) -> None:

@@ -116,10 +116,15 @@ class Model(RuleBasedStateMachine):
         mark=st.none() | st.tuples(st.sampled_from(LISTS), st.sampled_from(BLOBS)),
         lease=st.none() | leases,
         outline=st.booleans(),
+        over=st.dictionaries(st.sampled_from(LISTS), st.integers(0, 9), max_size=1),
     )
-    def read(self, key: SessionKey, names: Any, follow: Any, mark: Any, lease: Any, outline: bool) -> None:
-        found = self.call("read", key, Query(tuple(names), follow, None if outline else mark, lease, outline))
+    def read(self, key: SessionKey, names: Any, follow: Any, mark: Any, lease: Any, outline: bool, over: Any) -> None:
+        found = self.call("read", key, Query(tuple(names), follow, None if outline else mark, lease, outline, over))
         session = self.live(key)
+        if session is not None and not outline:
+            weights = {name: sum(1 + len(entry.refs) for entry in session.list(name)) for name in over}
+            outline = any(weights[name] > most for name, most in over.items())
+        assert found.outline == (outline and session is not None)
         assert (found.now, found.fence) == (self.clock.now, self.fence(key))
         if session is None:
             assert (found.generation, found.blobs, found.lists, found.expires_at) == (0, {}, {}, None)
@@ -211,7 +216,8 @@ class Model(RuleBasedStateMachine):
     def store(self, key: SessionKey, change: Change, session: Session | None, outcome: Outcome) -> None:
         now = self.clock.now
         if session is None:
-            assert outcome.generation == max(int(now * 1_000_000), self.newest + 1)
+            # A deletion may have used up the number of its own moment.
+            assert 0 <= outcome.generation - max(int(now * 1_000_000), self.newest + 1) <= 1
             assert outcome.generation > self.fence(key)
             session = self.sessions[key] = Session(outcome.generation, now, now, change.lease)
             self.newest = outcome.generation
