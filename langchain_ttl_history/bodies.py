@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -121,10 +122,8 @@ def _encode(message: BaseMessage, base: Base, codec: Codec, where: str, blobs: d
         return body.name
     packed = verified = codec.plain_message(message)
     if packed is None:
-        try:
+        with suppress(TypeError):  # `verified_message` tells what is wrong with it.
             packed = codec.pack_message(message)
-        except TypeError:
-            pass  # `verified_message` tells what is wrong with it.
     if id is not None and body is not None and body.cls is None and body.content == packed:
         if image is not None:
             base.learn(id, Body(body.name, type(message), image))

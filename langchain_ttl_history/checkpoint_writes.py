@@ -288,9 +288,7 @@ class CheckpointWrites:
         """
 
         def planned(base: Base) -> Change:
-            payload, refs, blobs = encode_writes(
-                writes, task_id, path, base, self.sessions.codec, label(key)
-            )
+            payload, refs, blobs = encode_writes(writes, task_id, path, base, self.sessions.codec, label(key))
             append = [(_w(ns, id), payload, refs)]
             return Change(self.sessions.lease, Guard(needs=_c(ns, id)), blobs, append=append)
 

@@ -26,8 +26,6 @@ HERE, BLOB, LIST, MESSAGE, SNAPSHOT = range(5)
 _INLINE = 96
 
 
-
-
 class Values:
     """Encodes values side by side, sharing one tuple of references."""
 

@@ -1,0 +1,87 @@
+"""How many requests to the storage an operation costs: one, and what frees a session goes with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.runnables import RunnableLambda
+from langchain_core.runnables.history import RunnableWithMessageHistory
+from langgraph.graph import END, START, MessagesState, StateGraph
+
+from langchain_ttl_history import Retention, SessionBuffer
+from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.storage import MemoryStorage
+from langchain_ttl_history.storage.base import Query
+
+CONFIG: Any = {"configurable": {"user_id": "alice", "session_id": "s1", "thread_id": "s1"}}
+
+
+class Counting(MemoryStorage):
+    """A storage that counts what it is asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[str] = []
+
+    def read(self, key: Any, query: Any) -> Any:
+        self.asked.append("read")
+        return super().read(key, query)
+
+    def write(self, key: Any, change: Any) -> Any:
+        self.asked.append("write")
+        return super().write(key, change)
+
+    def taken(self) -> list[str]:
+        """What it was asked since the last time."""
+        asked, self.asked = self.asked, []
+        return asked
+
+
+def agent(buffer: SessionBuffer) -> Any:
+    """A turn of four messages in five steps."""
+
+    def model(state: MessagesState) -> dict[str, Any]:
+        if isinstance(state["messages"][-1], HumanMessage):
+            return {"messages": [AIMessage("", tool_calls=[{"id": "c", "name": "look", "args": {}}])]}
+        return {"messages": [AIMessage("done")]}
+
+    graph = StateGraph(MessagesState)
+    graph.add_node("model", model)
+    graph.add_node("tool", lambda state: {"messages": [ToolMessage("found", tool_call_id="c")]})
+    graph.add_edge(START, "model")
+    graph.add_conditional_edges("model", lambda state: "tool" if state["messages"][-1].tool_calls else END)
+    graph.add_edge("tool", "model")
+    return graph.compile(checkpointer=buffer.checkpointer())
+
+
+def test_an_agents_turn_costs_one_read_and_one_write_a_step_and_freeing_costs_none() -> None:
+    storage = Counting()
+    buffer = SessionBuffer(storage, retention=Retention(max_messages=20, max_checkpoints=20))
+    graph = agent(buffer)
+    sizes = []
+    for _ in range(30):
+        graph.invoke({"messages": [HumanMessage("look it up")]}, CONFIG)
+        asked = storage.taken()
+        assert asked.count("read") == 1
+        assert len(asked) <= 10
+        info = buffer.info("alice", "s1")
+        assert info is not None
+        sizes.append(info.bytes)
+        storage.taken()
+    assert max(sizes[20:]) <= 1.1 * max(sizes[:20]), "nothing was freed"
+    assert len(storage.read(SessionKey("alice", "s1"), Query(outline=True)).lists["index"]) <= 20 * 1.25 + 2 + 5
+
+
+def test_a_chains_turn_costs_one_read_and_one_write_and_freeing_costs_none() -> None:
+    storage = Counting()
+    buffer = SessionBuffer(storage, retention=Retention(max_messages=20))
+    chain: Any = RunnableWithMessageHistory(
+        RunnableLambda(lambda messages: AIMessage("done")),
+        buffer.get_session_history,
+        history_factory_config=buffer.history_factory_config,
+    )
+    for _ in range(40):
+        chain.invoke([HumanMessage("hello")], CONFIG)
+        assert storage.taken() == ["read", "write"]
+    assert len(storage.read(SessionKey("alice", "s1"), Query(outline=True)).lists["log"]) <= 20 * 1.25 + 16
