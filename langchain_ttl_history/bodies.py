@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -120,17 +119,13 @@ def _encode(message: BaseMessage, base: Base, codec: Codec, where: str, blobs: d
     body = None if id is None else base.known.get(id)
     if body is not None and image is not None and body.cls is type(message) and body.content == image:
         return body.name
-    packed = verified = codec.plain_message(message)
-    if packed is None:
-        with suppress(TypeError):  # `verified_message` tells what is wrong with it.
-            packed = codec.pack_message(message)
+    packed = codec.plain_message(message) or codec.verified_message(message, f"{where}, message {message.id!r}")
     if id is not None and body is not None and body.cls is None and body.content == packed:
         if image is not None:
             base.learn(id, Body(body.name, type(message), image))
         return body.name
-    content = None if packed is None else base.contents.get(packed)
-    if packed is None or content is None:
-        packed = verified or codec.verified_message(message, f"{where}, message {message.id!r}")
+    content = base.contents.get(packed)
+    if content is None:
         content = body_name(packed, None)
         if id is None or isinstance(message, ToolMessage):
             blobs.setdefault(content, Blob(codec.seal(packed)))

@@ -23,10 +23,10 @@ from langchain_ttl_history.checkpoints import (
     writes_name,
 )
 from langchain_ttl_history.codec import delta_snapshot
-from langchain_ttl_history.collection import leaves, shown_lines, waiting_roots
 from langchain_ttl_history.conversation import LOG, Seen
 from langchain_ttl_history.flow import Flow, reading
 from langchain_ttl_history.index import INDEX, SUBS, Line, lines_of
+from langchain_ttl_history.keeping import leaves, shown_lines, waiting_roots
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.sessions import Sessions, View
 from langchain_ttl_history.storage.base import Lease, Query, Snapshot

@@ -26,14 +26,14 @@ from langchain_ttl_history.checkpoint_writes import CheckpointWrites, Put
 from langchain_ttl_history.checkpoints import checkpoint_name
 from langchain_ttl_history.codec import Codec, Serializer
 from langchain_ttl_history.delta_channels import delta_history
-from langchain_ttl_history.errors import ConfigurationError, MissingUserError
-from langchain_ttl_history.flow import arun, run
-from langchain_ttl_history.keys import SessionKey, valid_id
+from langchain_ttl_history.errors import ConfigurationError
+from langchain_ttl_history.flow import Flow, arun, deleting, every_key, run
+from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.late_writes import LateWrites
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Change, Guard, Status, Storage
 from langchain_ttl_history.threads import (
-    OwnedThread,
+    Threads,
     checked_strategy,
     checkpoint_id_of,
     matches,
@@ -75,9 +75,7 @@ class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
         self._storage = storage
         self._sessions = replace(sessions, codec=sessions.codec.allowing((), serde))
         self._tombstone_ttl = tombstone_ttl
-        self._user_id = user_id
-        self._default_user = default_user
-        self._user_key = user_key
+        self._threads = Threads(user_key, user_id, default_user)
         self._messages_key = messages_key
         self._late = LateWrites()
 
@@ -87,11 +85,8 @@ class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
         Raises:
             ConfigurationError: It is bound to another user already, or the id is bad.
         """
-        user = valid_id("user_id", user_id)
-        if self._user_id not in (None, user):
-            raise ConfigurationError(f"this checkpointer is bound to user {self._user_id!r}, not {user!r}")
         clone = copy.copy(self)
-        clone._user_id = user
+        clone._threads = self._threads.of_user(user_id)
         return clone
 
     def with_allowlist(self, extra_allowlist: Collection[tuple[str, ...]]) -> TTLCheckpointSaver:
@@ -130,13 +125,13 @@ class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
         Raises:
             ConfigurationError: The config names no thread, no user, or another user.
         """
-        key, ns, id = self._place(config)
+        key, ns, id = self._threads.place(config)
         lease = self._sessions.lease
         return self._tuple(config, key, run(self._storage, self._reads.load(key, ns, id, lease)))
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """Async :meth:`get_tuple`."""
-        key, ns, id = self._place(config)
+        key, ns, id = self._threads.place(config)
         flow = self._reads.load(key, ns, id, self._sessions.lease)
         return self._tuple(config, key, await arun(self._storage, flow))
 
@@ -156,7 +151,7 @@ class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
             before: Only checkpoints put before the one this names.
             limit: At most so many.
         """
-        for key in [self._key(config)] if config else self._all_keys():
+        for key in run(self._storage, self._keys(config)):
             flow = self._reads.lines(key, self._sessions.lease if config else None)
             for ns, id in selected(run(self._storage, flow), config, before):
                 if limit is not None and limit <= 0:
@@ -175,7 +170,7 @@ class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
         limit: int | None = None,
     ) -> AsyncIterator[CheckpointTuple]:
         """Async :meth:`list`."""
-        for key in [self._key(config)] if config else await self._aall_keys():
+        for key in await arun(self._storage, self._keys(config)):
             flow = self._reads.lines(key, self._sessions.lease if config else None)
             for ns, id in selected(await arun(self._storage, flow), config, before):
                 if limit is not None and limit <= 0:
@@ -185,11 +180,16 @@ class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
                     limit = None if limit is None else limit - 1
                     yield cast(CheckpointTuple, self._tuple(config, key, found))
 
+    def _keys(self, config: RunnableConfig | None) -> Flow[Sequence[SessionKey]]:
+        if config:
+            return [self._threads.key(config)]
+        return (yield from every_key(self._threads.user()))
+
     def get_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
     ) -> Mapping[str, DeltaChannelHistory]:
         """The writes that lead to a checkpoint, and the value each channel starts from."""
-        key, ns, id = self._place(config)
+        key, ns, id = self._threads.place(config)
         flow = delta_history(self._sessions, key, ns, id, channels)
         return cast(Mapping[str, DeltaChannelHistory], run(self._storage, flow))
 
@@ -197,9 +197,21 @@ class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
         self, *, config: RunnableConfig, channels: Sequence[str]
     ) -> Mapping[str, DeltaChannelHistory]:
         """Async :meth:`get_delta_channel_history`."""
-        key, ns, id = self._place(config)
+        key, ns, id = self._threads.place(config)
         flow = delta_history(self._sessions, key, ns, id, channels)
         return cast(Mapping[str, DeltaChannelHistory], await arun(self._storage, flow))
+
+    def _tuple(self, config: RunnableConfig | None, key: SessionKey, found: Loaded | None) -> CheckpointTuple | None:
+        if found is None:
+            return None
+        parent = found.parent
+        return CheckpointTuple(
+            self._threads.config(config, key, found.ns, found.id),
+            cast(Checkpoint, found.checkpoint),
+            cast(CheckpointMetadata, found.metadata),
+            None if parent is None else self._threads.config(config, key, found.ns, parent),
+            [(write.task_id, write.channel, write.value) for write in found.writes],
+        )
 
     # Writing
 
@@ -221,7 +233,7 @@ class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
         outcome = run(self._storage, self._writes.put(key, put))
         for change in self._settled(key, put, outcome.status):
             self._storage.write(key, change)
-        return self._config(config, key, put.ns, checkpoint["id"])
+        return self._threads.config(config, key, put.ns, checkpoint["id"])
 
     async def aput(
         self,
@@ -235,7 +247,7 @@ class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
         outcome = await arun(self._storage, self._writes.put(key, put))
         for change in self._settled(key, put, outcome.status):
             await self._storage.awrite(key, change)
-        return self._config(config, key, put.ns, checkpoint["id"])
+        return self._threads.config(config, key, put.ns, checkpoint["id"])
 
     def put_writes(
         self,
@@ -249,7 +261,7 @@ class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
         Raises:
             TypeNotAllowedError: A value would not come back as it is; nothing was stored.
         """
-        key, ns, id = self._place(config)
+        key, ns, id = self._threads.place(config)
         flow = self._writes.put_writes(key, ns, checkpoint_id_of(id), writes, task_id, task_path)
         change, outcome = run(self._storage, flow)
         self._noted(key, change, outcome.status)
@@ -262,7 +274,7 @@ class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
         task_path: str = "",
     ) -> None:
         """Async :meth:`put_writes`."""
-        key, ns, id = self._place(config)
+        key, ns, id = self._threads.place(config)
         flow = self._writes.put_writes(key, ns, checkpoint_id_of(id), writes, task_id, task_path)
         change, outcome = await arun(self._storage, flow)
         self._noted(key, change, outcome.status)
@@ -274,7 +286,7 @@ class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
         metadata: CheckpointMetadata,
         changed: ChannelVersions,
     ) -> tuple[SessionKey, Put]:
-        key, ns, parent = self._place(config)
+        key, ns, parent = self._threads.place(config)
         kept: dict[str, Any] = dict(get_checkpoint_metadata(config, metadata))
         if counters := kept.get("counters_since_delta_snapshot"):
             # LangGraph expects its pairs back as lists, which is what its own savers make of them.
@@ -306,27 +318,19 @@ class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
 
     def delete_thread(self, thread_id: str) -> None:
         """Delete the user's session of this thread, its conversation included."""
-        key = SessionKey.of(self._user(None), thread_id)
-        self._sessions.memo.drop(*key)
-        self._storage.delete(key.user_id, key.session_id, self._tombstone_ttl)
+        run(self._storage, self._delete(thread_id))
 
     async def adelete_thread(self, thread_id: str) -> None:
         """Async :meth:`delete_thread`."""
-        key = SessionKey.of(self._user(None), thread_id)
-        self._sessions.memo.drop(*key)
-        await self._storage.adelete(key.user_id, key.session_id, self._tombstone_ttl)
+        await arun(self._storage, self._delete(thread_id))
 
     def delete_for_runs(self, run_ids: Sequence[str]) -> None:
         """Delete what these runs stored in the user's sessions, and what they said."""
-        wanted = {str(run_id) for run_id in run_ids}
-        for key in self._all_keys():
-            run(self._storage, upkeep.forget_runs(self._sessions, key, wanted))
+        run(self._storage, upkeep.forget_runs(self._sessions, self._threads.user(), run_ids))
 
     async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
         """Async :meth:`delete_for_runs`."""
-        wanted = {str(run_id) for run_id in run_ids}
-        for key in await self._aall_keys():
-            await arun(self._storage, upkeep.forget_runs(self._sessions, key, wanted))
+        await arun(self._storage, upkeep.forget_runs(self._sessions, self._threads.user(), run_ids))
 
     def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Copy a user's session to a thread that is not there yet.
@@ -334,17 +338,11 @@ class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
         Raises:
             ConfigurationError: The target is there already.
         """
-        user = self._user(None)
-        source = SessionKey.of(user, source_thread_id)
-        target = SessionKey.of(user, target_thread_id)
-        run(self._storage, upkeep.copy(self._sessions, source, target))
+        run(self._storage, self._copy(source_thread_id, target_thread_id))
 
     async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Async :meth:`copy_thread`."""
-        user = self._user(None)
-        source = SessionKey.of(user, source_thread_id)
-        target = SessionKey.of(user, target_thread_id)
-        await arun(self._storage, upkeep.copy(self._sessions, source, target))
+        await arun(self._storage, self._copy(source_thread_id, target_thread_id))
 
     def prune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
         """Thin out the user's threads.
@@ -355,20 +353,25 @@ class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
                 deletes the sessions.
         """
         for thread_id in checked_strategy(thread_ids, strategy):
-            if strategy == "delete":
-                self.delete_thread(thread_id)
-            else:
-                key = SessionKey.of(self._user(None), thread_id)
-                run(self._storage, upkeep.keep_latest(self._sessions, key))
+            run(self._storage, self._thinned(thread_id, strategy))
 
     async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
         """Async :meth:`prune`."""
         for thread_id in checked_strategy(thread_ids, strategy):
-            if strategy == "delete":
-                await self.adelete_thread(thread_id)
-            else:
-                key = SessionKey.of(self._user(None), thread_id)
-                await arun(self._storage, upkeep.keep_latest(self._sessions, key))
+            await arun(self._storage, self._thinned(thread_id, strategy))
+
+    def _delete(self, thread_id: str) -> Flow[int]:
+        key = self._threads.session(thread_id)
+        self._sessions.memo.drop(*key)
+        return deleting(key.user_id, key.session_id, self._tombstone_ttl)
+
+    def _copy(self, source: str, target: str) -> Flow[None]:
+        return upkeep.copy(self._sessions, self._threads.session(source), self._threads.session(target))
+
+    def _thinned(self, thread_id: str, strategy: str) -> Flow[Any]:
+        if strategy == "delete":
+            return self._delete(thread_id)
+        return upkeep.keep_latest(self._sessions, self._threads.session(thread_id))
 
     def get_next_version(self, current: Any, channel: None) -> Any:
         """The version after this one: a number that counts up.
@@ -379,84 +382,6 @@ class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
             count, _, rest = current.partition(".")
             return f"{int(count) + 1:0{len(count)}}.{rest}"
         return 1 if current is None else current + 1
-
-    # Configs
-
-    def _user(self, named: object) -> str:
-        if named is not None:
-            user = valid_id(self._user_key, named)
-            if self._user_id not in (None, user):
-                raise ConfigurationError(
-                    f"the config names user {user!r}, but this checkpointer is bound to "
-                    f"{self._user_id!r}; use that user's config, or another checkpointer"
-                )
-            return user
-        user_or_none = self._user_id or self._default_user
-        if user_or_none is None:
-            raise MissingUserError(
-                f"no user is named: put {self._user_key!r} in config['configurable'] "
-                "(buffer.config does), or bind one with checkpointer(user_id=...), "
-                ".for_user(...) or SessionBuffer(default_user=...)"
-            )
-        return user_or_none
-
-    def _key(self, config: RunnableConfig) -> SessionKey:
-        configurable = config.get("configurable") or {}
-        thread_id = configurable.get("thread_id")
-        if thread_id is None:
-            raise ConfigurationError(
-                "config['configurable'] has no 'thread_id'; buffer.config(user_id, session_id) makes such a config"
-            )
-        named = configurable.get(self._user_key)
-        if named is None and isinstance(thread_id, OwnedThread):
-            named = thread_id.user_id
-        return SessionKey(self._user(named), valid_id("thread_id", thread_id))
-
-    def _place(self, config: RunnableConfig) -> tuple[SessionKey, str, str | None]:
-        key = self._key(config)
-        configurable = config["configurable"]
-        id = configurable.get("checkpoint_id")
-        return key, configurable.get("checkpoint_ns") or "", None if not id else str(id)
-
-    def _config(self, config: RunnableConfig | None, key: SessionKey, ns: str, id: str) -> RunnableConfig:
-        made: dict[str, Any] = {
-            "thread_id": key.session_id,
-            "checkpoint_ns": ns,
-            "checkpoint_id": id,
-        }
-        given = (config or {}).get("configurable") or {}
-        if given.get(self._user_key) is not None:
-            made[self._user_key] = key.user_id
-            made["thread_id"] = OwnedThread(key)
-        return {"configurable": made}
-
-    def _tuple(self, config: RunnableConfig | None, key: SessionKey, found: Loaded | None) -> CheckpointTuple | None:
-        if found is None:
-            return None
-        parent = found.parent
-        return CheckpointTuple(
-            self._config(config, key, found.ns, found.id),
-            cast(Checkpoint, found.checkpoint),
-            cast(CheckpointMetadata, found.metadata),
-            None if parent is None else self._config(config, key, found.ns, parent),
-            [(write.task_id, write.channel, write.value) for write in found.writes],
-        )
-
-    def _all_keys(self) -> Sequence[SessionKey]:
-        user, page, keys = self._user(None), None, []
-        while True:
-            found, page = self._storage.sessions(user, page)
-            keys += found
-            if page is None:
-                return keys
-
-    async def _aall_keys(self) -> Sequence[SessionKey]:
-        user, page, keys = self._user(None), None, []
-        while True:
-            found, page = await self._storage.asessions(user, page)
-            keys += found
-            if page is None:
-                return keys
 
 
 _STRICT = JsonPlusSerializer(allowed_msgpack_modules=None)

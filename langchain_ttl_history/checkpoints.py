@@ -16,9 +16,10 @@ from langgraph.checkpoint.base import WRITES_IDX_MAP, writes_sort_key
 from langgraph.checkpoint.serde.types import INTERRUPT, RESUME
 
 from langchain_ttl_history.bodies import Base
-from langchain_ttl_history.codec import Codec, decoder, is_snapshot, pack, unpack
+from langchain_ttl_history.codec import Codec, is_snapshot
 from langchain_ttl_history.conversation import Seen
 from langchain_ttl_history.errors import CorruptRecordError
+from langchain_ttl_history.records import decoder, pack, unpack
 from langchain_ttl_history.storage.base import Blob, Entry
 from langchain_ttl_history.values import HERE, LIST, SNAPSHOT, Values, decode_value
 

@@ -7,12 +7,9 @@ raises where LangGraph's own reader would hand back raw data.
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from enum import Enum
-from functools import wraps
+from collections.abc import Callable, Collection, Iterable, Sequence
 from threading import local
-from typing import Any, TypeVar
+from typing import Any
 
 import ormsgpack
 from langchain_core.messages import BaseMessage
@@ -21,8 +18,8 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
-from typing_extensions import ParamSpec
 
+from langchain_ttl_history.allowlist import AllowList, TypeName
 from langchain_ttl_history.errors import CorruptRecordError, TypeNotAllowedError
 from langchain_ttl_history.fidelity import BYTEARRAY, INTEGER, TEXT, Pairs, same, spelled
 from langchain_ttl_history.messages import (
@@ -34,22 +31,19 @@ from langchain_ttl_history.messages import (
     unpack_messages,
 )
 from langchain_ttl_history.objects import put_together, taken_apart
+from langchain_ttl_history.records import KEYS, pack, unpack, whole
 
 __all__ = [
     "Codec",
     "Serializer",
-    "decoder",
     "delta_snapshot",
     "is_snapshot",
-    "pack",
     "snapshot_value",
-    "unpack",
 ]
 
 # Extension types of this format.
 # Those from 4 to 6 are `fidelity`'s.
 _MESSAGE, _TYPED, _TUPLE, _PAIRS, _OBJECT = 1, 2, 3, 7, 8
-_KEYS = ormsgpack.OPT_NON_STR_KEYS
 _PLAIN = frozenset({type(None), bool, int, float, bytes})
 _LANGGRAPH = JsonPlusSerializer()
 
@@ -61,57 +55,7 @@ _SAFE = SAFE_MSGPACK_TYPES | {
     ("collections", "OrderedDict"),
 }
 
-P = ParamSpec("P")
-T = TypeVar("T")
-TypeName = tuple[str, ...]
 Serializer = SerializerProtocol
-
-
-def pack(value: Any) -> bytes:
-    """Plain data of this package's own making, as bytes."""
-    return ormsgpack.packb(value)
-
-
-def decoder(what: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """Makes a function that reads a record say so when the record does not have its shape."""
-
-    def decorate(function: Callable[P, T]) -> Callable[P, T]:
-        @wraps(function)
-        def decode(*args: P.args, **kwargs: P.kwargs) -> T:
-            try:
-                return function(*args, **kwargs)
-            except (CorruptRecordError, TypeNotAllowedError):
-                raise
-            except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-                raise CorruptRecordError(f"{what} is damaged: {error!r}") from error
-
-        return decode
-
-    return decorate
-
-
-def unpack(packed: bytes) -> Any:
-    """What `pack` packed.
-
-    Raises:
-        CorruptRecordError: The bytes are damaged.
-    """
-    try:
-        return _whole(ormsgpack.unpackb(b"\x92" + packed + b"\xc3", option=_KEYS))
-    except (ormsgpack.MsgpackDecodeError, TypeError) as error:
-        raise CorruptRecordError(f"a record is damaged: {error}") from error
-
-
-def _whole(framed: Any) -> Any:
-    """The first of two values, where the second is the mark that was put behind it.
-
-    MessagePack ignores what stands behind a value, so that without a mark a damaged record could
-    be read in part.
-    """
-    value, mark = framed
-    if mark is not True:
-        raise CorruptRecordError("a record is longer than it was")
-    return value
 
 
 class Codec:
@@ -137,23 +81,16 @@ class Codec:
         self.learning = learning
         self.serde = serde
         self.cipher = cipher
-        self._classes: dict[TypeName, type | None] = {}
-        self._allow(allowed)
+        self._allowed = AllowList(_SAFE, allowed)
+        self._resolve = self._allowed.resolve
         self._failure = local()
-
-    def _allow(self, types: Iterable[type | TypeName]) -> None:
-        for each in types:
-            if isinstance(each, type):
-                self._classes[each.__module__, each.__name__] = each
-                self._classes[each.__module__, each.__qualname__] = each
-            else:
-                self._classes.setdefault(tuple(each), None)
 
     def allowing(self, extra: Collection[TypeName], serde: SerializerProtocol | None) -> Codec:
         """A codec like this one that allows more types and shares what this one learns."""
         twin = Codec(learning=self.learning, serde=serde, cipher=self.cipher)
-        twin._classes = self._classes if self.learning else dict(self._classes)
-        twin._allow(extra)
+        twin._allowed = self._allowed if self.learning else self._allowed.copy()
+        twin._resolve = twin._allowed.resolve
+        twin._allowed.allow(extra)
         return twin
 
     # Payloads
@@ -282,7 +219,7 @@ class Codec:
             return self.serde.loads_typed((kind, data))
         try:
             framed = b"\x92" + packed + b"\xc3"
-            return _whole(ormsgpack.unpackb(framed, ext_hook=self._hook, option=_KEYS))
+            return whole(ormsgpack.unpackb(framed, ext_hook=self._hook, option=KEYS))
         except (ormsgpack.MsgpackDecodeError, ValueError) as error:
             raise self._unread("a value", error) from error
 
@@ -323,14 +260,14 @@ class Codec:
         kind = type(value)
         if isinstance(value, BaseMessage):
             if self.learning and not is_core(value):
-                self._remember(value)
+                self._allowed.remember(value)
             return self._ext(_MESSAGE, [value.id, self.pack_message(value)])
         if kind is int:  # Of more than 64 bits, or MessagePack would not have asked.
             return ormsgpack.Ext(INTEGER, str(value).encode())
         if kind is Pairs or kind is tuple:
             return self._ext(_PAIRS if kind is Pairs else _TUPLE, list(value))
         if self.learning:
-            self._remember(value)
+            self._allowed.remember(value)
         parts = taken_apart(value)
         if parts is not None:
             # Spelled out at once: what stands inside may compare equal and yet be another type.
@@ -358,7 +295,7 @@ class Codec:
         if code == _TYPED:
             kind, payload = ormsgpack.unpackb(data)
             if kind == "msgpack":
-                return ormsgpack.unpackb(payload, ext_hook=self._revive, option=_KEYS)
+                return ormsgpack.unpackb(payload, ext_hook=self._revive, option=KEYS)
             return _LANGGRAPH.loads_typed((kind, payload))
         if code == TEXT:
             return data.decode("utf-8", "surrogatepass")
@@ -366,7 +303,7 @@ class Codec:
             return bytearray(data)
         if code == INTEGER:
             return int(data)
-        inner = ormsgpack.unpackb(data, ext_hook=self._hook, option=_KEYS)
+        inner = ormsgpack.unpackb(data, ext_hook=self._hook, option=KEYS)
         if code == _MESSAGE:
             return self.message(inner[1], inner[0])
         if code == _TUPLE:
@@ -387,7 +324,7 @@ class Codec:
 
     def _revived(self, code: int, data: bytes) -> Any:
         """An object LangGraph's serializer packed; the codes are its own."""
-        parts = ormsgpack.unpackb(data, ext_hook=self._revive, option=_KEYS)
+        parts = ormsgpack.unpackb(data, ext_hook=self._revive, option=KEYS)
         if code == 7:
             return _DeltaSnapshot(parts)
         if code == 6:
@@ -411,39 +348,6 @@ class Codec:
                 raise
             # A model that was changed after it had been validated.
             return cls.model_construct(**payload)
-
-    def _resolve(self, module: str, name: str) -> Any:
-        known = self._classes.get((module, name))
-        if known is not None:
-            return known
-        if (module, name) not in _SAFE and (module, name) not in self._classes:
-            raise TypeNotAllowedError(
-                f"type {module}.{name} is not allow-listed. Name it in "
-                f"SessionBuffer(allow_types=[{name}]), or set LANGGRAPH_STRICT_MSGPACK=true, "
-                "with which LangGraph announces the types of a graph's state"
-            )
-        found: Any = importlib.import_module(module)
-        for part in name.split("."):
-            found = getattr(found, part)
-        return found
-
-    def _remember(self, value: Any) -> None:
-        """Allow the classes of an object this process stores, and of what it holds."""
-        pending, seen = [value], set()
-        while pending:
-            each = pending.pop()
-            kind = type(each)
-            if kind in _PLAIN or kind is str or id(each) in seen:
-                continue
-            seen.add(id(each))
-            if kind.__module__ != "builtins":
-                self._allow([kind])
-            if isinstance(each, Mapping):
-                pending += [*each.keys(), *each.values()]
-            elif isinstance(each, (list, tuple, set, frozenset)):
-                pending += each
-            elif not isinstance(each, (Enum, type)):
-                pending += getattr(each, "__dict__", {}).values()
 
 
 def _refused(value: Any) -> Any:

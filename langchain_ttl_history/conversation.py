@@ -17,15 +17,15 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from langchain_ttl_history.bodies import ID, key_of
-from langchain_ttl_history.codec import decoder, pack, unpack
 from langchain_ttl_history.errors import CorruptRecordError
+from langchain_ttl_history.records import decoder, pack, unpack_each
 from langchain_ttl_history.storage.base import Entry
 
 __all__ = [
     "LOG",
     "Delta",
     "Seen",
-    "delta_of",
+    "deltas_of",
     "diff",
     "fold",
     "unseen",
@@ -62,16 +62,18 @@ class Delta(NamedTuple):
 
 
 @decoder("a log entry")
-def delta_of(entry: Entry) -> Delta:
-    """The change an entry of the log holds.
+def deltas_of(entries: Sequence[Entry]) -> list[Delta]:
+    """The changes that entries of the log hold, in their order.
 
     Raises:
-        CorruptRecordError: It is damaged or of a newer format.
+        CorruptRecordError: One is damaged or of a newer format.
     """
-    record = unpack(entry.payload)
-    if record[0] != _FORMAT:
-        raise CorruptRecordError(f"a log entry is of format {record[0]}, newer than {_FORMAT}")
-    return Delta(record[1], tuple(record[2]), entry.refs, record[3], entry.position)
+    deltas: list[Delta] = []
+    for entry, record in zip(entries, unpack_each([entry.payload for entry in entries]), strict=True):
+        if record[0] != _FORMAT:
+            raise CorruptRecordError(f"a log entry is of format {record[0]}, newer than {_FORMAT}")
+        deltas.append(Delta(record[1], tuple(record[2]), entry.refs, record[3], entry.position))
+    return deltas
 
 
 def unseen(deltas: Iterable[Delta], seen: Seen) -> list[Delta]:

@@ -17,7 +17,20 @@ from langchain_ttl_history.errors import (
 from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.storage.base import Change, Outcome, Query, Snapshot, Storage
 
-__all__ = ["Flow", "Read", "Request", "Write", "arun", "reading", "run", "writing"]
+__all__ = [
+    "Delete",
+    "Flow",
+    "Page",
+    "Read",
+    "Request",
+    "Write",
+    "arun",
+    "deleting",
+    "every_key",
+    "reading",
+    "run",
+    "writing",
+]
 
 T = TypeVar("T")
 
@@ -36,7 +49,22 @@ class Write(NamedTuple):
     change: Change
 
 
-Request = Read | Write
+class Page(NamedTuple):
+    """A request for a page of a user's sessions, or of everyone's."""
+
+    user_id: str | None
+    after: str | None
+
+
+class Delete(NamedTuple):
+    """A request to delete a session, or all of a user's."""
+
+    user_id: str
+    session_id: str | None
+    tombstone_ttl: float
+
+
+Request = Read | Write | Page | Delete
 Flow = Generator[Request, Any, T]
 
 
@@ -52,6 +80,23 @@ def writing(key: SessionKey, change: Change) -> Flow[Outcome]:
     return outcome
 
 
+def every_key(user_id: str | None) -> Flow[list[SessionKey]]:
+    """The sessions of a user, or everyone's, least recently used first."""
+    keys: list[SessionKey] = []
+    after: str | None = None
+    while True:
+        page, after = yield Page(user_id, after)
+        keys += page
+        if after is None:
+            return keys
+
+
+def deleting(user_id: str, session_id: str | None, tombstone_ttl: float) -> Flow[int]:
+    """Delete; typed."""
+    count: int = yield Delete(user_id, session_id, tombstone_ttl)
+    return count
+
+
 def run(storage: Storage, flow: Flow[T]) -> T:
     """Run a flow, blocking.
 
@@ -65,8 +110,12 @@ def run(storage: Storage, flow: Flow[T]) -> T:
         while True:
             if isinstance(request, Read):
                 request = flow.send(storage.read(request.key, request.query))
-            else:
+            elif isinstance(request, Write):
                 request = flow.send(storage.write(request.key, request.change))
+            elif isinstance(request, Page):
+                request = flow.send(storage.sessions(*request))
+            else:
+                request = flow.send(storage.delete(*request))
     except StopIteration as stop:
         result: T = stop.value
         return result
@@ -85,8 +134,12 @@ async def arun(storage: Storage, flow: Flow[T]) -> T:
         while True:
             if isinstance(request, Read):
                 request = flow.send(await storage.aread(request.key, request.query))
-            else:
+            elif isinstance(request, Write):
                 request = flow.send(await storage.awrite(request.key, request.change))
+            elif isinstance(request, Page):
+                request = flow.send(await storage.asessions(*request))
+            else:
+                request = flow.send(await storage.adelete(*request))
     except StopIteration as stop:
         result: T = stop.value
         return result
@@ -99,6 +152,6 @@ async def arun(storage: Storage, flow: Flow[T]) -> T:
 
 def _named(error: CorruptRecordError | TypeNotAllowedError, request: Request | None) -> TTLHistoryError:
     """The error with the session's name in front, where it has none yet."""
-    if request is None or str(error).startswith("session "):
+    if not isinstance(request, (Read, Write)) or str(error).startswith("session "):
         return error
     return type(error)(f"{label(request.key)}: {error}")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from langchain_ttl_history.checkpoints import Record
-from langchain_ttl_history.codec import decoder, pack, unpack
 from langchain_ttl_history.errors import CorruptRecordError
+from langchain_ttl_history.records import decoder, pack, unpack_each
 from langchain_ttl_history.storage.base import Entry
 
-__all__ = ["CHAIN", "INDEX", "SUBS", "Line", "line_at", "line_of", "lines_of"]
+__all__ = ["CHAIN", "INDEX", "SUBS", "Line", "line_of", "lines_at", "lines_of"]
 
 INDEX = "index"
 """The list of the root graph's lines."""
@@ -62,24 +62,27 @@ def line_of(ns: str, id: str, record: Record) -> Line:
 
 
 @decoder("an index line")
-def line_at(entry: Entry) -> Line:
-    """The line an entry of the index holds.
+def lines_at(entries: Sequence[Entry]) -> list[Line]:
+    """The lines that entries of the index hold, in their order.
 
     Raises:
-        CorruptRecordError: It is damaged or of a newer format.
+        CorruptRecordError: One is damaged or of a newer format.
     """
-    form, ns, id, parent, root, run_id, deltas, valued = unpack(entry.payload)
-    if form != _FORMAT:
-        raise CorruptRecordError(f"an index line is of format {form}, newer than {_FORMAT}")
-    deltas = None if deltas is None else tuple(deltas)
-    valued = None if valued is None else tuple(valued)
-    return Line(ns, id, parent, root, run_id, deltas, valued, entry.position)
+    lines: list[Line] = []
+    for entry, record in zip(entries, unpack_each([entry.payload for entry in entries]), strict=True):
+        form, ns, id, parent, root, run_id, deltas, valued = record
+        if form != _FORMAT:
+            raise CorruptRecordError(f"an index line is of format {form}, newer than {_FORMAT}")
+        deltas = None if deltas is None else tuple(deltas)
+        valued = None if valued is None else tuple(valued)
+        lines.append(Line(ns, id, parent, root, run_id, deltas, valued, entry.position))
+    return lines
 
 
-def lines_of(entries: Iterable[Entry]) -> list[Line]:
+def lines_of(entries: Sequence[Entry]) -> list[Line]:
     """The index, oldest first, each checkpoint once: where it was put last."""
     lines: dict[tuple[str, str], Line] = {}
-    for line in map(line_at, entries):
+    for line in lines_at(entries):
         lines.pop((line.ns, line.id), None)
         lines[line.ns, line.id] = line
     return list(lines.values())

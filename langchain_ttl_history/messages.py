@@ -17,6 +17,7 @@ from langchain_core.messages import BaseMessage
 from pydantic import BaseModel
 
 from langchain_ttl_history.errors import CorruptRecordError, TypeNotAllowedError
+from langchain_ttl_history.records import KEYS, list_header
 
 __all__ = [
     "OPTIONS",
@@ -38,8 +39,6 @@ OPTIONS = (
     | ormsgpack.OPT_PASSTHROUGH_UUID
 )
 """Nothing that MessagePack would quietly turn into something else is packed natively."""
-
-_KEYS = ormsgpack.OPT_NON_STR_KEYS
 
 Default = Callable[[Any], Any]
 Hook = Callable[[int, bytes], Any]
@@ -202,14 +201,7 @@ def images_alike(messages: Sequence[BaseMessage], images: Sequence[bytes], defau
         together = ormsgpack.packb([message.__dict__ for message in messages], default, OPTIONS)
     except TypeError:
         return False
-    return together == _header(len(images)) + b"".join(images)
-
-
-def _header(count: int) -> bytes:
-    """How MessagePack begins a list of so many elements."""
-    if count < 16:
-        return bytes([0x90 | count])
-    return b"\xdc" + count.to_bytes(2, "big") if count < 1 << 16 else b"\xdd" + count.to_bytes(4, "big")
+    return together == list_header(len(images)) + b"".join(images)
 
 
 def _unchanged(value: Any) -> Any:
@@ -235,9 +227,9 @@ def unpack_messages(
     messages: list[BaseMessage] = []
     layouts, known = _BY_TAG, len(_BY_TAG)
     # What stands behind the last record would be ignored, so a mark stands there.
-    together = b"".join([_header(len(packed) + 1), *packed, b"\xc3"])
+    together = b"".join([list_header(len(packed) + 1), *packed, b"\xc3"])
     try:
-        records = ormsgpack.unpackb(together, ext_hook=hook, option=_KEYS)
+        records = ormsgpack.unpackb(together, ext_hook=hook, option=KEYS)
     except (ormsgpack.MsgpackDecodeError, TypeError) as error:
         raise CorruptRecordError(f"a message cannot be read: {error}") from error
     if records.pop() is not True:

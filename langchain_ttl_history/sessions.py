@@ -14,7 +14,7 @@ from langchain_ttl_history.bodies import decode_bodies
 from langchain_ttl_history.checkpoints import Record, decode_record, head_name
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.collection import excessive, limits, plan, together
-from langchain_ttl_history.conversation import LOG, Seen, delta_of, fold, keyed
+from langchain_ttl_history.conversation import LOG, Seen, deltas_of, fold, keyed
 from langchain_ttl_history.flow import Flow, reading, writing
 from langchain_ttl_history.index import INDEX, lines_of
 from langchain_ttl_history.keys import SessionKey
@@ -112,7 +112,7 @@ class Sessions:
         blobs = snapshot.blobs
         pointer = blobs.get(head_name(""))
         record = None if pointer is None else decode_record(blobs[pointer.refs[0]], self.codec)
-        deltas = [delta_of(entry) for entry in snapshot.lists.get(LOG, ())]
+        deltas = deltas_of(snapshot.lists.get(LOG, ()))
         if record is None:
             names = fold((), deltas, Seen())
             bodies = dict(zip(names, decode_bodies(names, blobs, self.codec), strict=True))

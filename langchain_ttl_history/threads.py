@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from langchain_core.runnables import RunnableConfig
 
 from langchain_ttl_history.checkpoint_reads import Loaded
-from langchain_ttl_history.errors import ConfigurationError
+from langchain_ttl_history.errors import ConfigurationError, MissingUserError
 from langchain_ttl_history.index import Line
-from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.keys import SessionKey, valid_id
 
-__all__ = ["OwnedThread", "checked_strategy", "checkpoint_id_of", "matches", "selected"]
+__all__ = ["OwnedThread", "Threads", "checked_strategy", "checkpoint_id_of", "matches", "selected"]
 
 
 class OwnedThread(str):  # noqa: SLOT000  # str has no room for a named slot
@@ -32,6 +33,93 @@ class OwnedThread(str):  # noqa: SLOT000  # str has no room for a named slot
 
     def __str__(self) -> str:
         return self
+
+
+@dataclass(frozen=True)
+class Threads:
+    """Whose sessions configs name."""
+
+    user_key: str
+    """The configurable that names the user."""
+    user_id: str | None
+    """The one user there may be."""
+    default_user: str | None
+
+    def of_user(self, user_id: object) -> Threads:
+        """One user's only.
+
+        Raises:
+            ConfigurationError: They are another user's already, or the id is bad.
+        """
+        user = valid_id("user_id", user_id)
+        if self.user_id not in (None, user):
+            raise ConfigurationError(f"this checkpointer is bound to user {self.user_id!r}, not {user!r}")
+        return Threads(self.user_key, user, self.default_user)
+
+    def user(self, named: object = None) -> str:
+        """The user a config names, or who is meant where it names none.
+
+        Raises:
+            ConfigurationError: It is another than the bound one.
+            MissingUserError: Nobody is meant.
+        """
+        if named is not None:
+            user = valid_id(self.user_key, named)
+            if self.user_id not in (None, user):
+                raise ConfigurationError(
+                    f"the config names user {user!r}, but this checkpointer is bound to "
+                    f"{self.user_id!r}; use that user's config, or another checkpointer"
+                )
+            return user
+        user_or_none = self.user_id or self.default_user
+        if user_or_none is None:
+            raise MissingUserError(
+                f"no user is named: put {self.user_key!r} in config['configurable'] "
+                "(buffer.config does), or bind one with checkpointer(user_id=...), "
+                ".for_user(...) or SessionBuffer(default_user=...)"
+            )
+        return user_or_none
+
+    def session(self, thread_id: object) -> SessionKey:
+        """The session of a thread that is named without a config."""
+        return SessionKey.of(self.user(), thread_id)
+
+    def key(self, config: RunnableConfig) -> SessionKey:
+        """The session a config names.
+
+        Raises:
+            ConfigurationError: It names no thread, or another user than the bound one.
+            MissingUserError: It names no user.
+        """
+        configurable = config.get("configurable") or {}
+        thread_id = configurable.get("thread_id")
+        if thread_id is None:
+            raise ConfigurationError(
+                "config['configurable'] has no 'thread_id'; buffer.config(user_id, session_id) makes such a config"
+            )
+        named = configurable.get(self.user_key)
+        if named is None and isinstance(thread_id, OwnedThread):
+            named = thread_id.user_id
+        return SessionKey(self.user(named), valid_id("thread_id", thread_id))
+
+    def place(self, config: RunnableConfig) -> tuple[SessionKey, str, str | None]:
+        """The session, namespace and checkpoint a config names."""
+        key = self.key(config)
+        configurable = config["configurable"]
+        id = configurable.get("checkpoint_id")
+        return key, configurable.get("checkpoint_ns") or "", None if not id else str(id)
+
+    def config(self, given: RunnableConfig | None, key: SessionKey, ns: str, id: str) -> RunnableConfig:
+        """The config of a checkpoint, with the user exactly where the caller gave one."""
+        made: dict[str, Any] = {
+            "thread_id": key.session_id,
+            "checkpoint_ns": ns,
+            "checkpoint_id": id,
+        }
+        if ((given or {}).get("configurable") or {}).get(self.user_key) is not None:
+            made[self.user_key] = key.user_id
+            made["thread_id"] = OwnedThread(key)
+        return {"configurable": made}
 
 
 def checkpoint_id_of(id: str | None) -> str:

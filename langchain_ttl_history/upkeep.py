@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from langchain_ttl_history.checkpoints import checkpoint_name, decode_record
-from langchain_ttl_history.collection import keep_only, latest_lines
-from langchain_ttl_history.conversation import LOG, delta_of
+from langchain_ttl_history.conversation import LOG, deltas_of
 from langchain_ttl_history.errors import ConfigurationError
-from langchain_ttl_history.flow import Flow, reading, writing
+from langchain_ttl_history.flow import Flow, every_key, reading, writing
 from langchain_ttl_history.index import INDEX, SUBS, Line, lines_of
+from langchain_ttl_history.keeping import keep_only, latest_lines
 from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Change, Query, Snapshot, Status
@@ -32,8 +32,15 @@ def keep_latest(sessions: Sessions, key: SessionKey) -> Flow[None]:
             return
 
 
-def forget_runs(sessions: Sessions, key: SessionKey, run_ids: Collection[str]) -> Flow[None]:
-    """Drop the checkpoints of these runs, what ran under them, and what they said."""
+def forget_runs(sessions: Sessions, user_id: str, run_ids: Iterable[object]) -> Flow[None]:
+    """Drop the checkpoints of these runs in a user's sessions, what ran under them, and what they said."""
+    wanted = {str(run_id) for run_id in run_ids}
+    keys = yield from every_key(user_id)
+    for key in keys:
+        yield from _forget_in(sessions, key, wanted)
+
+
+def _forget_in(sessions: Sessions, key: SessionKey, run_ids: Collection[str]) -> Flow[None]:
     for _ in range(_ATTEMPTS):
         snapshot = yield from reading(key, Query(outline=True))
         lines = _lines(snapshot)
@@ -46,7 +53,8 @@ def forget_runs(sessions: Sessions, key: SessionKey, run_ids: Collection[str]) -
             for line in lines
             if line.id in gone and (blob := snapshot.blobs.get(checkpoint_name(line.ns, line.id))) is not None
         }
-        log = [entry for entry in snapshot.lists.get(LOG, ()) if delta_of(entry).run not in runs]
+        entries = snapshot.lists.get(LOG, ())
+        log = [entry for entry, delta in zip(entries, deltas_of(entries), strict=True) if delta.run not in runs]
         change = keep_only(snapshot, keep, sessions.lease, log)
         outcome = yield from writing(key, change)
         if outcome.status is not Status.MOVED:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from langchain_ttl_history.bodies import body_name, key_of
 from langchain_ttl_history.codec import pack
-from langchain_ttl_history.conversation import Delta, Seen, delta_of, diff, fold, keyed, unseen
+from langchain_ttl_history.conversation import Delta, Seen, deltas_of, diff, fold, keyed, unseen
 from langchain_ttl_history.errors import CorruptRecordError
 from langchain_ttl_history.storage.base import Entry
 
@@ -254,7 +254,7 @@ changes = st.builds(
 
 @given(delta=changes)
 def test_a_change_is_read_from_its_entry_as_it_was(delta: Delta) -> None:
-    assert delta_of(Entry(delta.position, delta.payload(), delta.added)) == delta
+    assert deltas_of([Entry(delta.position, delta.payload(), delta.added)]) == [delta]
 
 
 @given(delta=changes, cut=st.integers(0, 10**6))
@@ -262,10 +262,10 @@ def test_a_truncated_entry_is_never_read(delta: Delta, cut: int) -> None:
     payload = delta.payload()
     for damaged in (payload[: cut % len(payload)], payload + b"\x00", payload[1:]):
         with pytest.raises(CorruptRecordError):
-            delta_of(Entry(1, damaged))
+            deltas_of([Entry(1, damaged)])
 
 
 @pytest.mark.parametrize("record", [[2, "r", [], None], [1, "r"], {}, None, 7, "text", []])
 def test_an_entry_of_another_shape_or_a_newer_format_is_never_read(record: Any) -> None:
     with pytest.raises(CorruptRecordError):
-        delta_of(Entry(1, pack(record)))
+        deltas_of([Entry(1, pack(record))])

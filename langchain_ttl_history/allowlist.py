@@ -1,0 +1,84 @@
+"""The allow-list: which classes stored bytes may be made into."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Collection, Iterable, Mapping
+from enum import Enum
+from typing import Any
+
+from langchain_ttl_history.errors import TypeNotAllowedError
+
+__all__ = ["AllowList", "TypeName"]
+
+TypeName = tuple[str, ...]
+"""Module and name of a class."""
+
+_BUILTIN = frozenset({type(None), bool, int, float, bytes, str})
+
+
+class AllowList:
+    """Classes that may be rebuilt.
+
+    Args:
+        safe: Those that always may, by module and name.
+        allowed: Further ones, as classes or (module, name).
+    """
+
+    def __init__(self, safe: Collection[TypeName], allowed: Iterable[type | TypeName] = ()) -> None:
+        self._safe = safe
+        self._classes: dict[TypeName, type | None] = {}
+        self.allow(allowed)
+
+    def allow(self, types: Iterable[type | TypeName]) -> None:
+        """Add classes."""
+        for each in types:
+            if isinstance(each, type):
+                self._classes[each.__module__, each.__name__] = each
+                self._classes[each.__module__, each.__qualname__] = each
+            else:
+                self._classes.setdefault(tuple(each), None)
+
+    def copy(self) -> AllowList:
+        """A list that begins with the same classes and then goes its own way."""
+        twin = AllowList(self._safe)
+        twin._classes = dict(self._classes)
+        return twin
+
+    def resolve(self, module: str, name: str) -> Any:
+        """The class, or what else stands under that name in an allowed place.
+
+        Raises:
+            TypeNotAllowedError: It is not on the list.
+        """
+        known = self._classes.get((module, name))
+        if known is not None:
+            return known
+        if (module, name) not in self._safe and (module, name) not in self._classes:
+            raise TypeNotAllowedError(
+                f"type {module}.{name} is not allow-listed. Name it in "
+                f"SessionBuffer(allow_types=[{name}]), or set LANGGRAPH_STRICT_MSGPACK=true, "
+                "with which LangGraph announces the types of a graph's state"
+            )
+        found: Any = importlib.import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+        return found
+
+    def remember(self, value: Any) -> None:
+        """Allow the classes of an object this process stores, and of what it holds."""
+        pending, seen = [value], set()
+        while pending:
+            each = pending.pop()
+            kind = type(each)
+            if kind in _BUILTIN or id(each) in seen:
+                continue
+            seen.add(id(each))
+            if kind.__module__ != "builtins":
+                self.allow([kind])
+            if isinstance(each, Mapping):
+                pending += [*each.keys(), *each.values()]
+            elif isinstance(each, (list, tuple, set, frozenset)):
+                pending += each
+            elif not isinstance(each, (Enum, type)):
+                pending += getattr(each, "__dict__", {}).values()

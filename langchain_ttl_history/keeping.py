@@ -1,0 +1,181 @@
+"""What stays of a session when some of its checkpoints do: pure plans over its index and outline."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+from langchain_ttl_history.checkpoints import checkpoint_name, waits_for_answer, writes_name
+from langchain_ttl_history.codec import Codec
+from langchain_ttl_history.conversation import LOG
+from langchain_ttl_history.index import CHAIN, INDEX, SUBS, Line, lines_at
+from langchain_ttl_history.storage.base import Blob, Change, Entry, Lease, Snapshot
+
+__all__ = ["Lines", "keep_only", "latest_lines", "leaves", "needed_by", "shown_lines", "waiting_roots"]
+
+
+def shown_lines(
+    lines: Iterable[Line],
+    subs: Iterable[Line],
+    cap: int | None,
+    waiting: Collection[str],
+) -> list[Line]:
+    """The checkpoints a session shows, oldest first.
+
+    Args:
+        lines: The root's, oldest first.
+        subs: The subgraphs', oldest first.
+        cap: How many root checkpoints are shown; None for all.
+        waiting: Ids of root checkpoints with an unanswered interrupt; one that nothing was built
+            on is shown beyond the cap.
+    """
+    roots = list(lines)
+    built_on = {line.parent for line in roots}
+    newest = roots if cap is None else roots[-cap:]
+    kept = {line.id for line in newest}
+    kept |= {line.id for line in roots if line.id in waiting and line.id not in built_on}
+    shown = [line for line in roots if line.id in kept]
+    known = {line.id for line in roots}
+    start = newest[0].position if newest and len(newest) < len(roots) else 0
+    latest: dict[str, Line] = {}
+    for line in subs:
+        # A namespace without a task's id belongs to a subgraph that remembers across turns: its
+        # newest checkpoint is needed however long ago it ran.
+        if ":" not in line.ns:
+            latest[line.ns] = line
+        if line.root in kept or (line.root not in known and line.position >= start):
+            shown.append(line)
+    shown += [line for line in latest.values() if line not in shown]
+    return sorted(shown, key=lambda line: line.position)
+
+
+def latest_lines(lines: Iterable[Line]) -> list[Line]:
+    """The newest checkpoint of each namespace."""
+    return list({line.ns: line for line in lines}.values())
+
+
+class Lines:
+    """The index of an outline, read once."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.indexed = {
+            index: [(line.position, line) for line in lines_at(snapshot.lists.get(index, ()))]
+            for index in (CHAIN, INDEX, SUBS)
+        }
+        # A checkpoint that was put again stands there twice; the newer line counts.
+        self.by_id = {(line.ns, line.id): line for lines in self.indexed.values() for _, line in lines}
+
+    def of(self, index: str) -> list[Line]:
+        """The lines of one list, each checkpoint once."""
+        return [line for position, line in self.indexed[index] if self.newest(line) == position]
+
+    def newest(self, line: Line) -> int:
+        """Where the checkpoint was put last."""
+        return self.by_id[line.ns, line.id].position
+
+
+def leaves(lines: Iterable[Line]) -> list[Line]:
+    """The checkpoints that no other builds on."""
+    every = list(lines)
+    parents = {line.parent for line in every}
+    return [line for line in every if line.id not in parents]
+
+
+def waiting_roots(roots: Iterable[Line], snapshot: Snapshot, codec: Codec) -> set[str]:
+    """Ids of the root checkpoints with an unanswered interrupt."""
+    return {line.id for line in roots if waits_for_answer(snapshot.lists.get(writes_name("", line.id), ()), codec)}
+
+
+def keep_only(
+    snapshot: Snapshot,
+    keep: Iterable[Line],
+    lease: Lease,
+    log: Iterable[Entry] | None = None,
+    lines: Lines | None = None,
+) -> Change:
+    """Drop every checkpoint but these, and everything that only the others needed.
+
+    A kept checkpoint whose channels are spread over its ancestors' writes keeps those ancestors,
+    down to the nearest that holds each channel's value; they are no longer listed.
+    """
+    lines = lines or Lines(snapshot)
+    by_id = lines.by_id
+    listed = {(line.ns, line.id) for line in keep}
+    chain: set[tuple[str, str]] = set()
+    for start in [by_id[each] for each in listed if each in by_id]:
+        line = start
+        wanted = set(line.deltas or ()) - set(line.valued or ())
+        while wanted and line.parent is not None and (line.ns, line.parent) in by_id:
+            line = by_id[line.ns, line.parent]
+            chain.add((line.ns, line.id))
+            wanted -= wanted if line.valued is None else set(line.valued)
+    chain -= listed
+    kept = listed | chain
+    gone = [line for each, line in by_id.items() if each not in kept]
+    drop = {checkpoint_name(line.ns, line.id) for line in gone}
+    drop |= {writes_name(line.ns, line.id) for line in gone}
+    trim = {
+        index: frozenset(
+            position
+            for position, line in found
+            if (line.ns, line.id) not in (chain if index == CHAIN else listed) or lines.newest(line) != position
+        )
+        for index, found in lines.indexed.items()
+    }
+    place = [
+        (CHAIN, Entry(line.position, line.payload()))
+        for each in chain
+        if (line := by_id[each]).position not in {at for at, _ in lines.indexed[CHAIN]}
+    ]
+    entries = list(snapshot.lists.get(LOG, ()) if log is None else log)
+    stays = {entry.position for entry in entries}
+    trim[LOG] = frozenset(entry.position for entry in snapshot.lists.get(LOG, ()) if entry.position not in stays)
+    needed = needed_by(snapshot, drop, entries)
+    unneeded = {name for name in snapshot.blobs if name[0] in "mv" and name not in needed}
+    return Change(
+        lease,
+        blobs=_heads(snapshot, lines, listed, drop),
+        place=place,
+        drop=sorted(drop | unneeded),
+        trim={name: gone_at for name, gone_at in trim.items() if gone_at},
+        upkeep=True,
+        at_position=snapshot.position,
+        at_generation=snapshot.generation,
+    )
+
+
+def _heads(snapshot: Snapshot, lines: Lines, listed: Collection[tuple[str, str]], drop: set[str]) -> dict[str, Blob]:
+    """Pointers to the newest checkpoint left, where the newest is dropped; all gone are dropped."""
+    left: dict[str, Line] = {}
+    for each in listed:
+        line = lines.by_id.get(each)
+        if line is not None and (line.ns not in left or left[line.ns].position < line.position):
+            left[line.ns] = line
+    moved: dict[str, Blob] = {}
+    for name, pointer in snapshot.blobs.items():
+        if name[0] != "h" or pointer.refs[0] not in drop:
+            continue
+        newest = left.get(name[1:])
+        if newest is None:
+            drop.add(name)
+        else:
+            target = checkpoint_name(newest.ns, newest.id)
+            also = (writes_name(newest.ns, newest.id),)
+            moved[name] = Blob(b"", (target,), snapshot.blobs[target].mark, also)
+    return moved
+
+
+def needed_by(snapshot: Snapshot, drop: Collection[str], log: Iterable[Entry]) -> set[str]:
+    """Names of the bodies and values that what is kept refers to."""
+    needed: set[str] = set()
+    for name, blob in snapshot.blobs.items():
+        if name[0] == "c" and name not in drop:
+            needed.update(blob.refs)
+    for name, entries in snapshot.lists.items():
+        if name[0] == "w" and name not in drop:
+            for entry in entries:
+                needed.update(entry.refs)
+    for entry in log:
+        needed.update(entry.refs)
+    for name in [name for name in needed if name in snapshot.blobs]:
+        needed.update(snapshot.blobs[name].refs)
+    return needed

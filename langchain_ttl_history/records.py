@@ -1,0 +1,90 @@
+"""Records of this package's own making: plain data as bytes, and what is wrong when they are not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any, TypeVar
+
+import ormsgpack
+from typing_extensions import ParamSpec
+
+from langchain_ttl_history.errors import CorruptRecordError, TypeNotAllowedError
+
+__all__ = ["KEYS", "decoder", "list_header", "pack", "unpack", "unpack_each", "whole"]
+
+KEYS = ormsgpack.OPT_NON_STR_KEYS
+"""Every record is read with this option."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def pack(value: Any) -> bytes:
+    """Plain data of this package's own making, as bytes."""
+    return ormsgpack.packb(value)
+
+
+def unpack(packed: bytes) -> Any:
+    """What `pack` packed.
+
+    Raises:
+        CorruptRecordError: The bytes are damaged.
+    """
+    try:
+        return whole(ormsgpack.unpackb(b"\x92" + packed + b"\xc3", option=KEYS))
+    except (ormsgpack.MsgpackDecodeError, TypeError) as error:
+        raise CorruptRecordError(f"a record is damaged: {error}") from error
+
+
+def whole(framed: Any) -> Any:
+    """The first of two values, where the second is the mark that was put behind it.
+
+    MessagePack ignores what stands behind a value, so that without a mark a damaged record could
+    be read in part.
+    """
+    value, mark = framed
+    if mark is not True:
+        raise CorruptRecordError("a record is longer than it was")
+    return value
+
+
+def unpack_each(packed: Sequence[bytes]) -> list[Any]:
+    """What `pack` packed, many at once; one call costs a third of a call for each.
+
+    Raises:
+        CorruptRecordError: The bytes are damaged.
+    """
+    together = b"".join([list_header(len(packed) + 1), *packed, b"\xc3"])
+    try:
+        records: list[Any] = ormsgpack.unpackb(together, option=KEYS)
+    except (ormsgpack.MsgpackDecodeError, TypeError) as error:
+        raise CorruptRecordError(f"a record is damaged: {error}") from error
+    if records.pop() is not True:
+        raise CorruptRecordError("a record is longer than it was")
+    return records
+
+
+def list_header(count: int) -> bytes:
+    """How MessagePack begins a list of so many elements."""
+    if count < 16:
+        return bytes([0x90 | count])
+    return b"\xdc" + count.to_bytes(2, "big") if count < 1 << 16 else b"\xdd" + count.to_bytes(4, "big")
+
+
+def decoder(what: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Makes a function that reads a record say so when the record does not have its shape."""
+
+    def decorate(function: Callable[P, T]) -> Callable[P, T]:
+        @wraps(function)
+        def decode(*args: P.args, **kwargs: P.kwargs) -> T:
+            try:
+                return function(*args, **kwargs)
+            except (CorruptRecordError, TypeNotAllowedError):
+                raise
+            except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+                raise CorruptRecordError(f"{what} is damaged: {error!r}") from error
+
+        return decode
+
+    return decorate
