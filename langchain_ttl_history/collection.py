@@ -22,10 +22,10 @@ from langchain_ttl_history.conversation import LOG, deltas_of, unseen
 from langchain_ttl_history.index import INDEX, SUBS
 from langchain_ttl_history.keeping import Lines, keep_only, leaves, needed_by, shown_lines, waiting_roots
 from langchain_ttl_history.retention import Retention
-from langchain_ttl_history.storage.base import Change, Entry, Lease, Outcome, Snapshot
+from langchain_ttl_history.storage.base import Change, Entry, Lease, Snapshot
 from langchain_ttl_history.window import Caps, visible
 
-__all__ = ["excessive", "limits", "plan", "together"]
+__all__ = ["hard_limits", "limits", "plan", "together"]
 
 # How far over its caps a session may grow before a run frees it with its first write, and before
 # a write frees it at once; how far under the bound on bytes it then goes. Most writes free nothing.
@@ -34,7 +34,7 @@ _BYTES_GOAL = 0.9
 
 
 def limits(retention: Retention, slack: float = _SLACK) -> dict[str, int]:
-    """The weights of lists from which on a session is worth freeing."""
+    """The weights of lists from which on whoever reads a session is to free it."""
     found: dict[str, int] = {}
     if retention.max_checkpoints is not None:
         found[INDEX] = int(retention.max_checkpoints * slack) + 2
@@ -44,12 +44,9 @@ def limits(retention: Retention, slack: float = _SLACK) -> dict[str, int]:
     return found
 
 
-def excessive(outcome: Outcome, retention: Retention) -> bool:
-    """Whether a write left so much that it has to be freed at once."""
-    if retention.max_bytes is not None and outcome.bytes > retention.max_bytes:
-        return True
-    most = limits(retention, _MORE_SLACK)
-    return any(weight > most.get(name, weight) for name, weight in outcome.weights.items())
+def hard_limits(retention: Retention) -> dict[str, int]:
+    """The weights of lists from which on a write frees at once."""
+    return limits(retention, _MORE_SLACK)
 
 
 def together(change: Change, freed: Change) -> Change | None:

@@ -236,11 +236,11 @@ def unpack_messages(
         raise CorruptRecordError("a message is longer than it was")
     for record, id in zip(records, ids, strict=True):
         tag = record[0] if type(record) is list and record else -1
-        if tag is None:
+        if type(tag) is not int or not 0 <= tag < known:
+            if tag is not None:
+                raise CorruptRecordError(f"message {id!r} is of kind {tag!r}, of a newer version")
             messages.append(_unpack_general(record, id, resolve))
             continue
-        if type(tag) is not int or not 0 <= tag < known:
-            raise CorruptRecordError(f"message {id!r} is of kind {tag!r}, of a newer version")
         layout = layouts[tag]
         if len(record) != layout.size - 1:
             raise CorruptRecordError(f"message {id!r} of kind {tag} has {len(record) - 1} fields")

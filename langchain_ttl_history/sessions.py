@@ -13,7 +13,7 @@ from langchain_core.messages import BaseMessage, HumanMessage
 from langchain_ttl_history.bodies import decode_bodies
 from langchain_ttl_history.checkpoints import Record, decode_record, head_name
 from langchain_ttl_history.codec import Codec
-from langchain_ttl_history.collection import excessive, limits, plan, together
+from langchain_ttl_history.collection import hard_limits, limits, plan, together
 from langchain_ttl_history.conversation import LOG, Seen, deltas_of, fold, keyed
 from langchain_ttl_history.flow import Flow, reading, writing
 from langchain_ttl_history.index import INDEX, lines_of
@@ -184,6 +184,11 @@ class Sessions:
         """The weights of lists from which on whoever reads a session is to free it."""
         return limits(self.retention)
 
+    @cached_property
+    def hard_limits(self) -> Mapping[str, int]:
+        """The weights of lists from which on a write frees at once."""
+        return hard_limits(self.retention)
+
     def note(self, key: SessionKey, view: View) -> None:
         """Remember what a run that read all of a session can free with its first write."""
         if view.snapshot.outline and view.snapshot.generation:
@@ -202,7 +207,9 @@ class Sessions:
 
     def tidy(self, key: SessionKey, outcome: Outcome) -> Flow[None]:
         """Free what is over the caps at once, where it is too much to wait for the next turn."""
-        if not excessive(outcome, self.retention):
+        bound, most = self.retention.max_bytes, self.hard_limits
+        heavy = bound is not None and outcome.bytes > bound
+        if not heavy and not any(outcome.weights.get(name, 0) > most[name] for name in most):
             return
         snapshot = yield from reading(key, Query(outline=True))
         if snapshot.generation:

@@ -108,10 +108,11 @@ class MemorySession:
                 else:
                     continue
                 for ref in refs:
-                    if ref[0] in follow and ref not in blobs:
+                    if ref[0] in follow:
                         found = stored.get(ref)
                         if found is None or found.refs or found.also:
-                            pending.append(ref)
+                            if ref not in blobs:
+                                pending.append(ref)
                         else:
                             blobs[ref] = found
         return Snapshot(
