@@ -286,15 +286,26 @@ class CheckpointWrites:
         Raises:
             TypeNotAllowedError: A value would not come back as it is; nothing was stored.
         """
+        name, memo = _c(ns, id), self.sessions.memo
+        # Pending on a checkpoint that was freed meanwhile, writes would never be read nor freed:
+        # so they refer to it, where it is known to have been put.
+        there = memo.put_in(key, name)
 
         def planned(base: Base) -> Change:
             payload, refs, blobs = encode_writes(writes, task_id, path, base, self.sessions.codec, label(key))
+            if there is not None:
+                refs = (*refs, name)
             append = [(_w(ns, id), payload, refs)]
-            return Change(self.sessions.lease, Guard(needs=_c(ns, id)), blobs, append=append)
+            return Change(self.sessions.lease, Guard(needs=name), blobs, append=append, at_generation=there)
 
-        change = planned(self.sessions.memo.latest_base(key))
+        change = planned(memo.latest_base(key))
         outcome = yield from writing(key, change)
-        if outcome.status is Status.MISSING:
+        if outcome.status is Status.MOVED:
+            # The session expired with that checkpoint, and may begin anew with these writes.
+            there = None
+            change = planned(Base())
+            outcome = yield from writing(key, change)
+        elif outcome.status is Status.MISSING and name not in outcome.missing:
             change = planned(Base())
             outcome = yield from writing(key, change)
         return change, outcome

@@ -298,7 +298,7 @@ class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
         name = checkpoint_name(put.ns, put.checkpoint["id"])
         if status is Status.STORED:
             waited = self._late.stored(key, name)
-            return [replace(change, guard=Guard()) for change in waited]
+            return [replace(change, guard=Guard(), at_generation=None) for change in waited]
         self._late.refused(key, name)
         self._tell(key)
         return ()

@@ -19,6 +19,7 @@ __all__ = ["Memo"]
 
 _SESSIONS = 128
 _RECORDS = 1_000
+_PUT = 10_000
 _BYTES = 32 * 1024 * 1024
 
 
@@ -29,6 +30,7 @@ class Memo:
         self._lock = Lock()
         self._bases: OrderedDict[SessionKey, tuple[int, Base]] = OrderedDict()
         self._records: OrderedDict[tuple[SessionKey, str], tuple[int, Record]] = OrderedDict()
+        self._put: OrderedDict[tuple[SessionKey, str], int] = OrderedDict()
         self._plans: OrderedDict[SessionKey, Change] = OrderedDict()
 
     def base(self, key: SessionKey, generation: int) -> Base:
@@ -65,6 +67,13 @@ class Memo:
             self._records.move_to_end((key, name))
             while len(self._records) > _RECORDS:
                 self._records.popitem(last=False)
+            self._put[key, name] = generation
+            while len(self._put) > _PUT:
+                self._put.popitem(last=False)
+
+    def put_in(self, key: SessionKey, name: str) -> int | None:
+        """The generation a checkpoint is known to have been put in, though it may be freed by now."""
+        return self._put.get((key, name))
 
     def plan(self, key: SessionKey, change: Change) -> None:
         """Remember what can be freed of a session."""
@@ -89,6 +98,8 @@ class Memo:
                 del self._plans[key]
             for found in [each for each in self._records if _is_of(each[0], user_id, session_id)]:
                 del self._records[found]
+            for found in [each for each in self._put if _is_of(each[0], user_id, session_id)]:
+                del self._put[found]
 
 
 def _is_of(key: SessionKey, user_id: str, session_id: str | None) -> bool:

@@ -415,3 +415,19 @@ async def test_probing_unknown_sessions_creates_nothing(colour: Colour) -> None:
         assert await unknown.colour.collect(saver, "list", unknown.config) == []
     assert await session.texts() == ["mine"]
     assert len(await session.sessions(all_users=True)) == 1
+
+
+async def test_writes_that_come_after_their_checkpoint_was_freed_leave_nothing_behind(session_with: Opens) -> None:
+    session = session_with(max_checkpoints=1, max_messages=None)
+    saver = session.buffer.checkpointer()
+    graph = counting_graph(saver)
+    await session.run(graph, {"count": 1})
+    (first,) = await session.colour.collect(saver, "list", session.config)
+    for _ in range(3):
+        await session.run(graph, {"count": 1})
+    before = (await session.info()).bytes
+    await session.colour.call(saver, "put_writes", first.config, [("count", 1)], "late")
+    assert (await session.info()).bytes == before
+    (latest,) = await session.colour.collect(saver, "list", session.config)
+    await session.colour.call(saver, "put_writes", latest.config, [("count", 1)], "in time")
+    assert (await session.info()).bytes > before
