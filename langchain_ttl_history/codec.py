@@ -195,7 +195,7 @@ class Codec:
             try:
                 return pack(list(self.serde.dumps_typed(value)))
             except Exception as error:
-                raise TypeNotAllowedError(f"{where}: {_refusal(value)}") from error
+                raise TypeNotAllowedError(f"{where}: {_refusal(value)} ({error})") from error
         if _is_plain(value):
             try:
                 return ormsgpack.packb(value, None, OPTIONS)

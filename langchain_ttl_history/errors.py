@@ -33,7 +33,7 @@ class CorruptRecordError(TTLHistoryError):
     """A stored record cannot be read: damaged, or written in a newer format."""
 
 
-class TypeNotAllowedError(TTLHistoryError, TypeError):
+class TypeNotAllowedError(TTLHistoryError, TypeError, ValueError):
     """A value of this type would not come back as it went in; nothing was stored."""
 
 

@@ -10,8 +10,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.graph import END, START, MessagesState, StateGraph
 
 from langchain_ttl_history import (
@@ -426,3 +427,50 @@ async def test_what_add_messages_raises_inside_a_runnable_is_logged_by_langchain
     await session.colour.call(chain, "invoke", [HumanMessage("q")], config)
     assert "TypeNotAllowedError" in caplog.text
     assert await session.messages() == []
+
+
+class Choosy(JsonPlusSerializer):
+    """A program's own serializer: it notes what it is given, and has no word for "nonsense"."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given: list[Any] = []
+
+    def dumps_typed(self, obj: Any) -> tuple[str, bytes]:
+        if obj == "nonsense":
+            raise ValueError("I have no word for this")
+        self.given.append(obj)
+        return super().dumps_typed(obj)
+
+
+class Noted(MessagesState):
+    note: Any
+
+
+async def test_a_serializer_of_the_programs_own_gets_every_channel_but_the_messages(session: Session) -> None:
+    serde = Choosy()
+    graph = StateGraph(Noted)
+    graph.add_node("note", lambda state: {"note": {"a": [1, 2]}, "messages": [AIMessage("noted")]})
+    graph.add_edge(START, "note")
+    compiled = graph.compile(checkpointer=session.buffer.checkpointer(serde=serde))
+    await session.ask(compiled, "note this")
+    state = await session.state(compiled)
+    assert state.values["note"] == {"a": [1, 2]}
+    assert {"a": [1, 2]} in serde.given
+    assert not any(isinstance(each, BaseMessage) for given in serde.given for each in (given, *_inside(given)))
+    assert await session.texts() == ["note this", "noted"]
+
+
+def _inside(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+async def test_what_a_serializer_of_the_programs_own_refuses_is_told_with_its_words(session: Session) -> None:
+    graph = StateGraph(Noted)
+    graph.add_node("note", lambda state: {"note": "nonsense"})
+    graph.add_edge(START, "note")
+    compiled = graph.compile(checkpointer=session.buffer.checkpointer(serde=Choosy()))
+    with pytest.raises(TypeNotAllowedError, match=r"alice.*'note'.*I have no word for this") as refused:
+        await session.ask(compiled, "note this")
+    assert isinstance(refused.value, ValueError)
+    assert isinstance(refused.value.__cause__, ValueError)
