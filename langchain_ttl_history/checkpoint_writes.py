@@ -292,7 +292,9 @@ class CheckpointWrites:
         there = memo.put_in(key, name)
 
         def planned(base: Base) -> Change:
-            payload, refs, blobs = encode_writes(writes, task_id, path, base, self.sessions.codec, label(key))
+            payload, refs, blobs = encode_writes(
+                writes, task_id, path, base, self.sessions.codec, label(key), self.messages_key
+            )
             if there is not None:
                 refs = (*refs, name)
             append = [(_w(ns, id), payload, refs)]

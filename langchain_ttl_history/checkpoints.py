@@ -274,13 +274,23 @@ def encode_writes(
     base: Base,
     codec: Codec,
     where: str,
+    conversation: str,
 ) -> tuple[bytes, tuple[str, ...], dict[str, Blob]]:
     """A task's writes as payload and references of a list entry, and the blobs they need.
+
+    Args:
+        writes: Channels and values.
+        task_id: The task's id.
+        path: Its place among the tasks of its step.
+        base: Bodies that need not be sent again.
+        codec: Encodes the values.
+        where: Names the session in errors.
+        conversation: The channel that is the conversation.
 
     Raises:
         TypeNotAllowedError: A value would not come back as it is.
     """
-    encoder = Values(codec, where, base)
+    encoder = Values(codec, where, base, conversation)
     stored = [
         [WRITES_IDX_MAP.get(channel, index), channel, encoder.encode(value, channel)]
         for index, (channel, value) in enumerate(writes)

@@ -27,10 +27,14 @@ _INLINE = 96
 
 
 class Values:
-    """Encodes values side by side, sharing one tuple of references."""
+    """Encodes values side by side, sharing one tuple of references.
 
-    def __init__(self, codec: Codec, where: str, base: Base) -> None:
-        self.codec, self.where, self.base = codec, where, base
+    The messages of the `conversation` channel are bodies even where a serializer of the
+    program's own is for all others.
+    """
+
+    def __init__(self, codec: Codec, where: str, base: Base, conversation: str | None = None) -> None:
+        self.codec, self.where, self.base, self.conversation = codec, where, base, conversation
         self.refs: list[str] = []
         self.blobs: dict[str, Blob] = {}
 
@@ -43,7 +47,7 @@ class Values:
 
     def encode(self, value: Any, channel: str) -> list[Any]:
         """A channel's value as it is stored."""
-        own = self.codec.serde is None
+        own = self.codec.serde is None or channel == self.conversation
         if own and is_conversation(value) and value:
             return [LIST, *self.messages(value, channel)]
         if own and isinstance(value, BaseMessage):
