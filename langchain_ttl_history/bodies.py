@@ -21,6 +21,7 @@ __all__ = [
     "decode_bodies",
     "encode_bodies",
     "key_of",
+    "restored",
 ]
 
 _DIGEST = 24
@@ -142,6 +143,18 @@ def _encode(message: BaseMessage, base: Base, codec: Codec, where: str, blobs: d
         blobs[name] = Blob(codec.seal(packed))
     base.learn(id, Body(name, None, packed) if image is None else Body(name, type(message), image))
     return name
+
+
+def restored(names: Iterable[str], base: Base, codec: Codec, where: str) -> dict[str, Blob] | None:
+    """The bodies of these names, for a session that lost them; None if one is not known."""
+    blobs: dict[str, Blob] = {}
+    for name in names:
+        body = base.known.get(name[ID:])
+        if body is None or body.name != name:
+            return None
+        packed = body.content if body.cls is None else codec.packed_image(body.content, body.cls, where)
+        blobs[name] = Blob(codec.seal(packed))
+    return blobs
 
 
 def decode_bodies(names: Iterable[str], blobs: Mapping[str, Blob], codec: Codec) -> list[BaseMessage]:

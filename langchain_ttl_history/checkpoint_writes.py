@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from langchain_core.messages import HumanMessage
 
-from langchain_ttl_history.bodies import Base, key_of
+from langchain_ttl_history.bodies import Base, key_of, restored
 from langchain_ttl_history.checkpoint_reads import FIRST_METADATA, Token, first_checkpoint
 from langchain_ttl_history.checkpoints import (
     Record,
@@ -164,17 +164,21 @@ class CheckpointWrites:
             kept = {} if before is None else dict(zip(before.names, before.names, strict=True))
             shown = tuple(kept.get(name, name) for name in token.names)
             seen = Seen(token.seen.position, (*token.seen.runs, run))
+        held: dict[str, Blob] = {}
         if token is not None and not same:
             self._leave_aged(values, token, ground.now)
+            if before is None and not ns and self.messages_key not in values:
+                held = self._held(key, put, token, ground.now)
         record = Record(checkpoint, put.metadata, put.parent, run, seen, shown)
         if not ns:
-            self._talk(record, values, ground, key)
+            self._talk(record, values, ground, key, tuple(held))
             channel = record.channel or ""
             if channel in values and channel not in put.changed and shown and same:
                 # As it was shown, so that all of it is stored: no need to look at what it holds.
                 record.plain = not is_snapshot(values.pop(channel))
         where = label(key)
         blobs = encode_values(record, values, base, self.sessions.codec, where, before)
+        blobs.update({name: held[name] for name in record.names if name in held})
         append: list[tuple[str, bytes, tuple[str, ...]]] = []
         if first and before is None and token is not None and same and not ns:
             append += self._keep_first(token, blobs)
@@ -199,16 +203,41 @@ class CheckpointWrites:
 
     def _leave_aged(self, values: dict[str, Any], token: Token, now: float) -> None:
         """Past the maximal age of the session it loaded, a turn keeps only what it added."""
-        age = self.sessions.retention.age_seconds
         value = values.get(self.messages_key)
         messages = snapshot_value(value)
-        if age is None or now < token.generation / 1e6 + age or not is_conversation(messages):
+        if not self._is_aged(token, now) or not is_conversation(messages):
             return
         old = {key_of(name) for name in token.names}
         kept = [message for message in messages if message.id not in old]
         values[self.messages_key] = kept if value is messages else delta_snapshot(kept)
 
-    def _talk(self, record: Record, values: Mapping[str, Any], ground: _Ground, key: SessionKey) -> None:
+    def _is_aged(self, token: Token, now: float) -> bool:
+        age = self.sessions.retention.age_seconds
+        return age is not None and now >= token.generation / 1e6 + age
+
+    def _held(self, key: SessionKey, put: Put, token: Token, now: float) -> dict[str, Blob]:
+        """What a turn over a `DeltaChannel` holds of a session that expired under it, as this process knows it.
+
+        Such a channel hands over what each step writes, and never all that it holds.
+        """
+        memo = self.sessions.memo
+        found = memo.record(key, _c("", put.parent or ""))
+        names = found[1].names if found is not None and found[0] == token.generation else token.names
+        base = memo.base_of(key, token.generation)
+        if base is None:
+            return {}
+        old = set(token.names) if self._is_aged(token, now) else set()
+        kept = [name for name in names if name not in old]
+        return restored(kept, base, self.sessions.codec, label(key)) or {}
+
+    def _talk(
+        self,
+        record: Record,
+        values: Mapping[str, Any],
+        ground: _Ground,
+        key: SessionKey,
+        held: tuple[str, ...],
+    ) -> None:
         """Find out what the conversation at this checkpoint is, and which channel is it."""
         channel, before = self.messages_key, ground.parent
         if channel in values:
@@ -227,7 +256,10 @@ class CheckpointWrites:
         if before is not None and before.snapshot and record.base is None and not ground.writes:
             # Not written since that snapshot, so it is this checkpoint's as well.
             record.explicit = versions[channel] == before.checkpoint["channel_versions"][channel]
-        record.names = applied(record.names, ground.writes, self.sessions.codec, key)
+        if held:
+            # Nothing is left that a chain of writes could begin with.
+            record.explicit, record.base = True, None
+        record.names = applied(held or record.names, ground.writes, self.sessions.codec, key)
 
     def _keep_first(self, token: Token, blobs: dict[str, Blob]) -> list[tuple[str, bytes, tuple[str, ...]]]:
         """Store the checkpoint that a session without one showed, now that one builds on it."""

@@ -27,6 +27,7 @@ from langchain_ttl_history.messages import (
     image_of,
     images_alike,
     is_core,
+    message_of,
     pack_message,
     unpack_messages,
 )
@@ -157,6 +158,11 @@ class Codec:
     def image_of(self, message: BaseMessage) -> bytes | None:
         """All that this message holds, as bytes to compare; None if that cannot be told."""
         return image_of(message, self._default)
+
+    def packed_image(self, image: bytes, cls: type[BaseMessage], where: str) -> bytes:
+        """What :meth:`verified_message` gave for the message whose image this is."""
+        message = message_of(image, cls, self._hook)
+        return self.plain_message(message) or self.verified_message(message, where)
 
     def images_alike(self, messages: Sequence[BaseMessage], images: Sequence[bytes]) -> bool:
         """Whether these messages have just these images."""

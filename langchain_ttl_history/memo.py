@@ -54,6 +54,12 @@ class Memo:
             found = self._bases.get(key)
         return Base() if found is None else found[1]
 
+    def base_of(self, key: SessionKey, generation: int) -> Base | None:
+        """The bodies that were stored in this generation of a session, though it may be gone."""
+        with self._lock:
+            found = self._bases.get(key)
+        return found[1] if found is not None and found[0] == generation else None
+
     def record(self, key: SessionKey, name: str) -> tuple[int, Record] | None:
         """A checkpoint's generation and record, if it is known."""
         with self._lock:

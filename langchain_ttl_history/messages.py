@@ -24,6 +24,7 @@ __all__ = [
     "image_of",
     "images_alike",
     "is_core",
+    "message_of",
     "pack_message",
     "unpack_messages",
 ]
@@ -187,6 +188,17 @@ def image_of(message: BaseMessage, default: Default) -> bytes | None:
         return ormsgpack.packb(message.__dict__, default, OPTIONS)
     except TypeError:
         return None
+
+
+def message_of(image: bytes, cls: type[BaseMessage], hook: Hook) -> BaseMessage:
+    """The message of LangChain's own class whose image this is."""
+    layout = _BY_CLASS[cls]
+    message = cls.__new__(cls)
+    _set_state(message, ormsgpack.unpackb(image, ext_hook=hook, option=KEYS))
+    _set_present(message, layout.every.copy())
+    _set_extra(message, {})
+    _set_private(message, None)
+    return message
 
 
 def images_alike(messages: Sequence[BaseMessage], images: Sequence[bytes], default: Default) -> bool:

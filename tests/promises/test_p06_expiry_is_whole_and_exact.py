@@ -269,11 +269,8 @@ async def test_max_age_ends_a_session_however_busy_it_is_pinned_or_not(
 
 # --- in the middle of a turn ------------------------------------------------------------------
 
-VALUE_KINDS = tuple(kind for kind in GRAPH_KINDS if kind != "delta")
-"""A `DeltaChannel` hands over what is new, never what it holds; the rest was in what expired."""
 
-
-@pytest.mark.parametrize("kind", VALUE_KINDS)
+@pytest.mark.parametrize("kind", GRAPH_KINDS)
 async def test_expiring_in_the_middle_of_a_turn_loses_nothing_of_what_the_turn_holds(
     session: Session, clock: Clock, case: StorageCase, kind: str
 ) -> None:
@@ -299,7 +296,7 @@ async def test_expiring_in_the_middle_of_a_turn_loses_nothing_of_what_the_turn_h
     assert texts(model.inputs[-1]) == [*texts(result["messages"]), "next"]
 
 
-@pytest.mark.parametrize("kind", VALUE_KINDS)
+@pytest.mark.parametrize("kind", GRAPH_KINDS)
 async def test_past_max_age_only_what_the_running_turn_added_is_kept(
     session_with: Callable[..., Session], clock: Clock, kind: str
 ) -> None:
