@@ -96,16 +96,12 @@ class Memo:
             return self._plans.pop(key, None)
 
     def drop(self, user_id: str, session_id: str | None = None) -> None:
-        """Forget a session, or all of a user's."""
+        """Forget what was said in a session, or in all of a user's."""
         with self._lock:
             for key in [key for key in self._bases if _is_of(key, user_id, session_id)]:
                 del self._bases[key]
-            for key in [key for key in self._plans if _is_of(key, user_id, session_id)]:
-                del self._plans[key]
             for found in [each for each in self._records if _is_of(each[0], user_id, session_id)]:
                 del self._records[found]
-            for found in [each for each in self._put if _is_of(each[0], user_id, session_id)]:
-                del self._put[found]
 
 
 def _is_of(key: SessionKey, user_id: str, session_id: str | None) -> bool:

@@ -354,3 +354,24 @@ def test_same_agrees_with_an_exact_comparison(codec: Codec, left: Any, right: An
 def test_what_differs_in_type_or_content_is_not_the_same(left: Any, right: Any) -> None:
     assert not same(left, right)
     assert not same(right, left)
+
+
+class Remark(HumanMessage):
+    """Its fields are those of a `HumanMessage`."""
+
+
+def test_a_message_that_became_one_of_another_class_is_not_taken_for_the_one_before() -> None:
+    codec = Codec(allowed=[Remark])
+    base, blobs = Base(), {}  # type: ignore[var-annotated]
+    for message in (HumanMessage("x", id="1"), Remark("x", id="1"), HumanMessage("x", id="1")):
+        (name,) = encode_bodies([message], base, codec, "here", blobs)
+        assert type(decode_bodies([name], blobs, codec)[0]) is type(message)
+
+
+def test_a_message_that_got_a_field_of_no_class_is_not_taken_for_the_one_before(codec: Codec) -> None:
+    base, blobs = Base(), {}  # type: ignore[var-annotated]
+    message = HumanMessage("x", id="1")
+    encode_bodies([message], base, codec, "here", blobs)
+    message.mood = "good"  # type: ignore[attr-defined]  # any is allowed
+    (name,) = encode_bodies([message], base, codec, "here", blobs)
+    assert decode_bodies([name], blobs, codec)[0].__pydantic_extra__ == {"mood": "good"}
