@@ -75,7 +75,7 @@ class Token(NamedTuple):
         update, only while every version in there is falsy.
         """
         seen = self.seen
-        head = json.dumps([self.generation, self.id, seen.position, seen.runs])
+        head = json.dumps([self.generation, self.id, seen.position, seen.packed()])
         return {head: 0, self.shown: 0}
 
     @classmethod
@@ -98,7 +98,7 @@ class Token(NamedTuple):
 def _parsed(head: str) -> tuple[int, str, Seen]:
     """The part of a token that every put of its run reads."""
     generation, id, position, runs = json.loads(head)
-    return generation, id, Seen(position, tuple(runs))
+    return generation, id, Seen.unpacked(position, runs)
 
 
 class Loaded(NamedTuple):

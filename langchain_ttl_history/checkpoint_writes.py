@@ -156,14 +156,14 @@ class CheckpointWrites:
         starts = first or before is None
         run = put.id if before is None or starts else before.run
         shown: tuple[str, ...] = ()
-        seen = Seen(0, (run,))
+        seen = Seen(0, ((run, None),))
         if before is not None and not first:
             shown, seen = before.names, before.seen
         elif token is not None and same:
             # The names as they are kept already, where they are: each is then held once.
             kept = {} if before is None else dict(zip(before.names, before.names, strict=True))
             shown = tuple(kept.get(name, name) for name in token.names)
-            seen = Seen(token.seen.position, (*token.seen.runs, run))
+            seen = Seen(token.seen.position, (*token.seen.runs, (run, None)))
         held: dict[str, Blob] = {}
         if token is not None and not same:
             self._leave_aged(values, token, ground.now)

@@ -14,7 +14,7 @@ unseen change folded in:
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from langchain_ttl_history.bodies import ID, key_of
 from langchain_ttl_history.errors import CorruptRecordError
@@ -41,7 +41,26 @@ class Seen(NamedTuple):
     """What a run has seen: every change up to a position, and those of some runs beyond it."""
 
     position: int = 0
-    runs: tuple[str, ...] = ()
+    runs: tuple[tuple[str, int | None], ...] = ()
+    """Each with the position up to which its changes are seen; None for a run's own, all of which are."""
+
+    def ran(self, delta: Delta) -> bool:
+        """Whether one of the runs made this change."""
+        return any(run == delta.run and (end is None or delta.position <= end) for run, end in self.runs)
+
+    def until(self, position: int) -> Seen:
+        """What somebody has seen who is given this state at a position: its runs' changes so far, no later ones."""
+        ends = [(run, position if end is None else end) for run, end in self.runs]
+        return Seen(self.position, tuple((run, end) for run, end in ends if end > self.position))
+
+    def packed(self) -> list[str | list[str | int]]:
+        """The runs as they are stored."""
+        return [run if end is None else [run, end] for run, end in self.runs]
+
+    @classmethod
+    def unpacked(cls, position: int, runs: Sequence[str | Sequence[Any]]) -> Seen:
+        """What was stored so."""
+        return cls(position, tuple((run, None) if isinstance(run, str) else (run[0], run[1]) for run in runs))
 
 
 class Delta(NamedTuple):
@@ -78,7 +97,7 @@ def deltas_of(entries: Sequence[Entry]) -> list[Delta]:
 
 def unseen(deltas: Iterable[Delta], seen: Seen) -> list[Delta]:
     """The changes that somebody who has seen so much has not."""
-    return [delta for delta in deltas if delta.position > seen.position and delta.run not in seen.runs]
+    return [delta for delta in deltas if delta.position > seen.position and not seen.ran(delta)]
 
 
 def fold(names: Sequence[str], deltas: Sequence[Delta], seen: Seen) -> Sequence[str]:
@@ -89,7 +108,7 @@ def fold(names: Sequence[str], deltas: Sequence[Delta], seen: Seen) -> Sequence[
     # Where the head's own run changed a message later than an unseen change did, it stands.
     own: dict[str, int] = {}
     for delta in deltas:
-        if delta.run in seen.runs:
+        if seen.ran(delta):
             for key in (*delta.removed, *map(key_of, delta.added)):
                 own[key] = delta.position
     order = list(keyed(names))

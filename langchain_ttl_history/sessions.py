@@ -140,7 +140,7 @@ class Sessions:
             names,
             record.names,
             history,
-            record.seen,
+            record.seen.until(snapshot.position),
             bodies,
             (record.names[opening], *record.names[closed:]),
         )

@@ -50,7 +50,18 @@ def logs(draw: st.DrawFn) -> list[Delta]:
     return deltas
 
 
-seens = st.builds(Seen, st.integers(0, 12), st.lists(st.sampled_from("abc"), max_size=2, unique=True).map(tuple))
+ends = st.none() | st.integers(0, 16)
+seens = st.builds(
+    Seen,
+    st.integers(0, 12),
+    st.dictionaries(st.sampled_from("abc"), ends, max_size=2).map(lambda runs: (*runs.items(),)),
+)
+
+
+def ran(delta: Delta, seen: Seen) -> bool:
+    """Whether a change is one of those that a run is known by."""
+    end = dict(seen.runs).get(delta.run, 0)
+    return end is None or delta.position <= end
 
 
 def naive(names: list[str], deltas: list[Delta], seen: Seen) -> list[str]:
@@ -61,14 +72,12 @@ def naive(names: list[str], deltas: list[Delta], seen: Seen) -> list[str]:
         return next((at for at, (has, _) in enumerate(shown) if has == key), None)
 
     for delta in deltas:
-        if delta.position <= seen.position or delta.run in seen.runs:
+        if delta.position <= seen.position or ran(delta, seen):
             continue  # what the head's run had seen is never applied again
 
         def own_later_change(key: str, position: int = delta.position) -> bool:
             return any(
-                other.run in seen.runs
-                and other.position > position
-                and key in (*other.removed, *map(key_of, other.added))
+                ran(other, seen) and other.position > position and key in (*other.removed, *map(key_of, other.added))
                 for other in deltas
             )
 
@@ -100,12 +109,12 @@ def test_a_fold_is_what_its_sentences_say(names: list[str], deltas: list[Delta],
 def test_what_was_seen_is_never_applied_again(names: list[str], deltas: list[Delta], seen: Seen) -> None:
     everything = Seen(max((delta.position for delta in deltas), default=0), seen.runs)
     assert list(fold(names, deltas, everything)) == names
-    every_run = Seen(seen.position, ("a", "b", "c"))
+    every_run = Seen(seen.position, (("a", None), ("b", None), ("c", None)))
     assert list(fold(names, deltas, every_run)) == names
     new = unseen(deltas, seen)
-    assert all(delta.position > seen.position and delta.run not in seen.runs for delta in new)
+    assert all(delta.position > seen.position and not ran(delta, seen) for delta in new)
     assert [delta for delta in deltas if delta not in new] == [
-        delta for delta in deltas if delta.position <= seen.position or delta.run in seen.runs
+        delta for delta in deltas if delta.position <= seen.position or ran(delta, seen)
     ]
 
 
@@ -135,16 +144,16 @@ def test_a_later_change_of_the_heads_own_run_wins() -> None:
     head = [name(1, 2), name(2)]
     other = Delta("other", ("i2",), (name(1, 1), name(3)), None, 5)
     mine = Delta("mine", (), (name(1, 2), name(2)), None, 6)
-    seen = Seen(4, ("mine",))
+    seen = Seen(4, (("mine", None),))
     assert list(fold(head, [other, mine], seen)) == [name(1, 2), name(2), name(3)]
     earlier = Delta("mine", (), (name(1, 2), name(2)), None, 4)
-    assert list(fold(head, [earlier, other], Seen(3, ("mine",)))) == [name(1, 1), name(3)]
+    assert list(fold(head, [earlier, other], Seen(3, (("mine", None),)))) == [name(1, 1), name(3)]
 
 
 def test_what_the_heads_own_run_removed_later_does_not_come_back() -> None:
     other = Delta("other", (), (name(1, 1),), None, 5)
     mine = Delta("mine", ("i1",), (), None, 6)
-    assert list(fold([], [other, mine], Seen(4, ("mine",)))) == []
+    assert list(fold([], [other, mine], Seen(4, (("mine", None),)))) == []
 
 
 def test_an_addition_goes_after_the_message_it_follows_otherwise_to_the_end() -> None:
@@ -269,3 +278,17 @@ def test_a_truncated_entry_is_never_read(delta: Delta, cut: int) -> None:
 def test_an_entry_of_another_shape_or_a_newer_format_is_never_read(record: Any) -> None:
     with pytest.raises(CorruptRecordError):
         deltas_of([Entry(1, pack(record))])
+
+
+@given(seen=seens, position=st.integers(0, 16), deltas=logs())
+def test_who_is_given_a_state_has_seen_its_runs_changes_so_far_and_no_later_ones(
+    seen: Seen, position: int, deltas: list[Delta]
+) -> None:
+    given = seen.until(position)
+    for delta in unseen(deltas, given):
+        assert delta in unseen(deltas, seen) or delta.position > position
+    for delta in unseen(deltas, seen):
+        assert delta in unseen(deltas, given)
+    assert given.until(position) == given
+    assert Seen.unpacked(given.position, given.packed()) == given
+    assert Seen.unpacked(seen.position, seen.packed()) == seen

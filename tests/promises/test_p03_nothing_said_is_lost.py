@@ -113,6 +113,24 @@ async def test_a_turn_that_overlaps_another_in_the_middle_of_its_tool_calls_stay
 
 
 @pytest.mark.parametrize("kind", GRAPH_KINDS)
+@pytest.mark.parametrize("order", ["one two three", "two one three", "three two one", "one three two"])
+async def test_turns_that_begin_inside_each_others_tool_calls_all_stay_whichever_ends_last(
+    session: Session, kind: str, order: str
+) -> None:
+    gates = {name: Gate() for name in ("one", "two", "three")}
+    agent = build_graph(kind, session.buffer.checkpointer(), tools=Tools(gates=gates).all)
+    turns = {}
+    for name, gate in gates.items():
+        turns[name] = session.begin(agent, f"look up {name}, {name} again")
+        await gate.reached()
+    for name in order.split():
+        gates[name].release()
+        await turns[name]
+    await check(session, *(said_by(f"look up {name}, {name} again") for name in gates))
+    assert await session.seen_by(agent) == await session.texts()
+
+
+@pytest.mark.parametrize("kind", GRAPH_KINDS)
 async def test_three_overlapping_turns_that_end_in_another_order_all_stay(session: Session, kind: str) -> None:
     gates = {name: Gate() for name in ("one", "two", "three")}
     agent = build_graph(kind, session.buffer.checkpointer(), ScriptedModel(gates=gates))
