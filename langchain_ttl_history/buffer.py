@@ -33,8 +33,8 @@ class SessionBuffer:
     """Bounded, expiring sessions, each one conversation for chains and graphs alike.
 
     Args:
-        storage: Where sessions are kept: a URL (`memory://`) or a `Storage`; this process's
-            memory by default.
+        storage: Where sessions are kept: a URL (`memory://`, `sqlite:///path.db`) or a `Storage`;
+            this process's memory by default.
         retention: How long and how much of a session is kept.
         default_user: The user wherever none is named, for programs with a single one.
         allow_types: Classes that may be rebuilt from stored bytes, besides messages and
@@ -312,8 +312,26 @@ class SessionBuffer:
 def _opened(url: str | None) -> Storage:
     if url is None or url in ("memory:", "memory://"):
         return MemoryStorage()
-    scheme = url.partition(":")[0]
-    raise ConfigurationError(f"no storage is known for {scheme!r} URLs; use 'memory://', or pass a Storage")
+    scheme, _, rest = url.partition("://")
+    if scheme == "sqlite":
+        return _sqlite(rest)
+    raise ConfigurationError(
+        f"no storage is known for {scheme.partition(':')[0]!r} URLs; use 'memory://' or 'sqlite:///path.db', "
+        "or pass a Storage"
+    )
+
+
+def _sqlite(rest: str) -> Storage:
+    # Imported here, so that nobody else loads the driver.
+    from langchain_ttl_history.storage.sqlite import SQLiteStorage
+
+    host, slash, path = rest.partition("/")
+    if host or not slash or not path or "?" in path:
+        raise ConfigurationError(
+            f"'sqlite://{rest}' names no file: write sqlite:///relative.db, sqlite:////absolute.db or "
+            "sqlite:///:memory:, without options; pass a SQLiteStorage for those"
+        )
+    return SQLiteStorage(path)
 
 
 def _classes(allow_types: Iterable[type]) -> Sequence[type]:

@@ -1,6 +1,20 @@
 """The storages, and the contract that all of them keep."""
 
+from typing import TYPE_CHECKING
+
 from langchain_ttl_history.storage.base import Storage
 from langchain_ttl_history.storage.memory import MemoryStorage
 
-__all__ = ["MemoryStorage", "Storage"]
+if TYPE_CHECKING:
+    from langchain_ttl_history.storage.sqlite import SQLiteStorage
+
+__all__ = ["MemoryStorage", "SQLiteStorage", "Storage"]
+
+
+def __getattr__(name: str) -> object:
+    # A driver is imported only where it is used.
+    if name == "SQLiteStorage":
+        from langchain_ttl_history.storage.sqlite import SQLiteStorage
+
+        return SQLiteStorage
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

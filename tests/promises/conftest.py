@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from langchain_ttl_history import Retention, SessionBuffer
-from langchain_ttl_history.storage import MemoryStorage
+from langchain_ttl_history.storage import MemoryStorage, SQLiteStorage
 
 from .helpers import Clock, Colour, Session, everything_in
 
@@ -26,10 +29,36 @@ class StorageCase:
     close: Callable[[Any], None] = lambda storage: None
 
 
+def sqlite_file(clock: Clock) -> SQLiteStorage:
+    """A file in a folder of its own, in memory where the system has such a place."""
+    shared = Path("/dev/shm")
+    folder = tempfile.mkdtemp(prefix="ttl-history-", dir=shared if shared.is_dir() else None)
+    return SQLiteStorage(Path(folder) / "sessions.db", clock=clock)
+
+
+def bytes_of_sqlite(storage: SQLiteStorage) -> list[bytes]:
+    """What the files hold, without the first page, where the tables are described, and without zeros."""
+    path = Path(storage._path)
+    found = [path.read_bytes()[1024:], path.with_name(path.name + "-wal").read_bytes()]
+    return [part for each in found for part in each.split(b"\0") if part]
+
+
+def remove_sqlite(storage: SQLiteStorage) -> None:
+    """Close it and remove its folder."""
+    storage.close()
+    shutil.rmtree(Path(storage._path).parent)
+
+
 STORAGES: dict[str, StorageCase] = {
     "memory": StorageCase(
         open=lambda clock: MemoryStorage(clock=clock),
         contents=everything_in,
+    ),
+    "sqlite": StorageCase(
+        open=sqlite_file,
+        contents=bytes_of_sqlite,
+        slack=0.1,
+        close=remove_sqlite,
     ),
 }
 

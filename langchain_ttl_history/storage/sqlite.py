@@ -1,0 +1,339 @@
+"""Sessions in one SQLite file, shared by the processes of one host.
+
+Each verb is one short transaction: reads see one state of the file, writes take turns, and
+neither waits for the other. The async twins run in a few threads of the storage's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Lock
+from typing import Any, TypeVar
+
+from langchain_ttl_history.errors import ConfigurationError
+from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.storage import sqlite_freeing as freeing
+from langchain_ttl_history.storage.base import KEEP, Change, Outcome, Query, Snapshot, Status, Usage
+from langchain_ttl_history.storage.sqlite_changes import Known, KnownSessions, apply, refusal
+from langchain_ttl_history.storage.sqlite_connections import MEMORY, Connections
+from langchain_ttl_history.storage.sqlite_items import INSERT, Found, content, key_of, key_row
+from langchain_ttl_history.storage.sqlite_row import Row
+from langchain_ttl_history.storage.sqlite_schema import digest
+
+__all__ = ["SQLiteStorage"]
+
+T = TypeVar("T")
+
+_THREADS = 4
+_PAGE = 500
+"""Sessions on a page of `sessions`."""
+
+_LOOK = """
+    SELECT (SELECT fence FROM tombstones WHERE key = ?1 AND until > ?2), state.generation, state.unwiped,
+        sessions.generation, created, used, renewed, deadline, idle, position, bytes, version
+    FROM state LEFT JOIN sessions ON sessions.key = ?1
+"""
+_UNWIPED = "SELECT unwiped FROM state"
+_CREATE = "INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_CHANGE = "UPDATE sessions SET used = ?, position = ?, bytes = ?, version = ? WHERE generation = ?"
+_RENEW = """
+    UPDATE sessions SET used = ?, position = ?, bytes = ?, version = ?, renewed = ?, deadline = ?, idle = ?
+    WHERE generation = ?
+"""
+_LIST = """
+    SELECT sessions.renewed, sessions.generation, body FROM sessions
+    JOIN items ON items.generation = sessions.generation AND name = x'' AND items.position = 0
+    WHERE {} (deadline IS NULL OR deadline > ?) AND (renewed, sessions.generation) > (?, ?)
+    ORDER BY renewed, sessions.generation LIMIT ?
+"""
+_LIST_ALL = _LIST.format("")
+_LIST_USER = _LIST.format("user = ? AND")
+
+
+class SQLiteStorage:
+    """Keeps sessions in one SQLite file.
+
+    Args:
+        path: The file, made for its owner alone if it is not there; ":memory:" keeps everything
+            in this process.
+        durable: Whether a write waits until it is on the disk. Without it, no write is lost when a
+            process is killed, but the last ones before a power cut may be.
+        timeout: How long, in seconds, a verb waits for other processes before it raises.
+        clock: Gives the time in seconds since the epoch; the same for all who share the file.
+
+    Raises:
+        ConfigurationError: The path is no such file's, or its folder is not there.
+        StorageError: The file cannot be opened, or a newer version wrote it.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        durable: bool = False,
+        timeout: float = 30.0,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        self._path = _valid(path)
+        if type(timeout) not in (int, float) or not 0 < timeout < 86_400:
+            raise ConfigurationError(f"timeout must be seconds between 0 and a day, not {timeout!r}")
+        self.private = self._path == MEMORY
+        self._clock = clock or time.time
+        self._known = KnownSessions()
+        self._executor: ThreadPoolExecutor | None = None
+        self._executor_pid = 0
+        self._executor_lock = Lock()
+        self._connections = Connections(self._path, durable=bool(durable), timeout=timeout)
+        # What a process that was killed in the middle of a deletion left.
+        self._connections.truncate(wait=False)
+
+    def __repr__(self) -> str:
+        return f"SQLiteStorage({self._path!r})"
+
+    # Verbs
+
+    def read(self, key: SessionKey, query: Query) -> Snapshot:
+        """Read parts of one session."""
+        name = bytes.fromhex(key.digest)
+
+        def work(connection: sqlite3.Connection, *, writing: bool = False) -> Snapshot | None:
+            now = self._clock()
+            fence, _, _, row = _look(connection, name, now)
+            if row is None:
+                return Snapshot(now, fence)
+            if query.lease is not None and row.is_due(now, query.lease):
+                if not writing:
+                    return None
+                row.use(now, query.lease)
+                _update(connection, row, renewed=True)
+            found = content(connection, row.generation, query)
+            return _snapshot(row, now, fence, found)
+
+        snapshot = self._connections.read(work)
+        if snapshot is None:
+            # A use that must be recorded: the same again, as a write.
+            snapshot = self._connections.write(lambda connection: work(connection, writing=True))
+        assert snapshot is not None  # noqa: S101  # only a read that does not write can be
+        return snapshot
+
+    def write(self, key: SessionKey, change: Change) -> Outcome:
+        """Change one session."""
+        name = bytes.fromhex(key.digest)
+
+        def work(connection: sqlite3.Connection) -> tuple[Outcome, int, Row | None, Known]:
+            now = self._clock()
+            fence, newest, unwiped, row = _look(connection, name, now)
+            known = Known() if row is None else self._known.take(connection, row)
+            refused = refusal(connection, row, change, fence, known)
+            if refused is not None:
+                return refused, unwiped, row, known
+            freeing.some(connection, now)
+            created = row is None
+            if row is None:
+                freeing.by_key(connection, name)
+                row = Row.new(max(newest + 1, int(now * 1_000_000)), now)
+            apply(connection, row, change, known)
+            row.version += 1
+            row.give(change.idle_ttl, now, change.lease)
+            renewed = change.idle_ttl is not KEEP
+            if not change.upkeep:
+                renewed = row.use(now, change.lease) or renewed
+            if created:
+                _create(connection, row, name, key)
+            else:
+                _update(connection, row, renewed=renewed)
+            weights = dict(known.weights)
+            outcome = Outcome(Status.STORED, frozenset(), row.generation, row.position, row.bytes, weights)
+            return outcome, unwiped, row, known
+
+        def settle(done: tuple[Outcome, int, Row | None, Known]) -> None:
+            _, _, row, known = done
+            if row is not None:
+                self._known.put(row, known)
+
+        outcome, unwiped, _, _ = self._connections.write(work, settle)
+        if unwiped:
+            self._wipe(unwiped)
+        return outcome
+
+    def delete(self, user_id: str, session_id: str | None, tombstone_ttl: float) -> int:
+        """Delete a session, or all of a user's, leaving tombstones."""
+
+        def work(connection: sqlite3.Connection) -> tuple[int, int, list[int]]:
+            now = self._clock()
+            (newest,) = connection.execute("SELECT generation FROM state").fetchone()
+            # A turn that outlived its session must not bring it back either, so whatever could
+            # have been created until now is behind the fence, found or not.
+            fence = max(newest, int(now * 1_000_000))
+            connection.execute("UPDATE state SET generation = ?", (fence,))
+            if session_id is None:
+                chosen = "user", digest(user_id)
+            else:
+                chosen = "key", bytes.fromhex(SessionKey(user_id, session_id).digest)
+            live, gone = freeing.chosen(connection, *chosen, now)
+            keys = [chosen[1]] if session_id is not None else [key for _, key in gone]
+            tombstones = [(key, fence, now + tombstone_ttl) for key in keys]
+            connection.executemany("INSERT OR REPLACE INTO tombstones VALUES (?, ?, ?)", tombstones)
+            freeing.some(connection, now)
+            return live, fence, [generation for generation, _ in gone]
+
+        live, fence, _ = self._connections.write(work, lambda done: self._known.drop(done[2]))
+        if not self._connections.truncate(wait=True):
+            # A reader is in the way: the next write does it, in whichever process.
+            self._connections.write(lambda connection: connection.execute("UPDATE state SET unwiped = ?", (fence,)))
+        return live
+
+    def _wipe(self, unwiped: int) -> None:
+        """Finish what a deletion could not: take what was deleted out of the file beside the database."""
+        if self._connections.truncate(wait=False):
+            done = "UPDATE state SET unwiped = 0 WHERE unwiped = ?"
+            self._connections.write(lambda connection: connection.execute(done, (unwiped,)))
+
+    def sessions(self, user_id: str | None, after: str | None = None) -> tuple[list[SessionKey], str | None]:
+        """A page of a user's live sessions, or of everyone's, least recently used first.
+
+        The order is that of the uses recorded. A session that is used while the pages are read may
+        be on two of them.
+        """
+        renewed, _, generation = (after or "-inf 0").partition(" ")
+        since = (self._clock(), float(renewed), int(generation), _PAGE)
+
+        def work(connection: sqlite3.Connection) -> list[tuple[float, int, bytes]]:
+            if user_id is None:
+                return connection.execute(_LIST_ALL, since).fetchall()
+            return connection.execute(_LIST_USER, (digest(user_id), *since)).fetchall()
+
+        rows = self._connections.read(work)
+        more = f"{rows[-1][0]!r} {rows[-1][1]}" if len(rows) == _PAGE else None
+        return [key_of(body) for _, _, body in rows], more
+
+    def usage(self) -> Usage:
+        """How much is held, expired sessions that were not freed yet included."""
+        total = "SELECT count(*), ifnull(sum(bytes), 0) FROM sessions"
+        return Usage(*self._connections.read(lambda connection: connection.execute(total).fetchone()))
+
+    def sweep(self) -> int:
+        """Free everything that expired, and give back the file's free pages. Returns how many sessions that were."""
+        now = self._clock()
+        freed = 0
+        while True:
+            done, more = self._connections.write(lambda connection: freeing.batch(connection, now))
+            freed += done
+            if not more:
+                break
+        while self._connections.write(freeing.vacuum):
+            pass
+        (unwiped,) = self._connections.read(lambda connection: connection.execute(_UNWIPED).fetchone())
+        if unwiped:
+            self._wipe(unwiped)
+        else:
+            self._connections.truncate(wait=True)
+        return freed
+
+    def close(self) -> None:
+        """Close the file; what is kept in memory is gone."""
+        with self._executor_lock:
+            executor, self._executor = self._executor, None
+        if executor is not None and self._executor_pid == os.getpid():
+            executor.shutdown(wait=False)
+        self._connections.close()
+
+    # Async twins
+
+    async def aread(self, key: SessionKey, query: Query) -> Snapshot:
+        """Async :meth:`read`."""
+        return await self._in_thread(self.read, key, query)
+
+    async def awrite(self, key: SessionKey, change: Change) -> Outcome:
+        """Async :meth:`write`."""
+        return await self._in_thread(self.write, key, change)
+
+    async def adelete(self, user_id: str, session_id: str | None, tombstone_ttl: float) -> int:
+        """Async :meth:`delete`."""
+        return await self._in_thread(self.delete, user_id, session_id, tombstone_ttl)
+
+    async def asessions(self, user_id: str | None, after: str | None = None) -> tuple[list[SessionKey], str | None]:
+        """Async :meth:`sessions`."""
+        return await self._in_thread(self.sessions, user_id, after)
+
+    async def ausage(self) -> Usage:
+        """Async :meth:`usage`."""
+        return await self._in_thread(self.usage)
+
+    async def asweep(self) -> int:
+        """Async :meth:`sweep`."""
+        return await self._in_thread(self.sweep)
+
+    async def aclose(self) -> None:
+        """Async :meth:`close`."""
+        await self._in_thread(self._connections.close)
+        self.close()
+
+    async def _in_thread(self, verb: Callable[..., T], *arguments: Any) -> T:
+        # A caller that is cancelled leaves a verb that has not begun undone, and one that has whole.
+        return await asyncio.get_running_loop().run_in_executor(self._threads(), verb, *arguments)
+
+    def _threads(self) -> ThreadPoolExecutor:
+        if self._executor is None or self._executor_pid != os.getpid():
+            if self._executor_pid != os.getpid():
+                self._executor_lock = Lock()
+            with self._executor_lock:
+                if self._executor is None or self._executor_pid != os.getpid():
+                    self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="ttl-history-sqlite")
+                    self._executor_pid = os.getpid()
+        return self._executor
+
+
+def _look(connection: sqlite3.Connection, name: bytes, now: float) -> tuple[int, int, int, Row | None]:
+    """Fence, newest generation, the deletion still to be wiped, and the row of a live session."""
+    fence, newest, unwiped, *found = connection.execute(_LOOK, (name, now)).fetchone()
+    row = None if found[0] is None else Row(*found)
+    return fence or 0, newest, unwiped, None if row is None or row.is_over(now) else row
+
+
+def _create(connection: sqlite3.Connection, row: Row, name: bytes, key: SessionKey) -> None:
+    times = (row.created, row.used, row.renewed, row.deadline, row.idle)
+    counts = (row.position, row.bytes, row.version)
+    connection.execute(_CREATE, (row.generation, name, digest(key.user_id), *times, *counts))
+    connection.execute(INSERT, key_row(row.generation, key))
+    connection.execute("UPDATE state SET generation = ?", (row.generation,))
+
+
+def _update(connection: sqlite3.Connection, row: Row, *, renewed: bool) -> None:
+    changed = (row.used, row.position, row.bytes, row.version)
+    if renewed:
+        connection.execute(_RENEW, (*changed, row.renewed, row.deadline, row.idle, row.generation))
+    else:
+        connection.execute(_CHANGE, (*changed, row.generation))
+
+
+def _snapshot(row: Row, now: float, fence: int, found: Found) -> Snapshot:
+    return Snapshot(
+        now=now,
+        fence=fence,
+        generation=row.generation,
+        position=row.position,
+        bytes=row.bytes,
+        created_at=row.created,
+        last_used_at=row.used,
+        expires_at=row.deadline,
+        blobs=found.blobs,
+        lists=found.lists,
+    )
+
+
+def _valid(path: object) -> str:
+    """A path as a string."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise ConfigurationError(f"path must be a string or a path, not {path!r}")
+    text = os.fspath(path)
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise ConfigurationError(f"path must name a file, not {path!r}")
+    # A change of the working directory must not lead to another file.
+    return text if text == MEMORY else str(Path(text).absolute())

@@ -1,0 +1,255 @@
+"""Connections to one SQLite file: opened, kept, lent for one transaction, and never carried into a fork."""
+
+from __future__ import annotations
+
+import os
+import random
+import sqlite3
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from langchain_ttl_history.errors import ConfigurationError, StorageError
+from langchain_ttl_history.storage.sqlite_schema import check, create, prepare
+
+__all__ = ["MEMORY", "Connections"]
+
+T = TypeVar("T")
+
+MEMORY = ":memory:"
+"""The path that stands for this process's memory."""
+
+# So many connections wait for their next use; more are open only while more threads read at once.
+_KEPT = 8
+# How long truncating the file beside the database waits for readers, in milliseconds.
+_READERS_MS = 100
+
+# Held while a file is made: closing any descriptor of a file would drop the locks that this
+# process's connections hold on it.
+_making = threading.Lock()
+# A fork's copies of its parent's connections. Closing one could remove the file beside the
+# database under the parent's hands, so they are kept for good.
+_inherited: list[sqlite3.Connection] = []
+
+
+class Connections:
+    """The connections of one storage.
+
+    Args:
+        path: The file, or `MEMORY`.
+        durable: Whether each write waits until it is on the disk.
+        timeout: How long a transaction waits for others, in seconds.
+    """
+
+    def __init__(self, path: str, *, durable: bool, timeout: float) -> None:
+        self.path = path
+        self._durable = durable
+        self._timeout = timeout
+        self._in_memory = path == MEMORY
+        self._begin()
+        if not self._in_memory:
+            _make(Path(path))
+        self._give(self._patiently(self._first))
+
+    def _begin(self) -> None:
+        self._pid = os.getpid()
+        self._idle: deque[sqlite3.Connection] = deque()
+        self._writer = threading.Lock()
+        self._closed = False
+        self._finalizer = weakref.finalize(self, _close, self._idle, self._pid)
+
+    # Transactions
+
+    def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Do some work within one transaction that only reads.
+
+        Raises:
+            StorageError: SQLite refused.
+        """
+        if self._in_memory:
+            return self.write(work)
+        return self._patiently(lambda: self._transaction("BEGIN", work))
+
+    def write(self, work: Callable[[sqlite3.Connection], T], settle: Callable[[T], None] | None = None) -> T:
+        """Do some work within one transaction that may write.
+
+        Args:
+            work: The work; done anew when others were in the way.
+            settle: Is given its result once it is stored, before the next write of this process.
+
+        Raises:
+            StorageError: SQLite refused, or others kept writing for longer than the timeout.
+        """
+        self._after_fork()
+        # Threads of one process wait in line here; SQLite would let them poll.
+        if not self._writer.acquire(timeout=self._timeout):
+            raise StorageError(f"{self.path} was being written to for more than {self._timeout:g} s") from None
+        try:
+            result = self._patiently(lambda: self._transaction("BEGIN IMMEDIATE", work))
+            if settle is not None:
+                settle(result)
+            return result
+        finally:
+            self._writer.release()
+
+    def outside(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Do some work outside of any transaction.
+
+        Raises:
+            StorageError: SQLite refused.
+        """
+
+        def alone() -> T:
+            connection = self._take()
+            try:
+                return work(connection)
+            finally:
+                self._give(connection)
+
+        if not self._in_memory:
+            return self._patiently(alone)
+        with self._writer:
+            return self._patiently(alone)
+
+    def truncate(self, *, wait: bool) -> bool:
+        """Bring everything into the database and empty the file beside it; False if a reader was in the way."""
+
+        def checkpoint(connection: sqlite3.Connection) -> bool:
+            connection.execute(f"PRAGMA busy_timeout = {_READERS_MS if wait else 0}")
+            try:
+                (busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            except sqlite3.OperationalError as error:
+                if not _is_busy(error):
+                    raise
+                return False
+            finally:
+                connection.execute(f"PRAGMA busy_timeout = {int(self._timeout * 1000)}")
+            return not busy
+
+        return self.outside(checkpoint)
+
+    def close(self) -> None:
+        """Close every connection, those under way as soon as they are given back."""
+        self._after_fork()
+        self._closed = True
+        self._finalizer()
+
+    # One transaction
+
+    def _transaction(self, begin: str, work: Callable[[sqlite3.Connection], T]) -> T:
+        connection = self._take()
+        try:
+            connection.execute(begin)
+            result = work(connection)
+            connection.execute("COMMIT")
+        except BaseException:
+            try:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+            except sqlite3.Error:
+                connection.close()
+                raise
+            self._give(connection)
+            raise
+        self._give(connection)
+        return result
+
+    def _patiently(self, attempt: Callable[[], T]) -> T:
+        """Try until it is done or the time is over; SQLite itself does not wait in every case."""
+        until = time.monotonic() + self._timeout
+        while True:
+            try:
+                return attempt()
+            except sqlite3.Error as error:
+                if not _is_busy(error) or time.monotonic() >= until:
+                    raise StorageError(f"{self.path}: {error}") from error
+            time.sleep(random.uniform(0.001, 0.02))  # noqa: S311  # no secret, only apart from others
+
+    # Connections
+
+    def _take(self) -> sqlite3.Connection:
+        self._after_fork()
+        if self._closed:
+            raise StorageError(f"the storage on {self.path} is closed")
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self._open()
+
+    def _give(self, connection: sqlite3.Connection) -> None:
+        if self._closed or len(self._idle) >= _KEPT or self._pid != os.getpid():
+            connection.close()
+        else:
+            self._idle.append(connection)
+
+    def _open(self) -> sqlite3.Connection:
+        connection = self._connect()
+        try:
+            prepare(connection, durable=self._durable)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _first(self) -> sqlite3.Connection:
+        connection = self._connect()
+        try:
+            check(connection, self.path)
+            prepare(connection, durable=self._durable)
+            (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
+            if mode != ("memory" if self._in_memory else "wal"):
+                raise ConfigurationError(
+                    f"{self.path} cannot be shared by processes, its file system lacks what SQLite's WAL mode "
+                    "needs; name a file on a local disk"
+                )
+            create(connection, self.path)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _connect(self) -> sqlite3.Connection:
+        # Each is lent to one thread at a time.
+        return sqlite3.connect(self.path, timeout=self._timeout, isolation_level=None, check_same_thread=False)
+
+    def _after_fork(self) -> None:
+        if self._pid == os.getpid():
+            return
+        self._finalizer.detach()
+        before, closed = self._idle, self._closed
+        self._begin()
+        self._closed = closed
+        # What is in memory has no locks and no file, and is the child's own copy.
+        (self._idle if self._in_memory else _inherited).extend(before)
+
+
+def _close(idle: deque[sqlite3.Connection], pid: int) -> None:
+    while idle:
+        connection = idle.pop()
+        if pid == os.getpid():
+            connection.close()
+        else:
+            _inherited.append(connection)
+
+
+def _is_busy(error: sqlite3.Error) -> bool:
+    return isinstance(error, sqlite3.OperationalError) and "locked" in str(error)
+
+
+def _make(path: Path) -> None:
+    """Make an empty file for its owner alone, unless it is there."""
+    if path.is_dir():
+        raise ConfigurationError(f"{path} is a folder; name a file in it")
+    if not path.parent.is_dir():
+        raise ConfigurationError(f"there is no folder {path.parent} for {path.name}; make it first")
+    with _making:
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        except FileExistsError:
+            return
+        except OSError as error:
+            raise StorageError(f"{path}: {error.strerror}") from error

@@ -1,0 +1,91 @@
+"""Freeing what expired or was deleted in a SQLite file, and giving free pages back."""
+
+from __future__ import annotations
+
+import sqlite3
+
+__all__ = ["batch", "by_key", "chosen", "some", "vacuum"]
+
+# What one write frees along the way, so that freeing keeps up with creating and no write takes long.
+_SESSIONS, _ROWS, _TOMBSTONES = 2, 250, 16
+# What one transaction of a sweep frees.
+_SWEPT_SESSIONS, _SWEPT_ROWS = 200, 20_000
+# Free pages are kept for what comes next until they are so many, and a quarter of the file.
+_SPARE = 2_000
+_VACUUMED, _SWEPT_PAGES = 64, 2_000
+
+_EXPIRED = "SELECT generation FROM sessions WHERE deadline <= ? ORDER BY deadline LIMIT ?"
+_DELETE_ROWS = """
+    DELETE FROM items WHERE generation = ?1 AND (name, position) IN (
+        SELECT name, position FROM items WHERE generation = ?1 LIMIT ?2
+    )
+"""
+_DELETE_TOMBSTONES = "DELETE FROM tombstones WHERE key IN (SELECT key FROM tombstones WHERE until <= ? LIMIT ?)"
+_DELETE_ITEMS = "DELETE FROM items WHERE generation = ?"
+_DELETE_SESSION = "DELETE FROM sessions WHERE generation = ?"
+
+
+def _expired(connection: sqlite3.Connection, now: float, sessions: int, rows: int) -> tuple[int, bool]:
+    """Free expired sessions, a bounded number of rows. Returns how many, and whether there may be more."""
+    found = connection.execute(_EXPIRED, (now, sessions)).fetchall()
+    freed = 0
+    for (generation,) in found:
+        deleted = connection.execute(_DELETE_ROWS, (generation, rows)).rowcount
+        rows -= deleted
+        if rows <= 0:
+            return freed, True
+        connection.execute(_DELETE_SESSION, (generation,))
+        freed += 1
+    return freed, len(found) == sessions
+
+
+def some(connection: sqlite3.Connection, now: float) -> None:
+    """Free a little of what expired."""
+    freed, more = _expired(connection, now, _SESSIONS, _ROWS)
+    connection.execute(_DELETE_TOMBSTONES, (now, _TOMBSTONES))
+    if freed or more:
+        (free,) = connection.execute("PRAGMA freelist_count").fetchone()
+        (pages,) = connection.execute("PRAGMA page_count").fetchone()
+        if free > max(_SPARE, pages // 4):
+            connection.execute(f"PRAGMA incremental_vacuum({_VACUUMED})").fetchall()
+
+
+def batch(connection: sqlite3.Connection, now: float) -> tuple[int, bool]:
+    """Free much of what expired. Returns how many sessions, and whether there may be more."""
+    connection.execute(_DELETE_TOMBSTONES, (now, -1))
+    return _expired(connection, now, _SWEPT_SESSIONS, _SWEPT_ROWS)
+
+
+def vacuum(connection: sqlite3.Connection) -> bool:
+    """Give back some of the free pages. Returns whether there are more."""
+    connection.execute(f"PRAGMA incremental_vacuum({_SWEPT_PAGES})").fetchall()
+    (free,) = connection.execute("PRAGMA freelist_count").fetchone()
+    return bool(free)
+
+
+def by_key(connection: sqlite3.Connection, key: bytes) -> None:
+    """Free an expired session, so that one of the same key can begin."""
+    for (generation,) in connection.execute("SELECT generation FROM sessions WHERE key = ?", (key,)).fetchall():
+        _remove(connection, generation)
+
+
+def chosen(
+    connection: sqlite3.Connection, column: str, value: bytes, now: float
+) -> tuple[int, list[tuple[int, bytes]]]:
+    """Free the session of a key, or those of a user.
+
+    Returns how many of them were live, and the generation and key of each that was found.
+    """
+    found = connection.execute(
+        f"SELECT generation, key, deadline FROM sessions WHERE {column} = ?",  # noqa: S608  # "key" or "user"
+        (value,),
+    ).fetchall()
+    for generation, _, _ in found:
+        _remove(connection, generation)
+    live = sum(deadline is None or now < deadline for _, _, deadline in found)
+    return live, [(generation, key) for generation, key, _ in found]
+
+
+def _remove(connection: sqlite3.Connection, generation: int) -> None:
+    connection.execute(_DELETE_ITEMS, (generation,))
+    connection.execute(_DELETE_SESSION, (generation,))

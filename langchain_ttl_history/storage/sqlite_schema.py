@@ -1,0 +1,120 @@
+"""The tables of a SQLite file, and its format version.
+
+What was said, names and ids lie on overflow pages alone. SQLite zeroes such a page as a whole when
+it is freed, while of the rows inside a table's own pages it may leave copies behind when it moves
+them, `secure_delete` or not. So in a table's own pages there are numbers and digests only: keys are
+found by digest, and every body begins with as many zeros as a row can have outside its overflow
+pages (`FILL`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+
+from langchain_ttl_history.errors import ConfigurationError, StorageError
+
+__all__ = ["FILL", "FORMAT", "check", "create", "digest", "prepare"]
+
+APPLICATION = 0x54544C48
+"""Says that a file is one of ours: "TTLH"."""
+FORMAT = 1
+"""The version of the format this module writes."""
+
+_PAGE = 1024
+FILL = bytes((_PAGE - 12) * 64 // 255 - 23)
+"""As many zeros as SQLite keeps of a row without a rowid outside its overflow pages."""
+
+# A new file's settings; without effect on one that is there.
+_NEW = (f"PRAGMA page_size = {_PAGE}", "PRAGMA auto_vacuum = INCREMENTAL")
+_WAL = "PRAGMA journal_mode = WAL"
+_SETTINGS = (
+    "PRAGMA secure_delete = ON",
+    "PRAGMA trusted_schema = OFF",
+    "PRAGMA temp_store = MEMORY",
+    # About 4 MB.
+    "PRAGMA wal_autocheckpoint = 4000",
+    f"PRAGMA journal_size_limit = {8 * 1024 * 1024}",
+)
+
+_TABLES = (
+    # One row. The newest generation given out or fenced; how many deletions may still be seen in
+    # the file beside the database.
+    "CREATE TABLE state (generation INTEGER NOT NULL, unwiped INTEGER NOT NULL)",
+    "INSERT INTO state VALUES (0, 0)",
+    # `renewed` is when `deadline` was last set; `idle` is the session's own idle time, -1 where it
+    # has none of its own, NULL where it is pinned. `version` counts writes.
+    """CREATE TABLE sessions (
+        generation INTEGER PRIMARY KEY,
+        key BLOB NOT NULL UNIQUE,
+        user BLOB NOT NULL,
+        created REAL NOT NULL,
+        used REAL NOT NULL,
+        renewed REAL NOT NULL,
+        deadline REAL,
+        idle REAL,
+        position INTEGER NOT NULL,
+        bytes INTEGER NOT NULL,
+        version INTEGER NOT NULL
+    )""",
+    "CREATE INDEX sessions_of_user ON sessions (user, renewed)",
+    "CREATE INDEX sessions_by_use ON sessions (renewed)",
+    "CREATE INDEX sessions_by_deadline ON sessions (deadline) WHERE deadline IS NOT NULL",
+    # A blob has position 0 and weight 0; an entry weighs one and its references.
+    """CREATE TABLE items (
+        generation INTEGER NOT NULL,
+        name BLOB NOT NULL,
+        position INTEGER NOT NULL,
+        weight INTEGER NOT NULL,
+        size INTEGER NOT NULL,
+        body BLOB NOT NULL,
+        PRIMARY KEY (generation, name, position)
+    ) WITHOUT ROWID""",
+    "CREATE TABLE tombstones (key BLOB PRIMARY KEY, fence INTEGER NOT NULL, until REAL NOT NULL) WITHOUT ROWID",
+    "CREATE INDEX tombstones_by_end ON tombstones (until)",
+    f"PRAGMA application_id = {APPLICATION}",
+    f"PRAGMA user_version = {FORMAT}",
+)
+
+
+def digest(text: str) -> bytes:
+    """What stands for a name or an id in the tables' own pages."""
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).digest()
+
+
+def check(connection: sqlite3.Connection, where: str) -> bool:
+    """Whether the file is one of ours; False if it is empty. Changes nothing.
+
+    Raises:
+        ConfigurationError: It is another program's.
+        StorageError: A newer version of this package wrote it.
+    """
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if application == APPLICATION:
+        if version > FORMAT:
+            raise StorageError(
+                f"{where} is of format {version}, newer than {FORMAT}, the newest this version of "
+                "langchain-ttl-history can read; upgrade it, or name another file"
+            )
+        return True
+    if application or version or tables:
+        raise ConfigurationError(f"{where} is another program's SQLite file; name one that is not there yet")
+    return False
+
+
+def prepare(connection: sqlite3.Connection, *, durable: bool) -> None:
+    """Set up a connection to a file that is one of ours, or is going to be."""
+    for pragma in (*_NEW, _WAL, *_SETTINGS):
+        connection.execute(pragma).fetchall()
+    connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+
+
+def create(connection: sqlite3.Connection, where: str) -> None:
+    """Make the tables, unless another worker just did."""
+    connection.execute("BEGIN IMMEDIATE")
+    if not check(connection, where):
+        for statement in _TABLES:
+            connection.execute(statement)
+    connection.execute("COMMIT")
