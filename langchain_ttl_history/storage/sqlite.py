@@ -22,7 +22,7 @@ from langchain_ttl_history.storage import sqlite_freeing as freeing
 from langchain_ttl_history.storage.base import KEEP, Change, Outcome, Query, Snapshot, Status, Usage
 from langchain_ttl_history.storage.sqlite_changes import Known, KnownSessions, apply, refusal
 from langchain_ttl_history.storage.sqlite_connections import MEMORY, Connections
-from langchain_ttl_history.storage.sqlite_items import INSERT, Found, content, key_of, key_row
+from langchain_ttl_history.storage.sqlite_items import INSERT, Found, content, key_of, key_row, outline
 from langchain_ttl_history.storage.sqlite_row import Row
 from langchain_ttl_history.storage.sqlite_schema import digest
 
@@ -112,8 +112,9 @@ class SQLiteStorage:
                     return None
                 row.use(now, query.lease)
                 _update(connection, row, renewed=True)
-            found = content(connection, row.generation, query)
-            return _snapshot(row, now, fence, found)
+            whole = query.outline or (query.outline_over and self._known.is_over(connection, row, query.outline_over))
+            found = outline(connection, row.generation) if whole else content(connection, row.generation, query)
+            return _snapshot(row, now, fence, found, outline=bool(whole))
 
         snapshot = self._connections.read(work)
         if snapshot is None:
@@ -313,7 +314,7 @@ def _update(connection: sqlite3.Connection, row: Row, *, renewed: bool) -> None:
         connection.execute(_CHANGE, (*changed, row.generation))
 
 
-def _snapshot(row: Row, now: float, fence: int, found: Found) -> Snapshot:
+def _snapshot(row: Row, now: float, fence: int, found: Found, *, outline: bool) -> Snapshot:
     return Snapshot(
         now=now,
         fence=fence,
@@ -325,6 +326,7 @@ def _snapshot(row: Row, now: float, fence: int, found: Found) -> Snapshot:
         expires_at=row.deadline,
         blobs=found.blobs,
         lists=found.lists,
+        outline=outline,
     )
 
 

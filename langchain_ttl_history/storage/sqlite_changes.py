@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from langchain_ttl_history.storage.base import Change, Entry, Outcome, Status
@@ -32,6 +32,7 @@ _WEIGHTS = """
         (SELECT body FROM items first WHERE first.generation = ?1 AND first.name = items.name AND first.weight LIMIT 1)
     FROM items WHERE generation = ?1 AND weight GROUP BY name
 """
+_WEIGHT = "SELECT ifnull(sum(weight), 0) FROM items WHERE generation = ? AND name = ?"
 
 # How many sessions are known at a time.
 _KNOWN = 128
@@ -48,7 +49,7 @@ class Known:
 
 
 class KnownSessions:
-    """What this process knows of the sessions it wrote to last; guarded by its storage's write lock."""
+    """What this process knows of the sessions it wrote to last; its storage's write lock guards what changes them."""
 
     def __init__(self) -> None:
         self._known: OrderedDict[int, Known] = OrderedDict()
@@ -58,8 +59,19 @@ class KnownSessions:
         known = self._known.pop(row.generation, None)
         if known is None or known.version != row.version:
             rows = connection.execute(_WEIGHTS, (row.generation,))
-            known = Known(row.version, {name_of(body): weight for _, weight, body in rows})
-        return known
+            return Known(row.version, {name_of(body): weight for _, weight, body in rows})
+        return Known(row.version, dict(known.weights), known.blobs)
+
+    def is_over(self, connection: sqlite3.Connection, row: Row, bounds: Mapping[str, int]) -> bool:
+        """Whether one of a session's lists weighs more than its bound."""
+        known = self._known.get(row.generation)
+        if known is None or known.version != row.version:
+            weights = {
+                name: connection.execute(_WEIGHT, (row.generation, digest(name))).fetchone()[0] for name in bounds
+            }
+        else:
+            weights = known.weights
+        return any(weights.get(name, 0) > most for name, most in bounds.items())
 
     def put(self, row: Row, known: Known) -> None:
         """Remember what is true of a session now that a write is through."""

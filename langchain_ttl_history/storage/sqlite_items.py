@@ -24,6 +24,7 @@ __all__ = [
     "key_row",
     "name_of",
     "of_size",
+    "outline",
     "row_of",
 ]
 
@@ -172,12 +173,16 @@ def _fetch(connection: sqlite3.Connection, generation: int, names: Collection[st
     return wanted
 
 
-def content(connection: sqlite3.Connection, generation: int, query: Query) -> Found:
-    """What a query asks of a session."""
+def outline(connection: sqlite3.Connection, generation: int) -> Found:
+    """Every blob and entry of a session."""
     found = Found({}, {})
-    if query.outline:
-        _collect(connection.execute(_ALL, (generation,)), found, {})
-        return found
+    _collect(connection.execute(_ALL, (generation,)), found, {})
+    return found
+
+
+def content(connection: sqlite3.Connection, generation: int, query: Query) -> Found:
+    """What a query asks of a session by name."""
+    found = Found({}, {})
     follow = set(query.follow)
     names = set(query.names)
     if query.after_mark is None:
