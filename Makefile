@@ -10,7 +10,7 @@ demo: .venv/demo          ## One session shared by an agent and a chain; MODEL=o
 test: .venv/test          ## The whole suite; ARGS="-k expiry" for a part of it
 	.venv/bin/python -m pytest -n auto --maxprocesses 4 $(ARGS)
 
-bench: .venv/test         ## The tables of tests/benchmarks; ARGS="get_tuple live" for some of them
+bench: .venv/bench        ## The tables of tests/benchmarks; ARGS="get_tuple live" for some of them
 	.venv/bin/python -m tests.benchmarks $(ARGS)
 
 lint: .venv/lint          ## Style, and formatting
@@ -41,7 +41,7 @@ clean:
 	rm -rf .venv .wheel dist site
 
 # One environment; each group of pyproject.toml is added to it when a target first needs it.
-.venv/demo .venv/test .venv/lint .venv/docs .venv/wheel: .venv/pip pyproject.toml constraints.txt
+.venv/demo .venv/test .venv/bench .venv/lint .venv/docs .venv/wheel: .venv/pip pyproject.toml constraints.txt
 	$(PIP) --build-constraint constraints.txt --editable . --group $(@F)
 	@touch $@
 

@@ -12,17 +12,20 @@ import sqlite3
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from langchain_ttl_history.errors import ConfigurationError
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import sqlite_freeing as freeing
 from langchain_ttl_history.storage.base import KEEP, Change, Outcome, Query, Snapshot, Status, Usage
-from langchain_ttl_history.storage.sqlite_changes import Known, KnownSessions, apply, refusal
+from langchain_ttl_history.storage.sqlite_changes import apply, is_over, refusal, weights_of
 from langchain_ttl_history.storage.sqlite_connections import MEMORY, Connections
-from langchain_ttl_history.storage.sqlite_items import INSERT, Found, content, key_of, key_row, outline
+from langchain_ttl_history.storage.sqlite_items import content, insert, key_of, key_row, outline
+from langchain_ttl_history.storage.sqlite_mirror import Found, Mirror, Mirrors
 from langchain_ttl_history.storage.sqlite_row import Row
 from langchain_ttl_history.storage.sqlite_schema import digest
 
@@ -35,10 +38,15 @@ _PAGE = 500
 """Sessions on a page of `sessions`."""
 
 _LOOK = """
-    SELECT (SELECT fence FROM tombstones WHERE key = ?1 AND until > ?2), state.generation, state.unwiped,
+    SELECT (SELECT fence FROM tombstones WHERE key = ?1 AND until > ?2), state.generation, state.unwiped, {},
         sessions.generation, created, used, renewed, deadline, idle, position, bytes, version
     FROM state LEFT JOIN sessions ON sessions.key = ?1
 """
+_LOOK_TO_READ = _LOOK.format("0")
+# Also whether there is anything to free.
+_LOOK_TO_WRITE = _LOOK.format(
+    "EXISTS (SELECT 1 FROM sessions WHERE deadline <= ?2) OR EXISTS (SELECT 1 FROM tombstones WHERE until <= ?2)"
+)
 _UNWIPED = "SELECT unwiped FROM state"
 _CREATE = "INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _CHANGE = "UPDATE sessions SET used = ?, position = ?, bytes = ?, version = ? WHERE generation = ?"
@@ -85,7 +93,7 @@ class SQLiteStorage:
             raise ConfigurationError(f"timeout must be seconds between 0 and a day, not {timeout!r}")
         self.private = self._path == MEMORY
         self._clock = clock or time.time
-        self._known = KnownSessions()
+        self._mirrors = Mirrors()
         self._executor: ThreadPoolExecutor | None = None
         self._executor_pid = 0
         self._executor_lock = Lock()
@@ -102,44 +110,80 @@ class SQLiteStorage:
         """Read parts of one session."""
         name = bytes.fromhex(key.digest)
 
-        def work(connection: sqlite3.Connection, *, writing: bool = False) -> Snapshot | None:
+        def work(
+            connection: sqlite3.Connection, *, writing: bool = False
+        ) -> tuple[Snapshot, Row, Row] | Snapshot | None:
             now = self._clock()
-            fence, _, _, row = _look(connection, name, now)
+            look = _look(connection, _LOOK_TO_READ, name, now)
+            row = look.row
             if row is None:
-                return Snapshot(now, fence)
-            if query.lease is not None and row.is_due(now, query.lease):
-                if not writing:
-                    return None
-                row.use(now, query.lease)
-                _update(connection, row, renewed=True)
-            whole = query.outline or (query.outline_over and self._known.is_over(connection, row, query.outline_over))
-            found = outline(connection, row.generation) if whole else content(connection, row.generation, query)
-            return _snapshot(row, now, fence, found, outline=bool(whole))
+                return Snapshot(now, look.fence)
+            due = query.lease is not None and row.is_due(now, query.lease)
+            if due and not writing:
+                return None
+            found, whole = self._found(connection, name, row, query)
+            if query.lease is None or not due:
+                return _snapshot(row, now, look.fence, found, outline=whole)
+            after = replace(row, version=row.version + 1)
+            after.use(now, query.lease)
+            _update(connection, after, renewed=True)
+            return _snapshot(after, now, look.fence, found, outline=whole), row, after
 
-        snapshot = self._connections.read(work)
-        if snapshot is None:
-            # A use that must be recorded: the same again, as a write.
-            snapshot = self._connections.write(lambda connection: work(connection, writing=True))
-        assert snapshot is not None  # noqa: S101  # only a read that does not write can be
+        def settle(done: tuple[Snapshot, Row, Row] | Snapshot | None) -> None:
+            if isinstance(done, tuple):
+                self._mirrors.renew(name, *done[1:])
+
+        # A use that must be recorded is the same again, as a write.
+        done = self._connections.read(work) or self._connections.write(partial(work, writing=True), settle)
+        snapshot = done[0] if isinstance(done, tuple) else done
+        assert snapshot is not None  # noqa: S101  # only a read that may not write is
         return snapshot
+
+    def _found(self, connection: sqlite3.Connection, name: bytes, row: Row, query: Query) -> tuple[Found, bool]:
+        """What a query asks of a session, and whether that is all of it; from memory where that is as new."""
+        whole = query.outline
+        if query.outline_over and not whole:
+            over = self._mirrors.ask(name, row, lambda mirror: mirror.is_over(query.outline_over))
+            whole = is_over(connection, row.generation, query.outline_over) if over is None else over
+        if whole:
+            found = self._mirrors.ask(name, row, lambda mirror: mirror.outline())
+            if found is None:
+                found = read = outline(connection, row.generation)
+                self._mirrors.ask(name, row, lambda mirror: mirror.learn_whole(read))
+            return found, True
+        found = self._mirrors.ask(name, row, lambda mirror: mirror.content(query))
+        if found is None:
+            found, absent, since = content(connection, row.generation, query)
+            learned = found
+            self._mirrors.ask(name, row, lambda mirror: mirror.learn(learned, absent, since))
+        return found, False
 
     def write(self, key: SessionKey, change: Change) -> Outcome:
         """Change one session."""
         name = bytes.fromhex(key.digest)
 
-        def work(connection: sqlite3.Connection) -> tuple[Outcome, int, Row | None, Known]:
+        def work(connection: sqlite3.Connection) -> tuple[Outcome, int, Row | None, Mirror | None]:
             now = self._clock()
-            fence, newest, unwiped, row = _look(connection, name, now)
-            known = Known() if row is None else self._known.take(connection, row)
-            refused = refusal(connection, row, change, fence, known)
-            if refused is not None:
-                return refused, unwiped, row, known
-            freeing.some(connection, now)
-            created = row is None
+            look = _look(connection, _LOOK_TO_WRITE, name, now)
+            row = look.row
+            mirror = self._mirrors.take(name)
             if row is None:
-                freeing.by_key(connection, name)
-                row = Row.new(max(newest + 1, int(now * 1_000_000)), now)
-            apply(connection, row, change, known)
+                mirror = None
+            elif mirror is None or mirror.row.generation != row.generation or mirror.row.version != row.version:
+                mirror = Mirror(replace(row), weights_of(connection, row.generation))
+            refused = refusal(connection, row, change, look.fence, set() if mirror is None else mirror.stored)
+            if refused is not None:
+                return refused, look.unwiped, row, mirror
+            if look.litter:
+                freeing.some(connection, now)
+            created = row is None or mirror is None
+            if row is None or mirror is None:
+                if look.litter:
+                    freeing.by_key(connection, name)
+                row = Row.new(max(look.newest + 1, int(now * 1_000_000)), now)
+                mirror = Mirror(replace(row), {}, whole=True)
+            weights = dict(mirror.weights)
+            apply(connection, row, change, weights, mirror)
             row.version += 1
             row.give(change.idle_ttl, now, change.lease)
             renewed = change.idle_ttl is not KEEP
@@ -149,14 +193,15 @@ class SQLiteStorage:
                 _create(connection, row, name, key)
             else:
                 _update(connection, row, renewed=renewed)
-            weights = dict(known.weights)
-            outcome = Outcome(Status.STORED, frozenset(), row.generation, row.position, row.bytes, weights)
-            return outcome, unwiped, row, known
+            return _stored(row, weights), look.unwiped, row, mirror
 
-        def settle(done: tuple[Outcome, int, Row | None, Known]) -> None:
-            _, _, row, known = done
-            if row is not None:
-                self._known.put(row, known)
+        def settle(done: tuple[Outcome, int, Row | None, Mirror | None]) -> None:
+            outcome, _, row, mirror = done
+            if row is None or mirror is None:
+                return
+            if outcome.status is Status.STORED:
+                mirror.follow(change, row, dict(outcome.weights))
+            self._mirrors.put(name, mirror)
 
         outcome, unwiped, _, _ = self._connections.write(work, settle)
         if unwiped:
@@ -166,7 +211,7 @@ class SQLiteStorage:
     def delete(self, user_id: str, session_id: str | None, tombstone_ttl: float) -> int:
         """Delete a session, or all of a user's, leaving tombstones."""
 
-        def work(connection: sqlite3.Connection) -> tuple[int, int, list[int]]:
+        def work(connection: sqlite3.Connection) -> tuple[int, int, list[bytes]]:
             now = self._clock()
             (newest,) = connection.execute("SELECT generation FROM state").fetchone()
             # A turn that outlived its session must not bring it back either, so whatever could
@@ -182,9 +227,9 @@ class SQLiteStorage:
             tombstones = [(key, fence, now + tombstone_ttl) for key in keys]
             connection.executemany("INSERT OR REPLACE INTO tombstones VALUES (?, ?, ?)", tombstones)
             freeing.some(connection, now)
-            return live, fence, [generation for generation, _ in gone]
+            return live, fence, [key for _, key in gone]
 
-        live, fence, _ = self._connections.write(work, lambda done: self._known.drop(done[2]))
+        live, fence, _ = self._connections.write(work, lambda done: self._mirrors.drop(done[2]))
         if not self._connections.truncate(wait=True):
             # A reader is in the way: the next write does it, in whichever process.
             self._connections.write(lambda connection: connection.execute("UPDATE state SET unwiped = ?", (fence,)))
@@ -291,18 +336,35 @@ class SQLiteStorage:
         return self._executor
 
 
-def _look(connection: sqlite3.Connection, name: bytes, now: float) -> tuple[int, int, int, Row | None]:
-    """Fence, newest generation, the deletion still to be wiped, and the row of a live session."""
-    fence, newest, unwiped, *found = connection.execute(_LOOK, (name, now)).fetchone()
+class _Look(NamedTuple):
+    """What each verb looks at first."""
+
+    fence: int
+    newest: int
+    """The newest generation."""
+    unwiped: int
+    """The deletion that is still to be wiped."""
+    litter: bool
+    """Whether something expired and was not freed yet."""
+    row: Row | None
+    """The session's, if it is live."""
+
+
+def _look(connection: sqlite3.Connection, statement: str, name: bytes, now: float) -> _Look:
+    fence, newest, unwiped, litter, *found = connection.execute(statement, (name, now)).fetchone()
     row = None if found[0] is None else Row(*found)
-    return fence or 0, newest, unwiped, None if row is None or row.is_over(now) else row
+    return _Look(fence or 0, newest, unwiped, bool(litter), None if row is None or row.is_over(now) else row)
+
+
+def _stored(row: Row, weights: dict[str, int]) -> Outcome:
+    return Outcome(Status.STORED, frozenset(), row.generation, row.position, row.bytes, weights)
 
 
 def _create(connection: sqlite3.Connection, row: Row, name: bytes, key: SessionKey) -> None:
     times = (row.created, row.used, row.renewed, row.deadline, row.idle)
     counts = (row.position, row.bytes, row.version)
     connection.execute(_CREATE, (row.generation, name, digest(key.user_id), *times, *counts))
-    connection.execute(INSERT, key_row(row.generation, key))
+    insert(connection, [key_row(row.generation, key)])
     connection.execute("UPDATE state SET generation = ?", (row.generation,))
 
 
@@ -324,8 +386,8 @@ def _snapshot(row: Row, now: float, fence: int, found: Found, *, outline: bool) 
         created_at=row.created,
         last_used_at=row.used,
         expires_at=row.deadline,
-        blobs=found.blobs,
-        lists=found.lists,
+        blobs=found[0],
+        lists=found[1],
         outline=outline,
     )
 

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import sqlite3
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 
 from langchain_ttl_history.storage.base import Change, Entry, Outcome, Status
 from langchain_ttl_history.storage.sqlite_items import (
-    INSERT,
     chunked,
     digest,
     entry_row,
+    insert,
     name_of,
     of_size,
+    references,
     row_of,
 )
+from langchain_ttl_history.storage.sqlite_mirror import Mirror
 from langchain_ttl_history.storage.sqlite_row import Row
 
-__all__ = ["Known", "KnownSessions", "apply", "refusal"]
+__all__ = ["apply", "is_over", "refusal", "weights_of"]
 
 _STORED = of_size("SELECT name, size FROM items WHERE generation = ? AND position = 0 AND weight = 0 AND name IN")
-_SUMS = of_size("SELECT name, sum(size) FROM items WHERE generation = ? AND name IN")
-_SUMS = {size: statement + " GROUP BY name" for size, statement in _SUMS.items()}
+_SUM = of_size("SELECT ifnull(sum(size), 0) FROM items WHERE generation = ? AND name IN")
 _DROP = of_size("DELETE FROM items WHERE generation = ? AND name IN")
 _AT = of_size("SELECT position, size, weight FROM items WHERE generation = ? AND name = ? AND weight AND position IN")
 _TRIM = of_size("DELETE FROM items WHERE generation = ? AND name = ? AND weight AND position IN")
@@ -34,66 +33,27 @@ _WEIGHTS = """
 """
 _WEIGHT = "SELECT ifnull(sum(weight), 0) FROM items WHERE generation = ? AND name = ?"
 
-# How many sessions are known at a time.
-_KNOWN = 128
+
+def weights_of(connection: sqlite3.Connection, generation: int) -> dict[str, int]:
+    """The weights of a session's lists."""
+    return {name_of(body): weight for _, weight, body in connection.execute(_WEIGHTS, (generation,))}
 
 
-@dataclass
-class Known:
-    """What this process knows of a session's rows, true as long as the session's version is the same."""
-
-    version: int = -1
-    weights: dict[str, int] = field(default_factory=dict)
-    blobs: set[str] = field(default_factory=set)
-    """Names of some of the blobs that are stored."""
-
-
-class KnownSessions:
-    """What this process knows of the sessions it wrote to last; its storage's write lock guards what changes them."""
-
-    def __init__(self) -> None:
-        self._known: OrderedDict[int, Known] = OrderedDict()
-
-    def take(self, connection: sqlite3.Connection, row: Row) -> Known:
-        """What is known of a session, read anew where others wrote to it; forgotten until it is `put`."""
-        known = self._known.pop(row.generation, None)
-        if known is None or known.version != row.version:
-            rows = connection.execute(_WEIGHTS, (row.generation,))
-            return Known(row.version, {name_of(body): weight for _, weight, body in rows})
-        return Known(row.version, dict(known.weights), known.blobs)
-
-    def is_over(self, connection: sqlite3.Connection, row: Row, bounds: Mapping[str, int]) -> bool:
-        """Whether one of a session's lists weighs more than its bound."""
-        known = self._known.get(row.generation)
-        if known is None or known.version != row.version:
-            weights = {
-                name: connection.execute(_WEIGHT, (row.generation, digest(name))).fetchone()[0] for name in bounds
-            }
-        else:
-            weights = known.weights
-        return any(weights.get(name, 0) > most for name, most in bounds.items())
-
-    def put(self, row: Row, known: Known) -> None:
-        """Remember what is true of a session now that a write is through."""
-        known.version = row.version
-        self._known[row.generation] = known
-        while len(self._known) > _KNOWN:
-            self._known.popitem(last=False)
-
-    def drop(self, generations: Iterable[int]) -> None:
-        """Forget sessions that are gone."""
-        for generation in generations:
-            self._known.pop(generation, None)
+def is_over(connection: sqlite3.Connection, generation: int, bounds: Mapping[str, int]) -> bool:
+    """Whether one of a session's lists weighs more than its bound."""
+    return any(
+        connection.execute(_WEIGHT, (generation, digest(name))).fetchone()[0] > most for name, most in bounds.items()
+    )
 
 
 def refusal(
-    connection: sqlite3.Connection, row: Row | None, change: Change, fence: int, known: Known
+    connection: sqlite3.Connection, row: Row | None, change: Change, fence: int, stored: set[str]
 ) -> Outcome | None:
-    """Why a change is refused; None if it is not."""
+    """Why a change is refused; None if it is not. `stored` are names that need not be looked up."""
     guard = change.guard
     if fence and guard.generation is not None and guard.generation <= fence:
         return Outcome(Status.DELETED)
-    if fence and guard.needs is not None and _unstored(connection, row, {guard.needs}, known):
+    if fence and guard.needs is not None and _unstored(connection, row, {guard.needs}, stored):
         return Outcome(Status.DELETED)
     if row is None and change.upkeep:
         return Outcome(Status.ABSENT)
@@ -104,66 +64,63 @@ def refusal(
     if change.new and row is not None:
         return Outcome(Status.MOVED)
     wanted: set[str] = set()
-    for refs in _references(change):
+    for refs in references(change):
         wanted.update(refs)
-    missing = _unstored(connection, row, wanted.difference(change.blobs), known)
+    missing = _unstored(connection, row, wanted.difference(change.blobs), stored)
     return Outcome(Status.MISSING, frozenset(missing)) if missing else None
 
 
-def _references(change: Change) -> Iterable[tuple[str, ...]]:
-    for blob in change.blobs.values():
-        yield blob.refs
-    for _, _, refs in change.append:
-        yield refs
-    for _, entry in change.place:
-        yield entry.refs
-
-
-def _unstored(connection: sqlite3.Connection, row: Row | None, names: set[str], known: Known) -> set[str]:
-    """Those of these names that no blob is stored under; the others are known from now on."""
+def _unstored(connection: sqlite3.Connection, row: Row | None, names: set[str], stored: set[str]) -> set[str]:
+    """Those of these names that no blob is stored under; those found are added to `stored`."""
     if row is None:
         return names
-    unsure = names - known.blobs
+    unsure = names - stored
     if unsure:
         by_digest = {digest(name): name for name in unsure}
         for chunk in chunked(by_digest):
-            for stored, _ in connection.execute(_STORED[len(chunk)], (row.generation, *chunk)):
-                known.blobs.add(by_digest[stored])
-    return names - known.blobs
+            for name, _ in connection.execute(_STORED[len(chunk)], (row.generation, *chunk)):
+                stored.add(by_digest[name])
+    return names - stored
 
 
-def apply(connection: sqlite3.Connection, row: Row, change: Change, known: Known) -> None:
-    """Change the contents as a write says, and count in the row what it holds."""
-    generation, weights = row.generation, known.weights
-    if change.blobs:
-        before = 0
-        for chunk in chunked([digest(name) for name in change.blobs]) if row.version else ():
-            before += sum(size for _, size in connection.execute(_STORED[len(chunk)], (generation, *chunk)))
-        connection.executemany(INSERT, [row_of(generation, name, blob) for name, blob in change.blobs.items()])
-        row.bytes += sum(len(blob.payload) for blob in change.blobs.values()) - before
-        known.blobs.update(change.blobs)
-    if change.append:
-        rows = []
-        for name, payload, refs in change.append:
-            row.position += 1
-            row.bytes += len(payload)
-            weights[name] = weights.get(name, 0) + 1 + len(refs)
-            rows.append(entry_row(generation, name, Entry(row.position, payload, refs)))
-        connection.executemany(INSERT, rows)
+def apply(connection: sqlite3.Connection, row: Row, change: Change, weights: dict[str, int], mirror: Mirror) -> None:
+    """Change the contents as a write says, and count in the row and the weights what it holds.
+
+    Each step of a statement is a turn of the interpreter's lock, for which a busy program's other
+    threads compete: so all rows go in at once, and what the mirror knows is not looked up.
+    """
+    generation = row.generation
+    rows = [row_of(generation, name, blob) for name, blob in change.blobs.items()]
+    row.bytes += sum(len(blob.payload) for blob in change.blobs.values()) - _replaced(connection, row, change, mirror)
+    for name, payload, refs in change.append:
+        row.position += 1
+        row.bytes += len(payload)
+        weights[name] = weights.get(name, 0) + 1 + len(refs)
+        rows.append(entry_row(generation, name, Entry(row.position, payload, refs)))
+    insert(connection, rows)
     for name, entry in change.place:
         _trim(connection, row, name, (entry.position,), weights)
-        connection.execute(INSERT, entry_row(generation, name, entry))
+        insert(connection, [entry_row(generation, name, entry)])
         row.bytes += len(entry.payload)
         row.position = max(row.position, entry.position)
         weights[name] = weights.get(name, 0) + 1 + len(entry.refs)
     for chunk in chunked([digest(name) for name in change.drop]):
-        row.bytes -= sum(size for _, size in connection.execute(_SUMS[len(chunk)], (generation, *chunk)))
+        row.bytes -= connection.execute(_SUM[len(chunk)], (generation, *chunk)).fetchone()[0]
         connection.execute(_DROP[len(chunk)], (generation, *chunk))
     for name in change.drop:
         weights.pop(name, None)
-    known.blobs.difference_update(change.drop)
     for name, positions in change.trim.items():
         _trim(connection, row, name, positions, weights)
+
+
+def _replaced(connection: sqlite3.Connection, row: Row, change: Change, mirror: Mirror) -> int:
+    """The bytes of the blobs that a change replaces."""
+    sizes = {name: mirror.size_of(name) for name in change.blobs}
+    unsure = [digest(name) for name, size in sizes.items() if size is None]
+    replaced = sum(size for size in sizes.values() if size)
+    for chunk in chunked(unsure):
+        replaced += sum(size for _, size in connection.execute(_STORED[len(chunk)], (row.generation, *chunk)))
+    return replaced
 
 
 def _trim(

@@ -5,33 +5,37 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from langchain_ttl_history.codec import decoder, pack, unpack
 from langchain_ttl_history.errors import CorruptRecordError
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import sqlite_schema
-from langchain_ttl_history.storage.base import Blob, Entry, Query
+from langchain_ttl_history.storage.base import Blob, Change, Entry, Query
+from langchain_ttl_history.storage.sqlite_mirror import Found
 
 __all__ = [
-    "INSERT",
-    "Found",
     "chunked",
     "content",
     "digest",
     "entry_row",
+    "insert",
     "key_of",
     "key_row",
     "name_of",
     "of_size",
     "outline",
+    "references",
     "row_of",
 ]
 
 Row = tuple[int, bytes, int, int, int, bytes]
 """Generation, digest of the name, position, weight, size, body."""
 
-INSERT = "INSERT OR REPLACE INTO items VALUES (?, ?, ?, ?, ?, ?)"
+_ROWS = 8
+_INSERT = [
+    f"INSERT OR REPLACE INTO items VALUES {', '.join(['(?, ?, ?, ?, ?, ?)'] * count)}" for count in range(_ROWS + 1)
+]
 _KEY = b""
 """The name of the row that tells whose session it is and which one."""
 _NAME = len(sqlite_schema.FILL) + 2
@@ -55,13 +59,6 @@ _ALL = "SELECT name, position, weight, size, body FROM items WHERE generation = 
 digest = lru_cache(maxsize=8192)(sqlite_schema.digest)
 
 
-class Found(NamedTuple):
-    """What a read found."""
-
-    blobs: dict[str, Blob]
-    lists: dict[str, list[Entry]]
-
-
 def chunked(values: Collection[Any]) -> Iterator[list[Any]]:
     """The values in lists of the sizes there are statements for, the last one filled up with None."""
     rest = list(values)
@@ -74,6 +71,23 @@ def chunked(values: Collection[Any]) -> Iterator[list[Any]]:
 
 
 # Writing
+
+
+def references(change: Change) -> Iterator[tuple[str, ...]]:
+    """The references of a change."""
+    for blob in change.blobs.values():
+        yield blob.refs
+    for _, _, refs in change.append:
+        yield refs
+    for _, entry in change.place:
+        yield entry.refs
+
+
+def insert(connection: sqlite3.Connection, rows: list[Row]) -> None:
+    """Store rows, instead of those of the same name and position."""
+    for start in range(0, len(rows), _ROWS):
+        some = rows[start : start + _ROWS]
+        connection.execute(_INSERT[len(some)], [value for row in some for value in row])
 
 
 def row_of(generation: int, name: str, blob: Blob) -> Row:
@@ -154,14 +168,14 @@ def _collect(rows: Iterable[tuple[bytes, int, int, int, bytes]], found: Found, n
             fresh.setdefault(name, []).append(Entry(position, payload, refs))
             wanted.update(refs)
         elif end == len(body):
-            found.blobs[name] = Blob(payload)
+            found[0][name] = Blob(payload)
         else:
             links = unpack(body[end:])
-            blob = found.blobs[name] = Blob(payload, _names(links[0]), links[1], _names(links[2]))
+            blob = found[0][name] = Blob(payload, _names(links[0]), links[1], _names(links[2]))
             wanted.update(blob.refs, blob.also)
     for name, entries in fresh.items():
         entries.sort()
-        found.lists[name] = entries
+        found[1][name] = entries
     return wanted
 
 
@@ -175,33 +189,33 @@ def _fetch(connection: sqlite3.Connection, generation: int, names: Collection[st
 
 def outline(connection: sqlite3.Connection, generation: int) -> Found:
     """Every blob and entry of a session."""
-    found = Found({}, {})
+    found: Found = ({}, {})
     _collect(connection.execute(_ALL, (generation,)), found, {})
     return found
 
 
-def content(connection: sqlite3.Connection, generation: int, query: Query) -> Found:
-    """What a query asks of a session by name."""
-    found = Found({}, {})
-    follow = set(query.follow)
-    names = set(query.names)
-    if query.after_mark is None:
-        wanted = _fetch(connection, generation, names, found)
-    else:
+def content(connection: sqlite3.Connection, generation: int, query: Query) -> tuple[Found, set[str], dict[str, int]]:
+    """What a query asks of a session by name.
+
+    Returns it, the names that are not stored, and the position after which a list was read in part.
+    """
+    found: Found = ({}, {})
+    follow, names = set(query.follow), set(query.names)
+    since: dict[str, int] = {}
+    wanted = _fetch(connection, generation, names, found)
+    if query.after_mark is not None:
         listed, marked = query.after_mark
-        wanted = _fetch(connection, generation, names, found)
-        if marked in names:
-            mark = found.blobs.get(marked)
-        else:
-            aside = Found({}, {})
+        aside: Found = ({}, {})
+        if marked not in names:
             _fetch(connection, generation, (marked,), aside)
-            mark = aside.blobs.get(marked)
-        found.lists.setdefault(listed, [])
-        after = (generation, digest(listed), mark.mark if mark else 0)
-        wanted |= _collect(connection.execute(_AFTER, after), found, {after[1]: listed})
+        mark = found[0].get(marked) or aside[0].get(marked)
+        if listed not in found[1]:
+            since[listed] = mark.mark if mark else 0
+            after = (generation, digest(listed), since[listed])
+            found[1][listed] = []
+            wanted |= _collect(connection.execute(_AFTER, after), found, {after[1]: listed})
     while wanted := {name for name in wanted if name not in names and name[:1] in follow}:
         names |= wanted
         wanted = _fetch(connection, generation, wanted, found)
-    for name in found.blobs.keys() & found.lists.keys():
-        del found.lists[name]
-    return found
+        since = {name: position for name, position in since.items() if name not in names}
+    return found, names.difference(*found), since

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 
-from . import sessions, turns
+from . import on_disk, sessions, turns
 from .measure import ROUNDS
 from .table import Row, show
 
@@ -22,6 +22,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Row]]] = {
     "traced": turns.traced,
     "live": sessions.live,
     "churn": sessions.churn,
+    "sqlite": on_disk.sqlite,
 }
 
 
