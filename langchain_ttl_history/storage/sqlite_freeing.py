@@ -77,7 +77,7 @@ def chosen(
     Returns how many of them were live, and the generation and key of each that was found.
     """
     found = connection.execute(
-        f"SELECT generation, key, deadline FROM sessions WHERE {column} = ?",  # noqa: S608  # "key" or "user"
+        f"SELECT generation, key, deadline FROM sessions WHERE {column} = ?",  # "key" or "user"
         (value,),
     ).fetchall()
     for generation, _, _ in found:

@@ -1,10 +1,13 @@
-"""Memory behaves as a naive model of dicts does, whatever is done to it in whatever order."""
+"""A storage behaves as a naive model of dicts does, whatever is done to it in whatever order."""
 
 from __future__ import annotations
 
 import asyncio
 import copy
+import itertools
+import shutil
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from hypothesis import settings
@@ -12,9 +15,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from langchain_ttl_history.keys import SessionKey
-from langchain_ttl_history.storage import MemoryStorage
-from langchain_ttl_history.storage.base import KEEP, Blob, Change, Entry, Guard, Lease, Outcome, Query, Status
+from langchain_ttl_history.storage import MemoryStorage, SQLiteStorage
+from langchain_ttl_history.storage.base import KEEP, Blob, Change, Entry, Guard, Lease, Outcome, Query, Status, Storage
 from langchain_ttl_history.testing import Clock
+from tests.promises.conftest import sqlite_file
 
 KEYS = [SessionKey("ada", "s1"), SessionKey("ada", "s2"), SessionKey("bob", "s1")]
 BLOBS = ("m1", "m2", "v1", "c1")
@@ -39,17 +43,28 @@ class Session:
     used: float
     lease: Lease
     own: Any = KEEP
+    ends: float | None = None
+    """The deadline that was read last, where it may be later than the model's."""
     position: int = 0
     blobs: dict[str, Blob] = field(default_factory=dict)
     entries: list[tuple[str, Entry]] = field(default_factory=list)
 
     @property
+    def idle(self) -> float | None:
+        """How long it lives after a use."""
+        idle: float | None = self.lease.idle_ttl if self.own is KEEP else self.own
+        return idle
+
+    @property
     def deadline(self) -> float:
-        """When it ends."""
-        idle = self.lease.idle_ttl if self.own is KEEP else self.own
+        """When it ends at the earliest."""
+        return self.ended(0.0)
+
+    def ended(self, late: float) -> float:
+        """When it ends, so many seconds late if it is for idleness."""
         ends = [float("inf")]
-        if idle is not None:
-            ends.append(self.used + idle)
+        if self.idle is not None:
+            ends.append(self.used + self.idle + late)
         if self.lease.max_age is not None:
             ends.append(self.created + self.lease.max_age)
         return min(ends)
@@ -82,24 +97,43 @@ def reached(session: Session, start: set[str], follow: tuple[str, ...]) -> set[s
 class Model(RuleBasedStateMachine):
     """Every verb, in any order, at any time."""
 
+    slack = 0.0
+
+    def opened(self) -> list[Storage]:
+        """The workers' storages, on the same sessions."""
+        return [MemoryStorage(max_sessions=None, max_bytes=None, clock=self.clock)]
+
     @initialize(asynchronous=st.booleans())
     def begin(self, asynchronous: bool) -> None:
         self.asynchronous = asynchronous
         self.clock = Clock()
-        self.storage = MemoryStorage(max_sessions=None, max_bytes=None, clock=self.clock)
+        self.workers = self.opened()
+        self.turns = itertools.cycle([0, 0, 1, 0, 1, 1, 1])
         self.sessions: dict[SessionKey, Session] = {}
         self.fences: dict[SessionKey, tuple[int, float]] = {}
         self.newest = 0
         self.generations: list[int] = [0]
 
     def call(self, verb: str, *arguments: Any) -> Any:
+        storage = self.workers[next(self.turns) % len(self.workers)]
         if self.asynchronous:
-            return asyncio.run(getattr(self.storage, "a" + verb)(*arguments))
-        return getattr(self.storage, verb)(*arguments)
+            return asyncio.run(getattr(storage, "a" + verb)(*arguments))
+        return getattr(storage, verb)(*arguments)
+
+    def settle(self, key: SessionKey, session: Session, before: float | None) -> None:
+        """See when the session ends now: as the model says, or a bounded time later."""
+        found = self.call("read", key, Query())
+        ends = float("inf") if found.expires_at is None else found.expires_at
+        late = self.slack * ((session.idle or 0.0) + (before or 0.0))
+        assert session.deadline <= ends <= session.ended(late)
+        assert session.used - self.slack * max(session.idle or 0.0, before or 0.0) <= found.last_used_at <= session.used
+        session.ends = ends
 
     def live(self, key: SessionKey) -> Session | None:
         session = self.sessions.get(key)
-        return session if session is not None and self.clock.now < session.deadline else None
+        if session is None:
+            return None
+        return session if self.clock.now < (session.deadline if session.ends is None else session.ends) else None
 
     def fence(self, key: SessionKey) -> int:
         fence, until = self.fences.get(key, (0, 0.0))
@@ -130,10 +164,11 @@ class Model(RuleBasedStateMachine):
             assert (found.generation, found.blobs, found.lists, found.expires_at) == (0, {}, {}, None)
             return
         if lease is not None:
-            session.used, session.lease = self.clock.now, lease
+            before, session.used, session.lease = session.idle, self.clock.now, lease
+            self.settle(key, session, before)
         assert (found.generation, found.position, found.bytes) == (session.generation, session.position, session.bytes)
-        assert (found.created_at, found.last_used_at) == (session.created, session.used)
-        assert (float("inf") if found.expires_at is None else found.expires_at) == session.deadline
+        assert found.created_at == session.created
+        assert (float("inf") if found.expires_at is None else found.expires_at) == session.ends
         if outline:
             assert found.blobs == session.blobs
             assert found.lists == {name: session.list(name) for name in LISTS if session.list(name)}
@@ -215,6 +250,7 @@ class Model(RuleBasedStateMachine):
 
     def store(self, key: SessionKey, change: Change, session: Session | None, outcome: Outcome) -> None:
         now = self.clock.now
+        before = session.idle if session else None
         if session is None:
             # A deletion may have used up the number of its own moment.
             assert 0 <= outcome.generation - max(int(now * 1_000_000), self.newest + 1) <= 1
@@ -241,6 +277,7 @@ class Model(RuleBasedStateMachine):
             session.own, session.lease = change.idle_ttl, change.lease
         if not change.upkeep:
             session.used, session.lease = now, change.lease
+        self.settle(key, session, before)
         weights = {name: sum(1 + len(e.refs) for e in session.list(name)) for name in LISTS if session.list(name)}
         assert (outcome.generation, outcome.position, outcome.bytes, dict(outcome.weights)) == (
             session.generation, session.position, session.bytes, weights,
@@ -279,7 +316,7 @@ class Model(RuleBasedStateMachine):
             assert after is None
             assert sorted(listed) == sorted(key for _, key in live if user in (None, key.user_id))
             used = [self.sessions[key].used for key in listed]
-            assert used == sorted(used)
+            assert self.slack or used == sorted(used)
 
     @rule()
     def what_a_reader_changes_is_not_stored(self) -> None:
@@ -294,11 +331,38 @@ class Model(RuleBasedStateMachine):
     @invariant()
     def usage_covers_what_is_live(self) -> None:
         live = [session for session in map(self.live, KEYS) if session]
-        used = self.storage.usage()
+        used = self.workers[0].usage()
         assert len(KEYS) >= used.sessions >= len(live)
         assert used.bytes >= sum(session.bytes for session in live)
-        assert used.bytes == sum(each.cost for each in self.storage._sessions.values())
 
 
-class TestMemoryAgainstAModel(Model.TestCase):
+class MemoryModel(Model):
+    @invariant()
+    def usage_is_what_the_sessions_cost(self) -> None:
+        (storage,) = self.workers
+        assert isinstance(storage, MemoryStorage)
+        assert storage.usage().bytes == sum(each.cost for each in storage._sessions.values())
+
+
+class SQLiteModel(Model):
+    """Two workers on one file take turns."""
+
+    slack = 0.1
+
+    def opened(self) -> list[Storage]:
+        first = sqlite_file(self.clock)  # type: ignore[arg-type]
+        self.folder = Path(first._path).parent
+        return [first, SQLiteStorage(first._path, clock=self.clock)]
+
+    def teardown(self) -> None:
+        for storage in self.workers:
+            storage.close()
+        shutil.rmtree(self.folder)
+
+
+class TestMemoryAgainstAModel(MemoryModel.TestCase):
     settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
+
+
+class TestSQLiteAgainstAModel(SQLiteModel.TestCase):
+    settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
