@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from langchain_ttl_history.errors import ConfigurationError, StorageError
-from langchain_ttl_history.storage.sqlite_schema import check, create, prepare
+from langchain_ttl_history.storage.sqlite_schema import make, prepare
 
 __all__ = ["MEMORY", "Connections"]
 
@@ -198,15 +198,12 @@ class Connections:
     def _first(self) -> sqlite3.Connection:
         connection = self._connect()
         try:
-            check(connection, self.path)
             prepare(connection, durable=self._durable)
-            (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
-            if mode != ("memory" if self._in_memory else "wal"):
+            if make(connection, self.path) not in ("wal", "memory"):
                 raise ConfigurationError(
                     f"{self.path} cannot be shared by processes, its file system lacks what SQLite's WAL mode "
                     "needs; name a file on a local disk"
                 )
-            create(connection, self.path)
         except BaseException:
             connection.close()
             raise

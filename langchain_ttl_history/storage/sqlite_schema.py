@@ -14,7 +14,7 @@ import sqlite3
 
 from langchain_ttl_history.errors import ConfigurationError, StorageError
 
-__all__ = ["FILL", "FORMAT", "check", "create", "digest", "prepare"]
+__all__ = ["FILL", "FORMAT", "check", "digest", "make", "prepare"]
 
 APPLICATION = 0x54544C48
 """Says that a file is one of ours: "TTLH"."""
@@ -27,7 +27,6 @@ FILL = bytes((_PAGE - 12) * 64 // 255 - 23)
 
 # A new file's settings; without effect on one that is there.
 _NEW = (f"PRAGMA page_size = {_PAGE}", "PRAGMA auto_vacuum = INCREMENTAL")
-_WAL = "PRAGMA journal_mode = WAL"
 _SETTINGS = (
     "PRAGMA secure_delete = ON",
     "PRAGMA trusted_schema = OFF",
@@ -105,16 +104,28 @@ def check(connection: sqlite3.Connection, where: str) -> bool:
 
 
 def prepare(connection: sqlite3.Connection, *, durable: bool) -> None:
-    """Set up a connection to a file that is one of ours, or is going to be."""
-    for pragma in (*_NEW, _WAL, *_SETTINGS):
+    """Set up any connection."""
+    for pragma in _SETTINGS:
         connection.execute(pragma).fetchall()
     connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
 
 
-def create(connection: sqlite3.Connection, where: str) -> None:
-    """Make the tables, unless another worker just did."""
-    connection.execute("BEGIN IMMEDIATE")
-    if not check(connection, where):
-        for statement in _TABLES:
+def make(connection: sqlite3.Connection, where: str) -> str:
+    """Make the tables, unless they are there or another worker just made them.
+
+    Returns how the file keeps its journal; "wal" unless the file system cannot do it.
+
+    Raises:
+        ConfigurationError: It is another program's file.
+        StorageError: A newer version of this package wrote it.
+    """
+    there = check(connection, where)
+    for pragma in () if there else _NEW:
+        connection.execute(pragma).fetchall()
+    (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+    if not there:
+        connection.execute("BEGIN IMMEDIATE")
+        for statement in () if check(connection, where) else _TABLES:
             connection.execute(statement)
-    connection.execute("COMMIT")
+        connection.execute("COMMIT")
+    return str(mode)

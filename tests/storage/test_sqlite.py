@@ -1,14 +1,35 @@
-"""SQLite keeps the storage contract."""
+"""SQLite keeps the storage contract, and its promises about the file, other workers and failure."""
 
 from __future__ import annotations
 
+import asyncio
+import gc
+import os
+import random
+import sqlite3
 import tempfile
-from collections.abc import Callable
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from langchain_ttl_history import SessionBuffer
+from langchain_ttl_history.errors import ConfigurationError, CorruptRecordError, SessionDeletedError, StorageError
+from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import SQLiteStorage
-from langchain_ttl_history.storage.base import Storage
-from langchain_ttl_history.testing import StorageContract
+from langchain_ttl_history.storage import sqlite as module
+from langchain_ttl_history.storage import sqlite_freeing as freeing
+from langchain_ttl_history.storage import sqlite_items as items
+from langchain_ttl_history.storage import sqlite_mirror as mirrors
+from langchain_ttl_history.storage.base import Blob, Change, Entry, Guard, Lease, Query, Status, Storage
+from langchain_ttl_history.storage.sqlite_schema import FORMAT
+from langchain_ttl_history.testing import Clock, StorageContract
+
+FIXTURES = Path(__file__).parent / "fixtures"
 
 
 class TestSQLite(StorageContract):
@@ -46,3 +67,567 @@ class TestSQLiteInMemory(StorageContract):
 
 class TestSQLiteInMemoryAsync(TestSQLiteInMemory):
     asynchronous = True
+
+
+KEY = SessionKey("ada", "s1")
+LEASE = Lease(100.0, None)
+Opens = Callable[..., SQLiteStorage]
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def opens(tmp_path: Path, clock: Clock) -> Iterator[Opens]:
+    """Opens the same file once more, as another worker does."""
+    opened: list[SQLiteStorage] = []
+
+    def open_(name: str = "s.db", **options: Any) -> SQLiteStorage:
+        opened.append(SQLiteStorage(tmp_path / name, **{"clock": clock, **options}))
+        return opened[-1]
+
+    yield open_
+    for storage in opened:
+        storage.close()
+
+
+def saying(text: str, **change: Any) -> Change:
+    return Change(
+        LEASE, blobs={f"m{text}": Blob(text.encode())}, append=[("log", text.encode(), (f"m{text}",))], **change
+    )
+
+
+def said(storage: SQLiteStorage, key: SessionKey = KEY) -> list[str]:
+    found = storage.read(key, Query(("log",), ("m",)))
+    assert {name[1:] for name in found.blobs} == {entry.payload.decode() for entry in found.lists.get("log", ())}
+    return [entry.payload.decode() for entry in found.lists.get("log", ())]
+
+
+# --- what others wrote ------------------------------------------------------------------------
+
+
+def test_what_another_worker_wrote_is_seen_at_once(opens: Opens) -> None:
+    one, two = opens(), opens()
+    for number in range(12):
+        (one, two)[number % 2].write(KEY, saying(str(number)))
+        for storage in (one, two):
+            assert said(storage) == [str(each) for each in range(number + 1)]
+    two.write(KEY, Change(LEASE, drop=["m3"], trim={"log": frozenset({4})}))
+    two.write(KEY, Change(LEASE, blobs={"m5": Blob(b"5")}, place=[("log", Entry(5, b"5", ("m5",)))]))
+    assert one.read(KEY, Query(outline=True)) == two.read(KEY, Query(outline=True))
+    assert "3" not in said(one)
+
+
+def test_a_session_that_another_worker_made_anew_is_not_taken_for_the_old_one(opens: Opens, clock: Clock) -> None:
+    one, two = opens(), opens()
+    one.write(KEY, saying("old"))
+    two.delete(*KEY, 60.0)
+    two.write(KEY, saying("new"))
+    assert said(one) == ["new"]
+    clock.advance(200)
+    two.write(KEY, saying("newer"))
+    assert said(one) == ["newer"]
+
+
+def test_what_is_remembered_of_sessions_is_bounded(opens: Opens, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mirrors, "_SESSIONS", 3)
+    monkeypatch.setattr(mirrors, "_BYTES", 20_000)
+    monkeypatch.setattr(mirrors, "_EACH", 5_000)
+    storage = opens()
+    for number in range(20):
+        key = SessionKey("ada", f"s{number % 7}")
+        storage.write(
+            key, Change(LEASE, blobs={f"m{number}": Blob(b"x" * 1_500)}, append=[("log", b"", (f"m{number}",))])
+        )
+        assert len(storage.read(key, Query(("log",), ("m",))).blobs) == number // 7 + 1
+        held = storage._mirrors
+        assert len(held._mirrors) <= 3
+        assert held._bytes == sum(mirror.size for mirror, _ in held._mirrors.values()) <= 20_000
+
+
+# --- expiry -----------------------------------------------------------------------------------
+
+
+def test_most_reads_write_nothing(opens: Opens, clock: Clock) -> None:
+    storage, onlooker = opens(), opens()
+    storage.write(KEY, saying("hello"))
+    for _ in range(10):
+        with onlooker._connections._take() as connection:
+            before = connection.execute("PRAGMA data_version").fetchone()
+            onlooker._connections._give(connection)
+        clock.advance(1)
+        assert said(storage) == ["hello"]
+        storage.read(KEY, Query(("log",), lease=LEASE))
+        with onlooker._connections._take() as connection:
+            assert connection.execute("PRAGMA data_version").fetchone() == before
+            onlooker._connections._give(connection)
+    clock.advance(1)
+    assert storage.read(KEY, Query(lease=LEASE)).last_used_at == clock.now
+
+
+@pytest.mark.parametrize("max_age", [None, 1_000.0, 130.0])
+def test_reading_at_any_pace_a_session_lives_no_shorter_and_a_tenth_longer_at_most(
+    opens: Opens, clock: Clock, max_age: float | None
+) -> None:
+    storage, lease = opens(), Lease(100.0, max_age)
+    for pace in (1.0, 7.0, 9.99, 10.0, 10.01, 50.0, 99.99):
+        key = SessionKey("ada", f"at {pace}")
+        storage.write(key, Change(lease))
+        born = clock.now
+        last = born
+        while clock.now + pace < born + min(300.0, max_age or 300.0):
+            clock.advance(pace)
+            last = clock.now
+            assert storage.read(key, Query(lease=lease)).generation, "gone too early"
+        ends = storage.read(key, Query()).expires_at
+        assert ends is not None
+        idle_end, age_end = last + 100.0, born + (max_age or 1e9)
+        assert min(idle_end, age_end) - 1e-6 <= ends <= min(idle_end + 10.0, age_end) + 1e-6
+
+
+def test_a_shorter_idle_time_of_its_own_forgets_no_read(opens: Opens, clock: Clock) -> None:
+    storage = opens()
+    storage.write(KEY, Change(LEASE))
+    clock.advance(9)
+    storage.read(KEY, Query(lease=LEASE))
+    storage.write(KEY, Change(LEASE, idle_ttl=5.0, upkeep=True))
+    clock.advance(4.9)
+    assert storage.read(KEY, Query()).generation
+
+
+def test_writes_free_what_expired_and_the_file_stays_small(opens: Opens, clock: Clock, tmp_path: Path) -> None:
+    storage = opens()
+    sizes = []
+    for number in range(600):
+        storage.write(
+            SessionKey("u", f"s{number}"), Change(LEASE, blobs={f"m{n}": Blob(b"x" * 3_000) for n in range(8)})
+        )
+        clock.advance(5)
+        sizes.append((tmp_path / "s.db").stat().st_size + (tmp_path / "s.db-wal").stat().st_size)
+    assert storage.usage().sessions < 40
+    assert max(sizes[300:]) <= 1.3 * max(sizes[:300])
+
+
+def test_a_sweep_frees_all_at_once_and_gives_the_pages_back(opens: Opens, clock: Clock, tmp_path: Path) -> None:
+    storage = opens()
+    storage.sweep()
+    empty = (tmp_path / "s.db").stat().st_size
+    for number in range(300):
+        storage.write(SessionKey("u", f"s{number}"), Change(LEASE, blobs={"m": Blob(b"x" * 5_000)}))
+        storage.delete("u", "gone", 50.0)
+    storage.write(KEY, saying("hello", idle_ttl=None))
+    clock.advance(1_000)
+    assert storage.sweep() == 300 == 301 - storage.usage().sessions
+    assert (tmp_path / "s.db").stat().st_size <= empty + 8 * 1024
+    assert (tmp_path / "s.db-wal").stat().st_size == 0
+    assert said(storage) == ["hello"]
+
+
+# --- deletion ---------------------------------------------------------------------------------
+
+
+def traces(folder: Path, *words: bytes) -> dict[bytes, int]:
+    """How often each word is in any of the files."""
+    held = b"".join(path.read_bytes() for path in folder.iterdir())
+    return {word: count for word in words if (count := held.count(word))}
+
+
+@pytest.mark.parametrize("how", ["one", "user"])
+def test_nothing_of_what_was_deleted_is_in_the_bytes_of_any_file(opens: Opens, tmp_path: Path, how: str) -> None:
+    storage = opens()
+    rng = random.Random(7)
+    users = [f"USER-{number:03d}-" for number in range(12)]
+    # Much of many sessions, written in any order, changed and dropped, so that the tables' pages
+    # are split and joined, which leaves copies of rows behind.
+    for number in range(2_500):
+        user = rng.choice(users)
+        word = user.encode()
+        key = SessionKey(user, f"SESSION-of-{user}")
+        blobs = {f"m{rng.getrandbits(96):024x}-of-{user}": Blob(word * rng.choice([1, 4, 30, 80, 300]))}
+        drop = [f"m{number % 40}-{user}"] if number % 3 else []
+        blobs[f"m{number % 50}-{user}"] = Blob(word * rng.randrange(60))
+        storage.write(key, Change(LEASE, blobs=blobs, append=[(f"w{user}", word, tuple(blobs))], drop=drop))
+    for user in users[:11]:
+        assert traces(tmp_path, user.encode())
+        storage.delete(user, f"SESSION-of-{user}" if how == "one" else None, 60.0)
+        assert traces(tmp_path, user.encode()) == {}
+    assert traces(tmp_path, users[11].encode())
+
+
+def test_what_a_reader_keeps_from_being_wiped_the_next_write_of_any_worker_wipes(opens: Opens, tmp_path: Path) -> None:
+    storage = opens()
+    storage.write(KEY, saying("SECRET"))
+    reader = sqlite3.connect(tmp_path / "s.db", isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM items").fetchone()
+    assert storage.delete(*KEY, 60.0) == 1
+    assert traces(tmp_path, b"SECRET")
+    reader.execute("COMMIT")
+    opens().write(SessionKey("bob", "s2"), saying("hello"))
+    assert traces(tmp_path, b"SECRET") == {}
+    reader.close()
+
+
+def test_what_a_reader_keeps_from_being_wiped_a_sweep_wipes(opens: Opens, tmp_path: Path) -> None:
+    storage = opens()
+    storage.write(KEY, saying("SECRET"))
+    reader = sqlite3.connect(tmp_path / "s.db", isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM items").fetchone()
+    storage.delete(*KEY, 60.0)
+    reader.execute("COMMIT")
+    storage.sweep()
+    assert traces(tmp_path, b"SECRET") == {}
+    reader.close()
+
+
+# --- the file ---------------------------------------------------------------------------------
+
+
+def test_a_file_it_makes_is_its_owners_alone(opens: Opens, tmp_path: Path) -> None:
+    opens().write(KEY, saying("hello"))
+    assert {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {
+        "s.db": 0o600,
+        "s.db-wal": 0o600,
+        "s.db-shm": 0o600,
+    }
+
+
+def test_a_relative_path_stays_the_same_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    storage = SQLiteStorage("here.db")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    storage.close()
+    again = SQLiteStorage(tmp_path / "here.db")
+    again.close()
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["here.db"]
+
+
+def test_another_programs_file_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "other.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE theirs (x)")
+    connection.close()
+    before = path.read_bytes()
+    with pytest.raises(ConfigurationError, match="another program's"):
+        SQLiteStorage(path)
+    assert path.read_bytes() == before
+    assert [each.name for each in tmp_path.iterdir()] == ["other.db"]
+
+
+def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_bytes(b"Dear diary, " * 500)
+    with pytest.raises(StorageError, match=r"notes\.txt"):
+        SQLiteStorage(path)
+    assert path.read_bytes() == b"Dear diary, " * 500
+
+
+def test_a_file_of_a_newer_format_is_refused(opens: Opens, tmp_path: Path) -> None:
+    opens().close()
+    with sqlite3.connect(tmp_path / "s.db") as connection:
+        connection.execute(f"PRAGMA user_version = {FORMAT + 1}")
+    connection.close()
+    with pytest.raises(StorageError, match=f"format {FORMAT + 1}, newer than {FORMAT}"):
+        opens()
+
+
+@pytest.mark.parametrize("version", range(1, FORMAT + 1))
+def test_a_file_of_every_released_format_is_read(tmp_path: Path, version: int) -> None:
+    path = tmp_path / "old.db"
+    path.write_bytes((FIXTURES / f"format-{version}.db").read_bytes())
+    with closing(SQLiteStorage(path)) as storage:
+        buffer = SessionBuffer(storage)
+        assert [info.session_id for info in buffer.sessions("ada")] == ["s1"]
+        history = buffer.history("ada", "s1")
+        assert [message.content for message in history.messages] == ["Where is my parcel?", "On its way.", "billing 📦"]
+        saver = buffer.checkpointer(user_id="ada")
+        saved = saver.get_tuple({"configurable": {"thread_id": "s1"}})
+        assert saved is not None
+        assert [message.content for message in saved.checkpoint["channel_values"]["messages"]][:1] == [
+            "Where is my parcel?"
+        ]
+        history.add_system_message("still writable")
+        assert history.messages[-1].content == "still writable"
+        with pytest.raises(SessionDeletedError):
+            run_late(buffer)
+
+
+def run_late(buffer: SessionBuffer) -> None:
+    """A turn that began before the deletion that the fixture remembers."""
+    outcome = buffer._storage.write(SessionKey("ada", "gone"), Change(LEASE, guard=Guard(1)))
+    if outcome.status is Status.DELETED:
+        raise SessionDeletedError
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("no/such/folder/s.db", "no folder"),
+        (".", "is a folder"),
+        ("", "must name a file"),
+        ("a\0b", "must name a file"),
+        (b"s.db", "string or a path"),
+        (None, "string or a path"),
+        (3, "string or a path"),
+    ],
+)
+def test_a_path_that_names_no_file_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: Any, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigurationError, match=message):
+        SQLiteStorage(path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("timeout", [0, -1, True, "3", float("nan"), float("inf"), None])
+def test_a_timeout_is_a_number_of_seconds(tmp_path: Path, timeout: Any) -> None:
+    with pytest.raises(ConfigurationError, match="timeout"):
+        SQLiteStorage(tmp_path / "s.db", timeout=timeout)
+
+
+@pytest.mark.parametrize(
+    "url", ["sqlite://", "sqlite:///", "sqlite:", "sqlite://host/x.db", "sqlite:///x.db?mode=ro", "sqlite:x"]
+)
+def test_a_url_that_names_no_file_is_refused(url: str) -> None:
+    with pytest.raises(ConfigurationError):
+        SessionBuffer(url)
+
+
+def test_urls_name_files_and_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for url in ("sqlite:///relative.db", f"sqlite:///{tmp_path}/absolute.db"):
+        with SessionBuffer(url) as buffer:
+            buffer.history("ada", "s1").add_system_message("kept")
+        with SessionBuffer(url) as buffer:
+            assert [each.content for each in buffer.history("ada", "s1").messages] == ["kept"]
+    with SessionBuffer("sqlite:///:memory:") as buffer:
+        assert buffer.history("ada", "s1").messages == []
+        assert buffer._storage.private
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["absolute.db", "relative.db"]
+
+
+# --- failure ----------------------------------------------------------------------------------
+
+
+def test_a_full_disk_is_an_error_and_leaves_what_was_there(opens: Opens, tmp_path: Path) -> None:
+    storage = opens()
+    storage.write(KEY, saying("before"))
+    connection = storage._connections._take()
+    (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    connection.execute(f"PRAGMA max_page_count = {pages + 20}")
+    storage._connections._give(connection)
+    with pytest.raises(StorageError, match="full") as raised:
+        storage.write(KEY, Change(LEASE, blobs={"m": Blob(b"x" * 100_000)}, append=[("log", b"lost", ())]))
+    assert isinstance(raised.value.__cause__, sqlite3.Error)
+    for each in (storage, opens()):
+        assert said(each) == ["before"]
+    storage.write(KEY, saying("after"))
+    assert said(opens()) == ["before", "after"]
+
+
+def test_a_damaged_file_is_an_error_and_never_an_empty_session(opens: Opens, tmp_path: Path) -> None:
+    storage = opens()
+    for number in range(50):
+        storage.write(SessionKey("ada", f"s{number}"), Change(LEASE, blobs={"m": Blob(b"x" * 4_000)}))
+    storage.close()
+    path = tmp_path / "s.db"
+    content = path.read_bytes()
+    path.write_bytes(content[: 16 * 1024] + bytes(len(content) - 16 * 1024))
+    try:
+        storage = opens()
+        found = [storage.read(SessionKey("ada", f"s{number}"), Query(("m",))) for number in range(50)]
+    except (StorageError, CorruptRecordError):
+        return
+    pytest.fail(f"read {sum(len(each.blobs) for each in found)} of 50 sessions")
+
+
+def test_a_row_that_is_cut_off_is_an_error_that_names_the_session(opens: Opens) -> None:
+    storage = opens()
+    SessionBuffer(storage).history("ada", "s1").add_system_message("hello")
+    storage.close()
+    storage = opens()
+    connection = storage._connections._take()
+    connection.execute("UPDATE items SET body = substr(body, 1, length(body) - 1)")
+    storage._connections._give(connection)
+    with pytest.raises(CorruptRecordError, match=r"session \('ada', 's1'\)"):
+        _ = SessionBuffer(storage).history("ada", "s1").messages
+
+
+def test_a_closed_storage_says_so(opens: Opens) -> None:
+    storage = opens()
+    storage.close()
+    storage.close()
+    with pytest.raises(StorageError, match="closed"):
+        storage.read(KEY, Query())
+
+
+def test_a_lock_held_for_too_long_is_an_error(opens: Opens, tmp_path: Path) -> None:
+    storage = opens(timeout=0.2)
+    other = sqlite3.connect(tmp_path / "s.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StorageError, match="locked") as raised:
+        storage.write(KEY, saying("hello"))
+    assert isinstance(raised.value.__cause__, sqlite3.OperationalError)
+    assert said(storage) == []
+    other.execute("ROLLBACK")
+    other.close()
+    storage.write(KEY, saying("hello"))
+
+
+# --- listing ----------------------------------------------------------------------------------
+
+
+def test_sessions_come_in_pages_and_nothing_is_held_in_between(opens: Opens, clock: Clock) -> None:
+    storage = opens()
+    for number in range(1_203):
+        storage.write(SessionKey(f"u{number % 2}", f"s{number}"), Change(LEASE))
+        clock.advance(0.01)
+    for user, expected in ((None, range(1_203)), ("u1", range(1, 1_203, 2)), ("nobody", ())):
+        listed, pages, after = [], 0, None
+        while True:
+            page, after = storage.sessions(user, after)
+            listed += [int(each.session_id[1:]) for each in page]
+            pages += 1
+            other = opens(timeout=1.0)
+            other.write(KEY, Change(Lease(1e6, None), upkeep=True))
+            assert opens()._connections.truncate(wait=False), "a reader is left"
+            if after is None:
+                break
+        assert listed == list(expected)
+        assert pages == len(listed) // 500 + 1
+
+
+@pytest.mark.parametrize(
+    ("statement", "index"),
+    [
+        (module._LIST_USER, "USING INDEX sessions_of_user"),
+        (module._LIST_ALL, "USING INDEX sessions_by_use"),
+        (module._LOOK_TO_WRITE, "sqlite_autoindex_sessions_1 (key=?)"),
+        (module._LOOK_TO_WRITE, "sessions_by_deadline (deadline<?)"),
+        (freeing._EXPIRED, "sessions_by_deadline (deadline<?)"),
+        ("SELECT generation, key, deadline FROM sessions WHERE user = ?", "sessions_of_user (user=?)"),
+        (items._SOME[4], "PRIMARY KEY (generation=? AND name=?)"),
+        (items._AFTER, "PRIMARY KEY (generation=? AND name=? AND position>?)"),
+    ],
+)
+def test_what_is_looked_up_is_found_by_an_index(opens: Opens, statement: str, index: str) -> None:
+    connection = opens()._connections._take()
+    plan = [
+        row[3]
+        for row in connection.execute(
+            "EXPLAIN QUERY PLAN " + statement, [b"x"] * (2 if "?1" in statement else statement.count("?"))
+        )
+    ]
+    connection.close()
+    assert any(index in step for step in plan), plan
+    # The one row of `state` is all that may be scanned.
+    assert [step for step in plan if step.startswith("SCAN") and "state" not in step and "INDEX" not in step] == []
+    assert not any("TEMP B-TREE" in step for step in plan), plan
+
+
+# --- threads, loops and forks -----------------------------------------------------------------
+
+
+def test_the_loop_is_not_blocked_while_a_write_waits(opens: Opens, tmp_path: Path) -> None:
+    storage = opens()
+    other = sqlite3.connect(tmp_path / "s.db", isolation_level=None, check_same_thread=False)
+
+    async def main() -> None:
+        other.execute("BEGIN IMMEDIATE")
+        write = asyncio.create_task(storage.awrite(KEY, saying("hello")))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        read = await asyncio.wait_for(storage.aread(KEY, Query()), 5)
+        assert (read.generation, write.done()) == (0, False)
+        other.execute("ROLLBACK")
+        assert (await write).status is Status.STORED
+
+    asyncio.run(main())
+    other.close()
+
+
+def test_one_storage_serves_several_loops(opens: Opens) -> None:
+    storage = opens()
+
+    def turn(number: int) -> None:
+        async def main() -> None:
+            await asyncio.gather(*(storage.awrite(KEY, saying(f"{number}.{each}")) for each in range(10)))
+
+        asyncio.run(main())
+
+    threads = [threading.Thread(target=turn, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(said(storage)) == sorted(f"{number}.{each}" for number in range(4) for each in range(10))
+
+
+async def test_a_cancelled_write_is_whole_or_not_there(opens: Opens) -> None:
+    storage = opens()
+    for number in range(40):
+        task = asyncio.create_task(storage.awrite(KEY, saying(str(number))))
+        for _ in range(number % 4):
+            await asyncio.sleep(0)
+        if number % 4 == 3:
+            await asyncio.sleep(0.0002 * (number % 8))
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    await storage.awrite(KEY, saying("last"))
+    assert said(storage)[-1] == "last"
+    assert storage.read(KEY, Query()).position == len(said(storage))
+
+
+def test_a_fork_uses_connections_of_its_own(opens: Opens) -> None:
+    storage = opens()
+    storage.write(KEY, saying("parent"))
+    before = set(map(id, storage._connections._idle))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of any fork beside threads.
+        child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            storage.write(KEY, saying("child"))
+            asyncio.run(storage.awrite(KEY, saying("child's loop")))
+            fine = said(storage) == ["parent", "child", "child's loop"]
+            code = 0 if fine and before.isdisjoint(map(id, storage._connections._idle)) else 2
+            storage.close()
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert said(storage) == ["parent", "child", "child's loop"]
+    storage.write(KEY, saying("parent again"))
+    assert said(opens())[-1] == "parent again"
+
+
+def test_a_storage_that_is_forgotten_lets_go_of_its_file(tmp_path: Path) -> None:
+    storage = SQLiteStorage(tmp_path / "s.db")
+    storage.write(KEY, saying("hello"))
+    del storage
+    gc.collect()
+    assert [path.name for path in tmp_path.iterdir()] == ["s.db"]
+
+
+def test_a_durable_storage_waits_for_the_disk(opens: Opens) -> None:
+    for durable, level in ((True, 2), (False, 1)):
+        connection = opens(durable=durable)._connections._take()
+        assert connection.execute("PRAGMA synchronous").fetchone() == (level,)
+        connection.close()
+
+
+def test_what_it_is_given_need_not_be_valid_unicode(opens: Opens) -> None:
+    key = SessionKey("\ud800", "s\udfff")
+    blob = Blob(b"", ("m\ud800",), 3, ("w\udc00",))
+    opens().write(
+        key, Change(LEASE, blobs={"c\ud800": blob, "m\ud800": Blob(b"1")}, append=[("w\udc00", b"", ("m\ud800",))])
+    )
+    found = opens().read(key, Query(("c\ud800",), ("m", "w")))
+    assert found.blobs == {"c\ud800": blob, "m\ud800": Blob(b"1")}
+    assert list(found.lists["w\udc00"]) == [Entry(1, b"", ("m\ud800",))]
+    assert opens().sessions(key.user_id)[0] == [key]
