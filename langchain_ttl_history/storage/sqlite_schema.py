@@ -119,7 +119,12 @@ def make(connection: sqlite3.Connection, where: str) -> str:
         ConfigurationError: It is another program's file.
         StorageError: A newer version of this package wrote it.
     """
-    there = check(connection, where)
+    # In one transaction, since others may be making the tables.
+    connection.execute("BEGIN")
+    try:
+        there = check(connection, where)
+    finally:
+        connection.execute("ROLLBACK")
     for pragma in () if there else _NEW:
         connection.execute(pragma).fetchall()
     (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
