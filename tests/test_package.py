@@ -60,7 +60,8 @@ def parameters(method: object) -> list[tuple[str, object, object]]:
 def test_every_public_name_is_exported() -> None:
     assert set(package.__all__) == NAMES
     assert all(hasattr(package, name) for name in NAMES)
-    assert "MemoryStorage" in storage.__all__
+    assert {"MemoryStorage", "SQLiteStorage"} <= set(storage.__all__)
+    assert all(hasattr(storage, name) for name in storage.__all__)
 
 
 @pytest.mark.parametrize(

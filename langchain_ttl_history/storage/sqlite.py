@@ -16,7 +16,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from langchain_ttl_history.errors import ConfigurationError
 from langchain_ttl_history.keys import SessionKey
@@ -24,9 +24,10 @@ from langchain_ttl_history.storage import sqlite_freeing as freeing
 from langchain_ttl_history.storage.base import KEEP, Change, Outcome, Query, Snapshot, Status, Usage
 from langchain_ttl_history.storage.sqlite_changes import apply, is_over, refusal, weights_of
 from langchain_ttl_history.storage.sqlite_connections import MEMORY, Connections
-from langchain_ttl_history.storage.sqlite_items import content, insert, key_of, key_row, outline
+from langchain_ttl_history.storage.sqlite_items import content, key_of, outline
 from langchain_ttl_history.storage.sqlite_mirror import Found, Mirror, Mirrors
 from langchain_ttl_history.storage.sqlite_row import Row
+from langchain_ttl_history.storage.sqlite_rows import TO_READ, TO_WRITE, create, look, update
 from langchain_ttl_history.storage.sqlite_schema import digest
 
 __all__ = ["SQLiteStorage"]
@@ -37,23 +38,7 @@ _THREADS = 4
 _PAGE = 500
 """Sessions on a page of `sessions`."""
 
-_LOOK = """
-    SELECT (SELECT fence FROM tombstones WHERE key = ?1 AND until > ?2), state.generation, state.unwiped, {},
-        sessions.generation, created, used, renewed, deadline, idle, position, bytes, version
-    FROM state LEFT JOIN sessions ON sessions.key = ?1
-"""
-_LOOK_TO_READ = _LOOK.format("0")
-# Also whether there is anything to free.
-_LOOK_TO_WRITE = _LOOK.format(
-    "EXISTS (SELECT 1 FROM sessions WHERE deadline <= ?2) OR EXISTS (SELECT 1 FROM tombstones WHERE until <= ?2)"
-)
 _UNWIPED = "SELECT unwiped FROM state"
-_CREATE = "INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_CHANGE = "UPDATE sessions SET used = ?, position = ?, bytes = ?, version = ? WHERE generation = ?"
-_RENEW = """
-    UPDATE sessions SET used = ?, position = ?, bytes = ?, version = ?, renewed = ?, deadline = ?, idle = ?
-    WHERE generation = ?
-"""
 _LIST = """
     SELECT sessions.renewed, sessions.generation, body FROM sessions
     JOIN items ON items.generation = sessions.generation AND name = x'' AND items.position = 0
@@ -114,20 +99,20 @@ class SQLiteStorage:
             connection: sqlite3.Connection, *, writing: bool = False
         ) -> tuple[Snapshot, Row, Row] | Snapshot | None:
             now = self._clock()
-            look = _look(connection, _LOOK_TO_READ, name, now)
-            row = look.row
+            seen = look(connection, TO_READ, name, now)
+            row = seen.row
             if row is None:
-                return Snapshot(now, look.fence)
+                return Snapshot(now, seen.fence)
             due = query.lease is not None and row.is_due(now, query.lease)
             if due and not writing:
                 return None
             found, whole = self._found(connection, name, row, query)
             if query.lease is None or not due:
-                return _snapshot(row, now, look.fence, found, outline=whole)
+                return _snapshot(row, now, seen.fence, found, outline=whole)
             after = replace(row, version=row.version + 1)
             after.use(now, query.lease)
-            _update(connection, after, renewed=True)
-            return _snapshot(after, now, look.fence, found, outline=whole), row, after
+            update(connection, after, renewed=True)
+            return _snapshot(after, now, seen.fence, found, outline=whole), row, after
 
         def settle(done: tuple[Snapshot, Row, Row] | Snapshot | None) -> None:
             if isinstance(done, tuple):
@@ -164,23 +149,23 @@ class SQLiteStorage:
 
         def work(connection: sqlite3.Connection) -> tuple[Outcome, int, Row | None, Mirror | None]:
             now = self._clock()
-            look = _look(connection, _LOOK_TO_WRITE, name, now)
-            row = look.row
+            seen = look(connection, TO_WRITE, name, now)
+            row = seen.row
             mirror = self._mirrors.take(name)
             if row is None:
                 mirror = None
             elif mirror is None or mirror.row.generation != row.generation or mirror.row.version != row.version:
                 mirror = Mirror(replace(row), weights_of(connection, row.generation))
-            refused = refusal(connection, row, change, look.fence, set() if mirror is None else mirror.stored)
+            refused = refusal(connection, row, change, seen.fence, set() if mirror is None else mirror.stored)
             if refused is not None:
-                return refused, look.unwiped, row, mirror
-            if look.litter:
+                return refused, seen.unwiped, row, mirror
+            if seen.litter:
                 freeing.some(connection, now)
             created = row is None or mirror is None
             if row is None or mirror is None:
-                if look.litter:
+                if seen.litter:
                     freeing.by_key(connection, name)
-                row = Row.new(max(look.newest + 1, int(now * 1_000_000)), now)
+                row = Row.new(max(seen.newest + 1, int(now * 1_000_000)), now)
                 mirror = Mirror(replace(row), {}, whole=True)
             weights = dict(mirror.weights)
             apply(connection, row, change, weights, mirror)
@@ -190,10 +175,10 @@ class SQLiteStorage:
             if not change.upkeep:
                 renewed = row.use(now, change.lease) or renewed
             if created:
-                _create(connection, row, name, key)
+                create(connection, row, name, key)
             else:
-                _update(connection, row, renewed=renewed)
-            return _stored(row, weights), look.unwiped, row, mirror
+                update(connection, row, renewed=renewed)
+            return _stored(row, weights), seen.unwiped, row, mirror
 
         def settle(done: tuple[Outcome, int, Row | None, Mirror | None]) -> None:
             outcome, _, row, mirror = done
@@ -336,44 +321,8 @@ class SQLiteStorage:
         return self._executor
 
 
-class _Look(NamedTuple):
-    """What each verb looks at first."""
-
-    fence: int
-    newest: int
-    """The newest generation."""
-    unwiped: int
-    """The deletion that is still to be wiped."""
-    litter: bool
-    """Whether something expired and was not freed yet."""
-    row: Row | None
-    """The session's, if it is live."""
-
-
-def _look(connection: sqlite3.Connection, statement: str, name: bytes, now: float) -> _Look:
-    fence, newest, unwiped, litter, *found = connection.execute(statement, (name, now)).fetchone()
-    row = None if found[0] is None else Row(*found)
-    return _Look(fence or 0, newest, unwiped, bool(litter), None if row is None or row.is_over(now) else row)
-
-
 def _stored(row: Row, weights: dict[str, int]) -> Outcome:
     return Outcome(Status.STORED, frozenset(), row.generation, row.position, row.bytes, weights)
-
-
-def _create(connection: sqlite3.Connection, row: Row, name: bytes, key: SessionKey) -> None:
-    times = (row.created, row.used, row.renewed, row.deadline, row.idle)
-    counts = (row.position, row.bytes, row.version)
-    connection.execute(_CREATE, (row.generation, name, digest(key.user_id), *times, *counts))
-    insert(connection, [key_row(row.generation, key)])
-    connection.execute("UPDATE state SET generation = ?", (row.generation,))
-
-
-def _update(connection: sqlite3.Connection, row: Row, *, renewed: bool) -> None:
-    changed = (row.used, row.position, row.bytes, row.version)
-    if renewed:
-        connection.execute(_RENEW, (*changed, row.renewed, row.deadline, row.idle, row.generation))
-    else:
-        connection.execute(_CHANGE, (*changed, row.generation))
 
 
 def _snapshot(row: Row, now: float, fence: int, found: Found, *, outline: bool) -> Snapshot:

@@ -7,9 +7,9 @@ from collections.abc import Collection, Iterable, Iterator
 from functools import lru_cache
 from typing import Any
 
-from langchain_ttl_history.codec import decoder, pack, unpack
 from langchain_ttl_history.errors import CorruptRecordError
 from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.records import decoder, pack, unpack
 from langchain_ttl_history.storage import sqlite_schema
 from langchain_ttl_history.storage.base import Blob, Change, Entry, Query
 from langchain_ttl_history.storage.sqlite_mirror import Found

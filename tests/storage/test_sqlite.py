@@ -25,6 +25,7 @@ from langchain_ttl_history.storage import sqlite as module
 from langchain_ttl_history.storage import sqlite_freeing as freeing
 from langchain_ttl_history.storage import sqlite_items as items
 from langchain_ttl_history.storage import sqlite_mirror as mirrors
+from langchain_ttl_history.storage import sqlite_rows as rows
 from langchain_ttl_history.storage.base import Blob, Change, Entry, Guard, Lease, Query, Status, Storage
 from langchain_ttl_history.storage.sqlite_schema import FORMAT
 from langchain_ttl_history.testing import Clock, StorageContract
@@ -507,8 +508,8 @@ def test_sessions_come_in_pages_and_nothing_is_held_in_between(opens: Opens, clo
     [
         (module._LIST_USER, "USING INDEX sessions_of_user"),
         (module._LIST_ALL, "USING INDEX sessions_by_use"),
-        (module._LOOK_TO_WRITE, "sqlite_autoindex_sessions_1 (key=?)"),
-        (module._LOOK_TO_WRITE, "sessions_by_deadline (deadline<?)"),
+        (rows.TO_WRITE, "sqlite_autoindex_sessions_1 (key=?)"),
+        (rows.TO_WRITE, "sessions_by_deadline (deadline<?)"),
         (freeing._EXPIRED, "sessions_by_deadline (deadline<?)"),
         ("SELECT generation, key, deadline FROM sessions WHERE user = ?", "sessions_of_user (user=?)"),
         (items._SOME[4], "PRIMARY KEY (generation=? AND name=?)"),

@@ -1,10 +1,11 @@
 """Several processes on one SQLite file: nothing is lost, whoever writes at once or is killed in the middle.
 
-`TTL_HISTORY_TEST_KILLS` is how many writers are killed (25).
+`TEST_KILLS` is how many writers are killed (25).
 """
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import random
@@ -27,7 +28,7 @@ from langchain_ttl_history.storage import SQLiteStorage
 from langchain_ttl_history.storage.base import Blob, Change, Lease, Query, Status
 from tests.promises.helpers import ScriptedModel, assert_contiguous, assert_valid_chat, build_graph, text_of, tool_user
 
-KILLS = int(os.environ.get("TTL_HISTORY_TEST_KILLS", "25"))
+KILLS = int(os.environ.get("TEST_KILLS", "25"))
 KEY = SessionKey("ada", "s1")
 LEASE = Lease(None, None)
 PATIENCE = 120.0
@@ -194,7 +195,7 @@ def check(storage: SQLiteStorage, acknowledged: int) -> None:
         assert storage.write(key, Change(LEASE, upkeep=True)).weights == weights
     done = [int(each.payload) for each in storage.read(KEY, Query(("done",))).lists.get("done", ())]
     # A write that was killed before it was acknowledged was done again by the next writer.
-    assert {later - earlier for earlier, later in zip(done, done[1:], strict=False)} <= {0, 1}
+    assert {later - earlier for earlier, later in itertools.pairwise(done)} <= {0, 1}
     if done:
         assert done[-1] >= acknowledged
     newest = SessionKey("ada", f"s{acknowledged % 7}")

@@ -32,7 +32,7 @@ from langchain_ttl_history import (
     TypeNotAllowedError,
     default_buffer,
 )
-from langchain_ttl_history.storage import MemoryStorage, Storage
+from langchain_ttl_history.storage import MemoryStorage, SQLiteStorage, Storage
 
 
 class Mine:
@@ -42,6 +42,7 @@ class Mine:
 def buffers() -> None:
     """Every way to make one."""
     storage: Storage = MemoryStorage(max_sessions=1_000, max_bytes=1 << 20, clock=lambda: 0.0)
+    storage = SQLiteStorage("sessions.db", durable=True, timeout=10, clock=lambda: 0.0)
     assert_type(SessionBuffer(), SessionBuffer)
     SessionBuffer("memory://")
     SessionBuffer(storage, default_user="me", allow_types=[Mine], retention=Retention(idle_ttl=60))
