@@ -43,11 +43,10 @@ class TestSQLite(StorageContract):
     def make_broken(self, clock: Callable[[], float]) -> Storage:
         path = Path(self.folder.name) / "broken.db"
         broken = SQLiteStorage(path, clock=clock)
-        broken.close()
-        broken = SQLiteStorage(path, clock=clock)
-        with broken._connections._take() as connection:
-            for table in ("state", "sessions", "items", "tombstones"):
-                connection.execute(f"DROP TABLE {table}")
+        connection = broken._connections._take()
+        for table in ("state", "sessions", "items", "tombstones"):
+            connection.execute(f"DROP TABLE {table}")
+        broken._connections._give(connection)
         return broken
 
     def teardown_method(self) -> None:
