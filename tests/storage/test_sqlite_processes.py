@@ -75,8 +75,6 @@ def ask_agent(number: int, barrier: Any, path: str) -> None:
             agent.invoke({"messages": [asked]}, buffer.config("ada", "s1"))
 
 
-# The same happens with four agents in four threads on memory.
-@pytest.mark.xfail(strict=False, reason="the fold now and then leaves out some of what overlapping agents said")
 def test_of_four_agents_in_four_processes_on_one_session_every_turn_stays_whole(tmp_path: Path) -> None:
     at_once(ask_agent, str(tmp_path / "s.db"))
     with SessionBuffer(f"sqlite:///{tmp_path}/s.db", retention=Retention(max_messages=None)) as buffer:
