@@ -58,9 +58,9 @@ class Seen(NamedTuple):
         return [run if end is None else [run, end] for run, end in self.runs]
 
     @classmethod
-    def unpacked(cls, position: int, runs: Sequence[str | Sequence[Any]]) -> Seen:
+    def unpacked(cls, position: int, runs: Sequence[Any]) -> Seen:
         """What was stored so."""
-        return cls(position, tuple((run, None) if isinstance(run, str) else (run[0], run[1]) for run in runs))
+        return cls(position, tuple((run, None) if type(run) is str else (run[0], run[1]) for run in runs))
 
 
 class Delta(NamedTuple):
