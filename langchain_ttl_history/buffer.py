@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from itertools import islice
 from threading import Lock
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from langchain_core.runnables import ConfigurableFieldSpec, RunnableConfig
 
 from langchain_ttl_history.checkpointer import TTLCheckpointSaver
 from langchain_ttl_history.codec import Codec
+from langchain_ttl_history.display import buffer_card
 from langchain_ttl_history.errors import ConfigurationError, MissingUserError
 from langchain_ttl_history.flow import arun, run, writing
 from langchain_ttl_history.keys import SessionKey, valid_id
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["SessionBuffer", "default_buffer"]
 
 _DAY = 86_400.0
+# So many sessions are listed where a notebook shows a buffer.
+_LISTED = 20
 
 
 class SessionBuffer:
@@ -68,6 +72,12 @@ class SessionBuffer:
 
     def __repr__(self) -> str:
         return f"SessionBuffer({self._storage!r}, retention={self._retention!r})"
+
+    def _repr_html_(self) -> str:
+        usage = self.stats()
+        some = list(islice(self.sessions(all_users=True), _LISTED + 1))
+        more = len(some) > _LISTED
+        return buffer_card(repr(self._storage), self._retention, usage.sessions, usage.bytes, some[:_LISTED], more=more)
 
     @property
     def retention(self) -> Retention:

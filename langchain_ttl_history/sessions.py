@@ -15,6 +15,7 @@ from langchain_ttl_history.checkpoints import Record, decode_record, head_name
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.collection import hard_limits, limits, plan, together
 from langchain_ttl_history.conversation import LOG, Seen, deltas_of, fold, keyed
+from langchain_ttl_history.display import Portrait, info_card
 from langchain_ttl_history.flow import Flow, reading, writing
 from langchain_ttl_history.index import INDEX, lines_of
 from langchain_ttl_history.keys import SessionKey
@@ -42,6 +43,11 @@ class SessionInfo:
     last_used_at: datetime
     expires_at: datetime | None
     """None if it is pinned and has no maximal age."""
+    read_at: datetime | None = field(default=None, repr=False, compare=False)
+    """When this was read, by the storage's clock."""
+
+    def _repr_html_(self) -> str:
+        return info_card(self)
 
 
 class Turn(NamedTuple):
@@ -163,7 +169,26 @@ class Sessions:
         snapshot = yield from reading(key, query)
         if not snapshot.generation:
             return None
+        return self._info(key, self.look(snapshot))
+
+    def portrait(self, key: SessionKey) -> Flow[Portrait | None]:
+        """The session to look at, what the window cut included; None if there is none. Not a use."""
+        head = head_name("")
+        snapshot = yield from reading(key, Query((head, INDEX), ("c", "m"), (LOG, head)))
+        if not snapshot.generation:
+            return None
         view = self.look(snapshot)
+        shown = frozenset(self.window(view.history, view.bodies))
+        return Portrait(
+            self._info(key, view),
+            self.retention,
+            [view.bodies[name] for name in view.names],
+            frozenset(place for place, name in enumerate(view.names) if name in shown),
+            frozenset(place for place, name in enumerate(view.names) if name in view.waiting[1:]),
+        )
+
+    def _info(self, key: SessionKey, view: View) -> SessionInfo:
+        snapshot = view.snapshot
         lines = lines_of(snapshot.lists.get(INDEX, ()))
         cap = self.retention.max_checkpoints
         return SessionInfo(
@@ -175,6 +200,7 @@ class Sessions:
             _time(snapshot.created_at),
             _time(snapshot.last_used_at),
             None if snapshot.expires_at is None else _time(snapshot.expires_at),
+            _time(snapshot.now),
         )
 
     # Freeing

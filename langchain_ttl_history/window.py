@@ -14,7 +14,7 @@ from functools import lru_cache
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 
-__all__ = ["Caps", "calls_of", "ends_open", "visible", "without_open_group"]
+__all__ = ["Caps", "callers", "calls_of", "ends_open", "visible", "without_open_group"]
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def visible(messages: Sequence[BaseMessage], caps: Caps, sizes: Sequence[int] | 
             start += 1
         if (start < count or not count) and _is_simple(messages, start):
             return list(range(start, count))
-    shown, blocks = _paired(messages)
+    shown, blocks, _ = _paired(messages)
     fits = _fitter(messages, caps, sizes)
     if fits(shown):
         return shown
@@ -134,14 +134,20 @@ def _open_group(messages: Sequence[BaseMessage]) -> int | None:
     return None
 
 
-def _paired(messages: Sequence[BaseMessage]) -> tuple[list[int], list[int]]:
-    """The positions kept, and for each the place in that list where its block begins.
+def callers(messages: Sequence[BaseMessage]) -> dict[int, int]:
+    """For the position of each result that has a call, the position of the message that made it."""
+    return _paired(messages)[2]
+
+
+def _paired(messages: Sequence[BaseMessage]) -> tuple[list[int], list[int], dict[int, int]]:
+    """The positions kept, for each the place in that list where its block begins, and `callers`.
 
     A result belongs to the nearest earlier message that made its call and has no result for it
     yet; one that belongs to none is left out.
     """
     shown: list[int] = []
     blocks: list[int] = []
+    made_by: dict[int, int] = {}
     # For each call id the place of the newest message that made it, once for each result it
     # still waits for.
     waiting: dict[str | None, list[int]] = {}
@@ -149,21 +155,23 @@ def _paired(messages: Sequence[BaseMessage]) -> tuple[list[int], list[int]]:
         start = place = len(shown)
         kind = _kind(type(message))
         if kind is ToolMessage:
-            callers = waiting.get(message.tool_call_id)  # type: ignore[attr-defined]  # a ToolMessage, by its kind
-            if not callers:
+            places = waiting.get(message.tool_call_id)  # type: ignore[attr-defined]  # a ToolMessage, by its kind
+            if not places:
                 continue
-            start = blocks[callers.pop()]
+            caller = places.pop()
+            made_by[position] = shown[caller]
+            start = blocks[caller]
             blocks[start:] = [start] * (place - start)
         elif kind is AIMessage:
             for call in calls_of(message):
-                callers = waiting.get(call)
-                if callers and callers[-1] == place:
-                    callers.append(place)
+                places = waiting.get(call)
+                if places and places[-1] == place:
+                    places.append(place)
                 else:
                     waiting[call] = [place]
         shown.append(position)
         blocks.append(start)
-    return shown, blocks
+    return shown, blocks, made_by
 
 
 def _fitter(messages: Sequence[BaseMessage], caps: Caps, sizes: Sequence[int] | None) -> Callable[[list[int]], bool]:
