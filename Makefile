@@ -2,10 +2,13 @@
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test bench lint types layers docs wheel format clean
+.PHONY: demo notebooks test bench lint types layers docs wheel format clean
 
 demo: .venv/demo          ## One session shared by an agent and a chain; MODEL=openai:gpt-5-mini for a real model
 	.venv/bin/python examples/demo.py $(MODEL)
+
+notebooks: .venv/notebooks ## Run examples/*.ipynb anew and keep what they print; ARGS="quickstart" for some
+	.venv/bin/python -m tests.notebooks $(ARGS)
 
 test: .venv/test          ## The whole suite; ARGS="-k expiry" for a part of it
 	.venv/bin/python -m pytest -n auto --maxprocesses 4 $(ARGS)
@@ -41,7 +44,7 @@ clean:
 	rm -rf .venv .wheel dist site
 
 # One environment; each group of pyproject.toml is added to it when a target first needs it.
-.venv/demo .venv/test .venv/bench .venv/lint .venv/docs .venv/wheel: .venv/pip pyproject.toml constraints.txt
+.venv/demo .venv/notebooks .venv/test .venv/bench .venv/lint .venv/docs .venv/wheel: .venv/pip pyproject.toml constraints.txt
 	$(PIP) --build-constraint constraints.txt --editable . --group $(@F)
 	@touch $@
 
