@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import subprocess
 import sys
 import time
@@ -16,13 +16,15 @@ DEMO = Path(__file__).parents[1] / "examples" / "demo.py"
 
 
 @pytest.fixture
-def demo() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("demo", DEMO)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def demo(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(DEMO.parent)
+    monkeypatch.delitem(sys.modules, "demo", raising=False)
+    return importlib.import_module("demo")
+
+
+@pytest.fixture
+def scripted(demo: ModuleType) -> ModuleType:
+    return sys.modules["scripted"]
 
 
 def test_every_claim_of_the_demo_holds() -> None:
@@ -41,14 +43,16 @@ def test_the_demo_fails_when_a_claim_does_not_hold(demo: ModuleType, monkeypatch
     assert demo.main(None) == 1
 
 
-def test_the_demo_fails_when_nothing_is_remembered(demo: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    answer = demo.answer
+def test_the_demo_fails_when_nothing_is_remembered(
+    demo: ModuleType, scripted: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = scripted.answer
 
     def of_this_turn_alone(messages: list[BaseMessage]) -> AIMessage:
         newest = max(place for place, message in enumerate(messages) if isinstance(message, HumanMessage))
         return answer(messages[newest:])
 
-    monkeypatch.setattr(demo, "answer", of_this_turn_alone)
+    monkeypatch.setattr(scripted, "answer", of_this_turn_alone)
     assert demo.main(None) == 1
 
 
@@ -57,16 +61,24 @@ def test_a_model_that_does_not_exist_is_named(demo: ModuleType, capsys: pytest.C
     assert "nobody:nothing cannot be used" in capsys.readouterr().out
 
 
-def test_the_scripted_model_answers_from_what_it_is_given(demo: ModuleType) -> None:
+def test_the_scripted_model_answers_from_what_it_is_given(scripted: ModuleType) -> None:
     question = HumanMessage("When is it due?")
-    assert "no invoice" in demo.answer([question]).text
+    assert "no invoice" in scripted.answer([question]).text
     call = AIMessage("", tool_calls=[{"name": "find_invoice", "args": {"month": "May"}, "id": "1"}])
     result = ToolMessage('{"month": "May", "number": "INV-7", "amount": "$5", "due": "June 14"}', tool_call_id="1")
-    assert demo.answer([call, result, question]).text == "INV-7 is due on June 14."
+    assert scripted.answer([call, result, question]).text == "INV-7 is due on June 14."
     event = SystemMessage("The user opened the billing page.")
-    assert "billing page" in demo.answer([call, result, event, question]).text
+    assert "billing page" in scripted.answer([call, result, event, question]).text
 
 
-def test_the_scripted_model_calls_the_tool_for_what_it_does_not_know(demo: ModuleType) -> None:
-    reply = demo.answer([HumanMessage("From March to May, please.")])
+def test_the_scripted_model_calls_the_tool_for_what_it_does_not_know(scripted: ModuleType) -> None:
+    reply = scripted.answer([HumanMessage("From March to May, please.")])
     assert [call["args"] for call in reply.tool_calls] == [{"month": "March"}]
+
+
+def test_the_scripted_model_pays_by_its_tool_and_says_what_that_said(scripted: ModuleType) -> None:
+    question = HumanMessage("Pay INV-7.")
+    call = scripted.answer([question])
+    assert [(each["name"], each["args"]) for each in call.tool_calls] == [("pay_invoice", {"number": "INV-7"})]
+    result = ToolMessage("Paid INV-7.", tool_call_id=call.tool_calls[0]["id"])
+    assert scripted.answer([question, call, result]).text == "Paid INV-7."
