@@ -35,6 +35,7 @@ wheel: .venv/wheel        ## The wheel alone, in an environment of its own, runs
 	$(PYTHON) -m venv .wheel
 	.wheel/bin/python -m pip install --quiet --constraint constraints.txt dist/*.whl langchain
 	cp tests/blocks.py README.md .wheel && cd .wheel && bin/python -I blocks.py README.md
+	.wheel/bin/python -I -c 'from langchain_ttl_history import SessionBuffer; assert "style" in SessionBuffer()._repr_html_()'
 
 format: .venv/lint
 	.venv/bin/ruff check --fix .

@@ -34,6 +34,11 @@ NAMES = {
     "default_buffer",
 }
 
+EXTRAS = {
+    "redis": {"redis"},
+    "valkey": {"valkey"},
+}
+
 TWINS = {
     package.SessionBuffer: ["sessions", "info", "delete", "forget", "set_idle_ttl", "stats", "sweep", "close"],
     package.TTLChatMessageHistory: ["add_messages", "add_system_message", "clear"],
@@ -129,6 +134,30 @@ def test_the_plain_install_needs_nothing_but_langchain_core_and_langgraph_checkp
     ]
     names = {re.split(r"[^\w-]", each)[0] for each in needed}
     assert names == {"langchain-core", "langgraph-checkpoint", "ormsgpack"}
+
+
+def test_an_extra_adds_its_own_package_alone() -> None:
+    package = metadata("langchain-ttl-history")
+    extras: dict[str, set[str]] = {name: set() for name in package.get_all("Provides-Extra") or []}
+    for each in package.get_all("Requires-Dist") or []:
+        extra = re.search(r"extra == ['\"](.+?)['\"]", each)
+        if extra:
+            extras[extra[1]].add(re.split(r"[^\w-]", each)[0])
+    assert extras == EXTRAS
+
+
+def test_the_metadata_says_what_a_package_index_asks_for() -> None:
+    package = metadata("langchain-ttl-history")
+    assert package["License-Expression"] == "MIT"
+    assert package["License-File"] == "LICENSE"
+    assert (ROOT / "LICENSE").read_text().startswith("MIT License")
+    assert package["Summary"]
+    assert package["Requires-Python"] == ">=3.10"
+    assert package["Description-Content-Type"] == "text/markdown"
+    classifiers = package.get_all("Classifier") or []
+    for minor in (10, 11, 12, 13):
+        assert f"Programming Language :: Python :: 3.{minor}" in classifiers
+    assert "Typing :: Typed" in classifiers
 
 
 def test_the_changelog_knows_the_version() -> None:

@@ -23,6 +23,17 @@ def test_the_readme_is_about_one_screen() -> None:
     assert len(README.read_text().splitlines()) <= 100
 
 
+def test_the_readme_needs_about_twenty_lines_of_code() -> None:
+    code = "".join(block.body for block in blocks_of(README) if block.language == "python")
+    assert sum(bool(line.strip()) for line in code.splitlines()) <= 22
+
+
+def test_every_file_the_readme_links_to_exists() -> None:
+    linked = re.findall(r"\]\(([^)#]+)[^)]*\)", README.read_text())
+    assert len(linked) > 10
+    assert [each for each in linked if not (ROOT / each).exists()] == []
+
+
 def test_every_make_target_the_readme_names_exists() -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = set(re.findall(r"^make ([a-z]+)", README.read_text(), re.MULTILINE))
