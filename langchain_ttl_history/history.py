@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from langchain_core.chat_history import BaseChatMessageHistory
 from langchain_core.messages import BaseMessage, SystemMessage
 
-from langchain_ttl_history.display import history_card
+from langchain_ttl_history.display import Portrait, history_card
 from langchain_ttl_history.flow import arun, run
 from langchain_ttl_history.history_writes import add, replace
 from langchain_ttl_history.keys import SessionKey
@@ -45,8 +45,11 @@ class TTLChatMessageHistory(BaseChatMessageHistory):
         return f"TTLChatMessageHistory(user_id={self._key.user_id!r}, session_id={self._key.session_id!r})"
 
     def _repr_html_(self) -> str:
+        return history_card(*self._key, self._portrait())
+
+    def _portrait(self) -> Portrait | None:
         # To look at a session is no use of it, and does not begin a turn.
-        return history_card(*self._key, run(self._storage, self._sessions.portrait(self._key)))
+        return run(self._storage, self._sessions.portrait(self._key))
 
     @property
     def user_id(self) -> str:

@@ -18,7 +18,7 @@ def python(program: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("module", ["sqlite3", "redis", "valkey", "langgraph.pregel", "langchain", "rich"])
+@pytest.mark.parametrize("module", ["sqlite3", "redis", "valkey", "langgraph.pregel", "langchain", "rich", "typer"])
 def test_importing_the_package_does_not_import(module: str) -> None:
     program = f"import sys, langchain_ttl_history, langchain_ttl_history.storage; print({module!r} in sys.modules)"
     assert python(program).strip() == "False"

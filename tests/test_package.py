@@ -35,6 +35,7 @@ NAMES = {
 }
 
 EXTRAS = {
+    "cli": {"rich", "typer"},
     "redis": {"redis"},
     "valkey": {"valkey"},
 }

@@ -1,0 +1,186 @@
+"""The commands: each one call of `SessionBuffer`, none of them a use of a session."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from langchain_ttl_history.buffer import SessionBuffer
+from langchain_ttl_history.cli.drawing import facts, listing, timeline
+from langchain_ttl_history.display import amount
+from langchain_ttl_history.errors import ConfigurationError, TTLHistoryError
+from langchain_ttl_history.retention import Retention
+from langchain_ttl_history.sessions import SessionInfo
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Look at the sessions of a storage, and delete them. Nothing here prolongs a session.",
+)
+
+User = Annotated[str, typer.Argument(help="Whose session.")]
+Session = Annotated[str, typer.Argument(help="Which of the user's sessions.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object a line, for programs.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+@dataclasses.dataclass(frozen=True)
+class Where:
+    """The sessions the options name."""
+
+    url: str
+    types: list[str]
+    idle_ttl: float
+
+
+@app.callback()
+def where(
+    context: typer.Context,
+    url: Annotated[str, typer.Option(envvar="TTL_HISTORY_URL", help="sqlite:///PATH, redis://HOST:PORT/0, ...")] = "",
+    allow_type: Annotated[
+        list[str] | None, typer.Option(metavar="MODULE:CLASS", help="A class of the program's own that may be rebuilt.")
+    ] = None,
+    idle_ttl: Annotated[
+        float, typer.Option(metavar="SECONDS", help="The program's, where it is over a day: deletions hold as long.")
+    ] = 86_400.0,
+) -> None:
+    """Say which sessions are meant."""
+    context.obj = Where(url, allow_type or [], idle_ttl)
+
+
+@app.command()
+def sessions(
+    context: typer.Context,
+    user: Annotated[str | None, typer.Argument(help="Whose sessions.")] = None,
+    *,
+    everyone: Annotated[bool, typer.Option("--all", help="Those of all users.")] = False,
+    as_json: Json = False,
+) -> None:
+    """List the sessions of a user, or of everyone, the next to end first."""
+    with opened(context) as buffer:
+        if user is None and not everyone:
+            raise ConfigurationError("name a user, or pass --all for the sessions of everyone")
+        found = buffer.sessions(user, all_users=everyone)
+        if as_json:
+            for info in found:
+                typer.echo(_json(info))
+        else:
+            Console().print(listing(found))
+
+
+@app.command()
+def info(context: typer.Context, user: User, session: Session, *, as_json: Json = False) -> None:
+    """Tell how much a session holds, and how long it lives."""
+    with opened(context) as buffer:
+        found = buffer.info(user, session)
+        if found is None:
+            raise _missing(user, session)
+        if as_json:
+            typer.echo(_json(found))
+        else:
+            Console().print(facts(found))
+
+
+@app.command()
+def show(context: typer.Context, user: User, session: Session) -> None:
+    """Show the conversation of a session, tool calls with their results."""
+    with opened(context) as buffer:
+        portrait = buffer.history(user, session)._portrait()
+        if portrait is None:
+            raise _missing(user, session)
+        console = Console()
+        for part in timeline(portrait):
+            console.print(part)
+
+
+@app.command()
+def delete(context: typer.Context, user: User, session: Session, *, yes: Yes = False) -> None:
+    """Delete a session for good."""
+    with opened(context) as buffer:
+        _sure(f"Delete session {session!r} of {user!r}?", yes=yes)
+        if not buffer.delete(user, session):
+            raise _missing(user, session)
+        typer.echo("deleted")
+
+
+@app.command()
+def forget(context: typer.Context, user: User, *, yes: Yes = False) -> None:
+    """Delete all sessions of a user for good."""
+    with opened(context) as buffer:
+        _sure(f"Delete every session of {user!r}?", yes=yes)
+        count = buffer.forget(user)
+        typer.echo(f"{count} session{'s' * (count != 1)} deleted")
+
+
+@app.command()
+def stats(context: typer.Context, *, as_json: Json = False) -> None:
+    """Tell how many sessions there are, and how much they hold together."""
+    with opened(context) as buffer:
+        usage = buffer.stats()
+        if as_json:
+            typer.echo(json.dumps(usage._asdict()))
+        else:
+            typer.echo(f"{usage.sessions:,} sessions, {amount(usage.bytes)}")
+
+
+@app.command()
+def sweep(context: typer.Context) -> None:
+    """Free what expired."""
+    with opened(context) as buffer:
+        typer.echo(f"{buffer.sweep():,} expired sessions freed")
+
+
+# What the commands share
+
+
+@contextmanager
+def opened(context: typer.Context) -> Iterator[SessionBuffer]:
+    """The buffer the options name; errors of this package become a line and exit code 1."""
+    chosen: Where = context.obj
+    try:
+        if not chosen.url or chosen.url.startswith("memory"):
+            raise ConfigurationError(
+                "no storage to look at: pass --url or set TTL_HISTORY_URL; memory is another process's own"
+            )
+        # Unbounded, so that all that is held is shown, whatever the program's own bounds are.
+        retention = Retention(idle_ttl=chosen.idle_ttl, max_messages=None, max_checkpoints=None, max_bytes=None)
+        with SessionBuffer(chosen.url, retention=retention, allow_types=map(_class, chosen.types)) as buffer:
+            yield buffer
+    except TTLHistoryError as error:
+        typer.echo(f"{error}", err=True)
+        raise typer.Exit(1) from error
+
+
+def _class(name: str) -> type:
+    module, _, attribute = name.partition(":")
+    try:
+        found: Any = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigurationError(f"--allow-type {name}: {error}; name it as MODULE:CLASS") from error
+    if not isinstance(found, type):
+        raise ConfigurationError(f"--allow-type {name} is no class")
+    return found
+
+
+def _missing(user: str, session: str) -> typer.Exit:
+    typer.echo(f"there is no session {session!r} of {user!r}", err=True)
+    return typer.Exit(1)
+
+
+def _sure(question: str, *, yes: bool) -> None:
+    if not yes:
+        typer.confirm(question, abort=True)
+
+
+def _json(info: SessionInfo) -> str:
+    return json.dumps(dataclasses.asdict(info), default=lambda time: time.isoformat(), ensure_ascii=False)

@@ -1,0 +1,96 @@
+"""How sessions look on a terminal. Nothing that was said is taken for markup or control codes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+
+from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from langchain_ttl_history.display import Facts, Portrait, amount, span
+from langchain_ttl_history.window import callers
+
+__all__ = ["facts", "listing", "timeline"]
+
+_STYLES = {"human": "bold cyan", "ai": "bold green", "tool": "yellow", "system": "magenta"}
+_SHOWN_CHARS = 1_000
+
+
+def listing(sessions: Iterable[Facts]) -> Table:
+    """A table of sessions."""
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for name in ("user", "session", "messages", "checkpoints", "size", "idle left"):
+        table.add_column(name, justify="right" if name in {"messages", "checkpoints", "size"} else "left")
+    for each in sessions:
+        table.add_row(
+            _plain(each.user_id),
+            _plain(each.session_id),
+            f"{each.messages:,}",
+            f"{each.checkpoints:,}",
+            amount(each.bytes),
+            _left(each),
+        )
+    return table
+
+
+def facts(session: Facts) -> Table:
+    """What is known of a session, a line each."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim")
+    table.add_column()
+    for name, value in (
+        ("user", _plain(session.user_id)),
+        ("session", _plain(session.session_id)),
+        ("messages", f"{session.messages:,}"),
+        ("checkpoints", f"{session.checkpoints:,}"),
+        ("size", amount(session.bytes)),
+        ("created", f"{session.created_at:%Y-%m-%d %H:%M:%S} UTC"),
+        ("last used", f"{session.last_used_at:%Y-%m-%d %H:%M:%S} UTC"),
+        ("idle left", _left(session)),
+    ):
+        table.add_row(name, value)
+    return table
+
+
+def timeline(portrait: Portrait) -> Iterator[RenderableType]:
+    """The conversation, oldest first; a result stands beneath its call."""
+    messages = portrait.messages
+    made_by = callers(messages)
+    for place, message in enumerate(messages):
+        if place in made_by:
+            continue
+        lines = [_plain(message.text)] if message.text or not isinstance(message, AIMessage) else []
+        if isinstance(message, AIMessage):
+            results = [messages[each] for each, caller in made_by.items() if caller == place]
+            for call in message.tool_calls:
+                lines += _call(call["name"], call["args"], call["id"], results)
+        row = Table.grid(padding=(0, 2))
+        row.add_column(width=8, justify="right", style=_STYLES.get(message.type, "bold"))
+        row.add_column()
+        row.add_row(message.type, Text("\n").join(lines))
+        yield row
+
+
+def _call(name: str, args: object, id: str | None, results: list[BaseMessage]) -> Iterator[Text]:
+    yield _plain(f"{name}({json.dumps(args, ensure_ascii=False, default=repr)})", "yellow")
+    for result in results:
+        if isinstance(result, ToolMessage) and result.tool_call_id == id:
+            results.remove(result)
+            yield Text("  → ") + _plain(result.text, "red" if result.status == "error" else "")
+            return
+    yield Text("  waits for its result", style="dim")
+
+
+def _left(session: Facts) -> str:
+    if session.expires_at is None:
+        return "no end"
+    return span((session.expires_at - (session.read_at or session.last_used_at)).total_seconds())
+
+
+def _plain(text: str, style: str = "") -> Text:
+    cut = f"{text[:_SHOWN_CHARS]}… ({len(text):,} characters)" if len(text) > _SHOWN_CHARS else text
+    # A terminal obeys control characters, whoever said them.
+    return Text("".join(each if each.isprintable() or each == "\n" else ascii(each)[1:-1] for each in cut), style=style)
