@@ -17,7 +17,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol
 
-from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
+from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, ToolMessage
 
 from langchain_ttl_history.retention import Retention
 from langchain_ttl_history.window import callers
@@ -260,7 +260,8 @@ def _cut(messages: Sequence[BaseMessage], places: Sequence[int], answers: dict[i
 
 
 def _item(message: BaseMessage, results: Sequence[ToolMessage], *, has_call: bool) -> str:
-    who = _text(message.type if message.name is None else f"{message.type} · {message.name}")
+    role = message.role if isinstance(message, ChatMessage) else message.type
+    who = _text(role if message.name is None else f"{role} · {message.name}")
     kind = message.type if message.type in {"human", "ai", "system", "tool"} else "other"
     marks = [f'<span class="ttlh-chip">{_text(each)}</span>' for each in _marks(message)]
     if kind == "tool" and not has_call:

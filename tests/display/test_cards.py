@@ -9,10 +9,11 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
-from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.messages import AIMessage, ChatMessage, HumanMessage, ToolMessage
 
 from langchain_ttl_history import Retention, SessionBuffer
 from langchain_ttl_history.display import amount, span
+from tests.promises import samples
 from tests.promises.helpers import Clock
 
 
@@ -223,6 +224,23 @@ def test_content_that_is_no_text_is_named() -> None:
     picture = {"type": "image", "url": "https://example.com/a.png"}
     buffer.history("alice", "s1").add_messages([HumanMessage(["Look:", picture, {"type": "text", "text": " nice"}])])
     assert "Look: nice image" in text_of(buffer.history("alice", "s1")._repr_html_())
+
+
+@pytest.mark.parametrize("name", list(samples.messages()))
+def test_a_message_of_any_kind_is_drawn(name: str) -> None:
+    message = samples.messages()[name]
+    buffer = SessionBuffer(allow_types=[type(message)])
+    call = {"name": "ask", "args": {}, "id": getattr(message, "tool_call_id", "1")}
+    buffer.history("alice", "s1").add_messages([HumanMessage("Hi"), AIMessage("", tool_calls=[call]), message])
+    shown = text_of(buffer.history("alice", "s1")._repr_html_())
+    assert " ".join(message.text.split()[:5]) in shown
+
+
+def test_a_message_is_shown_with_its_role_and_name() -> None:
+    buffer = SessionBuffer()
+    said = [ChatMessage("Objection!", role="lawyer", id="1"), HumanMessage("Sustained.", name="judge")]
+    buffer.history("alice", "s1").add_messages(said)
+    assert "lawyer Objection! human · judge Sustained." in text_of(buffer.history("alice", "s1")._repr_html_())
 
 
 @pytest.mark.parametrize(
