@@ -24,7 +24,7 @@ _VARIES = [
     (re.compile(r"127\.0\.0\.1:\d+|localhost:\d+"), "<address>"),
     # The idle time left, and the part of it.
     (re.compile(r"\d\.\d s left"), "<left>"),
-    (re.compile(r"<b>\d+ (s|min)( \d+ s)?</b>"), "<left>"),
+    (re.compile(r"<b>\d+ (s|min|h|d)( \d+ (s|min|h))?</b>"), "<left>"),
     (re.compile(r"ttlh-bar( ttlh-low)?\"><span style=\"width:\d+%"), "<bar>"),
     # Some records hold times, whose length varies with their value.
     (re.compile(r"[\d,.]+ ([KM]iB|bytes)\b"), "<size>"),

@@ -15,6 +15,7 @@ TOLD_OF = {
     "quickstart",
     "users_and_sessions",
     "time_travel",
+    "human_approval",
     "from_message_history_to_agent",
 }
 
