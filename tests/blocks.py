@@ -47,7 +47,7 @@ def blocks_of(page: Path) -> list[Block]:
 def run(page: Path) -> str:
     """Run the Python blocks of a page and compare what they print with what the page shows.
 
-    A block may await. A `text` block that follows a Python block shows what that one prints.
+    A block may await. A `text` block right behind a Python block shows what that one prints.
 
     Raises:
         AssertionError: A block printed something else than the page shows.
@@ -61,10 +61,11 @@ def run(page: Path) -> str:
                 _execute(block, page, names)
             printed = out.getvalue()
             everything += printed
-        elif block.language == "text" and printed is not None:
+            continue
+        if block.language == "text" and printed is not None:
             shown = block.body
             assert printed == shown, f"{page}:{block.line} shows\n{shown}\nbut the block before it prints\n{printed}"
-            printed = None
+        printed = None
     return everything
 
 

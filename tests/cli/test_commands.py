@@ -1,0 +1,207 @@
+"""The command `ttl-history`."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from typer.testing import CliRunner
+
+from langchain_ttl_history import SessionBuffer
+from langchain_ttl_history.cli.commands import app
+from tests.blocks import blocks_of, run
+
+Call = Callable[..., Result]
+
+
+class Note(HumanMessage):
+    """A message class of a program's own."""
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/sessions.db"
+
+
+@pytest.fixture
+def buffer(url: str) -> Iterator[SessionBuffer]:
+    """Two sessions of alice and one of bob."""
+    with SessionBuffer(url, allow_types=[Note]) as buffer:
+        history = buffer.history("alice", "support")
+        history.add_messages(
+            [
+                HumanMessage("Rain in [bold]Rome[/bold]? \x1b[2J"),
+                AIMessage("", tool_calls=[{"name": "rain", "args": {"city": "Rome"}, "id": "1"}]),
+                ToolMessage("no", tool_call_id="1"),
+                AIMessage("No."),
+            ]
+        )
+        buffer.history("alice", "other").add_system_message("The user signed in.")
+        buffer.history("bob", "support").add_system_message("The user signed in.")
+        yield buffer
+
+
+@pytest.fixture
+def call(buffer: SessionBuffer, url: str) -> Call:
+    def call(*words: str, input: str | None = None) -> Result:
+        return CliRunner().invoke(app, ["--url", url, *words], input=input, env={"COLUMNS": "100"})
+
+    return call
+
+
+def test_sessions_lists_those_of_a_user(call: Call) -> None:
+    done = call("sessions", "alice")
+    assert done.exit_code == 0
+    rows = [line.split()[:4] for line in done.stdout.splitlines()[1:]]
+    assert sorted(rows) == [["alice", "other", "1", "0"], ["alice", "support", "4", "0"]]
+
+
+def test_sessions_lists_those_of_everyone_when_asked_to(call: Call) -> None:
+    assert {line.split()[0] for line in call("sessions", "--all").stdout.splitlines()[1:]} == {"alice", "bob"}
+    refused = call("sessions")
+    assert refused.exit_code == 1
+    assert "--all" in refused.stderr
+
+
+def test_sessions_and_info_speak_json(call: Call) -> None:
+    listed = [json.loads(line) for line in call("sessions", "--all", "--json").stdout.splitlines()]
+    assert len(listed) == 3
+    info = json.loads(call("info", "alice", "support", "--json").stdout)
+    assert (info["user_id"], info["session_id"], info["messages"]) == ("alice", "support", 4)
+    assert datetime.fromisoformat(info["expires_at"]) > datetime.fromisoformat(info["last_used_at"])
+
+
+def test_info_tells_of_a_session(call: Call) -> None:
+    words = call("info", "alice", "support").stdout.split()
+    assert words[words.index("messages") + 1] == "4"
+    assert "created" in words
+
+
+def test_show_puts_a_result_beneath_its_call(call: Call) -> None:
+    lines = [line.strip() for line in call("show", "alice", "support").stdout.splitlines()]
+    at = next(place for place, line in enumerate(lines) if "rain(" in line)
+    assert lines[at] == 'ai  rain({"city": "Rome"})'
+    assert lines[at + 1] == "→ no"
+    assert lines[at + 2] == "ai  No."
+
+
+def test_show_takes_nothing_said_for_markup_or_a_control_code(call: Call) -> None:
+    shown = call("show", "alice", "support").stdout
+    assert r"Rain in [bold]Rome[/bold]? \x1b[2J" in shown
+    assert "\x1b" not in shown
+
+
+def test_no_command_that_looks_is_a_use(call: Call, buffer: SessionBuffer) -> None:
+    before = buffer.info("alice", "support")
+    time.sleep(0.01)
+    for words in (["sessions", "--all"], ["info", "alice", "support"], ["show", "alice", "support"], ["stats"]):
+        assert call(*words).exit_code == 0
+    assert buffer.info("alice", "support") == before
+
+
+def test_delete_asks_and_deletes(call: Call, buffer: SessionBuffer) -> None:
+    assert call("delete", "alice", "support", input="n\n").exit_code == 1
+    assert buffer.info("alice", "support") is not None
+    assert call("delete", "alice", "support", input="y\n").exit_code == 0
+    assert buffer.info("alice", "support") is None
+    assert buffer.info("alice", "other") is not None
+
+
+def test_forget_deletes_every_session_of_a_user(call: Call, buffer: SessionBuffer) -> None:
+    done = call("forget", "alice", "--yes")
+    assert done.stdout == "2 sessions deleted\n"
+    assert [info.user_id for info in buffer.sessions(all_users=True)] == ["bob"]
+
+
+@pytest.mark.parametrize("command", ["info", "show", "delete"])
+def test_a_session_that_is_not_there_is_named(call: Call, command: str) -> None:
+    done = call(command, "alice", "none", *(["--yes"] if command == "delete" else []))
+    assert done.exit_code == 1
+    assert done.stderr == "there is no session 'none' of 'alice'\n"
+
+
+def test_stats_and_sweep_count(call: Call) -> None:
+    assert call("stats").stdout.startswith("3 sessions, ")
+    assert json.loads(call("stats", "--json").stdout)["sessions"] == 3
+    assert call("sweep").stdout == "0 expired sessions freed\n"
+
+
+def test_a_class_of_the_programs_own_has_to_be_allowed(call: Call, buffer: SessionBuffer) -> None:
+    buffer.history("alice", "notes").add_messages([Note("my note")])
+    refused = call("show", "alice", "notes")
+    assert refused.exit_code == 1
+    assert "Note" in refused.stderr
+    allowed = call("--allow-type", f"{__name__}:Note", "show", "alice", "notes")
+    assert "my note" in allowed.stdout
+
+
+@pytest.mark.parametrize("name", ["nothing", "no.such.module:Class", f"{__name__}:Nothing", f"{__name__}:json", ":"])
+def test_a_class_that_cannot_be_had_is_named(call: Call, name: str) -> None:
+    done = call("--allow-type", name, "stats")
+    assert done.exit_code == 1
+    assert f"--allow-type {name}" in done.stderr
+
+
+@pytest.mark.parametrize("url", ["", "memory://"])
+def test_without_a_storage_to_look_at_the_way_out_is_named(url: str) -> None:
+    done = CliRunner().invoke(app, ["--url", url, "stats"])
+    assert done.exit_code == 1
+    assert "TTL_HISTORY_URL" in done.stderr
+
+
+def test_the_url_may_come_from_the_environment(url: str, buffer: SessionBuffer) -> None:
+    done = CliRunner().invoke(app, ["stats"], env={"TTL_HISTORY_URL": url})
+    assert done.stdout.startswith("3 sessions")
+
+
+def test_a_storage_that_cannot_be_opened_is_one_line_of_error(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["--url", f"sqlite:///{tmp_path}", "stats"])
+    assert done.exit_code == 1
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_command_is_installed(url: str, buffer: SessionBuffer) -> None:
+    command = Path(sys.executable).with_name("ttl-history")
+    done = subprocess.run([command, "--url", url, "stats"], check=True, capture_output=True, text=True)
+    assert done.stdout.startswith("3 sessions")
+
+
+def test_without_the_extra_the_command_says_what_to_install() -> None:
+    program = "import sys; sys.modules['typer'] = None; from langchain_ttl_history.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "langchain-ttl-history[cli]" in done.stderr
+
+
+def steady(text: str) -> str:
+    """The text without what differs from run to run, and without what fills its lines up."""
+    text = re.sub(r"[\d,.]+ ([KM]i)?B\b", "<size>", re.sub(r"\d+ min", "<left>", text))
+    return "\n".join(" ".join(line.split()) for line in text.strip().splitlines())
+
+
+def test_the_page_shows_what_the_commands_print(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = Path(__file__).parents[2] / "docs" / "cli.md"
+    run(page)
+    printed = shown = ""
+    for block in blocks_of(page):
+        if block.language == "bash":
+            for line in block.body.splitlines():
+                if line.startswith("ttl-history "):
+                    environment = {"TTL_HISTORY_URL": "sqlite:///sessions.db", "COLUMNS": "100"}
+                    done = CliRunner().invoke(app, shlex.split(line)[1:], env=environment)
+                    assert done.exit_code == 0, done.output
+                    printed += done.stdout
+        elif block.language == "text":
+            shown += block.body
+    assert sorted(steady(printed).splitlines()) == sorted(steady(shown).splitlines())
