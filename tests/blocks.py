@@ -1,7 +1,7 @@
 """Runs the Python of a Markdown page: its blocks, top to bottom, are one program.
 
 It needs nothing but Python, so that it can also run where only the package is installed:
-`python blocks.py README.md`.
+`python -I tests/blocks.py README.md`.
 """
 
 from __future__ import annotations
