@@ -27,14 +27,15 @@ if TYPE_CHECKING:
 __all__ = ["SessionBuffer", "default_buffer"]
 
 _DAY = 86_400.0
+_REDIS = {"redis", "rediss", "valkey", "valkeys"}
 
 
 class SessionBuffer:
     """Bounded, expiring sessions, each one conversation for chains and graphs alike.
 
     Args:
-        storage: Where sessions are kept: a URL (`memory://`) or a `Storage`; this process's
-            memory by default.
+        storage: Where sessions are kept: a URL (`memory://`, `redis://host:6379/0`) or a `Storage`; this
+            process's memory by default.
         retention: How long and how much of a session is kept.
         default_user: The user wherever none is named, for programs with a single one.
         allow_types: Classes that may be rebuilt from stored bytes, besides messages and
@@ -313,7 +314,13 @@ def _opened(url: str | None) -> Storage:
     if url is None or url in ("memory:", "memory://"):
         return MemoryStorage()
     scheme = url.partition(":")[0]
-    raise ConfigurationError(f"no storage is known for {scheme!r} URLs; use 'memory://', or pass a Storage")
+    if scheme.partition("+")[0] in _REDIS and "://" in url:
+        from langchain_ttl_history.storage.redis import RedisStorage
+
+        return RedisStorage(url)
+    raise ConfigurationError(
+        f"no storage is known for {scheme!r} URLs; use 'memory://', 'redis://' or 'valkey://', or pass a Storage"
+    )
 
 
 def _classes(allow_types: Iterable[type]) -> Sequence[type]:

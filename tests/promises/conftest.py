@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import pytest
 
 from langchain_ttl_history import Retention, SessionBuffer
 from langchain_ttl_history.storage import MemoryStorage
+from tests.storage.redis_cases import close_redis, contents, open_redis
 
 from .helpers import Clock, Colour, Session, everything_in
 
@@ -31,6 +32,7 @@ STORAGES: dict[str, StorageCase] = {
         open=lambda clock: MemoryStorage(clock=clock),
         contents=everything_in,
     ),
+    "redis": StorageCase(open=open_redis, contents=contents, slack=0.1, close=close_redis),
 }
 
 
@@ -50,7 +52,7 @@ def colour(request: pytest.FixtureRequest) -> Colour:
 
 
 @pytest.fixture
-def storage(case: StorageCase, clock: Clock) -> Iterator[Any]:
+async def storage(case: StorageCase, clock: Clock) -> AsyncIterator[Any]:
     storage = case.open(clock)
     yield storage
     case.close(storage)
