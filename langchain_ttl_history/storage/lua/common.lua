@@ -124,12 +124,10 @@ local function ends(m, used, idle, age)
   return first, last
 end
 
--- By how much a session's last use may be later than it says; a second where it has no idle time.
-local function lag_of(m, idle)
-  if m.own > 0 then
-    idle = m.own
-  end
-  return idle > 1 and floor(idle / 10) or 1000000
+-- By how much a session's last use may be later than it says: a tenth of its idle time, or a second
+-- where it has none.
+local function lag_of(m)
+  return m.deadline == 0 and 1000000 or floor((m.deadline - m.used) / 11)
 end
 
 local function bound(pinned, latest, now, margin)

@@ -26,7 +26,7 @@ end
 if idle ~= -2 then
   local earliest, latest = ends(m, now, idle, age)
   local deadline = m.deadline == 0 and huge or m.deadline
-  if deadline < earliest or deadline > latest or now - m.used > lag_of(m, idle) then
+  if deadline < earliest or deadline > latest or now - m.used > lag_of(m) then
     m.used = now
     m.deadline = latest == huge and 0 or latest
     -- First what a server without memory still takes: the rest of a script is then not refused.

@@ -449,7 +449,7 @@ end
 if own >= 0 or not upkeep then
   local used = m.used
   if upkeep then
-    used = math.min(now, m.used + lag_of(m, idle))
+    used = math.min(now, m.used + lag_of(m))
   else
     m.used = now
     used = now
