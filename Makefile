@@ -7,7 +7,7 @@ PIP = .venv/bin/python -m pip install --quiet --constraint constraints.txt
 demo: .venv/demo          ## One session shared by an agent and a chain; MODEL=openai:gpt-5-mini for a real model
 	.venv/bin/python examples/demo.py $(MODEL)
 
-test: .venv/test          ## The whole suite; ARGS="-k expiry" for a part of it
+test: .venv/test .venv/servers ## The whole suite; ARGS="-k expiry" for a part of it
 	.venv/bin/python -m pytest -n auto --maxprocesses 4 $(ARGS)
 
 bench: .venv/test         ## The tables of tests/benchmarks; ARGS="get_tuple live" for some of them
@@ -43,6 +43,13 @@ clean:
 # One environment; each group of pyproject.toml is added to it when a target first needs it.
 .venv/demo .venv/test .venv/lint .venv/docs .venv/wheel: .venv/pip pyproject.toml constraints.txt
 	$(PIP) --build-constraint constraints.txt --editable . --group $(@F)
+	@touch $@
+
+# A Redis 7 for the tests, where Debian's can be installed; they say which servers they did without.
+.venv/servers: .venv/pip
+	@command -v redis-check-rdb redis-server >/dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || \
+		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends redis-tools; } >/dev/null 2>&1 || \
+		echo "no Redis 7 could be installed for the tests"
 	@touch $@
 
 # The pip that comes with Python 3.10 does not know dependency groups.

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
 
 from langchain_ttl_history import Retention, SessionBuffer
 from langchain_ttl_history.storage import MemoryStorage
-from tests.storage.redis_cases import close_redis, contents, open_redis
+from tests.storage.redis_cases import close_redis, contents, open_cluster, open_redis
 
 from .helpers import Clock, Colour, Session, everything_in
 
@@ -34,6 +36,20 @@ STORAGES: dict[str, StorageCase] = {
     ),
     "redis": StorageCase(open=open_redis, contents=contents, slack=0.1, close=close_redis),
 }
+
+# The same over every other server. The conformance suite runs over these as well, everything else
+# where TEST_SERVERS=all says so.
+OTHERS: dict[str, StorageCase] = {
+    name: StorageCase(open=open_, contents=contents, slack=0.1, close=close_redis)
+    for name, open_ in {
+        "redis-7": partial(open_redis, kind="redis-7"),
+        "valkey": partial(open_redis, kind="valkey"),
+        "redis-cluster": open_cluster,
+        "valkey-cluster": partial(open_cluster, kind="valkey"),
+    }.items()
+}
+if os.environ.get("TEST_SERVERS") == "all":
+    STORAGES |= OTHERS
 
 
 @pytest.fixture

@@ -59,8 +59,11 @@ def admin_of(storage: RedisStorage) -> redis.Redis:
 
 def contents(storage: RedisStorage) -> list[bytes]:
     """Every string that the server holds."""
-    with admin_of(storage) as admin:
-        return list(servers.dumped(admin))
+    held: list[bytes] = []
+    for server in _servers[storage]:
+        with server.admin() as admin:
+            held += servers.dumped(admin)
+    return held
 
 
 def abandon(storage: RedisStorage) -> None:
