@@ -53,9 +53,9 @@ class SyncAsAsync(BaseCheckpointSaver[Any]):
 
 
 @pytest.mark.parametrize("methods", ["async", "sync"])
-@pytest.mark.parametrize("name", [*{**STORAGES, **OTHERS}])
-async def test_every_capability_is_detected_and_green(name: str, methods: str) -> None:
-    case: StorageCase = {**STORAGES, **OTHERS}[name]
+@pytest.mark.parametrize("where", [*{**STORAGES, **OTHERS}])
+async def test_every_capability_is_detected_and_green(where: str, methods: str) -> None:
+    case: StorageCase = {**STORAGES, **OTHERS}[where]
     opened: list[Any] = []
 
     @checkpointer_test(name=f"TTLCheckpointSaver ({methods})")

@@ -71,7 +71,8 @@ def abandon(storage: RedisStorage) -> None:
     storage.close()
     for loop, client in list(storage._clients._async_clients.items()):
         if hasattr(client, "nodes_manager"):
-            nodes = {*client.nodes_manager.nodes_cache.values(), *client.nodes_manager.startup_nodes.values()}
+            # A node it began with and the same node as the cluster tells it are equal, but two.
+            nodes = [*client.nodes_manager.nodes_cache.values(), *client.nodes_manager.startup_nodes.values()]
             connections = [connection for node in nodes for connection in node._connections]
         else:
             pool = client.connection_pool
