@@ -10,7 +10,7 @@ demo: .venv/demo          ## One session shared by an agent and a chain; MODEL=o
 notebooks: .venv/notebooks ## Run examples/*.ipynb anew and keep what they print; ARGS="quickstart" for some
 	.venv/bin/python -m tests.notebooks $(ARGS)
 
-test: .venv/test          ## The whole suite; ARGS="-k expiry" for a part of it
+test: .venv/test .venv/servers ## The whole suite; ARGS="-k expiry" for a part of it
 	.venv/bin/python -m pytest -n auto --maxprocesses 4 $(ARGS)
 
 bench: .venv/bench        ## The tables of tests/benchmarks; ARGS="get_tuple live" for some of them
@@ -47,6 +47,13 @@ clean:
 # One environment; each group of pyproject.toml is added to it when a target first needs it.
 .venv/demo .venv/notebooks .venv/test .venv/bench .venv/lint .venv/docs .venv/wheel: .venv/pip pyproject.toml constraints.txt
 	$(PIP) --build-constraint constraints.txt --editable . --group $(@F)
+	@touch $@
+
+# A Redis 7 for the tests, where Debian's can be installed; they say which servers they did without.
+.venv/servers: .venv/pip
+	@command -v redis-check-rdb redis-server >/dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || \
+		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends redis-tools; } >/dev/null 2>&1 || \
+		echo "no Redis 7 could be installed for the tests"
 	@touch $@
 
 # The pip that comes with Python 3.10 does not know dependency groups.

@@ -20,7 +20,7 @@ from langchain_ttl_history.keys import SessionKey, valid_id
 from langchain_ttl_history.retention import Duration, Retention, seconds
 from langchain_ttl_history.sessions import SessionInfo, Sessions
 from langchain_ttl_history.storage.base import Change, Status, Storage, Usage
-from langchain_ttl_history.storage.memory import MemoryStorage
+from langchain_ttl_history.urls import opened
 
 if TYPE_CHECKING:
     from langchain_ttl_history.codec import Serializer
@@ -37,8 +37,8 @@ class SessionBuffer:
     """Bounded, expiring sessions, each one conversation for chains and graphs alike.
 
     Args:
-        storage: Where sessions are kept: a URL (`memory://`, `sqlite:///path.db`) or a `Storage`;
-            this process's memory by default.
+        storage: Where sessions are kept: a URL (`memory://`, `sqlite:///path.db`, `redis://host:6379/0`) or
+            a `Storage`; this process's memory by default.
         retention: How long and how much of a session is kept.
         default_user: The user wherever none is named, for programs with a single one.
         allow_types: Classes that may be rebuilt from stored bytes, besides messages and
@@ -59,7 +59,7 @@ class SessionBuffer:
         serde: Serializer | None = None,
     ) -> None:
         self._owns_storage = storage is None or isinstance(storage, str)
-        self._storage = _opened(storage) if storage is None or isinstance(storage, str) else storage
+        self._storage = opened(storage) if storage is None or isinstance(storage, str) else storage
         if not hasattr(self._storage, "aread"):
             raise ConfigurationError(f"storage must be a URL like 'memory://' or a Storage, not {storage!r}")
         if retention is not None and not isinstance(retention, Retention):
@@ -317,31 +317,6 @@ class SessionBuffer:
         if user_id is not None:
             raise ConfigurationError("pass either user_id or all_users=True, not both")
         return None
-
-
-def _opened(url: str | None) -> Storage:
-    if url is None or url in ("memory:", "memory://"):
-        return MemoryStorage()
-    scheme, _, rest = url.partition("://")
-    if scheme == "sqlite":
-        return _sqlite(rest)
-    raise ConfigurationError(
-        f"no storage is known for {scheme.partition(':')[0]!r} URLs; use 'memory://' or 'sqlite:///path.db', "
-        "or pass a Storage"
-    )
-
-
-def _sqlite(rest: str) -> Storage:
-    # Imported here, so that nobody else loads the driver.
-    from langchain_ttl_history.storage.sqlite import SQLiteStorage
-
-    host, slash, path = rest.partition("/")
-    if host or not slash or not path or "?" in path:
-        raise ConfigurationError(
-            f"'sqlite://{rest}' names no file: write sqlite:///relative.db, sqlite:////absolute.db or "
-            "sqlite:///:memory:, without options; pass a SQLiteStorage for those"
-        )
-    return SQLiteStorage(path)
 
 
 def _classes(allow_types: Iterable[type]) -> Sequence[type]:

@@ -10,6 +10,8 @@ from typing import Any
 import hypothesis
 import pytest
 
+from tests import servers
+
 # Neither tracing nor a default storage of whoever runs the tests.
 for name in [*os.environ]:
     if name.startswith(("LANGSMITH_", "LANGCHAIN_", "LANGGRAPH_", "TTL_HISTORY_")):
@@ -18,6 +20,18 @@ for name in [*os.environ]:
 # A slow machine is no failure, and a red run on one machine is red on every other.
 hypothesis.settings.register_profile("suite", deadline=None, derandomize=True, print_blob=True)
 hypothesis.settings.load_profile("suite")
+
+
+def pytest_report_header() -> str:
+    """Which servers the tests run on, and which they do without."""
+    missing = [kind for kind in servers.KINDS if kind not in servers.available()]
+    without = f"; WITHOUT {', '.join(missing)}, which are not here" if missing else ""
+    return f"servers: {', '.join(servers.available()) or 'none'}{without}"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say it again at the end, where it is read."""
+    terminalreporter.write_line(pytest_report_header())
 
 
 @pytest.hookimpl(wrapper=True)

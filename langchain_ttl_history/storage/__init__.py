@@ -6,13 +6,18 @@ from langchain_ttl_history.storage.base import Storage
 from langchain_ttl_history.storage.memory import MemoryStorage
 
 if TYPE_CHECKING:
+    from langchain_ttl_history.storage.redis import RedisStorage
     from langchain_ttl_history.storage.sqlite import SQLiteStorage
 
-__all__ = ["MemoryStorage", "SQLiteStorage", "Storage"]
+__all__ = ["MemoryStorage", "RedisStorage", "SQLiteStorage", "Storage"]
 
 
 def __getattr__(name: str) -> object:
     # A driver is imported only where it is used.
+    if name == "RedisStorage":
+        from langchain_ttl_history.storage.redis import RedisStorage
+
+        return RedisStorage
     if name == "SQLiteStorage":
         from langchain_ttl_history.storage.sqlite import SQLiteStorage
 

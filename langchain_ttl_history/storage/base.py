@@ -165,7 +165,8 @@ class Outcome:
     position: int = 0
     bytes: int = 0
     weights: Mapping[str, int] = field(default_factory=dict)
-    """For each list the number of its entries and of their references."""
+    """For each list that was appended to, placed in or trimmed, and perhaps for others, the number
+    of its entries and of their references."""
 
 
 @dataclass(slots=True)

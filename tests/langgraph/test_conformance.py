@@ -12,7 +12,7 @@ from langgraph.checkpoint.conformance import checkpointer_test, validate
 from langgraph.checkpoint.conformance.capabilities import ALL_CAPABILITIES
 
 from langchain_ttl_history import SessionBuffer
-from tests.promises.conftest import StorageCase
+from tests.promises.conftest import OTHERS, STORAGES, StorageCase
 from tests.promises.helpers import Clock
 
 
@@ -53,7 +53,9 @@ class SyncAsAsync(BaseCheckpointSaver[Any]):
 
 
 @pytest.mark.parametrize("methods", ["async", "sync"])
-async def test_every_capability_is_detected_and_green(case: StorageCase, methods: str) -> None:
+@pytest.mark.parametrize("where", [*{**STORAGES, **OTHERS}])
+async def test_every_capability_is_detected_and_green(where: str, methods: str) -> None:
+    case: StorageCase = {**STORAGES, **OTHERS}[where]
     opened: list[Any] = []
 
     @checkpointer_test(name=f"TTLCheckpointSaver ({methods})")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 
 from langchain_ttl_history import Retention, SessionBuffer
 from langchain_ttl_history.storage import MemoryStorage, SQLiteStorage
+from tests.storage.redis_cases import close_redis, contents, open_cluster, open_redis
 
 from .helpers import Clock, Colour, Session, everything_in
 
@@ -60,7 +63,22 @@ STORAGES: dict[str, StorageCase] = {
         slack=0.1,
         close=remove_sqlite,
     ),
+    "redis": StorageCase(open=open_redis, contents=contents, slack=0.1, close=close_redis),
 }
+
+# The same over every other server. The conformance suite runs over these as well, everything else
+# where TEST_SERVERS=all says so.
+OTHERS: dict[str, StorageCase] = {
+    name: StorageCase(open=open_, contents=contents, slack=0.1, close=close_redis)
+    for name, open_ in {
+        "redis-7": partial(open_redis, kind="redis-7"),
+        "valkey": partial(open_redis, kind="valkey"),
+        "redis-cluster": open_cluster,
+        "valkey-cluster": partial(open_cluster, kind="valkey"),
+    }.items()
+}
+if os.environ.get("TEST_SERVERS") == "all":
+    STORAGES |= OTHERS
 
 
 @pytest.fixture
@@ -79,7 +97,7 @@ def colour(request: pytest.FixtureRequest) -> Colour:
 
 
 @pytest.fixture
-def storage(case: StorageCase, clock: Clock) -> Iterator[Any]:
+async def storage(case: StorageCase, clock: Clock) -> AsyncIterator[Any]:
     storage = case.open(clock)
     yield storage
     case.close(storage)

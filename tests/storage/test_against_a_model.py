@@ -114,6 +114,15 @@ class Model(RuleBasedStateMachine):
         self.newest = 0
         self.generations: list[int] = [0]
 
+    def check_generation(self, generation: int, fence: int) -> None:
+        # A deletion may have used up the number of its own moment.
+        assert 0 <= generation - max(int(self.clock.now * 1_000_000), self.newest + 1) <= 1
+        assert generation > fence
+
+    def stands_until(self, key: SessionKey, until: float) -> float:
+        """When a tombstone ends that has to stand until then."""
+        return until
+
     def call(self, verb: str, *arguments: Any) -> Any:
         storage = self.workers[next(self.turns) % len(self.workers)]
         if self.asynchronous:
@@ -252,9 +261,7 @@ class Model(RuleBasedStateMachine):
         now = self.clock.now
         before = session.idle if session else None
         if session is None:
-            # A deletion may have used up the number of its own moment.
-            assert 0 <= outcome.generation - max(int(now * 1_000_000), self.newest + 1) <= 1
-            assert outcome.generation > self.fence(key)
+            self.check_generation(outcome.generation, self.fence(key))
             session = self.sessions[key] = Session(outcome.generation, now, now, change.lease)
             self.newest = outcome.generation
             self.generations.append(outcome.generation)
@@ -279,9 +286,12 @@ class Model(RuleBasedStateMachine):
             session.used, session.lease = now, change.lease
         self.settle(key, session, before)
         weights = {name: sum(1 + len(e.refs) for e in session.list(name)) for name in LISTS if session.list(name)}
-        assert (outcome.generation, outcome.position, outcome.bytes, dict(outcome.weights)) == (
-            session.generation, session.position, session.bytes, weights,
+        assert (outcome.generation, outcome.position, outcome.bytes) == (
+            session.generation, session.position, session.bytes,
         )  # fmt: skip
+        changed = {name for name, *_ in (*change.append, *change.place)} | {*change.trim}
+        assert {name for name in changed if name in weights} <= {*outcome.weights}
+        assert outcome.weights.items() <= weights.items()
 
     @rule(key=keys, whole=st.booleans(), standing=st.sampled_from([5.0, 30.0]))
     def delete(self, key: SessionKey, whole: bool, standing: float) -> None:
@@ -297,7 +307,8 @@ class Model(RuleBasedStateMachine):
                 assert fence >= int(now * 1_000_000)
             if fence != before[each] or each in live or not whole or (whole and each in self.sessions):
                 # An expired session that was not freed yet may get a tombstone as well.
-                self.fences[each] = (fence, now + standing) if fence else self.fences.get(each, (0, 0.0))
+                until = self.stands_until(each, now + standing)
+                self.fences[each] = (fence, until) if fence else self.fences.get(each, (0, 0.0))
             self.newest = max(self.newest, fence)
             self.sessions.pop(each, None)
 

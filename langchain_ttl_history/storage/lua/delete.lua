@@ -1,0 +1,74 @@
+-- Deletes sessions of a user, leaving tombstones.
+--
+-- KEYS: the user, the sessions.
+-- ARGV[1], packed: the time or -1, margin; how long tombstones stand; a name of this request;
+--   whether these have to be all of the user's sessions; the digests of the keys, as in KEYS.
+-- Reply: how many sessions there were; where others are listed as well, the digests of all
+--   listed, and nothing was done.
+
+local a = cmsgpack.unpack(ARGV[1])
+local now, margin, standing, request, whole, digests = clock(a[1]), a[2], a[3], a[4], a[5], a[6]
+
+if whole then
+  local named = {}
+  for _, digest in ipairs(digests) do
+    named[digest] = true
+  end
+  local listed, others = {}, false
+  for _, field in ipairs(call('HKEYS', user)) do
+    if byte(field) == 115 then
+      listed[#listed + 1] = sub(field, 2)
+      others = others or not named[sub(field, 2)]
+    end
+  end
+  if others then
+    return listed
+  end
+end
+
+local pinned, latest = 0, 0
+local total = call('HGET', user, '.')
+if total then
+  pinned, latest = unpacked('>I4I8', total)
+end
+local there, fields, gone = 0, {}, {}
+for at, digest in ipairs(digests) do
+  local m = alive(call('HGET', KEYS[at + 1], '*'), now)
+  local fence, existed = now, m and 1 or 0
+  if m then
+    fence = math.max(fence, m.generation)
+  end
+  local stone = call('HGET', user, 't' .. digest)
+  if stone then
+    local before, _, by, was = unpacked('>I8I8c8I1', stone)
+    fence = math.max(fence, before)
+    if by == request then
+      existed = was
+    end
+  end
+  local entry = call('HGET', user, 's' .. digest)
+  if entry then
+    local _, deadline = unpacked('>I8I8', entry)
+    if deadline == 0 then
+      pinned = pinned - 1
+    end
+    gone[#gone + 1] = 's' .. digest
+  end
+  there = there + existed
+  fields[#fields + 1] = 't' .. digest
+  fields[#fields + 1] = pack('>I8I8', fence, now + standing) .. request .. char(existed)
+end
+if #digests == 0 then
+  return 0
+end
+latest = math.max(latest, now + standing)
+fields[#fields + 1] = '.'
+fields[#fields + 1] = pack('>I4I8', pinned, latest)
+-- First what a server without memory still takes: the rest of a script is then not refused.
+for at = 2, #KEYS do
+  call('DEL', KEYS[at])
+end
+many('HSET', user, fields)
+many('HDEL', user, gone)
+bound(pinned, latest, now, margin)
+return there

@@ -1,0 +1,27 @@
+-- What is known of a user's sessions, in pages.
+--
+-- KEYS: the user.
+-- ARGV[1], packed: the time or -1; where to go on, '0' at first; whether sessions that are over
+--   are told as well.
+-- Reply: where to go on, '0' at the end; the time; then digest and entry of each session.
+
+local a = cmsgpack.unpack(ARGV[1])
+local now, cursor, every = clock(a[1]), a[2], a[3]
+local reply = { '0', pack('>I8', now) }
+local found
+if cursor == '0' and call('HLEN', user) <= 10000 then
+  found = call('HGETALL', user)
+else
+  local page = call('HSCAN', user, cursor, 'COUNT', 5000)
+  reply[1], found = page[1], page[2]
+end
+for at = 1, #found, 2 do
+  if byte(found[at]) == 115 then
+    local _, deadline = unpacked('>I8I8', found[at + 1])
+    if every or deadline == 0 or deadline > now then
+      reply[#reply + 1] = sub(found[at], 2)
+      reply[#reply + 1] = found[at + 1]
+    end
+  end
+end
+return reply

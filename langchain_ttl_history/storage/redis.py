@@ -1,0 +1,195 @@
+"""Sessions in Redis or Valkey, shared by many workers.
+
+Each verb is one script and one round trip, and the server's clock decides. What a script does,
+and how a session is laid out, stands in ``lua/``; what is sent and how the answer is understood,
+in `redis_requests`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from langchain_ttl_history.errors import ConfigurationError, StorageError
+from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.storage import redis_requests as requests
+from langchain_ttl_history.storage.base import Change, Outcome, Query, Snapshot, Usage
+from langchain_ttl_history.storage.redis_clients import Clients, Given, Made, exceptions_of
+from langchain_ttl_history.storage.redis_numbers import References
+from langchain_ttl_history.storage.redis_requests import Eval, Keys, Plan, Scan, Settings
+
+__all__ = ["RedisStorage"]
+
+T = TypeVar("T")
+
+# Replies are bytes, whatever the client does with those of others.
+_RAW = {"NEVER_DECODE": True}
+
+
+class RedisStorage:
+    """Keeps sessions in Redis or Valkey, a single server or a cluster.
+
+    Args:
+        client: A client of redis-py or valkey-py, or a URL; a client that is passed in is never
+            closed. An async one may be passed here as well.
+        async_client: The client for async calls, where `client` is a sync one.
+        prefix: What the names of all keys begin with.
+        clock: Gives the time in seconds since the epoch instead of the server; for tests.
+
+    Raises:
+        ConfigurationError: An argument is wrong, or the driver is not installed.
+    """
+
+    private = False
+
+    def __init__(
+        self,
+        client: Any = None,
+        async_client: Any = None,
+        *,
+        prefix: str = "ttl-history",
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        if not prefix or "{" in prefix or "}" in prefix:
+            raise ConfigurationError(f"prefix must be a string without braces, not {prefix!r}")
+        self._clients: Clients = Made(client) if isinstance(client, str) else Given(client, async_client)
+        errors = exceptions_of(self._clients.library)
+        name = self._clients.library.title()
+        # Of all that a driver raises, the cluster's own error alone stands outside its tree.
+        self._failures = (getattr(errors, f"{name}Error"), getattr(errors, f"{name}ClusterException"), OSError)
+        self._no_script = errors.NoScriptError
+        self._settings = Settings(Keys(prefix), References(), clock)
+
+    def __repr__(self) -> str:
+        return f"RedisStorage({self._clients!r})"
+
+    def read(self, key: SessionKey, query: Query) -> Snapshot:
+        """Read parts of one session."""
+        return self._run(requests.read(self._settings, key, query))
+
+    def write(self, key: SessionKey, change: Change) -> Outcome:
+        """Change one session."""
+        return self._run(requests.write(self._settings, key, change))
+
+    def delete(self, user_id: str, session_id: str | None, tombstone_ttl: float) -> int:
+        """Delete a session, or all of a user's, leaving tombstones."""
+        return self._run(self._deletion(user_id, session_id, tombstone_ttl))
+
+    def sessions(self, user_id: str | None, after: str | None = None) -> tuple[list[SessionKey], str | None]:
+        """A page of a user's live sessions, or of everyone's, which scans every node."""
+        return self._run(self._page(user_id, after))
+
+    def usage(self) -> Usage:
+        """How much is held; scans every node."""
+        return Usage(*self._run(requests.usage(self._settings)))
+
+    def sweep(self) -> int:
+        """Free what is left of sessions that expired; scans every node. The server frees most of it by itself."""
+        return self._run(requests.sweep(self._settings))
+
+    def close(self) -> None:
+        """Close the sync client, if it was made here."""
+        self._clients.close()
+
+    async def aread(self, key: SessionKey, query: Query) -> Snapshot:
+        """Async :meth:`read`."""
+        return await self._arun(requests.read(self._settings, key, query))
+
+    async def awrite(self, key: SessionKey, change: Change) -> Outcome:
+        """Async :meth:`write`."""
+        return await self._arun(requests.write(self._settings, key, change))
+
+    async def adelete(self, user_id: str, session_id: str | None, tombstone_ttl: float) -> int:
+        """Async :meth:`delete`."""
+        return await self._arun(self._deletion(user_id, session_id, tombstone_ttl))
+
+    async def asessions(self, user_id: str | None, after: str | None = None) -> tuple[list[SessionKey], str | None]:
+        """Async :meth:`sessions`."""
+        return await self._arun(self._page(user_id, after))
+
+    async def ausage(self) -> Usage:
+        """Async :meth:`usage`."""
+        return Usage(*await self._arun(requests.usage(self._settings)))
+
+    async def asweep(self) -> int:
+        """Async :meth:`sweep`."""
+        return await self._arun(requests.sweep(self._settings))
+
+    async def aclose(self) -> None:
+        """Close the clients of this loop and of all threads, if they were made here."""
+        await self._clients.aclose()
+
+    # Plans
+
+    def _deletion(self, user_id: str, session_id: str | None, tombstone_ttl: float) -> Plan[int]:
+        if session_id is None:
+            return requests.forget(self._settings, user_id, tombstone_ttl)
+        return requests.delete(self._settings, SessionKey(user_id, session_id), tombstone_ttl)
+
+    def _page(self, user_id: str | None, after: str | None) -> Plan[tuple[list[SessionKey], str | None]]:
+        if user_id is None:
+            return requests.everyone(self._settings, after)
+        return requests.page(self._settings, user_id, after)
+
+    # The two colours
+
+    def _run(self, plan: Plan[T]) -> T:
+        try:
+            request = next(plan)
+            while True:
+                request = plan.send(self._reply(request))
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+
+    async def _arun(self, plan: Plan[T]) -> T:
+        try:
+            request = next(plan)
+            while True:
+                request = plan.send(await self._areply(request))
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+
+    def _reply(self, request: Eval | Scan) -> Any:
+        try:
+            client = self._clients.client()
+            if isinstance(request, Scan):
+                nodes = _primaries(client)
+                node, rest = request.start(nodes)
+                at = client if node is None else client.get_redis_connection(nodes[node])
+                return request.end(nodes, node, at.execute_command(*rest, **_RAW))
+            try:
+                return client.execute_command(*request.by_sha, **_RAW)
+            except self._no_script:
+                # The server was restarted, or is another one by now.
+                return client.execute_command(*request.by_source, **_RAW)
+        except self._failures as error:
+            raise _refused(error) from error
+
+    async def _areply(self, request: Eval | Scan) -> Any:
+        try:
+            client = self._clients.async_client()
+            if isinstance(request, Scan):
+                await client.initialize()
+                nodes = _primaries(client)
+                node, rest = request.start(nodes)
+                at = client if node is None else nodes[node]
+                return request.end(nodes, node, await at.execute_command(*rest, **_RAW))
+            try:
+                return await client.execute_command(*request.by_sha, **_RAW)
+            except self._no_script:
+                return await client.execute_command(*request.by_source, **_RAW)
+        except self._failures as error:
+            raise _refused(error) from error
+
+
+def _primaries(client: Any) -> dict[str, Any]:
+    """The nodes of a cluster that hold keys of their own, by name; none of a single server."""
+    if not hasattr(client, "get_primaries"):
+        return {}
+    return {node.name: node for node in client.get_primaries()}
+
+
+def _refused(error: BaseException) -> StorageError:
+    return StorageError(f"Redis did not answer: {type(error).__name__}: {error}")

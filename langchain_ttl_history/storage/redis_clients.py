@@ -1,0 +1,195 @@
+"""Clients of Redis and Valkey: those a caller made, and those made here from a URL, when first needed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from importlib import import_module
+from threading import Lock
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+from langchain_ttl_history.errors import ConfigurationError
+
+__all__ = ["SCHEMES", "Clients", "Given", "Made", "exceptions_of"]
+
+# Seconds; a URL may say otherwise: ?socket_timeout=1&socket_connect_timeout=1
+_DEFAULTS: Mapping[str, float] = {"socket_timeout": 5.0, "socket_connect_timeout": 5.0}
+# How often and after how many seconds a request is sent again when its connection broke: a
+# connection that lay idle is often found closed.
+_RETRIES, _PAUSE, _LONGEST_PAUSE = 2, 0.02, 0.2
+
+
+class _Scheme(NamedTuple):
+    library: str
+    plain: str
+    """The scheme for the library."""
+    cluster: bool
+
+
+SCHEMES: Mapping[str, _Scheme] = {
+    name + suffix: _Scheme(library, name, bool(suffix))
+    for library, names in (("redis", ("redis", "rediss")), ("valkey", ("valkey", "valkeys")))
+    for name in names
+    for suffix in ("", "+cluster")
+}
+"""The schemes of URLs."""
+
+
+class Clients:
+    """Gives the client for the caller's thread or loop."""
+
+    library: str
+    """The package the clients are of: redis or valkey."""
+
+    def client(self) -> Any:
+        """The sync client."""
+        raise NotImplementedError
+
+    def async_client(self) -> Any:
+        """The async client of the running loop."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Close the sync client, if it was made here."""
+
+    async def aclose(self) -> None:
+        """Close both clients, if they were made here."""
+
+
+class Given(Clients):
+    """Clients that the caller made, and closes.
+
+    Raises:
+        ConfigurationError: There is none, or they are not what their names say.
+    """
+
+    def __init__(self, client: Any, async_client: Any) -> None:
+        if async_client is None and client is not None and _is_async(client):
+            client, async_client = None, client
+        for name, each, right in (("client", client, False), ("async_client", async_client, True)):
+            if each is not None and (_library(each) is None or _is_async(each) is not right):
+                raise ConfigurationError(
+                    f"{name} must be {'an async' if right else 'a'} client of redis-py or valkey-py, not {each!r}"
+                )
+        if client is None and async_client is None:
+            raise ConfigurationError("RedisStorage needs a client of redis-py or valkey-py: sync, async or both")
+        self._client, self._async_client = client, async_client
+        self.library = _library(async_client if client is None else client) or ""
+
+    def __repr__(self) -> str:
+        return ", ".join(repr(each) for each in (self._client, self._async_client) if each is not None)
+
+    def client(self) -> Any:
+        """The sync client."""
+        if self._client is None:
+            raise ConfigurationError(
+                "this RedisStorage has only an async client; for sync calls make it with "
+                "RedisStorage(client, async_client), or from a URL"
+            )
+        return self._client
+
+    def async_client(self) -> Any:
+        """The async client."""
+        if self._async_client is None:
+            raise ConfigurationError(
+                "this RedisStorage has only a sync client; for async calls make it with "
+                "RedisStorage(client, async_client), or from a URL"
+            )
+        return self._async_client
+
+
+class Made(Clients):
+    """Clients made from a URL when they are first needed: one for all threads, one for each loop.
+
+    Raises:
+        ConfigurationError: The URL's scheme is not known, or its driver is not installed.
+    """
+
+    def __init__(self, url: str) -> None:
+        name, _, rest = url.partition(":")
+        scheme = SCHEMES.get(name)
+        if scheme is None:
+            raise ConfigurationError(f"no Redis is known for {name!r} URLs; use one of {', '.join(SCHEMES)}")
+        self.library = scheme.library
+        self._cluster = scheme.cluster
+        self._url = f"{scheme.plain}:{rest}"
+        try:
+            import_module(self.library)
+        except ImportError as error:
+            raise ConfigurationError(
+                f"{name}:// needs the package {self.library!r}: pip install 'langchain-ttl-history[{self.library}]'"
+            ) from error
+        self._lock = Lock()
+        self._client: Any = None
+        self._async_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, Any] = WeakKeyDictionary()
+        try:
+            import_module(f"{self.library}.connection").parse_url(self._url)
+        except (ValueError, TypeError) as error:
+            raise ConfigurationError(f"{self!r} is no URL that {self.library} understands: {error}") from error
+
+    def __repr__(self) -> str:
+        # What stands before the @ is a secret.
+        scheme, _, rest = self._url.partition("://")
+        return repr(f"{scheme}{'+cluster' * self._cluster}://{rest.rpartition('@')[2]}")
+
+    def client(self) -> Any:
+        """The sync client."""
+        with self._lock:
+            if self._client is None:
+                self._client = self._make(asynchronous=False)
+            return self._client
+
+    def async_client(self) -> Any:
+        """The async client of the running loop."""
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            client = self._async_clients.get(loop)
+            if client is None:
+                client = self._async_clients[loop] = self._make(asynchronous=True)
+            return client
+
+    def close(self) -> None:
+        """Close the sync client."""
+        with self._lock:
+            client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+    async def aclose(self) -> None:
+        """Close the sync client, and the async one of this loop."""
+        self.close()
+        with self._lock:
+            client = self._async_clients.pop(asyncio.get_running_loop(), None)
+        if client is not None:
+            await client.aclose()
+
+    def _make(self, *, asynchronous: bool) -> Any:
+        inner = ".asyncio" if asynchronous else ""
+        module = import_module(f"{self.library}{inner}{'.cluster' * self._cluster}")
+        made = getattr(module, ("Redis" if self.library == "redis" else "Valkey") + "Cluster" * self._cluster)
+        retry = import_module(f"{self.library}{inner}.retry").Retry
+        errors = import_module(f"{self.library}.exceptions")
+        backoff = import_module(f"{self.library}.backoff").ExponentialBackoff(_LONGEST_PAUSE, _PAUSE)
+        options: dict[str, Any] = {
+            **_DEFAULTS,
+            "retry": retry(backoff, _RETRIES, (errors.ConnectionError,)),
+        }
+        return made.from_url(self._url, **options)
+
+
+def _library(client: Any) -> str | None:
+    for each in type(client).__mro__:
+        package = each.__module__.partition(".")[0]
+        if package in ("redis", "valkey"):
+            return package
+    return None
+
+
+def _is_async(client: Any) -> bool:
+    return any(".asyncio" in each.__module__ for each in type(client).__mro__)
+
+
+def exceptions_of(library: str) -> Any:
+    """The module of a driver's errors."""
+    return import_module(f"{library}.exceptions")

@@ -1,0 +1,46 @@
+"""Storages by their URLs."""
+
+from __future__ import annotations
+
+from langchain_ttl_history.errors import ConfigurationError
+from langchain_ttl_history.storage.base import Storage
+from langchain_ttl_history.storage.memory import MemoryStorage
+
+__all__ = ["opened"]
+
+_REDIS = {"redis", "rediss", "valkey", "valkeys"}
+
+
+def opened(url: str | None) -> Storage:
+    """The storage a URL names; this process's memory without one.
+
+    Raises:
+        ConfigurationError: No storage is known for it, it names none, or its driver is missing.
+        StorageError: It cannot be opened.
+    """
+    # A driver is imported here, so that nobody else loads it.
+    if url is None or url in ("memory:", "memory://"):
+        return MemoryStorage()
+    scheme, _, rest = url.partition("://")
+    if scheme == "sqlite":
+        return _sqlite(rest)
+    if scheme.partition("+")[0] in _REDIS and "://" in url:
+        from langchain_ttl_history.storage.redis import RedisStorage
+
+        return RedisStorage(url)
+    raise ConfigurationError(
+        f"no storage is known for {scheme.partition(':')[0]!r} URLs; use 'memory://', 'sqlite:///path.db', "
+        "'redis://host:6379/0' or 'valkey://host:6379/0', or pass a Storage"
+    )
+
+
+def _sqlite(rest: str) -> Storage:
+    from langchain_ttl_history.storage.sqlite import SQLiteStorage
+
+    host, slash, path = rest.partition("/")
+    if host or not slash or not path or "?" in path:
+        raise ConfigurationError(
+            f"'sqlite://{rest}' names no file: write sqlite:///relative.db, sqlite:////absolute.db or "
+            "sqlite:///:memory:, without options; pass a SQLiteStorage for those"
+        )
+    return SQLiteStorage(path)

@@ -1,0 +1,144 @@
+"""How tests open a storage on a real server, look into it, and leave nothing open."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import struct
+from collections import Counter
+from collections.abc import Callable, Iterator
+from weakref import WeakKeyDictionary
+
+import pytest
+import redis
+
+from langchain_ttl_history.storage import RedisStorage
+from tests import servers
+
+_numbers = itertools.count()
+_servers: WeakKeyDictionary[RedisStorage, list[servers.Server]] = WeakKeyDictionary()
+
+
+def open_redis(
+    clock: Callable[[], float] | None, kind: str | None = None, query: str = "", scheme: str = "redis", login: str = ""
+) -> RedisStorage:
+    """An empty storage on a server that other tests share: its keys have a prefix of their own."""
+    kind = kind or servers.any_kind()
+    if kind is None or servers.binary(kind) is None:
+        pytest.skip(f"no {kind or 'Redis'} server: install the test group, or Debian's redis-tools")
+    server = servers.shared(kind)
+    url = f"{scheme}://{login}127.0.0.1:{server.port}/0{query}"
+    storage = RedisStorage(url, clock=clock, prefix=f"test-{os.getpid()}-{next(_numbers)}")
+    _servers[storage] = [server]
+    return storage
+
+
+def open_cluster(clock: Callable[[], float] | None, kind: str | None = None) -> RedisStorage:
+    """An empty storage on a cluster that other tests share."""
+    kind = kind or servers.any_kind()
+    if kind is None or servers.binary(kind) is None:
+        pytest.skip(f"no {kind or 'Redis'} server: install the test group, or Debian's redis-tools")
+    cluster = servers.shared_cluster(kind)
+    storage = RedisStorage(cluster.url, clock=clock, prefix=f"test-{os.getpid()}-{next(_numbers)}")
+    _servers[storage] = cluster.nodes
+    return storage
+
+
+def close_redis(storage: RedisStorage) -> None:
+    """Close its clients, those of event loops as well, and free what it held."""
+    for server in _servers[storage]:
+        with server.admin() as admin:
+            admin.flushdb()
+    abandon(storage)
+
+
+def admin_of(storage: RedisStorage) -> redis.Redis:
+    """A client for looking into its server."""
+    return _servers[storage][0].admin()
+
+
+def contents(storage: RedisStorage) -> list[bytes]:
+    """Every string that the server holds."""
+    held: list[bytes] = []
+    for server in _servers[storage]:
+        with server.admin() as admin:
+            held += servers.dumped(admin)
+    return held
+
+
+def abandon(storage: RedisStorage) -> None:
+    """Close its clients at once, those of event loops as well."""
+    storage.close()
+    for loop, client in list(storage._clients._async_clients.items()):
+        if hasattr(client, "nodes_manager"):
+            # A node it began with and the same node as the cluster tells it are equal, but two.
+            nodes = [*client.nodes_manager.nodes_cache.values(), *client.nodes_manager.startup_nodes.values()]
+            connections = [connection for node in nodes for connection in node._connections]
+        else:
+            pool = client.connection_pool
+            connections = [*pool._available_connections, *pool._in_use_connections]
+        for connection in connections:
+            if not loop.is_closed():
+                connection._close()
+
+
+def assert_sound(server: servers.Server) -> None:
+    """No key is without a deadline, and what each session counts of itself is what it holds."""
+    with server.admin() as admin:
+        for key in admin.scan_iter(count=1000):
+            assert admin.pttl(key) > 0, f"{key!r} has no deadline"
+            if not key.endswith(b"}"):
+                assert_counts(admin.hgetall(key))
+
+
+def assert_counts(fields: dict[bytes, bytes]) -> None:
+    """The counts of a session's hash are those of what is in it."""
+    size, weights, needs = 0, {}, Counter[bytes]()
+    for field, value in fields.items():
+        if field[:1] == b"b":
+            number, flag = int.from_bytes(value[1:5], "big"), value[0]
+            refs, also = struct.unpack_from(">II", value, 13) if flag else (0, 0)
+            head = 21 if flag else 5
+            size += len(value) - head - refs - also
+            needs[field[1:2] + (number // 64).to_bytes(4, "big")] += 1
+            needs.update(tables_of(value[head : head + refs]))
+        elif field[:1] in (b"l", b"k"):
+            name, at = (field[1:], 24) if field[:1] == b"l" else (field[5:], 0)
+            weight = weights.setdefault(name, 0)
+            while at < len(value):
+                _, refs, payload = struct.unpack_from(">QII", value, at)
+                runs = value[at + 16 : at + 16 + refs]
+                needs.update(tables_of(runs))
+                weight += 1 + sum(count for _, _, count in runs_of(runs))
+                size += payload
+                at += 16 + refs + payload
+            weights[name] = weight
+    assert struct.unpack_from(">7Q", fields[b"*"])[6] == size
+    assert {
+        field[1:]: int.from_bytes(value[4:8], "big") for field, value in fields.items() if field[:1] == b"l"
+    } == weights
+    counted = {field[1:]: int(value) for field, value in fields.items() if field[:1] == b"r"}
+    assert {key: count for key, count in counted.items() if count} == dict(needs)
+    assert {field[1:] for field in fields if field[:1] == b"t"} == set(counted)
+
+
+def runs_of(refs: bytes) -> Iterator[tuple[int, int, int]]:
+    """Letter, first number and count of each run."""
+    at, letter, after = 0, 0, 0
+    while at < len(refs):
+        if refs[at] == 255:
+            letter = refs[at + 1]
+            first, count = struct.unpack_from(">IH", refs, at + 2)
+            at += 8
+        else:
+            first, count = after + refs[at], refs[at + 1]
+            at += 2
+        after = first + count
+        yield letter, first, count
+
+
+def tables_of(refs: bytes) -> Iterator[bytes]:
+    """The tables that each run needs."""
+    for letter, first, count in runs_of(refs):
+        for number in range(first // 64, (first + count - 1) // 64 + 1):
+            yield bytes([letter]) + number.to_bytes(4, "big")

@@ -1,0 +1,56 @@
+"""Redis behaves as the same naive model of dicts does, but for how late a session may end."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from typing import Any
+
+from hypothesis import settings
+from hypothesis.stateful import invariant
+
+from langchain_ttl_history.keys import SessionKey
+from tests.storage.redis_cases import admin_of, close_redis, open_redis
+from tests.storage.test_against_a_model import Model
+
+
+class RedisModel(Model):
+    slack = 0.1
+
+    def opened(self) -> list[Any]:
+        self.loop = asyncio.new_event_loop()
+        return [open_redis(self.clock)]
+
+    def teardown(self) -> None:
+        if hasattr(self, "workers"):
+            (storage,) = self.workers
+            self.loop.run_until_complete(storage.aclose())
+            close_redis(storage)
+            self.loop.close()
+
+    def call(self, verb: str, *arguments: Any) -> Any:
+        (storage,) = self.workers
+        if self.asynchronous:
+            return self.loop.run_until_complete(getattr(storage, "a" + verb)(*arguments))
+        return getattr(storage, verb)(*arguments)
+
+    def check_generation(self, generation: int, fence: int) -> None:
+        assert generation == max(int(self.clock.now * 1_000_000), fence + 1)
+
+    def stands_until(self, key: SessionKey, until: float) -> float:
+        (storage,) = self.workers
+        (user, _), digest, _ = storage._settings.keys.of(key)
+        with admin_of(storage) as admin:
+            stone = admin.hget(user, f"t{digest}")
+        return struct.unpack_from(">QQ", stone)[1] / 1_000_000 if stone else 0.0
+
+    @invariant()
+    def every_key_has_a_deadline(self) -> None:
+        (storage,) = self.workers
+        with admin_of(storage) as admin:
+            endless = any(session.deadline == float("inf") for session in self.sessions.values())
+            assert endless or all(admin.pttl(key) >= 0 for key in admin.scan_iter())
+
+
+class TestRedisAgainstAModel(RedisModel.TestCase):
+    settings = settings(max_examples=40, stateful_step_count=40, deadline=None)

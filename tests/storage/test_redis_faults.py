@@ -1,0 +1,422 @@
+"""What a storage in Redis does when the server, or the way to it, fails: an error or the whole answer, never less."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import pytest
+import redis
+import redis.asyncio
+from langchain_core.messages import HumanMessage
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from langchain_ttl_history import SessionBuffer, StorageError
+from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.storage import RedisStorage
+from langchain_ttl_history.storage.base import Blob, Change, Lease, Query, Status
+from tests import servers
+from tests.proxy import Proxy, proxy_to
+from tests.storage.redis_cases import abandon, assert_sound
+
+KEY = SessionKey("ada", "s1")
+LEASE = Lease(100.0, None)
+
+
+@pytest.fixture
+def server() -> Iterator[servers.Server]:
+    """A server of this test's own."""
+    kind = servers.any_kind()
+    if kind is None:
+        pytest.skip("no Redis server")
+    server = servers.Server(kind).start()
+    yield server
+    server.remove()
+
+
+@pytest.fixture
+def proxy(server: servers.Server) -> Iterator[Proxy]:
+    with proxy_to(server.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def open_() -> AsyncIterator[Callable[[str], RedisStorage]]:
+    """Opens storages that are closed at the end."""
+    opened: list[RedisStorage] = []
+
+    def open_(url: str) -> RedisStorage:
+        opened.append(RedisStorage(url))
+        return opened[-1]
+
+    yield open_
+    for each in opened:
+        abandon(each)
+
+
+@pytest.fixture(params=["sync", "async"])
+def call(request: pytest.FixtureRequest) -> Callable[..., Any]:
+    """Calls a verb, or its async twin."""
+
+    async def call(storage: Any, verb: str, *arguments: Any) -> Any:
+        if request.param == "async":
+            return await getattr(storage, f"a{verb}")(*arguments)
+        return await asyncio.to_thread(getattr(storage, verb), *arguments)
+
+    return call
+
+
+def appended(text: bytes) -> Change:
+    """A change of a blob and of a list."""
+    return Change(LEASE, blobs={f"m{text.decode()}": Blob(text)}, append=[("log", text, (f"m{text.decode()}",))])
+
+
+VERBS: dict[str, tuple[Any, ...]] = {
+    "read": (KEY, Query(("log",), ("m",), lease=LEASE)),
+    "write": (KEY, appended(b"two")),
+    "delete": (*KEY, 60.0),
+    "sessions": ("ada",),
+}
+
+
+async def stored_texts(storage: RedisStorage) -> list[bytes]:
+    """What an onlooker finds in the list."""
+    found = await asyncio.to_thread(storage.read, KEY, Query(("log",), ("m",)))
+    return [entry.payload for entry in found.lists.get("log", ())]
+
+
+# --- connections that break ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cut", ["before", "after"])
+@pytest.mark.parametrize("verb", VERBS)
+async def test_a_connection_that_breaks_once_is_not_noticed_and_nothing_is_done_twice(
+    server: servers.Server, proxy: Proxy, open_: Any, call: Any, verb: str, cut: str
+) -> None:
+    direct, through = open_(server.url), open_(proxy.url)
+    direct.write(KEY, appended(b"one"))
+    direct.delete("eve", "s1", 60.0)  # From here on the server knows the scripts.
+    direct.sessions("eve")
+    await call(through, "read", KEY, Query())
+    proxy.cut, proxy.times = cut, 1
+    answer = await call(through, verb, *VERBS[verb])
+    assert proxy.times == 0
+    if verb == "read":
+        assert [entry.payload for entry in answer.lists["log"]] == [b"one"]
+    elif verb == "write":
+        assert (answer.status, answer.position) == (Status.STORED, 2)
+        assert dict(answer.weights) == {"log": 4}
+    elif verb == "delete":
+        assert answer == 1
+    else:
+        assert answer == ([KEY], None)
+    expected = {"write": [b"one", b"two"], "delete": []}.get(verb, [b"one"])
+    assert await stored_texts(direct) == expected
+    assert_sound(server)
+
+
+@pytest.mark.parametrize("cut", ["before", "after"])
+@pytest.mark.parametrize("verb", VERBS)
+async def test_a_connection_that_keeps_breaking_is_an_error_and_what_is_stored_is_whole(
+    server: servers.Server, proxy: Proxy, open_: Any, call: Any, verb: str, cut: str
+) -> None:
+    direct, through = open_(server.url), open_(proxy.url)
+    direct.write(KEY, appended(b"one"))
+    direct.delete("eve", "s1", 60.0)  # From here on the server knows the scripts.
+    direct.sessions("eve")
+    proxy.cut, proxy.times = cut, 1_000
+    with pytest.raises(StorageError) as refused:
+        await call(through, verb, *VERBS[verb])
+    assert isinstance(refused.value.__cause__, redis.ConnectionError)
+    done = {"write": [b"one", b"two"], "delete": []} if cut == "after" else {}
+    assert await stored_texts(direct) == done.get(verb, [b"one"])
+    assert_sound(server)
+    proxy.times = 0
+    await call(through, verb, *VERBS[verb])
+    assert_sound(server)
+
+
+async def test_a_client_that_sends_again_by_itself_stores_nothing_twice(proxy: Proxy, server: servers.Server) -> None:
+    client = redis.Redis(port=proxy.port, retry=Retry(NoBackoff(), 5))
+    storage = RedisStorage(client)
+    storage.write(KEY, appended(b"one"))
+    made = storage.read(KEY, Query()).generation
+    for text in (b"two", b"three"):
+        proxy.cut, proxy.times = "after", 3
+        change = appended(text)
+        change.at_generation = made
+        change.at_position = storage.read(KEY, Query()).position if proxy.times == 0 else None
+        assert storage.write(KEY, change).status is Status.STORED
+    assert await stored_texts(storage) == [b"one", b"two", b"three"]
+    client.close()
+
+
+async def test_a_change_that_must_find_the_session_as_it_was_is_not_refused_for_its_own_sake(
+    proxy: Proxy, open_: Any
+) -> None:
+    storage = open_(proxy.url)
+    proxy.cut, proxy.times = "after", 1
+    made = storage.write(KEY, Change(LEASE, new=True, append=[("log", b"1", ())]))
+    assert made.status is Status.STORED
+    proxy.times = 1
+    moved = storage.write(KEY, Change(LEASE, at_position=1, append=[("log", b"2", ())]))
+    assert (moved.status, moved.position) == (Status.STORED, 2)
+
+
+async def test_a_call_that_is_cancelled_writes_all_or_nothing_and_leaves_no_stale_answer(
+    server: servers.Server, proxy: Proxy, open_: Any
+) -> None:
+    storage = open_(proxy.url)
+    await storage.awrite(KEY, appended(b"one"))
+    for number in range(5):
+        proxy.waiting.clear()
+        proxy.answers.clear()
+        task = asyncio.create_task(storage.awrite(KEY, appended(b"%d" % number)))
+        await asyncio.to_thread(proxy.waiting.wait, 5)
+        await asyncio.sleep(0.02)  # wait_for() of Python 3.11 loses a cancellation while the request is being sent
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        proxy.answers.set()
+        answers = await asyncio.gather(*(storage.aread(KEY, Query(("log",))) for _ in range(4)))
+        for found in answers:
+            texts = [entry.payload for entry in found.lists["log"]]
+            assert texts == [b"one", *(b"%d" % each for each in range(number + 1))]
+    assert_sound(server)
+
+
+async def test_a_call_may_be_cancelled_at_any_step(server: servers.Server, open_: Any) -> None:
+    storage = open_(server.url)
+    await storage.awrite(KEY, appended(b"one"))
+    for steps in range(40):
+        task = asyncio.create_task(storage.awrite(KEY, appended(b"%d" % steps)))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        found = await storage.aread(KEY, Query(("log",), ("m",)))
+        texts = [entry.payload for entry in found.lists["log"]]
+        assert texts.count(b"%d" % steps) <= 1
+        assert (f"m{steps}" in found.blobs) == (b"%d" % steps in texts)
+        if not task.cancelled():
+            assert b"%d" % steps in texts
+    assert_sound(server)
+
+
+# --- a server that is away, slow, full or not writable --------------------------------------------
+
+
+async def test_a_buffer_works_again_once_its_server_does(server: servers.Server, call: Any, open_: Any) -> None:
+    storage = open_(server.url)
+    buffer = SessionBuffer(storage)
+    history = buffer.history("ada", "s1")
+    saver = buffer.checkpointer()
+    await call(history, "add_messages", [HumanMessage("hello")])
+    server.stop()
+    for owner, verb, *arguments in (
+        (history, "add_messages", [HumanMessage("lost")]),
+        (saver, "get_tuple", buffer.config("ada", "s1")),
+        (buffer, "info", "ada", "s1"),
+        (buffer, "delete", "ada", "s1"),
+        (storage, "read", KEY, Query()),
+    ):
+        with pytest.raises(StorageError) as refused:
+            await call(owner, verb, *arguments)
+        assert isinstance(refused.value.__cause__, redis.ConnectionError)
+    with pytest.raises(StorageError):
+        _ = history.messages
+    server.start()  # It kept nothing, and no script either.
+    await call(history, "add_messages", [HumanMessage("again")])
+    assert [message.content for message in history.messages] == ["again"]
+    with server.admin() as admin:
+        admin.script_flush()
+    assert (await call(buffer, "info", "ada", "s1")).messages == 1
+
+
+async def test_a_slow_server_is_an_error_after_the_timeout(server: servers.Server, call: Any, open_: Any) -> None:
+    storage = open_(f"{server.url}?socket_timeout=0.2")
+    await call(storage, "write", KEY, appended(b"one"))
+    server.signal(signal.SIGSTOP)
+    started = time.monotonic()
+    with pytest.raises(StorageError) as refused:
+        await call(storage, "read", KEY, Query(("log",)))
+    assert isinstance(refused.value.__cause__, redis.TimeoutError)
+    assert time.monotonic() - started < 5
+    server.signal(signal.SIGCONT)
+    assert (await call(storage, "read", KEY, Query(("log",)))).lists["log"][0].payload == b"one"
+
+
+async def test_timeouts_are_set_by_default_and_by_the_url() -> None:
+    storage = RedisStorage("redis://localhost:1")
+    options = storage._clients.client().connection_pool.connection_kwargs
+    assert (options["socket_timeout"], options["socket_connect_timeout"]) == (5.0, 5.0)
+    storage = RedisStorage("redis://localhost:1?socket_timeout=1.5&socket_connect_timeout=2")
+    options = storage._clients.async_client().connection_pool.connection_kwargs
+    assert (options["socket_timeout"], options["socket_connect_timeout"]) == (1.5, 2.0)
+
+
+async def test_a_server_that_stands_still_does_not_hold_up_the_loop(server: servers.Server, open_: Any) -> None:
+    storage = open_(f"{server.url}?socket_timeout=0.5")
+    buffer = SessionBuffer(storage)
+    saver, history = buffer.checkpointer(), buffer.history("ada", "s1")
+    await history.aadd_messages([HumanMessage("hello")])
+    latest: list[float] = []
+    for _ in range(3):  # Another process may hold up the loop, but not each time.
+        late = 0.0
+        server.signal(signal.SIGSTOP)
+        calls = [
+            asyncio.create_task(each)
+            for each in (
+                history.aadd_messages([HumanMessage("lost")]),
+                history.aget_messages(),
+                saver.aget_tuple(buffer.config("ada", "s1")),
+                buffer.ainfo("ada", "s1"),
+                buffer.adelete("bob", "s1"),
+            )
+        ]
+        while not all(task.done() for task in calls):
+            before = time.monotonic()
+            await asyncio.sleep(0.01)
+            late = max(late, time.monotonic() - before - 0.01)
+        server.signal(signal.SIGCONT)
+        for task in calls:
+            assert isinstance(task.exception(), StorageError)
+        latest.append(late)
+        if late < 0.05:
+            break
+    assert min(latest) < 0.05
+    assert next(message.content for message in await history.aget_messages()) == "hello"
+
+
+async def test_a_server_without_memory_refuses_writes_whole_and_still_answers(
+    server: servers.Server, call: Any, open_: Any
+) -> None:
+    storage = open_(server.url)
+    await call(storage, "write", KEY, Change(LEASE, blobs={"m1": Blob(b"x" * 1000)}, append=[("log", b"1", ("m1",))]))
+    before = (await call(storage, "read", KEY, Query(outline=True))).blobs
+    with server.admin() as admin:
+        admin.config_set("maxmemory-policy", "noeviction")
+        admin.config_set("maxmemory", 100_000)
+        for change in (appended(b"two"), Change(LEASE, blobs={"m1": Blob(b"", ("m1",))}, drop=["log"])):
+            with pytest.raises(StorageError) as refused:
+                await call(storage, "write", KEY, change)
+            assert "OOM" in str(refused.value.__cause__) or isinstance(refused.value.__cause__, redis.OutOfMemoryError)
+        assert_sound(server)
+        found = await call(storage, "read", KEY, Query(outline=True))
+        assert (found.blobs, len(found.lists["log"]), found.position) == (before, 1, 1)
+        # What frees is taken, and so is a deletion with its tombstone.
+        freed = await call(storage, "write", KEY, Change(LEASE, drop=["log"], upkeep=True))
+        assert freed.status is Status.STORED
+        assert await call(storage, "delete", *KEY, 60.0) == 1
+        assert (await call(storage, "read", KEY, Query())).fence > 0
+        assert_sound(server)
+        admin.config_set("maxmemory", 0)
+    assert (await call(storage, "write", KEY, appended(b"again"))).status is Status.STORED
+
+
+async def test_memory_that_ends_while_sessions_grow_leaves_each_of_them_whole(
+    server: servers.Server, open_: Any
+) -> None:
+    storage = open_(server.url)
+    with server.admin() as admin:
+        used = admin.info("memory")["used_memory"]
+        admin.config_set("maxmemory", used + 400_000)
+        refused = 0
+        for number in range(400):
+            try:
+                storage.write(KEY, Change(LEASE, blobs={f"m{number}": Blob(b"x" * 2_000)}, append=[("log", b"", ())]))
+            except StorageError:
+                refused += 1
+        assert refused > 10
+        found = storage.read(KEY, Query(outline=True))
+        assert len(found.blobs) == len(found.lists["log"]) == found.position > 10
+    assert_sound(server)
+
+
+async def test_a_replica_that_may_not_be_written_to_refuses_and_shows_what_is_there(
+    server: servers.Server, call: Any, open_: Any
+) -> None:
+    replica = servers.Server(server.kind, options=["--replicaof", "127.0.0.1", str(server.port)]).start()
+    try:
+        primary, storage = open_(server.url), open_(replica.url)
+        primary.write(KEY, appended(b"one"))
+        with replica.admin() as admin, server.admin() as source:
+            until = time.monotonic() + servers.PATIENCE
+            while admin.dbsize() < 2:
+                assert time.monotonic() < until
+                await asyncio.sleep(0.05)
+            found = await call(storage, "read", KEY, Query(("log",)))
+            assert [entry.payload for entry in found.lists["log"]] == [b"one"]
+            for verb, arguments in (("write", VERBS["write"]), ("delete", VERBS["delete"])):
+                with pytest.raises(StorageError) as refused:
+                    await call(storage, verb, *arguments)
+                assert "READONLY" in str(refused.value) or isinstance(refused.value.__cause__, redis.ReadOnlyError)
+            # A failover: the replica has the session, but no script of the primary's.
+            source.wait(1, 1000)
+            server.stop()
+            admin.replicaof("NO", "ONE")
+        assert (await call(storage, "write", KEY, appended(b"two"))).position == 2
+        assert await stored_texts(storage) == [b"one", b"two"]
+        assert_sound(replica)
+    finally:
+        replica.remove()
+
+
+async def test_a_key_that_somebody_else_made_is_an_error(server: servers.Server, call: Any, open_: Any) -> None:
+    storage = open_(server.url)
+    (user, session), _, _ = storage._settings.keys.of(KEY)
+    with server.admin() as admin:
+        for key in (user, session):
+            admin.set(key, "x")
+            with pytest.raises(StorageError) as refused:
+                await call(storage, "write", KEY, appended(b"one"))
+            assert isinstance(refused.value.__cause__, redis.ResponseError)
+            admin.delete(key)
+            assert admin.dbsize() == 0
+
+
+# --- clients --------------------------------------------------------------------------------------
+
+
+def test_one_storage_serves_threads_and_several_event_loops(server: servers.Server) -> None:
+    buffer = SessionBuffer(server.url)
+
+    async def talk(name: str) -> None:
+        history = buffer.history("ada", name)
+        await asyncio.gather(*(history.aadd_messages([HumanMessage(str(each))]) for each in range(10)))
+        assert len(await history.aget_messages()) == 10
+        await buffer.aclose()
+
+    def say(name: str) -> None:
+        for each in range(10):
+            buffer.history("ada", name).add_messages([HumanMessage(str(each))])
+
+    async def both() -> None:
+        await asyncio.gather(talk("in a loop"), *(asyncio.to_thread(say, name) for name in ("a", "b")))
+        # Another loop, while this one runs.
+        await asyncio.to_thread(lambda: asyncio.run(talk("in another")))
+
+    asyncio.run(both())
+    asyncio.run(talk("in a third"))
+    assert {each.session_id: each.messages for each in buffer.sessions("ada")} == dict.fromkeys(
+        ("in a loop", "a", "b", "in another", "in a third"), 10
+    )
+    buffer.close()
+
+
+async def test_a_client_that_was_passed_in_is_not_closed(server: servers.Server) -> None:
+    client, async_client = redis.Redis(port=server.port), redis.asyncio.Redis(port=server.port)
+    storage = RedisStorage(client, async_client)
+    async with SessionBuffer(storage) as buffer:
+        await buffer.history("ada", "s1").aadd_messages([HumanMessage("hello")])
+        assert len(buffer.history("ada", "s1").messages) == 1
+    storage.close()
+    await storage.aclose()
+    assert len(client.connection_pool._available_connections) == 1
+    assert len(async_client.connection_pool._available_connections) == 1
+    client.close()
+    await async_client.aclose()

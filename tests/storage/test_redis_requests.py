@@ -1,0 +1,147 @@
+"""One round trip per operation, as the server counts them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from langchain_core.messages import HumanMessage
+
+from langchain_ttl_history import Retention, SessionBuffer
+from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.storage import RedisStorage
+from langchain_ttl_history.storage.base import Blob, Change, Lease
+from tests.langgraph.test_requests import agent
+from tests.storage.redis_cases import admin_of, close_redis, open_redis
+
+COUNTED = ("evalsha", "eval", "scan")
+
+
+@pytest.fixture
+async def storage() -> AsyncIterator[RedisStorage]:
+    storage = open_redis(None)
+    yield storage
+    close_redis(storage)
+
+
+@pytest.fixture
+def count(storage: RedisStorage) -> Callable[[Callable[[], Any]], int]:
+    """How many requests a call makes."""
+
+    def count(call: Callable[[], Any]) -> int:
+        with admin_of(storage) as admin:
+            admin.config_resetstat()
+            call()
+            stats = admin.info("commandstats")
+        sent = sum(stats[f"cmdstat_{name}"]["calls"] for name in COUNTED if f"cmdstat_{name}" in stats)
+        return int(sent)
+
+    return count
+
+
+@pytest.fixture
+def buffer(storage: RedisStorage) -> SessionBuffer:
+    """A buffer whose session has had a turn."""
+    buffer = SessionBuffer(storage)
+    agent(buffer).invoke({"messages": [HumanMessage("look it up")]}, buffer.config("ada", "s1"))
+    buffer.history("ada", "s1").add_system_message("an event")
+    buffer.info("ada", "s1")
+    buffer.delete("ada", "another")
+    return buffer
+
+
+def operations(buffer: SessionBuffer) -> dict[str, Callable[[], Any]]:
+    config = buffer.config("ada", "s1")
+    saver = buffer.checkpointer()
+    saved = saver.get_tuple(config)
+    assert saved is not None
+    history = buffer.history("ada", "s1")
+
+    def put() -> None:
+        found = saved.checkpoint
+        versions = dict(found["channel_versions"])
+        version = saver.get_next_version(versions.get("messages"), None)
+        values = dict(found["channel_values"])
+        values["messages"] = [*values["messages"], HumanMessage("more", id="more")]
+        checkpoint: Any = {
+            **found,
+            "id": found["id"][:-1] + "f",
+            "channel_values": values,
+            "channel_versions": {**versions, "messages": version},
+        }
+        metadata: Any = {"source": "loop", "step": 9, "parents": {}}
+        saver.put(saved.config, checkpoint, metadata, {"messages": version})
+
+    return {
+        "get_tuple": lambda: saver.get_tuple(config),
+        "put": put,
+        "put_writes": lambda: saver.put_writes(saved.config, [("messages", HumanMessage("w"))], "task"),
+        "history read": lambda: history.messages,
+        "history append": lambda: history.add_messages([HumanMessage("one"), HumanMessage("two")]),
+        "info": lambda: buffer.info("ada", "s1"),
+        "set_idle_ttl": lambda: buffer.set_idle_ttl("ada", "s1", 7_200),
+        "sessions, and info for each": lambda: list(buffer.sessions("nobody")),
+        "delete": lambda: buffer.delete("ada", "s1"),
+        "delete of what is not there": lambda: buffer.delete("ada", "never"),
+    }
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "get_tuple", "put", "put_writes", "history read", "history append", "info", "set_idle_ttl",
+        "sessions, and info for each", "delete", "delete of what is not there",
+    ],
+)  # fmt: skip
+def test_an_operation_is_one_round_trip(buffer: SessionBuffer, count: Any, name: str) -> None:
+    assert count(operations(buffer)[name]) == 1
+
+
+def test_a_script_that_the_server_forgot_costs_one_more_once(
+    storage: RedisStorage, buffer: SessionBuffer, count: Any
+) -> None:
+    history = buffer.history("ada", "s1")
+    with admin_of(storage) as admin:
+        admin.script_flush()
+    assert [count(lambda: history.messages) for _ in range(3)] == [2, 1, 1]
+
+
+def test_numbers_remembered_of_a_session_that_is_no_more_cost_one_more(storage: RedisStorage, count: Any) -> None:
+    key, lease = SessionKey("ada", "s1"), Lease(100.0, None)
+    other = RedisStorage(storage._clients._url, prefix=storage._settings.keys._prefix)
+    refers = Change(lease, blobs={"c": Blob(b"", ("m",))})
+    storage.write(key, Change(lease, blobs={"m": Blob(b"1")}))
+    assert count(lambda: storage.write(key, refers)) == 1
+    other.delete(*key, 60.0)
+    other.write(key, Change(lease, blobs={"m": Blob(b"1")}))
+    assert [count(lambda: storage.write(key, refers)) for _ in range(2)] == [2, 1]
+    other.close()
+
+
+def test_an_agents_turn_of_five_steps_is_ten_round_trips(storage: RedisStorage, count: Any) -> None:
+    buffer = SessionBuffer(storage, retention=Retention(max_messages=20, max_checkpoints=20))
+    graph = agent(buffer)
+    config = buffer.config("ada", "s1")
+    turns = [count(lambda: graph.invoke({"messages": [HumanMessage("look it up")]}, config)) for _ in range(30)]
+    # LangGraph stores a step's writes and its checkpoint in two threads: where the checkpoint is
+    # first, and counts on a body that comes with the writes, it is refused and put again.
+    assert sorted(turns)[20] <= 10, turns
+    assert max(turns[1:]) <= 20, turns
+
+
+async def test_the_async_twins_cost_the_same(storage: RedisStorage, buffer: SessionBuffer) -> None:
+    history, saver, config = buffer.history("ada", "s1"), buffer.checkpointer(), buffer.config("ada", "s1")
+    calls: list[Callable[[], Any]] = [
+        history.aget_messages,
+        lambda: saver.aget_tuple(config),
+        lambda: history.aadd_messages([HumanMessage("one")]),
+        lambda: buffer.ainfo("ada", "s1"),
+        lambda: buffer.adelete("ada", "s1"),
+    ]
+    with admin_of(storage) as admin:
+        for call in calls:
+            admin.config_resetstat()
+            await call()
+            stats = admin.info("commandstats")
+            assert sum(stats[f"cmdstat_{name}"]["calls"] for name in COUNTED if f"cmdstat_{name}" in stats) == 1
