@@ -1,0 +1,162 @@
+"""A chat service of several workers that share their sessions through one Redis.
+
+    TTL_HISTORY_URL=redis://localhost:6379/0 uvicorn app:app --workers 3
+
+Which worker answers does not matter: each turn finds the whole conversation, tool calls and all, and
+a turn that a worker did not live to finish is finished by the next one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta, timezone
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI, HTTPException, Request
+from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from langchain.agents import create_agent
+from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, ToolMessage, message_to_dict
+from model import chat_model, find_order
+from pydantic import BaseModel, Field
+
+from langchain_ttl_history import ConfigurationError, Retention, SessionBuffer, StorageError
+
+TOKENS: dict[str, str] = json.loads(os.environ.get("CHAT_TOKENS", '{"alice-token": "alice", "bob-token": "bob"}'))
+"""Whose token it is. A real service asks its identity provider instead."""
+LOST_AFTER = timedelta(seconds=float(os.environ.get("CHAT_LOST_AFTER", "30")))
+"""A turn that has stored nothing for so long is taken for lost with its worker."""
+
+
+@asynccontextmanager
+async def opened(app: FastAPI) -> AsyncIterator[None]:
+    """One buffer and one agent for the life of the worker."""
+    url = os.environ.get("TTL_HISTORY_URL", "redis://localhost:6379/0")
+    async with SessionBuffer(url, retention=Retention(idle_ttl=timedelta(hours=1))) as buffer:
+        app.state.buffer = buffer
+        app.state.agent = create_agent(chat_model(), [find_order], checkpointer=buffer.checkpointer())
+        yield
+
+
+app = FastAPI(title="Chat", lifespan=opened)
+
+
+def current_user(given: Annotated[HTTPAuthorizationCredentials, Depends(HTTPBearer())]) -> str:
+    """The user of the request: from its token, never from its body or path."""
+    user = TOKENS.get(given.credentials)
+    if user is None:
+        raise HTTPException(401, "this token is nobody's")
+    return user
+
+
+def shared_buffer(request: Request) -> SessionBuffer:
+    """The worker's buffer."""
+    buffer: SessionBuffer = request.app.state.buffer
+    return buffer
+
+
+User = Annotated[str, Depends(current_user)]
+Buffer = Annotated[SessionBuffer, Depends(shared_buffer)]
+
+
+class Said(BaseModel):
+    """What a user or an application says."""
+
+    text: str = Field(min_length=1, max_length=10_000)
+
+
+@app.exception_handler(StorageError)
+async def unavailable(_: Request, error: StorageError) -> JSONResponse:
+    """The storage is down: nothing was answered and nothing was lost."""
+    return JSONResponse({"detail": str(error)}, 503, {"Retry-After": "1"})
+
+
+@app.exception_handler(ConfigurationError)
+async def refused(_: Request, error: ConfigurationError) -> JSONResponse:
+    """A session id that cannot be one, say."""
+    return JSONResponse({"detail": str(error)}, 400)
+
+
+@app.post("/sessions/{session_id}/messages")
+async def say(session_id: str, said: Said, user: User, buffer: Buffer, request: Request) -> StreamingResponse:
+    """Take a turn. The answer streams as server-sent events; the last one, `done`, says that all is stored."""
+    agent, config = request.app.state.agent, buffer.config(user, session_id)
+    state = await agent.aget_state(config)
+    lost = bool(state.next)
+    if lost and datetime.now(timezone.utc) - datetime.fromisoformat(state.created_at) < LOST_AFTER:
+        raise HTTPException(409, "this session is in the middle of a turn", {"Retry-After": "1"})
+    return StreamingResponse(turn(agent, config, said.text, lost=lost), media_type="text/event-stream")
+
+
+async def turn(agent: Any, config: Any, text: str, *, lost: bool) -> AsyncIterator[str]:
+    """The events of a turn; first it finishes the one before, if that was lost with its worker."""
+    try:
+        async for each in steps(agent, config, text, lost=lost):
+            yield each
+    except StorageError as error:
+        # The answer has begun, so it is too late for a status.
+        yield event("error", str(error))
+
+
+async def steps(agent: Any, config: Any, text: str, *, lost: bool) -> AsyncIterator[str]:
+    """What the model and the tools do, as events."""
+    if lost:
+        async for part in agent.astream(None, config, stream_mode="updates"):
+            yield event("caught_up", sorted(part))
+    said = {"messages": [HumanMessage(text)]}
+    async for mode, part in agent.astream(said, config, stream_mode=["messages", "updates"]):
+        if mode == "messages":
+            chunk = part[0]
+            if isinstance(chunk, AIMessageChunk) and chunk.text:
+                yield event("token", chunk.text)
+            continue
+        for update in part.values():
+            for message in (update or {}).get("messages", ()):
+                if isinstance(message, AIMessage) and message.tool_calls:
+                    yield event(
+                        "tool_calls", [{"name": call["name"], "args": call["args"]} for call in message.tool_calls]
+                    )
+                elif isinstance(message, ToolMessage):
+                    yield event("tool_result", message.text)
+    yield event("done", text)
+
+
+def event(name: str, data: Any) -> str:
+    """A server-sent event."""
+    return f"event: {name}\ndata: {json.dumps(data)}\n\n"
+
+
+@app.post("/sessions/{session_id}/events", status_code=204)
+async def note(session_id: str, said: Said, user: User, buffer: Buffer) -> None:
+    """Let the next turn know of something, without calling the model."""
+    await buffer.history(user, session_id).aadd_system_message(said.text)
+
+
+@app.get("/sessions/{session_id}/messages")
+async def messages(session_id: str, user: User, buffer: Buffer) -> list[dict[str, Any]]:
+    """The conversation."""
+    return [message_to_dict(each) for each in await buffer.history(user, session_id).aget_messages()]
+
+
+@app.get("/sessions")
+async def sessions(user: User, buffer: Buffer) -> list[dict[str, Any]]:
+    """The user's live sessions."""
+    return [
+        {"session_id": info.session_id, "messages": info.messages, "expires_at": info.expires_at}
+        async for info in buffer.asessions(user)
+    ]
+
+
+@app.delete("/sessions/{session_id}", status_code=204)
+async def delete(session_id: str, user: User, buffer: Buffer) -> None:
+    """Delete a session for good."""
+    await buffer.adelete(user, session_id)
+
+
+@app.delete("/me", status_code=204)
+async def forget(user: User, buffer: Buffer) -> None:
+    """Delete everything of the user."""
+    await buffer.aforget(user)

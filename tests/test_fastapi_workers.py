@@ -1,0 +1,177 @@
+"""The chat service of `examples/fastapi_workers`: several worker processes, one storage, one of them killed."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests import servers
+
+FOLDER = Path(__file__).parent.parent / "examples" / "fastapi_workers"
+USERS = [f"user{number}" for number in range(6)]
+PATIENCE = 30.0
+
+
+class Worker:
+    """One uvicorn process on a port of its own."""
+
+    def __init__(self, url: str, pace: float = 0.0) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port: int = probe.getsockname()[1]
+        told = {
+            "TTL_HISTORY_URL": url,
+            "CHAT_TOKENS": json.dumps({f"{user}-token": user for user in USERS}),
+            "CHAT_PACE": str(pace),
+            "CHAT_LOST_AFTER": "0.5",
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "uvicorn", "app:app", "--port", str(self.port), "--log-level", "warning"],
+            cwd=FOLDER,
+            env={**os.environ, **told},
+        )
+
+    def client(self, user: str) -> httpx.Client:
+        """A client of this worker with the user's token."""
+        return httpx.Client(
+            base_url=f"http://127.0.0.1:{self.port}",
+            headers={"Authorization": f"Bearer {user}-token"},
+            timeout=PATIENCE,
+            trust_env=False,
+        )
+
+    def ready(self) -> None:
+        """Return once it answers."""
+        end = time.monotonic() + PATIENCE
+        with self.client(USERS[0]) as client:
+            while True:
+                with suppress(httpx.TransportError):
+                    client.get("/sessions").raise_for_status()
+                    return
+                assert time.monotonic() < end, "the worker did not start"
+                assert self.process.poll() is None, "the worker ended"
+                time.sleep(0.05)
+
+    def stop(self) -> None:
+        """End it."""
+        self.process.terminate()
+        self.process.wait(PATIENCE)
+
+
+@pytest.fixture
+def workers() -> Iterator[list[Worker]]:
+    kind = servers.any_kind()
+    if kind is None:
+        pytest.skip("no Redis server: install the test group, or Debian's redis-tools")
+    server = servers.Server(kind).start()
+    started = [Worker(server.url, pace=0.05 if number == 2 else 0.0) for number in range(3)]
+    try:
+        for worker in started:
+            worker.ready()
+        yield started
+    finally:
+        for worker in started:
+            worker.stop()
+        server.remove()
+
+
+def events(response: httpx.Response) -> Iterator[tuple[str, Any]]:
+    """The server-sent events of an answer, as they come."""
+    name = ""
+    for line in response.iter_lines():
+        kind, _, value = line.partition(": ")
+        if kind == "event":
+            name = value
+        elif kind == "data":
+            yield name, json.loads(value)
+
+
+def take_turn(worker: Worker, user: str, text: str) -> list[tuple[str, Any]]:
+    """A turn with all its events; asked again while the session is in the middle of one."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        with (
+            worker.client(user) as client,
+            client.stream("POST", "/sessions/s1/messages", json={"text": text}) as response,
+        ):
+            if response.status_code != 409:
+                response.raise_for_status()
+                return list(events(response))
+        assert time.monotonic() < end, "the session never became free"
+        time.sleep(0.1)
+
+
+def conversation(worker: Worker, user: str) -> list[dict[str, Any]]:
+    """The session as this worker shows it."""
+    with worker.client(user) as client:
+        return [each["data"] for each in client.get("/sessions/s1/messages").raise_for_status().json()]
+
+
+def test_turns_alternate_among_workers_and_a_killed_one_loses_nothing_acknowledged(workers: list[Worker]) -> None:
+    acknowledged: dict[str, list[str]] = {user: [] for user in USERS}
+    turns = itertools.cycle(workers)
+    for number in (1001, 1002):
+        for user in USERS:
+            told = take_turn(next(turns), user, f"Where is order {number}?")
+            assert [name for name, _ in told if name != "token"] == ["tool_calls", "tool_result", "done"]
+            acknowledged[user].append(f"Where is order {number}?")
+        next(turns)  # So that every user meets every worker.
+
+    *others, doomed = workers
+    for user in USERS[:3]:
+        with doomed.client(user) as client:
+            client.post("/sessions/s1/events", json={"text": f"{user} opened billing"}).raise_for_status()
+    # It dies while it streams an answer, after the tool was called.
+    with (
+        doomed.client(USERS[0]) as client,
+        client.stream("POST", "/sessions/s1/messages", json={"text": "And order 1003?"}) as response,
+    ):
+        coming = events(response)
+        assert "token" in (name for name, _ in coming)
+        os.kill(doomed.process.pid, signal.SIGKILL)
+        with pytest.raises(httpx.TransportError):
+            list(coming)
+    assert doomed.process.wait(PATIENCE) == -signal.SIGKILL
+
+    for worker, user in zip(itertools.cycle(others), USERS, strict=False):
+        told = take_turn(worker, user, "Was there an event?")
+        assert told[-1][0] == "done"
+        assert ("caught_up" in dict(told)) == (user == USERS[0]), "the lost turn is finished first"
+        acknowledged[user].append("Was there an event?")
+        said = conversation(worker, user)
+        assert [each["content"] for each in said if each["type"] == "human" and "1003" not in each["content"]] == (
+            acknowledged[user]
+        )
+        events_kept = [each["content"] for each in said if each["type"] == "system"]
+        assert events_kept == ([f"{user} opened billing"] if user in USERS[:3] else [])
+        calls = [call["id"] for each in said for call in each.get("tool_calls", ())]
+        assert calls == [each["tool_call_id"] for each in said if each["type"] == "tool"]
+        assert len(calls) == (3 if user == USERS[0] else 2)
+        assert conversation(others[0], user) == conversation(others[1], user)
+
+
+def test_a_user_reaches_only_what_is_theirs(workers: list[Worker]) -> None:
+    take_turn(workers[0], USERS[0], "Where is order 1001?")
+    with workers[1].client(USERS[1]) as client:
+        assert client.get("/sessions").json() == []
+        assert client.get("/sessions/s1/messages").json() == []
+        assert client.get("/sessions", headers={"Authorization": "Bearer guessed"}).status_code == 401
+        assert client.get("/sessions", headers={"Authorization": ""}).status_code in {401, 403}
+        assert client.delete("/me").status_code == 204
+    with workers[1].client(USERS[0]) as client:
+        assert [each["messages"] for each in client.get("/sessions").json()] == [4]
+        assert client.delete("/sessions/s1").status_code == 204
+        assert client.get("/sessions").json() == []
