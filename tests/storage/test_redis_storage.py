@@ -179,13 +179,16 @@ def test_an_append_to_a_session_of_50_000_messages_costs_what_is_new(storage: Re
         for start in range(0, size, 5_000):
             history.add_messages([HumanMessage(f"{start + each}") for each in range(min(5_000, size - start))])
         total += size
+        for _ in range(200):
+            # The server's Lua is busy with what the large writes left for its collector.
+            history.add_messages([HumanMessage("new")])
         before = spent(admin)
         for _ in range(50):
             history.add_messages([HumanMessage("new")])
         cost[total] = spent(admin) - before
-        total += 50
-    assert cost[50_050] <= 2.5 * cost[100]
-    assert len(history.messages) == 50_100
+        total += 250
+    assert cost[50_250] <= 2.5 * cost[100]
+    assert len(history.messages) == 50_500
     # What is after a mark is read without what is before it.
     key = SessionKey("ada", "long")
     (last,) = storage.read(key, Query(("log",))).lists["log"][-1:]
