@@ -7,6 +7,8 @@ in `redis_requests`.
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -24,6 +26,8 @@ T = TypeVar("T")
 
 # Replies are bytes, whatever the client does with those of others.
 _RAW = {"NEVER_DECODE": True}
+# Seconds for which a cluster is asked again that moves a slot or chooses a primary, and between.
+_PATIENCE, _PAUSE = 5.0, 0.05
 
 
 class RedisStorage:
@@ -55,8 +59,12 @@ class RedisStorage:
         self._clients: Clients = Made(client) if isinstance(client, str) else Given(client, async_client)
         errors = exceptions_of(self._clients.library)
         name = self._clients.library.title()
-        # Of all that a driver raises, the cluster's own error alone stands outside its tree.
-        self._failures = (getattr(errors, f"{name}Error"), getattr(errors, f"{name}ClusterException"), OSError)
+        # An async cluster client takes connections away from requests under way when it learns of
+        # a change, and these fail with an AttributeError.
+        self._unsettled = (errors.ClusterError, errors.TryAgainError, AttributeError)
+        # Of all else that a driver raises, the cluster's own error alone stands outside its tree.
+        outside = (getattr(errors, f"{name}ClusterException"), OSError)
+        self._failures = (getattr(errors, f"{name}Error"), *outside, *self._unsettled)
         self._no_script = errors.NoScriptError
         self._settings = Settings(Keys(prefix), References(), clock)
 
@@ -152,36 +160,53 @@ class RedisStorage:
             return result
 
     def _reply(self, request: Eval | Scan) -> Any:
-        try:
-            client = self._clients.client()
-            if isinstance(request, Scan):
-                nodes = _primaries(client)
-                node, rest = request.start(nodes)
-                at = client if node is None else client.get_redis_connection(nodes[node])
-                return request.end(nodes, node, at.execute_command(*rest, **_RAW))
+        until = time.monotonic() + _PATIENCE
+        while True:
             try:
-                return client.execute_command(*request.by_sha, **_RAW)
-            except self._no_script:
-                # The server was restarted, or is another one by now.
-                return client.execute_command(*request.by_source, **_RAW)
-        except self._failures as error:
-            raise _refused(error) from error
+                return self._send(request)
+            except self._failures as error:
+                self._check(error, until)
+            time.sleep(_PAUSE)
 
     async def _areply(self, request: Eval | Scan) -> Any:
-        try:
-            client = self._clients.async_client()
-            if isinstance(request, Scan):
-                await client.initialize()
-                nodes = _primaries(client)
-                node, rest = request.start(nodes)
-                at = client if node is None else nodes[node]
-                return request.end(nodes, node, await at.execute_command(*rest, **_RAW))
+        until = time.monotonic() + _PATIENCE
+        while True:
             try:
-                return await client.execute_command(*request.by_sha, **_RAW)
-            except self._no_script:
-                return await client.execute_command(*request.by_source, **_RAW)
-        except self._failures as error:
-            raise _refused(error) from error
+                return await self._asend(request)
+            except self._failures as error:
+                self._check(error, until)
+            await asyncio.sleep(_PAUSE)
+
+    def _check(self, error: BaseException, until: float) -> None:
+        """Raise, unless a cluster may know better in a moment; a request that is sent again is not done twice."""
+        if not isinstance(error, self._unsettled) or time.monotonic() > until:
+            raise StorageError(f"Redis did not answer: {type(error).__name__}: {error}") from error
+
+    def _send(self, request: Eval | Scan) -> Any:
+        client = self._clients.client()
+        if isinstance(request, Scan):
+            nodes = _primaries(client)
+            node, command = request.start(nodes)
+            at = client if node is None else client.get_redis_connection(nodes[node])
+            return request.end(nodes, node, at.execute_command(*command, **_RAW))
+        try:
+            return client.execute_command(*request.by_sha, **_RAW)
+        except self._no_script:
+            # The server was restarted, or is another one by now.
+            return client.execute_command(*request.by_source, **_RAW)
+
+    async def _asend(self, request: Eval | Scan) -> Any:
+        client = self._clients.async_client()
+        if isinstance(request, Scan):
+            await client.initialize()
+            nodes = _primaries(client)
+            node, command = request.start(nodes)
+            at = client if node is None else nodes[node]
+            return request.end(nodes, node, await at.execute_command(*command, **_RAW))
+        try:
+            return await client.execute_command(*request.by_sha, **_RAW)
+        except self._no_script:
+            return await client.execute_command(*request.by_source, **_RAW)
 
 
 def _primaries(client: Any) -> dict[str, Any]:
@@ -189,7 +214,3 @@ def _primaries(client: Any) -> dict[str, Any]:
     if not hasattr(client, "get_primaries"):
         return {}
     return {node.name: node for node in client.get_primaries()}
-
-
-def _refused(error: BaseException) -> StorageError:
-    return StorageError(f"Redis did not answer: {type(error).__name__}: {error}")

@@ -66,7 +66,7 @@ async def test_every_capability_is_detected_and_green(where: str, methods: str) 
 
     report = await validate(ours)
     for storage in opened:
-        case.close(storage)
+        await case.closed(storage)
 
     failures = {name: result.failures for name, result in report.results.items() if result.failures}
     assert not failures, failures

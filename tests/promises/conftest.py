@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from langchain_ttl_history import Retention, SessionBuffer
-from langchain_ttl_history.storage import MemoryStorage, SQLiteStorage
+from langchain_ttl_history.storage import MemoryStorage, RedisStorage, SQLiteStorage
 from tests.storage.redis_cases import close_redis, contents, open_cluster, open_redis
 
 from .helpers import Clock, Colour, Session, everything_in
@@ -30,6 +30,14 @@ class StorageCase:
     slack: float = 0.0
     """By which part of `idle_ttl` a session may live too long."""
     close: Callable[[Any], None] = lambda storage: None
+    aclose: Callable[[Any], Awaitable[None]] | None = None
+    """Closes it where there is a loop to do it in."""
+
+    async def closed(self, storage: Any) -> None:
+        """Close it, in this loop."""
+        if self.aclose is not None:
+            await self.aclose(storage)
+        self.close(storage)
 
 
 def sqlite_file(clock: Clock) -> SQLiteStorage:
@@ -63,13 +71,13 @@ STORAGES: dict[str, StorageCase] = {
         slack=0.1,
         close=remove_sqlite,
     ),
-    "redis": StorageCase(open=open_redis, contents=contents, slack=0.1, close=close_redis),
+    "redis": StorageCase(open=open_redis, contents=contents, slack=0.1, close=close_redis, aclose=RedisStorage.aclose),
 }
 
 # The same over every other server. The conformance suite runs over these as well, everything else
 # where TEST_SERVERS=all says so.
 OTHERS: dict[str, StorageCase] = {
-    name: StorageCase(open=open_, contents=contents, slack=0.1, close=close_redis)
+    name: StorageCase(open=open_, contents=contents, slack=0.1, close=close_redis, aclose=RedisStorage.aclose)
     for name, open_ in {
         "redis-7": partial(open_redis, kind="redis-7"),
         "valkey": partial(open_redis, kind="valkey"),
@@ -100,7 +108,7 @@ def colour(request: pytest.FixtureRequest) -> Colour:
 async def storage(case: StorageCase, clock: Clock) -> AsyncIterator[Any]:
     storage = case.open(clock)
     yield storage
-    case.close(storage)
+    await case.closed(storage)
 
 
 @pytest.fixture

@@ -74,6 +74,7 @@ def abandon(storage: RedisStorage) -> None:
             # A node it began with and the same node as the cluster tells it are equal, but two.
             nodes = [*client.nodes_manager.nodes_cache.values(), *client.nodes_manager.startup_nodes.values()]
             connections = [connection for node in nodes for connection in node._connections]
+            client._initialize = True
         else:
             pool = client.connection_pool
             connections = [*pool._available_connections, *pool._in_use_connections]

@@ -31,6 +31,7 @@ class TestRedis(StorageContract):
     @pytest.fixture(autouse=True)
     async def _nothing_stays_open(self) -> AsyncIterator[None]:
         yield
+        await self.storage.aclose()
         close_redis(self.storage)
 
 

@@ -21,7 +21,7 @@ from langchain_ttl_history.storage import RedisStorage
 from langchain_ttl_history.storage.base import Blob, Change, Lease, Query, Status
 from tests import servers
 from tests.proxy import Proxy, proxy_to
-from tests.storage.redis_cases import abandon, assert_sound
+from tests.storage.redis_cases import assert_sound
 
 KEY = SessionKey("ada", "s1")
 LEASE = Lease(100.0, None)
@@ -55,7 +55,7 @@ async def open_() -> AsyncIterator[Callable[[str], RedisStorage]]:
 
     yield open_
     for each in opened:
-        abandon(each)
+        await each.aclose()
 
 
 @pytest.fixture(params=["sync", "async"])

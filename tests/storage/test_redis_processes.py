@@ -23,6 +23,7 @@ PATIENCE = 60
 async def storage() -> AsyncIterator[RedisStorage]:
     storage = open_redis(None)
     yield storage
+    await storage.aclose()
     close_redis(storage)
 
 

@@ -22,6 +22,7 @@ COUNTED = ("evalsha", "eval", "scan")
 async def storage() -> AsyncIterator[RedisStorage]:
     storage = open_redis(None)
     yield storage
+    await storage.aclose()
     close_redis(storage)
 
 

@@ -58,6 +58,7 @@ def clock() -> Clock:
 async def storage(clock: Clock) -> AsyncIterator[RedisStorage]:
     storage = open_redis(clock)
     yield storage
+    await storage.aclose()
     close_redis(storage)
 
 
@@ -66,6 +67,7 @@ async def real() -> AsyncIterator[RedisStorage]:
     """A storage that goes by its server's clock."""
     storage = open_redis(None)
     yield storage
+    await storage.aclose()
     close_redis(storage)
 
 

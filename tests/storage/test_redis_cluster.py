@@ -1,0 +1,177 @@
+"""A cluster whose slots move while it is used."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+import redis
+from langchain_core.messages import HumanMessage
+from redis.crc import key_slot
+
+from langchain_ttl_history import Retention, SessionBuffer, StorageError
+from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.storage import RedisStorage
+from langchain_ttl_history.storage.base import Blob, Change, Lease, Query, Status
+from tests import servers
+from tests.storage.redis_cases import assert_sound
+
+KEY = SessionKey("ada", "s1")
+LEASE = Lease(100.0, None)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[servers.Cluster]:
+    kind = servers.any_kind()
+    if kind is None:
+        pytest.skip("no Redis server")
+    cluster = servers.Cluster(kind)
+    yield cluster
+    cluster.remove()
+
+
+@pytest.fixture
+async def storage(cluster: servers.Cluster) -> AsyncIterator[RedisStorage]:
+    storage = RedisStorage(cluster.url)
+    yield storage
+    await storage.aclose()
+
+
+class Move:
+    """A slot that goes from the node that has it to another, a step at a time."""
+
+    def __init__(self, cluster: servers.Cluster, slot: int) -> None:
+        self.slot = slot
+        self.clients = {node.port: node.admin() for node in cluster.nodes}
+        self.ids = {port: client.execute_command("CLUSTER MYID").decode() for port, client in self.clients.items()}
+        self.source = next(port for port in self.clients if self._owns(port))
+        self.target = next(port for port in self.clients if port != self.source)
+
+    def _owns(self, port: int) -> bool:
+        for first, last, node, *_ in self.clients[port].execute_command("CLUSTER SLOTS"):
+            if first <= self.slot <= last:
+                return bool(node[1] == port)
+        return False
+
+    def begin(self) -> None:
+        self.clients[self.target].execute_command("CLUSTER SETSLOT", self.slot, "IMPORTING", self.ids[self.source])
+        self.clients[self.source].execute_command("CLUSTER SETSLOT", self.slot, "MIGRATING", self.ids[self.target])
+
+    def keys(self) -> list[bytes]:
+        found: list[bytes] = self.clients[self.source].execute_command("CLUSTER GETKEYSINSLOT", self.slot, 100)
+        return found
+
+    def move(self, key: bytes) -> None:
+        self.clients[self.source].execute_command("MIGRATE", "127.0.0.1", self.target, key, 0, 5_000)
+
+    def end(self) -> None:
+        for client in self.clients.values():
+            client.execute_command("CLUSTER SETSLOT", self.slot, "NODE", self.ids[self.target])
+
+    def close(self) -> None:
+        for client in self.clients.values():
+            client.close()
+
+
+@pytest.fixture
+def move(cluster: servers.Cluster, storage: RedisStorage) -> Iterator[Move]:
+    """The move of the slot of KEY's user."""
+    move = Move(cluster, key_slot(storage._settings.keys.user(KEY.user_id)))
+    yield move
+    move.close()
+
+
+def test_a_session_is_found_at_every_step_of_a_move(
+    storage: RedisStorage, move: Move, cluster: servers.Cluster
+) -> None:
+    storage.delete(KEY.user_id, None, 0.001)
+    blobs = {"m1": Blob(b"1")}
+    storage.write(KEY, Change(LEASE, blobs=blobs, append=[("log", b"", ("m1",))]))
+
+    def check(number: int) -> None:
+        outcome = storage.write(KEY, Change(LEASE, append=[("log", b"%d" % number, ())]))
+        assert (outcome.status, outcome.position) == (Status.STORED, number)
+        assert len(storage.read(KEY, Query(("log",))).lists["log"]) == number
+
+    move.begin()
+    check(2)
+    user, session = storage._settings.keys.of(KEY)[0]
+    move.move(session)
+    # One of its keys is here and one is there: the request waits for the other.
+    waiting = threading.Thread(target=check, args=(3,))
+    waiting.start()
+    time.sleep(0.3)
+    assert waiting.is_alive()
+    move.move(user)
+    waiting.join(10)
+    assert not waiting.is_alive()
+    check(4)
+    move.end()
+    check(5)
+    for node in cluster.nodes:
+        assert_sound(node)
+
+
+async def test_a_resharding_during_traffic_loses_nothing(
+    storage: RedisStorage, move: Move, cluster: servers.Cluster
+) -> None:
+    buffer = SessionBuffer(storage, retention=Retention(max_messages=None))
+    done = asyncio.Event()
+    acknowledged: dict[str, list[str]] = {name: [] for name in ("a", "b", "c", "d")}
+    refused: list[StorageError] = []
+
+    async def talk(name: str) -> None:
+        history = buffer.history(KEY.user_id, name)
+        number = 0
+        while not done.is_set() or number < 20:
+            text = f"{name}{number}"
+            number += 1
+            try:
+                if name < "c":
+                    await history.aadd_messages([HumanMessage(text, id=text)])
+                else:
+                    await asyncio.to_thread(history.add_messages, [HumanMessage(text, id=text)])
+            except StorageError as error:
+                refused.append(error)
+            else:
+                acknowledged[name].append(text)
+
+    def reshard() -> None:
+        for _ in range(3):
+            moving: Any = Move(cluster, move.slot)
+            moving.begin()
+            while keys := moving.keys():
+                for key in keys:
+                    moving.move(key)
+                    time.sleep(0.02)
+            moving.end()
+            moving.close()
+            time.sleep(0.1)
+
+    talks = [asyncio.create_task(talk(name)) for name in acknowledged]
+    await asyncio.sleep(0.1)
+    await asyncio.to_thread(reshard)
+    done.set()
+    await asyncio.gather(*talks)
+    for name, texts in acknowledged.items():
+        found = [str(message.content) for message in buffer.history(KEY.user_id, name).messages]
+        assert len(found) == len({*found})
+        assert {*texts} <= {*found}
+        assert len(texts) > 20
+    assert refused == []
+    for node in cluster.nodes:
+        assert_sound(node)
+
+
+async def test_a_cluster_that_cannot_be_reached_is_an_error() -> None:
+    storage = RedisStorage(f"redis+cluster://127.0.0.1:{servers.free_port()}")
+    with pytest.raises(StorageError):
+        storage.read(KEY, Query())
+    with pytest.raises(StorageError) as refused:
+        await storage.aread(KEY, Query())
+    assert isinstance(refused.value.__cause__, (redis.RedisError, redis.exceptions.RedisClusterException))
+    await storage.aclose()
