@@ -264,7 +264,8 @@ class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
         key, ns, id = self._threads.place(config)
         flow = self._writes.put_writes(key, ns, checkpoint_id_of(id), writes, task_id, task_path)
         change, outcome = run(self._storage, flow)
-        self._noted(key, change, outcome.status)
+        if self._came_late(key, change, outcome.status):
+            self._noted(key, self._storage.write(key, change).status)
 
     async def aput_writes(
         self,
@@ -277,7 +278,8 @@ class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
         key, ns, id = self._threads.place(config)
         flow = self._writes.put_writes(key, ns, checkpoint_id_of(id), writes, task_id, task_path)
         change, outcome = await arun(self._storage, flow)
-        self._noted(key, change, outcome.status)
+        if self._came_late(key, change, outcome.status):
+            self._noted(key, (await self._storage.awrite(key, change)).status)
 
     def _put(
         self,
@@ -303,8 +305,12 @@ class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
         self._tell(key)
         return ()
 
-    def _noted(self, key: SessionKey, change: Change, status: Status) -> None:
-        if status is Status.DELETED and not self._late.hold(key, change.guard.needs or "", change):
+    def _came_late(self, key: SessionKey, change: Change, status: Status) -> bool:
+        """Whether these writes were refused whose checkpoint was met, perhaps only since: they are tried once more."""
+        return status is Status.DELETED and not self._late.hold(key, change.guard.needs or "", change)
+
+    def _noted(self, key: SessionKey, status: Status) -> None:
+        if status is Status.DELETED:
             self._tell(key)
 
     def _tell(self, key: SessionKey) -> None:

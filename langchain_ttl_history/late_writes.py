@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from threading import Lock
 
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.base import Change
@@ -28,32 +29,37 @@ class LateWrites:
         self._met: OrderedDict[int, None] = OrderedDict()
         self._held: OrderedDict[tuple[SessionKey, str], list[Change]] = OrderedDict()
         self._told: OrderedDict[int, None] = OrderedDict()
+        self._lock = Lock()
 
     def tell(self, key: SessionKey) -> bool:
         """Whether to say that writes of this session are refused: once, until one is stored."""
-        known = hash(key) in self._told
-        _remember(self._told, hash(key))
-        return not known
+        with self._lock:
+            known = hash(key) in self._told
+            _remember(self._told, hash(key))
+            return not known
 
     def hold(self, key: SessionKey, name: str, change: Change) -> bool:
-        """Hold a change until `name` is stored; False if it was met before and is gone."""
-        if hash((key, name)) in self._met:
-            return False
-        self._held.setdefault((key, name), []).append(change)
-        while len(self._held) > _HELD:
-            self._held.popitem(last=False)
-        return True
+        """Hold a change until `name` is stored; False if it was met before."""
+        with self._lock:
+            if hash((key, name)) in self._met:
+                return False
+            self._held.setdefault((key, name), []).append(change)
+            while len(self._held) > _HELD:
+                self._held.popitem(last=False)
+            return True
 
     def stored(self, key: SessionKey, name: str) -> Sequence[Change]:
         """Remember that `name` was stored. Returns what waited for it."""
-        _remember(self._met, hash((key, name)))
-        self._told.pop(hash(key), None)
-        return self._held.pop((key, name), ())
+        with self._lock:
+            _remember(self._met, hash((key, name)))
+            self._told.pop(hash(key), None)
+            return self._held.pop((key, name), ())
 
     def refused(self, key: SessionKey, name: str) -> None:
         """Drop what waited for a checkpoint that was refused."""
-        _remember(self._met, hash((key, name)))
-        self._held.pop((key, name), None)
+        with self._lock:
+            _remember(self._met, hash((key, name)))
+            self._held.pop((key, name), None)
 
 
 def _remember(hashes: OrderedDict[int, None], known: int) -> None:

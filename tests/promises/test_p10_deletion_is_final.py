@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from langchain_core.messages import HumanMessage
 from langchain_core.tools import tool
+from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.types import Command, interrupt
 
-from langchain_ttl_history import SessionDeletedError
+from langchain_ttl_history import SessionBuffer, SessionDeletedError
+from langchain_ttl_history.storage.base import Status
 
 from .conftest import StorageCase
 from .helpers import (
@@ -356,3 +358,48 @@ async def test_a_copy_of_a_deleted_session_is_its_own(session: Session) -> None:
     await session.colour.call(saver, "copy_thread", "s1", "s2")
     await session.delete()
     assert await session("alice", "s2").texts() == ["hello", "re: hello"]
+
+
+class Overtaken:
+    """A storage whose answer to a refused write comes only after something else was done."""
+
+    def __init__(self, storage: Any) -> None:
+        self._storage = storage
+        self.meanwhile: Callable[[], Awaitable[Any]] | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._storage, name)
+
+    def write(self, *args: Any) -> Any:
+        outcome = self._storage.write(*args)
+        meanwhile, self.meanwhile = self.meanwhile, None
+        if meanwhile is not None:
+            assert outcome.status is Status.DELETED
+            asyncio.run(meanwhile())
+        return outcome
+
+    async def awrite(self, *args: Any) -> Any:
+        outcome = await self._storage.awrite(*args)
+        meanwhile, self.meanwhile = self.meanwhile, None
+        if meanwhile is not None:
+            assert outcome.status is Status.DELETED
+            await meanwhile()
+        return outcome
+
+
+async def test_writes_refused_a_moment_before_their_checkpoint_was_stored_are_not_lost(
+    session: Session, storage: Any
+) -> None:
+    """LangGraph sends both at once; the refusal may arrive after the checkpoint's own answer."""
+    await session.event("before")
+    await session.delete()
+    overtaken = Overtaken(storage)
+    saver = SessionBuffer(overtaken).checkpointer()
+    checkpoint: Any = {**empty_checkpoint(), "channel_values": {"x": 1}, "channel_versions": {"x": "1"}}
+    config: Any = {"configurable": {**session.config["configurable"], "checkpoint_ns": ""}}
+    stored: Any = {"configurable": {**config["configurable"], "checkpoint_id": checkpoint["id"]}}
+    metadata = {"source": "loop", "step": 0, "parents": {}}
+    overtaken.meanwhile = lambda: session.colour.call(saver, "put", config, checkpoint, metadata, {"x": "1"})
+    await session.colour.call(saver, "put_writes", stored, [("y", 2)], "task")
+    found = await session.colour.call(saver, "get_tuple", stored)
+    assert found.pending_writes == [("task", "y", 2)]
