@@ -26,7 +26,8 @@ T = TypeVar("T")
 
 # Replies are bytes, whatever the client does with those of others.
 _RAW = {"NEVER_DECODE": True}
-# Seconds for which a cluster is asked again that moves a slot or chooses a primary, and between.
+# Seconds for which a request is sent again that a cluster refused while it moves a slot or chooses
+# a primary, or for which there was no connection; and between.
 _PATIENCE, _PAUSE = 5.0, 0.05
 
 
@@ -61,7 +62,13 @@ class RedisStorage:
         name = self._clients.library.title()
         # An async cluster client takes connections away from requests under way when it learns of
         # a change, and these fail with an AttributeError.
-        self._unsettled = (errors.ClusterError, errors.TryAgainError, AttributeError)
+        self._unsettled: tuple[type[Exception], ...] = (errors.ClusterError, errors.TryAgainError, AttributeError)
+        if self._clients.is_cluster:
+            # A node may be gone, and another take its place.
+            self._unsettled += (errors.ConnectionError,)
+        elif hasattr(errors, "MaxConnectionsError"):
+            # All connections of the client are taken; one will be free.
+            self._unsettled += (errors.MaxConnectionsError,)
         # Of all else that a driver raises, the cluster's own error alone stands outside its tree.
         outside = (getattr(errors, f"{name}ClusterException"), OSError)
         self._failures = (getattr(errors, f"{name}Error"), *outside, *self._unsettled)
@@ -178,7 +185,7 @@ class RedisStorage:
             await asyncio.sleep(_PAUSE)
 
     def _check(self, error: BaseException, until: float) -> None:
-        """Raise, unless a cluster may know better in a moment; a request that is sent again is not done twice."""
+        """Raise, unless it may go better in a moment; a request that is sent again is not done twice."""
         if not isinstance(error, self._unsettled) or time.monotonic() > until:
             raise StorageError(f"Redis did not answer: {type(error).__name__}: {error}") from error
 

@@ -15,6 +15,8 @@ __all__ = ["SCHEMES", "Clients", "Given", "Made", "exceptions_of"]
 
 # Seconds; a URL may say otherwise: ?socket_timeout=1&socket_connect_timeout=1
 _DEFAULTS: Mapping[str, float] = {"socket_timeout": 5.0, "socket_connect_timeout": 5.0}
+# Connections of one client; a URL may say otherwise: ?max_connections=200
+_CONNECTIONS = 50
 # How often and after how many seconds a request is sent again when its connection broke: a
 # connection that lay idle is often found closed.
 _RETRIES, _PAUSE, _LONGEST_PAUSE = 2, 0.02, 0.2
@@ -41,6 +43,7 @@ class Clients:
 
     library: str
     """The package the clients are of: redis or valkey."""
+    is_cluster: bool
 
     def client(self) -> Any:
         """The sync client."""
@@ -76,6 +79,7 @@ class Given(Clients):
             raise ConfigurationError("RedisStorage needs a client of redis-py or valkey-py: sync, async or both")
         self._client, self._async_client = client, async_client
         self.library = _library(async_client if client is None else client) or ""
+        self.is_cluster = hasattr(async_client if client is None else client, "get_primaries")
 
     def __repr__(self) -> str:
         return ", ".join(repr(each) for each in (self._client, self._async_client) if each is not None)
@@ -112,7 +116,7 @@ class Made(Clients):
         if scheme is None:
             raise ConfigurationError(f"no Redis is known for {name!r} URLs; use one of {', '.join(SCHEMES)}")
         self.library = scheme.library
-        self._cluster = scheme.cluster
+        self.is_cluster = scheme.cluster
         self._url = f"{scheme.plain}:{rest}"
         try:
             import_module(self.library)
@@ -131,7 +135,7 @@ class Made(Clients):
     def __repr__(self) -> str:
         # What stands before the @ is a secret.
         scheme, _, rest = self._url.partition("://")
-        return repr(f"{scheme}{'+cluster' * self._cluster}://{rest.rpartition('@')[2]}")
+        return repr(f"{scheme}{'+cluster' * self.is_cluster}://{rest.rpartition('@')[2]}")
 
     def client(self) -> Any:
         """The sync client."""
@@ -166,8 +170,8 @@ class Made(Clients):
 
     def _make(self, *, asynchronous: bool) -> Any:
         inner = ".asyncio" if asynchronous else ""
-        module = import_module(f"{self.library}{inner}{'.cluster' * self._cluster}")
-        made = getattr(module, ("Redis" if self.library == "redis" else "Valkey") + "Cluster" * self._cluster)
+        module = import_module(f"{self.library}{inner}{'.cluster' * self.is_cluster}")
+        made = getattr(module, ("Redis" if self.library == "redis" else "Valkey") + "Cluster" * self.is_cluster)
         retry = import_module(f"{self.library}{inner}.retry").Retry
         errors = import_module(f"{self.library}.exceptions")
         backoff = import_module(f"{self.library}.backoff").ExponentialBackoff(_LONGEST_PAUSE, _PAUSE)
@@ -175,7 +179,12 @@ class Made(Clients):
             **_DEFAULTS,
             "retry": retry(backoff, _RETRIES, (errors.ConnectionError,)),
         }
-        return made.from_url(self._url, **options)
+        if self.is_cluster:
+            return made.from_url(self._url, **options)
+        # Who finds all connections taken waits for one, up to a timeout, and is not refused.
+        pools = import_module(f"{self.library}{inner}.connection")
+        options |= {"max_connections": _CONNECTIONS, "timeout": _DEFAULTS["socket_timeout"]}
+        return made.from_pool(pools.BlockingConnectionPool.from_url(self._url, **options))
 
 
 def _library(client: Any) -> str | None:

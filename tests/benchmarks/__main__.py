@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 
-from . import on_disk, sessions, turns
+from . import on_disk, sessions, turns, workers
 from .measure import ROUNDS
 from .table import Row, show
 
@@ -23,6 +23,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Row]]] = {
     "live": sessions.live,
     "churn": sessions.churn,
     "sqlite": on_disk.sqlite,
+    "redis": workers.workers,
 }
 
 

@@ -408,6 +408,18 @@ def test_one_storage_serves_threads_and_several_event_loops(server: servers.Serv
     buffer.close()
 
 
+@pytest.mark.parametrize("made_here", [True, False])
+async def test_more_calls_at_once_than_connections_wait_for_one(server: servers.Server, *, made_here: bool) -> None:
+    client = redis.asyncio.Redis(port=server.port, max_connections=3)
+    storage = RedisStorage(f"{server.url}?max_connections=3") if made_here else RedisStorage(client)
+    await asyncio.gather(*(storage.awrite(KEY, appended(b"%d" % number)) for number in range(200)))
+    assert (await storage.aread(KEY, Query())).position == 200
+    with server.admin() as admin:
+        assert len(admin.client_list()) <= 5
+    await storage.aclose()
+    await client.aclose()
+
+
 async def test_a_client_that_was_passed_in_is_not_closed(server: servers.Server) -> None:
     client, async_client = redis.Redis(port=server.port), redis.asyncio.Redis(port=server.port)
     storage = RedisStorage(client, async_client)
