@@ -13,9 +13,8 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from click.testing import Result
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from langchain_ttl_history import SessionBuffer
 from langchain_ttl_history.cli.commands import app
