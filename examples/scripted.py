@@ -33,6 +33,11 @@ def find_invoice(month: str, config: RunnableConfig) -> str:
     """Find the invoice of a month, for example of "March"."""
     user = config["configurable"]["user_id"]
     calls[user] += 1
+    return invoice_of(user, month)
+
+
+def invoice_of(user: str, month: str) -> str:
+    """What the books say of a user's invoice of a month."""
     if month not in INVOICES[user]:
         return f"There is no invoice for {month}; there are some for {', '.join(MONTHS)}."
     number, amount = INVOICES[user][month]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import re
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,14 @@ PAGES = sorted((ROOT / "docs").rglob("*.md"))
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_the_python_of_every_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # for the files it makes
-    run(page)
+    with ExitStack() as servers:
+        if "REDIS_URL" in page.read_text():
+            monkeypatch.syspath_prepend(ROOT / "examples")
+            local_redis = importlib.import_module("local_redis")
+            if local_redis.binary() is None:
+                pytest.skip("no redis-server or valkey-server is installed")
+            monkeypatch.setenv("REDIS_URL", servers.enter_context(local_redis.local_redis()))
+        run(page)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
 import pytest
 
-from .notebooks import NOTEBOOKS, outputs, run
+from .notebooks import EXAMPLES, NOTEBOOKS, outputs, run
 
 TOLD_OF = {
     "quickstart",
     "users_and_sessions",
     "time_travel",
     "human_approval",
+    "many_workers",
     "from_message_history_to_agent",
 }
 
@@ -24,12 +27,26 @@ def name(path: Path) -> str:
     return path.stem
 
 
+@pytest.fixture
+def needs(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """Skips where there is no server for the notebook that starts one."""
+
+    def needs(path: Path) -> None:
+        if path.stem == "many_workers":
+            monkeypatch.syspath_prepend(EXAMPLES)
+            if importlib.import_module("local_redis").binary() is None:
+                pytest.skip("no redis-server or valkey-server is installed")
+
+    return needs
+
+
 def test_every_notebook_is_there() -> None:
     assert {path.stem for path in NOTEBOOKS} == TOLD_OF
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
-def test_a_notebook_prints_what_was_committed_with_it(path: Path) -> None:
+def test_a_notebook_prints_what_was_committed_with_it(path: Path, needs: Callable[[Path], None]) -> None:
+    needs(path)
     began = time.perf_counter()
     fresh = run(path)
     assert time.perf_counter() - began < 30
