@@ -56,6 +56,9 @@ class Base:
     """For each id its body."""
     contents: dict[bytes, str] = field(default_factory=dict)
     """For each content that was stored without an id its name."""
+    sending: dict[str, Blob] = field(default_factory=dict)
+    """Bodies among them that are on their way: who refers to one sends it as well, since LangGraph
+    stores what a step wrote and its checkpoint at the same time."""
     size: int = 0
     """Bytes of all content."""
 
@@ -67,9 +70,29 @@ class Base:
         self.size += len(body.content)
         self.known[id] = body
 
+    def send(self, name: str, blob: Blob, blobs: dict[str, Blob]) -> None:
+        """Add a new body to what is going to be sent."""
+        blobs[name] = self.sending[name] = blob
+
+    def resend(self, names: Iterable[str], blobs: dict[str, Blob]) -> None:
+        """Add those of these bodies that are on their way to what is going to be sent."""
+        for name in names:
+            blob = self.sending.get(name)
+            if blob is not None:
+                blobs.setdefault(name, blob)
+                self.resend(blob.refs, blobs)
+
+    def sent(self, names: Iterable[str]) -> None:
+        """Know that these are stored."""
+        if self.sending:
+            for name in names:
+                self.sending.pop(name, None)
+
     def settle(self, names: Sequence[str]) -> None:
         """Forget what is not among these, once it is much, and contents that waited for an id."""
         self.contents = {}
+        if len(self.sending) > len(names) + 16:
+            self.sending = {}  # Of writes that failed.
         if len(self.known) > 2 * len(names) + 16:
             ids = {name[ID:] for name in names}
             kept = {id: body for id, body in list(self.known.items()) if id in ids}
@@ -111,6 +134,8 @@ def encode_bodies(
         count = 0
     names = [body.name for body in bodies[:count]]
     names += [_encode(message, base, codec, where, blobs) for message in messages[count:]]
+    if base.sending:
+        base.resend(names, blobs)
     return names
 
 
@@ -129,7 +154,7 @@ def _encode(message: BaseMessage, base: Base, codec: Codec, where: str, blobs: d
     if content is None:
         content = body_name(packed, None)
         if id is None or isinstance(message, ToolMessage):
-            blobs.setdefault(content, Blob(codec.seal(packed)))
+            base.send(content, Blob(codec.seal(packed)), blobs)
             base.contents[packed] = content
             base.size += len(packed)
     if id is None:
@@ -138,9 +163,9 @@ def _encode(message: BaseMessage, base: Base, codec: Codec, where: str, blobs: d
     if isinstance(message, ToolMessage):
         # A tool's result gets its id only after it was written as pending; both copies share the
         # content.
-        blobs[name] = Blob(b"", (content,))
+        base.send(name, Blob(b"", (content,)), blobs)
     else:
-        blobs[name] = Blob(codec.seal(packed))
+        base.send(name, Blob(codec.seal(packed)), blobs)
     base.learn(id, Body(name, None, packed) if image is None else Body(name, type(message), image))
     return name
 

@@ -104,6 +104,7 @@ class CheckpointWrites:
             change, record = self._planned(key, put, checkpoint, token, ground, base)
             outcome = yield from self.sessions.storing(key, change)
             if outcome.status not in (Status.MOVED, Status.MISSING):
+                base.sent(change.blobs)
                 yield from self._done(key, put, record, outcome)
                 return outcome
         ground = yield from self._read(key, put)
@@ -332,8 +333,11 @@ class CheckpointWrites:
             append = [(_w(ns, id), payload, refs)]
             return Change(self.sessions.lease, Guard(needs=name), blobs, append=append, at_generation=there)
 
-        change = planned(memo.latest_base(key))
+        base = memo.latest_base(key)
+        change = planned(base)
         outcome = yield from writing(key, change)
+        if outcome.status is Status.STORED:
+            base.sent(change.blobs)
         if outcome.status is Status.MOVED:
             # The session expired with that checkpoint, and may begin anew with these writes.
             there = None

@@ -49,6 +49,7 @@ def buffer(storage: RedisStorage) -> SessionBuffer:
     buffer.history("ada", "s1").add_system_message("an event")
     buffer.info("ada", "s1")
     buffer.delete("ada", "another")
+    list(buffer.sessions("nobody"))
     return buffer
 
 
@@ -121,14 +122,14 @@ def test_numbers_remembered_of_a_session_that_is_no_more_cost_one_more(storage: 
 
 
 def test_an_agents_turn_of_five_steps_is_ten_round_trips(storage: RedisStorage, count: Any) -> None:
-    buffer = SessionBuffer(storage, retention=Retention(max_messages=20, max_checkpoints=20))
+    buffer = SessionBuffer(storage, retention=Retention(max_messages=40, max_checkpoints=40))
     graph = agent(buffer)
     config = buffer.config("ada", "s1")
     turns = [count(lambda: graph.invoke({"messages": [HumanMessage("look it up")]}, config)) for _ in range(30)]
-    # LangGraph stores a step's writes and its checkpoint in two threads: where the checkpoint is
-    # first, and counts on a body that comes with the writes, it is refused and put again.
-    assert sorted(turns)[20] <= 10, turns
-    assert max(turns[1:]) <= 20, turns
+    # LangGraph stores from several threads: rarely another write comes before the one that was to
+    # free as well, which is then sent again without.
+    assert sum(turns[1:]) <= 10 * len(turns[1:]) + 2, turns
+    assert max(turns[1:]) <= 11, turns
 
 
 async def test_the_async_twins_cost_the_same(storage: RedisStorage, buffer: SessionBuffer) -> None:

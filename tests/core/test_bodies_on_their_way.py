@@ -1,0 +1,33 @@
+"""A body that one write sends and another counts on before it is stored."""
+
+from __future__ import annotations
+
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+
+from langchain_ttl_history.bodies import Base, encode_bodies
+from langchain_ttl_history.codec import Codec
+from langchain_ttl_history.storage.base import Blob
+
+SAID = [HumanMessage("q", id="1"), AIMessage("a", id="2"), ToolMessage("r", tool_call_id="c", id="3")]
+
+
+def test_whoever_refers_to_a_body_on_its_way_sends_it_as_well_until_it_is_stored() -> None:
+    codec, base = Codec(), Base()
+    first: dict[str, Blob] = {}
+    names = encode_bodies(SAID, base, codec, "here", first)
+    second: dict[str, Blob] = {}
+    assert encode_bodies(SAID, base, codec, "here", second) == names
+    assert second == first, "a tool's result with the content it shares"
+    base.sent(first)
+    third: dict[str, Blob] = {}
+    assert encode_bodies(SAID, base, codec, "here", third) == names
+    assert third == {}
+
+
+def test_a_body_that_is_alike_but_for_its_id_brings_the_content_on_its_way() -> None:
+    codec, base = Codec(), Base()
+    first: dict[str, Blob] = {}
+    (content,) = encode_bodies([ToolMessage("r", tool_call_id="c")], base, codec, "here", first)
+    second: dict[str, Blob] = {}
+    (name,) = encode_bodies([ToolMessage("r", tool_call_id="c", id="3")], base, codec, "here", second)
+    assert set(second) == {name, content}
