@@ -154,19 +154,18 @@ class CheckpointReads:
         """The checkpoint that a session without one shows: its conversation and nothing else."""
         snapshot = view.snapshot
         id = first_checkpoint_id(snapshot.generation)
-        shown = self.sessions.window(view.graph, view.bodies)
+        shown, messages = self.sessions.windowed(view.graph, view.bodies)
         token = Token.of(snapshot, id, view.seen, shown)
         checkpoint = first_checkpoint(id, snapshot.generation, self.messages_key)
-        checkpoint["channel_values"] = {self.messages_key: [view.bodies[name] for name in shown]}
+        checkpoint["channel_values"] = {self.messages_key: messages}
         return Loaded("", id, checkpoint, dict(FIRST_METADATA), None, []), token
 
     def _latest(self, key: SessionKey, view: View, record: Record, id: str) -> tuple[Loaded, Token]:
         snapshot = view.snapshot
-        shown = self.sessions.window(view.graph, view.bodies)
-        messages = [view.bodies[name] for name in shown]
+        shown, messages = self.sessions.windowed(view.graph, view.bodies)
         channel = record.channel
         versions = record.checkpoint["channel_versions"]
-        unchanged = list(shown) == list(record.names)
+        unchanged = shown is record.names or tuple(shown) == record.names
         if channel is None and messages and self.messages_key not in versions:
             # The graph has not used the channel yet, but a chain has spoken.
             channel, unchanged = self.messages_key, False
@@ -183,8 +182,7 @@ class CheckpointReads:
             return None
         record = decode_record(blob, self.sessions.codec)
         bodies = dict(zip(record.names, decode_bodies(record.names, snapshot.blobs, self.sessions.codec), strict=True))
-        shown = self.sessions.window(record.names, bodies)
-        messages = [bodies[name] for name in shown]
+        shown, messages = self.sessions.windowed(record.names, bodies)
         loaded = self._loaded(snapshot, id, record, record.channel, messages, unchanged=True)
         seen = Seen(snapshot.position)
         token = Token.of(snapshot, id, seen, shown)

@@ -153,8 +153,17 @@ class Sessions:
 
     def window(self, names: Sequence[str], bodies: Mapping[str, BaseMessage]) -> Sequence[str]:
         """The newest of these names that fit the caps and are a valid chat."""
-        positions = visible([bodies[name] for name in names], self.caps)
-        return names if len(positions) == len(names) else [names[each] for each in positions]
+        return self.windowed(names, bodies)[0]
+
+    def windowed(
+        self, names: Sequence[str], bodies: Mapping[str, BaseMessage]
+    ) -> tuple[Sequence[str], list[BaseMessage]]:
+        """The window's names and their messages."""
+        messages = [bodies[name] for name in names]
+        positions = visible(messages, self.caps)
+        if len(positions) == len(names):
+            return names, messages
+        return [names[each] for each in positions], [messages[each] for each in positions]
 
     def turn(self, key: SessionKey) -> Flow[Turn]:
         """What the history shows now."""
