@@ -253,13 +253,12 @@ def unpack_messages(
                 raise CorruptRecordError(f"message {id!r} is of kind {tag!r}, of a newer version")
             messages.append(_unpack_general(record, id, resolve))
             continue
-        layout = layouts[tag]
-        if len(record) != layout.size - 1:
+        _, cls, kind, size, _, state, every = layouts[tag]
+        if len(record) != size - 1:
             raise CorruptRecordError(f"message {id!r} of kind {tag} has {len(record) - 1} fields")
-        cls = layout.cls
         message = cls.__new__(cls)
-        _set_state(message, layout.state(record, layout.kind, id))
-        _set_present(message, layout.every.copy())
+        _set_state(message, state(record, kind, id))
+        _set_present(message, every.copy())
         _set_extra(message, {})
         _set_private(message, None)
         messages.append(message)
