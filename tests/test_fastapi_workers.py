@@ -120,6 +120,7 @@ def conversation(worker: Worker, user: str) -> list[dict[str, Any]]:
         return [each["data"] for each in client.get("/sessions/s1/messages").raise_for_status().json()]
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="LangGraph streams from async tasks from Python 3.11 on")
 def test_turns_alternate_among_workers_and_a_killed_one_loses_nothing_acknowledged(workers: list[Worker]) -> None:
     acknowledged: dict[str, list[str]] = {user: [] for user in USERS}
     turns = itertools.cycle(workers)

@@ -107,10 +107,12 @@ async def steps(agent: Any, config: Any, text: str, *, lost: bool) -> AsyncItera
         async for part in agent.astream(None, config, stream_mode="updates"):
             yield event("caught_up", sorted(part))
     said = {"messages": [HumanMessage(text)]}
+    streamed = False
     async for mode, part in agent.astream(said, config, stream_mode=["messages", "updates"]):
         if mode == "messages":
             chunk = part[0]
             if isinstance(chunk, AIMessageChunk) and chunk.text:
+                streamed = True
                 yield event("token", chunk.text)
             continue
         for update in part.values():
@@ -119,6 +121,9 @@ async def steps(agent: Any, config: Any, text: str, *, lost: bool) -> AsyncItera
                     yield event(
                         "tool_calls", [{"name": call["name"], "args": call["args"]} for call in message.tool_calls]
                     )
+                elif isinstance(message, AIMessage) and message.text and not streamed:
+                    # Not every model streams, and before Python 3.11 none does inside a graph's async task.
+                    yield event("token", message.text)
                 elif isinstance(message, ToolMessage):
                     yield event("tool_result", message.text)
     yield event("done", text)
