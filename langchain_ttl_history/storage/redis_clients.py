@@ -15,7 +15,7 @@ __all__ = ["SCHEMES", "Clients", "Given", "Made", "exceptions_of"]
 
 # Seconds; a URL may say otherwise: ?socket_timeout=1&socket_connect_timeout=1
 _DEFAULTS: Mapping[str, float] = {"socket_timeout": 5.0, "socket_connect_timeout": 5.0}
-# Connections of one client; a URL may say otherwise: ?max_connections=200
+# Connections of one loop; a URL may say otherwise: ?max_connections=200
 _CONNECTIONS = 50
 # How often and after how many seconds a request is sent again when its connection broke: a
 # connection that lay idle is often found closed.
@@ -181,8 +181,11 @@ class Made(Clients):
         }
         if self.is_cluster:
             return made.from_url(self._url, **options)
-        # Who finds all connections taken waits for one, up to a timeout, and is not refused.
         pools = import_module(f"{self.library}{inner}.connection")
+        if not asynchronous:
+            # As many as there are threads that call at once.
+            return made.from_pool(pools.ConnectionPool.from_url(self._url, max_connections=2**31, **options))
+        # Who finds all connections taken waits for one, up to a timeout, and is not refused.
         options |= {"max_connections": _CONNECTIONS, "timeout": _DEFAULTS["socket_timeout"]}
         return made.from_pool(pools.BlockingConnectionPool.from_url(self._url, **options))
 

@@ -15,8 +15,10 @@ from threading import Lock
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.base import Change
 
-__all__ = ["Known", "References"]
+__all__ = ["TABLE", "Known", "References"]
 
+TABLE = 64
+"""How many names are in a table."""
 # How many names are remembered of all sessions together.
 _MOST = 200_000
 
@@ -32,28 +34,74 @@ class Known:
     before: int = 0
     """The epoch before the write that told this."""
 
-    def refer(self, refs: Iterable[str]) -> list[str | list[str | int]]:
-        """References for a script: names, or a letter and runs of numbers, each first and count."""
+    def refer(self, refs: Iterable[str], runs: list[bytes], start: int) -> list[str | list[str | int]]:
+        """References for `write.lua`: names, or where runs of numbers stand, which are added to `runs`.
+
+        Args:
+            refs: Names of blobs.
+            runs: What is sent as arguments of its own.
+            start: Where the first of these stands.
+        """
         found: list[str | list[str | int]] = []
         numbers = self.numbers
-        runs: list[str | int] | None = None
-        letter, after = "", -1
+        segment: _Segment | None = None
         for name in refs:
             number = numbers.get(name)
             if number is None or name[0] > "\x7f":
-                runs = None
+                if segment is not None:
+                    found.append(segment.end(runs, start))
+                    segment = None
                 found.append(name)
                 continue
-            if runs is None or name[0] != letter:
-                letter = name[0]
-                runs = [letter, number, 1]
-                found.append(runs)
-            elif number == after:
-                runs[-1] += 1  # type: ignore[operator]  # only the first is a letter
+            if segment is None:
+                segment = _Segment(name[0], number)
+            elif number == segment.after and name[0] == segment.letter:
+                segment.after += 1
             else:
-                runs += (number, 1)
-            after = number + 1
+                segment.begin(name[0], number)
+        if segment is not None:
+            found.append(segment.end(runs, start))
         return found
+
+
+class _Segment:
+    """Runs of numbers as they are stored: gap and count, or 255, a letter, the first number and the count."""
+
+    __slots__ = ("after", "first", "letter", "out", "tables", "told_after", "told_letter")
+
+    def __init__(self, letter: str, first: int) -> None:
+        self.out = bytearray()
+        self.tables: dict[tuple[str, int], int] = {}
+        self.told_letter, self.told_after = "", 0
+        self.letter, self.first, self.after = letter, first, first + 1
+
+    def begin(self, letter: str, first: int) -> None:
+        """Another run, after this one."""
+        self._tell()
+        self.letter, self.first, self.after = letter, first, first + 1
+
+    def end(self, runs: list[bytes], start: int) -> list[str | int]:
+        """What a script is told of all runs."""
+        self._tell()
+        runs.append(bytes(self.out))
+        told: list[str | int] = [start + len(runs) - 1, self.letter, self.after]
+        for (letter, number), count in self.tables.items():
+            told += (letter, number, count)
+        return told
+
+    def _tell(self) -> None:
+        first = self.first
+        while first < self.after:
+            count = min(self.after - first, 65_535)
+            gap = first - self.told_after
+            if self.letter == self.told_letter and 0 <= gap < 255 and count < 256:
+                self.out += bytes((gap, count))
+            else:
+                self.out += b"\xff%b%b%b" % (self.letter.encode(), first.to_bytes(4, "big"), count.to_bytes(2, "big"))
+            for number in range(first // TABLE, (first + count - 1) // TABLE + 1):
+                self.tables[self.letter, number] = self.tables.get((self.letter, number), 0) + 1
+            first += count
+            self.told_letter, self.told_after = self.letter, first
 
 
 class References:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.base import Blob, Change, Entry, Outcome, Snapshot, Status
-from langchain_ttl_history.storage.redis_numbers import Known
+from langchain_ttl_history.storage.redis_numbers import TABLE, Known
 
 __all__ = ["Listed", "listed", "snapshot", "stored"]
 
@@ -20,7 +20,6 @@ _OUTCOME = Struct(">5Q")
 _LISTED = Struct(">QQQ")
 _RUN = Struct(">IH")
 _MICRO = 1_000_000
-_TABLE = 64
 _STATUS = {b"D": Status.DELETED, b"A": Status.ABSENT, b"M": Status.MOVED}
 
 Names = dict[int, dict[int, str]]
@@ -38,7 +37,7 @@ def snapshot(reply: Sequence[Any]) -> tuple[Snapshot, Known | None]:
     names: Names = {}
     for letter, number, found in tables:
         of = names.setdefault(letter, {})
-        of.update(zip(range(number * _TABLE, (number + 1) * _TABLE), map(_text, found), strict=False))
+        of.update(zip(range(number * TABLE, (number + 1) * TABLE), map(_text, found), strict=False))
     known = Known(generation, epoch)
     for name, value in blobs:
         number = known.numbers[name] = int.from_bytes(value[1:5], "big")

@@ -197,7 +197,11 @@ def _write(to: Settings, key: SessionKey, change: Change, request: str, known: K
     payloads = [blob.payload for blob in change.blobs.values()]
     payloads += [payload for _, payload, _ in change.append]
     payloads += [entry.payload for _, entry in change.place]
-    refer = list if known is None else known.refer
+    runs: list[bytes] = []
+
+    def refer(refs: Iterable[str]) -> list[Any]:
+        return list(refs) if known is None else known.refer(refs, runs, 3)
+
     arguments = [
         digest, to.now, to.margin, *_times(change.lease), request, _own(change),
         change.upkeep, change.new, _number(change.at_position), _number(change.at_generation),
@@ -210,7 +214,8 @@ def _write(to: Settings, key: SessionKey, change: Change, request: str, known: K
         [(name, tuple(positions)) for name, positions in change.trim.items()],
         _weighed(change),
     ]  # fmt: skip
-    return Eval(_WRITE, keys, [packed(arguments), ids, *payloads])
+    arguments.append(len(runs))
+    return Eval(_WRITE, keys, [packed(arguments), ids, *runs, *payloads])
 
 
 def delete(to: Settings, key: SessionKey, tombstone_ttl: float) -> Plan[int]:

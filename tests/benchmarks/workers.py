@@ -249,11 +249,11 @@ def _memory(server: servers.Server) -> Iterator[Row]:
 
 
 def _said(buffer: SessionBuffer, storage: RedisStorage, key: SessionKey) -> int:
-    """The packed bytes of all messages that the newest 100 checkpoints show."""
+    """The packed bytes of all messages that its kept checkpoints show."""
     found = storage.read(key, Query(outline=True))
     codec = buffer._sessions.codec
-    records = [decode_record(blob, codec) for name, blob in sorted(found.blobs.items()) if name.startswith("c\0")]
-    names = {name for record in records[-100:] for name in record.names}
+    records = [decode_record(blob, codec) for name, blob in found.blobs.items() if name.startswith("c\0")]
+    names = {name for record in records for name in record.names}
     contents = {(found.blobs[name].refs or (name,))[0] for name in names}
     return sum(len(found.blobs[name].payload) for name in contents)
 

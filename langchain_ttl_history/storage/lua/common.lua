@@ -78,31 +78,21 @@ local function alive(raw, now)
   if not raw then
     return nil
   end
-  local m = {}
-  local at, count
-  m.generation, m.created, m.used, m.deadline, m.own, m.position, m.bytes, m.epoch, count, at =
-    unpacked('>I8I8I8I8I8I8I8I8I2', raw)
-  if m.deadline ~= 0 and m.deadline <= now then
+  local a = cmsgpack.unpack(raw)
+  local deadline = a[5]
+  if deadline ~= 0 and deadline <= now then
     return nil
   end
-  m.requests = sub(raw, at, at + 16 * count - 1)
-  m.next = {}
-  for place = at + 16 * count, #raw, 5 do
-    m.next[sub(raw, place, place)] = unpacked('>I4', raw, place + 1)
-  end
-  return m
+  return {
+    bytes = a[1], generation = a[2], created = a[3], used = a[4], deadline = deadline, own = a[6], position = a[7],
+    epoch = a[8], requests = a[9], next = a[10],
+  }
 end
 
 local function record(m)
-  local parts = {
-    pack('>I8I8I8I8I8I8I8I8I2', m.generation, m.created, m.used, m.deadline, m.own, m.position, m.bytes, m.epoch,
-      #m.requests / 16),
-    m.requests,
-  }
-  for letter, number in pairs(m.next) do
-    parts[#parts + 1] = letter .. pack('>I4', number)
-  end
-  return table.concat(parts)
+  return cmsgpack.pack({
+    m.bytes, m.generation, m.created, m.used, m.deadline, m.own, m.position, m.epoch, m.requests, m.next,
+  })
 end
 
 -- When a session ends that was used at this time: at the earliest, and at the latest. What lies

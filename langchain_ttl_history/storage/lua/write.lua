@@ -8,9 +8,10 @@
 --   in which the numbers in references were learnt; blobs (name, mark, what belongs to it,
 --   references), entries to append (list, references), entries to place (list, position,
 --   references), names to drop, lists to trim (list, positions), lists to weigh.
---   References are names, or arrays of a letter and runs (first number and count).
+--   References are names, or arrays: where in ARGV runs of numbers stand, the letter and the number
+--   after the last, then for each table that they need letter, number and how often.
 -- ARGV[2]: the key's ids.
--- ARGV[3...]: the payloads of the blobs, of the appended and of the placed entries.
+-- ARGV[3...]: runs of numbers, then the payloads of the blobs, of the appended and of the placed entries.
 -- Reply: [S, numbers, weights, numbers of the blobs], all packed; [D] behind the fence, [A] absent,
 --   [M] moved, [X, names] missing, [R] where the references have to be sent as names.
 
@@ -20,6 +21,7 @@ local digest, now, margin, idle, age, request = a[1], clock(a[2]), a[3], a[4], a
 local own, upkeep, new, at_position, at_generation, guarded, needs = a[7], a[8], a[9], a[10], a[11], a[12], a[13]
 local known_generation, known_epoch = a[14], a[15]
 local blobs, appends, places, drops, trims, weighed = a[16], a[17], a[18], a[19], a[20], a[21]
+local payload = 2 + a[22]
 
 local raw = call('HGET', session, '*')
 local m = alive(raw, now)
@@ -144,20 +146,25 @@ local function check(refs)
     if type(ref) == 'table' then
       if not trusted then
         -- Something was dropped since the numbers were learnt.
-        for at = 2, #ref, 2 do
-          for id = ref[at], ref[at] + ref[at + 1] - 1 do
-            local name = names_in(ref[1] .. pack('>I4', floor(id / TABLE)))[id % TABLE + 1]
-            if not name then
-              return false
-            end
-            local value = stored['b' .. name]
-            if value == nil then
-              value = call('HEXISTS', session, 'b' .. name) == 1
-            end
-            if not value and not fresh[name] then
-              miss(name)
+        local known = true
+        runs(ARGV[ref[1]], function(letter, first, length)
+          for id = first, first + length - 1 do
+            local name = names_in(letter .. pack('>I4', floor(id / TABLE)))[id % TABLE + 1]
+            if name then
+              local value = stored['b' .. name]
+              if value == nil then
+                value = call('HEXISTS', session, 'b' .. name) == 1
+              end
+              if not value and not fresh[name] then
+                miss(name)
+              end
+            else
+              known = false
             end
           end
+        end)
+        if not known then
+          return false
         end
       end
     elseif not fresh[ref] and not stored['b' .. ref] then
@@ -257,8 +264,12 @@ local function encoded(refs)
   end
   for _, ref in ipairs(refs) do
     if type(ref) == 'table' then
-      for at = 2, #ref, 2 do
-        add(ref[1], ref[at], ref[at + 1])
+      flush()
+      parts[#parts + 1] = ARGV[ref[1]]
+      letter, after = ref[2], ref[3]
+      for at = 4, #ref, 3 do
+        local key = ref[at] .. pack('>I4', ref[at + 1])
+        counts[key] = (counts[key] or 0) + ref[at + 2]
       end
     else
       add(sub(ref, 1, 1), numbers[ref] or unpacked('>I4', stored['b' .. ref], 2), 1)
@@ -268,7 +279,6 @@ local function encoded(refs)
   return table.concat(parts)
 end
 
-local payload = 2
 for at, blob in ipairs(blobs) do
   local name, mark, refs, belongs = blob[1], blob[2], encoded(blob[4]), {}
   for each, other in ipairs(blob[3]) do
