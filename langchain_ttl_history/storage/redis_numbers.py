@@ -17,7 +17,7 @@ from langchain_ttl_history.storage.base import Change
 
 __all__ = ["TABLE", "Known", "References"]
 
-TABLE = 64
+TABLE = 16
 """How many names are in a table."""
 # How many names are remembered of all sessions together.
 _MOST = 200_000

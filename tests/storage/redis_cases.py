@@ -13,6 +13,7 @@ import pytest
 import redis
 
 from langchain_ttl_history.storage import RedisStorage
+from langchain_ttl_history.storage.redis_numbers import TABLE
 from tests import servers
 
 _numbers = itertools.count()
@@ -101,7 +102,7 @@ def assert_counts(fields: dict[bytes, bytes]) -> None:
             refs, also = struct.unpack_from(">II", value, 13) if flag else (0, 0)
             head = 21 if flag else 5
             size += len(value) - head - refs - also
-            needs[field[1:2] + (number // 64).to_bytes(4, "big")] += 1
+            needs[field[1:2] + (number // TABLE).to_bytes(4, "big")] += 1
             needs.update(tables_of(value[head : head + refs]))
         elif field[:1] in (b"l", b"k"):
             name, at = (field[1:], 24) if field[:1] == b"l" else (field[5:], 0)
@@ -147,5 +148,5 @@ def runs_of(refs: bytes) -> Iterator[tuple[int, int, int]]:
 def tables_of(refs: bytes) -> Iterator[bytes]:
     """The tables that each run needs."""
     for letter, first, count in runs_of(refs):
-        for number in range(first // 64, (first + count - 1) // 64 + 1):
+        for number in range(first // TABLE, (first + count - 1) // TABLE + 1):
             yield bytes([letter]) + number.to_bytes(4, "big")

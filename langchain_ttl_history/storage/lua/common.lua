@@ -10,7 +10,7 @@
 --   b<name>              a blob: its number, its header, its payload
 --   l<list>              a list: its header and its newest entries
 --   k<number><list>      older entries of a list
---   t<letter><number>    a table: the names of 64 blobs whose name begins with this letter
+--   t<letter><number>    a table: the names of 16 blobs whose name begins with this letter
 --   r<letter><number>    how many blobs and references still need that table
 -- A reference is stored as the number of the blob it names, and consecutive ones as one run.
 -- Times are microseconds since the epoch, durations microseconds; 0 is a deadline that never comes.
@@ -22,7 +22,7 @@ local user = KEYS[1]
 
 -- A call with more arguments than this would not fit Lua's stack.
 local MOST = 4000
-local TABLE = 64
+local TABLE = 16
 
 local function clock(given)
   if given >= 0 then

@@ -330,7 +330,7 @@ local function weight_of(refs)
 end
 local function append(name, list, position, refs, content)
   local entry = pack('>I8I4I4', position, #refs, #content) .. refs .. content
-  if #list.tail > 0 and #list.tail + #entry > 4096 then
+  if #list.tail > 0 and #list.tail + #entry > 1024 then
     sets['k' .. pack('>I4', list.after) .. name] = list.tail
     list.after = list.after + 1
     list.tail = ''
