@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from struct import Struct
 from typing import Any, NamedTuple
 
+import ormsgpack
+
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.base import Blob, Change, Entry, Outcome, Snapshot, Status
 from langchain_ttl_history.storage.redis_numbers import TABLE, Known
@@ -32,8 +34,9 @@ def snapshot(reply: Sequence[Any]) -> tuple[Snapshot, Known | None]:
     if len(reply) == 1:
         return Snapshot(now / _MICRO, fence), None
     generation, position, size, created, used, deadline, epoch = _NUMBERS.unpack(reply[1])
-    outline = len(reply) == 3
-    blobs, lists, tables = _fields(reply[2]) if outline else _parts(reply)
+    outline = len(reply) == 4
+    parts = [_split(reply[at], reply[at + 1]) for at in range(2, len(reply), 2)]
+    blobs, lists, tables = _fields(parts[0]) if outline else _parts(*parts)
     names: Names = {}
     for letter, number, found in tables:
         of = names.setdefault(letter, {})
@@ -61,8 +64,17 @@ _Pairs = list[tuple[str, bytes]]
 _Tables = list[tuple[int, int, Sequence[bytes]]]
 
 
-def _parts(reply: Sequence[Any]) -> tuple[_Pairs, _Pairs, _Tables]:
-    _, _, blobs, lists, tables = reply
+def _split(lengths: bytes, joined: bytes) -> list[bytes]:
+    """Strings that were sent as one."""
+    found: list[bytes] = []
+    at = 0
+    for length in ormsgpack.unpackb(lengths):
+        found.append(joined[at : at + length])
+        at += length
+    return found
+
+
+def _parts(blobs: Sequence[bytes], lists: Sequence[bytes], tables: Sequence[bytes]) -> tuple[_Pairs, _Pairs, _Tables]:
     return (
         [(_text(name), value) for name, value in _pairs(blobs)],
         [(_text(name), value) for name, value in _pairs(lists)],
@@ -70,7 +82,7 @@ def _parts(reply: Sequence[Any]) -> tuple[_Pairs, _Pairs, _Tables]:
     )
 
 
-def _fields(fields: Sequence[Any]) -> tuple[_Pairs, _Pairs, _Tables]:
+def _fields(fields: Sequence[bytes]) -> tuple[_Pairs, _Pairs, _Tables]:
     """The same, from every field of a session."""
     blobs: _Pairs = []
     newest: _Pairs = []
@@ -95,8 +107,9 @@ def _pairs(flat: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
     return zip(each, each, strict=True)
 
 
-def _table(key: bytes, names: Sequence[bytes]) -> tuple[int, int, Sequence[bytes]]:
-    return key[0], int.from_bytes(key[1:5], "big"), names
+def _table(key: bytes, value: bytes) -> tuple[int, int, Sequence[bytes]]:
+    start = 4 + int.from_bytes(value[:4], "big")
+    return key[0], int.from_bytes(key[1:5], "big"), _split(value[4:start], value[start:])
 
 
 def _blob(value: bytes, names: Names) -> Blob:

@@ -9,7 +9,8 @@
 -- Reply: [now, fence] as packed numbers; where there is a session also its numbers, packed; its
 --   blobs and its lists, each name followed by its value; tables of names that the references
 --   need, each key followed by its names; for an outline instead of these three every field of
---   the session, each followed by its value.
+--   the session, each followed by its value. Strings are sent as two: their packed lengths, and
+--   all of them joined, since clients take long over many small answers.
 
 local session = KEYS[2]
 local a = cmsgpack.unpack(ARGV[1])
@@ -38,6 +39,18 @@ end
 
 local numbers = pack('>I8I8I8I8I8I8I8', m.generation, m.position, m.bytes, m.created, m.used, m.deadline, m.epoch)
 
+local function joined(strings)
+  local lengths = {}
+  for at = 1, #strings do
+    lengths[at] = #strings[at]
+  end
+  return cmsgpack.pack(lengths), table.concat(strings)
+end
+local function as_one(strings)
+  local lengths, all = joined(strings)
+  return pack('>I4', #lengths) .. lengths .. all
+end
+
 for at = 1, #over, 2 do
   local value = not outline and call('HGET', session, 'l' .. over[at])
   if value and unpacked('>I4', value, 5) > over[at + 1] then
@@ -48,10 +61,10 @@ if outline then
   local all = call('HGETALL', session)
   for at = 1, #all, 2 do
     if byte(all[at]) == 116 then
-      all[at + 1] = cmsgpack.unpack(all[at + 1])
+      all[at + 1] = as_one(cmsgpack.unpack(all[at + 1]))
     end
   end
-  return { first_part, numbers, all }
+  return { first_part, numbers, joined(all) }
 end
 
 local blobs, lists, tables = {}, {}, {}
@@ -78,7 +91,7 @@ local function need(letter, number)
   if not needed_tables[key] then
     needed_tables[key] = true
     tables[#tables + 1] = key
-    tables[#tables + 1] = found
+    tables[#tables + 1] = as_one(found)
   end
 end
 
@@ -248,4 +261,6 @@ for at = 1, #owed, 2 do
     need(letter, floor(id / TABLE))
   end
 end
-return { first_part, numbers, blobs, lists, tables }
+local blob_sizes, all_blobs = joined(blobs)
+local list_sizes, all_lists = joined(lists)
+return { first_part, numbers, blob_sizes, all_blobs, list_sizes, all_lists, joined(tables) }
