@@ -39,7 +39,7 @@ __all__ = [
 
 T = TypeVar("T")
 
-# More tables than a user's have to be read at once nowhere; a page of a scan is this many keys.
+# So many keys are looked at for a page of a scan.
 _PAGE = 1000
 _MICRO = 1_000_000
 

@@ -324,11 +324,11 @@ async def test_memory_that_ends_while_sessions_grow_leaves_each_of_them_whole(
     storage = open_(server.url)
     with server.admin() as admin:
         used = admin.info("memory")["used_memory"]
-        admin.config_set("maxmemory", used + 400_000)
+        admin.config_set("maxmemory", used + 3_000_000)
         refused = 0
-        for number in range(400):
+        for number in range(600):
             try:
-                storage.write(KEY, Change(LEASE, blobs={f"m{number}": Blob(b"x" * 2_000)}, append=[("log", b"", ())]))
+                storage.write(KEY, Change(LEASE, blobs={f"m{number}": Blob(b"x" * 10_000)}, append=[("log", b"", ())]))
             except StorageError:
                 refused += 1
         assert refused > 10
