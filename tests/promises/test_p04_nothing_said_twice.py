@@ -314,3 +314,15 @@ async def test_appends_retried_at_the_same_time_store_each_message_once(
     batch = [HumanMessage("q", id="m1"), AIMessage("a", id="m2")]
     await asyncio.gather(*(session.add(*batch) for _ in range(6)))
     assert await session.texts() == ["q", "a"]
+
+
+async def test_a_message_of_the_history_that_a_chain_hands_back_edited_replaces_the_one_before(
+    session: Session,
+) -> None:
+    await session.add(HumanMessage("my number is 1234", id="1"))
+
+    def redact(given: list[Any]) -> list[Any]:
+        return [given[0].model_copy(update={"content": "my number is ****"}), AIMessage("redacted", id="2")]
+
+    await session.run(with_history(RunnableLambda(redact), session.buffer), [HumanMessage("hide it", id="3")])
+    assert await session.texts() == ["my number is ****", "hide it", "redacted"]
