@@ -43,7 +43,7 @@ if command == "ask":
     agent.invoke({"messages": [HumanMessage(" ".join(question))]}, config)
     request = agent.get_state(config).interrupts[0].value["action_requests"][0]
     print("waits for a person:", request["name"], request["args"], flush=True)
-    time.sleep(600)
+    time.sleep(600)  # till it is killed: nobody may answer in this process
 elif not agent.get_state(config).interrupts:
     print("nothing waits for approval")
 else:

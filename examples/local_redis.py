@@ -55,7 +55,7 @@ def _wait_for(port: int) -> None:
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
         except OSError:
-            time.sleep(0.02)
+            time.sleep(0.02)  # a server does not tell when it is ready
         else:
             return
     raise TimeoutError("the server does not answer")

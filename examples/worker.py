@@ -20,7 +20,7 @@ from langchain_ttl_history import SessionBuffer
 @tool
 def find_invoice(month: str, config: RunnableConfig) -> str:
     """Find the invoice of a month."""
-    time.sleep(1)  # slow, so that turns overlap
+    time.sleep(1)  # slow on purpose: the story needs two turns that overlap
     return invoice_of(config["configurable"]["user_id"], month)
 
 

@@ -87,9 +87,8 @@ def applied(names: tuple[str, ...], writes: Sequence[Any], codec: Codec, key: Se
             shown = {}
         try:
             messages = convert_to_messages(value if isinstance(value, list) else [value])
-        except (ValueError, NotImplementedError):
-            # What LangChain raises for something that is no message: another reducer's business.
-            continue
+        except (ValueError, NotImplementedError):  # What LangChain raises for what is no message.
+            continue  # It is another reducer's business.
         for message in messages:
             if isinstance(message, RemoveMessage):
                 shown.pop(message.id or "", None)

@@ -17,8 +17,9 @@ from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import redis_requests as requests
 from langchain_ttl_history.storage.base import Change, Outcome, Query, Snapshot, Usage
 from langchain_ttl_history.storage.redis_clients import Clients, Given, Made, exceptions_of
+from langchain_ttl_history.storage.redis_commands import Eval, Keys, Scan
 from langchain_ttl_history.storage.redis_numbers import References
-from langchain_ttl_history.storage.redis_requests import Eval, Keys, Plan, Scan, Settings
+from langchain_ttl_history.storage.redis_requests import Plan, Settings
 
 __all__ = ["RedisStorage"]
 
@@ -173,7 +174,7 @@ class RedisStorage:
                 return self._send(request)
             except self._failures as error:
                 self._check(error, until)
-            time.sleep(_PAUSE)
+            time.sleep(_PAUSE)  # A failover or a slot's move ends by itself, and nobody tells when.
 
     async def _areply(self, request: Eval | Scan) -> Any:
         until = time.monotonic() + _PATIENCE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from importlib import import_module
 from threading import Lock
@@ -38,24 +39,26 @@ SCHEMES: Mapping[str, _Scheme] = {
 """The schemes of URLs."""
 
 
-class Clients:
+class Clients(ABC):
     """Gives the client for the caller's thread or loop."""
 
     library: str
     """The package the clients are of: redis or valkey."""
     is_cluster: bool
 
+    @abstractmethod
     def client(self) -> Any:
         """The sync client."""
-        raise NotImplementedError
 
+    @abstractmethod
     def async_client(self) -> Any:
         """The async client of the running loop."""
-        raise NotImplementedError
 
+    @abstractmethod
     def close(self) -> None:
         """Close the sync client, if it was made here."""
 
+    @abstractmethod
     async def aclose(self) -> None:
         """Close both clients, if they were made here."""
 
@@ -101,6 +104,12 @@ class Given(Clients):
                 "RedisStorage(client, async_client), or from a URL"
             )
         return self._async_client
+
+    def close(self) -> None:
+        """The caller closes what the caller made."""
+
+    async def aclose(self) -> None:
+        """The caller closes what the caller made."""
 
 
 class Made(Clients):

@@ -6,26 +6,18 @@ written once for both colours. The scripts in ``lua/`` say what they take and an
 
 from __future__ import annotations
 
-import hashlib
 import secrets
-from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
-from functools import lru_cache
-from importlib.resources import files
+from collections.abc import Generator, Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
-
-import ormsgpack
 
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.base import KEEP, Change, Lease, Outcome, Query, Snapshot, Status
+from langchain_ttl_history.storage.redis_commands import Eval, Keys, Scan, Script, packed
 from langchain_ttl_history.storage.redis_numbers import Known, References
 from langchain_ttl_history.storage.redis_replies import Listed, listed, snapshot, stored
 
 __all__ = [
-    "Eval",
-    "Keys",
     "Plan",
-    "Scan",
-    "Script",
     "Settings",
     "delete",
     "everyone",
@@ -44,99 +36,9 @@ _PAGE = 1000
 _MICRO = 1_000_000
 
 
-class Script(NamedTuple):
-    """A Lua script, as it is kept by a server."""
-
-    source: str
-    sha: str
-
-    @classmethod
-    def load(cls, name: str) -> Script:
-        """The script of a file in ``lua/``, behind what all of them share."""
-        folder = files("langchain_ttl_history.storage") / "lua"
-        source = "".join((folder / f"{each}.lua").read_text("utf-8") for each in ("common", name))
-        return cls(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
-
-
-class Eval(NamedTuple):
-    """A request to run a script; the answer is its reply."""
-
-    script: Script
-    keys: Sequence[bytes]
-    arguments: Sequence[bytes]
-
-    @property
-    def by_sha(self) -> tuple[Any, ...]:
-        """The command for a server that knows the script."""
-        return ("EVALSHA", self.script.sha, len(self.keys), *self.keys, *self.arguments)
-
-    @property
-    def by_source(self) -> tuple[Any, ...]:
-        """The command for a server that does not."""
-        return ("EVAL", self.script.source, len(self.keys), *self.keys, *self.arguments)
-
-
-class Scan(NamedTuple):
-    """A request for a page of keys, on one node after another; the answer is (keys, after)."""
-
-    pattern: bytes
-    after: str | None
-    size: int
-
-    def start(self, nodes: Collection[str]) -> tuple[str | None, tuple[Any, ...]]:
-        """The node to ask and the command; None is the only server."""
-        cursor, _, node = (self.after or "0").partition(" ")
-        names = sorted(nodes)
-        if not names:
-            return None, self._command(cursor)
-        # A node that is no more has its keys on another by now.
-        later = [name for name in names if name >= node]
-        chosen = later[0] if later else names[-1]
-        return chosen, self._command(cursor if chosen == node else "0")
-
-    def end(self, nodes: Collection[str], node: str | None, reply: Any) -> tuple[list[bytes], str | None]:
-        """The keys found, and where to go on."""
-        cursor, found = int(reply[0]), list(dict.fromkeys(reply[1]))
-        if cursor:
-            return found, f"{cursor} {node or ''}"
-        later = [name for name in sorted(nodes) if name > (node or "")]
-        return found, f"0 {later[0]}" if later else None
-
-    def _command(self, cursor: str) -> tuple[Any, ...]:
-        return ("SCAN", cursor, "MATCH", self.pattern, "COUNT", self.size)
-
-
 Plan = Generator["Eval | Scan", Any, T]
 
 _READ, _WRITE, _DELETE, _LISTING, _SWEEP = map(Script.load, ("read", "write", "delete", "listing", "sweep"))
-
-
-class Keys:
-    """The names of Redis keys. A user's keys share a hash tag, whatever characters its id contains."""
-
-    def __init__(self, prefix: str) -> None:
-        self._prefix = prefix
-        # What a pattern gives a meaning to stands for itself.
-        plain = "".join(f"\\{each}" if each in "*?[]\\^" else each for each in prefix)
-        self.users = f"{plain}:{{*}}".encode()
-        """The pattern of the users' keys."""
-        self.of = lru_cache(maxsize=4096)(self._of)
-
-    def user(self, user_id: str) -> bytes:
-        """The key of what is known of a user."""
-        digest = hashlib.blake2b(_bytes(user_id), digest_size=16).hexdigest()
-        return f"{self._prefix}:{{{digest}}}".encode()
-
-    def _of(self, key: SessionKey) -> tuple[tuple[bytes, bytes], str, bytes]:
-        """The keys for a session's scripts, its digest, and its ids as the user's key holds them."""
-        user, digest = self.user(key.user_id), key.digest
-        who = _bytes(key.user_id)
-        return (user, self.session(user, digest)), digest, len(who).to_bytes(4, "big") + who + _bytes(key.session_id)
-
-    @staticmethod
-    def session(user: bytes, digest: str) -> bytes:
-        """The key of a session."""
-        return b"%b:%b" % (user, digest.encode())
 
 
 class Settings(NamedTuple):
@@ -318,31 +220,6 @@ def _listing(
 def _sorted(found: Iterable[Listed]) -> list[SessionKey]:
     # A scan may tell the same twice.
     return list(dict.fromkeys(each.key for each in sorted(found, key=lambda each: each.used)))
-
-
-def packed(arguments: Sequence[Any]) -> bytes:
-    """The arguments of a script, as MessagePack that a server's Lua reads."""
-    try:
-        return ormsgpack.packb(arguments)
-    except TypeError:
-        # A name with half of a surrogate pair in it is no text to ormsgpack.
-        return b"".join(_packed(arguments))
-
-
-def _packed(value: Any) -> Iterator[bytes]:
-    if isinstance(value, str):
-        raw = _bytes(value)
-        yield b"\xdb" + len(raw).to_bytes(4, "big") + raw
-    elif isinstance(value, (list, tuple)):
-        yield b"\xdd" + len(value).to_bytes(4, "big")
-        for each in value:
-            yield from _packed(each)
-    else:
-        yield ormsgpack.packb(value)
-
-
-def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")
 
 
 def _times(lease: Lease) -> tuple[int, int]:

@@ -6,47 +6,31 @@ neither waits for the other. The async twins run in a few threads of the storage
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sqlite3
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from threading import Lock
-from typing import Any, TypeVar
 
 from langchain_ttl_history.errors import ConfigurationError
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import sqlite_freeing as freeing
+from langchain_ttl_history.storage import sqlite_listing as listing
 from langchain_ttl_history.storage.base import KEEP, Change, Outcome, Query, Snapshot, Status, Usage
 from langchain_ttl_history.storage.sqlite_changes import apply, is_over, refusal, weights_of
 from langchain_ttl_history.storage.sqlite_connections import MEMORY, Connections
-from langchain_ttl_history.storage.sqlite_items import content, key_of, outline
+from langchain_ttl_history.storage.sqlite_items import content, outline
 from langchain_ttl_history.storage.sqlite_mirror import Found, Mirror, Mirrors
 from langchain_ttl_history.storage.sqlite_row import Row
 from langchain_ttl_history.storage.sqlite_rows import TO_READ, TO_WRITE, create, look, update
 from langchain_ttl_history.storage.sqlite_schema import digest
+from langchain_ttl_history.storage.sqlite_threads import Threads
 
 __all__ = ["SQLiteStorage"]
 
-T = TypeVar("T")
-
-_THREADS = 4
-_PAGE = 500
-"""Sessions on a page of `sessions`."""
-
 _UNWIPED = "SELECT unwiped FROM state"
-_LIST = """
-    SELECT sessions.renewed, sessions.generation, body FROM sessions
-    JOIN items ON items.generation = sessions.generation AND name = x'' AND items.position = 0
-    WHERE {} (deadline IS NULL OR deadline > ?) AND (renewed, sessions.generation) > (?, ?)
-    ORDER BY renewed, sessions.generation LIMIT ?
-"""
-_LIST_ALL = _LIST.format("")
-_LIST_USER = _LIST.format("user = ? AND")
 
 
 class SQLiteStorage:
@@ -79,9 +63,7 @@ class SQLiteStorage:
         self.private = self._path == MEMORY
         self._clock = clock or time.time
         self._mirrors = Mirrors()
-        self._executor: ThreadPoolExecutor | None = None
-        self._executor_pid = 0
-        self._executor_lock = Lock()
+        self._threads = Threads()
         self._connections = Connections(self._path, durable=bool(durable), timeout=timeout)
         # What a process that was killed in the middle of a deletion left.
         self._connections.truncate(wait=False)
@@ -232,17 +214,8 @@ class SQLiteStorage:
         The order is that of the uses recorded. A session that is used while the pages are read may
         be on two of them.
         """
-        renewed, _, generation = (after or "-inf 0").partition(" ")
-        since = (self._clock(), float(renewed), int(generation), _PAGE)
-
-        def work(connection: sqlite3.Connection) -> list[tuple[float, int, bytes]]:
-            if user_id is None:
-                return connection.execute(_LIST_ALL, since).fetchall()
-            return connection.execute(_LIST_USER, (digest(user_id), *since)).fetchall()
-
-        rows = self._connections.read(work)
-        more = f"{rows[-1][0]!r} {rows[-1][1]}" if len(rows) == _PAGE else None
-        return [key_of(body) for _, _, body in rows], more
+        now = self._clock()
+        return self._connections.read(lambda connection: listing.page(connection, user_id, after, now))
 
     def usage(self) -> Usage:
         """How much is held, expired sessions that were not freed yet included."""
@@ -269,56 +242,39 @@ class SQLiteStorage:
 
     def close(self) -> None:
         """Close the file; what is kept in memory is gone."""
-        with self._executor_lock:
-            executor, self._executor = self._executor, None
-        if executor is not None and self._executor_pid == os.getpid():
-            executor.shutdown(wait=False)
+        self._threads.close()
         self._connections.close()
 
     # Async twins
 
     async def aread(self, key: SessionKey, query: Query) -> Snapshot:
         """Async :meth:`read`."""
-        return await self._in_thread(self.read, key, query)
+        return await self._threads.run(self.read, key, query)
 
     async def awrite(self, key: SessionKey, change: Change) -> Outcome:
         """Async :meth:`write`."""
-        return await self._in_thread(self.write, key, change)
+        return await self._threads.run(self.write, key, change)
 
     async def adelete(self, user_id: str, session_id: str | None, tombstone_ttl: float) -> int:
         """Async :meth:`delete`."""
-        return await self._in_thread(self.delete, user_id, session_id, tombstone_ttl)
+        return await self._threads.run(self.delete, user_id, session_id, tombstone_ttl)
 
     async def asessions(self, user_id: str | None, after: str | None = None) -> tuple[list[SessionKey], str | None]:
         """Async :meth:`sessions`."""
-        return await self._in_thread(self.sessions, user_id, after)
+        return await self._threads.run(self.sessions, user_id, after)
 
     async def ausage(self) -> Usage:
         """Async :meth:`usage`."""
-        return await self._in_thread(self.usage)
+        return await self._threads.run(self.usage)
 
     async def asweep(self) -> int:
         """Async :meth:`sweep`."""
-        return await self._in_thread(self.sweep)
+        return await self._threads.run(self.sweep)
 
     async def aclose(self) -> None:
         """Async :meth:`close`."""
-        await self._in_thread(self._connections.close)
+        await self._threads.run(self._connections.close)
         self.close()
-
-    async def _in_thread(self, verb: Callable[..., T], *arguments: Any) -> T:
-        # A caller that is cancelled leaves a verb that has not begun undone, and one that has whole.
-        return await asyncio.get_running_loop().run_in_executor(self._threads(), verb, *arguments)
-
-    def _threads(self) -> ThreadPoolExecutor:
-        if self._executor is None or self._executor_pid != os.getpid():
-            if self._executor_pid != os.getpid():
-                self._executor_lock = Lock()
-            with self._executor_lock:
-                if self._executor is None or self._executor_pid != os.getpid():
-                    self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="ttl-history-sqlite")
-                    self._executor_pid = os.getpid()
-        return self._executor
 
 
 def _stored(row: Row, weights: dict[str, int]) -> Outcome:

@@ -284,7 +284,7 @@ def _postgres() -> Iterator[str | None]:
         while subprocess.run(ready, check=False, **quiet).returncode:
             if time.monotonic() > until:
                 raise RuntimeError("PostgreSQL did not start")
-            time.sleep(0.05)
+            time.sleep(0.05)  # a server does not tell when it is ready
         yield f"postgresql://postgres@127.0.0.1:{port}/postgres"
     finally:
         process.terminate()

@@ -21,9 +21,9 @@ from langchain_ttl_history import SessionBuffer
 from langchain_ttl_history.errors import ConfigurationError, CorruptRecordError, SessionDeletedError, StorageError
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import SQLiteStorage
-from langchain_ttl_history.storage import sqlite as module
 from langchain_ttl_history.storage import sqlite_freeing as freeing
 from langchain_ttl_history.storage import sqlite_items as items
+from langchain_ttl_history.storage import sqlite_listing as listing
 from langchain_ttl_history.storage import sqlite_mirror as mirrors
 from langchain_ttl_history.storage import sqlite_rows as rows
 from langchain_ttl_history.storage.base import Blob, Change, Entry, Guard, Lease, Query, Status, Storage
@@ -505,8 +505,8 @@ def test_sessions_come_in_pages_and_nothing_is_held_in_between(opens: Opens, clo
 @pytest.mark.parametrize(
     ("statement", "index"),
     [
-        (module._LIST_USER, "USING INDEX sessions_of_user"),
-        (module._LIST_ALL, "USING INDEX sessions_by_use"),
+        (listing._LIST_USER, "USING INDEX sessions_of_user"),
+        (listing._LIST_ALL, "USING INDEX sessions_by_use"),
         (rows.TO_WRITE, "sqlite_autoindex_sessions_1 (key=?)"),
         (rows.TO_WRITE, "sessions_by_deadline (deadline<?)"),
         (freeing._EXPIRED, "sessions_by_deadline (deadline<?)"),

@@ -1,0 +1,37 @@
+"""Pages of the sessions in a SQLite file, by the time of their last recorded use."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.storage.sqlite_items import key_of
+from langchain_ttl_history.storage.sqlite_schema import digest
+
+__all__ = ["page"]
+
+_PAGE = 500
+"""Sessions on a page."""
+
+_LIST = """
+    SELECT sessions.renewed, sessions.generation, body FROM sessions
+    JOIN items ON items.generation = sessions.generation AND name = x'' AND items.position = 0
+    WHERE {} (deadline IS NULL OR deadline > ?) AND (renewed, sessions.generation) > (?, ?)
+    ORDER BY renewed, sessions.generation LIMIT ?
+"""
+_LIST_ALL = _LIST.format("")
+_LIST_USER = _LIST.format("user = ? AND")
+
+
+def page(
+    connection: sqlite3.Connection, user_id: str | None, after: str | None, now: float
+) -> tuple[list[SessionKey], str | None]:
+    """A page of a user's live sessions, or of everyone's, and where the next begins."""
+    renewed, _, generation = (after or "-inf 0").partition(" ")
+    since = (now, float(renewed), int(generation), _PAGE)
+    if user_id is None:
+        rows = connection.execute(_LIST_ALL, since).fetchall()
+    else:
+        rows = connection.execute(_LIST_USER, (digest(user_id), *since)).fetchall()
+    more = f"{rows[-1][0]!r} {rows[-1][1]}" if len(rows) == _PAGE else None
+    return [key_of(body) for _, _, body in rows], more
