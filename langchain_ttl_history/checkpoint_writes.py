@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from langchain_core.messages import HumanMessage
 
-from langchain_ttl_history.bodies import Base, key_of, restored
+from langchain_ttl_history.bodies import Base, key_of
 from langchain_ttl_history.checkpoint_reads import FIRST_METADATA, Token, first_checkpoint
 from langchain_ttl_history.checkpoints import (
     Record,
@@ -22,12 +22,13 @@ from langchain_ttl_history.checkpoints import (
     head_name,
     writes_name,
 )
-from langchain_ttl_history.codec import delta_snapshot, is_snapshot, snapshot_value
+from langchain_ttl_history.codec import is_snapshot, snapshot_value
 from langchain_ttl_history.conversation import LOG, Delta, Seen, diff
 from langchain_ttl_history.delta_channels import applied
 from langchain_ttl_history.flow import Flow, reading, writing
 from langchain_ttl_history.index import INDEX, SUBS, line_of
 from langchain_ttl_history.keys import SessionKey, label
+from langchain_ttl_history.outlived import held_by, leave_aged
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import (
     Blob,
@@ -167,9 +168,9 @@ class CheckpointWrites:
             seen = Seen(token.seen.position, (*token.seen.runs, (run, None)))
         held: dict[str, Blob] = {}
         if token is not None and not same:
-            self._leave_aged(values, token, ground.now)
+            leave_aged(values, self.messages_key, token, self.sessions.retention, ground.now)
             if before is None and not ns and self.messages_key not in values:
-                held = self._held(key, put, token, ground.now)
+                held = held_by(self.sessions, key, put.parent, token, ground.now)
         record = Record(checkpoint, put.metadata, put.parent, run, seen, shown)
         if not ns:
             self._talk(record, values, ground, key, tuple(held))
@@ -201,35 +202,6 @@ class CheckpointWrites:
             parent = None if put.parent is None else _c(put.ns, put.parent)
             self.sessions.memo.learn(key, _c(put.ns, put.id), outcome.generation, record, parent)
             yield from self.sessions.tidy(key, outcome)
-
-    def _leave_aged(self, values: dict[str, Any], token: Token, now: float) -> None:
-        """Past the maximal age of the session it loaded, a turn keeps only what it added."""
-        value = values.get(self.messages_key)
-        messages = snapshot_value(value)
-        if not self._is_aged(token, now) or not is_conversation(messages):
-            return
-        old = {key_of(name) for name in token.names}
-        kept = [message for message in messages if message.id not in old]
-        values[self.messages_key] = kept if value is messages else delta_snapshot(kept)
-
-    def _is_aged(self, token: Token, now: float) -> bool:
-        age = self.sessions.retention.age_seconds
-        return age is not None and now >= token.generation / 1e6 + age
-
-    def _held(self, key: SessionKey, put: Put, token: Token, now: float) -> dict[str, Blob]:
-        """What a turn over a `DeltaChannel` holds of a session that expired under it, as this process knows it.
-
-        Such a channel hands over what each step writes, and never all that it holds.
-        """
-        memo = self.sessions.memo
-        found = memo.record(key, _c("", put.parent or ""))
-        names = found[1].names if found is not None and found[0] == token.generation else token.names
-        base = memo.base_of(key, token.generation)
-        if base is None:
-            return {}
-        old = set(token.names) if self._is_aged(token, now) else set()
-        kept = [name for name in names if name not in old]
-        return restored(kept, base, self.sessions.codec, label(key)) or {}
 
     def _talk(
         self,

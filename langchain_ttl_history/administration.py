@@ -1,0 +1,142 @@
+"""What a buffer's owner asks of its sessions: to look, to list, to delete. None of it is a use of a session."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+
+from langchain_ttl_history.errors import ConfigurationError, MissingUserError
+from langchain_ttl_history.flow import arun, run, writing
+from langchain_ttl_history.keys import SessionKey, valid_id
+from langchain_ttl_history.retention import Duration, seconds
+from langchain_ttl_history.sessions import SessionInfo, Sessions
+from langchain_ttl_history.storage.base import Change, Status, Storage, Usage
+
+__all__ = ["Administration"]
+
+
+class Administration:
+    """The part of a buffer that administers sessions."""
+
+    _storage: Storage
+    _sessions: Sessions
+    _default_user: str | None
+    _tombstone_ttl: float
+
+    def info(self, user_id: object = None, session_id: object = None) -> SessionInfo | None:
+        """What is known of a session; None if there is none. Not a use."""
+        return run(self._storage, self._sessions.info(self._key(user_id, session_id)))
+
+    async def ainfo(self, user_id: object = None, session_id: object = None) -> SessionInfo | None:
+        """Async :meth:`info`."""
+        return await arun(self._storage, self._sessions.info(self._key(user_id, session_id)))
+
+    def sessions(self, user_id: object = None, *, all_users: bool = False) -> Iterator[SessionInfo]:
+        """The live sessions of a user, or of everyone (an operator's call)."""
+        return self._each_session(self._scope(user_id, all_users=all_users))
+
+    def _each_session(self, user: str | None) -> Iterator[SessionInfo]:
+        page: str | None = None
+        while True:
+            keys, page = self._storage.sessions(user, page)
+            for key in keys:
+                found = run(self._storage, self._sessions.info(key))
+                if found is not None:
+                    yield found
+            if page is None:
+                return
+
+    def asessions(self, user_id: object = None, *, all_users: bool = False) -> AsyncIterator[SessionInfo]:
+        """Async :meth:`sessions`."""
+        return self._aeach_session(self._scope(user_id, all_users=all_users))
+
+    async def _aeach_session(self, user: str | None) -> AsyncIterator[SessionInfo]:
+        page: str | None = None
+        while True:
+            keys, page = await self._storage.asessions(user, page)
+            for key in keys:
+                found = await arun(self._storage, self._sessions.info(key))
+                if found is not None:
+                    yield found
+            if page is None:
+                return
+
+    def delete(self, user_id: object = None, session_id: object = None) -> bool:
+        """Delete a session for good. Returns whether there was one."""
+        key = self._key(user_id, session_id)
+        self._sessions.memo.drop(*key)
+        return bool(self._storage.delete(key.user_id, key.session_id, self._tombstone_ttl))
+
+    async def adelete(self, user_id: object = None, session_id: object = None) -> bool:
+        """Async :meth:`delete`."""
+        key = self._key(user_id, session_id)
+        self._sessions.memo.drop(*key)
+        return bool(await self._storage.adelete(key.user_id, key.session_id, self._tombstone_ttl))
+
+    def forget(self, user_id: object) -> int:
+        """Delete all sessions of a user, who must be named. Returns how many there were."""
+        user = valid_id("user_id", user_id)
+        self._sessions.memo.drop(user)
+        return self._storage.delete(user, None, self._tombstone_ttl)
+
+    async def aforget(self, user_id: object) -> int:
+        """Async :meth:`forget`."""
+        user = valid_id("user_id", user_id)
+        self._sessions.memo.drop(user)
+        return await self._storage.adelete(user, None, self._tombstone_ttl)
+
+    def set_idle_ttl(self, user_id: object = None, session_id: object = None, idle_ttl: Duration = None) -> bool:
+        """Give one session an idle time of its own, from its last use on; None pins it.
+
+        Returns whether there is such a session.
+        """
+        key, change = self._idle_change(user_id, session_id, idle_ttl)
+        return run(self._storage, writing(key, change)).status is Status.STORED
+
+    async def aset_idle_ttl(self, user_id: object = None, session_id: object = None, idle_ttl: Duration = None) -> bool:
+        """Async :meth:`set_idle_ttl`."""
+        key, change = self._idle_change(user_id, session_id, idle_ttl)
+        return (await arun(self._storage, writing(key, change))).status is Status.STORED
+
+    def _idle_change(self, user_id: object, session_id: object, idle_ttl: Duration) -> tuple[SessionKey, Change]:
+        key = self._key(user_id, session_id)
+        own = seconds("idle_ttl", idle_ttl)
+        return key, Change(self._sessions.lease, idle_ttl=own, upkeep=True)
+
+    def stats(self) -> Usage:
+        """How many sessions and bytes the storage holds."""
+        return self._storage.usage()
+
+    async def astats(self) -> Usage:
+        """Async :meth:`stats`."""
+        return await self._storage.ausage()
+
+    def sweep(self) -> int:
+        """Free everything that expired. Returns how many sessions that were."""
+        return self._storage.sweep()
+
+    async def asweep(self) -> int:
+        """Async :meth:`sweep`."""
+        return await self._storage.asweep()
+
+    # Who and which
+
+    def _user(self, user_id: object) -> str:
+        if user_id is not None:
+            return valid_id("user_id", user_id)
+        if self._default_user is None:
+            raise MissingUserError(
+                "no user is named: pass user_id, or make the buffer with SessionBuffer(default_user=...)"
+            )
+        return self._default_user
+
+    def _key(self, user_id: object, session_id: object) -> SessionKey:
+        if session_id is None:
+            raise ConfigurationError("no session is named: pass session_id")
+        return SessionKey(self._user(user_id), valid_id("session_id", session_id))
+
+    def _scope(self, user_id: object, *, all_users: bool) -> str | None:
+        if not all_users:
+            return self._user(user_id)
+        if user_id is not None:
+            raise ConfigurationError("pass either user_id or all_users=True, not both")
+        return None
