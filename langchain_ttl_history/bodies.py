@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from itertools import accumulate
+from typing import NamedTuple, cast
 
 from langchain_core.messages import BaseMessage, ToolMessage
 
-from langchain_ttl_history.codec import Codec
+from langchain_ttl_history.codec import Codec, joined
 from langchain_ttl_history.errors import CorruptRecordError
 from langchain_ttl_history.storage.base import Blob
 
@@ -20,6 +21,7 @@ __all__ = [
     "body_name",
     "decode_bodies",
     "encode_bodies",
+    "encode_conversation",
     "key_of",
     "restored",
 ]
@@ -46,6 +48,68 @@ class Body(NamedTuple):
     cls: type[BaseMessage] | None
     """The class of the message whose image `content` is; None if it is the packed message."""
     content: bytes
+    exact: bool = False
+    """Whether the image certainly gives the message back as it is."""
+
+
+class Strip(NamedTuple):
+    """A conversation that is known to be stored, the images of its messages side by side.
+
+    A step of a graph hands over what the step before did and a little more, so one comparison with
+    this tells how far the two are the same; and all of it is read at once.
+    """
+
+    names: list[str]
+    classes: list[type[BaseMessage]]
+    exact: int
+    """How many of the first images certainly give their messages back."""
+    begin: int
+    """Where in `images` the first begins."""
+    ends: list[int]
+    """Where in `images` that of each message ends."""
+    images: bytes
+    """As `Codec.images` gives them."""
+
+    def common(self, first: str, classes: Sequence[type[BaseMessage]], begin: int, images: bytes) -> Strip:
+        """What a conversation has in common with this one, from its first message on.
+
+        Args:
+            first: The id of its first message.
+            classes: The classes of all its messages.
+            begin: Where in `images` the first begins.
+            images: The images of all.
+        """
+        start = next((at for at, name in enumerate(self.names) if name[ID:] == first), -1)
+        if start < 0:
+            return NOTHING
+        own = slice(start, start + len(classes))
+        of, ends = self.classes[own], self.ends[own]
+        offset = self.ends[start - 1] if start else self.begin
+        # An image tells the id as well.
+        if of != classes[: len(of)] or not images.startswith(self.images[offset : ends[-1]], begin):
+            return NOTHING
+        if offset != begin:
+            ends = [end - offset + begin for end in ends]
+        return Strip(self.names[own], of, min(len(of), max(0, self.exact - start)), begin, ends, images)
+
+    def longer(self, bodies: Iterable[Body]) -> Strip:
+        """This and further messages, whose images stand behind, as far as each has an id and an image."""
+        names, classes, exact, begin, ends, images = self
+        names, classes, ends = names.copy(), classes.copy(), ends.copy()
+        end = ends[-1] if ends else begin
+        for name, cls, image, sure in bodies:
+            if cls is None or not name[ID:]:
+                break
+            exact += sure and exact == len(names)
+            names.append(name)
+            classes.append(cls)
+            end += len(image)
+            ends.append(end)
+        return Strip(names, classes, exact, begin, ends, images)
+
+
+NOTHING = Strip([], [], 0, 0, [], b"")
+"""No conversation."""
 
 
 @dataclass
@@ -59,24 +123,33 @@ class Base:
     sending: dict[str, Blob] = field(default_factory=dict)
     """Bodies among them that are on their way: who refers to one sends it as well, since LangGraph
     stores what a step wrote and its checkpoint at the same time."""
-    size: int = 0
-    """Bytes of all content."""
+    strip: Strip = NOTHING
+    """The conversation as it was last handed over."""
+    held: int = 0
+    """Bytes of all content but the strip's."""
 
     # Runs in several threads share a base without a lock, so each value in it is replaced whole:
     # what one of them reads is never half of what another wrote.
 
+    @property
+    def size(self) -> int:
+        """Bytes of all content."""
+        return self.held + len(self.strip.images)
+
     def learn(self, id: str, body: Body) -> None:
         """Remember a message's body."""
-        self.size += len(body.content)
+        self.held += len(body.content)
         self.known[id] = body
 
     def send(self, name: str, blob: Blob, blobs: dict[str, Blob]) -> None:
         """Add a new body to what is going to be sent."""
         blobs[name] = self.sending[name] = blob
 
-    def resend(self, names: Iterable[str], blobs: dict[str, Blob]) -> None:
+    def resend(self, names: Sequence[str], blobs: dict[str, Blob]) -> None:
         """Add those of these bodies that are on their way to what is going to be sent."""
-        for name in names:
+        if not self.sending:
+            return
+        for name in self.sending.keys() & set(names):
             blob = self.sending.get(name)
             if blob is not None:
                 blobs.setdefault(name, blob)
@@ -96,19 +169,66 @@ class Base:
         if len(self.known) > 2 * len(names) + 16:
             ids = {name[ID:] for name in names}
             kept = {id: body for id, body in list(self.known.items()) if id in ids}
-            self.known, self.size = kept, sum(len(body.content) for body in kept.values())
+            self.known, self.held = kept, sum(len(body.content) for body in kept.values())
 
-    def learn_read(self, names: Iterable[str], blobs: Mapping[str, Blob], codec: Codec) -> None:
-        """Remember bodies as they were read."""
+    def learn_read(
+        self, names: Sequence[str], messages: Sequence[BaseMessage], blobs: Mapping[str, Blob], codec: Codec
+    ) -> None:
+        """Remember a conversation as it was read."""
         known = self.known
-        for name in names:
-            id = name[ID:]
-            if not id or name not in blobs or ((body := known.get(id)) and body.name == name):
-                continue
-            blob = blobs[name]
-            content = blobs.get(blob.refs[0]) if blob.refs else blob
-            if content is not None:
-                self.learn(id, Body(name, None, codec.unseal(content.payload)))
+        bodies: list[Body] = []
+        for name, message in zip(names, messages, strict=True):
+            body = known.get(name[ID:])
+            if body is None or body.name != name or body.cls is None:
+                body = _body_read(name, message, blobs, codec)
+                if name[ID:]:
+                    self.learn(name[ID:], body)
+            bodies.append(body)
+        begin, images = joined([body.content for body in bodies])
+        self.strip = NOTHING._replace(begin=begin, images=images).longer(bodies)
+
+    def recalled(self, names: Sequence[str], codec: Codec) -> list[BaseMessage]:
+        """The messages of these names, as far as they are known from the first on."""
+        known, _, count, begin, ends, images = self.strip
+        if not count or list(names[:count]) != known[:count]:
+            return []
+        if count < len(known):
+            begin, images = joined([images[begin : ends[count - 1]]], count)
+        return codec.messages_of(images, self.strip.classes[:count])
+
+
+def _body_read(name: str, message: BaseMessage, blobs: Mapping[str, Blob], codec: Codec) -> Body:
+    image = codec.image_of(message)
+    if image is not None:
+        return Body(name, type(message), image, codec.is_plain(message))
+    blob = blobs[name]
+    content = blobs[blob.refs[0]] if blob.refs else blob
+    return Body(name, None, codec.unseal(content.payload))
+
+
+def encode_conversation(
+    messages: Sequence[BaseMessage], base: Base, codec: Codec, where: str, blobs: dict[str, Blob]
+) -> list[str]:
+    """As :func:`encode_bodies`, for all of a conversation, which is remembered for the next time.
+
+    Every message is packed anew and compared, so one that was changed in place is never missed.
+    """
+    classes = list(map(type, messages))
+    begin, images = codec.images(messages)
+    same = NOTHING
+    if images and messages and (first := messages[0].id):
+        same = base.strip.common(first, classes, begin, images)
+    count = len(same.names)
+    new = messages[count:]
+    if len(new) == 1 and images and codec.has_image(new[0]):
+        bodies = [_encode(new[0], base, codec, where, blobs, images[same.ends[-1] if count else begin :])]
+    else:
+        bodies = [_encode(message, base, codec, where, blobs, codec.image_of(message)) for message in new]
+    if images:
+        base.strip = (same if count else NOTHING._replace(begin=begin, images=images)).longer(bodies)
+    names = same.names + [body.name for body in bodies]
+    base.resend(names, blobs)
+    return names
 
 
 def encode_bodies(
@@ -116,49 +236,39 @@ def encode_bodies(
 ) -> list[str]:
     """The names of these messages; the bodies that `base` lacks are added to `blobs`.
 
-    Every message is packed anew and compared, so one that was changed in place is never missed.
-
     Raises:
         TypeNotAllowedError: A message holds something that would not come back.
     """
-    # Nearly always all but the last few are as they were stored, which one comparison tells.
-    known = base.known
-    bodies: list[Body] = []
-    for message in messages:
-        body = known.get(message.id or "")
-        if body is None or body.cls is not type(message):
-            break
-        bodies.append(body)
-    count = len(bodies)
-    if count and not codec.images_alike(messages[:count], [body.content for body in bodies]):
-        count = 0
-    names = [body.name for body in bodies[:count]]
-    names += [_encode(message, base, codec, where, blobs) for message in messages[count:]]
-    if base.sending:
-        base.resend(names, blobs)
+    names = [_encode(message, base, codec, where, blobs, codec.image_of(message)).name for message in messages]
+    base.resend(names, blobs)
     return names
 
 
-def _encode(message: BaseMessage, base: Base, codec: Codec, where: str, blobs: dict[str, Blob]) -> str:
+def _encode(
+    message: BaseMessage, base: Base, codec: Codec, where: str, blobs: dict[str, Blob], image: bytes | None
+) -> Body:
     id = message.id or None
-    image = None if id is None else codec.image_of(message)
     body = None if id is None else base.known.get(id)
     if body is not None and image is not None and body.cls is type(message) and body.content == image:
-        return body.name
-    packed = codec.plain_message(message) or codec.verified_message(message, f"{where}, message {message.id!r}")
+        return body
+    packed = codec.plain_message(message)
+    exact = packed is not None
+    if packed is None:
+        packed = codec.verified_message(message, f"{where}, message {message.id!r}")
     if id is not None and body is not None and body.cls is None and body.content == packed:
         if image is not None:
-            base.learn(id, Body(body.name, type(message), image))
-        return body.name
+            body = Body(body.name, type(message), image, exact)
+            base.learn(id, body)
+        return body
     content = base.contents.get(packed)
     if content is None:
         content = body_name(packed, None)
         if id is None or isinstance(message, ToolMessage):
             base.send(content, Blob(codec.seal(packed)), blobs)
             base.contents[packed] = content
-            base.size += len(packed)
+            base.held += len(packed)
     if id is None:
-        return content
+        return Body(content, None, packed)
     name = content + id
     if isinstance(message, ToolMessage):
         # A tool's result gets its id only after it was written as pending; both copies share the
@@ -166,8 +276,9 @@ def _encode(message: BaseMessage, base: Base, codec: Codec, where: str, blobs: d
         base.send(name, Blob(b"", (content,)), blobs)
     else:
         base.send(name, Blob(codec.seal(packed)), blobs)
-    base.learn(id, Body(name, None, packed) if image is None else Body(name, type(message), image))
-    return name
+    body = Body(name, None, packed) if image is None else Body(name, type(message), image, exact)
+    base.learn(id, body)
+    return body
 
 
 def restored(names: Iterable[str], base: Base, codec: Codec, where: str) -> dict[str, Blob] | None:
@@ -182,13 +293,20 @@ def restored(names: Iterable[str], base: Base, codec: Codec, where: str) -> dict
     return blobs
 
 
-def decode_bodies(names: Iterable[str], blobs: Mapping[str, Blob], codec: Codec) -> list[BaseMessage]:
-    """The messages of these names.
+def decode_bodies(
+    names: Iterable[str], blobs: Mapping[str, Blob], codec: Codec, base: Base | None = None
+) -> list[BaseMessage]:
+    """The messages of these names; `base` may know some of them.
 
     Raises:
         CorruptRecordError: A body is gone, damaged or of a newer format.
     """
     wanted = names if isinstance(names, Sequence) else list(names)
+    known = [] if base is None else base.recalled(wanted, codec)
+    if known:
+        wanted = wanted[len(known) :]
+        if not wanted:
+            return known
     try:
         found = [blobs[name] for name in wanted]
         packed = [blobs[blob.refs[0]].payload if blob.refs else blob.payload for blob in found]
@@ -198,4 +316,4 @@ def decode_bodies(names: Iterable[str], blobs: Mapping[str, Blob], codec: Codec)
     if codec.cipher is not None:
         packed = [codec.unseal(payload) for payload in packed]
     ids = [name[ID:] or None for name in wanted]
-    return codec.messages(packed, ids)
+    return known + codec.messages(packed, ids)

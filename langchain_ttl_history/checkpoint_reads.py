@@ -133,7 +133,7 @@ class CheckpointReads:
         snapshot = yield from reading(key, query)
         if not snapshot.generation:
             return None
-        view = self.sessions.look(snapshot)
+        view = self.sessions.look(snapshot, self.sessions.memo.base_of(key, snapshot.generation))
         self.sessions.note(key, view)
         found: tuple[Loaded, Token] | None = None
         if view.record is None or view.head_id is None:
@@ -171,7 +171,7 @@ class CheckpointReads:
             channel, unchanged = self.messages_key, False
         loaded = self._loaded(snapshot, id, record, channel, messages, unchanged=unchanged)
         token = Token.of(snapshot, id, view.seen, shown)
-        self._learn(key, snapshot, id, record, shown)
+        self._learn(key, snapshot, id, record, shown, messages)
         if channel is not None:
             loaded.checkpoint["channel_versions"].setdefault(channel, 1)
         return loaded, token
@@ -207,7 +207,15 @@ class CheckpointReads:
         writes = decode_writes(snapshot.lists.get(_w("", id), ()), snapshot.blobs, codec)
         return Loaded("", id, _handed(record, values), dict(record.metadata), record.parent, writes)
 
-    def _learn(self, key: SessionKey, snapshot: Snapshot, id: str, record: Record, names: Sequence[str]) -> None:
+    def _learn(
+        self,
+        key: SessionKey,
+        snapshot: Snapshot,
+        id: str,
+        record: Record,
+        names: Sequence[str],
+        messages: Sequence[BaseMessage],
+    ) -> None:
         """Remember what the run that starts here will build on."""
         memo = self.sessions.memo
         known = memo.record(key, _c("", id))
@@ -215,7 +223,7 @@ class CheckpointReads:
             return  # This process put it.
         memo.learn(key, _c("", id), snapshot.generation, record)
         base = memo.base(key, snapshot.generation)
-        base.learn_read(names, snapshot.blobs, self.sessions.codec)
+        base.learn_read(names, messages, snapshot.blobs, self.sessions.codec)
 
     def _is_shown(self, snapshot: Snapshot, id: str) -> bool:
         cap = self.sessions.retention.max_checkpoints

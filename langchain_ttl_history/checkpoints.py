@@ -21,7 +21,7 @@ from langchain_ttl_history.conversation import Seen
 from langchain_ttl_history.errors import CorruptRecordError
 from langchain_ttl_history.records import decoder, pack, unpack
 from langchain_ttl_history.storage.base import Blob, Entry
-from langchain_ttl_history.values import HERE, LIST, SNAPSHOT, Values, decode_value
+from langchain_ttl_history.values import LIST, SNAPSHOT, Values, decode_value, shifted
 
 __all__ = [
     "Record",
@@ -142,7 +142,7 @@ def encode_values(
         value = values[record.channel]
         snapshot = is_snapshot(value)
         said = value.value if snapshot else value
-        talk = encoder.messages(said, record.channel)
+        talk = encoder.messages(said, record.channel, whole=True)
         stored[record.channel] = [SNAPSHOT if snapshot else LIST, *talk]
         record.names = tuple(encoder.refs[talk[0] : talk[1]])
     else:
@@ -247,13 +247,8 @@ def without_messages(blob: Blob, lost: Collection[str], codec: Codec) -> Blob:
     if fields[8] is not None:
         fields[8] = [place - shift for place in fields[8]]
     for channel, stored in fields[11].items():
-        if stored[0] == HERE:
-            continue
         own = channel == fields[9] and fields[10]
-        fields[11][channel] = [
-            stored[0],
-            *((0, len(kept)) if own else (place - shift for place in stored[1:])),
-        ]
+        fields[11][channel] = [stored[0], 0, len(kept)] if own else shifted(stored, shift)
     return blob._replace(payload=codec.seal(pack(fields)), refs=kept + blob.refs[end:])
 
 

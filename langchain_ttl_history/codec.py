@@ -25,9 +25,10 @@ from langchain_ttl_history.fidelity import BYTEARRAY, INTEGER, TEXT, Pairs, same
 from langchain_ttl_history.messages import (
     OPTIONS,
     image_of,
-    images_alike,
+    images_of,
     is_core,
-    message_of,
+    joined,
+    messages_of,
     pack_message,
     unpack_messages,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "Serializer",
     "delta_snapshot",
     "is_snapshot",
+    "joined",
     "snapshot_value",
 ]
 
@@ -47,6 +49,7 @@ __all__ = [
 _MESSAGE, _TYPED, _TUPLE, _PAIRS, _OBJECT = 1, 2, 3, 7, 8
 _PLAIN = frozenset({type(None), bool, int, float, bytes})
 _LANGGRAPH = JsonPlusSerializer()
+_NONE = pack(None)
 
 # LangGraph's own containers, besides the types its serializer calls safe.
 _SAFE = SAFE_MSGPACK_TYPES | {
@@ -133,12 +136,16 @@ class Codec:
 
     def plain_message(self, message: BaseMessage) -> bytes | None:
         """The message as bytes that certainly come back as they are; None if that is to be tried."""
-        if is_core(message) and all(map(_is_plain, message.__dict__.values())):
+        if self.is_plain(message):
             try:
                 return pack_message(message, _refused)
             except TypeError:
                 pass  # A lone surrogate, or an integer of more than 64 bits.
         return None
+
+    def is_plain(self, message: BaseMessage) -> bool:
+        """Whether it is of LangChain's own classes and holds nothing but plain data."""
+        return is_core(message) and all(map(_is_plain, message.__dict__.values()))
 
     def verified_message(self, message: BaseMessage, where: str) -> bytes:
         """The message as bytes that were read back and found equal.
@@ -161,12 +168,23 @@ class Codec:
 
     def packed_image(self, image: bytes, cls: type[BaseMessage], where: str) -> bytes:
         """What :meth:`verified_message` gave for the message whose image this is."""
-        message = message_of(image, cls, self._hook)
+        (message,) = messages_of(joined([image])[1], [cls], self._hook)
         return self.plain_message(message) or self.verified_message(message, where)
 
-    def images_alike(self, messages: Sequence[BaseMessage], images: Sequence[bytes]) -> bool:
-        """Whether these messages have just these images."""
-        return images_alike(messages, images, self._default)
+    def images(self, messages: Sequence[BaseMessage]) -> tuple[int, bytes]:
+        """The images of these messages side by side, as one, and where in it the first begins.
+
+        Nothing if one of them holds what has no image.
+        """
+        return images_of(messages, self._default)
+
+    def messages_of(self, images: bytes, classes: Sequence[type[BaseMessage]]) -> list[BaseMessage]:
+        """The messages of these classes whose images these are."""
+        return messages_of(images, classes, self._hook)
+
+    def has_image(self, message: BaseMessage) -> bool:
+        """Whether an image tells all that this message holds."""
+        return is_core(message)
 
     def messages(self, packed: Sequence[bytes], ids: Iterable[str | None]) -> list[BaseMessage]:
         """The messages that were packed, with these ids.
@@ -191,6 +209,17 @@ class Codec:
 
     # Values
 
+    def plain(self, value: Any) -> bytes | None:
+        """A channel's value as bytes that certainly come back as it is; None if that is to be tried."""
+        if value is None and self.serde is None:
+            return _NONE  # What most channels of a graph hold.
+        if self.serde is None and _is_plain(value):
+            try:
+                return ormsgpack.packb(value, None, OPTIONS)
+            except TypeError:
+                pass  # A lone surrogate or a big integer.
+        return None
+
     def dumps(self, value: Any, where: str) -> bytes:
         """A channel's value as bytes.
 
@@ -202,11 +231,9 @@ class Codec:
                 return pack(list(self.serde.dumps_typed(value)))
             except Exception as error:
                 raise TypeNotAllowedError(f"{where}: {_refusal(value)} ({error})") from error
-        if _is_plain(value):
-            try:
-                return ormsgpack.packb(value, None, OPTIONS)
-            except TypeError:
-                pass  # A lone surrogate or a big integer goes the long way below.
+        packed = self.plain(value)
+        if packed is not None:
+            return packed
 
         def encode(spell: Callable[[Any], Any] | None) -> bytes:
             ready = value if spell is None else spell(value)

@@ -140,7 +140,7 @@ def diff(base: Sequence[str], names: Sequence[str]) -> tuple[tuple[str, ...], tu
     known = len(base)
     if tuple(names[:known]) == tuple(base):
         new = tuple(names[known:])
-        if not new or len({name[ID:] or name for name in names}) == len(names):
+        if not new or _are_new(new, base):
             return (), new
     before = dict(zip(keyed(base), base, strict=True))
     after = dict(zip(keyed(names), names, strict=True))
@@ -157,6 +157,13 @@ def diff(base: Sequence[str], names: Sequence[str]) -> tuple[tuple[str, ...], tu
             place = len(stays)
     added = [name for key, name in after.items() if key in moved or before.get(key) != name]
     return (*removed, *(key for key in before if key in moved)), tuple(added)
+
+
+def _are_new(names: Sequence[str], base: Sequence[str]) -> bool:
+    """Whether these are certainly other messages than those of `base`, and each another one."""
+    keys = set(map(key_of, names))
+    every = "\n".join(base)
+    return len(keys) == len(names) and not any(key in every for key in keys)
 
 
 def keyed(names: Iterable[str]) -> list[str]:

@@ -82,7 +82,7 @@ def replace(sessions: Sessions, key: SessionKey, messages: Sequence[BaseMessage]
     view = yield from sessions.view(key, None)
     blobs: dict[str, Blob] = {}
     base = Base()
-    base.learn_read(view.names, view.snapshot.blobs, sessions.codec)
+    base.learn_read(view.names, [view.bodies[name] for name in view.names], view.snapshot.blobs, sessions.codec)
     names = encode_bodies([*ready.values()], base, sessions.codec, label(key), blobs)
     removed, added = diff(view.names, names)
     if removed or added:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import ormsgpack
 from langchain_core import messages as lc
@@ -22,9 +22,10 @@ from langchain_ttl_history.records import KEYS, list_header
 __all__ = [
     "OPTIONS",
     "image_of",
-    "images_alike",
+    "images_of",
     "is_core",
-    "message_of",
+    "joined",
+    "messages_of",
     "pack_message",
     "unpack_messages",
 ]
@@ -123,6 +124,8 @@ class _Layout(NamedTuple):
     values: Callable[[Any], tuple[Any, ...]]
     state: Callable[[list[Any], str, str | None], State]
     every: set[str]
+    """All of its fields. The messages that are rebuilt share it: it takes as much memory as all the rest of a short
+    message, and pydantic only ever adds fields to it."""
 
 
 def _layout(tag: int, cls: type[BaseMessage], fields: tuple[str, ...]) -> _Layout:
@@ -141,6 +144,7 @@ _set_state = _SLOTS["__dict__"].__set__
 _set_present = _SLOTS["__pydantic_fields_set__"].__set__
 _set_extra = _SLOTS["__pydantic_extra__"].__set__
 _set_private = _SLOTS["__pydantic_private__"].__set__
+_new = cast("Callable[[type[BaseMessage]], BaseMessage]", object.__new__)
 
 
 def pack_message(message: BaseMessage, default: Default, spell: Spell | None = None) -> bytes:
@@ -190,30 +194,38 @@ def image_of(message: BaseMessage, default: Default) -> bytes | None:
         return None
 
 
-def message_of(image: bytes, cls: type[BaseMessage], hook: Hook) -> BaseMessage:
-    """The message of LangChain's own class whose image this is."""
-    layout = _BY_CLASS[cls]
-    message = cls.__new__(cls)
-    _set_state(message, ormsgpack.unpackb(image, ext_hook=hook, option=KEYS))
-    _set_present(message, layout.every.copy())
-    _set_extra(message, {})
-    _set_private(message, None)
-    return message
-
-
-def images_alike(messages: Sequence[BaseMessage], images: Sequence[bytes], default: Default) -> bool:
-    """Whether these messages, of LangChain's own classes, have just these images.
+def images_of(messages: Sequence[BaseMessage], default: Default) -> tuple[int, bytes]:
+    """The images of these messages as one, and where in it the first begins; nothing if one of them has none.
 
     MessagePack joins: a list is packed as a header and then its elements, so one call makes the
     images of all of them, at a third of the cost of a call for each.
     """
-    if any([m.__pydantic_extra__ for m in messages]):  # noqa: C419  # a generator takes twice as long
-        return False
+    if any([message.__pydantic_extra__ for message in messages]):  # noqa: C419  # a generator takes twice as long
+        return 0, b""
     try:
         together = ormsgpack.packb([message.__dict__ for message in messages], default, OPTIONS)
     except TypeError:
-        return False
-    return together == list_header(len(images)) + b"".join(images)
+        return 0, b""
+    return len(list_header(len(messages))), together
+
+
+def joined(images: Sequence[bytes], count: int | None = None) -> tuple[int, bytes]:
+    """These images as `images_of` gives them; where they are joined in part, `count` says how many they are."""
+    header = list_header(len(images) if count is None else count)
+    return len(header), b"".join((header, *images))
+
+
+def messages_of(images: bytes, classes: Sequence[type[BaseMessage]], hook: Hook) -> list[BaseMessage]:
+    """The messages of LangChain's own classes whose images these are; images may follow."""
+    messages: list[BaseMessage] = []
+    for state, cls in zip(ormsgpack.unpackb(images, ext_hook=hook, option=KEYS), classes, strict=True):
+        message = _new(cls)
+        _set_state(message, state)
+        _set_present(message, _BY_CLASS[cls].every)
+        _set_extra(message, {})
+        _set_private(message, None)
+        messages.append(message)
+    return messages
 
 
 def _unchanged(value: Any) -> Any:
@@ -256,9 +268,9 @@ def unpack_messages(
         _, cls, kind, size, _, state, every = layouts[tag]
         if len(record) != size - 1:
             raise CorruptRecordError(f"message {id!r} of kind {tag} has {len(record) - 1} fields")
-        message = cls.__new__(cls)
+        message = _new(cls)
         _set_state(message, state(record, kind, id))
-        _set_present(message, every.copy())
+        _set_present(message, every)
         _set_extra(message, {})
         _set_private(message, None)
         messages.append(message)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from langchain_core.messages import BaseMessage, HumanMessage
 
-from langchain_ttl_history.bodies import decode_bodies
+from langchain_ttl_history.bodies import Base, decode_bodies
 from langchain_ttl_history.checkpoints import Record, decode_record, head_name
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.collection import hard_limits, limits, plan, together
@@ -109,12 +109,12 @@ class Sessions:
         head = head_name("")
         query = Query((head,), tuple(follow), (LOG, head), lease, outline_over={} if lease is None else self.limits)
         snapshot = yield from reading(key, query)
-        view = self.look(snapshot)
+        view = self.look(snapshot, self.memo.base_of(key, snapshot.generation))
         self.note(key, view)
         return view
 
-    def look(self, snapshot: Snapshot) -> View:
-        """The conversation in a snapshot of the root's head and of the log after its mark."""
+    def look(self, snapshot: Snapshot, base: Base | None = None) -> View:
+        """The conversation in a snapshot of the root's head and of the log after its mark; `base` may know some."""
         blobs = snapshot.blobs
         pointer = blobs.get(head_name(""))
         record = None if pointer is None else decode_record(blobs[pointer.refs[0]], self.codec)
@@ -123,7 +123,7 @@ class Sessions:
             names = fold((), deltas, Seen())
             bodies = dict(zip(names, decode_bodies(names, blobs, self.codec), strict=True))
             return View(snapshot, None, None, names, names, names, Seen(snapshot.position), bodies)
-        shown = decode_bodies(record.names, blobs, self.codec)
+        shown = decode_bodies(record.names, blobs, self.codec, base)
         bodies = dict(zip(record.names, shown, strict=True))
         names = fold(record.names, deltas, record.seen)
         if names is not record.names:

@@ -1,25 +1,27 @@
 """Channel values beside each other in one record, sharing its references.
 
 A list of messages, or one message, is stored as references to their bodies; a large value as a
-reference to a blob named after its content; a small one in the record itself.
+reference to a blob named after its content; a small one in the record itself; a mapping in which
+messages stand value by value.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from langchain_core.messages import BaseMessage
 
-from langchain_ttl_history.bodies import Base, decode_bodies, encode_bodies
+from langchain_ttl_history.bodies import Base, decode_bodies, encode_bodies, encode_conversation
 from langchain_ttl_history.codec import Codec, delta_snapshot, is_snapshot
 from langchain_ttl_history.errors import CorruptRecordError
 from langchain_ttl_history.storage.base import Blob
 
-__all__ = ["HERE", "LIST", "SNAPSHOT", "Values", "decode_value", "is_conversation"]
+__all__ = ["HERE", "LIST", "SNAPSHOT", "Values", "decode_value", "is_conversation", "shifted"]
 
-HERE, BLOB, LIST, MESSAGE, SNAPSHOT = range(5)
+HERE, BLOB, LIST, MESSAGE, SNAPSHOT, MAP = range(6)
 """How a value is stored."""
 
 # A value of up to so many bytes stands in its record.
@@ -38,23 +40,28 @@ class Values:
         self.refs: list[str] = []
         self.blobs: dict[str, Blob] = {}
 
-    def messages(self, value: Sequence[BaseMessage], channel: str) -> list[int]:
-        """References to these messages' bodies, as start and end."""
+    def messages(self, value: Sequence[BaseMessage], channel: str, *, whole: bool = False) -> list[int]:
+        """References to these messages' bodies, as start and end; `whole` if they are all of a conversation."""
         start = len(self.refs)
-        where = f"{self.where}, channel {channel!r}"
-        self.refs += encode_bodies(value, self.base, self.codec, where, self.blobs)
+        encode = encode_conversation if whole else encode_bodies
+        self.refs += encode(value, self.base, self.codec, f"{self.where}, channel {channel!r}", self.blobs)
         return [start, len(self.refs)]
 
     def encode(self, value: Any, channel: str) -> list[Any]:
         """A channel's value as it is stored."""
-        own = self.codec.serde is None or channel == self.conversation
-        if own and is_conversation(value) and value:
-            return [LIST, *self.messages(value, channel)]
-        if own and isinstance(value, BaseMessage):
-            return [MESSAGE, *self.messages([value], channel)]
-        if own and is_snapshot(value) and is_conversation(value.value):
-            return [SNAPSHOT, *self.messages(value.value, channel)]
-        data = self.codec.dumps(value, f"{self.where}, channel {channel!r}")
+        if self.codec.serde is None or channel == self.conversation:
+            kind = type(value)
+            if kind is list and value and is_conversation(value):
+                return [LIST, *self.messages(value, channel)]
+            if kind is dict and _holds_conversation(value):
+                return [MAP, [[key, self.encode(each, channel)] for key, each in value.items()]]
+            if is_snapshot(value) and is_conversation(value.value):
+                return [SNAPSHOT, *self.messages(value.value, channel)]
+            if _is_message(kind):
+                return [MESSAGE, *self.messages([value], channel)]
+        data = self.codec.plain(value)
+        if data is None:
+            data = self.codec.dumps(value, f"{self.where}, channel {channel!r}")
         if len(data) <= _INLINE:
             return [HERE, data]
         name = _name(data)
@@ -66,12 +73,23 @@ class Values:
         """A value another record stored, with its references."""
         if stored[0] == HERE:
             return list(stored)
+        if stored[0] == MAP:
+            return [MAP, [[key, self.share(each, refs)] for key, each in stored[1]]]
         start = len(self.refs)
         if stored[0] == BLOB:
             self.refs.append(refs[stored[1]])
             return [BLOB, start]
         self.refs += refs[stored[1] : stored[2]]
         return [stored[0], start, len(self.refs)]
+
+
+def shifted(stored: Sequence[Any], by: int) -> list[Any]:
+    """A stored value once all its references have moved up by so many places."""
+    if stored[0] == HERE:
+        return list(stored)
+    if stored[0] == MAP:
+        return [MAP, [[key, shifted(each, by)] for key, each in stored[1]]]
+    return [stored[0], *(place - by for place in stored[1:])]
 
 
 def decode_value(stored: Sequence[Any], refs: Sequence[str], blobs: Any, codec: Codec) -> Any:
@@ -91,6 +109,8 @@ def decode_value(stored: Sequence[Any], refs: Sequence[str], blobs: Any, codec: 
         if _name(data) != name:
             raise CorruptRecordError("a channel's value is damaged")
         return codec.loads(data)
+    if kind == MAP:
+        return {key: decode_value(each, refs, blobs, codec) for key, each in stored[1]}
     if kind not in (LIST, MESSAGE, SNAPSHOT):
         raise CorruptRecordError(f"a channel's value is of kind {kind!r}, of a newer format")
     messages = decode_bodies(refs[stored[1] : stored[2]], blobs, codec)
@@ -104,6 +124,18 @@ def _name(data: bytes) -> str:
     return "v" + hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
+def _holds_conversation(value: dict[Any, Any]) -> bool:
+    """Whether it is a mapping of names in which some messages stand, such as what a graph is given to begin with."""
+    return any(type(each) is list and each and is_conversation(each) for each in value.values()) and all(
+        type(key) is str and key.isascii() for key in value
+    )
+
+
 def is_conversation(value: Any) -> bool:
     """Whether a channel's value is a list of messages."""
-    return type(value) is list and all(issubclass(kind, BaseMessage) for kind in set(map(type, value)))
+    return type(value) is list and all(map(_is_message, set(map(type, value))))
+
+
+@lru_cache(maxsize=1024)
+def _is_message(cls: type) -> bool:
+    return issubclass(cls, BaseMessage)

@@ -118,7 +118,7 @@ class MemoryStorage:
                 generation=session.generation,
                 position=session.position,
                 bytes=session.bytes,
-                weights=dict(session.weights),
+                weights=session.weights_of(change),
             )
             self._evict(key)
             return outcome
@@ -141,11 +141,10 @@ class MemoryStorage:
             return Outcome(Status.MOVED)
         if change.new and session is not None:
             return Outcome(Status.MOVED)
-        wanted: set[str] = set()
+        missing: set[str] = set()
         for refs in _references(change):
-            wanted.update(refs)
-        # One at a time: of two at once, `difference` walks through all of the second.
-        missing = wanted.difference(stored).difference(change.blobs)
+            missing.update([ref for ref in refs if ref not in stored])
+        missing.difference_update(change.blobs)
         return Outcome(Status.MISSING, frozenset(missing)) if missing else None
 
     def delete(self, user_id: str, session_id: str | None, tombstone_ttl: float) -> int:

@@ -57,12 +57,6 @@ class MemorySession:
             ends.append(self.created_at + lease.max_age)
         self.deadline = min(ends, default=None)
 
-    def set(self, name: str, blob: Blob) -> None:
-        """Set a blob."""
-        old = self.blobs.get(name)
-        self.bytes += len(blob.payload) - (len(old.payload) if old else 0)
-        self.blobs[name] = blob
-
     def replace(self, name: str, entries: list[Entry]) -> None:
         """Set a list's entries."""
         self.bytes += sum(len(entry.payload) for entry in entries)
@@ -78,8 +72,14 @@ class MemorySession:
         """Append to a list, at the next position."""
         self.position += 1
         self.bytes += len(payload)
-        self.lists.setdefault(name, []).append(Entry(self.position, payload, refs))
-        self.weights[name] = self.weights.get(name, 0) + 1 + len(refs)
+        entry = Entry(self.position, payload, refs)
+        entries = self.lists.get(name)
+        if entries is None:
+            self.lists[name] = [entry]
+            self.weights[name] = 1 + len(refs)
+        else:
+            entries.append(entry)
+            self.weights[name] += 1 + len(refs)
 
     def snapshot(self, query: Query, now: float, fence: int) -> Snapshot:
         """What a read asks for."""
@@ -131,8 +131,11 @@ class MemorySession:
 
     def apply(self, change: Change) -> None:
         """Change the contents as a write says."""
+        blobs = self.blobs
         for name, blob in change.blobs.items():
-            self.set(name, blob)
+            old = blobs.get(name)
+            self.bytes += len(blob[0]) - (len(old[0]) if old else 0)
+            blobs[name] = blob
         for name, payload, refs in change.append:
             self.append(name, payload, refs)
         for name, entry in change.place:
@@ -140,12 +143,21 @@ class MemorySession:
             self.replace(name, sorted([*others, entry]))
             self.position = max(self.position, entry.position)
         for name in change.drop:
-            if name in self.blobs:
-                self.bytes -= len(self.blobs.pop(name).payload)
-            self.replace(name, [])
+            gone = blobs.pop(name, None)
+            if gone is not None:
+                self.bytes -= len(gone[0])
+            if name in self.lists:
+                self.replace(name, [])
         for name, positions in change.trim.items():
             kept = [entry for entry in self.lists.get(name, ()) if entry[0] not in positions]
             self.replace(name, kept)
+
+    def weights_of(self, change: Change) -> dict[str, int]:
+        """The weights of the lists that a write changed."""
+        names = {name for name, *_ in change.append}
+        if change.place or change.trim:
+            names.update([name for name, _ in change.place], change.trim)
+        return {name: self.weights[name] for name in names if name in self.weights}
 
 
 def _after(entries: list[Entry], mark: int) -> list[Entry]:
