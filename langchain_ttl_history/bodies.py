@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from langchain_core.messages import BaseMessage, ToolMessage
 
@@ -125,6 +124,8 @@ class Base:
     stores what a step wrote and its checkpoint at the same time."""
     strip: Strip = NOTHING
     """The conversation as it was last handed over."""
+    told: tuple[str, tuple[str, ...]] = ("", ())
+    """What a run was last told it is shown, in a token and as names."""
     held: int = 0
     """Bytes of all content but the strip's."""
 
@@ -135,6 +136,11 @@ class Base:
     def size(self) -> int:
         """Bytes of all content."""
         return self.held + len(self.strip.images)
+
+    def names_told(self, shown: str) -> tuple[str, ...]:
+        """The names in a token, if it is the one told last. So that each name is held once, and not read again."""
+        told, names = self.told
+        return names if told == shown else ()
 
     def learn(self, id: str, body: Body) -> None:
         """Remember a message's body."""

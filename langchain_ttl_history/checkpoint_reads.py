@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from langchain_core.messages import BaseMessage
 
-from langchain_ttl_history.bodies import decode_bodies
+from langchain_ttl_history.bodies import Base, decode_bodies
 from langchain_ttl_history.checkpoints import (
     Record,
     Write,
@@ -171,7 +171,7 @@ class CheckpointReads:
             channel, unchanged = self.messages_key, False
         loaded = self._loaded(snapshot, id, record, channel, messages, unchanged=unchanged)
         token = Token.of(snapshot, id, view.seen, shown)
-        self._learn(key, snapshot, id, record, shown, messages)
+        self._learn(key, snapshot, id, record, shown, messages).told = token.shown, tuple(shown)
         if channel is not None:
             loaded.checkpoint["channel_versions"].setdefault(channel, 1)
         return loaded, token
@@ -215,15 +215,16 @@ class CheckpointReads:
         record: Record,
         names: Sequence[str],
         messages: Sequence[BaseMessage],
-    ) -> None:
+    ) -> Base:
         """Remember what the run that starts here will build on."""
         memo = self.sessions.memo
         known = memo.record(key, _c("", id))
-        if known is not None and known[0] == snapshot.generation and set(names) <= set(known[1].names):
-            return  # This process put it.
-        memo.learn(key, _c("", id), snapshot.generation, record)
         base = memo.base(key, snapshot.generation)
-        base.learn_read(names, messages, snapshot.blobs, self.sessions.codec)
+        if known is None or known[0] != snapshot.generation or not set(names) <= set(known[1].names):
+            # Another process put it, or it was long ago.
+            memo.learn(key, _c("", id), snapshot.generation, record)
+            base.learn_read(names, messages, snapshot.blobs, self.sessions.codec)
+        return base
 
     def _is_shown(self, snapshot: Snapshot, id: str) -> bool:
         cap = self.sessions.retention.max_checkpoints

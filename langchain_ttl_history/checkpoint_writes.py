@@ -51,17 +51,14 @@ class Put(NamedTuple):
     """A checkpoint as a graph hands it over."""
 
     ns: str
+    id: str
+    name: str
+    """Of the checkpoint, in its session."""
     parent: str | None
     checkpoint: Mapping[str, Any]
     metadata: dict[str, Any]
     changed: Container[str]
     """The channels whose value is another than the parent's, as LangGraph says."""
-
-    @property
-    def id(self) -> str:
-        """The checkpoint's id."""
-        id: str = self.checkpoint["id"]
-        return id
 
     @property
     def guard(self) -> Guard:
@@ -96,9 +93,10 @@ class CheckpointWrites:
         Raises:
             TypeNotAllowedError: A value would not come back as it is; nothing was stored.
         """
-        checkpoint = {k: v for k, v in put.checkpoint.items() if k != "channel_values"}
-        checkpoint["versions_seen"] = dict(checkpoint["versions_seen"])
-        token = Token.taken_from(checkpoint["versions_seen"])
+        checkpoint = dict(put.checkpoint)
+        del checkpoint["channel_values"]
+        seen = checkpoint["versions_seen"] = dict(checkpoint["versions_seen"])
+        token = Token.taken_from(seen)
         ground = self._remembered(key, put, token)
         if ground is not None:
             base = self.sessions.memo.base(key, ground.generation or 0)
@@ -162,9 +160,7 @@ class CheckpointWrites:
         if before is not None and not first:
             shown, seen = before.names, before.seen
         elif token is not None and same:
-            # The names as they are kept already, where they are: each is then held once.
-            kept = {} if before is None else dict(zip(before.names, before.names, strict=True))
-            shown = tuple(kept.get(name, name) for name in token.names)
+            shown = base.names_told(token.shown) or token.names
             seen = Seen(token.seen.position, (*token.seen.runs, (run, None)))
         held: dict[str, Blob] = {}
         if token is not None and not same:
@@ -180,14 +176,15 @@ class CheckpointWrites:
                 record.plain = not is_snapshot(values.pop(channel))
         where = label(key)
         blobs = encode_values(record, values, base, self.sessions.codec, where, before)
-        blobs.update({name: held[name] for name in record.names if name in held})
+        if held:
+            blobs.update({name: held[name] for name in record.names if name in held})
         append: list[tuple[str, bytes, tuple[str, ...]]] = []
         if first and before is None and token is not None and same and not ns:
             append += self._keep_first(token, blobs)
         if not ns:
             delta = self._said(record, values, shown, None if starts else before)
-        blobs[_c(ns, put.id)] = encode_record(record, self.sessions.codec, where)
-        blobs[head_name(ns)] = Blob(b"", (_c(ns, put.id),), seen.position, (_w(ns, put.id),))
+        blobs[put.name] = encode_record(record, self.sessions.codec, where)
+        blobs[head_name(ns)] = Blob(b"", (put.name,), seen.position, (_w(ns, put.id),))
         append.append((SUBS if ns else INDEX, line_of(ns, put.id, record).payload(), ()))
         if not ns and (delta.removed or delta.added):
             append.append((LOG, delta.payload(), delta.added))
@@ -197,11 +194,13 @@ class CheckpointWrites:
 
     def _done(self, key: SessionKey, put: Put, record: Record, outcome: Outcome) -> Flow[None]:
         if outcome.status is Status.STORED:
+            memo = self.sessions.memo
             if not put.ns:
-                self.sessions.memo.latest_base(key).settle(record.names)
+                memo.latest_base(key).settle(record.names)
             parent = None if put.parent is None else _c(put.ns, put.parent)
-            self.sessions.memo.learn(key, _c(put.ns, put.id), outcome.generation, record, parent)
-            yield from self.sessions.tidy(key, outcome)
+            memo.learn(key, put.name, outcome.generation, record, parent)
+            if self.sessions.is_heavy(outcome):
+                yield from self.sessions.tidy(key)
 
     def _talk(
         self,

@@ -73,11 +73,16 @@ class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
             # LangGraph announces a graph's types only to a serializer that is strict.
             self.serde = _STRICT
         self._storage = storage
-        self._sessions = replace(sessions, codec=sessions.codec.allowing((), serde))
         self._tombstone_ttl = tombstone_ttl
         self._threads = Threads(user_key, user_id, default_user)
         self._messages_key = messages_key
         self._late = LateWrites()
+        self._use(replace(sessions, codec=sessions.codec.allowing((), serde)))
+
+    def _use(self, sessions: Sessions) -> None:
+        self._sessions = sessions
+        self._reads = CheckpointReads(sessions, self._messages_key)
+        self._writes = CheckpointWrites(sessions, self._messages_key)
 
     def for_user(self, user_id: object) -> TTLCheckpointSaver:
         """This checkpointer for one user's sessions only.
@@ -96,7 +101,7 @@ class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
             clone = copy.copy(self)
         serde = None if clone.serde is self.serde or self._is_own_serde else clone.serde
         codec = self._codec.allowing(extra_allowlist, serde or self._codec.serde)
-        clone._sessions = replace(self._sessions, codec=codec)
+        clone._use(replace(self._sessions, codec=codec))
         return clone
 
     @property
@@ -106,14 +111,6 @@ class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
     @property
     def _codec(self) -> Codec:
         return self._sessions.codec
-
-    @property
-    def _reads(self) -> CheckpointReads:
-        return CheckpointReads(self._sessions, self._messages_key)
-
-    @property
-    def _writes(self) -> CheckpointWrites:
-        return CheckpointWrites(self._sessions, self._messages_key)
 
     # Reading
 
@@ -233,7 +230,7 @@ class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
         outcome = run(self._storage, self._writes.put(key, put))
         for change in self._settled(key, put, outcome.status):
             self._storage.write(key, change)
-        return self._threads.config(config, key, put.ns, checkpoint["id"])
+        return self._threads.config(config, key, put.ns, put.id)
 
     async def aput(
         self,
@@ -247,7 +244,7 @@ class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
         outcome = await arun(self._storage, self._writes.put(key, put))
         for change in self._settled(key, put, outcome.status):
             await self._storage.awrite(key, change)
-        return self._threads.config(config, key, put.ns, checkpoint["id"])
+        return self._threads.config(config, key, put.ns, put.id)
 
     def put_writes(
         self,
@@ -289,19 +286,19 @@ class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
         changed: ChannelVersions,
     ) -> tuple[SessionKey, Put]:
         key, ns, parent = self._threads.place(config)
-        kept: dict[str, Any] = dict(get_checkpoint_metadata(config, metadata))
+        kept = cast(dict[str, Any], get_checkpoint_metadata(config, metadata))
         if counters := kept.get("counters_since_delta_snapshot"):
             # LangGraph expects its pairs back as lists, which is what its own savers make of them.
             kept["counters_since_delta_snapshot"] = {k: list(v) for k, v in counters.items()}
-        return key, Put(ns, parent, cast(Mapping[str, Any], checkpoint), kept, changed)
+        id = checkpoint["id"]
+        return key, Put(ns, id, checkpoint_name(ns, id), parent, cast(Mapping[str, Any], checkpoint), kept, changed)
 
     def _settled(self, key: SessionKey, put: Put, status: Status) -> Sequence[Change]:
         """What waited for this checkpoint and can be stored now."""
-        name = checkpoint_name(put.ns, put.checkpoint["id"])
         if status is Status.STORED:
-            waited = self._late.stored(key, name)
-            return [replace(change, guard=Guard(), at_generation=None) for change in waited]
-        self._late.refused(key, name)
+            waited = self._late.stored(key, put.name)
+            return [replace(change, guard=Guard(), at_generation=None) for change in waited] if waited else ()
+        self._late.refused(key, put.name)
         self._tell(key)
         return ()
 

@@ -99,7 +99,7 @@ def plan(
 
     change = keeping(retention.max_checkpoints)
     bound = retention.max_bytes
-    if bound is None or snapshot.bytes - _freed(snapshot, change) <= bound:
+    if bound is None or snapshot.bytes <= bound or snapshot.bytes - _freed(snapshot, change) <= bound:
         return change
     goal = int(bound * _BYTES_GOAL)
     low, high = 1, len(roots) if retention.max_checkpoints is None else retention.max_checkpoints
@@ -134,23 +134,24 @@ def _kept_log(snapshot: Snapshot, shown: AbstractSet[str], spare: int | None, co
     if spare is None:
         return entries
     pointer = snapshot.blobs.get(head_name(""))
-    deltas = deltas_of(entries)
-    new = deltas
     head: set[str] = set()
-    if pointer is not None:
+    if pointer is None:
+        new = deltas_of(entries)
+    else:
         record = decode_record(snapshot.blobs[pointer.refs[0]], codec)
-        new = unseen(deltas, record.seen)
-        head = set(map(key_of, record.names))
+        later = [entry for entry in entries if entry.position > record.seen.position]
+        new = unseen(deltas_of(later), record.seen)
+        head = set(map(key_of, record.names)) if any(delta.removed for delta in new) else head
     # What an unseen change adds outside the window, and removes that is gone, nobody will miss.
     needed = [
         delta.position for delta in new if not shown.isdisjoint(delta.added) or not head.isdisjoint(delta.removed)
     ]
     first = min(needed, default=snapshot.position + 1)
     start = next((at for at, each in enumerate(entries) if each.position >= first), len(entries))
-    later = sum(len(entry.refs) for entry in entries[start:])
-    while start and later < spare:
+    held = sum(len(entry.refs) for entry in entries[start:])
+    while start and held < spare:
         start -= 1
-        later += len(entries[start].refs)
+        held += len(entries[start].refs)
     return entries[start:]
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from langchain_ttl_history.bodies import ID, key_of
+from langchain_ttl_history.bodies import key_of
 from langchain_ttl_history.errors import CorruptRecordError
 from langchain_ttl_history.records import decoder, pack, unpack_each
 from langchain_ttl_history.storage.base import Entry

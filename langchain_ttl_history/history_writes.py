@@ -97,7 +97,8 @@ def _log(sessions: Sessions, key: SessionKey, delta: Delta, blobs: Mapping[str, 
             f"{label(key)} was deleted while this turn was running; what it said was not "
             "stored. A new turn starts a new session"
         )
-    yield from sessions.tidy(key, outcome)
+    if sessions.is_heavy(outcome):
+        yield from sessions.tidy(key)
 
 
 def _ready(message: object, key: SessionKey) -> BaseMessage:

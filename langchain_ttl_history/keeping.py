@@ -57,20 +57,13 @@ class Lines:
     """The index of an outline, read once."""
 
     def __init__(self, snapshot: Snapshot) -> None:
-        self.indexed = {
-            index: [(line.position, line) for line in lines_at(snapshot.lists.get(index, ()))]
-            for index in (CHAIN, INDEX, SUBS)
-        }
+        self.indexed = {index: lines_at(snapshot.lists.get(index, ())) for index in (CHAIN, INDEX, SUBS)}
         # A checkpoint that was put again stands there twice; the newer line counts.
-        self.by_id = {(line.ns, line.id): line for lines in self.indexed.values() for _, line in lines}
+        self.by_id = {(line.ns, line.id): line for lines in self.indexed.values() for line in lines}
 
     def of(self, index: str) -> list[Line]:
         """The lines of one list, each checkpoint once."""
-        return [line for position, line in self.indexed[index] if self.newest(line) == position]
-
-    def newest(self, line: Line) -> int:
-        """Where the checkpoint was put last."""
-        return self.by_id[line.ns, line.id].position
+        return [line for line in self.indexed[index] if self.by_id[line.ns, line.id] is line]
 
 
 def leaves(lines: Iterable[Line]) -> list[Line]:
@@ -113,22 +106,17 @@ def keep_only(
     gone = [line for each, line in by_id.items() if each not in kept]
     drop = {checkpoint_name(line.ns, line.id) for line in gone}
     drop |= {writes_name(line.ns, line.id) for line in gone}
-    trim = {
-        index: frozenset(
-            position
-            for position, line in found
-            if (line.ns, line.id) not in (chain if index == CHAIN else listed) or lines.newest(line) != position
-        )
-        for index, found in lines.indexed.items()
-    }
+    trim: dict[str, frozenset[int]] = {}
+    for index, found in lines.indexed.items():
+        stays = {by_id[each].position for each in (chain if index == CHAIN else listed) if each in by_id}
+        trim[index] = frozenset([line.position for line in found if line.position not in stays])
+    chained = {line.position for line in lines.indexed[CHAIN]}
     place = [
-        (CHAIN, Entry(line.position, line.payload()))
-        for each in chain
-        if (line := by_id[each]).position not in {at for at, _ in lines.indexed[CHAIN]}
+        (CHAIN, Entry(line.position, line.payload())) for each in chain if (line := by_id[each]).position not in chained
     ]
     entries = list(snapshot.lists.get(LOG, ()) if log is None else log)
     stays = {entry.position for entry in entries}
-    trim[LOG] = frozenset(entry.position for entry in snapshot.lists.get(LOG, ()) if entry.position not in stays)
+    trim[LOG] = frozenset([entry.position for entry in snapshot.lists.get(LOG, ()) if entry.position not in stays])
     needed = needed_by(snapshot, drop, entries)
     unneeded = {name for name in snapshot.blobs if name[0] in "mv" and name not in needed}
     return Change(
@@ -145,15 +133,16 @@ def keep_only(
 
 def _heads(snapshot: Snapshot, lines: Lines, listed: Collection[tuple[str, str]], drop: set[str]) -> dict[str, Blob]:
     """Pointers to the newest checkpoint left, where the newest is dropped; all gone are dropped."""
+    gone = {name: pointer for name, pointer in snapshot.blobs.items() if name[0] == "h" and pointer.refs[0] in drop}
+    if not gone:
+        return {}
     left: dict[str, Line] = {}
     for each in listed:
         line = lines.by_id.get(each)
         if line is not None and (line.ns not in left or left[line.ns].position < line.position):
             left[line.ns] = line
     moved: dict[str, Blob] = {}
-    for name, pointer in snapshot.blobs.items():
-        if name[0] != "h" or pointer.refs[0] not in drop:
-            continue
+    for name in gone:
         newest = left.get(name[1:])
         if newest is None:
             drop.add(name)
@@ -167,15 +156,19 @@ def _heads(snapshot: Snapshot, lines: Lines, listed: Collection[tuple[str, str]]
 def needed_by(snapshot: Snapshot, drop: Collection[str], log: Iterable[Entry]) -> set[str]:
     """Names of the bodies and values that what is kept refers to."""
     needed: set[str] = set()
+    before: tuple[str, ...] = ()
     for name, blob in snapshot.blobs.items():
         if name[0] == "c" and name not in drop:
-            needed.update(blob.refs)
+            # Mostly what the one before refers to, and a little more.
+            known = len(before)
+            same = blob.refs[:known] == before
+            needed.update(blob.refs[known:] if same else blob.refs)
+            before = blob.refs
     for name, entries in snapshot.lists.items():
         if name[0] == "w" and name not in drop:
             for entry in entries:
                 needed.update(entry.refs)
     for entry in log:
         needed.update(entry.refs)
-    for name in [name for name in needed if name in snapshot.blobs]:
-        needed.update(snapshot.blobs[name].refs)
-    return needed
+    shared = [blob.refs for name in needed if (blob := snapshot.blobs.get(name)) is not None and blob.refs]
+    return needed.union(*shared)

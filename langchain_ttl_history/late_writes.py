@@ -52,8 +52,9 @@ class LateWrites:
         """Remember that `name` was stored. Returns what waited for it."""
         with self._lock:
             _remember(self._met, hash((key, name)))
-            self._told.pop(hash(key), None)
-            return self._held.pop((key, name), ())
+            if self._told:
+                self._told.pop(hash(key), None)
+            return self._held.pop((key, name), ()) if self._held else ()
 
     def refused(self, key: SessionKey, name: str) -> None:
         """Drop what waited for a checkpoint that was refused."""

@@ -30,16 +30,17 @@ class Memo:
         self._lock = Lock()
         self._bases: OrderedDict[SessionKey, tuple[int, Base]] = OrderedDict()
         self._records: OrderedDict[tuple[SessionKey, str], tuple[int, Record]] = OrderedDict()
-        self._put: OrderedDict[tuple[SessionKey, str], int] = OrderedDict()
+        # By hashes: there are many, and each may be held long after its checkpoint is gone.
+        self._put: OrderedDict[int, int] = OrderedDict()
         self._plans: OrderedDict[SessionKey, Change] = OrderedDict()
 
     def base(self, key: SessionKey, generation: int) -> Base:
         """The bodies known to be stored in this generation of a session; the caller adds to it."""
         with self._lock:
-            known, base = self._bases.get(key, (0, None))
-            if base is not None and known == generation and base.size <= _BYTES:
+            known, found = self._bases.get(key, (0, None))
+            if found is not None and known == generation and found.size <= _BYTES:
                 self._bases.move_to_end(key)
-                return base
+                return found
             base = Base()
             self._bases[key] = (generation, base)
             self._bases.move_to_end(key)
@@ -50,20 +51,17 @@ class Memo:
 
     def latest_base(self, key: SessionKey) -> Base:
         """The bodies known to be stored in the generation of a session last met."""
-        with self._lock:
-            found = self._bases.get(key)
+        found = self._bases.get(key)
         return Base() if found is None else found[1]
 
     def base_of(self, key: SessionKey, generation: int) -> Base | None:
         """The bodies that were stored in this generation of a session, though it may be gone."""
-        with self._lock:
-            found = self._bases.get(key)
+        found = self._bases.get(key)
         return found[1] if found is not None and found[0] == generation else None
 
     def record(self, key: SessionKey, name: str) -> tuple[int, Record] | None:
         """A checkpoint's generation and record, if it is known."""
-        with self._lock:
-            return self._records.get((key, name))
+        return self._records.get((key, name))
 
     def learn(self, key: SessionKey, name: str, generation: int, record: Record, instead: str | None = None) -> None:
         """Remember a checkpoint's record, instead of its parent's, on which its run is done building."""
@@ -73,13 +71,13 @@ class Memo:
             self._records.move_to_end((key, name))
             while len(self._records) > _RECORDS:
                 self._records.popitem(last=False)
-            self._put[key, name] = generation
+            self._put[hash((key, name))] = generation
             while len(self._put) > _PUT:
                 self._put.popitem(last=False)
 
     def put_in(self, key: SessionKey, name: str) -> int | None:
         """The generation a checkpoint is known to have been put in, though it may be freed by now."""
-        return self._put.get((key, name))
+        return self._put.get(hash((key, name)))
 
     def plan(self, key: SessionKey, change: Change) -> None:
         """Remember what can be freed of a session."""

@@ -237,22 +237,30 @@ class Sessions:
             outcome = yield from writing(key, both)
             if outcome.status is not Status.MOVED:
                 return outcome
-        # Somebody else wrote in between: another turn will free it.
+        # Without a plan, or where somebody else wrote in between: another turn will free it.
         return (yield from writing(key, change))
 
-    def tidy(self, key: SessionKey, outcome: Outcome) -> Flow[None]:
-        """Free what is over the caps at once, where it is too much to wait for the next turn."""
-        bound, most = self.retention.max_bytes, self.hard_limits
-        heavy = bound is not None and outcome.bytes > bound
-        if not heavy and not any(outcome.weights.get(name, 0) > most[name] for name in most):
-            return
+    def is_heavy(self, outcome: Outcome) -> bool:
+        """Whether a session is so far over its caps that it is not to wait for the next turn."""
+        bound, most, weights = self.retention.max_bytes, self.hard_limits, outcome.weights
+        if bound is not None and outcome.bytes > bound:
+            return True
+        for name, weight in weights.items():
+            if name in most and weight > most[name]:
+                return True
+        return False
+
+    def tidy(self, key: SessionKey) -> Flow[None]:
+        """Free what is over the caps at once."""
         snapshot = yield from reading(key, Query(outline=True))
         if snapshot.generation:
             yield from writing(key, self._plan(self.look(snapshot)))
 
     def _plan(self, view: View) -> Change:
         bodies = view.bodies
-        shown = {*self.window(view.names, bodies), *self.window(view.history, bodies)}
+        shown = set(self.window(view.names, bodies))
+        if view.history is not view.names:
+            shown.update(self.window(view.history, bodies))
         # What a pending interrupt needs stays: the open group and the turn it is in.
         needed = set(view.waiting)
         return plan(view.snapshot, self.retention, self.lease, self.codec, shown, bodies, needed)

@@ -137,5 +137,5 @@ def is_conversation(value: Any) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def _is_message(cls: type) -> bool:
+def _is_message(cls: type[Any]) -> bool:
     return issubclass(cls, BaseMessage)
