@@ -69,8 +69,8 @@ class Strip(NamedTuple):
     images: bytes
     """As `Codec.images` gives them."""
 
-    def common(self, first: str, classes: Sequence[type[BaseMessage]], begin: int, images: bytes) -> Strip:
-        """What a conversation has in common with this one, from its first message on.
+    def common(self, first: str, classes: Sequence[type], begin: int, images: bytes) -> tuple[int, int]:
+        """Where a conversation begins in here, and how many of its messages stand here just so.
 
         Args:
             first: The id of its first message.
@@ -78,24 +78,39 @@ class Strip(NamedTuple):
             begin: Where in `images` the first begins.
             images: The images of all.
         """
-        start = next((at for at, name in enumerate(self.names) if name[ID:] == first), -1)
-        if start < 0:
-            return NOTHING
-        own = slice(start, start + len(classes))
-        of, ends = self.classes[own], self.ends[own]
-        offset = self.ends[start - 1] if start else self.begin
+        if not self.names:
+            return 0, 0
+        start, offset = 0, self.begin
+        if self.names[0][ID:] != first:
+            # Mostly the window moved on by a turn.
+            start = next((at for at, name in enumerate(self.names) if name[ID:] == first), 0)
+            if not start:
+                return 0, 0
+            offset = self.ends[start - 1]
+        end = min(len(self.names), start + len(classes))
         # An image tells the id as well.
-        if of != classes[: len(of)] or not images.startswith(self.images[offset : ends[-1]], begin):
-            return NOTHING
-        if offset != begin:
-            ends = [end - offset + begin for end in ends]
-        return Strip(self.names[own], of, min(len(of), max(0, self.exact - start)), begin, ends, images)
+        if self.classes[start:end] != classes[: end - start]:
+            return 0, 0
+        return (start, end - start) if images.startswith(self.images[offset : self.ends[end - 1]], begin) else (0, 0)
 
-    def longer(self, bodies: Iterable[Body]) -> Strip:
-        """This and further messages, whose images stand behind, as far as each has an id and an image."""
-        names, classes, exact, begin, ends, images = self
-        names, classes, ends = names.copy(), classes.copy(), ends.copy()
-        end = ends[-1] if ends else begin
+    def followed(self, start: int, count: int, begin: int, images: bytes, bodies: Iterable[Body]) -> Strip:
+        """A part of this and further messages, as far as each of them has an id and an image.
+
+        Args:
+            start: Where the part begins.
+            count: How many messages it has.
+            begin: Where in `images` the first begins.
+            images: The images of all.
+            bodies: The further messages.
+        """
+        names = self.names[start : start + count]
+        classes = self.classes[start : start + count]
+        ends = self.ends[start : start + count]
+        exact = min(count, max(0, self.exact - start))
+        moved = begin - (self.ends[start - 1] if start else self.begin)
+        if count and moved:
+            ends = [end + moved for end in ends]
+        end = ends[-1] if count else begin
         for name, cls, image, sure in bodies:
             if cls is None or not name[ID:]:
                 break
@@ -191,7 +206,7 @@ class Base:
                     self.learn(name[ID:], body)
             bodies.append(body)
         begin, images = joined([body.content for body in bodies])
-        self.strip = NOTHING._replace(begin=begin, images=images).longer(bodies)
+        self.strip = NOTHING.followed(0, 0, begin, images, bodies)
 
     def recalled(self, names: Sequence[str], codec: Codec) -> list[BaseMessage]:
         """The messages of these names, as far as they are known from the first on."""
@@ -221,18 +236,21 @@ def encode_conversation(
     """
     classes = list(map(type, messages))
     begin, images = codec.images(messages)
-    same = NOTHING
+    strip, start, count = base.strip, 0, 0
     if images and messages and (first := messages[0].id):
-        same = base.strip.common(first, classes, begin, images)
-    count = len(same.names)
+        start, count = strip.common(first, classes, begin, images)
+    names = strip.names[start : start + count]
     new = messages[count:]
     if len(new) == 1 and images and codec.has_image(new[0]):
-        bodies = [_encode(new[0], base, codec, where, blobs, images[same.ends[-1] if count else begin :])]
+        end = begin
+        if count:
+            end += strip.ends[start + count - 1] - (strip.ends[start - 1] if start else strip.begin)
+        bodies = [_encode(new[0], base, codec, where, blobs, images[end:])]
     else:
         bodies = [_encode(message, base, codec, where, blobs, codec.image_of(message)) for message in new]
     if images:
-        base.strip = (same if count else NOTHING._replace(begin=begin, images=images)).longer(bodies)
-    names = same.names + [body.name for body in bodies]
+        base.strip = strip.followed(start, count, begin, images, bodies)
+    names += [body.name for body in bodies]
     base.resend(names, blobs)
     return names
 

@@ -245,10 +245,7 @@ class Sessions:
         bound, most, weights = self.retention.max_bytes, self.hard_limits, outcome.weights
         if bound is not None and outcome.bytes > bound:
             return True
-        for name, weight in weights.items():
-            if name in most and weight > most[name]:
-                return True
-        return False
+        return any([weight > most.get(name, weight) for name, weight in weights.items()])  # noqa: C419  # there are two at most, and a generator takes longer
 
     def tidy(self, key: SessionKey) -> Flow[None]:
         """Free what is over the caps at once."""

@@ -17,6 +17,7 @@ from langchain_core.messages import BaseMessage
 from langchain_ttl_history.bodies import Base, decode_bodies, encode_bodies, encode_conversation
 from langchain_ttl_history.codec import Codec, delta_snapshot, is_snapshot
 from langchain_ttl_history.errors import CorruptRecordError
+from langchain_ttl_history.messages import CORE
 from langchain_ttl_history.storage.base import Blob
 
 __all__ = ["HERE", "LIST", "SNAPSHOT", "Values", "decode_value", "is_conversation", "shifted"]
@@ -133,7 +134,10 @@ def _holds_conversation(value: dict[Any, Any]) -> bool:
 
 def is_conversation(value: Any) -> bool:
     """Whether a channel's value is a list of messages."""
-    return type(value) is list and all(map(_is_message, set(map(type, value))))
+    if type(value) is not list:
+        return False
+    kinds = set(map(type, value))
+    return kinds <= CORE or all(map(_is_message, kinds))
 
 
 @lru_cache(maxsize=1024)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from itertools import filterfalse
 from threading import Lock
 
 from langchain_ttl_history.errors import ConfigurationError
@@ -16,6 +17,7 @@ from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.base import (
     KEEP,
     Change,
+    Guard,
     Outcome,
     Query,
     Snapshot,
@@ -30,6 +32,7 @@ __all__ = ["MemoryStorage"]
 _FREED_PER_WRITE = 2
 # So many deletions a day are remembered; beyond that the oldest are forgotten.
 _TOMBSTONES = 100_000
+_NOTHING: frozenset[str] = frozenset()
 
 
 def _wall_clock() -> Callable[[], float]:
@@ -95,7 +98,9 @@ class MemoryStorage:
             now = self._clock()
             self._free_expired(now)
             session = self._live(key, now)
-            refusal = self._refusal(key, session, change, now)
+            if self._tombstones and self._is_behind(self._fence(key, now), session, change.guard):
+                return Outcome(Status.DELETED)
+            refusal = _refusal(session, change)
             if refusal is not None:
                 return refusal
             if session is None:
@@ -113,39 +118,19 @@ class MemoryStorage:
                 session.use(now, change.lease)
                 self._sessions.move_to_end(key)
             self._bytes += session.cost - before
-            outcome = Outcome(
-                Status.STORED,
-                generation=session.generation,
-                position=session.position,
-                bytes=session.bytes,
-                weights=session.weights_of(change),
-            )
+            weights = session.weights_of(change)
+            outcome = Outcome(Status.STORED, _NOTHING, session.generation, session.position, session.bytes, weights)
             self._evict(key)
             return outcome
 
-    def _refusal(self, key: SessionKey, session: MemorySession | None, change: Change, now: float) -> Outcome | None:
-        stored = session.blobs if session is not None else {}
-        guard = change.guard
-        fence = self._fence(key, now)
-        if fence and guard.generation is not None and guard.generation <= fence:
-            return Outcome(Status.DELETED)
-        if fence and guard.needs is not None and guard.needs not in stored:
-            return Outcome(Status.DELETED)
-        if session is None and change.upkeep:
-            return Outcome(Status.ABSENT)
-        position = session.position if session is not None else None
-        generation = session.generation if session is not None else None
-        if change.at_generation is not None and generation != change.at_generation:
-            return Outcome(Status.MOVED)
-        if change.at_position is not None and position != change.at_position:
-            return Outcome(Status.MOVED)
-        if change.new and session is not None:
-            return Outcome(Status.MOVED)
-        missing: set[str] = set()
-        for refs in _references(change):
-            missing.update([ref for ref in refs if ref not in stored])
-        missing.difference_update(change.blobs)
-        return Outcome(Status.MISSING, frozenset(missing)) if missing else None
+    @staticmethod
+    def _is_behind(fence: int, session: MemorySession | None, guard: Guard) -> bool:
+        """Whether a write continues what was deleted."""
+        if not fence:
+            return False
+        if guard.generation is not None and guard.generation <= fence:
+            return True
+        return guard.needs is not None and (session is None or guard.needs not in session.blobs)
 
     def delete(self, user_id: str, session_id: str | None, tombstone_ttl: float) -> int:
         """Delete a session, or all of a user's, leaving tombstones."""
@@ -254,8 +239,11 @@ class MemoryStorage:
 
     def _free_expired(self, now: float) -> None:
         for _ in range(_FREED_PER_WRITE):
-            oldest = next(iter(self._sessions), None)
-            if oldest is None or not self._is_over(self._sessions[oldest], now):
+            for oldest, session in self._sessions.items():
+                break
+            else:
+                return
+            if session.deadline is None or now < session.deadline:
                 return
             self._remove(oldest)
 
@@ -273,11 +261,31 @@ class MemoryStorage:
             del self._tombstones[digest]
 
 
-def _references(change: Change) -> Iterable[tuple[str, ...]]:
+def _refusal(session: MemorySession | None, change: Change) -> Outcome | None:
+    """Why a session cannot be changed so, if it cannot."""
+    if session is None:
+        if change.upkeep:
+            return Outcome(Status.ABSENT)
+        if change.at_generation is not None or change.at_position is not None:
+            return Outcome(Status.MOVED)
+    elif (
+        change.new
+        or change.at_generation not in (None, session.generation)
+        or change.at_position not in (None, session.position)
+    ):
+        return Outcome(Status.MOVED)
+    stored = session.blobs if session is not None else {}
+    missing: list[str] = []
+    is_stored = stored.__contains__
     for blob in change.blobs.values():
         if blob.refs:
-            yield blob.refs
+            missing += filterfalse(is_stored, blob.refs)
     for _, _, refs in change.append:
-        yield refs
+        missing += filterfalse(is_stored, refs)
     for _, entry in change.place:
-        yield entry.refs
+        missing += filterfalse(is_stored, entry.refs)
+    if missing:
+        absent = frozenset(missing).difference(change.blobs)
+        if absent:
+            return Outcome(Status.MISSING, absent)
+    return None

@@ -154,10 +154,12 @@ class MemorySession:
 
     def weights_of(self, change: Change) -> dict[str, int]:
         """The weights of the lists that a write changed."""
-        names = {name for name, *_ in change.append}
+        weights = self.weights
+        found = {name: weights[name] for name, _, _ in change.append if name in weights}
         if change.place or change.trim:
-            names.update([name for name, _ in change.place], change.trim)
-        return {name: self.weights[name] for name in names if name in self.weights}
+            names = [*change.trim, *(name for name, _ in change.place)]
+            found.update({name: weights[name] for name in names if name in weights})
+        return found
 
 
 def _after(entries: list[Entry], mark: int) -> list[Entry]:
