@@ -221,7 +221,7 @@ class Base:
 def _body_read(name: str, message: BaseMessage, blobs: Mapping[str, Blob], codec: Codec) -> Body:
     image = codec.image_of(message)
     if image is not None:
-        return Body(name, type(message), image, codec.is_plain(message))
+        return Body(name, type(message), image, codec.plain_message(message) is not None)
     blob = blobs[name]
     content = blobs[blob.refs[0]] if blob.refs else blob
     return Body(name, None, codec.unseal(content.payload))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections import ChainMap
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
@@ -286,6 +287,11 @@ class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
         changed: ChannelVersions,
     ) -> tuple[SessionKey, Put]:
         key, ns, parent = self._threads.place(config)
+        told: Mapping[str, Any] | None = config.get("metadata")
+        if isinstance(told, ChainMap):
+            # As LangGraph hands it over; to walk through it as it is takes longer than all the rest here.
+            flat = {name: value for each in reversed(told.maps) for name, value in each.items()}
+            config = {**config, "metadata": flat}
         kept = cast(dict[str, Any], get_checkpoint_metadata(config, metadata))
         if counters := kept.get("counters_since_delta_snapshot"):
             # LangGraph expects its pairs back as lists, which is what its own savers make of them.

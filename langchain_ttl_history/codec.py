@@ -30,6 +30,8 @@ from langchain_ttl_history.messages import (
     joined,
     messages_of,
     pack_message,
+    pack_plain,
+    plainly,
     unpack_messages,
 )
 from langchain_ttl_history.objects import put_together, taken_apart
@@ -47,7 +49,6 @@ __all__ = [
 # Extension types of this format.
 # Those from 4 to 6 are `fidelity`'s.
 _MESSAGE, _TYPED, _TUPLE, _PAIRS, _OBJECT = 1, 2, 3, 7, 8
-_PLAIN = frozenset({type(None), bool, int, float, bytes})
 _LANGGRAPH = JsonPlusSerializer()
 _NONE = pack(None)
 
@@ -136,16 +137,7 @@ class Codec:
 
     def plain_message(self, message: BaseMessage) -> bytes | None:
         """The message as bytes that certainly come back as they are; None if that is to be tried."""
-        if self.is_plain(message):
-            try:
-                return pack_message(message, _refused)
-            except TypeError:
-                pass  # A lone surrogate, or an integer of more than 64 bits.
-        return None
-
-    def is_plain(self, message: BaseMessage) -> bool:
-        """Whether it is of LangChain's own classes and holds nothing but plain data."""
-        return is_core(message) and all(map(_is_plain, message.__dict__.values()))
+        return pack_plain(message)
 
     def verified_message(self, message: BaseMessage, where: str) -> bytes:
         """The message as bytes that were read back and found equal.
@@ -211,14 +203,9 @@ class Codec:
 
     def plain(self, value: Any) -> bytes | None:
         """A channel's value as bytes that certainly come back as it is; None if that is to be tried."""
-        if value is None and self.serde is None:
-            return _NONE  # What most channels of a graph hold.
-        if self.serde is None and _is_plain(value):
-            try:
-                return ormsgpack.packb(value, None, OPTIONS)
-            except TypeError:
-                pass  # A lone surrogate or a big integer.
-        return None
+        if self.serde is not None:
+            return None
+        return _NONE if value is None else plainly(value)
 
     def dumps(self, value: Any, where: str) -> bytes:
         """A channel's value as bytes.
@@ -381,20 +368,6 @@ class Codec:
                 raise
             # A model that was changed after it had been validated.
             return cls.model_construct(**payload)
-
-
-def _refused(value: Any) -> Any:
-    raise TypeError(f"{type(value).__name__} is not plain data")
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether a value certainly comes back as it goes in, found out without trying."""
-    kind = type(value)
-    if kind in _PLAIN or kind is str:
-        return True
-    if kind is dict:
-        return all(type(key) is str and _is_plain(each) for key, each in value.items())
-    return kind is list and all(map(_is_plain, value))
 
 
 def _refusal(value: object) -> str:

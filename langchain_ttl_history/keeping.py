@@ -170,5 +170,5 @@ def needed_by(snapshot: Snapshot, drop: Collection[str], log: Iterable[Entry]) -
                 needed.update(entry.refs)
     for entry in log:
         needed.update(entry.refs)
-    shared = [blob.refs for name in needed if (blob := snapshot.blobs.get(name)) is not None and blob.refs]
+    shared = [snapshot.blobs[name].refs for name in needed if name in snapshot.blobs]
     return needed.union(*shared)

@@ -50,7 +50,7 @@ class Values:
 
     def encode(self, value: Any, channel: str) -> list[Any]:
         """A channel's value as it is stored."""
-        if self.codec.serde is None or channel == self.conversation:
+        if value is not None and (self.codec.serde is None or channel == self.conversation):
             kind = type(value)
             if kind is list and value and is_conversation(value):
                 return [LIST, *self.messages(value, channel)]
@@ -58,7 +58,7 @@ class Values:
                 return [MAP, [[key, self.encode(each, channel)] for key, each in value.items()]]
             if is_snapshot(value) and is_conversation(value.value):
                 return [SNAPSHOT, *self.messages(value.value, channel)]
-            if _is_message(kind):
+            if isinstance(value, BaseMessage):
                 return [MESSAGE, *self.messages([value], channel)]
         data = self.codec.plain(value)
         if data is None:

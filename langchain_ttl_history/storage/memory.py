@@ -239,13 +239,10 @@ class MemoryStorage:
 
     def _free_expired(self, now: float) -> None:
         for _ in range(_FREED_PER_WRITE):
-            for oldest, session in self._sessions.items():
-                break
-            else:
+            oldest = next(iter(self._sessions.items()), None)
+            if oldest is None or not self._is_over(oldest[1], now):
                 return
-            if session.deadline is None or now < session.deadline:
-                return
-            self._remove(oldest)
+            self._remove(oldest[0])
 
     def _fence(self, key: SessionKey, now: float) -> int:
         if not self._tombstones:
