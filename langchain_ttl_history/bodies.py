@@ -213,7 +213,8 @@ class Base:
         known, _, count, begin, ends, images = self.strip
         if not count or list(names[:count]) != known[:count]:
             return []
-        if count < len(known):
+        if ends[count - 1] < len(images):
+            # Images of others stand behind.
             begin, images = joined([images[begin : ends[count - 1]]], count)
         return codec.messages_of(images, self.strip.classes[:count])
 

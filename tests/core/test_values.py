@@ -1,0 +1,56 @@
+"""Values of channels beside each other, sharing the references of their record."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+
+from langchain_ttl_history.bodies import Base
+from langchain_ttl_history.codec import Codec, delta_snapshot
+from langchain_ttl_history.values import Values, decode_value, shifted
+
+SAID: list[BaseMessage] = [HumanMessage("question", id="h"), AIMessage("answer", id="a")]
+LONG = "x" * 500
+
+INPUTS: list[Any] = [
+    {"messages": SAID},
+    {"messages": SAID[:1], "mood": "good", "notes": LONG, "left": None},
+    {"inner": {"messages": SAID}, "messages": [HumanMessage("without an id")]},
+]
+OTHERS: list[Any] = [None, 1, "short", LONG, SAID, SAID[0], {"a": [1]}, {"messages": []}, {"é": SAID}, {1: SAID}]
+
+
+@pytest.mark.parametrize("value", [*INPUTS, *OTHERS])
+def test_a_value_comes_out_as_it_went_in_wherever_its_references_stand(value: Any) -> None:
+    codec = Codec()
+    values = Values(codec, "here", Base())
+    values.messages([HumanMessage("before", id="b")], "other")
+    stored = values.encode(value, "channel")
+    assert decode_value(stored, values.refs, values.blobs, codec) == value
+
+    other = Values(codec, "there", Base())
+    shared = other.share(stored, values.refs)
+    assert decode_value(shared, other.refs, values.blobs, codec) == value
+
+    assert decode_value(shifted(stored, 1), values.refs[1:], values.blobs, codec) == value
+
+
+def test_a_snapshot_comes_out_as_one() -> None:
+    codec = Codec()
+    values = Values(codec, "here", Base())
+    stored = values.encode(delta_snapshot(SAID), "channel")
+    assert decode_value(stored, values.refs, values.blobs, codec) == delta_snapshot(SAID)
+
+
+@pytest.mark.parametrize("value", INPUTS)
+def test_messages_in_what_a_graph_is_given_are_stored_as_those_of_its_conversation(value: Any) -> None:
+    codec, base = Codec(), Base()
+    values = Values(codec, "here", base)
+    values.encode(value, "__start__")
+    base.sent(values.blobs)
+    later = Values(codec, "here", base)
+    later.messages([message for message in SAID if message in value.get("messages", ())], "messages")
+    assert not later.blobs, "they are there already"
+    assert all(LONG.encode() not in blob.payload or name[0] == "v" for name, blob in values.blobs.items())
