@@ -217,14 +217,15 @@ class CheckpointReads:
         messages: Sequence[BaseMessage],
     ) -> Base:
         """Remember what the run that starts here will build on."""
-        memo = self.sessions.memo
-        known = memo.record(key, _c("", id))
-        base = memo.base(key, snapshot.generation)
-        if known is None or known[0] != snapshot.generation or not set(names) <= set(known[1].names):
+        known = self.sessions.memo.of(key, snapshot.generation)
+        name = _c("", id)
+        there = known.records.get(name)
+        if there is None or (there.names != names and not set(names) <= set(there.names)):
             # Another process put it, or it was long ago.
-            memo.learn(key, _c("", id), snapshot.generation, record)
-            base.learn_read(names, messages, snapshot.blobs, self.sessions.codec)
-        return base
+            known.learn(name, record)
+            self.sessions.memo.put(key, name, snapshot.generation)
+            known.base.learn_read(names, messages, snapshot.blobs, self.sessions.codec)
+        return known.base
 
     def _is_shown(self, snapshot: Snapshot, id: str) -> bool:
         cap = self.sessions.retention.max_checkpoints
@@ -244,7 +245,8 @@ class CheckpointReads:
         found = record.checkpoint["id"]
         values = record.decode_values(snapshot.blobs, codec)
         writes = decode_writes(snapshot.lists.get(_w(ns, found), ()), snapshot.blobs, codec)
-        self.sessions.memo.learn(key, name, snapshot.generation, record)
+        self.sessions.memo.of(key, snapshot.generation).learn(name, record)
+        self.sessions.memo.put(key, name, snapshot.generation)
         checkpoint = _handed(record, values)
         return Loaded(ns, found, checkpoint, dict(record.metadata), record.parent, writes)
 

@@ -28,6 +28,7 @@ from langchain_ttl_history.delta_channels import applied
 from langchain_ttl_history.flow import Flow, reading, writing
 from langchain_ttl_history.index import INDEX, SUBS, line_of
 from langchain_ttl_history.keys import SessionKey, label
+from langchain_ttl_history.memo import Known
 from langchain_ttl_history.outlived import held_by, leave_aged
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import (
@@ -55,6 +56,8 @@ class Put(NamedTuple):
     name: str
     """Of the checkpoint, in its session."""
     parent: str | None
+    parent_name: str
+    """Of its parent, if it has one."""
     checkpoint: Mapping[str, Any]
     metadata: dict[str, Any]
     changed: Container[str]
@@ -97,31 +100,36 @@ class CheckpointWrites:
         del checkpoint["channel_values"]
         seen = checkpoint["versions_seen"] = dict(checkpoint["versions_seen"])
         token = Token.taken_from(seen)
-        ground = self._remembered(key, put, token)
-        if ground is not None:
-            base = self.sessions.memo.base(key, ground.generation or 0)
-            change, record = self._planned(key, put, checkpoint, token, ground, base)
+        known = self._known(key, put, token)
+        if known is not None:
+            parent = None if put.parent is None else known.records[put.parent_name]
+            ground = _Ground(known.generation or None, 0.0, parent, ())
+            change, record = self._planned(key, put, checkpoint, token, ground, known.base)
             outcome = yield from self.sessions.storing(key, change)
             if outcome.status not in (Status.MOVED, Status.MISSING):
-                base.sent(change.blobs)
-                yield from self._done(key, put, record, outcome)
+                known.base.sent(change.blobs)
+                if outcome.status is Status.STORED:
+                    yield from self._done(key, put, record, outcome)
                 return outcome
         ground = yield from self._read(key, put)
         change, record = self._planned(key, put, checkpoint, token, ground, Base())
         outcome = yield from writing(key, change)
-        yield from self._done(key, put, record, outcome)
+        if outcome.status is Status.STORED:
+            yield from self._done(key, put, record, outcome)
         return outcome
 
-    def _remembered(self, key: SessionKey, put: Put, token: Token | None) -> _Ground | None:
-        """What this process knows of the ground; None if it must be read."""
+    def _known(self, key: SessionKey, put: Put, token: Token | None) -> Known | None:
+        """What this process knows of what a put builds on; None if that must be read."""
         if put.parent is None:
-            return _Ground(None, 0.0, None, ())
-        found = self.sessions.memo.record(key, _c(put.ns, put.parent))
-        if found is None or (token is not None and token.generation != found[0]):
+            return self.sessions.memo.of(key, 0)
+        known = self.sessions.memo.last(key)
+        if known is None or put.parent_name not in known.records:
+            return None
+        if token is not None and token.generation != known.generation:
             return None
         if not put.ns and self.messages_key not in put.checkpoint["channel_values"]:
             return None  # Perhaps a `DeltaChannel`, whose pending writes are needed.
-        return _Ground(found[0], 0.0, found[1], ())
+        return known
 
     def _read(self, key: SessionKey, put: Put) -> Flow[_Ground]:
         if put.parent is None:
@@ -185,7 +193,7 @@ class CheckpointWrites:
             delta = self._said(record, values, shown, None if starts else before)
         blobs[put.name] = encode_record(record, self.sessions.codec, where)
         blobs[head_name(ns)] = Blob(b"", (put.name,), seen.position, (_w(ns, put.id),))
-        append.append((SUBS if ns else INDEX, line_of(ns, put.id, record).payload(), ()))
+        append.append((SUBS if ns else INDEX, line_of(ns, put.id, record), ()))
         if not ns and (delta.removed or delta.added):
             append.append((LOG, delta.payload(), delta.added))
         guard = put.guard if token is None else Guard(token.generation)
@@ -193,14 +201,14 @@ class CheckpointWrites:
         return change, record
 
     def _done(self, key: SessionKey, put: Put, record: Record, outcome: Outcome) -> Flow[None]:
-        if outcome.status is Status.STORED:
-            memo = self.sessions.memo
-            if not put.ns:
-                memo.latest_base(key).settle(record.names)
-            parent = None if put.parent is None else _c(put.ns, put.parent)
-            memo.learn(key, put.name, outcome.generation, record, parent)
-            if self.sessions.is_heavy(outcome):
-                yield from self.sessions.tidy(key)
+        memo = self.sessions.memo
+        known = memo.of(key, outcome.generation)
+        if not put.ns:
+            known.base.settle(record.names)
+        known.learn(put.name, record, put.parent_name)
+        memo.put(key, put.name, outcome.generation)
+        if self.sessions.is_heavy(outcome):
+            yield from self.sessions.tidy(key)
 
     def _talk(
         self,
@@ -250,7 +258,7 @@ class CheckpointWrites:
             values={channel: [LIST, 0, len(token.names)]},
         )
         blobs[_c("", token.id)] = encode_record(record, self.sessions.codec)
-        return [(INDEX, line_of("", token.id, record).payload(), ())]
+        return [(INDEX, line_of("", token.id, record), ())]
 
     def _said(
         self,
@@ -304,7 +312,8 @@ class CheckpointWrites:
             append = [(_w(ns, id), payload, refs)]
             return Change(self.sessions.lease, Guard(needs=name), blobs, append=append, at_generation=there)
 
-        base = memo.latest_base(key)
+        known = memo.last(key)
+        base = Base() if known is None else known.base
         change = planned(base)
         outcome = yield from writing(key, change)
         if outcome.status is Status.STORED:

@@ -297,7 +297,8 @@ class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
             # LangGraph expects its pairs back as lists, which is what its own savers make of them.
             kept["counters_since_delta_snapshot"] = {k: list(v) for k, v in counters.items()}
         id = checkpoint["id"]
-        return key, Put(ns, id, checkpoint_name(ns, id), parent, cast(Mapping[str, Any], checkpoint), kept, changed)
+        name, parent_name = checkpoint_name(ns, id), checkpoint_name(ns, parent or "")
+        return key, Put(ns, id, name, parent, parent_name, cast(Mapping[str, Any], checkpoint), kept, changed)
 
     def _settled(self, key: SessionKey, put: Put, status: Status) -> Sequence[Change]:
         """What waited for this checkpoint and can be stored now."""

@@ -19,6 +19,7 @@ from langchain_ttl_history.bodies import Base
 from langchain_ttl_history.codec import Codec, is_snapshot
 from langchain_ttl_history.conversation import Seen
 from langchain_ttl_history.errors import CorruptRecordError
+from langchain_ttl_history.messages import plainly
 from langchain_ttl_history.records import decoder, pack, unpack
 from langchain_ttl_history.storage.base import Blob, Entry
 from langchain_ttl_history.values import LIST, SNAPSHOT, Values, decode_value, shifted
@@ -154,21 +155,18 @@ def encode_values(
         if channel not in stored:
             stored[channel] = encoder.encode(value, channel)
     if before is not None:
-        for channel, spec in _inherited(record, before).items():
-            if channel not in stored and channel != record.channel:
+        versions = record.checkpoint["channel_versions"]
+        earlier = before.checkpoint["channel_versions"]
+        for channel, spec in before.values.items():
+            if (
+                channel not in stored
+                and channel in versions
+                and versions[channel] == earlier.get(channel)
+                and channel != record.channel
+            ):
                 stored[channel] = encoder.share(spec, before.refs)
     record.values, record.refs = stored, tuple(encoder.refs)
     return encoder.blobs
-
-
-def _inherited(record: Record, before: Record) -> dict[str, Sequence[Any]]:
-    versions = record.checkpoint["channel_versions"]
-    earlier = before.checkpoint["channel_versions"]
-    return {
-        channel: spec
-        for channel, spec in before.values.items()
-        if channel in versions and versions[channel] == earlier.get(channel)
-    }
 
 
 def encode_record(record: Record, codec: Codec, where: str = "a new checkpoint") -> Blob:
@@ -185,7 +183,7 @@ def encode_record(record: Record, codec: Codec, where: str = "a new checkpoint")
     fields = [
         _FORMAT,
         record.checkpoint,
-        _plain(codec).dumps(record.metadata, f"{where}, metadata"),
+        plainly(record.metadata) or _plain(codec).dumps(record.metadata, f"{where}, metadata"),
         record.parent,
         record.run,
         record.seen.position,

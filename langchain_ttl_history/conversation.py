@@ -137,9 +137,10 @@ def diff(base: Sequence[str], names: Sequence[str]) -> tuple[tuple[str, ...], tu
 
     A message that changed its place is removed and added again.
     """
+    names, base = tuple(names), tuple(base)
     known = len(base)
-    if tuple(names[:known]) == tuple(base):
-        new = tuple(names[known:])
+    if names[:known] == base:
+        new = names[known:]
         if not new or _are_new(new, base):
             return (), new
     before = dict(zip(keyed(base), base, strict=True))
@@ -161,8 +162,10 @@ def diff(base: Sequence[str], names: Sequence[str]) -> tuple[tuple[str, ...], tu
 
 def _are_new(names: Sequence[str], base: Sequence[str]) -> bool:
     """Whether these are certainly other messages than those of `base`, and each another one."""
-    keys = set(map(key_of, names))
     every = "\n".join(base)
+    if len(names) == 1:
+        return key_of(names[0]) not in every
+    keys = set(map(key_of, names))
     return len(keys) == len(names) and not any(key in every for key in keys)
 
 

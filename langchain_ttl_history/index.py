@@ -44,21 +44,15 @@ class Line(NamedTuple):
         return pack([_FORMAT, self.ns, self.id, self.parent, self.root, self.run_id, deltas, valued])
 
 
-def line_of(ns: str, id: str, record: Record) -> Line:
-    """The index line of a checkpoint."""
-    counters = record.metadata.get("counters_since_delta_snapshot") or {}
-    deltas = tuple(counters) or None
-    run_id = record.metadata.get("run_id")
-    root = (record.metadata.get("parents") or {}).get("") if ns else None
-    return Line(
-        ns,
-        id,
-        record.parent,
-        root,
-        None if run_id is None else str(run_id),
-        deltas,
-        None if deltas is None and not record.snapshot else tuple(record.values),
-    )
+def line_of(ns: str, id: str, record: Record) -> bytes:
+    """The payload of a checkpoint's line."""
+    metadata = record.metadata
+    run_id = metadata.get("run_id")
+    counters = metadata.get("counters_since_delta_snapshot")
+    root = (metadata.get("parents") or {}).get("") if ns else None
+    deltas = list(counters) if counters else None
+    valued = None if deltas is None and not record.snapshot else list(record.values)
+    return pack([_FORMAT, ns, id, record.parent, root, None if run_id is None else str(run_id), deltas, valued])
 
 
 @decoder("an index line")

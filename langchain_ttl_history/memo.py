@@ -15,64 +15,75 @@ from langchain_ttl_history.checkpoints import Record
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.base import Change
 
-__all__ = ["Memo"]
+__all__ = ["Known", "Memo"]
 
 _SESSIONS = 128
-_RECORDS = 1_000
+_RECORDS = 64
 _PUT = 10_000
 _BYTES = 32 * 1024 * 1024
 
 
+class Known:
+    """What is known of one generation of a session."""
+
+    __slots__ = ("base", "generation", "records")
+
+    def __init__(self, generation: int) -> None:
+        self.generation = generation
+        self.base = Base()
+        """Bodies known to be stored; who stores more adds them."""
+        self.records: dict[str, Record] = {}
+        """Checkpoints by name, the newest of some runs."""
+
+    def learn(self, name: str, record: Record, instead: str | None = None) -> None:
+        """Remember a checkpoint's record, instead of its parent's, on which its run is done building."""
+        records = self.records
+        if instead is not None:
+            records.pop(instead, None)
+        records[name] = record
+        if len(records) > _RECORDS:
+            # Another thread may do the same: the oldest can be gone by now.
+            records.pop(next(iter(list(records))), None)
+
+
 class Memo:
-    """A bounded memory of stored bodies and checkpoint records; safe to share among threads."""
+    """A bounded memory of what is known of sessions; safe to share among threads."""
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._bases: OrderedDict[SessionKey, tuple[int, Base]] = OrderedDict()
-        self._records: OrderedDict[tuple[SessionKey, str], tuple[int, Record]] = OrderedDict()
+        self._known: OrderedDict[SessionKey, Known] = OrderedDict()
         # By hashes: there are many, and each may be held long after its checkpoint is gone.
         self._put: OrderedDict[int, int] = OrderedDict()
         self._plans: OrderedDict[SessionKey, Change] = OrderedDict()
 
-    def base(self, key: SessionKey, generation: int) -> Base:
-        """The bodies known to be stored in this generation of a session; the caller adds to it."""
-        with self._lock:
-            known, found = self._bases.get(key, (0, None))
-            if found is not None and known == generation and found.size <= _BYTES:
-                self._bases.move_to_end(key)
-                return found
-            base = Base()
-            self._bases[key] = (generation, base)
-            self._bases.move_to_end(key)
-            held = sum(each.size for _, each in self._bases.values())
-            while len(self._bases) > _SESSIONS or (len(self._bases) > 1 and held > _BYTES):
-                held -= self._bases.popitem(last=False)[1][1].size
-            return base
+    def last(self, key: SessionKey) -> Known | None:
+        """What is known of the generation of a session last met, though it may be gone."""
+        return self._known.get(key)
 
-    def latest_base(self, key: SessionKey) -> Base:
-        """The bodies known to be stored in the generation of a session last met."""
-        found = self._bases.get(key)
-        return Base() if found is None else found[1]
+    def of(self, key: SessionKey, generation: int) -> Known:
+        """What is known of this generation of a session."""
+        with self._lock:
+            known = self._known.get(key)
+            if known is not None and known.generation == generation and known.base.size <= _BYTES:
+                self._known.move_to_end(key)
+                return known
+            known = self._known[key] = Known(generation)
+            self._known.move_to_end(key)
+            held = sum(each.base.size for each in self._known.values())
+            while len(self._known) > _SESSIONS or (len(self._known) > 1 and held > _BYTES):
+                held -= self._known.popitem(last=False)[1].base.size
+            return known
 
     def base_of(self, key: SessionKey, generation: int) -> Base | None:
         """The bodies that were stored in this generation of a session, though it may be gone."""
-        found = self._bases.get(key)
-        return found[1] if found is not None and found[0] == generation else None
+        known = self._known.get(key)
+        return known.base if known is not None and known.generation == generation else None
 
-    def record(self, key: SessionKey, name: str) -> tuple[int, Record] | None:
-        """A checkpoint's generation and record, if it is known."""
-        return self._records.get((key, name))
-
-    def learn(self, key: SessionKey, name: str, generation: int, record: Record, instead: str | None = None) -> None:
-        """Remember a checkpoint's record, instead of its parent's, on which its run is done building."""
+    def put(self, key: SessionKey, name: str, generation: int) -> None:
+        """Remember that a checkpoint was put in this generation."""
         with self._lock:
-            self._records.pop((key, instead or ""), None)
-            self._records[key, name] = (generation, record)
-            self._records.move_to_end((key, name))
-            while len(self._records) > _RECORDS:
-                self._records.popitem(last=False)
             self._put[hash((key, name))] = generation
-            while len(self._put) > _PUT:
+            if len(self._put) > _PUT:
                 self._put.popitem(last=False)
 
     def put_in(self, key: SessionKey, name: str) -> int | None:
@@ -88,19 +99,10 @@ class Memo:
 
     def planned(self, key: SessionKey) -> Change | None:
         """What can be freed of a session; told once."""
-        if not self._plans:
-            return None
-        with self._lock:
-            return self._plans.pop(key, None)
+        return self._plans.pop(key, None) if self._plans else None
 
     def drop(self, user_id: str, session_id: str | None = None) -> None:
         """Forget what was said in a session, or in all of a user's."""
         with self._lock:
-            for key in [key for key in self._bases if _is_of(key, user_id, session_id)]:
-                del self._bases[key]
-            for found in [each for each in self._records if _is_of(each[0], user_id, session_id)]:
-                del self._records[found]
-
-
-def _is_of(key: SessionKey, user_id: str, session_id: str | None) -> bool:
-    return key.user_id == user_id and session_id in (None, key.session_id)
+            for key in [key for key in self._known if key.user_id == user_id and session_id in (None, key.session_id)]:
+                del self._known[key]

@@ -33,15 +33,14 @@ def held_by(sessions: Sessions, key: SessionKey, parent: str | None, token: Toke
 
     Such a channel hands over what each step writes, and never all that it holds.
     """
-    memo = sessions.memo
-    found = memo.record(key, checkpoint_name("", parent or ""))
-    names = found[1].names if found is not None and found[0] == token.generation else token.names
-    base = memo.base_of(key, token.generation)
-    if base is None:
+    known = sessions.memo.last(key)
+    if known is None or known.generation != token.generation:
         return {}
+    record = known.records.get(checkpoint_name("", parent or ""))
+    names = token.names if record is None else record.names
     old = set(token.names) if _is_aged(token, sessions.retention, now) else set()
     kept = [name for name in names if name not in old]
-    return restored(kept, base, sessions.codec, label(key)) or {}
+    return restored(kept, known.base, sessions.codec, label(key)) or {}
 
 
 def _is_aged(token: Token, retention: Retention, now: float) -> bool:

@@ -47,7 +47,10 @@ class MemorySession:
     def use(self, now: float, lease: Lease) -> None:
         """Be used now."""
         self.last_used_at = now
-        self.renew(lease)
+        if self.idle_ttl is KEEP and lease.max_age is None and lease.idle_ttl is not None:
+            self.deadline = now + lease.idle_ttl  # As `renew` does, of most sessions.
+        else:
+            self.renew(lease)
 
     def renew(self, lease: Lease) -> None:
         """Set the deadline anew, from the last use."""
