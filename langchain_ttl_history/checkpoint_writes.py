@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from langchain_core.messages import HumanMessage
 
-from langchain_ttl_history.bodies import Base, key_of
+from langchain_ttl_history.bodies import Base
 from langchain_ttl_history.checkpoint_reads import FIRST_METADATA, Token, first_checkpoint
 from langchain_ttl_history.checkpoints import (
     Record,
@@ -40,6 +40,7 @@ from langchain_ttl_history.storage.base import (
     Snapshot,
     Status,
 )
+from langchain_ttl_history.strip import key_of
 from langchain_ttl_history.values import LIST, is_conversation
 
 __all__ = ["CheckpointWrites", "Put"]

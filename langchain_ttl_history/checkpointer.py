@@ -21,32 +21,31 @@ from langgraph.checkpoint.base import (
 )
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
-from langchain_ttl_history import upkeep
 from langchain_ttl_history.checkpoint_reads import CheckpointReads, Loaded
 from langchain_ttl_history.checkpoint_writes import CheckpointWrites, Put
 from langchain_ttl_history.checkpoints import checkpoint_name
 from langchain_ttl_history.codec import Codec, Serializer
 from langchain_ttl_history.delta_channels import delta_history
 from langchain_ttl_history.errors import ConfigurationError
-from langchain_ttl_history.flow import Flow, arun, deleting, every_key, run
+from langchain_ttl_history.flow import Flow, arun, every_key, run
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.late_writes import LateWrites
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Change, Guard, Status, Storage
 from langchain_ttl_history.threads import (
     Threads,
-    checked_strategy,
     checkpoint_id_of,
     matches,
     selected,
 )
+from langchain_ttl_history.whole_threads import WholeThreads
 
 __all__ = ["TTLCheckpointSaver"]
 
 logger = logging.getLogger(__name__)
 
 
-class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
+class TTLCheckpointSaver(WholeThreads, BaseCheckpointSaver[Any]):
     """Keeps a graph's checkpoints in the session of (user, `thread_id`).
 
     Made by `SessionBuffer.checkpointer`. The user is taken from
@@ -324,64 +323,7 @@ class TTLCheckpointSaver(BaseCheckpointSaver[Any]):
                 tuple(key),
             )
 
-    # Whole threads
-
-    def delete_thread(self, thread_id: str) -> None:
-        """Delete the user's session of this thread, its conversation included."""
-        run(self._storage, self._delete(thread_id))
-
-    async def adelete_thread(self, thread_id: str) -> None:
-        """Async :meth:`delete_thread`."""
-        await arun(self._storage, self._delete(thread_id))
-
-    def delete_for_runs(self, run_ids: Sequence[str]) -> None:
-        """Delete what these runs stored in the user's sessions, and what they said."""
-        run(self._storage, upkeep.forget_runs(self._sessions, self._threads.user(), run_ids))
-
-    async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
-        """Async :meth:`delete_for_runs`."""
-        await arun(self._storage, upkeep.forget_runs(self._sessions, self._threads.user(), run_ids))
-
-    def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
-        """Copy a user's session to a thread that is not there yet.
-
-        Raises:
-            ConfigurationError: The target is there already.
-        """
-        run(self._storage, self._copy(source_thread_id, target_thread_id))
-
-    async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
-        """Async :meth:`copy_thread`."""
-        await arun(self._storage, self._copy(source_thread_id, target_thread_id))
-
-    def prune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
-        """Thin out the user's threads.
-
-        Args:
-            thread_ids: The threads.
-            strategy: `keep_latest` keeps the latest checkpoint of each namespace, `delete`
-                deletes the sessions.
-        """
-        for thread_id in checked_strategy(thread_ids, strategy):
-            run(self._storage, self._thinned(thread_id, strategy))
-
-    async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
-        """Async :meth:`prune`."""
-        for thread_id in checked_strategy(thread_ids, strategy):
-            await arun(self._storage, self._thinned(thread_id, strategy))
-
-    def _delete(self, thread_id: str) -> Flow[int]:
-        key = self._threads.session(thread_id)
-        self._sessions.memo.drop(*key)
-        return deleting(key.user_id, key.session_id, self._tombstone_ttl)
-
-    def _copy(self, source: str, target: str) -> Flow[None]:
-        return upkeep.copy(self._sessions, self._threads.session(source), self._threads.session(target))
-
-    def _thinned(self, thread_id: str, strategy: str) -> Flow[Any]:
-        if strategy == "delete":
-            return self._delete(thread_id)
-        return upkeep.keep_latest(self._sessions, self._threads.session(thread_id))
+    # Versions
 
     def get_next_version(self, current: Any, channel: None) -> Any:
         """The version after this one: a number that counts up.

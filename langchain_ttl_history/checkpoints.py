@@ -19,7 +19,7 @@ from langchain_ttl_history.bodies import Base
 from langchain_ttl_history.codec import Codec, is_snapshot
 from langchain_ttl_history.conversation import Seen
 from langchain_ttl_history.errors import CorruptRecordError
-from langchain_ttl_history.messages import plainly
+from langchain_ttl_history.plain import plainly
 from langchain_ttl_history.records import decoder, pack, unpack
 from langchain_ttl_history.storage.base import Blob, Entry
 from langchain_ttl_history.values import LIST, SNAPSHOT, Values, decode_value, shifted

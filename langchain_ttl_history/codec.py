@@ -1,40 +1,25 @@
 """Values to bytes and back: what goes in comes out, and stored bytes never run code.
 
-Plain data and messages are packed directly. Everything else goes through LangGraph's serializer
-on the way in, and through `_revive` on the way out, which rebuilds allow-listed types only and
-raises where LangGraph's own reader would hand back raw data.
+Plain data and messages are packed directly, and everything else as `extensions` does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from threading import local
 from typing import Any
 
 import ormsgpack
 from langchain_core.messages import BaseMessage
-from langgraph.checkpoint.serde._msgpack import SAFE_MSGPACK_METHODS, SAFE_MSGPACK_TYPES
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
-from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
-from langchain_ttl_history.allowlist import AllowList, TypeName
+from langchain_ttl_history.allowlist import TypeName
 from langchain_ttl_history.errors import CorruptRecordError, TypeNotAllowedError
-from langchain_ttl_history.fidelity import BYTEARRAY, INTEGER, TEXT, Pairs, same, spelled
-from langchain_ttl_history.messages import (
-    OPTIONS,
-    image_of,
-    images_of,
-    is_core,
-    joined,
-    messages_of,
-    pack_message,
-    pack_plain,
-    plainly,
-    unpack_messages,
-)
-from langchain_ttl_history.objects import put_together, taken_apart
+from langchain_ttl_history.extensions import Extensions, refusal
+from langchain_ttl_history.fidelity import same, spelled
+from langchain_ttl_history.messages import image_of, images_of, is_core, joined, messages_of, pack_message, pack_plain
+from langchain_ttl_history.plain import OPTIONS, plainly
 from langchain_ttl_history.records import KEYS, pack, unpack, whole
 
 __all__ = [
@@ -46,19 +31,7 @@ __all__ = [
     "snapshot_value",
 ]
 
-# Extension types of this format.
-# Those from 4 to 6 are `fidelity`'s.
-_MESSAGE, _TYPED, _TUPLE, _PAIRS, _OBJECT = 1, 2, 3, 7, 8
-_LANGGRAPH = JsonPlusSerializer()
 _NONE = pack(None)
-
-# LangGraph's own containers, besides the types its serializer calls safe.
-_SAFE = SAFE_MSGPACK_TYPES | {
-    ("langgraph.checkpoint.serde.types", "_DeltaSnapshot"),
-    ("langgraph._internal._io", "AddableValuesDict"),
-    ("langgraph.pregel._io", "AddableValuesDict"),
-    ("collections", "OrderedDict"),
-}
 
 Serializer = SerializerProtocol
 
@@ -86,16 +59,12 @@ class Codec:
         self.learning = learning
         self.serde = serde
         self.cipher = cipher
-        self._allowed = AllowList(_SAFE, allowed)
-        self._resolve = self._allowed.resolve
-        self._failure = local()
+        self._extensions = Extensions(allowed, learning=learning)
 
     def allowing(self, extra: Collection[TypeName], serde: SerializerProtocol | None) -> Codec:
         """A codec like this one that allows more types and shares what this one learns."""
         twin = Codec(learning=self.learning, serde=serde, cipher=self.cipher)
-        twin._allowed = self._allowed if self.learning else self._allowed.copy()
-        twin._resolve = twin._allowed.resolve
-        twin._allowed.allow(extra)
+        twin._extensions = self._extensions.allowing(extra)
         return twin
 
     # Payloads
@@ -129,11 +98,7 @@ class Codec:
 
     def pack_message(self, message: BaseMessage) -> bytes:
         """The message without its id; cheap, and the same bytes for the same content."""
-        try:
-            return pack_message(message, self._default)
-        except TypeError:
-            # A lone surrogate, say; an unknown type fails again, in `verified_message`.
-            return pack_message(message, self._default, spelled)
+        return self._extensions.pack_message(message)
 
     def plain_message(self, message: BaseMessage) -> bytes | None:
         """The message as bytes that certainly come back as they are; None if that is to be tried."""
@@ -147,7 +112,7 @@ class Codec:
         """
 
         def encode(spell: Callable[[Any], Any] | None) -> bytes:
-            return pack_message(message, self._default, spell)
+            return pack_message(message, self._extensions.default, spell)
 
         def decode(packed: bytes) -> Any:
             return self.message(packed, message.id)
@@ -156,11 +121,11 @@ class Codec:
 
     def image_of(self, message: BaseMessage) -> bytes | None:
         """All that this message holds, as bytes to compare; None if that cannot be told."""
-        return image_of(message, self._default)
+        return image_of(message, self._extensions.default)
 
     def packed_image(self, image: bytes, cls: type[BaseMessage], where: str) -> bytes:
         """What :meth:`verified_message` gave for the message whose image this is."""
-        (message,) = messages_of(joined([image])[1], [cls], self._hook)
+        (message,) = messages_of(joined([image])[1], [cls], self._extensions.hook)
         return self.plain_message(message) or self.verified_message(message, where)
 
     def images(self, messages: Sequence[BaseMessage]) -> tuple[int, bytes]:
@@ -168,11 +133,11 @@ class Codec:
 
         Nothing if one of them holds what has no image.
         """
-        return images_of(messages, self._default)
+        return images_of(messages, self._extensions.default)
 
     def messages_of(self, images: bytes, classes: Sequence[type[BaseMessage]]) -> list[BaseMessage]:
         """The messages of these classes whose images these are."""
-        return messages_of(images, classes, self._hook)
+        return messages_of(images, classes, self._extensions.hook)
 
     def has_image(self, message: BaseMessage) -> bool:
         """Whether an image tells all that this message holds."""
@@ -184,16 +149,7 @@ class Codec:
         Raises:
             CorruptRecordError: One is damaged or of a newer format.
         """
-        try:
-            return unpack_messages(packed, ids, self._hook, self._resolve)
-        except (CorruptRecordError, TypeNotAllowedError) as error:
-            raise self._unread("a message", error) from error
-
-    def _unread(self, what: str, error: Exception) -> Exception:
-        """What is wrong with a record; a hook's own error is not passed on by MessagePack."""
-        inner = self._failure.__dict__.pop("error", error)
-        kind = TypeNotAllowedError if isinstance(inner, TypeNotAllowedError) else CorruptRecordError
-        return kind(f"{what} cannot be read: {inner}")
+        return self._extensions.messages(packed, ids)
 
     def message(self, packed: bytes, id: str | None) -> BaseMessage:
         """One message that was packed, with this id."""
@@ -217,14 +173,14 @@ class Codec:
             try:
                 return pack(list(self.serde.dumps_typed(value)))
             except Exception as error:
-                raise TypeNotAllowedError(f"{where}: {_refusal(value)} ({error})") from error
+                raise TypeNotAllowedError(f"{where}: {refusal(value)} ({error})") from error
         packed = self.plain(value)
         if packed is not None:
             return packed
 
         def encode(spell: Callable[[Any], Any] | None) -> bytes:
             ready = value if spell is None else spell(value)
-            return ormsgpack.packb(ready, self._default, OPTIONS)
+            return ormsgpack.packb(ready, self._extensions.default, OPTIONS)
 
         return self._verified(value, encode, self.loads, where)
 
@@ -239,9 +195,9 @@ class Codec:
             return self.serde.loads_typed((kind, data))
         try:
             framed = b"\x92" + packed + b"\xc3"
-            return whole(ormsgpack.unpackb(framed, ext_hook=self._hook, option=KEYS))
+            return whole(ormsgpack.unpackb(framed, ext_hook=self._extensions.hook, option=KEYS))
         except (ormsgpack.MsgpackDecodeError, ValueError) as error:
-            raise self._unread("a value", error) from error
+            raise self._extensions.unread("a value", error) from error
 
     def _verified(
         self,
@@ -251,7 +207,7 @@ class Codec:
         where: str,
     ) -> bytes:
         problem: Exception | None = None
-        self._failure.__dict__.clear()
+        self._extensions.forget_failure()
         # What MessagePack refuses or quietly changes is spelled out and tried once more.
         for spell in (None, spelled):
             try:
@@ -259,123 +215,13 @@ class Codec:
                 if same(value, decode(packed)):
                     return packed
             except Exception as error:  # noqa: BLE001  # a class's own code may raise anything
-                problem = self._failure.__dict__.pop("error", error)
+                problem = self._extensions.failure(error)
         cause: BaseException | None = problem
         while cause is not None:
             if isinstance(cause, TypeNotAllowedError):
                 raise TypeNotAllowedError(f"{where}: {cause}") from problem
             cause = cause.__cause__ or cause.__context__
-        raise TypeNotAllowedError(f"{where}: {_refusal(value)}") from problem
-
-    # Everything that is neither plain data nor a message
-
-    def _default(self, value: Any) -> Any:
-        try:
-            return self._packable(value)
-        except TypeNotAllowedError as error:
-            self._failure.__dict__.setdefault("error", error)
-            raise
-
-    def _packable(self, value: Any) -> Any:
-        kind = type(value)
-        if isinstance(value, BaseMessage):
-            if self.learning and not is_core(value):
-                self._allowed.remember(value)
-            return self._ext(_MESSAGE, [value.id, self.pack_message(value)])
-        if kind is int:  # Of more than 64 bits, or MessagePack would not have asked.
-            return ormsgpack.Ext(INTEGER, str(value).encode())
-        if kind is Pairs or kind is tuple:
-            return self._ext(_PAIRS if kind is Pairs else _TUPLE, list(value))
-        if self.learning:
-            self._allowed.remember(value)
-        parts = taken_apart(value)
-        if parts is not None:
-            # Spelled out at once: what stands inside may compare equal and yet be another type.
-            return self._ext(_OBJECT, [kind.__module__, kind.__qualname__, *map(spelled, parts)])
-        try:
-            return ormsgpack.Ext(_TYPED, pack(list(_LANGGRAPH.dumps_typed(value))))
-        except TypeError as error:
-            raise TypeNotAllowedError(_refusal(value)) from error
-
-    def _ext(self, code: int, parts: list[Any]) -> Any:
-        try:
-            return ormsgpack.Ext(code, ormsgpack.packb(parts, self._default, OPTIONS))
-        except TypeError:
-            parts = [spelled(each) for each in parts]
-            return ormsgpack.Ext(code, ormsgpack.packb(parts, self._default, OPTIONS))
-
-    def _hook(self, code: int, data: bytes) -> Any:
-        try:
-            return self._extension(code, data)
-        except Exception as error:
-            self._failure.__dict__.setdefault("error", error)
-            raise
-
-    def _extension(self, code: int, data: bytes) -> Any:
-        if code == _TYPED:
-            kind, payload = ormsgpack.unpackb(data)
-            if kind == "msgpack":
-                return ormsgpack.unpackb(payload, ext_hook=self._revive, option=KEYS)
-            return _LANGGRAPH.loads_typed((kind, payload))
-        if code == TEXT:
-            return data.decode("utf-8", "surrogatepass")
-        if code == BYTEARRAY:
-            return bytearray(data)
-        if code == INTEGER:
-            return int(data)
-        inner = ormsgpack.unpackb(data, ext_hook=self._hook, option=KEYS)
-        if code == _MESSAGE:
-            return self.message(inner[1], inner[0])
-        if code == _TUPLE:
-            return tuple(inner)
-        if code == _PAIRS:
-            return dict(inner)
-        if code == _OBJECT:
-            module, name, how, state = inner
-            return put_together(self._resolve(module, name), how, state)
-        raise CorruptRecordError(f"extension {code} is of a newer format")
-
-    def _revive(self, code: int, data: bytes) -> Any:
-        try:
-            return self._revived(code, data)
-        except Exception as error:
-            self._failure.__dict__.setdefault("error", error)
-            raise
-
-    def _revived(self, code: int, data: bytes) -> Any:
-        """An object LangGraph's serializer packed; the codes are its own."""
-        parts = ormsgpack.unpackb(data, ext_hook=self._revive, option=KEYS)
-        if code == 7:
-            return _DeltaSnapshot(parts)
-        if code == 6:
-            return _LANGGRAPH._unpack_ext_hook(code, data)  # noqa: SLF001  # an array's bytes are its own format
-        module, name, payload = parts[:3]
-        if code == 3:
-            if (module, name, parts[3]) not in SAFE_MSGPACK_METHODS:
-                raise TypeNotAllowedError(f"{module}.{name}.{parts[3]} may not be called")
-            return getattr(self._resolve(module, name), parts[3])(payload)
-        cls: Any = self._resolve(module, name)
-        if code == 0:
-            return cls(payload)
-        if code == 1:
-            if (module, name) == ("langgraph.types", "Send") and len(payload) == 3:
-                return cls(payload[0], payload[1], timeout=payload[2])
-            return cls(*payload)
-        try:
-            return cls(**payload)
-        except Exception:
-            if code not in (4, 5):
-                raise
-            # A model that was changed after it had been validated.
-            return cls.model_construct(**payload)
-
-
-def _refusal(value: object) -> str:
-    return (
-        f"a value of type {type(value).__module__}.{type(value).__qualname__} cannot be "
-        "stored, since it would not come back as it is. Store plain data, a dataclass or a "
-        "pydantic model, or give the checkpointer a serde= that knows the type"
-    )
+        raise TypeNotAllowedError(f"{where}: {refusal(value)}") from problem
 
 
 def delta_snapshot(value: Any) -> Any:

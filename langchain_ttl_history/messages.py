@@ -17,11 +17,11 @@ from langchain_core.messages import BaseMessage
 from pydantic import BaseModel
 
 from langchain_ttl_history.errors import CorruptRecordError, TypeNotAllowedError
+from langchain_ttl_history.plain import OPTIONS, plainly
 from langchain_ttl_history.records import KEYS, list_header
 
 __all__ = [
     "CORE",
-    "OPTIONS",
     "image_of",
     "images_of",
     "is_core",
@@ -29,26 +29,8 @@ __all__ = [
     "messages_of",
     "pack_message",
     "pack_plain",
-    "plainly",
     "unpack_messages",
 ]
-
-OPTIONS = (
-    ormsgpack.OPT_NON_STR_KEYS
-    | ormsgpack.OPT_PASSTHROUGH_BIG_INT
-    | ormsgpack.OPT_PASSTHROUGH_DATACLASS
-    | ormsgpack.OPT_PASSTHROUGH_DATETIME
-    | ormsgpack.OPT_PASSTHROUGH_ENUM
-    | ormsgpack.OPT_PASSTHROUGH_SUBCLASS
-    | ormsgpack.OPT_PASSTHROUGH_TUPLE
-    | ormsgpack.OPT_PASSTHROUGH_UUID
-)
-"""Nothing that MessagePack would quietly turn into something else is packed natively."""
-# For plain data: only names as keys. What is packed natively all the same, and comes back as something
-# else, is a bytearray or an extension; in these bytes one of these begins with, among others.
-_PLAIN = OPTIONS & ~ormsgpack.OPT_NON_STR_KEYS
-_SUSPECT = bytes((*range(0xC4, 0xCA), *range(0xD4, 0xD9)))
-_SCALARS = frozenset({type(None), bool, int, float, bytes, str})
 
 Default = Callable[[Any], Any]
 Hook = Callable[[int, bytes], Any]
@@ -196,25 +178,6 @@ def pack_plain(message: BaseMessage) -> bytes | None:
     if layout is None or len(state) != layout.size or message.__pydantic_extra__ or state["type"] != layout.kind:
         return None
     return plainly([layout.tag, *layout.values(state)])
-
-
-def plainly(value: Any) -> bytes | None:
-    """A value as bytes that certainly come back as it is, found out without trying; None if that is not certain."""
-    try:
-        packed = ormsgpack.packb(value, None, _PLAIN)
-    except TypeError:
-        return None
-    return packed if len(packed.translate(None, _SUSPECT)) == len(packed) or is_plain(value) else None
-
-
-def is_plain(value: Any) -> bool:
-    """Whether a value is nothing but plain data."""
-    kind = type(value)
-    if kind in _SCALARS:
-        return True
-    if kind is dict:
-        return all(type(key) is str and is_plain(each) for key, each in value.items())
-    return kind is list and all(map(is_plain, value))
 
 
 def is_core(message: BaseMessage) -> bool:

@@ -19,11 +19,12 @@ from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 from pydantic import BaseModel
 
-from langchain_ttl_history.bodies import Base, body_name, decode_bodies, encode_bodies, key_of
+from langchain_ttl_history.bodies import Base, decode_bodies, encode_bodies
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.errors import CorruptRecordError, TTLHistoryError, TypeNotAllowedError
 from langchain_ttl_history.fidelity import same
 from langchain_ttl_history.records import pack, unpack
+from langchain_ttl_history.strip import body_name, key_of
 
 often = settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 

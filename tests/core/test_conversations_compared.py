@@ -13,7 +13,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMe
 
 from langchain_ttl_history.bodies import Base, decode_bodies, encode_conversation
 from langchain_ttl_history.codec import Codec
-from langchain_ttl_history.messages import plainly
+from langchain_ttl_history.plain import plainly
 from langchain_ttl_history.storage.base import Blob
 
 from .test_codec import TYPES, Remark, alike, exactly, identified, often, values
@@ -154,7 +154,9 @@ edits = st.lists(
 
 
 @often
-@given(said=st.lists(identified, min_size=1, max_size=6), more=st.lists(identified, min_size=1, max_size=4), edits=edits)
+@given(
+    said=st.lists(identified, min_size=1, max_size=6), more=st.lists(identified, min_size=1, max_size=4), edits=edits
+)
 def test_any_conversation_after_any_other_comes_out_as_it_went_in(
     codec: Codec, said: list[BaseMessage], more: list[BaseMessage], edits: list[tuple[str, int]]
 ) -> None:

@@ -1,0 +1,213 @@
+"""What is neither plain data nor a message, as extensions of the stored format, and back.
+
+On the way in an object is taken apart, or packed by LangGraph's serializer; on the way out only
+allow-listed types are rebuilt, and what is not allowed raises, where LangGraph's own reader would
+hand back raw data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from threading import local
+from typing import Any
+
+import ormsgpack
+from langchain_core.messages import BaseMessage
+from langgraph.checkpoint.serde._msgpack import SAFE_MSGPACK_METHODS, SAFE_MSGPACK_TYPES
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+from langgraph.checkpoint.serde.types import _DeltaSnapshot
+
+from langchain_ttl_history.allowlist import AllowList, TypeName
+from langchain_ttl_history.errors import CorruptRecordError, TypeNotAllowedError
+from langchain_ttl_history.fidelity import BYTEARRAY, INTEGER, TEXT, Pairs, spelled
+from langchain_ttl_history.messages import is_core, pack_message, unpack_messages
+from langchain_ttl_history.objects import put_together, taken_apart
+from langchain_ttl_history.plain import OPTIONS
+from langchain_ttl_history.records import KEYS, pack
+
+__all__ = ["Extensions", "refusal"]
+
+# Extension types of this format. Those from 4 to 6 are `fidelity`'s.
+_MESSAGE, _TYPED, _TUPLE, _PAIRS, _OBJECT = 1, 2, 3, 7, 8
+_LANGGRAPH = JsonPlusSerializer()
+
+# LangGraph's own containers, besides the types its serializer calls safe.
+_SAFE = SAFE_MSGPACK_TYPES | {
+    ("langgraph.checkpoint.serde.types", "_DeltaSnapshot"),
+    ("langgraph._internal._io", "AddableValuesDict"),
+    ("langgraph.pregel._io", "AddableValuesDict"),
+    ("collections", "OrderedDict"),
+}
+
+
+class Extensions:
+    """Packs and rebuilds what MessagePack has no form for.
+
+    Args:
+        allowed: Types that may be rebuilt besides LangGraph's safe ones, as classes or
+            (module, name).
+        learning: Whether a type that is packed becomes allowed by that.
+    """
+
+    def __init__(self, allowed: Iterable[type | TypeName], *, learning: bool) -> None:
+        self._learning = learning
+        self._allowed = AllowList(_SAFE, allowed)
+        self._failure = local()
+
+    def allowing(self, extra: Iterable[TypeName]) -> Extensions:
+        """The same that allow more types, and share what these learn."""
+        twin = Extensions((), learning=self._learning)
+        twin._allowed = self._allowed if self._learning else self._allowed.copy()
+        twin._allowed.allow(extra)
+        return twin
+
+    # MessagePack does not pass on what a hook raises, so it is remembered here.
+
+    def forget_failure(self) -> None:
+        """Begin anew."""
+        self._failure.__dict__.clear()
+
+    def failure(self, error: Exception) -> Exception:
+        """What went wrong since, where MessagePack raised this error; told once."""
+        found: Exception = self._failure.__dict__.pop("error", error)
+        return found
+
+    # Messages
+
+    def pack_message(self, message: BaseMessage) -> bytes:
+        """The message without its id; cheap, and the same bytes for the same content."""
+        try:
+            return pack_message(message, self.default)
+        except TypeError:
+            # A lone surrogate, say; an unknown type fails again, in `Codec.verified_message`.
+            return pack_message(message, self.default, spelled)
+
+    def messages(self, packed: Sequence[bytes], ids: Iterable[str | None]) -> list[BaseMessage]:
+        """The messages that were packed, with these ids.
+
+        Raises:
+            CorruptRecordError: One is damaged or of a newer format.
+        """
+        try:
+            return unpack_messages(packed, ids, self.hook, self._allowed.resolve)
+        except (CorruptRecordError, TypeNotAllowedError) as error:
+            raise self.unread("a message", error) from error
+
+    def unread(self, what: str, error: Exception) -> Exception:
+        """What is wrong with a record that raised this error when it was read."""
+        inner = self.failure(error)
+        kind = TypeNotAllowedError if isinstance(inner, TypeNotAllowedError) else CorruptRecordError
+        return kind(f"{what} cannot be read: {inner}")
+
+    # Objects
+
+    def default(self, value: Any) -> Any:
+        """A value as an extension; see `ormsgpack.packb`."""
+        try:
+            return self._packable(value)
+        except TypeNotAllowedError as error:
+            self._failure.__dict__.setdefault("error", error)
+            raise
+
+    def _packable(self, value: Any) -> Any:
+        kind = type(value)
+        if isinstance(value, BaseMessage):
+            if self._learning and not is_core(value):
+                self._allowed.remember(value)
+            return self._ext(_MESSAGE, [value.id, self.pack_message(value)])
+        if kind is int:  # Of more than 64 bits, or MessagePack would not have asked.
+            return ormsgpack.Ext(INTEGER, str(value).encode())
+        if kind is Pairs or kind is tuple:
+            return self._ext(_PAIRS if kind is Pairs else _TUPLE, list(value))
+        if self._learning:
+            self._allowed.remember(value)
+        parts = taken_apart(value)
+        if parts is not None:
+            # Spelled out at once: what stands inside may compare equal and yet be another type.
+            return self._ext(_OBJECT, [kind.__module__, kind.__qualname__, *map(spelled, parts)])
+        try:
+            return ormsgpack.Ext(_TYPED, pack(list(_LANGGRAPH.dumps_typed(value))))
+        except TypeError as error:
+            raise TypeNotAllowedError(refusal(value)) from error
+
+    def _ext(self, code: int, parts: list[Any]) -> Any:
+        try:
+            return ormsgpack.Ext(code, ormsgpack.packb(parts, self.default, OPTIONS))
+        except TypeError:
+            parts = [spelled(each) for each in parts]
+            return ormsgpack.Ext(code, ormsgpack.packb(parts, self.default, OPTIONS))
+
+    def hook(self, code: int, data: bytes) -> Any:
+        """What an extension holds; see `ormsgpack.unpackb`."""
+        try:
+            return self._extension(code, data)
+        except Exception as error:
+            self._failure.__dict__.setdefault("error", error)
+            raise
+
+    def _extension(self, code: int, data: bytes) -> Any:
+        if code == _TYPED:
+            kind, payload = ormsgpack.unpackb(data)
+            if kind == "msgpack":
+                return ormsgpack.unpackb(payload, ext_hook=self._revive, option=KEYS)
+            return _LANGGRAPH.loads_typed((kind, payload))
+        if code == TEXT:
+            return data.decode("utf-8", "surrogatepass")
+        if code == BYTEARRAY:
+            return bytearray(data)
+        if code == INTEGER:
+            return int(data)
+        inner = ormsgpack.unpackb(data, ext_hook=self.hook, option=KEYS)
+        if code == _MESSAGE:
+            return self.messages([inner[1]], [inner[0]])[0]
+        if code == _TUPLE:
+            return tuple(inner)
+        if code == _PAIRS:
+            return dict(inner)
+        if code == _OBJECT:
+            module, name, how, state = inner
+            return put_together(self._allowed.resolve(module, name), how, state)
+        raise CorruptRecordError(f"extension {code} is of a newer format")
+
+    def _revive(self, code: int, data: bytes) -> Any:
+        try:
+            return self._revived(code, data)
+        except Exception as error:
+            self._failure.__dict__.setdefault("error", error)
+            raise
+
+    def _revived(self, code: int, data: bytes) -> Any:
+        """An object LangGraph's serializer packed; the codes are its own."""
+        parts = ormsgpack.unpackb(data, ext_hook=self._revive, option=KEYS)
+        if code == 7:
+            return _DeltaSnapshot(parts)
+        if code == 6:
+            return _LANGGRAPH._unpack_ext_hook(code, data)  # noqa: SLF001  # an array's bytes are its own format
+        module, name, payload = parts[:3]
+        if code == 3:
+            if (module, name, parts[3]) not in SAFE_MSGPACK_METHODS:
+                raise TypeNotAllowedError(f"{module}.{name}.{parts[3]} may not be called")
+            return getattr(self._allowed.resolve(module, name), parts[3])(payload)
+        cls: Any = self._allowed.resolve(module, name)
+        if code == 0:
+            return cls(payload)
+        if code == 1:
+            if (module, name) == ("langgraph.types", "Send") and len(payload) == 3:
+                return cls(payload[0], payload[1], timeout=payload[2])
+            return cls(*payload)
+        try:
+            return cls(**payload)
+        except Exception:
+            if code not in (4, 5):
+                raise
+            # A model that was changed after it had been validated.
+            return cls.model_construct(**payload)
+
+
+def refusal(value: object) -> str:
+    """Why a value is refused, and what to do."""
+    return (
+        f"a value of type {type(value).__module__}.{type(value).__qualname__} cannot be "
+        "stored, since it would not come back as it is. Store plain data, a dataclass or a "
+        "pydantic model, or give the checkpointer a serde= that knows the type"
+    )

@@ -1,0 +1,45 @@
+"""Plain data: what MessagePack gives back just as it was, and how to tell."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ormsgpack
+
+__all__ = ["OPTIONS", "is_plain", "plainly"]
+
+OPTIONS = (
+    ormsgpack.OPT_NON_STR_KEYS
+    | ormsgpack.OPT_PASSTHROUGH_BIG_INT
+    | ormsgpack.OPT_PASSTHROUGH_DATACLASS
+    | ormsgpack.OPT_PASSTHROUGH_DATETIME
+    | ormsgpack.OPT_PASSTHROUGH_ENUM
+    | ormsgpack.OPT_PASSTHROUGH_SUBCLASS
+    | ormsgpack.OPT_PASSTHROUGH_TUPLE
+    | ormsgpack.OPT_PASSTHROUGH_UUID
+)
+"""Nothing that MessagePack would quietly turn into something else is packed natively."""
+# For plain data: only names as keys. What is packed natively all the same, and comes back as something
+# else, is a bytearray or an extension; in these bytes one of these begins with, among others.
+_PLAIN = OPTIONS & ~ormsgpack.OPT_NON_STR_KEYS
+_SUSPECT = bytes((*range(0xC4, 0xCA), *range(0xD4, 0xD9)))
+_SCALARS = frozenset({type(None), bool, int, float, bytes, str})
+
+
+def plainly(value: Any) -> bytes | None:
+    """A value as bytes that certainly come back as it is, found out without trying; None if that is not certain."""
+    try:
+        packed = ormsgpack.packb(value, None, _PLAIN)
+    except TypeError:
+        return None
+    return packed if len(packed.translate(None, _SUSPECT)) == len(packed) or is_plain(value) else None
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a value is nothing but plain data."""
+    kind = type(value)
+    if kind in _SCALARS:
+        return True
+    if kind is dict:
+        return all(type(key) is str and is_plain(each) for key, each in value.items())
+    return kind is list and all(map(is_plain, value))

@@ -1,0 +1,80 @@
+"""What a checkpointer does to whole threads: delete, thin out, copy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from langchain_ttl_history import upkeep
+from langchain_ttl_history.flow import Flow, arun, deleting, run
+from langchain_ttl_history.sessions import Sessions
+from langchain_ttl_history.storage.base import Storage
+from langchain_ttl_history.threads import Threads, checked_strategy
+
+__all__ = ["WholeThreads"]
+
+
+class WholeThreads:
+    """The part of a checkpointer that is about whole threads, all of one user's."""
+
+    _storage: Storage
+    _sessions: Sessions
+    _threads: Threads
+    _tombstone_ttl: float
+
+    def delete_thread(self, thread_id: str) -> None:
+        """Delete the user's session of this thread, its conversation included."""
+        run(self._storage, self._delete(thread_id))
+
+    async def adelete_thread(self, thread_id: str) -> None:
+        """Async :meth:`delete_thread`."""
+        await arun(self._storage, self._delete(thread_id))
+
+    def delete_for_runs(self, run_ids: Sequence[str]) -> None:
+        """Delete what these runs stored in the user's sessions, and what they said."""
+        run(self._storage, upkeep.forget_runs(self._sessions, self._threads.user(), run_ids))
+
+    async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
+        """Async :meth:`delete_for_runs`."""
+        await arun(self._storage, upkeep.forget_runs(self._sessions, self._threads.user(), run_ids))
+
+    def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
+        """Copy a user's session to a thread that is not there yet.
+
+        Raises:
+            ConfigurationError: The target is there already.
+        """
+        run(self._storage, self._copy(source_thread_id, target_thread_id))
+
+    async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
+        """Async :meth:`copy_thread`."""
+        await arun(self._storage, self._copy(source_thread_id, target_thread_id))
+
+    def prune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
+        """Thin out the user's threads.
+
+        Args:
+            thread_ids: The threads.
+            strategy: `keep_latest` keeps the latest checkpoint of each namespace, `delete`
+                deletes the sessions.
+        """
+        for thread_id in checked_strategy(thread_ids, strategy):
+            run(self._storage, self._thinned(thread_id, strategy))
+
+    async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
+        """Async :meth:`prune`."""
+        for thread_id in checked_strategy(thread_ids, strategy):
+            await arun(self._storage, self._thinned(thread_id, strategy))
+
+    def _delete(self, thread_id: str) -> Flow[int]:
+        key = self._threads.session(thread_id)
+        self._sessions.memo.drop(*key)
+        return deleting(key.user_id, key.session_id, self._tombstone_ttl)
+
+    def _copy(self, source: str, target: str) -> Flow[None]:
+        return upkeep.copy(self._sessions, self._threads.session(source), self._threads.session(target))
+
+    def _thinned(self, thread_id: str, strategy: str) -> Flow[Any]:
+        if strategy == "delete":
+            return self._delete(thread_id)
+        return upkeep.keep_latest(self._sessions, self._threads.session(thread_id))
