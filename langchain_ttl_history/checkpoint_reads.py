@@ -14,10 +14,8 @@ from langchain_core.messages import BaseMessage
 from langchain_ttl_history.bodies import Base, decode_bodies
 from langchain_ttl_history.checkpoints import (
     Record,
-    Write,
     checkpoint_name,
     decode_record,
-    decode_writes,
     first_checkpoint_id,
     head_name,
     writes_name,
@@ -28,6 +26,7 @@ from langchain_ttl_history.flow import Flow, reading
 from langchain_ttl_history.index import INDEX, SUBS, Line, lines_of
 from langchain_ttl_history.keeping import leaves, shown_lines, waiting_roots
 from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.pending import Write, decode_writes
 from langchain_ttl_history.sessions import Sessions, View
 from langchain_ttl_history.storage.base import Lease, Query, Snapshot
 

@@ -6,31 +6,28 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from langchain_core.messages import HumanMessage
-
 from langchain_ttl_history.bodies import Base
 from langchain_ttl_history.checkpoint_reads import FIRST_METADATA, Token, first_checkpoint
 from langchain_ttl_history.checkpoints import (
     Record,
     checkpoint_name,
     decode_record,
-    decode_writes,
     encode_record,
     encode_values,
-    encode_writes,
     first_checkpoint_id,
     head_name,
     writes_name,
 )
-from langchain_ttl_history.codec import is_snapshot, snapshot_value
-from langchain_ttl_history.conversation import LOG, Delta, Seen, diff
-from langchain_ttl_history.delta_channels import applied
+from langchain_ttl_history.codec import is_snapshot
+from langchain_ttl_history.conversation import LOG, Seen
 from langchain_ttl_history.flow import Flow, reading, writing
 from langchain_ttl_history.index import INDEX, SUBS, line_of
 from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.memo import Known
 from langchain_ttl_history.outlived import held_by, leave_aged
+from langchain_ttl_history.pending import decode_writes, encode_writes
 from langchain_ttl_history.sessions import Sessions
+from langchain_ttl_history.spoken import find_talk, said
 from langchain_ttl_history.storage.base import (
     Blob,
     Change,
@@ -40,8 +37,7 @@ from langchain_ttl_history.storage.base import (
     Snapshot,
     Status,
 )
-from langchain_ttl_history.strip import key_of
-from langchain_ttl_history.values import LIST, is_conversation
+from langchain_ttl_history.values import LIST
 
 __all__ = ["CheckpointWrites", "Put"]
 
@@ -178,7 +174,7 @@ class CheckpointWrites:
                 held = held_by(self.sessions, key, put.parent, token, ground.now)
         record = Record(checkpoint, put.metadata, put.parent, run, seen, shown)
         if not ns:
-            self._talk(record, values, ground, key, tuple(held))
+            find_talk(record, values, self.messages_key, before, (ground.writes, tuple(held)), self.sessions.codec, key)
             channel = record.channel or ""
             if channel in values and channel not in put.changed and shown and same:
                 # As it was shown, so that all of it is stored: no need to look at what it holds.
@@ -191,7 +187,7 @@ class CheckpointWrites:
         if first and before is None and token is not None and same and not ns:
             append += self._keep_first(token, blobs)
         if not ns:
-            delta = self._said(record, values, shown, None if starts else before)
+            delta = said(record, values.get(self.messages_key), shown, None if starts else before)
         blobs[put.name] = encode_record(record, self.sessions.codec, where)
         blobs[head_name(ns)] = Blob(b"", (put.name,), seen.position, (_w(ns, put.id),))
         append.append((SUBS if ns else INDEX, line_of(ns, put.id, record), ()))
@@ -211,37 +207,6 @@ class CheckpointWrites:
         if self.sessions.is_heavy(outcome):
             yield from self.sessions.tidy(key)
 
-    def _talk(
-        self,
-        record: Record,
-        values: Mapping[str, Any],
-        ground: _Ground,
-        key: SessionKey,
-        held: tuple[str, ...],
-    ) -> None:
-        """Find out what the conversation at this checkpoint is, and which channel is it."""
-        channel, before = self.messages_key, ground.parent
-        if channel in values:
-            if is_conversation(snapshot_value(values[channel])):
-                record.channel = channel
-            return
-        counters = record.metadata.get("counters_since_delta_snapshot") or {}
-        versions = record.checkpoint["channel_versions"]
-        if channel not in counters or channel not in versions:
-            return
-        # A `DeltaChannel` between snapshots: its new value is the old one and the parent's
-        # writes, which LangGraph stores first.
-        record.channel, record.explicit = channel, False
-        if before is not None and before.names != record.names:
-            record.base = record.names
-        if before is not None and before.snapshot and record.base is None and not ground.writes:
-            # Not written since that snapshot, so it is this checkpoint's as well.
-            record.explicit = versions[channel] == before.checkpoint["channel_versions"][channel]
-        if held:
-            # Nothing is left that a chain of writes could begin with.
-            record.explicit, record.base = True, None
-        record.names = applied(held or record.names, ground.writes, self.sessions.codec, key)
-
     def _keep_first(self, token: Token, blobs: dict[str, Blob]) -> list[tuple[str, bytes, tuple[str, ...]]]:
         """Store the checkpoint that a session without one showed, now that one builds on it."""
         if token.id != first_checkpoint_id(token.generation):
@@ -260,30 +225,6 @@ class CheckpointWrites:
         )
         blobs[_c("", token.id)] = encode_record(record, self.sessions.codec)
         return [(INDEX, line_of("", token.id, record), ())]
-
-    def _said(
-        self,
-        record: Record,
-        values: Mapping[str, Any],
-        shown: Sequence[str],
-        before: Record | None,
-    ) -> Delta:
-        """What this step of a run said, and which message of its own turn it follows.
-
-        A run that resumes goes on with the turn that was interrupted; any other opens one, whose
-        first message follows nothing.
-        """
-        removed, added = diff(shown, record.names)
-        last = before.last if before is not None else None
-        if before is None and record.metadata.get("source") == "loop" and shown:
-            messages = snapshot_value(values.get(self.messages_key))
-            old = {key_of(name) for name in shown}
-            if not is_conversation(messages) or not any(
-                isinstance(each, HumanMessage) and each.id not in old for each in messages
-            ):
-                last = key_of(shown[-1])
-        record.last = key_of(added[-1]) if added else last
-        return Delta(record.run, removed, added, last)
 
     def put_writes(
         self,

@@ -7,13 +7,10 @@ value (see `values`), ``m...`` a message's body (see `conversation`).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 from uuid import UUID
-
-from langgraph.checkpoint.base import WRITES_IDX_MAP, writes_sort_key
-from langgraph.checkpoint.serde.types import INTERRUPT, RESUME
 
 from langchain_ttl_history.bodies import Base
 from langchain_ttl_history.codec import Codec, is_snapshot
@@ -21,22 +18,18 @@ from langchain_ttl_history.conversation import Seen
 from langchain_ttl_history.errors import CorruptRecordError
 from langchain_ttl_history.plain import plainly
 from langchain_ttl_history.records import decoder, pack, unpack
-from langchain_ttl_history.storage.base import Blob, Entry
+from langchain_ttl_history.storage.base import Blob
 from langchain_ttl_history.values import LIST, SNAPSHOT, Values, decode_value, shifted
 
 __all__ = [
     "Record",
-    "Write",
     "checkpoint_name",
     "decode_record",
-    "decode_writes",
     "encode_record",
     "encode_values",
-    "encode_writes",
     "first_checkpoint_id",
     "head_name",
     "overwritten",
-    "waits_for_answer",
     "without_messages",
     "writes_name",
 ]
@@ -248,80 +241,3 @@ def without_messages(blob: Blob, lost: Collection[str], codec: Codec) -> Blob:
         own = channel == fields[9] and fields[10]
         fields[11][channel] = [stored[0], 0, len(kept)] if own else shifted(stored, shift)
     return blob._replace(payload=codec.seal(pack(fields)), refs=kept + blob.refs[end:])
-
-
-class Write(NamedTuple):
-    """One pending write."""
-
-    task_id: str
-    path: str
-    place: int
-    channel: str
-    value: Any
-
-
-def encode_writes(
-    writes: Sequence[tuple[str, Any]],
-    task_id: str,
-    path: str,
-    base: Base,
-    codec: Codec,
-    where: str,
-    conversation: str,
-) -> tuple[bytes, tuple[str, ...], dict[str, Blob]]:
-    """A task's writes as payload and references of a list entry, and the blobs they need.
-
-    Args:
-        writes: Channels and values.
-        task_id: The task's id.
-        path: Its place among the tasks of its step.
-        base: Bodies that need not be sent again.
-        codec: Encodes the values.
-        where: Names the session in errors.
-        conversation: The channel that is the conversation.
-
-    Raises:
-        TypeNotAllowedError: A value would not come back as it is.
-    """
-    encoder = Values(codec, where, base, conversation)
-    stored = [
-        [WRITES_IDX_MAP.get(channel, index), channel, encoder.encode(value, channel)]
-        for index, (channel, value) in enumerate(writes)
-    ]
-    payload = codec.seal(pack([_FORMAT, task_id, path, stored]))
-    return payload, tuple(encoder.refs), encoder.blobs
-
-
-@decoder("a pending write")
-def decode_writes(entries: Iterable[Entry], blobs: Any, codec: Codec) -> list[Write]:
-    """Pending writes in the order LangGraph applies them.
-
-    A write at a regular place stays as it was first stored; an error, an interrupt or a resume
-    is replaced by a later one.
-    """
-    found: dict[tuple[str, int], Write] = {}
-    for entry in entries:
-        form, task_id, path, stored = unpack(codec.unseal(entry.payload))
-        if form != _FORMAT:
-            raise CorruptRecordError(f"a write is of format {form}, newer than {_FORMAT}")
-        for index, channel, value in stored:
-            if index < 0 or (task_id, index) not in found:
-                found[task_id, index] = Write(
-                    task_id, path, index, channel, decode_value(value, entry.refs, blobs, codec)
-                )
-    return sorted(found.values(), key=lambda write: writes_sort_key(write.path, write.task_id, write.place))
-
-
-@decoder("a pending write")
-def waits_for_answer(entries: Iterable[Entry], codec: Codec) -> bool:
-    """Whether an interrupt among these writes has not been resumed."""
-    asked: set[str] = set()
-    answered: set[str] = set()
-    for entry in entries:
-        _, task_id, _, stored = unpack(codec.unseal(entry.payload))
-        for _, channel, _ in stored:
-            if channel == INTERRUPT:
-                asked.add(task_id)
-            elif channel not in (RESUME, *WRITES_IDX_MAP):
-                answered.add(task_id)
-    return bool(asked - answered)

@@ -9,19 +9,12 @@ from langchain_core.messages import RemoveMessage
 from langchain_core.messages.utils import convert_to_messages
 
 from langchain_ttl_history.bodies import Base, decode_bodies, encode_bodies
-from langchain_ttl_history.checkpoints import (
-    Write,
-    checkpoint_name,
-    decode_record,
-    decode_writes,
-    head_name,
-    overwritten,
-    writes_name,
-)
+from langchain_ttl_history.checkpoints import checkpoint_name, decode_record, head_name, overwritten, writes_name
 from langchain_ttl_history.codec import Codec, delta_snapshot
 from langchain_ttl_history.conversation import keyed
 from langchain_ttl_history.flow import Flow, reading
 from langchain_ttl_history.keys import SessionKey, label
+from langchain_ttl_history.pending import Write, decode_writes
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Query
 

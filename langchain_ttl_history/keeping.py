@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from langchain_ttl_history.checkpoints import checkpoint_name, waits_for_answer, writes_name
+from langchain_ttl_history.checkpoints import checkpoint_name, writes_name
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.conversation import LOG
 from langchain_ttl_history.index import CHAIN, INDEX, SUBS, Line, lines_at
+from langchain_ttl_history.pending import waits_for_answer
 from langchain_ttl_history.storage.base import Blob, Change, Entry, Lease, Snapshot
 
 __all__ = ["Lines", "keep_only", "latest_lines", "leaves", "needed_by", "shown_lines", "waiting_roots"]

@@ -1,0 +1,87 @@
+"""What a checkpoint says: which of its channels is the conversation, and what its step changed in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from langchain_core.messages import HumanMessage
+
+from langchain_ttl_history.checkpoints import Record
+from langchain_ttl_history.codec import Codec, snapshot_value
+from langchain_ttl_history.conversation import Delta, diff
+from langchain_ttl_history.delta_channels import applied
+from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.strip import key_of
+from langchain_ttl_history.values import is_conversation
+
+__all__ = ["find_talk", "said"]
+
+
+def find_talk(
+    record: Record,
+    values: Mapping[str, Any],
+    channel: str,
+    before: Record | None,
+    delta: tuple[tuple[Any, ...], tuple[str, ...]],
+    codec: Codec,
+    key: SessionKey,
+) -> None:
+    """Find out what the conversation at this checkpoint is, and whether a channel is it.
+
+    Args:
+        record: The checkpoint; what is found is set on it.
+        values: Its channels' values.
+        channel: The one that may be the conversation.
+        before: The checkpoint it builds on.
+        delta: For a `DeltaChannel`: what was written to it on that checkpoint, and the names of what the
+            turn holds of a session that ended under it.
+        codec: Encodes what was written.
+        key: Names the session.
+    """
+    if channel in values:
+        if is_conversation(snapshot_value(values[channel])):
+            record.channel = channel
+        return
+    counters = record.metadata.get("counters_since_delta_snapshot") or {}
+    versions = record.checkpoint["channel_versions"]
+    if channel not in counters or channel not in versions:
+        return
+    writes, held = delta
+    # A `DeltaChannel` between snapshots: its new value is the old one and the parent's
+    # writes, which LangGraph stores first.
+    record.channel, record.explicit = channel, False
+    if before is not None and before.names != record.names:
+        record.base = record.names
+    if before is not None and before.snapshot and record.base is None and not writes:
+        # Not written since that snapshot, so it is this checkpoint's as well.
+        record.explicit = versions[channel] == before.checkpoint["channel_versions"][channel]
+    if held:
+        # Nothing is left that a chain of writes could begin with.
+        record.explicit, record.base = True, None
+    record.names = applied(held or record.names, writes, codec, key)
+
+
+def said(record: Record, value: Any, shown: Sequence[str], before: Record | None) -> Delta:
+    """What this step of a run said, and which message of its own turn it follows.
+
+    A run that resumes goes on with the turn that was interrupted; any other opens one, whose
+    first message follows nothing.
+
+    Args:
+        record: The checkpoint, its conversation set.
+        value: The conversation's channel.
+        shown: What the step was shown.
+        before: The checkpoint of the same run before this one.
+    """
+    removed, added = diff(shown, record.names)
+    last = before.last if before is not None else None
+    if before is None and record.metadata.get("source") == "loop" and shown:
+        messages = snapshot_value(value)
+        old = {key_of(name) for name in shown}
+        if not is_conversation(messages) or not any(
+            isinstance(each, HumanMessage) and each.id not in old for each in messages
+        ):
+            last = key_of(shown[-1])
+    record.last = key_of(added[-1]) if added else last
+    return Delta(record.run, removed, added, last)
