@@ -12,7 +12,7 @@ from langchain_ttl_history.errors import CorruptRecordError
 from langchain_ttl_history.storage.base import Blob
 from langchain_ttl_history.strip import ID, NOTHING, Body, Strip, body_name, key_of
 
-__all__ = ["Base", "decode_bodies", "encode_bodies", "encode_conversation", "restored"]
+__all__ = ["Base", "decode_bodies", "encode_bodies", "encode_conversation", "encode_new", "restored"]
 
 
 @dataclass
@@ -156,6 +156,12 @@ def encode_bodies(
     names = [_encode(message, base, codec, where, blobs, codec.image_of(message)).name for message in messages]
     base.resend(names, blobs)
     return names
+
+
+def encode_new(messages: Iterable[BaseMessage], codec: Codec, where: str, blobs: dict[str, Blob]) -> list[str]:
+    """As :func:`encode_bodies`, where nothing is known and nothing is to be remembered."""
+    base = Base()
+    return [_encode(message, base, codec, where, blobs, None).name for message in messages]
 
 
 def _encode(

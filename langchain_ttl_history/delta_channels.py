@@ -8,7 +8,7 @@ from typing import Any
 from langchain_core.messages import RemoveMessage
 from langchain_core.messages.utils import convert_to_messages
 
-from langchain_ttl_history.bodies import Base, decode_bodies, encode_bodies
+from langchain_ttl_history.bodies import decode_bodies, encode_new
 from langchain_ttl_history.checkpoints import checkpoint_name, decode_record, head_name, overwritten, writes_name
 from langchain_ttl_history.codec import Codec, delta_snapshot
 from langchain_ttl_history.conversation import keyed
@@ -86,6 +86,6 @@ def applied(names: tuple[str, ...], writes: Sequence[Any], codec: Codec, key: Se
             if isinstance(message, RemoveMessage):
                 shown.pop(message.id or "", None)
                 continue
-            name = encode_bodies([message], Base(), codec, label(key), {})[0]
+            (name,) = encode_new([message], codec, label(key), {})
             shown[keyed([*shown.values(), name])[-1] if not message.id else message.id] = name
     return tuple(shown.values())

@@ -14,7 +14,7 @@ from langchain_core.messages import (
     message_chunk_to_message,
 )
 
-from langchain_ttl_history.bodies import Base, encode_bodies
+from langchain_ttl_history.bodies import Base, encode_bodies, encode_new
 from langchain_ttl_history.conversation import LOG, Delta, diff, keyed
 from langchain_ttl_history.errors import SessionDeletedError, TypeNotAllowedError
 from langchain_ttl_history.flow import Flow
@@ -66,7 +66,7 @@ def add(sessions: Sessions, key: SessionKey, messages: Sequence[BaseMessage], tu
     if not ready:
         return
     blobs: dict[str, Blob] = {}
-    names = encode_bodies([*added.values()], Base(), sessions.codec, label(key), blobs)
+    names = encode_new(added.values(), sessions.codec, label(key), blobs)
     delta = Delta(_new_id(), tuple(removed), tuple(names), after)
     yield from _log(sessions, key, delta, blobs, guard)
 
