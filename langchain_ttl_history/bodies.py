@@ -9,6 +9,7 @@ from langchain_core.messages import BaseMessage, ToolMessage
 
 from langchain_ttl_history.codec import Codec, joined
 from langchain_ttl_history.errors import CorruptRecordError
+from langchain_ttl_history.messages import is_core, pack_plain
 from langchain_ttl_history.storage.base import Blob
 from langchain_ttl_history.strip import ID, NOTHING, Body, Strip, body_name, key_of
 
@@ -55,15 +56,13 @@ class Base:
         """Add a new body to what is going to be sent."""
         blobs[name] = self.sending[name] = blob
 
-    def resend(self, names: Sequence[str], blobs: dict[str, Blob]) -> None:
-        """Add those of these bodies that are on their way to what is going to be sent."""
-        if not self.sending:
-            return
-        for name in self.sending.keys() & set(names):
-            blob = self.sending.get(name)
-            if blob is not None:
-                blobs.setdefault(name, blob)
-                self.resend(blob.refs, blobs)
+    def resend(self, name: str, blobs: dict[str, Blob]) -> None:
+        """Add a body that is known, and perhaps only on its way, to what is going to be sent."""
+        blob = self.sending.get(name)
+        if blob is not None:
+            blobs.setdefault(name, blob)
+            for ref in blob.refs:
+                self.resend(ref, blobs)
 
     def sent(self, names: Iterable[str]) -> None:
         """Know that these are stored."""
@@ -111,7 +110,7 @@ class Base:
 def _body_read(name: str, message: BaseMessage, blobs: Mapping[str, Blob], codec: Codec) -> Body:
     image = codec.image_of(message)
     if image is not None:
-        return Body(name, type(message), image, codec.plain_message(message) is not None)
+        return Body(name, type(message), image, pack_plain(message) is not None)
     blob = blobs[name]
     content = blobs[blob.refs[0]] if blob.refs else blob
     return Body(name, None, codec.unseal(content.payload))
@@ -130,18 +129,23 @@ def encode_conversation(
     if images and messages and (first := messages[0].id):
         start, count = strip.common(first, classes, begin, images)
     names = strip.names[start : start + count]
-    new = messages[count:]
-    if len(new) == 1 and images and codec.has_image(new[0]):
-        end = begin
-        if count:
-            end += strip.ends[start + count - 1] - (strip.ends[start - 1] if start else strip.begin)
-        bodies = [_encode(new[0], base, codec, where, blobs, images[end:])]
-    else:
-        bodies = [_encode(message, base, codec, where, blobs, codec.image_of(message)) for message in new]
+    if base.sending:
+        for name in base.sending.keys() & set(names):
+            base.resend(name, blobs)
+    bodies: list[Body] = []
+    end = begin
+    if count:
+        end += strip.ends[start + count - 1] - (strip.ends[start - 1] if start else strip.begin)
+    for message in messages[count:]:
+        # What stands behind the image of the last but one is that of the last.
+        is_last = images and count + len(bodies) + 1 == len(messages) and is_core(message)
+        image = images[end:] if is_last else codec.image_of(message)
+        end += len(image or b"")
+        body = _encode(message, base, codec, where, blobs, image)
+        bodies.append(body)
+        names.append(body.name)
     if images:
         base.strip = strip.followed(start, count, begin, images, bodies)
-    names += [body.name for body in bodies]
-    base.resend(names, blobs)
     return names
 
 
@@ -153,9 +157,7 @@ def encode_bodies(
     Raises:
         TypeNotAllowedError: A message holds something that would not come back.
     """
-    names = [_encode(message, base, codec, where, blobs, codec.image_of(message)).name for message in messages]
-    base.resend(names, blobs)
-    return names
+    return [_encode(message, base, codec, where, blobs, codec.image_of(message)).name for message in messages]
 
 
 def encode_new(messages: Iterable[BaseMessage], codec: Codec, where: str, blobs: dict[str, Blob]) -> list[str]:
@@ -167,36 +169,39 @@ def encode_new(messages: Iterable[BaseMessage], codec: Codec, where: str, blobs:
 def _encode(
     message: BaseMessage, base: Base, codec: Codec, where: str, blobs: dict[str, Blob], image: bytes | None
 ) -> Body:
-    id = message.id or None
-    body = None if id is None else base.known.get(id)
-    if body is not None and image is not None and body.cls is type(message) and body.content == image:
+    id, cls = message.id, type(message)
+    body = base.known.get(id) if id else None
+    if body is not None and image is not None and body.cls is cls and body.content == image:
+        if base.sending:
+            base.resend(body.name, blobs)
         return body
-    packed = codec.plain_message(message)
+    packed = pack_plain(message)
     exact = packed is not None
     if packed is None:
         packed = codec.verified_message(message, f"{where}, message {message.id!r}")
-    if id is not None and body is not None and body.cls is None and body.content == packed:
+    if id and body is not None and body.cls is None and body.content == packed:
+        base.resend(body.name, blobs)
         if image is not None:
-            body = Body(body.name, type(message), image, exact)
+            body = Body(body.name, cls, image, exact)
             base.learn(id, body)
         return body
-    content = base.contents.get(packed)
-    if content is None:
+    sealed = Blob(packed if codec.cipher is None else codec.seal(packed))
+    content = base.contents.get(packed) if base.contents else None
+    shares = not id or issubclass(cls, ToolMessage)
+    if content is not None:
+        base.resend(content, blobs)
+    else:
         content = body_name(packed, None)
-        if id is None or isinstance(message, ToolMessage):
-            base.send(content, Blob(codec.seal(packed)), blobs)
+        if shares:
+            base.send(content, sealed, blobs)
             base.contents[packed] = content
             base.held += len(packed)
-    if id is None:
+    if not id:
         return Body(content, None, packed)
+    # A tool's result gets its id only after it was written as pending; both copies share the content.
     name = content + id
-    if isinstance(message, ToolMessage):
-        # A tool's result gets its id only after it was written as pending; both copies share the
-        # content.
-        base.send(name, Blob(b"", (content,)), blobs)
-    else:
-        base.send(name, Blob(codec.seal(packed)), blobs)
-    body = Body(name, None, packed) if image is None else Body(name, type(message), image, exact)
+    base.send(name, Blob(b"", (content,)) if shares else sealed, blobs)
+    body = Body(name, None, packed) if image is None else Body(name, cls, image, exact)
     base.learn(id, body)
     return body
 

@@ -139,10 +139,6 @@ class Codec:
         """The messages of these classes whose images these are."""
         return messages_of(images, classes, self._extensions.hook)
 
-    def has_image(self, message: BaseMessage) -> bool:
-        """Whether an image tells all that this message holds."""
-        return is_core(message)
-
     def messages(self, packed: Sequence[bytes], ids: Iterable[str | None]) -> list[BaseMessage]:
         """The messages that were packed, with these ids.
 

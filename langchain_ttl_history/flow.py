@@ -108,10 +108,10 @@ def run(storage: Storage, flow: Flow[T]) -> T:
     try:
         request = next(flow)
         while True:
-            if isinstance(request, Read):
-                request = flow.send(storage.read(request.key, request.query))
-            elif isinstance(request, Write):
+            if isinstance(request, Write):
                 request = flow.send(storage.write(request.key, request.change))
+            elif isinstance(request, Read):
+                request = flow.send(storage.read(request.key, request.query))
             elif isinstance(request, Page):
                 request = flow.send(storage.sessions(*request))
             else:
@@ -132,10 +132,10 @@ async def arun(storage: Storage, flow: Flow[T]) -> T:
     try:
         request = next(flow)
         while True:
-            if isinstance(request, Read):
-                request = flow.send(await storage.aread(request.key, request.query))
-            elif isinstance(request, Write):
+            if isinstance(request, Write):
                 request = flow.send(await storage.awrite(request.key, request.change))
+            elif isinstance(request, Read):
+                request = flow.send(await storage.aread(request.key, request.query))
             elif isinstance(request, Page):
                 request = flow.send(await storage.asessions(*request))
             else:

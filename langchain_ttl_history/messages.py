@@ -187,7 +187,7 @@ def is_core(message: BaseMessage) -> bool:
 
 def image_of(message: BaseMessage, default: Default) -> bytes | None:
     """All that a message holds, id and all, as bytes to compare; None if that cannot be told."""
-    if not is_core(message):
+    if type(message) not in _BY_CLASS or message.__pydantic_extra__:
         return None
     try:
         return ormsgpack.packb(message.__dict__, default, OPTIONS)
