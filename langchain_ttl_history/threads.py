@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from langchain_core.runnables import RunnableConfig
@@ -98,6 +99,8 @@ class Threads:
                 "config['configurable'] has no 'thread_id'; buffer.config(user_id, session_id) makes such a config"
             )
         named = configurable.get(self.user_key)
+        if type(named) is str and type(thread_id) is str and self.user_id in (None, named):
+            return _key_of(named, thread_id, self.user_key)
         if named is None and isinstance(thread_id, OwnedThread):
             named = thread_id.user_id
         return SessionKey(self.user(named), valid_id("thread_id", thread_id))
@@ -120,6 +123,12 @@ class Threads:
             made[self.user_key] = key.user_id
             made["thread_id"] = OwnedThread(key)
         return {"configurable": made}
+
+
+@lru_cache(maxsize=1024)
+def _key_of(user_id: str, thread_id: str, user_key: str) -> SessionKey:
+    """The key of a user and a thread, checked once for the many steps of a turn."""
+    return SessionKey(valid_id(user_key, user_id), valid_id("thread_id", thread_id))
 
 
 def checkpoint_id_of(id: str | None) -> str:

@@ -107,9 +107,7 @@ class MemoryStorage:
                 self._generation = max(self._generation + 1, int(now * 1_000_000))
                 session = self._sessions[key] = MemorySession(self._generation, now)
                 self._users.setdefault(key.user_id, {})[key.session_id] = None
-                before = 0
-            else:
-                before = session.cost
+            before = session.cost
             session.apply(change)
             if change.idle_ttl is not KEEP:
                 session.idle_ttl = change.idle_ttl

@@ -23,7 +23,7 @@ class MemorySession:
     """One session's contents and times; its storage's lock guards it."""
 
     __slots__ = (
-        "blobs", "bytes", "created_at", "deadline", "generation", "idle_ttl", "last_used_at",
+        "blobs", "bytes", "cost", "created_at", "deadline", "generation", "idle_ttl", "last_used_at",
         "lists", "position", "weights",
     )  # fmt: skip
 
@@ -38,11 +38,8 @@ class MemorySession:
         self.blobs: dict[str, Blob] = {}
         self.lists: dict[str, list[Entry]] = {}
         self.weights: dict[str, int] = {}
-
-    @property
-    def cost(self) -> int:
+        self.cost = 0
         """What it takes of the storage's bound on bytes."""
-        return self.bytes + _OVERHEAD * (1 + len(self.blobs) + len(self.weights))
 
     def use(self, now: float, lease: Lease) -> None:
         """Be used now."""
@@ -154,6 +151,7 @@ class MemorySession:
         for name, positions in change.trim.items():
             kept = [entry for entry in self.lists.get(name, ()) if entry[0] not in positions]
             self.replace(name, kept)
+        self.cost = self.bytes + _OVERHEAD * (1 + len(blobs) + len(self.weights))
 
     def weights_of(self, change: Change) -> dict[str, int]:
         """The weights of the lists that a write changed."""
