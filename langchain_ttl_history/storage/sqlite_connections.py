@@ -9,16 +9,19 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from langchain_ttl_history.errors import ConfigurationError, StorageError
 from langchain_ttl_history.storage.sqlite_schema import make, prepare
 
-__all__ = ["MEMORY", "Connections"]
+__all__ = ["MEMORY", "Connections", "Statement"]
 
 T = TypeVar("T")
+
+Statement = tuple[str, tuple[Any, ...]]
+"""What to execute, and the values in it."""
 
 MEMORY = ":memory:"
 """The path that stands for this process's memory."""
@@ -74,27 +77,61 @@ class Connections:
             return self.write(work)
         return self._patiently(lambda: self._transaction("BEGIN", work))
 
-    def write(self, work: Callable[[sqlite3.Connection], T], settle: Callable[[T], None] | None = None) -> T:
-        """Do some work within one transaction that may write.
-
-        Args:
-            work: The work; done anew when others were in the way.
-            settle: Is given its result once it is stored, before the next write of this process.
+    def line_up(self) -> None:
+        """Wait for this process's turn to write, which ends with `leave`.
 
         Raises:
-            StorageError: SQLite refused, or others kept writing for longer than the timeout.
+            StorageError: Another thread kept it for longer than the timeout.
         """
         self._after_fork()
         # Threads of one process wait in line here; SQLite would let them poll.
         if not self._writer.acquire(timeout=self._timeout):
             raise StorageError(f"{self.path} was being written to for more than {self._timeout:g} s") from None
+
+    def leave(self) -> None:
+        """Let the next one write."""
+        self._writer.release()
+
+    def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Wait for a turn to write, and do some work within one transaction.
+
+        Raises:
+            StorageError: SQLite refused, or others kept writing for longer than the timeout.
+        """
+        self.line_up()
         try:
-            result = self._patiently(lambda: self._transaction("BEGIN IMMEDIATE", work))
-            if settle is not None:
-                settle(result)
-            return result
+            return self.transact(work)
         finally:
-            self._writer.release()
+            self.leave()
+
+    def transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Do some work, within this process's turn, in one transaction; done anew when others were in the way.
+
+        Raises:
+            StorageError: SQLite refused, or others kept writing for longer than the timeout.
+        """
+        return self._patiently(lambda: self._transaction("BEGIN IMMEDIATE", work))
+
+    def swap(self, statements: Sequence[Statement]) -> bool:
+        """Do all of these statements if the first of them changes a row; False if it does not.
+
+        Within this process's turn. One statement alone is a transaction by itself, which saves two.
+
+        Raises:
+            StorageError: SQLite refused, or others kept writing for longer than the timeout.
+        """
+
+        def work(connection: sqlite3.Connection) -> bool:
+            done = False
+            for statement, values in statements:
+                done = connection.execute(statement, values).rowcount == 1 or done
+                if not done:
+                    break
+            return done
+
+        if len(statements) == 1:
+            return self._patiently(lambda: self._lent(work))
+        return self.transact(work)
 
     def outside(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Do some work outside of any transaction.
@@ -102,18 +139,10 @@ class Connections:
         Raises:
             StorageError: SQLite refused.
         """
-
-        def alone() -> T:
-            connection = self._take()
-            try:
-                return work(connection)
-            finally:
-                self._give(connection)
-
         if not self._in_memory:
-            return self._patiently(alone)
+            return self._patiently(lambda: self._lent(work))
         with self._writer:
-            return self._patiently(alone)
+            return self._patiently(lambda: self._lent(work))
 
     def truncate(self, *, wait: bool) -> bool:
         """Bring everything into the database and empty the file beside it; False if a reader was in the way."""
@@ -139,6 +168,13 @@ class Connections:
         self._finalizer()
 
     # One transaction
+
+    def _lent(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        connection = self._take()
+        try:
+            return work(connection)
+        finally:
+            self._give(connection)
 
     def _transaction(self, begin: str, work: Callable[[sqlite3.Connection], T]) -> T:
         connection = self._take()

@@ -1,0 +1,116 @@
+"""Packs: what one write stores of a session, as bytes that go behind those of the writes before it.
+
+A pack begins with its size and that of its header; payloads follow. A segment is a run of packs.
+Within one, a name is spelled out where it is used first and a number from then on, so that a
+checkpoint that shows 80 messages takes about 100 bytes for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from struct import Struct
+from typing import Any, NamedTuple
+
+from langchain_ttl_history.errors import CorruptRecordError
+from langchain_ttl_history.records import decoder, pack, unpack
+from langchain_ttl_history.storage.base import Blob, Entry
+
+__all__ = ["Large", "Listed", "Named", "Names", "decode", "encode"]
+
+Names = dict[str, int]
+"""The names of a segment and their numbers, which count up from 0."""
+
+
+class Large(NamedTuple):
+    """A payload that has a row of its own."""
+
+    number: int
+    """The row's."""
+    size: int
+
+
+Named = tuple[str, Blob, Large | None]
+"""A blob, and where its payload is if that is not here."""
+Listed = tuple[str, Entry]
+"""An entry of a list."""
+
+_SIZES = Struct(">II")
+
+
+def encode(names: Names, named: Iterable[Named], listed: Iterable[Listed]) -> bytes:
+    """Some blobs and entries as a pack; its new names are added to the segment's."""
+    known = len(names)
+    parts = [b""]
+    blobs: list[list[Any]] = []
+    entries: list[list[Any]] = []
+    for name, blob, large in named:
+        payload, refs, mark, also = blob
+        if name not in names:
+            names[name] = len(names)
+        links = (_numbers(names, refs), mark, _numbers(names, also)) if refs or mark or also or large else ()
+        if large:
+            blobs.append([names[name], large.size, *links, large.number])
+        else:
+            blobs.append([names[name], len(payload), *links])
+            parts.append(payload)
+    for name, (position, payload, refs) in listed:
+        if name not in names:
+            names[name] = len(names)
+        entries.append([names[name], position, len(payload), _numbers(names, refs)])
+        parts.append(payload)
+    header = _packed([*islice(names, known, None)], blobs, entries)
+    parts[0] = header
+    body = b"".join(parts)
+    return _SIZES.pack(len(body), len(header)) + body
+
+
+def _numbers(names: Names, some: Sequence[str]) -> list[int]:
+    try:
+        return [names[each] for each in some]
+    except KeyError:
+        for each in some:
+            if each not in names:
+                names[each] = len(names)
+        return [names[each] for each in some]
+
+
+def _packed(new: list[str], blobs: list[list[Any]], entries: list[list[Any]]) -> bytes:
+    try:
+        return pack([new, blobs, entries])
+    except TypeError:  # A lone surrogate.
+        return pack([[each.encode("utf-8", "surrogatepass") for each in new], blobs, entries])
+
+
+@decoder("a segment")
+def decode(body: bytes, start: int, end: int, names: list[str]) -> tuple[list[Named], list[Listed]]:
+    """The blobs and entries in a segment, oldest first; its names are added to those known of it.
+
+    Raises:
+        CorruptRecordError: It is damaged.
+    """
+    named: list[Named] = []
+    listed: list[Listed] = []
+    while start < end:
+        if start + _SIZES.size > end:
+            raise CorruptRecordError("a segment is cut off")
+        size, header = _SIZES.unpack_from(body, start)
+        start += _SIZES.size
+        behind = start + size
+        new, blobs, entries = unpack(body[start : start + header])
+        names += [each.decode("utf-8", "surrogatepass") if type(each) is bytes else each for each in new]
+        start += header
+        for number, length, *links in blobs:
+            refs, mark, also, *row = links or ((), 0, ())
+            large = Large(row[0], length) if row else None
+            payload = b"" if large else body[start : start + length]
+            start += len(payload)
+            blob = Blob(payload, tuple([names[each] for each in refs]), mark, tuple([names[each] for each in also]))
+            named.append((names[number], blob, large))
+        for number, position, length, refs in entries:
+            entry = Entry(position, body[start : start + length], tuple([names[each] for each in refs]))
+            start += length
+            listed.append((names[number], entry))
+        if start != behind or behind > end:
+            raise CorruptRecordError("a segment is cut off")
+    return named, listed
