@@ -17,7 +17,7 @@ from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import sqlite_freeing as freeing
 from langchain_ttl_history.storage import sqlite_listing as listing
 from langchain_ttl_history.storage.base import Change, Outcome, Query, Snapshot, Usage
-from langchain_ttl_history.storage.sqlite_changes import planned, refusal, renewal
+from langchain_ttl_history.storage.sqlite_changes import appended, planned, refusal, renewal
 from langchain_ttl_history.storage.sqlite_connections import MEMORY, Connections
 from langchain_ttl_history.storage.sqlite_mirror import Mirror, Mirrors
 from langchain_ttl_history.storage.sqlite_row import Row, bytes_of
@@ -29,7 +29,7 @@ __all__ = ["SQLiteStorage"]
 
 _UNWIPED = "SELECT unwiped FROM state"
 # How many writes of a process go by what it remembers before one looks whether there is anything to free.
-_LOOKS = 16
+_LOOKS = 64
 # After another process wrote to a session so many writes to it do not go by what is remembered.
 _CONTESTED = 16
 
@@ -139,11 +139,16 @@ class SQLiteStorage:
         if mirror is None:
             return None
         mirror.contested -= mirror.contested > 0
-        fence = mirror.fence if now < mirror.until else 0
-        if mirror.contested or mirror.row.is_over(now) or refusal(mirror, change, fence) is not None:
+        if mirror.contested or mirror.row.is_over(now):
             self._mirrors.put(key, mirror)
             return None
-        outcome, statements = planned(mirror, change, now)
+        done = appended(mirror, change, now)
+        if done is None:
+            if refusal(mirror, change, mirror.fence if now < mirror.until else 0) is not None:
+                self._mirrors.put(key, mirror)
+                return None
+            done = planned(mirror, change, now)
+        outcome, statements = done
         if not self._connections.swap(statements):
             # It is no longer what it was; the next writes look first what others wrote.
             self._mirrors.put(key, Mirror(Row.new(0, now), contested=_CONTESTED))

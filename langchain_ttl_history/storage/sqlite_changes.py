@@ -6,7 +6,7 @@ something writes the segments anew in which that stood, so that nothing of it st
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from langchain_ttl_history.storage.base import KEEP, Blob, Change, Entry, Lease, Outcome, Status
 from langchain_ttl_history.storage.sqlite_connections import Statement
@@ -14,7 +14,7 @@ from langchain_ttl_history.storage.sqlite_mirror import Key, Mirror
 from langchain_ttl_history.storage.sqlite_packs import Large, Listed, Named, encode
 from langchain_ttl_history.storage.sqlite_tail import SEGMENT, closed
 
-__all__ = ["planned", "refusal", "renewal"]
+__all__ = ["appended", "planned", "refusal", "renewal"]
 
 _LARGE = SEGMENT // 2
 """From so many bytes on a payload has a row of its own."""
@@ -103,6 +103,90 @@ def _update(mirror: Mirror, *, renewed: bool, force: bool) -> Statement:
     return _CHANGE, (head, mirror.tail.body, row.generation, before, unwiped)
 
 
+def appended(mirror: Mirror, change: Change, now: float) -> tuple[Outcome, list[Statement]] | None:
+    """What `planned` does where a change, as most do, only goes behind what is there; None where it does not.
+
+    It also looks whether the change is refused, and tells None then: nothing was changed.
+    """
+    row, session, tail = mirror.row, mirror.session, mirror.tail
+    stored, lists, weights, homes = session.blobs, session.lists, session.weights, mirror.homes
+    blobs = change.blobs
+    if (
+        change.drop or change.trim or change.place or change.new or change.idle_ttl is not KEEP
+        or change.at_generation not in (None, row.generation) or change.at_position not in (None, row.position)
+        or (now < mirror.until and _is_fenced(mirror, change))
+    ):  # fmt: skip
+        return None
+    named: list[Named] = []
+    for name, blob in blobs.items():
+        old = stored.get(name)
+        if old is not None:
+            if old.payload or name in mirror.large:
+                if old != blob:
+                    return None
+                continue
+            if old == blob:
+                continue
+        refs = blob.refs
+        if len(blob.payload) >= _LARGE or (refs and not _are_there(refs, stored, blobs)):
+            return None
+        named.append((name, blob, None))
+    position = row.position
+    listed: list[Listed] = []
+    for name, payload, refs in change.append:
+        if refs and not _are_there(refs, stored, blobs):
+            return None
+        position += 1
+        listed.append((name, Entry(position, payload, refs)))
+    statements: list[Statement] = []
+    if named or listed:
+        known = len(tail.names)
+        pack = encode(tail.names, named, listed)
+        if tail.length + len(pack) > SEGMENT:
+            if len(pack) > SEGMENT // 2 or tail.outdated > _OUTDATED:
+                tail.forget(known)
+                return None
+            statements.append((_INSERT, (row.generation, tail.number, closed(tail.content))))
+            tail.restart(tail.number + 1)
+            row.segment = tail.number
+            pack = encode(tail.names, named, listed)
+        tail.add(pack)
+    number = tail.number
+    held = row.bytes
+    for name, blob, _ in named:
+        if name in homes:
+            mirror.outdate(name)
+        homes[name] = number
+        stored[name] = blob
+        held += len(blob.payload)
+    touched = {}
+    for name, entry in listed:
+        homes[name, entry.position] = number
+        if name in lists:
+            lists[name].append(entry)
+        else:
+            lists[name] = [entry]
+        held += len(entry.payload)
+        touched[name] = weights[name] = weights.get(name, 0) + 1 + len(entry.refs)
+    row.length = tail.length
+    row.position = session.position = position
+    row.bytes = session.bytes = held
+    renewed = not change.upkeep and row.use(now, change.lease)
+    outcome = Outcome(Status.STORED, frozenset(), row.generation, position, held, touched)
+    return outcome, [_update(mirror, renewed=renewed, force=False), *statements]
+
+
+def _is_fenced(mirror: Mirror, change: Change) -> bool:
+    generation, needs = change.guard
+    return (generation is not None and generation <= mirror.fence) or (
+        needs is not None and needs not in mirror.session.blobs
+    )
+
+
+def _are_there(refs: tuple[str, ...], stored: Mapping[str, Blob], given: Mapping[str, Blob]) -> bool:
+    return all(map(stored.__contains__, refs)) or all(ref in stored or ref in given for ref in refs)
+
+
 class _Plan:
     """A change under way: of a mirror, and the statements it takes in the file besides that of the row."""
 
@@ -115,7 +199,7 @@ class _Plan:
 
     def apply(self, change: Change) -> None:
         """Change what the mirror holds, and note what is to be written."""
-        session = self.mirror.session
+        mirror, session = self.mirror, self.mirror.session
         stored, position = session.blobs, session.position
         fresh = [
             (name, blob)
@@ -138,8 +222,11 @@ class _Plan:
         if self.affected:
             moved = self._moved()
             named, listed = moved[0] + named, moved[1] + listed
+        freed = bool(self.affected)
         for few, some in _parts(named, listed):
             self._store(few, some)
+        if freed:
+            mirror.tail.wipe()
 
     def _replaces(self, name: str, old: Blob, blob: Blob) -> bool:
         """Make room for a blob; False if it is stored as it is."""
@@ -268,23 +355,20 @@ def _left(change: Change, position: int) -> list[Listed]:
 
 
 def _parts(named: list[Named], listed: list[Listed]) -> Iterator[tuple[list[Named], list[Listed]]]:
-    """Blobs and entries in parts that each take about half of a segment at most."""
-    few: list[Named] = []
-    some: list[Listed] = []
-    room = SEGMENT // 2
+    """Blobs and entries in parts so small that segments are filled with them."""
+    part: tuple[list[Named], list[Listed]] = [], []
+    room = SEGMENT // 8
     for each in named:
-        size = 0 if each[2] else len(each[1].payload)
-        if size > room and few:
-            yield few, some
-            few, room = [], SEGMENT // 2
-        few.append(each)
-        room -= size
+        part[0].append(each)
+        room -= 0 if each[2] else len(each[1].payload)
+        if room <= 0:
+            yield part
+            part, room = ([], []), SEGMENT // 8
     for one in listed:
-        size = len(one[1].payload)
-        if size > room and (few or some):
-            yield few, some
-            few, some, room = [], [], SEGMENT // 2
-        some.append(one)
-        room -= size
-    if few or some:
-        yield few, some
+        part[1].append(one)
+        room -= len(one[1].payload)
+        if room <= 0:
+            yield part
+            part, room = ([], []), SEGMENT // 8
+    if part[0] or part[1]:
+        yield part

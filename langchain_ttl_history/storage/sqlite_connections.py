@@ -37,6 +37,16 @@ _making = threading.Lock()
 # A fork's copies of its parent's connections. Closing one could remove the file beside the
 # database under the parent's hands, so they are kept for good.
 _inherited: list[sqlite3.Connection] = []
+# Another object in every process; asking the system for the process's number takes longer.
+_process = object()
+
+
+def _forked() -> None:
+    global _process  # noqa: PLW0603  # there is one process
+    _process = object()
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 class Connections:
@@ -59,11 +69,11 @@ class Connections:
         self._give(self._patiently(self._first))
 
     def _begin(self) -> None:
-        self._pid = os.getpid()
+        self._process = _process
         self._idle: deque[sqlite3.Connection] = deque()
         self._writer = threading.Lock()
         self._closed = False
-        self._finalizer = weakref.finalize(self, _close, self._idle, self._pid)
+        self._finalizer = weakref.finalize(self, _close, self._idle, self._process)
 
     # Transactions
 
@@ -113,25 +123,35 @@ class Connections:
         return self._patiently(lambda: self._transaction("BEGIN IMMEDIATE", work))
 
     def swap(self, statements: Sequence[Statement]) -> bool:
-        """Do all of these statements if the first of them changes a row; False if it does not.
-
-        Within this process's turn. One statement alone is a transaction by itself, which saves two.
+        """Do, within this process's turn, all of these statements, if the first changes a row; False if it does not.
 
         Raises:
             StorageError: SQLite refused, or others kept writing for longer than the timeout.
         """
 
-        def work(connection: sqlite3.Connection) -> bool:
-            done = False
-            for statement, values in statements:
-                done = connection.execute(statement, values).rowcount == 1 or done
-                if not done:
-                    break
-            return done
-
         if len(statements) == 1:
-            return self._patiently(lambda: self._lent(work))
+            return self._execute(*statements[0])
+
+        def work(connection: sqlite3.Connection) -> bool:
+            if connection.execute(*statements[0]).rowcount != 1:
+                return False
+            for statement in statements[1:]:
+                connection.execute(*statement)
+            return True
+
         return self.transact(work)
+
+    def _execute(self, statement: str, values: tuple[Any, ...]) -> bool:
+        """Do one statement, which is a transaction by itself; whether it changed a row."""
+        connection = self._take()
+        try:
+            return connection.execute(statement, values).rowcount == 1
+        except sqlite3.Error as error:
+            if not _is_busy(error):
+                raise StorageError(f"{self.path}: {error}") from error
+        finally:
+            self._give(connection)
+        return self._patiently(lambda: self._lent(lambda lent: lent.execute(statement, values).rowcount == 1))
 
     def outside(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Do some work outside of any transaction.
@@ -218,7 +238,7 @@ class Connections:
             return self._open()
 
     def _give(self, connection: sqlite3.Connection) -> None:
-        if self._closed or len(self._idle) >= _KEPT or self._pid != os.getpid():
+        if self._closed or len(self._idle) >= _KEPT or self._process is not _process:
             connection.close()
         else:
             self._idle.append(connection)
@@ -251,7 +271,7 @@ class Connections:
         return sqlite3.connect(self.path, timeout=self._timeout, isolation_level=None, check_same_thread=False)
 
     def _after_fork(self) -> None:
-        if self._pid == os.getpid():
+        if self._process is _process:
             return
         self._finalizer.detach()
         before, closed = self._idle, self._closed
@@ -261,10 +281,10 @@ class Connections:
         (self._idle if self._in_memory else _inherited).extend(before)
 
 
-def _close(idle: deque[sqlite3.Connection], pid: int) -> None:
+def _close(idle: deque[sqlite3.Connection], process: object) -> None:
     while idle:
         connection = idle.pop()
-        if pid == os.getpid():
+        if process is _process:
             connection.close()
         else:
             _inherited.append(connection)

@@ -94,8 +94,8 @@ class Mirror:
 
     # Learning what was written
 
-    def learn(self, segment: int, body: bytes, start: int, end: int) -> None:
-        """Learn what a part of a segment holds. The segments have to come in their order.
+    def learn(self, segment: int, body: bytes) -> None:
+        """Learn what was written to a segment, of which so much is known. The segments have to come in their order.
 
         Raises:
             CorruptRecordError: It is damaged.
@@ -104,8 +104,8 @@ class Mirror:
         if segment != tail.number:
             tail.restart(segment)
         names = list(tail.names)
-        named, listed = decode(body, start, end, names)
-        tail.names = {name: number for number, name in enumerate(names)}
+        named, listed = decode(body, tail.length, names)
+        tail.length, tail.names = len(body), dict(zip(names, range(len(names)), strict=True))
         for name, blob, large in named:
             if name in homes:
                 self.outdate(name)
@@ -114,21 +114,24 @@ class Mirror:
             if large is not None:
                 self.large[name] = large
                 self.unloaded.add(name)
-        touched = set()
+        lists, weights = session.lists, session.weights
         for name, entry in listed:
-            homes[name, entry.position] = segment
-            session.lists.setdefault(name, []).append(entry)
-            touched.add(name)
-        for name in touched:
-            entries = session.lists[name]
-            # What was written anew stands behind what is newer.
-            entries.sort()
-            session.weights[name] = sum([1 + len(entry.refs) for entry in entries])
+            homes[name, entry[0]] = segment
+            if name in lists:
+                lists[name].append(entry)
+                weights[name] += 1 + len(entry[2])
+            else:
+                lists[name] = [entry]
+                weights[name] = 1 + len(entry[2])
 
     def be(self, row: Row) -> None:
         """Be what the session is with this row, now that everything is learnt."""
         self.row, self.head = row, row.head
-        self.session.position, self.session.bytes = row.position, row.bytes
+        session = self.session
+        session.position, session.bytes = row.position, row.bytes
+        for entries in session.lists.values():
+            # What was written anew stands behind what is newer.
+            entries.sort()
 
 
 class Mirrors:

@@ -44,28 +44,30 @@ def encode(names: Names, named: Iterable[Named], listed: Iterable[Listed]) -> by
     parts = [b""]
     blobs: list[list[Any]] = []
     entries: list[list[Any]] = []
-    for name, blob, large in named:
-        payload, refs, mark, also = blob
+    for name, (payload, refs, mark, also), large in named:
         if name not in names:
             names[name] = len(names)
-        links = (_numbers(names, refs), mark, _numbers(names, also)) if refs or mark or also or large else ()
-        if large:
-            blobs.append([names[name], large.size, *links, large.number])
+        if large is not None:
+            blobs.append([names[name], large.size, _numbers(names, refs), mark, _numbers(names, also), large.number])
+            continue
+        if refs or mark or also:
+            blobs.append([names[name], len(payload), _numbers(names, refs), mark, _numbers(names, also)])
         else:
-            blobs.append([names[name], len(payload), *links])
-            parts.append(payload)
+            blobs.append([names[name], len(payload)])
+        parts.append(payload)
     for name, (position, payload, refs) in listed:
         if name not in names:
             names[name] = len(names)
         entries.append([names[name], position, len(payload), _numbers(names, refs)])
         parts.append(payload)
-    header = _packed([*islice(names, known, None)], blobs, entries)
-    parts[0] = header
+    header = parts[0] = _packed([*islice(names, known, None)] if len(names) > known else (), blobs, entries)
     body = b"".join(parts)
     return _SIZES.pack(len(body), len(header)) + body
 
 
-def _numbers(names: Names, some: Sequence[str]) -> list[int]:
+def _numbers(names: Names, some: Sequence[str]) -> Sequence[int]:
+    if not some:
+        return ()
     try:
         return [names[each] for each in some]
     except KeyError:
@@ -75,7 +77,7 @@ def _numbers(names: Names, some: Sequence[str]) -> list[int]:
         return [names[each] for each in some]
 
 
-def _packed(new: list[str], blobs: list[list[Any]], entries: list[list[Any]]) -> bytes:
+def _packed(new: Sequence[str], blobs: list[list[Any]], entries: list[list[Any]]) -> bytes:
     try:
         return pack([new, blobs, entries])
     except TypeError:  # A lone surrogate.
@@ -83,34 +85,41 @@ def _packed(new: list[str], blobs: list[list[Any]], entries: list[list[Any]]) ->
 
 
 @decoder("a segment")
-def decode(body: bytes, start: int, end: int, names: list[str]) -> tuple[list[Named], list[Listed]]:
-    """The blobs and entries in a segment, oldest first; its names are added to those known of it.
+def decode(body: bytes, start: int, names: list[str]) -> tuple[list[Named], list[Listed]]:
+    """The blobs and entries in a segment from a byte on, oldest first; its names are added to those known of it.
 
     Raises:
         CorruptRecordError: It is damaged.
     """
     named: list[Named] = []
     listed: list[Listed] = []
-    while start < end:
-        if start + _SIZES.size > end:
+    while start < len(body):
+        if start + _SIZES.size > len(body):
             raise CorruptRecordError("a segment is cut off")
         size, header = _SIZES.unpack_from(body, start)
         start += _SIZES.size
-        behind = start + size
-        new, blobs, entries = unpack(body[start : start + header])
+        end, at = start + size, start + header
+        new, blobs, entries = unpack(body[start:at])
         names += [each.decode("utf-8", "surrogatepass") if type(each) is bytes else each for each in new]
-        start += header
         for number, length, *links in blobs:
-            refs, mark, also, *row = links or ((), 0, ())
+            if not links:
+                named.append((names[number], Blob(body[at : at + length]), None))
+                at += length
+                continue
+            refs, mark, also, *row = links
             large = Large(row[0], length) if row else None
-            payload = b"" if large else body[start : start + length]
-            start += len(payload)
-            blob = Blob(payload, tuple([names[each] for each in refs]), mark, tuple([names[each] for each in also]))
+            length = 0 if row else length
+            blob = Blob(body[at : at + length], _named(names, refs), mark, _named(names, also))
             named.append((names[number], blob, large))
+            at += length
         for number, position, length, refs in entries:
-            entry = Entry(position, body[start : start + length], tuple([names[each] for each in refs]))
-            start += length
-            listed.append((names[number], entry))
-        if start != behind or behind > end:
+            listed.append((names[number], Entry(position, body[at : at + length], _named(names, refs))))
+            at += length
+        if at != end or end > len(body):
             raise CorruptRecordError("a segment is cut off")
+        start = end
     return named, listed
+
+
+def _named(names: list[str], numbers: Sequence[int]) -> tuple[str, ...]:
+    return tuple([names[each] for each in numbers]) if numbers else ()

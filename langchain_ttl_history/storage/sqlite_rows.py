@@ -94,12 +94,10 @@ def load(connection: sqlite3.Connection, row: Row, mirror: Mirror | None) -> Mir
     tail = mirror.tail
     if row.segment > 1 and tail.number < row.segment:
         for number, body in connection.execute(_SEGMENTS, (row.generation, tail.number)):
-            known_of_it = tail.length if number == tail.number else 0
-            segment = content(body)
-            mirror.learn(number, segment, known_of_it, len(segment))
+            mirror.learn(number, content(body))
     ((body,),) = connection.execute(_TAIL, (row.generation,))
-    mirror.learn(row.segment, opened(body, row.length), tail.length if row.segment == tail.number else 0, row.length)
-    tail.body, tail.length = bytearray(body), row.length
+    mirror.learn(row.segment, opened(body, row.length))
+    tail.body = bytearray(body)
     mirror.be(row)
     return mirror
 

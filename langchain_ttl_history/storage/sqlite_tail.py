@@ -77,11 +77,25 @@ class Tail:
         self.outdated = 0
 
     def restart(self, number: int) -> None:
-        """Begin another segment, or this one anew."""
+        """Begin another segment, or this one anew.
+
+        What stands there stays until it is written over, or wiped: each page of it that is to be
+        changed costs as much as one that is written.
+        """
         self.number = number
-        self.body = bytearray(min(len(self.body), _FILLING + SEGMENT))
+        del self.body[_FILLING + SEGMENT :]
         self.length = self.outdated = 0
         self.names = {}
+
+    def wipe(self) -> None:
+        """Leave nothing behind what is written."""
+        start = _FILLING + self.length
+        self.body[start:] = bytes(len(self.body) - start)
+
+    def forget(self, known: int) -> None:
+        """Forget the names that came after so many, which were not written."""
+        while len(self.names) > known:
+            self.names.popitem()
 
     def add(self, pack: bytes) -> None:
         """Write a pack behind those that are there. It grows by doubling, so that short sessions stay small."""
