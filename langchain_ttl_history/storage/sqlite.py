@@ -17,7 +17,8 @@ from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import sqlite_freeing as freeing
 from langchain_ttl_history.storage import sqlite_listing as listing
 from langchain_ttl_history.storage.base import Change, Outcome, Query, Snapshot, Usage
-from langchain_ttl_history.storage.sqlite_changes import appended, planned, refusal, renewal
+from langchain_ttl_history.storage.sqlite_appends import appended
+from langchain_ttl_history.storage.sqlite_changes import planned, refusal, renewal
 from langchain_ttl_history.storage.sqlite_connections import MEMORY, Connections
 from langchain_ttl_history.storage.sqlite_mirror import Mirror, Mirrors
 from langchain_ttl_history.storage.sqlite_row import Row, bytes_of
@@ -84,20 +85,26 @@ class SQLiteStorage:
         if row is None:
             return Snapshot(now, seen.fence)
         if query.lease is not None and row.is_due(now, query.lease):
-            return self._connections.write(lambda connection: self._read(connection, key, name, query, writing=True))
-        known = self._mirrors.answer(key, row, query, now, seen.fence)
-        if known is not None:
-            return known
-        return self._connections.read(lambda connection: self._read(connection, key, name, query))
+            snapshot, mirror = self._connections.write(
+                lambda connection: self._read(connection, key, name, query, writing=True)
+            )
+        else:
+            known = self._mirrors.answer(key, row, query, now, seen.fence)
+            if known is not None:
+                return known
+            snapshot, mirror = self._connections.read(lambda connection: self._read(connection, key, name, query))
+        if mirror is not None:
+            self._mirrors.put(key, mirror)
+        return snapshot
 
     def _read(
         self, connection: sqlite3.Connection, key: SessionKey, name: bytes, query: Query, *, writing: bool = False
-    ) -> Snapshot:
+    ) -> tuple[Snapshot, Mirror | None]:
         """Read parts of one session, and learn what is not remembered of it."""
         now = self._clock()
         seen = look(connection, TO_READ, name, now)
         if seen.row is None:
-            return Snapshot(now, seen.fence)
+            return Snapshot(now, seen.fence), None
         mirror = load(connection, seen.row, self._mirrors.take(key))
         mirror.fence, mirror.until = seen.fence, seen.until
         if writing and query.lease is not None:
@@ -107,8 +114,7 @@ class SQLiteStorage:
             blob = snapshot.blobs[each]._replace(payload=large(connection, mirror, each))
             snapshot.blobs = {**snapshot.blobs, each: blob}
             mirror.load(each, blob)
-        self._mirrors.put(key, mirror)
-        return snapshot
+        return snapshot, mirror
 
     def write(self, key: SessionKey, change: Change) -> Outcome:
         """Change one session."""

@@ -1,33 +1,21 @@
-"""What a change of a session writes to a SQLite file: planned on its mirror, without I/O.
+"""What any change of a session writes to a SQLite file: planned on its mirror, without I/O.
 
-Most writes go behind those before them, in the row of the session itself. Whatever drops or replaces
-something writes the segments anew in which that stood, so that nothing of it stays.
+Whatever drops or replaces something writes the segments anew in which that stood, so that nothing of
+it stays. (See `sqlite_appends` for what does not.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 
 from langchain_ttl_history.storage.base import KEEP, Blob, Change, Entry, Lease, Outcome, Status
-from langchain_ttl_history.storage.sqlite_connections import Statement
 from langchain_ttl_history.storage.sqlite_mirror import Key, Mirror
-from langchain_ttl_history.storage.sqlite_packs import Large, Listed, Named, encode
+from langchain_ttl_history.storage.sqlite_packs import Large, Listed, Named, Names, encode
 from langchain_ttl_history.storage.sqlite_tail import SEGMENT, closed
+from langchain_ttl_history.storage.sqlite_updates import DELETE, INSERT, LARGE, OUTDATED, REPLACE, Statement, update
 
-__all__ = ["appended", "planned", "refusal", "renewal"]
-
-_LARGE = SEGMENT // 2
-"""From so many bytes on a payload has a row of its own."""
-_OUTDATED = 50
-"""A segment in which more blobs than these were replaced is written anew when it is full."""
-
-_WHERE = "WHERE generation = ? AND head = ? AND NOT EXISTS (SELECT 1 FROM state WHERE unwiped > ?)"
-_CHANGE = f"UPDATE sessions SET head = ?, tail = ? {_WHERE}"
-_RENEW = f"UPDATE sessions SET head = ?, tail = ?, renewed = ?, deadline = ?, idle = ? {_WHERE}"
-_INSERT = "INSERT INTO segments VALUES (?, ?, ?)"
-_DELETE = "DELETE FROM segments WHERE generation = ? AND number = ?"
-# More than any deletion that is still to be wiped.
-_ANY = 1 << 62
+__all__ = ["planned", "refusal", "renewal"]
 
 
 def refusal(mirror: Mirror | None, change: Change, fence: int) -> Outcome | None:
@@ -83,108 +71,13 @@ def planned(mirror: Mirror, change: Change, now: float, *, force: bool = False) 
     touched = [*[name for name, _, _ in change.append], *[name for name, _ in change.place], *change.trim]
     weights = {name: session.weights[name] for name in touched if name in session.weights}
     outcome = Outcome(Status.STORED, frozenset(), row.generation, row.position, row.bytes, weights)
-    return outcome, [_update(mirror, renewed=renewed, force=force), *plan.statements]
+    return outcome, [update(mirror, renewed=renewed, force=force), *plan.statements]
 
 
 def renewal(mirror: Mirror, lease: Lease, now: float) -> Statement:
     """Make a read a use of a session, and tell what to write."""
     mirror.row.use(now, lease)
-    return _update(mirror, renewed=True, force=True)
-
-
-def _update(mirror: Mirror, *, renewed: bool, force: bool) -> Statement:
-    row, before = mirror.row, mirror.head
-    row.version += 1
-    head = mirror.head = row.head
-    unwiped = _ANY if force else 0
-    if renewed:
-        times = (row.renewed, row.deadline, row.idle)
-        return _RENEW, (head, mirror.tail.body, *times, row.generation, before, unwiped)
-    return _CHANGE, (head, mirror.tail.body, row.generation, before, unwiped)
-
-
-def appended(mirror: Mirror, change: Change, now: float) -> tuple[Outcome, list[Statement]] | None:
-    """What `planned` does where a change, as most do, only goes behind what is there; None where it does not.
-
-    It also looks whether the change is refused, and tells None then: nothing was changed.
-    """
-    row, session, tail = mirror.row, mirror.session, mirror.tail
-    stored, lists, weights, homes = session.blobs, session.lists, session.weights, mirror.homes
-    blobs = change.blobs
-    if (
-        change.drop or change.trim or change.place or change.new or change.idle_ttl is not KEEP
-        or change.at_generation not in (None, row.generation) or change.at_position not in (None, row.position)
-        or (now < mirror.until and _is_fenced(mirror, change))
-    ):  # fmt: skip
-        return None
-    named: list[Named] = []
-    for name, blob in blobs.items():
-        old = stored.get(name)
-        if old is not None:
-            if old.payload or name in mirror.large:
-                if old != blob:
-                    return None
-                continue
-            if old == blob:
-                continue
-        refs = blob.refs
-        if len(blob.payload) >= _LARGE or (refs and not _are_there(refs, stored, blobs)):
-            return None
-        named.append((name, blob, None))
-    position = row.position
-    listed: list[Listed] = []
-    for name, payload, refs in change.append:
-        if refs and not _are_there(refs, stored, blobs):
-            return None
-        position += 1
-        listed.append((name, Entry(position, payload, refs)))
-    statements: list[Statement] = []
-    if named or listed:
-        known = len(tail.names)
-        pack = encode(tail.names, named, listed)
-        if tail.length + len(pack) > SEGMENT:
-            if len(pack) > SEGMENT // 2 or tail.outdated > _OUTDATED:
-                tail.forget(known)
-                return None
-            statements.append((_INSERT, (row.generation, tail.number, closed(tail.content))))
-            tail.restart(tail.number + 1)
-            row.segment = tail.number
-            pack = encode(tail.names, named, listed)
-        tail.add(pack)
-    number = tail.number
-    held = row.bytes
-    for name, blob, _ in named:
-        if name in homes:
-            mirror.outdate(name)
-        homes[name] = number
-        stored[name] = blob
-        held += len(blob.payload)
-    touched = {}
-    for name, entry in listed:
-        homes[name, entry.position] = number
-        if name in lists:
-            lists[name].append(entry)
-        else:
-            lists[name] = [entry]
-        held += len(entry.payload)
-        touched[name] = weights[name] = weights.get(name, 0) + 1 + len(entry.refs)
-    row.length = tail.length
-    row.position = session.position = position
-    row.bytes = session.bytes = held
-    renewed = not change.upkeep and row.use(now, change.lease)
-    outcome = Outcome(Status.STORED, frozenset(), row.generation, position, held, touched)
-    return outcome, [_update(mirror, renewed=renewed, force=False), *statements]
-
-
-def _is_fenced(mirror: Mirror, change: Change) -> bool:
-    generation, needs = change.guard
-    return (generation is not None and generation <= mirror.fence) or (
-        needs is not None and needs not in mirror.session.blobs
-    )
-
-
-def _are_there(refs: tuple[str, ...], stored: Mapping[str, Blob], given: Mapping[str, Blob]) -> bool:
-    return all(map(stored.__contains__, refs)) or all(ref in stored or ref in given for ref in refs)
+    return update(mirror, renewed=True, force=True)
 
 
 class _Plan:
@@ -268,7 +161,7 @@ class _Plan:
         mirror.unloaded.discard(name)
         large = mirror.large.pop(name, None)
         if large is not None:
-            self.statements.append((_DELETE, (self.generation, -large.number)))
+            self.statements.append((DELETE, (self.generation, -large.number)))
 
     def _free(self, key: Key) -> None:
         home = self.mirror.homes.pop(key, None)
@@ -277,65 +170,94 @@ class _Plan:
 
     def _named(self, name: str, blob: Blob) -> Named:
         """A new blob that is to be written; its payload to a row of its own if it is large."""
-        if len(blob.payload) < _LARGE:
+        if len(blob.payload) < LARGE:
             return name, blob, None
         mirror = self.mirror
         mirror.row.large += 1
         large = mirror.large[name] = Large(mirror.row.large, len(blob.payload))
-        self.statements.append((_INSERT, (self.generation, -large.number, closed(blob.payload))))
+        self.statements.append((INSERT, (self.generation, -large.number, closed(blob.payload))))
         mirror.load(name, blob)
         return name, blob, large
 
     def _moved(self) -> tuple[list[Named], list[Listed]]:
-        """Free the segments in which something goes. Returns what else stands in them."""
-        mirror, session, affected = self.mirror, self.mirror.session, self.affected
+        """Write the segments anew in which something goes. Returns what of them goes to the tail."""
+        mirror, session, affected, tail = self.mirror, self.mirror.session, self.affected, self.mirror.tail
         mirror.row.epoch += 1
-        named: list[Named] = []
-        at: dict[str, set[int]] = {}
-        for key, home in mirror.homes.items():
-            if home in affected:
-                if isinstance(key, str):
-                    named.append((key, session.blobs[key], mirror.large.get(key)))
-                else:
-                    at.setdefault(key[0], set()).add(key[1])
-        listed = [
-            (name, entry) for name, positions in at.items() for entry in session.lists[name] if entry[0] in positions
-        ]
         for name in [name for name, ghosts in mirror.ghosts.items() if not ghosts.isdisjoint(affected)]:
             mirror.ghosts[name] -= affected
             if not mirror.ghosts[name]:
                 del mirror.ghosts[name]
-        tail = mirror.tail
-        self.statements += [(_DELETE, (self.generation, number)) for number in affected if number != tail.number]
+        named: tuple[list[Named], list[Named]] = [], []
+        listed: tuple[list[Listed], list[Listed]] = [], []
+        at: dict[str, dict[int, int]] = {}
+        for key, home in mirror.homes.items():
+            if home in affected:
+                if isinstance(key, str):
+                    # It has to stand behind its ghosts.
+                    last = home == tail.number or key in mirror.ghosts
+                    named[last].append((key, session.blobs[key], mirror.large.get(key)))
+                else:
+                    at.setdefault(key[0], {})[key[1]] = home
+        for name, homes in at.items():
+            for entry in session.lists[name]:
+                if entry[0] in homes:
+                    listed[homes[entry[0]] == tail.number].append((name, entry))
         if tail.number in affected:
             tail.restart(tail.number)
-        return named, listed
+        rest = self._rewrite(sorted(affected - {tail.number}), named[0], listed[0])
+        return rest[0] + named[1], rest[1] + listed[1]
+
+    def _rewrite(
+        self, numbers: Sequence[int], named: list[Named], listed: list[Listed]
+    ) -> tuple[list[Named], list[Listed]]:
+        """Write to some segments, in place of what stands there, as few as will do. Returns what is left over.
+
+        What is about as old stays together, and so will go together.
+        """
+        parts = deque(_parts(named, listed))
+        for number in numbers:
+            names: Names = {}
+            body = b""
+            while parts:
+                pack = encode(names, *parts[0])
+                if body and len(body) + len(pack) > SEGMENT:
+                    break
+                body += pack
+                self._settle(number, *parts.popleft())
+            if body:
+                self.statements.append((REPLACE, (closed(body), self.generation, number)))
+            else:
+                self.statements.append((DELETE, (self.generation, number)))
+        return [each for few, _ in parts for each in few], [each for _, some in parts for each in some]
+
+    def _settle(self, number: int, named: Sequence[Named], listed: Sequence[Listed]) -> None:
+        homes = self.mirror.homes
+        for name, _, _ in named:
+            homes[name] = number
+        for name, entry in listed:
+            homes[name, entry[0]] = number
 
     def _store(self, named: Sequence[Named], listed: Sequence[Listed]) -> None:
         """Write some behind what is there."""
-        tail, homes = self.mirror.tail, self.mirror.homes
+        tail = self.mirror.tail
         pack = encode(tail.names, named, listed)
         if tail.length and tail.length + len(pack) > SEGMENT:
             self._close()
             pack = encode(tail.names, named, listed)
         tail.add(pack)
-        segment = tail.number
-        for name, _, _ in named:
-            homes[name] = segment
-        for name, entry in listed:
-            homes[name, entry[0]] = segment
+        self._settle(tail.number, named, listed)
 
     def _close(self) -> None:
         """Put the segment aside and begin another; or write it anew if much of it is outdated."""
         tail = self.mirror.tail
-        if tail.outdated > _OUTDATED:
+        if tail.outdated > OUTDATED:
             self.affected = {tail.number}
             named, listed = self._moved()
             if named or listed:
                 tail.add(encode(tail.names, named, listed))
             if 2 * tail.length < SEGMENT:
                 return
-        self.statements.append((_INSERT, (self.generation, tail.number, closed(tail.content))))
+        self.statements.append((INSERT, (self.generation, tail.number, closed(tail.content))))
         tail.restart(tail.number + 1)
 
 

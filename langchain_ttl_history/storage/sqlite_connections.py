@@ -16,12 +16,9 @@ from typing import Any, TypeVar
 from langchain_ttl_history.errors import ConfigurationError, StorageError
 from langchain_ttl_history.storage.sqlite_schema import make, prepare
 
-__all__ = ["MEMORY", "Connections", "Statement"]
+__all__ = ["MEMORY", "Connections"]
 
 T = TypeVar("T")
-
-Statement = tuple[str, tuple[Any, ...]]
-"""What to execute, and the values in it."""
 
 MEMORY = ":memory:"
 """The path that stands for this process's memory."""
@@ -122,13 +119,12 @@ class Connections:
         """
         return self._patiently(lambda: self._transaction("BEGIN IMMEDIATE", work))
 
-    def swap(self, statements: Sequence[Statement]) -> bool:
+    def swap(self, statements: Sequence[tuple[str, tuple[Any, ...]]]) -> bool:
         """Do, within this process's turn, all of these statements, if the first changes a row; False if it does not.
 
         Raises:
             StorageError: SQLite refused, or others kept writing for longer than the timeout.
         """
-
         if len(statements) == 1:
             return self._execute(*statements[0])
 
@@ -143,6 +139,7 @@ class Connections:
 
     def _execute(self, statement: str, values: tuple[Any, ...]) -> bool:
         """Do one statement, which is a transaction by itself; whether it changed a row."""
+        until = time.monotonic() + self._timeout
         connection = self._take()
         try:
             return connection.execute(statement, values).rowcount == 1
@@ -151,7 +148,7 @@ class Connections:
                 raise StorageError(f"{self.path}: {error}") from error
         finally:
             self._give(connection)
-        return self._patiently(lambda: self._lent(lambda lent: lent.execute(statement, values).rowcount == 1))
+        return self._patiently(lambda: self._lent(lambda lent: lent.execute(statement, values).rowcount == 1), until)
 
     def outside(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Do some work outside of any transaction.
@@ -214,9 +211,9 @@ class Connections:
         self._give(connection)
         return result
 
-    def _patiently(self, attempt: Callable[[], T]) -> T:
+    def _patiently(self, attempt: Callable[[], T], until: float | None = None) -> T:
         """Try until it is done or the time is over; SQLite itself does not wait in every case."""
-        until = time.monotonic() + self._timeout
+        until = until or time.monotonic() + self._timeout
         while True:
             try:
                 return attempt()

@@ -107,11 +107,10 @@ def decode(body: bytes, start: int, names: list[str]) -> tuple[list[Named], list
                 at += length
                 continue
             refs, mark, also, *row = links
-            large = Large(row[0], length) if row else None
-            length = 0 if row else length
-            blob = Blob(body[at : at + length], _named(names, refs), mark, _named(names, also))
-            named.append((names[number], blob, large))
-            at += length
+            behind = at if row else at + length
+            blob = Blob(body[at:behind], _named(names, refs), mark, _named(names, also))
+            named.append((names[number], blob, Large(row[0], length) if row else None))
+            at = behind
         for number, position, length, refs in entries:
             listed.append((names[number], Entry(position, body[at : at + length], _named(names, refs))))
             at += length

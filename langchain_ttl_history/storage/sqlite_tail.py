@@ -22,7 +22,7 @@ _OVERFLOW = PAGE - 4
 _LEAST = (PAGE - 12) * 32 // 255 - 23
 _FILLING = 40
 _LENGTH = 8
-_PAGES = 16
+_PAGES = 24
 SEGMENT = _PAGES * _OVERFLOW
 """The bytes of a segment that is full."""
 
@@ -103,7 +103,7 @@ class Tail:
         end = start + len(pack)
         if end > len(self.body):
             pages = -(-(end - _FILLING) // _OVERFLOW)
-            pages = pages if pages > _PAGES else 1 << (pages - 1).bit_length()
+            pages = max(pages, min(_PAGES, 1 << (pages - 1).bit_length()))
             self.body += bytes(_FILLING + pages * _OVERFLOW - len(self.body))
         self.body[start:end] = pack
         self.length += len(pack)

@@ -21,11 +21,11 @@ from langchain_ttl_history import SessionBuffer
 from langchain_ttl_history.errors import ConfigurationError, CorruptRecordError, SessionDeletedError, StorageError
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import SQLiteStorage
-from langchain_ttl_history.storage import sqlite_changes as changes
 from langchain_ttl_history.storage import sqlite_freeing as freeing
 from langchain_ttl_history.storage import sqlite_listing as listing
 from langchain_ttl_history.storage import sqlite_mirror as mirrors
 from langchain_ttl_history.storage import sqlite_rows as rows
+from langchain_ttl_history.storage import sqlite_updates as updates
 from langchain_ttl_history.storage.base import Blob, Change, Entry, Guard, Lease, Query, Status, Storage
 from langchain_ttl_history.storage.sqlite_schema import FORMAT
 from langchain_ttl_history.testing import Clock, StorageContract
@@ -513,9 +513,10 @@ def test_sessions_come_in_pages_and_nothing_is_held_in_between(opens: Opens, clo
         (rows._TAIL, "INTEGER PRIMARY KEY (rowid=?)"),
         (rows._SEGMENTS, "PRIMARY KEY (generation=? AND number>?)"),
         (rows._LARGE, "PRIMARY KEY (generation=? AND number=?)"),
-        (changes._CHANGE, "INTEGER PRIMARY KEY (rowid=?)"),
-        (changes._RENEW, "INTEGER PRIMARY KEY (rowid=?)"),
-        (changes._DELETE, "PRIMARY KEY (generation=? AND number=?)"),
+        (updates.CHANGE, "INTEGER PRIMARY KEY (rowid=?)"),
+        (updates.RENEW, "INTEGER PRIMARY KEY (rowid=?)"),
+        (updates.REPLACE, "PRIMARY KEY (generation=? AND number=?)"),
+        (updates.DELETE, "PRIMARY KEY (generation=? AND number=?)"),
     ],
 )
 def test_what_is_looked_up_is_found_by_an_index(opens: Opens, statement: str, index: str) -> None:
