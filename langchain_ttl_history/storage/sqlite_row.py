@@ -20,6 +20,8 @@ from langchain_ttl_history.storage.base import KEEP, Keep, Lease
 __all__ = ["OWN", "Row", "bytes_of"]
 
 _LATE = 0.1
+# Where there is no idle time, the order of the sessions is brought up to date after so many seconds.
+_OFTEN = 60.0
 OWN = -1.0
 """Stands for "no idle time of its own" in the row."""
 
@@ -109,7 +111,10 @@ class Row:
         """Be used now. Returns whether the deadline moved."""
         self.used = now
         idle = self._idle(lease)
-        if idle is not None and now - self.renewed <= idle * _LATE and self._holds(now, idle, lease):
+        if idle is None:
+            if now - self.renewed <= _OFTEN and self.deadline == self._at_most(None, lease):
+                return False
+        elif now - self.renewed <= idle * _LATE and self._holds(now, idle, lease):
             return False
         self.renewed = now
         self.deadline = self._at_most(None if idle is None else now + idle * (1 + _LATE), lease)

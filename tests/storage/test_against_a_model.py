@@ -10,12 +10,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from langchain_ttl_history.keys import SessionKey
-from langchain_ttl_history.storage import MemoryStorage, SQLiteStorage
+from langchain_ttl_history.storage import (
+    MemoryStorage,
+    SQLiteStorage,
+    sqlite,
+    sqlite_appends,
+    sqlite_changes,
+    sqlite_mirror,
+)
 from langchain_ttl_history.storage.base import KEEP, Blob, Change, Entry, Guard, Lease, Outcome, Query, Status, Storage
 from langchain_ttl_history.testing import Clock
 from tests.promises.conftest import sqlite_file
@@ -371,9 +379,51 @@ class SQLiteModel(Model):
         shutil.rmtree(self.folder)
 
 
+class SQLiteSmallModel(SQLiteModel):
+    """Segments are full, payloads large and memories forgotten after a few bytes."""
+
+    def opened(self) -> list[Storage]:
+        self.patches = pytest.MonkeyPatch()
+        for module in (sqlite_appends, sqlite_changes):
+            for name, value in (("SEGMENT", 150), ("LARGE", 4), ("OUTDATED", 2)):
+                self.patches.setattr(module, name, value)
+        self.patches.setattr(sqlite, "_LOOKS", 5)
+        self.patches.setattr(sqlite, "_CONTESTED", 2)
+        self.patches.setattr(sqlite_mirror, "_EACH", 10_000)
+        return super().opened()
+
+    def teardown(self) -> None:
+        super().teardown()
+        self.patches.undo()
+
+    @invariant()
+    def what_is_remembered_is_what_is_stored(self) -> None:
+        for storage in self.workers:
+            assert isinstance(storage, SQLiteStorage)
+            for key, place in [*storage._mirrors._mirrors.items()]:
+                session = self.live(key)
+                if session is None or place.taken:
+                    continue
+                onlooker = SQLiteStorage(storage._path, clock=self.clock)
+                found = onlooker.read(key, Query(outline=True))
+                (read,) = (other.mirror for other in onlooker._mirrors._mirrors.values())
+                if place.mirror.row == read.row:
+                    for attribute in ("head", "homes", "ghosts", "large"):
+                        assert getattr(place.mirror, attribute) == getattr(read, attribute), attribute
+                    assert place.mirror.tail.names == read.tail.names
+                    assert place.mirror.tail.content == read.tail.content
+                    assert place.mirror.session.weights == read.session.weights
+                onlooker.close()
+                assert found.bytes == session.bytes
+
+
 class TestMemoryAgainstAModel(MemoryModel.TestCase):
     settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
 
 
 class TestSQLiteAgainstAModel(SQLiteModel.TestCase):
+    settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+class TestSQLiteInSmallAgainstAModel(SQLiteSmallModel.TestCase):
     settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
