@@ -217,6 +217,23 @@ def test_what_stood_under_a_dropped_name_before_does_not_come_back(opens: Opens)
         assert outline(each)[0]["h"] == Blob(b"", (), 1)
 
 
+def test_what_replaced_another_stays_in_front_of_it_when_its_segment_is_written_anew(opens: Opens) -> None:
+    storage = opens()
+    for number in range(200):
+        blobs = {f"m{number}": Blob(b"x" * 900)}
+        if number in (80, 140):
+            blobs["h"] = Blob(b"", (), number)
+        write(storage, blobs=blobs)
+    (mirror,) = (place.mirror for place in storage._mirrors._mirrors.values())
+    (ghost,) = mirror.ghosts["h"]
+    assert mirror.homes["m0"] < ghost < mirror.homes["h"] < mirror.tail.number
+    # Both go to one segment, and the one in between stays.
+    write(storage, drop=[f"m{number}" for number in (*range(1, 20), *range(141, 160))])
+    assert mirror.homes["h"] > ghost
+    assert outline(opens()) == outline(storage)
+    assert outline(storage)[0]["h"].mark == 140
+
+
 def test_what_is_left_of_segments_takes_fewer(opens: Opens) -> None:
     storage = opens()
     for number in range(100):
