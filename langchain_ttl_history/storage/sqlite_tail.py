@@ -17,10 +17,8 @@ __all__ = ["PAGE", "SEGMENT", "Tail", "closed", "content", "opened"]
 PAGE = 1024
 """The bytes of a page of the file."""
 _OVERFLOW = PAGE - 4
-# What is left over is no less than `_LEAST`, or SQLite would put a whole page's bytes more there. With
-# the other columns' 80 to 130 bytes in `sessions`, and 10 to 20 in `segments`, it is a little more.
-_LEAST = (PAGE - 12) * 32 // 255 - 23
-_FILLING = 40
+# Where less than this would be left over, SQLite puts bytes of the body there as well.
+_FILLING = (PAGE - 12) * 32 // 255 - 23
 _LENGTH = 8
 _PAGES = 24
 SEGMENT = _PAGES * _OVERFLOW
@@ -29,7 +27,7 @@ SEGMENT = _PAGES * _OVERFLOW
 
 def closed(content: bytes) -> bytes:
     """The body of a row of `segments`."""
-    filling = len(content).to_bytes(_LENGTH, "big") + bytes(_LEAST - _LENGTH)
+    filling = len(content).to_bytes(_LENGTH, "big") + bytes(_FILLING - _LENGTH)
     return b"".join((filling, content, bytes(-len(content) % _OVERFLOW)))
 
 
@@ -40,9 +38,9 @@ def content(body: bytes) -> bytes:
         CorruptRecordError: It is cut off.
     """
     length = int.from_bytes(body[:_LENGTH], "big")
-    if len(body) != _LEAST + length + -length % _OVERFLOW:
+    if len(body) != _FILLING + length + -length % _OVERFLOW:
         raise CorruptRecordError("a segment is cut off")
-    return body[_LEAST : _LEAST + length]
+    return body[_FILLING : _FILLING + length]
 
 
 def opened(body: bytes, length: int) -> bytes:

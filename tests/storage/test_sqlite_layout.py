@@ -92,6 +92,16 @@ def test_a_write_is_one_statement_that_changes_a_row_in_place(opens: Opens, tmp_
     assert pages(storage) == allocated
 
 
+def test_a_write_that_is_too_much_for_the_segment_defines_its_names(opens: Opens) -> None:
+    storage = opens()
+    for size in range(300, SEGMENT // 2, 700):
+        write(storage, append=[("log", b"x" * (LARGE - 1), ())])
+        # The first of these fit where all of them do not.
+        names = [f"{size}-{number}-{'n' * 200}" for number in range(size // 70)]
+        write(storage, blobs={f"m{name}": Blob(b"y" * 100, (), 1, (name,)) for name in names})
+        assert outline(opens()) == outline(storage)
+
+
 def test_what_is_stored_already_is_not_written_again(opens: Opens) -> None:
     storage = opens()
     write(storage, blobs={"m": Blob(b"x" * 500, (), 3, ("w",))})
