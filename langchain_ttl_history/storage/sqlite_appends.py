@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from langchain_ttl_history.storage.base import KEEP, Blob, Change, Entry, Outcome, Status
 from langchain_ttl_history.storage.sqlite_mirror import Mirror
 from langchain_ttl_history.storage.sqlite_packs import Listed, Named, encode
-from langchain_ttl_history.storage.sqlite_tail import SEGMENT, closed
+from langchain_ttl_history.storage.sqlite_tail import closed
 from langchain_ttl_history.storage.sqlite_updates import INSERT, LARGE, OUTDATED, Statement, update
 
 __all__ = ["appended"]
@@ -27,8 +27,8 @@ def appended(mirror: Mirror, change: Change, now: float) -> tuple[Outcome, list[
     if named or listed:
         known = len(tail.names)
         pack = encode(tail.names, named, listed)
-        if tail.length + len(pack) > SEGMENT:
-            if len(pack) > SEGMENT // 2 or tail.outdated > OUTDATED:
+        if tail.length and tail.length + len(pack) > tail.room:
+            if tail.outdated > OUTDATED:
                 tail.forget(known)
                 return None
             statements.append((INSERT, (row.generation, tail.number, closed(tail.content))))

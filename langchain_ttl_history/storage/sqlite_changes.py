@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from langchain_ttl_history.storage.base import KEEP, Blob, Change, Entry, Lease, Outcome, Status
 from langchain_ttl_history.storage.sqlite_mirror import Key, Mirror
 from langchain_ttl_history.storage.sqlite_packs import Large, Listed, Named, Names, encode
-from langchain_ttl_history.storage.sqlite_tail import SEGMENT, closed
+from langchain_ttl_history.storage.sqlite_tail import SEGMENT, closed, room
 from langchain_ttl_history.storage.sqlite_updates import DELETE, INSERT, LARGE, OUTDATED, REPLACE, Statement, update
 
 __all__ = ["planned", "refusal", "renewal"]
@@ -218,9 +218,11 @@ class _Plan:
         for number in numbers:
             names: Names = {}
             body = b""
+            most = 0
             while parts:
                 pack = encode(names, *parts[0])
-                if body and len(body) + len(pack) > SEGMENT:
+                most = most or room(len(pack))
+                if body and len(body) + len(pack) > most:
                     break
                 body += pack
                 self._settle(number, *parts.popleft())
@@ -241,7 +243,7 @@ class _Plan:
         """Write some behind what is there."""
         tail = self.mirror.tail
         pack = encode(tail.names, named, listed)
-        if tail.length and tail.length + len(pack) > SEGMENT:
+        if tail.length and tail.length + len(pack) > tail.room:
             self._close()
             pack = encode(tail.names, named, listed)
         tail.add(pack)
@@ -255,7 +257,7 @@ class _Plan:
             named, listed = self._moved()
             if named or listed:
                 tail.add(encode(tail.names, named, listed))
-            if 2 * tail.length < SEGMENT:
+            if 2 * tail.length < tail.room:
                 return
         self.statements.append((INSERT, (self.generation, tail.number, closed(tail.content))))
         tail.restart(tail.number + 1)
@@ -279,18 +281,18 @@ def _left(change: Change, position: int) -> list[Listed]:
 def _parts(named: list[Named], listed: list[Listed]) -> Iterator[tuple[list[Named], list[Listed]]]:
     """Blobs and entries in parts so small that segments are filled with them."""
     part: tuple[list[Named], list[Listed]] = [], []
-    room = SEGMENT // 8
+    left = SEGMENT // 8
     for each in named:
         part[0].append(each)
-        room -= 0 if each[2] else len(each[1].payload)
-        if room <= 0:
+        left -= 0 if each[2] else len(each[1].payload)
+        if left <= 0:
             yield part
-            part, room = ([], []), SEGMENT // 8
+            part, left = ([], []), SEGMENT // 8
     for one in listed:
         part[1].append(one)
-        room -= len(one[1].payload)
-        if room <= 0:
+        left -= len(one[1].payload)
+        if left <= 0:
             yield part
-            part, room = ([], []), SEGMENT // 8
+            part, left = ([], []), SEGMENT // 8
     if part[0] or part[1]:
         yield part

@@ -16,7 +16,7 @@ from langchain_ttl_history.errors import CorruptRecordError
 from langchain_ttl_history.records import decoder, pack, unpack
 from langchain_ttl_history.storage.base import Blob, Entry
 
-__all__ = ["Large", "Listed", "Named", "Names", "decode", "encode"]
+__all__ = ["Large", "Listed", "Named", "Names", "decode", "encode", "size_of"]
 
 Names = dict[str, int]
 """The names of a segment and their numbers, which count up from 0."""
@@ -75,6 +75,11 @@ def _numbers(names: Names, some: Sequence[str]) -> Sequence[int]:
             if each not in names:
                 names[each] = len(names)
         return [names[each] for each in some]
+
+
+def size_of(packs: bytes) -> int:
+    """The size of the first of some packs."""
+    return _SIZES.size + int(_SIZES.unpack_from(packs)[0]) if packs else 0
 
 
 def _packed(new: Sequence[str], blobs: list[list[Any]], entries: list[list[Any]]) -> bytes:

@@ -9,9 +9,10 @@ from typing import NamedTuple
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.records import decoder, pack, unpack
 from langchain_ttl_history.storage.sqlite_mirror import Mirror
+from langchain_ttl_history.storage.sqlite_packs import size_of
 from langchain_ttl_history.storage.sqlite_row import Row
 from langchain_ttl_history.storage.sqlite_schema import digest
-from langchain_ttl_history.storage.sqlite_tail import Tail, closed, content, opened
+from langchain_ttl_history.storage.sqlite_tail import Tail, closed, content, opened, room
 
 __all__ = ["TO_READ", "TO_WRITE", "Look", "create", "key_of", "large", "load", "look"]
 
@@ -96,8 +97,9 @@ def load(connection: sqlite3.Connection, row: Row, mirror: Mirror | None) -> Mir
         for number, body in connection.execute(_SEGMENTS, (row.generation, tail.number)):
             mirror.learn(number, content(body))
     ((body,),) = connection.execute(_TAIL, (row.generation,))
-    mirror.learn(row.segment, opened(body, row.length))
-    tail.body = bytearray(body)
+    written = opened(body, row.length)
+    mirror.learn(row.segment, written)
+    tail.body, tail.room = bytearray(body), room(size_of(written))
     mirror.be(row)
     return mirror
 

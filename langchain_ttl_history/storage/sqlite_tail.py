@@ -12,7 +12,7 @@ from __future__ import annotations
 from langchain_ttl_history.errors import CorruptRecordError
 from langchain_ttl_history.storage.sqlite_packs import Names
 
-__all__ = ["PAGE", "SEGMENT", "Tail", "closed", "content", "opened"]
+__all__ = ["PAGE", "SEGMENT", "Tail", "closed", "content", "opened", "room"]
 
 PAGE = 1024
 """The bytes of a page of the file."""
@@ -22,7 +22,16 @@ _FILLING = (PAGE - 12) * 32 // 255 - 23
 _LENGTH = 8
 _PAGES = 24
 SEGMENT = _PAGES * _OVERFLOW
-"""The bytes of a segment that is full."""
+"""The bytes of a segment that is full, unless its first pack is large (see `room`)."""
+_PACKS = 4
+
+
+def room(first: int) -> int:
+    """How many bytes a segment holds whose first pack is of this size.
+
+    That pack spells out all names. Where they are many, it pays to go on with their numbers.
+    """
+    return max(SEGMENT, _PACKS * first)
 
 
 def closed(content: bytes) -> bytes:
@@ -63,9 +72,10 @@ class Tail:
         length: How much of it is written.
         names: The names in it.
         outdated: How many blobs in it were replaced.
+        room: How much it holds before it is full.
     """
 
-    __slots__ = ("body", "length", "names", "number", "outdated")
+    __slots__ = ("body", "length", "names", "number", "outdated", "room")
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -73,6 +83,7 @@ class Tail:
         self.length = 0
         self.names: Names = {}
         self.outdated = 0
+        self.room = SEGMENT
 
     def restart(self, number: int) -> None:
         """Begin another segment, or this one anew.
@@ -81,9 +92,10 @@ class Tail:
         changed costs as much as one that is written.
         """
         self.number = number
-        del self.body[_FILLING + SEGMENT :]
+        del self.body[_FILLING + _PAGES * _OVERFLOW :]
         self.length = self.outdated = 0
         self.names = {}
+        self.room = SEGMENT
 
     def wipe(self) -> None:
         """Leave nothing behind what is written."""
@@ -97,11 +109,13 @@ class Tail:
 
     def add(self, pack: bytes) -> None:
         """Write a pack behind those that are there. It grows by doubling, so that short sessions stay small."""
+        if not self.length:
+            self.room = room(len(pack))
         start = _FILLING + self.length
         end = start + len(pack)
         if end > len(self.body):
             pages = -(-(end - _FILLING) // _OVERFLOW)
-            pages = max(pages, min(_PAGES, 1 << (pages - 1).bit_length()))
+            pages = max(pages, min(-(-self.room // _OVERFLOW), 1 << (pages - 1).bit_length()))
             self.body += bytes(_FILLING + pages * _OVERFLOW - len(self.body))
         self.body[start:end] = pack
         self.length += len(pack)

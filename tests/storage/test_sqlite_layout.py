@@ -14,6 +14,8 @@ import pytest
 from langchain_ttl_history.errors import CorruptRecordError
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import SQLiteStorage
+from langchain_ttl_history.storage import sqlite_appends as appends
+from langchain_ttl_history.storage import sqlite_changes as changes
 from langchain_ttl_history.storage import sqlite_mirror as mirrors
 from langchain_ttl_history.storage.base import Blob, Change, Entry, Lease, Outcome, Query, Status
 from langchain_ttl_history.storage.sqlite_packs import Large, decode, encode
@@ -92,14 +94,36 @@ def test_a_write_is_one_statement_that_changes_a_row_in_place(opens: Opens, tmp_
     assert pages(storage) == allocated
 
 
-def test_a_write_that_is_too_much_for_the_segment_defines_its_names(opens: Opens) -> None:
+def test_a_write_that_refers_to_much_takes_what_is_new(opens: Opens, tmp_path: Path) -> None:
     storage = opens()
-    for size in range(300, SEGMENT // 2, 700):
-        write(storage, append=[("log", b"x" * (LARGE - 1), ())])
-        # The first of these fit where all of them do not.
-        names = [f"{size}-{number}-{'n' * 200}" for number in range(size // 70)]
-        write(storage, blobs={f"m{name}": Blob(b"y" * 100, (), 1, (name,)) for name in names})
-        assert outline(opens()) == outline(storage)
+    names = [f"m{number:060d}" for number in range(1_000)]
+    write(storage, blobs={name: Blob(b"1") for name in names})
+    for number in range(20):
+        write(storage, blobs={f"c{number}": Blob(b"", tuple(names))})
+    started = (tmp_path / "s.db-wal").stat().st_size
+    for number in range(20, 60):
+        write(storage, blobs={f"c{number}": Blob(b"x" * 500, tuple(names))})
+    # Numbers take three bytes each, where the names take 61.
+    assert (tmp_path / "s.db-wal").stat().st_size - started < 40 * (20 * PAGE)
+    assert storage.read(KEY, Query(("c30",), ("m",))).blobs.keys() == {"c30", *names}
+    # And what is left of a segment does not spell them out for each.
+    started = (tmp_path / "s.db-wal").stat().st_size
+    write(storage, drop=[f"c{number}" for number in range(0, 40, 2)])
+    assert outline(opens()) == outline(storage)
+    assert pages(storage) < 2_000
+
+
+def test_a_write_that_finds_no_room_defines_its_names_in_the_next_segment(
+    opens: Opens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(appends, "OUTDATED", 0)
+    monkeypatch.setattr(changes, "OUTDATED", 0)
+    storage = opens()
+    for number in range(400):
+        blobs = {f"m{number}": Blob(b"x" * 100, (), 1, (f"w{number}-{'n' * 100}",)), "h": Blob(b"", (), number)}
+        write(storage, blobs=blobs)
+        if number % 20 == 0:
+            assert outline(opens()) == outline(storage)
 
 
 def test_what_is_stored_already_is_not_written_again(opens: Opens) -> None:
