@@ -32,7 +32,7 @@ _UNWIPED = "SELECT unwiped FROM state"
 # How many writes of a process go by what it remembers before one looks whether there is anything to free.
 _LOOKS = 64
 # After another process wrote to a session so many writes to it do not go by what is remembered.
-_CONTESTED = 16
+_CONTESTED = 32
 
 
 class SQLiteStorage:
