@@ -10,6 +10,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 from langchain_ttl_history.errors import ConfigurationError
@@ -78,7 +79,7 @@ class SQLiteStorage:
 
     def read(self, key: SessionKey, query: Query) -> Snapshot:
         """Read parts of one session."""
-        name = bytes.fromhex(key.digest)
+        name = _name_of(key)
         now = self._clock()
         seen = self._connections.outside(lambda connection: look(connection, TO_READ, name, now))
         row = seen.row
@@ -123,7 +124,7 @@ class SQLiteStorage:
             outcome = self._swapped(key, change)
             if outcome is not None:
                 return outcome
-            name = bytes.fromhex(key.digest)
+            name = _name_of(key)
             outcome, unwiped, mirror = self._connections.transact(
                 lambda connection: self._write(connection, key, name, change)
             )
@@ -204,7 +205,7 @@ class SQLiteStorage:
             if session_id is None:
                 chosen = "user", digest(user_id)
             else:
-                chosen = "key", bytes.fromhex(SessionKey(user_id, session_id).digest)
+                chosen = "key", _name_of(SessionKey(user_id, session_id))
             live, gone = freeing.chosen(connection, *chosen, now)
             keys = [chosen[1]] if session_id is not None else [key for _, key in gone]
             tombstones = [(key, fence, now + tombstone_ttl) for key in keys]
@@ -292,6 +293,12 @@ class SQLiteStorage:
         """Async :meth:`close`."""
         await self._threads.run(self._connections.close)
         self.close()
+
+
+@lru_cache(maxsize=1024)
+def _name_of(key: SessionKey) -> bytes:
+    """What stands for a session's key in its row."""
+    return bytes.fromhex(key.digest)
 
 
 def _valid(path: object) -> str:
