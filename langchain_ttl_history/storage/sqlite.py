@@ -10,27 +10,30 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
+from functools import lru_cache
 from pathlib import Path
 
 from langchain_ttl_history.errors import ConfigurationError
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import sqlite_freeing as freeing
 from langchain_ttl_history.storage import sqlite_listing as listing
-from langchain_ttl_history.storage.base import KEEP, Change, Outcome, Query, Snapshot, Status, Usage
-from langchain_ttl_history.storage.sqlite_changes import apply, is_over, refusal, weights_of
+from langchain_ttl_history.storage.base import Change, Outcome, Query, Snapshot, Usage
+from langchain_ttl_history.storage.sqlite_appends import appended
+from langchain_ttl_history.storage.sqlite_changes import planned, refusal, renewal
 from langchain_ttl_history.storage.sqlite_connections import MEMORY, Connections
-from langchain_ttl_history.storage.sqlite_items import content, outline
-from langchain_ttl_history.storage.sqlite_mirror import Found, Mirror, Mirrors
-from langchain_ttl_history.storage.sqlite_row import Row
-from langchain_ttl_history.storage.sqlite_rows import TO_READ, TO_WRITE, create, look, update
+from langchain_ttl_history.storage.sqlite_mirror import Mirror, Mirrors
+from langchain_ttl_history.storage.sqlite_row import Row, bytes_of
+from langchain_ttl_history.storage.sqlite_rows import TO_READ, TO_WRITE, create, large, load, look
 from langchain_ttl_history.storage.sqlite_schema import digest
 from langchain_ttl_history.storage.sqlite_threads import Threads
 
 __all__ = ["SQLiteStorage"]
 
 _UNWIPED = "SELECT unwiped FROM state"
+# How many writes of a process go by what it remembers before one looks whether there is anything to free.
+_LOOKS = 64
+# After another process wrote to a session so many writes to it do not go by what is remembered.
+_CONTESTED = 32
 
 
 class SQLiteStorage:
@@ -63,6 +66,7 @@ class SQLiteStorage:
         self.private = self._path == MEMORY
         self._clock = clock or time.time
         self._mirrors = Mirrors()
+        self._writes = 0
         self._threads = Threads()
         self._connections = Connections(self._path, durable=bool(durable), timeout=timeout)
         # What a process that was killed in the middle of a deletion left.
@@ -75,110 +79,123 @@ class SQLiteStorage:
 
     def read(self, key: SessionKey, query: Query) -> Snapshot:
         """Read parts of one session."""
-        name = bytes.fromhex(key.digest)
-
-        def work(
-            connection: sqlite3.Connection, *, writing: bool = False
-        ) -> tuple[Snapshot, Row, Row] | Snapshot | None:
-            now = self._clock()
-            seen = look(connection, TO_READ, name, now)
-            row = seen.row
-            if row is None:
-                return Snapshot(now, seen.fence)
-            due = query.lease is not None and row.is_due(now, query.lease)
-            if due and not writing:
-                return None
-            found, whole = self._found(connection, name, row, query)
-            if query.lease is None or not due:
-                return _snapshot(row, now, seen.fence, found, outline=whole)
-            after = replace(row, version=row.version + 1)
-            after.use(now, query.lease)
-            update(connection, after, renewed=True)
-            return _snapshot(after, now, seen.fence, found, outline=whole), row, after
-
-        def settle(done: tuple[Snapshot, Row, Row] | Snapshot | None) -> None:
-            if isinstance(done, tuple):
-                self._mirrors.renew(name, *done[1:])
-
-        # A use that must be recorded is the same again, as a write.
-        done = self._connections.read(work) or self._connections.write(partial(work, writing=True), settle)
-        snapshot = done[0] if isinstance(done, tuple) else done
-        assert snapshot is not None  # noqa: S101  # only a read that may not write is
+        name = _name_of(key)
+        now = self._clock()
+        seen = self._connections.outside(lambda connection: look(connection, TO_READ, name, now))
+        row = seen.row
+        if row is None:
+            return Snapshot(now, seen.fence)
+        if query.lease is not None and row.is_due(now, query.lease):
+            snapshot, mirror = self._connections.write(
+                lambda connection: self._read(connection, key, name, query, writing=True)
+            )
+        else:
+            known = self._mirrors.answer(key, row, query, now, seen.fence)
+            if known is not None:
+                return known
+            snapshot, mirror = self._connections.read(lambda connection: self._read(connection, key, name, query))
+        if mirror is not None:
+            self._mirrors.put(key, mirror)
         return snapshot
 
-    def _found(self, connection: sqlite3.Connection, name: bytes, row: Row, query: Query) -> tuple[Found, bool]:
-        """What a query asks of a session, and whether that is all of it; from memory where that is as new."""
-        whole = query.outline
-        if query.outline_over and not whole:
-            over = self._mirrors.ask(name, row, lambda mirror: mirror.is_over(query.outline_over))
-            whole = is_over(connection, row.generation, query.outline_over) if over is None else over
-        if whole:
-            found = self._mirrors.ask(name, row, lambda mirror: mirror.outline())
-            if found is None:
-                found = read = outline(connection, row.generation)
-                self._mirrors.ask(name, row, lambda mirror: mirror.learn_whole(read))
-            return found, True
-        found = self._mirrors.ask(name, row, lambda mirror: mirror.content(query))
-        if found is None:
-            found, absent, since = content(connection, row.generation, query)
-            learned = found
-            self._mirrors.ask(name, row, lambda mirror: mirror.learn(learned, absent, since))
-        return found, False
+    def _read(
+        self, connection: sqlite3.Connection, key: SessionKey, name: bytes, query: Query, *, writing: bool = False
+    ) -> tuple[Snapshot, Mirror | None]:
+        """Read parts of one session, and learn what is not remembered of it."""
+        now = self._clock()
+        seen = look(connection, TO_READ, name, now)
+        if seen.row is None:
+            return Snapshot(now, seen.fence), None
+        mirror = load(connection, seen.row, self._mirrors.take(key))
+        mirror.fence, mirror.until = seen.fence, seen.until
+        if writing and query.lease is not None:
+            connection.execute(*renewal(mirror, query.lease, now))
+        snapshot = mirror.answer(query, now, seen.fence)
+        for each in mirror.unloaded.intersection(snapshot.blobs):
+            blob = snapshot.blobs[each]._replace(payload=large(connection, mirror, each))
+            snapshot.blobs = {**snapshot.blobs, each: blob}
+            mirror.load(each, blob)
+        return snapshot, mirror
 
     def write(self, key: SessionKey, change: Change) -> Outcome:
         """Change one session."""
-        name = bytes.fromhex(key.digest)
-
-        def work(connection: sqlite3.Connection) -> tuple[Outcome, int, Row | None, Mirror | None]:
-            now = self._clock()
-            seen = look(connection, TO_WRITE, name, now)
-            row = seen.row
-            mirror = self._mirrors.take(name)
-            if row is None:
-                mirror = None
-            elif mirror is None or mirror.row.generation != row.generation or mirror.row.version != row.version:
-                mirror = Mirror(replace(row), weights_of(connection, row.generation))
-            refused = refusal(connection, row, change, seen.fence, set() if mirror is None else mirror.stored)
-            if refused is not None:
-                return refused, seen.unwiped, row, mirror
-            if seen.litter:
-                freeing.some(connection, now)
-            created = row is None or mirror is None
-            if row is None or mirror is None:
-                if seen.litter:
-                    freeing.by_key(connection, name)
-                row = Row.new(max(seen.newest + 1, int(now * 1_000_000)), now)
-                mirror = Mirror(replace(row), {}, whole=True)
-            weights = dict(mirror.weights)
-            apply(connection, row, change, weights, mirror)
-            row.version += 1
-            row.give(change.idle_ttl, now, change.lease)
-            renewed = change.idle_ttl is not KEEP
-            if not change.upkeep:
-                renewed = row.use(now, change.lease) or renewed
-            if created:
-                create(connection, row, name, key)
-            else:
-                update(connection, row, renewed=renewed)
-            return _stored(row, weights), seen.unwiped, row, mirror
-
-        def settle(done: tuple[Outcome, int, Row | None, Mirror | None]) -> None:
-            outcome, _, row, mirror = done
-            if row is None or mirror is None:
-                return
-            if outcome.status is Status.STORED:
-                mirror.follow(change, row, dict(outcome.weights))
-            self._mirrors.put(name, mirror)
-
-        outcome, unwiped, _, _ = self._connections.write(work, settle)
+        self._connections.line_up()
+        try:
+            outcome = self._swapped(key, change)
+            if outcome is not None:
+                return outcome
+            name = _name_of(key)
+            outcome, unwiped, mirror = self._connections.transact(
+                lambda connection: self._write(connection, key, name, change)
+            )
+            if mirror is not None:
+                self._mirrors.put(key, mirror)
+        finally:
+            self._connections.leave()
         if unwiped:
             self._wipe(unwiped)
         return outcome
 
+    def _swapped(self, key: SessionKey, change: Change) -> Outcome | None:
+        """Change one session as this process remembers it, if that is true; None if it is not, or refused."""
+        now = self._clock()
+        self._writes += 1
+        if not self._writes % _LOOKS:
+            return None
+        mirror = self._mirrors.take(key)
+        if mirror is None:
+            return None
+        mirror.contested -= mirror.contested > 0
+        if mirror.contested or mirror.row.is_over(now):
+            self._mirrors.put(key, mirror)
+            return None
+        done = appended(mirror, change, now)
+        if done is None:
+            if refusal(mirror, change, mirror.fence if now < mirror.until else 0) is not None:
+                self._mirrors.put(key, mirror)
+                return None
+            done = planned(mirror, change, now)
+        outcome, statements = done
+        if not self._connections.swap(statements):
+            # It is no longer what it was; the next writes look first what others wrote.
+            self._mirrors.put(key, Mirror(Row.new(0, now), contested=_CONTESTED))
+            return None
+        self._mirrors.put(key, mirror)
+        return outcome
+
+    def _write(
+        self, connection: sqlite3.Connection, key: SessionKey, name: bytes, change: Change
+    ) -> tuple[Outcome, int, Mirror | None]:
+        """Change one session, whatever this process remembers of it. Returns also which deletion is to be wiped."""
+        now = self._clock()
+        seen = look(connection, TO_WRITE, name, now)
+        mirror = self._mirrors.take(key)
+        if seen.row is None:
+            mirror = None
+        else:
+            mirror = load(connection, seen.row, mirror)
+            mirror.fence, mirror.until = seen.fence, seen.until
+        refused = refusal(mirror, change, seen.fence)
+        if refused is not None:
+            return refused, seen.unwiped, mirror
+        if seen.litter:
+            freeing.some(connection, now)
+        if mirror is None:
+            if seen.litter:
+                freeing.by_key(connection, name)
+            row = Row.new(max(seen.newest + 1, int(now * 1_000_000)), now)
+            create(connection, row, name, key)
+            mirror = Mirror(row)
+            mirror.fence, mirror.until = seen.fence, seen.until
+        outcome, statements = planned(mirror, change, now, force=True)
+        for statement in statements:
+            connection.execute(*statement)
+        return outcome, seen.unwiped, mirror
+
     def delete(self, user_id: str, session_id: str | None, tombstone_ttl: float) -> int:
         """Delete a session, or all of a user's, leaving tombstones."""
 
-        def work(connection: sqlite3.Connection) -> tuple[int, int, list[bytes]]:
+        def work(connection: sqlite3.Connection) -> tuple[int, int]:
             now = self._clock()
             (newest,) = connection.execute("SELECT generation FROM state").fetchone()
             # A turn that outlived its session must not bring it back either, so whatever could
@@ -188,15 +205,16 @@ class SQLiteStorage:
             if session_id is None:
                 chosen = "user", digest(user_id)
             else:
-                chosen = "key", bytes.fromhex(SessionKey(user_id, session_id).digest)
+                chosen = "key", _name_of(SessionKey(user_id, session_id))
             live, gone = freeing.chosen(connection, *chosen, now)
             keys = [chosen[1]] if session_id is not None else [key for _, key in gone]
             tombstones = [(key, fence, now + tombstone_ttl) for key in keys]
             connection.executemany("INSERT OR REPLACE INTO tombstones VALUES (?, ?, ?)", tombstones)
             freeing.some(connection, now)
-            return live, fence, [key for _, key in gone]
+            return live, fence
 
-        live, fence, _ = self._connections.write(work, lambda done: self._mirrors.drop(done[2]))
+        live, fence = self._connections.write(work)
+        self._mirrors.drop(user_id, session_id)
         if not self._connections.truncate(wait=True):
             # A reader is in the way: the next write does it, in whichever process.
             self._connections.write(lambda connection: connection.execute("UPDATE state SET unwiped = ?", (fence,)))
@@ -219,8 +237,8 @@ class SQLiteStorage:
 
     def usage(self) -> Usage:
         """How much is held, expired sessions that were not freed yet included."""
-        total = "SELECT count(*), ifnull(sum(bytes), 0) FROM sessions"
-        return Usage(*self._connections.read(lambda connection: connection.execute(total).fetchone()))
+        rows = self._connections.read(lambda connection: connection.execute("SELECT head FROM sessions").fetchall())
+        return Usage(len(rows), sum(bytes_of(head) for (head,) in rows))
 
     def sweep(self) -> int:
         """Free everything that expired, and give back the file's free pages. Returns how many sessions that were."""
@@ -277,24 +295,10 @@ class SQLiteStorage:
         self.close()
 
 
-def _stored(row: Row, weights: dict[str, int]) -> Outcome:
-    return Outcome(Status.STORED, frozenset(), row.generation, row.position, row.bytes, weights)
-
-
-def _snapshot(row: Row, now: float, fence: int, found: Found, *, outline: bool) -> Snapshot:
-    return Snapshot(
-        now=now,
-        fence=fence,
-        generation=row.generation,
-        position=row.position,
-        bytes=row.bytes,
-        created_at=row.created,
-        last_used_at=row.used,
-        expires_at=row.deadline,
-        blobs=found[0],
-        lists=found[1],
-        outline=outline,
-    )
+@lru_cache(maxsize=1024)
+def _name_of(key: SessionKey) -> bytes:
+    """What stands for a session's key in its row."""
+    return bytes.fromhex(key.digest)
 
 
 def _valid(path: object) -> str:

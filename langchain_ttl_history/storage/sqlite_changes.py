@@ -1,139 +1,298 @@
-"""Applying a change to a session's rows in SQLite, and telling whether it is refused."""
+"""What any change of a session writes to a SQLite file: planned on its mirror, without I/O.
+
+Whatever drops or replaces something writes the segments anew in which that stood, so that nothing of
+it stays. (See `sqlite_appends` for what does not.)
+"""
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Iterable, Mapping
+from collections import deque
+from collections.abc import Iterator, Sequence
 
-from langchain_ttl_history.storage.base import Change, Entry, Outcome, Status
-from langchain_ttl_history.storage.sqlite_items import (
-    chunked,
-    digest,
-    entry_row,
-    insert,
-    name_of,
-    of_size,
-    references,
-    row_of,
-)
-from langchain_ttl_history.storage.sqlite_mirror import Mirror
-from langchain_ttl_history.storage.sqlite_row import Row
+from langchain_ttl_history.storage.base import KEEP, Blob, Change, Entry, Lease, Outcome, Status
+from langchain_ttl_history.storage.sqlite_mirror import Key, Mirror
+from langchain_ttl_history.storage.sqlite_packs import Large, Listed, Named, Names, encode
+from langchain_ttl_history.storage.sqlite_tail import SEGMENT, closed, room
+from langchain_ttl_history.storage.sqlite_updates import DELETE, INSERT, LARGE, OUTDATED, REPLACE, Statement, update
 
-__all__ = ["apply", "is_over", "refusal", "weights_of"]
-
-_STORED = of_size("SELECT name, size FROM items WHERE generation = ? AND position = 0 AND weight = 0 AND name IN")
-_SUM = of_size("SELECT ifnull(sum(size), 0) FROM items WHERE generation = ? AND name IN")
-_DROP = of_size("DELETE FROM items WHERE generation = ? AND name IN")
-_AT = of_size("SELECT position, size, weight FROM items WHERE generation = ? AND name = ? AND weight AND position IN")
-_TRIM = of_size("DELETE FROM items WHERE generation = ? AND name = ? AND weight AND position IN")
-_WEIGHTS = """
-    SELECT name, sum(weight),
-        (SELECT body FROM items first WHERE first.generation = ?1 AND first.name = items.name AND first.weight LIMIT 1)
-    FROM items WHERE generation = ?1 AND weight GROUP BY name
-"""
-_WEIGHT = "SELECT ifnull(sum(weight), 0) FROM items WHERE generation = ? AND name = ?"
+__all__ = ["planned", "refusal", "renewal"]
 
 
-def weights_of(connection: sqlite3.Connection, generation: int) -> dict[str, int]:
-    """The weights of a session's lists."""
-    return {name_of(body): weight for _, weight, body in connection.execute(_WEIGHTS, (generation,))}
-
-
-def is_over(connection: sqlite3.Connection, generation: int, bounds: Mapping[str, int]) -> bool:
-    """Whether one of a session's lists weighs more than its bound."""
-    return any(
-        connection.execute(_WEIGHT, (generation, digest(name))).fetchone()[0] > most for name, most in bounds.items()
-    )
-
-
-def refusal(
-    connection: sqlite3.Connection, row: Row | None, change: Change, fence: int, stored: set[str]
-) -> Outcome | None:
-    """Why a change is refused; None if it is not. `stored` are names that need not be looked up."""
+def refusal(mirror: Mirror | None, change: Change, fence: int) -> Outcome | None:
+    """Why a change is refused; None if it is not. Without a mirror there is no session."""
     guard = change.guard
-    if fence and guard.generation is not None and guard.generation <= fence:
-        return Outcome(Status.DELETED)
-    if fence and guard.needs is not None and _unstored(connection, row, {guard.needs}, stored):
-        return Outcome(Status.DELETED)
-    if row is None and change.upkeep:
+    stored = {} if mirror is None else mirror.session.blobs
+    if fence:
+        if guard.generation is not None and guard.generation <= fence:
+            return Outcome(Status.DELETED)
+        if guard.needs is not None and guard.needs not in stored:
+            return Outcome(Status.DELETED)
+    if mirror is None and change.upkeep:
         return Outcome(Status.ABSENT)
-    if change.at_generation is not None and (row is None or row.generation != change.at_generation):
+    if change.at_generation is not None and (mirror is None or mirror.row.generation != change.at_generation):
         return Outcome(Status.MOVED)
-    if change.at_position is not None and (row is None or row.position != change.at_position):
+    if change.at_position is not None and (mirror is None or mirror.row.position != change.at_position):
         return Outcome(Status.MOVED)
-    if change.new and row is not None:
+    if change.new and mirror is not None:
         return Outcome(Status.MOVED)
     wanted: set[str] = set()
-    for refs in references(change):
+    for blob in change.blobs.values():
+        if blob.refs:
+            wanted.update(blob.refs)
+    for _, _, refs in change.append:
         wanted.update(refs)
-    missing = _unstored(connection, row, wanted.difference(change.blobs), stored)
+    for _, entry in change.place:
+        wanted.update(entry.refs)
+    # One at a time: of two at once, `difference` walks through all of the second.
+    missing = wanted.difference(stored).difference(change.blobs)
     return Outcome(Status.MISSING, frozenset(missing)) if missing else None
 
 
-def _unstored(connection: sqlite3.Connection, row: Row | None, names: set[str], stored: set[str]) -> set[str]:
-    """Those of these names that no blob is stored under; those found are added to `stored`."""
-    if row is None:
-        return names
-    unsure = names - stored
-    if unsure:
-        by_digest = {digest(name): name for name in unsure}
-        for chunk in chunked(by_digest):
-            for name, _ in connection.execute(_STORED[len(chunk)], (row.generation, *chunk)):
-                stored.add(by_digest[name])
-    return names - stored
+def planned(mirror: Mirror, change: Change, now: float, *, force: bool = False) -> tuple[Outcome, list[Statement]]:
+    """Change a mirror, and tell what to write; the first of the statements changes a row if the mirror was true.
 
-
-def apply(connection: sqlite3.Connection, row: Row, change: Change, weights: dict[str, int], mirror: Mirror) -> None:
-    """Change the contents as a write says, and count in the row and the weights what it holds.
-
-    Each step of a statement is a turn of the interpreter's lock, for which a busy program's other
-    threads compete: so all rows go in at once, and what the mirror knows is not looked up.
+    Args:
+        mirror: The session's, to be thrown away if it was not true.
+        change: What is not refused.
+        now: The time.
+        force: Write even while a deletion is still to be wiped.
     """
-    generation = row.generation
-    rows = [row_of(generation, name, blob) for name, blob in change.blobs.items()]
-    row.bytes += sum(len(blob.payload) for blob in change.blobs.values()) - _replaced(connection, row, change, mirror)
+    row, session = mirror.row, mirror.session
+    plan = _Plan(mirror)
+    plan.apply(change)
+    row.segment, row.length = mirror.tail.number, mirror.tail.length
+    row.position, row.bytes = session.position, session.bytes
+    renewed = False
+    if change.idle_ttl is not KEEP:
+        row.give(change.idle_ttl, now, change.lease)
+        renewed = True
+    if not change.upkeep:
+        renewed = row.use(now, change.lease) or renewed
+    touched = [*[name for name, _, _ in change.append], *[name for name, _ in change.place], *change.trim]
+    weights = {name: session.weights[name] for name in touched if name in session.weights}
+    outcome = Outcome(Status.STORED, frozenset(), row.generation, row.position, row.bytes, weights)
+    return outcome, [update(mirror, renewed=renewed, force=force), *plan.statements]
+
+
+def renewal(mirror: Mirror, lease: Lease, now: float) -> Statement:
+    """Make a read a use of a session, and tell what to write."""
+    mirror.row.use(now, lease)
+    return update(mirror, renewed=True, force=True)
+
+
+class _Plan:
+    """A change under way: of a mirror, and the statements it takes in the file besides that of the row."""
+
+    def __init__(self, mirror: Mirror) -> None:
+        self.mirror = mirror
+        self.generation = mirror.row.generation
+        self.statements: list[Statement] = []
+        # Segments in which something stands that goes.
+        self.affected: set[int] = set()
+
+    def apply(self, change: Change) -> None:
+        """Change what the mirror holds, and note what is to be written."""
+        mirror, session = self.mirror, self.mirror.session
+        stored, position = session.blobs, session.position
+        fresh = [
+            (name, blob)
+            for name, blob in change.blobs.items()
+            if name not in stored or self._replaces(name, stored[name], blob)
+        ]
+        if change.place or change.drop or change.trim:
+            self._free_all(change)
+            session.apply(change)
+            fresh = [each for each in fresh if each[0] in stored]
+            listed = _left(change, position)
+        else:
+            for name, blob in fresh:
+                session.set(name, blob)
+            listed = []
+            for name, payload, refs in change.append:
+                session.append(name, payload, refs)
+                listed.append((name, session.lists[name][-1]))
+        named = [self._named(name, blob) for name, blob in fresh]
+        if self.affected:
+            moved = self._moved()
+            named, listed = moved[0] + named, moved[1] + listed
+        freed = bool(self.affected)
+        for few, some in _parts(named, listed):
+            self._store(few, some)
+        if freed:
+            mirror.tail.wipe()
+
+    def _replaces(self, name: str, old: Blob, blob: Blob) -> bool:
+        """Make room for a blob; False if it is stored as it is."""
+        mirror = self.mirror
+        if name in mirror.large:
+            if name in mirror.unloaded:
+                # Its payload is not there to be counted.
+                mirror.session.bytes -= mirror.large[name].size
+            self._free_blob(name)
+        elif old == blob:
+            return False
+        elif old.payload:
+            self._free_blob(name)
+        else:
+            # It says nothing, so that it may stay until its segment is written anew.
+            mirror.outdate(name)
+        return True
+
+    def _free_all(self, change: Change) -> None:
+        """Free what a change takes away."""
+        mirror, session = self.mirror, self.mirror.session
+        for name, entry in change.place:
+            self._free((name, entry.position))
+        for name in change.drop:
+            if name in session.blobs:
+                if name in mirror.unloaded:
+                    session.bytes -= mirror.large[name].size
+                self._free_blob(name)
+            for entry in session.lists.get(name, ()):
+                self._free((name, entry.position))
+        for name, positions in change.trim.items():
+            for each in positions:
+                self._free((name, each))
+
+    def _free_blob(self, name: str) -> None:
+        mirror = self.mirror
+        self._free(name)
+        self.affected |= mirror.ghosts.pop(name, set())
+        mirror.unloaded.discard(name)
+        large = mirror.large.pop(name, None)
+        if large is not None:
+            self.statements.append((DELETE, (self.generation, -large.number)))
+
+    def _free(self, key: Key) -> None:
+        home = self.mirror.homes.pop(key, None)
+        if home is not None:
+            self.affected.add(home)
+
+    def _named(self, name: str, blob: Blob) -> Named:
+        """A new blob that is to be written; its payload to a row of its own if it is large."""
+        if len(blob.payload) < LARGE:
+            return name, blob, None
+        mirror = self.mirror
+        mirror.row.large += 1
+        large = mirror.large[name] = Large(mirror.row.large, len(blob.payload))
+        self.statements.append((INSERT, (self.generation, -large.number, closed(blob.payload))))
+        mirror.load(name, blob)
+        return name, blob, large
+
+    def _moved(self) -> tuple[list[Named], list[Listed]]:
+        """Write the segments anew in which something goes. Returns what of them goes to the tail."""
+        mirror, session, affected, tail = self.mirror, self.mirror.session, self.affected, self.mirror.tail
+        mirror.row.epoch += 1
+        for name in [name for name, ghosts in mirror.ghosts.items() if not ghosts.isdisjoint(affected)]:
+            mirror.ghosts[name] -= affected
+            if not mirror.ghosts[name]:
+                del mirror.ghosts[name]
+        named: tuple[list[Named], list[Named]] = [], []
+        listed: tuple[list[Listed], list[Listed]] = [], []
+        at: dict[str, dict[int, int]] = {}
+        for key, home in mirror.homes.items():
+            if home in affected:
+                if isinstance(key, str):
+                    # It has to stand behind its ghosts.
+                    last = home == tail.number or key in mirror.ghosts
+                    named[last].append((key, session.blobs[key], mirror.large.get(key)))
+                else:
+                    at.setdefault(key[0], {})[key[1]] = home
+        for name, homes in at.items():
+            for entry in session.lists[name]:
+                if entry[0] in homes:
+                    listed[homes[entry[0]] == tail.number].append((name, entry))
+        if tail.number in affected:
+            tail.restart(tail.number)
+        rest = self._rewrite(sorted(affected - {tail.number}), named[0], listed[0])
+        return rest[0] + named[1], rest[1] + listed[1]
+
+    def _rewrite(
+        self, numbers: Sequence[int], named: list[Named], listed: list[Listed]
+    ) -> tuple[list[Named], list[Listed]]:
+        """Write to some segments, in place of what stands there, as few as will do. Returns what is left over.
+
+        What is about as old stays together, and so will go together.
+        """
+        parts = deque(_parts(named, listed))
+        for number in numbers:
+            names: Names = {}
+            body = b""
+            most = 0
+            while parts:
+                pack = encode(names, *parts[0])
+                most = most or room(len(pack))
+                if body and len(body) + len(pack) > most:
+                    break
+                body += pack
+                self._settle(number, *parts.popleft())
+            if body:
+                self.statements.append((REPLACE, (closed(body), self.generation, number)))
+            else:
+                self.statements.append((DELETE, (self.generation, number)))
+        return [each for few, _ in parts for each in few], [each for _, some in parts for each in some]
+
+    def _settle(self, number: int, named: Sequence[Named], listed: Sequence[Listed]) -> None:
+        homes = self.mirror.homes
+        for name, _, _ in named:
+            homes[name] = number
+        for name, entry in listed:
+            homes[name, entry[0]] = number
+
+    def _store(self, named: Sequence[Named], listed: Sequence[Listed]) -> None:
+        """Write some behind what is there."""
+        tail = self.mirror.tail
+        pack = encode(tail.names, named, listed)
+        if tail.length and tail.length + len(pack) > tail.room:
+            self._close()
+            pack = encode(tail.names, named, listed)
+        tail.add(pack)
+        self._settle(tail.number, named, listed)
+
+    def _close(self) -> None:
+        """Put the segment aside and begin another; or write it anew if much of it is outdated."""
+        tail = self.mirror.tail
+        if tail.outdated > OUTDATED:
+            self.affected = {tail.number}
+            named, listed = self._moved()
+            if named or listed:
+                tail.add(encode(tail.names, named, listed))
+            if 2 * tail.length < tail.room:
+                return
+        self.statements.append((INSERT, (self.generation, tail.number, closed(tail.content))))
+        tail.restart(tail.number + 1)
+
+
+def _left(change: Change, position: int) -> list[Listed]:
+    """The entries that a change brings to a session at a position, without those it takes away itself."""
+    entries: dict[tuple[str, int], Entry] = {}
     for name, payload, refs in change.append:
-        row.position += 1
-        row.bytes += len(payload)
-        weights[name] = weights.get(name, 0) + 1 + len(refs)
-        rows.append(entry_row(generation, name, Entry(row.position, payload, refs)))
-    insert(connection, rows)
+        position += 1
+        entries[name, position] = Entry(position, payload, refs)
     for name, entry in change.place:
-        _trim(connection, row, name, (entry.position,), weights)
-        insert(connection, [entry_row(generation, name, entry)])
-        row.bytes += len(entry.payload)
-        row.position = max(row.position, entry.position)
-        weights[name] = weights.get(name, 0) + 1 + len(entry.refs)
-    for chunk in chunked([digest(name) for name in change.drop]):
-        row.bytes -= connection.execute(_SUM[len(chunk)], (generation, *chunk)).fetchone()[0]
-        connection.execute(_DROP[len(chunk)], (generation, *chunk))
-    for name in change.drop:
-        weights.pop(name, None)
-    for name, positions in change.trim.items():
-        _trim(connection, row, name, positions, weights)
+        entries[name, entry.position] = entry
+    return [
+        (name, entry)
+        for (name, at), entry in entries.items()
+        if name not in change.drop and at not in change.trim.get(name, ())
+    ]
 
 
-def _replaced(connection: sqlite3.Connection, row: Row, change: Change, mirror: Mirror) -> int:
-    """The bytes of the blobs that a change replaces."""
-    sizes = {name: mirror.size_of(name) for name in change.blobs}
-    unsure = [digest(name) for name, size in sizes.items() if size is None]
-    replaced = sum(size for size in sizes.values() if size)
-    for chunk in chunked(unsure):
-        replaced += sum(size for _, size in connection.execute(_STORED[len(chunk)], (row.generation, *chunk)))
-    return replaced
-
-
-def _trim(
-    connection: sqlite3.Connection, row: Row, name: str, positions: Iterable[int], weights: dict[str, int]
-) -> None:
-    if name not in weights:
-        return
-    named = digest(name)
-    for chunk in chunked([*positions]):
-        values = (row.generation, named, *chunk)
-        for _, size, weight in connection.execute(_AT[len(chunk)], values):
-            row.bytes -= size
-            weights[name] -= weight
-        connection.execute(_TRIM[len(chunk)], values)
-    if not weights[name]:
-        del weights[name]
+def _parts(named: list[Named], listed: list[Listed]) -> Iterator[tuple[list[Named], list[Listed]]]:
+    """Blobs and entries in parts so small that segments are filled with them."""
+    part: tuple[list[Named], list[Listed]] = [], []
+    left = SEGMENT // 8
+    for each in named:
+        part[0].append(each)
+        left -= 0 if each[2] else len(each[1].payload)
+        if left <= 0:
+            yield part
+            part, left = ([], []), SEGMENT // 8
+    for one in listed:
+        part[1].append(one)
+        left -= len(one[1].payload)
+        if left <= 0:
+            yield part
+            part, left = ([], []), SEGMENT // 8
+    if part[0] or part[1]:
+        yield part

@@ -9,9 +9,9 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from langchain_ttl_history.errors import ConfigurationError, StorageError
 from langchain_ttl_history.storage.sqlite_schema import make, prepare
@@ -34,6 +34,16 @@ _making = threading.Lock()
 # A fork's copies of its parent's connections. Closing one could remove the file beside the
 # database under the parent's hands, so they are kept for good.
 _inherited: list[sqlite3.Connection] = []
+# Another object in every process; asking the system for the process's number takes longer.
+_process = object()
+
+
+def _forked() -> None:
+    global _process  # noqa: PLW0603  # there is one process
+    _process = object()
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 class Connections:
@@ -56,11 +66,11 @@ class Connections:
         self._give(self._patiently(self._first))
 
     def _begin(self) -> None:
-        self._pid = os.getpid()
+        self._process = _process
         self._idle: deque[sqlite3.Connection] = deque()
         self._writer = threading.Lock()
         self._closed = False
-        self._finalizer = weakref.finalize(self, _close, self._idle, self._pid)
+        self._finalizer = weakref.finalize(self, _close, self._idle, self._process)
 
     # Transactions
 
@@ -74,27 +84,71 @@ class Connections:
             return self.write(work)
         return self._patiently(lambda: self._transaction("BEGIN", work))
 
-    def write(self, work: Callable[[sqlite3.Connection], T], settle: Callable[[T], None] | None = None) -> T:
-        """Do some work within one transaction that may write.
-
-        Args:
-            work: The work; done anew when others were in the way.
-            settle: Is given its result once it is stored, before the next write of this process.
+    def line_up(self) -> None:
+        """Wait for this process's turn to write, which ends with `leave`.
 
         Raises:
-            StorageError: SQLite refused, or others kept writing for longer than the timeout.
+            StorageError: Another thread kept it for longer than the timeout.
         """
         self._after_fork()
         # Threads of one process wait in line here; SQLite would let them poll.
         if not self._writer.acquire(timeout=self._timeout):
             raise StorageError(f"{self.path} was being written to for more than {self._timeout:g} s") from None
+
+    def leave(self) -> None:
+        """Let the next one write."""
+        self._writer.release()
+
+    def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Wait for a turn to write, and do some work within one transaction.
+
+        Raises:
+            StorageError: SQLite refused, or others kept writing for longer than the timeout.
+        """
+        self.line_up()
         try:
-            result = self._patiently(lambda: self._transaction("BEGIN IMMEDIATE", work))
-            if settle is not None:
-                settle(result)
-            return result
+            return self.transact(work)
         finally:
-            self._writer.release()
+            self.leave()
+
+    def transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Do some work, within this process's turn, in one transaction; done anew when others were in the way.
+
+        Raises:
+            StorageError: SQLite refused, or others kept writing for longer than the timeout.
+        """
+        return self._patiently(lambda: self._transaction("BEGIN IMMEDIATE", work))
+
+    def swap(self, statements: Sequence[tuple[str, tuple[Any, ...]]]) -> bool:
+        """Do, within this process's turn, all of these statements, if the first changes a row; False if it does not.
+
+        Raises:
+            StorageError: SQLite refused, or others kept writing for longer than the timeout.
+        """
+        if len(statements) == 1:
+            return self._execute(*statements[0])
+
+        def work(connection: sqlite3.Connection) -> bool:
+            if connection.execute(*statements[0]).rowcount != 1:
+                return False
+            for statement in statements[1:]:
+                connection.execute(*statement)
+            return True
+
+        return self.transact(work)
+
+    def _execute(self, statement: str, values: tuple[Any, ...]) -> bool:
+        """Do one statement, which is a transaction by itself; whether it changed a row."""
+        until = time.monotonic() + self._timeout
+        connection = self._take()
+        try:
+            return connection.execute(statement, values).rowcount == 1
+        except sqlite3.Error as error:
+            if not _is_busy(error):
+                raise StorageError(f"{self.path}: {error}") from error
+        finally:
+            self._give(connection)
+        return self._patiently(lambda: self._lent(lambda lent: lent.execute(statement, values).rowcount == 1), until)
 
     def outside(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Do some work outside of any transaction.
@@ -102,18 +156,10 @@ class Connections:
         Raises:
             StorageError: SQLite refused.
         """
-
-        def alone() -> T:
-            connection = self._take()
-            try:
-                return work(connection)
-            finally:
-                self._give(connection)
-
         if not self._in_memory:
-            return self._patiently(alone)
+            return self._patiently(lambda: self._lent(work))
         with self._writer:
-            return self._patiently(alone)
+            return self._patiently(lambda: self._lent(work))
 
     def truncate(self, *, wait: bool) -> bool:
         """Bring everything into the database and empty the file beside it; False if a reader was in the way."""
@@ -140,6 +186,13 @@ class Connections:
 
     # One transaction
 
+    def _lent(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        connection = self._take()
+        try:
+            return work(connection)
+        finally:
+            self._give(connection)
+
     def _transaction(self, begin: str, work: Callable[[sqlite3.Connection], T]) -> T:
         connection = self._take()
         try:
@@ -158,9 +211,9 @@ class Connections:
         self._give(connection)
         return result
 
-    def _patiently(self, attempt: Callable[[], T]) -> T:
+    def _patiently(self, attempt: Callable[[], T], until: float | None = None) -> T:
         """Try until it is done or the time is over; SQLite itself does not wait in every case."""
-        until = time.monotonic() + self._timeout
+        until = until or time.monotonic() + self._timeout
         while True:
             try:
                 return attempt()
@@ -182,7 +235,7 @@ class Connections:
             return self._open()
 
     def _give(self, connection: sqlite3.Connection) -> None:
-        if self._closed or len(self._idle) >= _KEPT or self._pid != os.getpid():
+        if self._closed or len(self._idle) >= _KEPT or self._process is not _process:
             connection.close()
         else:
             self._idle.append(connection)
@@ -215,7 +268,7 @@ class Connections:
         return sqlite3.connect(self.path, timeout=self._timeout, isolation_level=None, check_same_thread=False)
 
     def _after_fork(self) -> None:
-        if self._pid == os.getpid():
+        if self._process is _process:
             return
         self._finalizer.detach()
         before, closed = self._idle, self._closed
@@ -225,10 +278,10 @@ class Connections:
         (self._idle if self._in_memory else _inherited).extend(before)
 
 
-def _close(idle: deque[sqlite3.Connection], pid: int) -> None:
+def _close(idle: deque[sqlite3.Connection], process: object) -> None:
     while idle:
         connection = idle.pop()
-        if pid == os.getpid():
+        if process is _process:
             connection.close()
         else:
             _inherited.append(connection)

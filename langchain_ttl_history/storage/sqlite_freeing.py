@@ -7,21 +7,21 @@ import sqlite3
 __all__ = ["batch", "by_key", "chosen", "some", "vacuum"]
 
 # What one write frees along the way, so that freeing keeps up with creating and no write takes long.
-_SESSIONS, _ROWS, _TOMBSTONES = 2, 250, 16
+_SESSIONS, _ROWS, _TOMBSTONES = 2, 24, 16
 # What one transaction of a sweep frees.
-_SWEPT_SESSIONS, _SWEPT_ROWS = 200, 20_000
+_SWEPT_SESSIONS, _SWEPT_ROWS = 200, 2_000
 # Free pages are kept for what comes next until they are so many, and a quarter of the file.
 _SPARE = 2_000
 _VACUUMED, _SWEPT_PAGES = 64, 2_000
 
 _EXPIRED = "SELECT generation FROM sessions WHERE deadline <= ? ORDER BY deadline LIMIT ?"
 _DELETE_ROWS = """
-    DELETE FROM items WHERE generation = ?1 AND (name, position) IN (
-        SELECT name, position FROM items WHERE generation = ?1 LIMIT ?2
+    DELETE FROM segments WHERE generation = ?1 AND number IN (
+        SELECT number FROM segments WHERE generation = ?1 LIMIT ?2
     )
 """
 _DELETE_TOMBSTONES = "DELETE FROM tombstones WHERE key IN (SELECT key FROM tombstones WHERE until <= ? LIMIT ?)"
-_DELETE_ITEMS = "DELETE FROM items WHERE generation = ?"
+_DELETE_SEGMENTS = "DELETE FROM segments WHERE generation = ?"
 _DELETE_SESSION = "DELETE FROM sessions WHERE generation = ?"
 
 
@@ -87,5 +87,5 @@ def chosen(
 
 
 def _remove(connection: sqlite3.Connection, generation: int) -> None:
-    connection.execute(_DELETE_ITEMS, (generation,))
+    connection.execute(_DELETE_SEGMENTS, (generation,))
     connection.execute(_DELETE_SESSION, (generation,))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 
 from langchain_ttl_history.keys import SessionKey
-from langchain_ttl_history.storage.sqlite_items import key_of
+from langchain_ttl_history.storage.sqlite_rows import key_of
 from langchain_ttl_history.storage.sqlite_schema import digest
 
 __all__ = ["page"]
@@ -15,7 +15,7 @@ _PAGE = 500
 
 _LIST = """
     SELECT sessions.renewed, sessions.generation, body FROM sessions
-    JOIN items ON items.generation = sessions.generation AND name = x'' AND items.position = 0
+    JOIN segments ON segments.generation = sessions.generation AND number = 0
     WHERE {} (deadline IS NULL OR deadline > ?) AND (renewed, sessions.generation) > (?, ?)
     ORDER BY renewed, sessions.generation LIMIT ?
 """

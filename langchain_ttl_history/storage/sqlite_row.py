@@ -1,5 +1,8 @@
 """A session's row in SQLite, and how its deadline moves: pure, without I/O.
 
+What every write changes stands in one column of a fixed size, the row's *head*: a row that keeps its
+size is overwritten where it stands, and its head tells whether it is still what a process remembers.
+
 So that most reads write nothing, a use is recorded only once a tenth of the idle time has passed
 since the last one recorded, and a deadline is set a tenth late. A session may therefore live up
 to a tenth longer than its idle time, never shorter.
@@ -7,15 +10,22 @@ to a tenth longer than its idle time, never shorter.
 
 from __future__ import annotations
 
+import builtins
 from dataclasses import dataclass
+from struct import Struct
 
+from langchain_ttl_history.errors import CorruptRecordError
 from langchain_ttl_history.storage.base import KEEP, Keep, Lease
 
-__all__ = ["OWN", "Row"]
+__all__ = ["OWN", "Row", "bytes_of"]
 
 _LATE = 0.1
+# Where there is no idle time, the order of the sessions is brought up to date after so many seconds.
+_OFTEN = 60.0
 OWN = -1.0
 """Stands for "no idle time of its own" in the row."""
+
+_HEAD = Struct(">QIIIIQQd")
 
 
 @dataclass(slots=True)
@@ -24,19 +34,50 @@ class Row:
 
     generation: int
     created: float
-    used: float
     renewed: float
     deadline: float | None
     idle: float | None
     """Its own idle time; None pins it, `OWN` leaves it to the lease."""
+    version: int = 0
+    """Counts the writes."""
+    epoch: int = 0
+    """Counts the writes that did more than go behind those before."""
+    segment: int = 1
+    """The number of the segment that is written to."""
+    length: int = 0
+    """The bytes of that segment that are written."""
+    large: int = 0
+    """The newest number given to a large payload."""
     position: int = 0
     bytes: int = 0
-    version: int = 0
+    used: float = 0.0
 
     @classmethod
     def new(cls, generation: int, now: float) -> Row:
         """The row of a session that is created now."""
-        return cls(generation, now, now, now, None, OWN)
+        return cls(generation, now, now, None, OWN, used=now)
+
+    @classmethod
+    def stored(
+        cls,
+        generation: int,
+        created: float,
+        renewed: float,
+        deadline: float | None,
+        idle: float | None,
+        head: builtins.bytes,
+    ) -> Row:
+        """A row as it was stored."""
+        if len(head) != _HEAD.size:
+            raise CorruptRecordError("a session's row is cut off")
+        return cls(generation, created, renewed, deadline, idle, *_HEAD.unpack(head))
+
+    @property
+    def head(self) -> builtins.bytes:
+        """What every write changes, as it is stored."""
+        return _HEAD.pack(
+            self.version, self.epoch, self.segment, self.length, self.large, self.position, self.bytes, self.used
+        )
 
     def is_over(self, now: float) -> bool:
         """Whether its deadline has come."""
@@ -70,7 +111,10 @@ class Row:
         """Be used now. Returns whether the deadline moved."""
         self.used = now
         idle = self._idle(lease)
-        if idle is not None and now - self.renewed <= idle * _LATE and self._holds(now, idle, lease):
+        if idle is None:
+            if now - self.renewed <= _OFTEN and self.deadline == self._at_most(None, lease):
+                return False
+        elif now - self.renewed <= idle * _LATE and self._holds(now, idle, lease):
             return False
         self.renewed = now
         self.deadline = self._at_most(None if idle is None else now + idle * (1 + _LATE), lease)
@@ -84,3 +128,9 @@ class Row:
         used = min(now, self.used + (self._idle(lease) or 0.0) * _LATE)
         self.idle = idle
         self.deadline = self._at_most(None if idle is None else max(used, self.used) + idle, lease)
+
+
+def bytes_of(head: bytes) -> int:
+    """The bytes of a session, from the head of its row."""
+    size: int = _HEAD.unpack(head)[6]
+    return size

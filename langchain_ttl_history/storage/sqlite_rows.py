@@ -1,39 +1,44 @@
-"""The row of a session in a SQLite file: looked at first by each verb, made, and changed."""
+"""The rows of a session in a SQLite file: looked at, made, and read to make a mirror of them."""
 
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from langchain_ttl_history.keys import SessionKey
-from langchain_ttl_history.storage.sqlite_items import insert, key_row
+from langchain_ttl_history.records import decoder, pack, unpack
+from langchain_ttl_history.storage.sqlite_mirror import Mirror
+from langchain_ttl_history.storage.sqlite_packs import size_of
 from langchain_ttl_history.storage.sqlite_row import Row
 from langchain_ttl_history.storage.sqlite_schema import digest
+from langchain_ttl_history.storage.sqlite_tail import Tail, closed, content, opened, room
 
-__all__ = ["TO_READ", "TO_WRITE", "Look", "create", "look", "update"]
+__all__ = ["TO_READ", "TO_WRITE", "Look", "create", "key_of", "large", "load", "look"]
 
 _LOOK = """
-    SELECT (SELECT fence FROM tombstones WHERE key = ?1 AND until > ?2), state.generation, state.unwiped, {},
-        sessions.generation, created, used, renewed, deadline, idle, position, bytes, version
-    FROM state LEFT JOIN sessions ON sessions.key = ?1
+    SELECT fence, until, state.generation, state.unwiped, {},
+        sessions.generation, created, renewed, deadline, idle, head
+    FROM state LEFT JOIN sessions ON sessions.key = ?1 LEFT JOIN tombstones ON tombstones.key = ?1 AND until > ?2
 """
 TO_READ = _LOOK.format("0")
 # Also whether there is anything to free.
 TO_WRITE = _LOOK.format(
     "EXISTS (SELECT 1 FROM sessions WHERE deadline <= ?2) OR EXISTS (SELECT 1 FROM tombstones WHERE until <= ?2)"
 )
-_CREATE = "INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_CHANGE = "UPDATE sessions SET used = ?, position = ?, bytes = ?, version = ? WHERE generation = ?"
-_RENEW = """
-    UPDATE sessions SET used = ?, position = ?, bytes = ?, version = ?, renewed = ?, deadline = ?, idle = ?
-    WHERE generation = ?
-"""
+_CREATE = "INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_KEY = "INSERT INTO segments VALUES (?, 0, ?)"
+_TAIL = "SELECT tail FROM sessions WHERE generation = ?"
+_SEGMENTS = "SELECT number, body FROM segments WHERE generation = ? AND number >= ?"
+_LARGE = "SELECT body FROM segments WHERE generation = ? AND number = ?"
 
 
 class Look(NamedTuple):
     """What each verb looks at first."""
 
     fence: int
+    until: float
+    """How long the fence stands."""
     newest: int
     """The newest generation."""
     unwiped: int
@@ -46,24 +51,60 @@ class Look(NamedTuple):
 
 def look(connection: sqlite3.Connection, statement: str, name: bytes, now: float) -> Look:
     """Look at a session by its key's digest, with `TO_READ` or `TO_WRITE`."""
-    fence, newest, unwiped, litter, *found = connection.execute(statement, (name, now)).fetchone()
-    row = None if found[0] is None else Row(*found)
-    return Look(fence or 0, newest, unwiped, bool(litter), None if row is None or row.is_over(now) else row)
+    fence, until, newest, unwiped, litter, *found = connection.execute(statement, (name, now)).fetchone()
+    row = None if found[0] is None else Row.stored(*found)
+    live = None if row is None or row.is_over(now) else row
+    return Look(fence or 0, until or 0.0, newest, unwiped, bool(litter), live)
 
 
 def create(connection: sqlite3.Connection, row: Row, name: bytes, key: SessionKey) -> None:
     """Store a new session's row."""
-    times = (row.created, row.used, row.renewed, row.deadline, row.idle)
-    counts = (row.position, row.bytes, row.version)
-    connection.execute(_CREATE, (row.generation, name, digest(key.user_id), *times, *counts))
-    insert(connection, [key_row(row.generation, key)])
+    times = (row.created, row.renewed, row.deadline, row.idle)
+    connection.execute(_CREATE, (row.generation, name, digest(key.user_id), *times, row.head, Tail(1).body))
+    connection.execute(_KEY, (row.generation, closed(_packed(key))))
     connection.execute("UPDATE state SET generation = ?", (row.generation,))
 
 
-def update(connection: sqlite3.Connection, row: Row, *, renewed: bool) -> None:
-    """Store a session's changed row; its deadline and idle time only where it was renewed."""
-    changed = (row.used, row.position, row.bytes, row.version)
-    if renewed:
-        connection.execute(_RENEW, (*changed, row.renewed, row.deadline, row.idle, row.generation))
-    else:
-        connection.execute(_CHANGE, (*changed, row.generation))
+def _packed(key: SessionKey) -> bytes:
+    try:
+        return pack(tuple(key))
+    except TypeError:  # A lone surrogate.
+        return pack([part.encode("utf-8", "surrogatepass") for part in key])
+
+
+@decoder("a session's key")
+def key_of(body: bytes) -> SessionKey:
+    """The key that a session's row of its key tells."""
+    parts: Iterable[str | bytes] = unpack(content(body))
+    return SessionKey(*(each.decode("utf-8", "surrogatepass") if isinstance(each, bytes) else each for each in parts))
+
+
+def load(connection: sqlite3.Connection, row: Row, mirror: Mirror | None) -> Mirror:
+    """A mirror of the session as it is now: the one given, with what was written since, or a new one.
+
+    Raises:
+        CorruptRecordError: Something stored is damaged.
+    """
+    known = None if mirror is None else mirror.row
+    if mirror is None or known is None or (known.generation, known.epoch) != (row.generation, row.epoch):
+        mirror = Mirror(row, contested=0 if mirror is None else mirror.contested)
+    elif known.version == row.version:
+        return mirror
+    elif known.version > row.version:
+        mirror = Mirror(row)
+    tail = mirror.tail
+    if row.segment > 1 and tail.number < row.segment:
+        for number, body in connection.execute(_SEGMENTS, (row.generation, tail.number)):
+            mirror.learn(number, content(body))
+    ((body,),) = connection.execute(_TAIL, (row.generation,))
+    written = opened(body, row.length)
+    mirror.learn(row.segment, written)
+    tail.body, tail.room = bytearray(body), room(size_of(written))
+    mirror.be(row)
+    return mirror
+
+
+def large(connection: sqlite3.Connection, mirror: Mirror, name: str) -> bytes:
+    """The payload of a large blob."""
+    ((body,),) = connection.execute(_LARGE, (mirror.row.generation, -mirror.large[name].number))
+    return content(body)

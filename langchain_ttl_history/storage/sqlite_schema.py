@@ -1,10 +1,7 @@
 """The tables of a SQLite file, and its format version.
 
-What was said, names and ids lie on overflow pages alone. SQLite zeroes such a page as a whole when
-it is freed, while of the rows inside a table's own pages it may leave copies behind when it moves
-them, `secure_delete` or not. So in a table's own pages there are numbers and digests only: keys are
-found by digest, and every body begins with as many zeros as a row can have outside its overflow
-pages (`FILL`).
+Names, ids and what was said stand in bodies alone, of which `sqlite_tail` tells how they lie in the
+file; in all other columns there are numbers and digests.
 """
 
 from __future__ import annotations
@@ -13,20 +10,17 @@ import hashlib
 import sqlite3
 
 from langchain_ttl_history.errors import ConfigurationError, StorageError
+from langchain_ttl_history.storage.sqlite_tail import PAGE
 
-__all__ = ["FILL", "FORMAT", "check", "digest", "make", "prepare"]
+__all__ = ["FORMAT", "check", "digest", "make", "prepare"]
 
 APPLICATION = 0x54544C48
 """Says that a file is one of ours: "TTLH"."""
 FORMAT = 1
 """The version of the format this module writes."""
 
-_PAGE = 1024
-FILL = bytes((_PAGE - 12) * 64 // 255 - 23)
-"""As many zeros as SQLite keeps of a row without a rowid outside its overflow pages."""
-
 # A new file's settings; without effect on one that is there.
-_NEW = (f"PRAGMA page_size = {_PAGE}", "PRAGMA auto_vacuum = INCREMENTAL")
+_NEW = (f"PRAGMA page_size = {PAGE}", "PRAGMA auto_vacuum = INCREMENTAL")
 _SETTINGS = (
     "PRAGMA secure_delete = ON",
     "PRAGMA trusted_schema = OFF",
@@ -42,32 +36,29 @@ _TABLES = (
     "CREATE TABLE state (generation INTEGER NOT NULL, unwiped INTEGER NOT NULL)",
     "INSERT INTO state VALUES (0, 0)",
     # `renewed` is when `deadline` was last set; `idle` is the session's own idle time, -1 where it
-    # has none of its own, NULL where it is pinned. `version` counts writes.
+    # has none of its own, NULL where it is pinned. `head` is what every write changes (see `Row`),
+    # `tail` the segment that is written to (see `Tail`).
     """CREATE TABLE sessions (
         generation INTEGER PRIMARY KEY,
         key BLOB NOT NULL UNIQUE,
         user BLOB NOT NULL,
         created REAL NOT NULL,
-        used REAL NOT NULL,
         renewed REAL NOT NULL,
         deadline REAL,
         idle REAL,
-        position INTEGER NOT NULL,
-        bytes INTEGER NOT NULL,
-        version INTEGER NOT NULL
+        head BLOB NOT NULL,
+        tail BLOB NOT NULL
     )""",
     "CREATE INDEX sessions_of_user ON sessions (user, renewed)",
     "CREATE INDEX sessions_by_use ON sessions (renewed)",
     "CREATE INDEX sessions_by_deadline ON sessions (deadline) WHERE deadline IS NOT NULL",
-    # A blob has position 0 and weight 0; an entry weighs one and its references.
-    """CREATE TABLE items (
+    # Segments that are full, in the order of their numbers; at 0 the session's key, below it large
+    # payloads. (See `closed`.)
+    """CREATE TABLE segments (
         generation INTEGER NOT NULL,
-        name BLOB NOT NULL,
-        position INTEGER NOT NULL,
-        weight INTEGER NOT NULL,
-        size INTEGER NOT NULL,
+        number INTEGER NOT NULL,
         body BLOB NOT NULL,
-        PRIMARY KEY (generation, name, position)
+        PRIMARY KEY (generation, number)
     ) WITHOUT ROWID""",
     "CREATE TABLE tombstones (key BLOB PRIMARY KEY, fence INTEGER NOT NULL, until REAL NOT NULL) WITHOUT ROWID",
     "CREATE INDEX tombstones_by_end ON tombstones (until)",

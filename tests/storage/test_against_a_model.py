@@ -10,12 +10,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from langchain_ttl_history.keys import SessionKey
-from langchain_ttl_history.storage import MemoryStorage, SQLiteStorage
+from langchain_ttl_history.storage import (
+    MemoryStorage,
+    SQLiteStorage,
+    sqlite,
+    sqlite_appends,
+    sqlite_changes,
+    sqlite_mirror,
+    sqlite_tail,
+)
 from langchain_ttl_history.storage.base import KEEP, Blob, Change, Entry, Guard, Lease, Outcome, Query, Status, Storage
 from langchain_ttl_history.testing import Clock
 from tests.promises.conftest import sqlite_file
@@ -132,6 +141,11 @@ class Model(RuleBasedStateMachine):
     def settle(self, key: SessionKey, session: Session, before: float | None) -> None:
         """See when the session ends now: as the model says, or a bounded time later."""
         found = self.call("read", key, Query())
+        if not found.generation:
+            # It was given an idle time that is over already.
+            assert session.deadline <= self.clock.now
+            session.ends = session.deadline
+            return
         ends = float("inf") if found.expires_at is None else found.expires_at
         late = self.slack * ((session.idle or 0.0) + (before or 0.0))
         assert session.deadline <= ends <= session.ended(late)
@@ -371,9 +385,54 @@ class SQLiteModel(Model):
         shutil.rmtree(self.folder)
 
 
+class SQLiteSmallModel(SQLiteModel):
+    """Segments are full, payloads large and memories forgotten after a few bytes."""
+
+    def opened(self) -> list[Storage]:
+        self.patches = pytest.MonkeyPatch()
+        for module in (sqlite_appends, sqlite_changes):
+            self.patches.setattr(module, "LARGE", 4)
+            self.patches.setattr(module, "OUTDATED", 2)
+        for module in (sqlite_changes, sqlite_tail):
+            self.patches.setattr(module, "SEGMENT", 150)
+        self.patches.setattr(sqlite, "_LOOKS", 5)
+        self.patches.setattr(sqlite, "_CONTESTED", 2)
+        self.patches.setattr(sqlite_mirror, "_EACH", 10_000)
+        return super().opened()
+
+    def teardown(self) -> None:
+        super().teardown()
+        self.patches.undo()
+
+    @rule()
+    def what_is_remembered_is_what_is_stored(self) -> None:
+        for storage in self.workers:
+            assert isinstance(storage, SQLiteStorage)
+            for key, place in [*storage._mirrors._mirrors.items()]:
+                session = self.live(key)
+                if session is None or place.taken:
+                    continue
+                onlooker = SQLiteStorage(storage._path, clock=self.clock)
+                found = onlooker.read(key, Query(outline=True))
+                (read,) = (other.mirror for other in onlooker._mirrors._mirrors.values())
+                if place.mirror.row == read.row:
+                    for attribute in ("head", "homes", "ghosts", "large"):
+                        assert getattr(place.mirror, attribute) == getattr(read, attribute), attribute
+                    assert place.mirror.tail.names == read.tail.names
+                    assert place.mirror.tail.room == read.tail.room
+                    assert place.mirror.tail.content == read.tail.content
+                    assert place.mirror.session.weights == read.session.weights
+                onlooker.close()
+                assert found.bytes == session.bytes
+
+
 class TestMemoryAgainstAModel(MemoryModel.TestCase):
     settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
 
 
 class TestSQLiteAgainstAModel(SQLiteModel.TestCase):
+    settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+class TestSQLiteInSmallAgainstAModel(SQLiteSmallModel.TestCase):
     settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

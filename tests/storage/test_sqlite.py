@@ -22,10 +22,10 @@ from langchain_ttl_history.errors import ConfigurationError, CorruptRecordError,
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import SQLiteStorage
 from langchain_ttl_history.storage import sqlite_freeing as freeing
-from langchain_ttl_history.storage import sqlite_items as items
 from langchain_ttl_history.storage import sqlite_listing as listing
 from langchain_ttl_history.storage import sqlite_mirror as mirrors
 from langchain_ttl_history.storage import sqlite_rows as rows
+from langchain_ttl_history.storage import sqlite_updates as updates
 from langchain_ttl_history.storage.base import Blob, Change, Entry, Guard, Lease, Query, Status, Storage
 from langchain_ttl_history.storage.sqlite_schema import FORMAT
 from langchain_ttl_history.testing import Clock, StorageContract
@@ -44,7 +44,7 @@ class TestSQLite(StorageContract):
         path = Path(self.folder.name) / "broken.db"
         broken = SQLiteStorage(path, clock=clock)
         connection = broken._connections._take()
-        for table in ("state", "sessions", "items", "tombstones"):
+        for table in ("state", "sessions", "segments", "tombstones"):
             connection.execute(f"DROP TABLE {table}")
         broken._connections._give(connection)
         return broken
@@ -133,8 +133,7 @@ def test_a_session_that_another_worker_made_anew_is_not_taken_for_the_old_one(op
 
 def test_what_is_remembered_of_sessions_is_bounded(opens: Opens, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mirrors, "_SESSIONS", 3)
-    monkeypatch.setattr(mirrors, "_BYTES", 20_000)
-    monkeypatch.setattr(mirrors, "_EACH", 5_000)
+    monkeypatch.setattr(mirrors, "_BYTES", 30_000)
     storage = opens()
     for number in range(20):
         key = SessionKey("ada", f"s{number % 7}")
@@ -144,7 +143,7 @@ def test_what_is_remembered_of_sessions_is_bounded(opens: Opens, monkeypatch: py
         assert len(storage.read(key, Query(("log",), ("m",))).blobs) == number // 7 + 1
         held = storage._mirrors
         assert len(held._mirrors) <= 3
-        assert held._bytes == sum(mirror.size for mirror, _ in held._mirrors.values()) <= 20_000
+        assert held._bytes == sum(place.mirror.size for place in held._mirrors.values()) <= 30_000
 
 
 # --- expiry -----------------------------------------------------------------------------------
@@ -261,7 +260,7 @@ def test_what_a_reader_keeps_from_being_wiped_the_next_write_of_any_worker_wipes
     storage.write(KEY, saying("SECRET"))
     reader = sqlite3.connect(tmp_path / "s.db", isolation_level=None)
     reader.execute("BEGIN")
-    reader.execute("SELECT count(*) FROM items").fetchone()
+    reader.execute("SELECT count(*) FROM sessions").fetchone()
     assert storage.delete(*KEY, 60.0) == 1
     assert traces(tmp_path, b"SECRET")
     reader.execute("COMMIT")
@@ -275,7 +274,7 @@ def test_what_a_reader_keeps_from_being_wiped_a_sweep_wipes(opens: Opens, tmp_pa
     storage.write(KEY, saying("SECRET"))
     reader = sqlite3.connect(tmp_path / "s.db", isolation_level=None)
     reader.execute("BEGIN")
-    reader.execute("SELECT count(*) FROM items").fetchone()
+    reader.execute("SELECT count(*) FROM sessions").fetchone()
     storage.delete(*KEY, 60.0)
     reader.execute("COMMIT")
     storage.sweep()
@@ -452,7 +451,7 @@ def test_a_row_that_is_cut_off_is_an_error_that_names_the_session(opens: Opens) 
     storage.close()
     storage = opens()
     connection = storage._connections._take()
-    connection.execute("UPDATE items SET body = substr(body, 1, length(body) - 1)")
+    connection.execute("UPDATE sessions SET tail = substr(tail, 1, length(tail) - 1)")
     storage._connections._give(connection)
     with pytest.raises(CorruptRecordError, match=r"session \('ada', 's1'\)"):
         _ = SessionBuffer(storage).history("ada", "s1").messages
@@ -511,8 +510,13 @@ def test_sessions_come_in_pages_and_nothing_is_held_in_between(opens: Opens, clo
         (rows.TO_WRITE, "sessions_by_deadline (deadline<?)"),
         (freeing._EXPIRED, "sessions_by_deadline (deadline<?)"),
         ("SELECT generation, key, deadline FROM sessions WHERE user = ?", "sessions_of_user (user=?)"),
-        (items._SOME[4], "PRIMARY KEY (generation=? AND name=?)"),
-        (items._AFTER, "PRIMARY KEY (generation=? AND name=? AND position>?)"),
+        (rows._TAIL, "INTEGER PRIMARY KEY (rowid=?)"),
+        (rows._SEGMENTS, "PRIMARY KEY (generation=? AND number>?)"),
+        (rows._LARGE, "PRIMARY KEY (generation=? AND number=?)"),
+        (updates.CHANGE, "INTEGER PRIMARY KEY (rowid=?)"),
+        (updates.RENEW, "INTEGER PRIMARY KEY (rowid=?)"),
+        (updates.REPLACE, "PRIMARY KEY (generation=? AND number=?)"),
+        (updates.DELETE, "PRIMARY KEY (generation=? AND number=?)"),
     ],
 )
 def test_what_is_looked_up_is_found_by_an_index(opens: Opens, statement: str, index: str) -> None:

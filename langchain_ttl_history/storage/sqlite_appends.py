@@ -1,0 +1,106 @@
+"""What most changes of a session write to a SQLite file: they only go behind what is there. Without I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from langchain_ttl_history.storage.base import KEEP, Blob, Change, Entry, Outcome, Status
+from langchain_ttl_history.storage.sqlite_mirror import Mirror
+from langchain_ttl_history.storage.sqlite_packs import Listed, Named, encode
+from langchain_ttl_history.storage.sqlite_tail import closed
+from langchain_ttl_history.storage.sqlite_updates import INSERT, LARGE, OUTDATED, Statement, update
+
+__all__ = ["appended"]
+
+
+def appended(mirror: Mirror, change: Change, now: float) -> tuple[Outcome, list[Statement]] | None:
+    """Change a mirror, and tell what to write; None where that is not so simple, or the change is refused.
+
+    Told None, the mirror is as it was. Otherwise it is what `planned` makes of it.
+    """
+    found = _found(mirror, change, now)
+    if found is None:
+        return None
+    named, listed = found
+    row, session, tail, homes = mirror.row, mirror.session, mirror.tail, mirror.homes
+    statements: list[Statement] = []
+    if named or listed:
+        known = len(tail.names)
+        pack = encode(tail.names, named, listed)
+        if tail.length and tail.length + len(pack) > tail.room:
+            if tail.outdated > OUTDATED:
+                tail.forget(known)
+                return None
+            statements.append((INSERT, (row.generation, tail.number, closed(tail.content))))
+            tail.restart(tail.number + 1)
+            pack = encode(tail.names, named, listed)
+        tail.add(pack)
+    number, held, stored = tail.number, row.bytes, session.blobs
+    for name, blob, _ in named:
+        if name in homes:
+            mirror.outdate(name)
+        homes[name] = number
+        stored[name] = blob
+        held += len(blob.payload)
+    lists, weights, touched = session.lists, session.weights, {}
+    for name, entry in listed:
+        homes[name, entry.position] = number
+        if name in lists:
+            lists[name].append(entry)
+            weights[name] += 1 + len(entry.refs)
+        else:
+            lists[name] = [entry]
+            weights[name] = 1 + len(entry.refs)
+        held += len(entry.payload)
+        touched[name] = weights[name]
+    row.segment, row.length = number, tail.length
+    row.position = session.position = row.position + len(listed)
+    row.bytes = session.bytes = held
+    renewed = not change.upkeep and row.use(now, change.lease)
+    outcome = Outcome(Status.STORED, frozenset(), row.generation, row.position, held, touched)
+    return outcome, [update(mirror, renewed=renewed), *statements]
+
+
+def _found(mirror: Mirror, change: Change, now: float) -> tuple[list[Named], list[Listed]] | None:
+    """What a change adds; None if it does more, or is refused."""
+    row, stored, blobs = mirror.row, mirror.session.blobs, change.blobs
+    if (
+        change.drop or change.trim or change.place or change.new or change.idle_ttl is not KEEP
+        or (change.at_generation is not None and change.at_generation != row.generation)
+        or (change.at_position is not None and change.at_position != row.position)
+        or (now < mirror.until and _is_fenced(mirror, change))
+    ):  # fmt: skip
+        return None
+    named: list[Named] = []
+    for name, blob in blobs.items():
+        old = stored.get(name)
+        if old is not None:
+            if name in mirror.large:
+                return None
+            if old == blob:
+                continue
+            if old.payload:
+                return None
+        refs = blob.refs
+        if len(blob.payload) >= LARGE or (refs and not _are_there(refs, stored, blobs)):
+            return None
+        named.append((name, blob, None))
+    position = row.position
+    listed: list[Listed] = []
+    for name, payload, refs in change.append:
+        if refs and not _are_there(refs, stored, blobs):
+            return None
+        position += 1
+        listed.append((name, Entry(position, payload, refs)))
+    return named, listed
+
+
+def _is_fenced(mirror: Mirror, change: Change) -> bool:
+    generation, needs = change.guard
+    return (generation is not None and generation <= mirror.fence) or (
+        needs is not None and needs not in mirror.session.blobs
+    )
+
+
+def _are_there(refs: tuple[str, ...], stored: Mapping[str, Blob], given: Mapping[str, Blob]) -> bool:
+    return all(map(stored.__contains__, refs)) or all(ref in stored or ref in given for ref in refs)

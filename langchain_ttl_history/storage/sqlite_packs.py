@@ -1,0 +1,129 @@
+"""Packs: what one write stores of a session, as bytes that go behind those of the writes before it.
+
+A pack begins with its size and that of its header; payloads follow. A segment is a run of packs.
+Within one, a name is spelled out where it is used first and a number from then on, so that a
+checkpoint that shows 80 messages takes about 100 bytes for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from struct import Struct
+from typing import Any, NamedTuple
+
+from langchain_ttl_history.errors import CorruptRecordError
+from langchain_ttl_history.records import decoder, pack, unpack
+from langchain_ttl_history.storage.base import Blob, Entry
+
+__all__ = ["Large", "Listed", "Named", "Names", "decode", "encode", "size_of"]
+
+Names = dict[str, int]
+"""The names of a segment and their numbers, which count up from 0."""
+
+
+class Large(NamedTuple):
+    """A payload that has a row of its own."""
+
+    number: int
+    """The row's."""
+    size: int
+
+
+Named = tuple[str, Blob, Large | None]
+"""A blob, and where its payload is if that is not here."""
+Listed = tuple[str, Entry]
+"""An entry of a list."""
+
+_SIZES = Struct(">II")
+
+
+def encode(names: Names, named: Iterable[Named], listed: Iterable[Listed]) -> bytes:
+    """Some blobs and entries as a pack; its new names are added to the segment's."""
+    known = len(names)
+    parts = [b""]
+    blobs: list[list[Any]] = []
+    entries: list[list[Any]] = []
+    for name, (payload, refs, mark, also), large in named:
+        if name not in names:
+            names[name] = len(names)
+        if large is not None:
+            blobs.append([names[name], large.size, _numbers(names, refs), mark, _numbers(names, also), large.number])
+            continue
+        if refs or mark or also:
+            blobs.append([names[name], len(payload), _numbers(names, refs), mark, _numbers(names, also)])
+        else:
+            blobs.append([names[name], len(payload)])
+        parts.append(payload)
+    for name, (position, payload, refs) in listed:
+        if name not in names:
+            names[name] = len(names)
+        entries.append([names[name], position, len(payload), _numbers(names, refs)])
+        parts.append(payload)
+    header = parts[0] = _packed([*islice(names, known, None)] if len(names) > known else (), blobs, entries)
+    body = b"".join(parts)
+    return _SIZES.pack(len(body), len(header)) + body
+
+
+def _numbers(names: Names, some: Sequence[str]) -> Sequence[int]:
+    if not some:
+        return ()
+    try:
+        return [names[each] for each in some]
+    except KeyError:
+        for each in some:
+            if each not in names:
+                names[each] = len(names)
+        return [names[each] for each in some]
+
+
+def size_of(packs: bytes) -> int:
+    """The size of the first of some packs."""
+    return _SIZES.size + int(_SIZES.unpack_from(packs)[0]) if packs else 0
+
+
+def _packed(new: Sequence[str], blobs: list[list[Any]], entries: list[list[Any]]) -> bytes:
+    try:
+        return pack([new, blobs, entries])
+    except TypeError:  # A lone surrogate.
+        return pack([[each.encode("utf-8", "surrogatepass") for each in new], blobs, entries])
+
+
+@decoder("a segment")
+def decode(body: bytes, start: int, names: list[str]) -> tuple[list[Named], list[Listed]]:
+    """The blobs and entries in a segment from a byte on, oldest first; its names are added to those known of it.
+
+    Raises:
+        CorruptRecordError: It is damaged.
+    """
+    named: list[Named] = []
+    listed: list[Listed] = []
+    while start < len(body):
+        if start + _SIZES.size > len(body):
+            raise CorruptRecordError("a segment is cut off")
+        size, header = _SIZES.unpack_from(body, start)
+        start += _SIZES.size
+        end, at = start + size, start + header
+        new, blobs, entries = unpack(body[start:at])
+        names += [each.decode("utf-8", "surrogatepass") if type(each) is bytes else each for each in new]
+        for number, length, *links in blobs:
+            if not links:
+                named.append((names[number], Blob(body[at : at + length]), None))
+                at += length
+                continue
+            refs, mark, also, *row = links
+            behind = at if row else at + length
+            blob = Blob(body[at:behind], _named(names, refs), mark, _named(names, also))
+            named.append((names[number], blob, Large(row[0], length) if row else None))
+            at = behind
+        for number, position, length, refs in entries:
+            listed.append((names[number], Entry(position, body[at : at + length], _named(names, refs))))
+            at += length
+        if at != end or end > len(body):
+            raise CorruptRecordError("a segment is cut off")
+        start = end
+    return named, listed
+
+
+def _named(names: list[str], numbers: Sequence[int]) -> tuple[str, ...]:
+    return tuple([names[each] for each in numbers]) if numbers else ()
