@@ -18,7 +18,7 @@ from langchain_ttl_history.allowlist import TypeName
 from langchain_ttl_history.errors import CorruptRecordError, TypeNotAllowedError
 from langchain_ttl_history.extensions import Extensions, refusal
 from langchain_ttl_history.fidelity import same, spelled
-from langchain_ttl_history.messages import image_of, images_of, is_core, joined, messages_of, pack_message, pack_plain
+from langchain_ttl_history.messages import image_of, images_of, joined, messages_of, pack_message, pack_plain
 from langchain_ttl_history.plain import OPTIONS, plainly
 from langchain_ttl_history.records import KEYS, pack, unpack, whole
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from langchain_ttl_history.storage.base import (
     KEEP,
     Blob,
@@ -56,6 +58,14 @@ class MemorySession:
         if lease.max_age is not None:
             ends.append(self.created_at + lease.max_age)
         self.deadline = min(ends, default=None)
+
+    def set(self, named: Iterable[tuple[str, Blob]]) -> None:
+        """Set blobs."""
+        blobs = self.blobs
+        for name, blob in named:
+            old = blobs.get(name)
+            self.bytes += len(blob.payload) - (len(old.payload) if old else 0)
+            blobs[name] = blob
 
     def replace(self, name: str, entries: list[Entry]) -> None:
         """Set a list's entries."""
@@ -132,10 +142,7 @@ class MemorySession:
     def apply(self, change: Change) -> None:
         """Change the contents as a write says."""
         blobs = self.blobs
-        for name, blob in change.blobs.items():
-            old = blobs.get(name)
-            self.bytes += len(blob[0]) - (len(old[0]) if old else 0)
-            blobs[name] = blob
+        self.set(change.blobs.items())
         for name, payload, refs in change.append:
             self.append(name, payload, refs)
         for name, entry in change.place:

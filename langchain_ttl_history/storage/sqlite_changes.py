@@ -105,8 +105,7 @@ class _Plan:
             fresh = [each for each in fresh if each[0] in stored]
             listed = _left(change, position)
         else:
-            for name, blob in fresh:
-                session.set(name, blob)
+            session.set(fresh)
             listed = []
             for name, payload, refs in change.append:
                 session.append(name, payload, refs)
