@@ -12,7 +12,7 @@ import ormsgpack
 
 from langchain_ttl_history.keys import SessionKey
 
-__all__ = ["Eval", "Keys", "Scan", "Script", "packed"]
+__all__ = ["Eval", "Keys", "Scan", "Script", "encoded", "packed"]
 
 
 class Script(NamedTuple):
@@ -22,10 +22,10 @@ class Script(NamedTuple):
     sha: str
 
     @classmethod
-    def load(cls, name: str) -> Script:
-        """The script of a file in ``lua/``, behind what all of them share."""
+    def load(cls, name: str, *shared: str) -> Script:
+        """The script of a file in ``lua/``, behind what all of them share and what else it needs."""
         folder = files("langchain_ttl_history.storage") / "lua"
-        source = "".join((folder / f"{each}.lua").read_text("utf-8") for each in ("common", name))
+        source = "".join((folder / f"{each}.lua").read_text("utf-8") for each in ("common", *shared, name))
         return cls(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
 
 
@@ -90,14 +90,14 @@ class Keys:
 
     def user(self, user_id: str) -> bytes:
         """The key of what is known of a user."""
-        digest = hashlib.blake2b(_bytes(user_id), digest_size=16).hexdigest()
+        digest = hashlib.blake2b(encoded(user_id), digest_size=16).hexdigest()
         return f"{self._prefix}:{{{digest}}}".encode()
 
     def _of(self, key: SessionKey) -> tuple[tuple[bytes, bytes], str, bytes]:
         """The keys for a session's scripts, its digest, and its ids as the user's key holds them."""
         user, digest = self.user(key.user_id), key.digest
-        who = _bytes(key.user_id)
-        return (user, self.session(user, digest)), digest, len(who).to_bytes(4, "big") + who + _bytes(key.session_id)
+        who = encoded(key.user_id)
+        return (user, self.session(user, digest)), digest, len(who).to_bytes(4, "big") + who + encoded(key.session_id)
 
     @staticmethod
     def session(user: bytes, digest: str) -> bytes:
@@ -116,7 +116,7 @@ def packed(arguments: Sequence[Any]) -> bytes:
 
 def _packed(value: Any) -> Iterator[bytes]:
     if isinstance(value, str):
-        raw = _bytes(value)
+        raw = encoded(value)
         yield b"\xdb" + len(raw).to_bytes(4, "big") + raw
     elif isinstance(value, (list, tuple)):
         yield b"\xdd" + len(value).to_bytes(4, "big")
@@ -126,5 +126,6 @@ def _packed(value: Any) -> Iterator[bytes]:
         yield ormsgpack.packb(value)
 
 
-def _bytes(text: str) -> bytes:
+def encoded(text: str) -> bytes:
+    """The bytes of a name."""
     return text.encode("utf-8", "surrogatepass")

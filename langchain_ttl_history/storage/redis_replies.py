@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from struct import Struct
 from typing import Any, NamedTuple
 
@@ -10,41 +10,36 @@ import ormsgpack
 
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.base import Blob, Change, Entry, Outcome, Snapshot, Status
-from langchain_ttl_history.storage.redis_numbers import TABLE, Known
+from langchain_ttl_history.storage.redis_numbers import KIND, TABLE, Known
 
 __all__ = ["Listed", "listed", "snapshot", "stored"]
 
 _NOW = Struct(">QQ")
-_NUMBERS = Struct(">7Q")
+_HEAD = Struct(">9Q4I")
 _HEADER = Struct(">QII")
 _ENTRY = Struct(">QII")
 _OUTCOME = Struct(">5Q")
-_LISTED = Struct(">QQQ")
-_RUN = Struct(">IH")
+_LISTED = Struct(">QQI")
 _MICRO = 1_000_000
 _STATUS = {b"D": Status.DELETED, b"A": Status.ABSENT, b"M": Status.MOVED}
 
-Names = dict[int, dict[int, str]]
-"""For each first letter the names of blobs by their numbers."""
+Names = dict[int, str]
+"""The names of blobs by kind and number."""
 
 
-def snapshot(reply: Sequence[Any]) -> tuple[Snapshot, Known | None]:
+def snapshot(reply: Sequence[bytes]) -> tuple[Snapshot, Known | None]:
     """What `read.lua` replies, and the numbers it tells of."""
-    now, fence = _NOW.unpack(reply[0])
     if len(reply) == 1:
+        now, fence = _NOW.unpack(reply[0])
         return Snapshot(now / _MICRO, fence), None
-    generation, position, size, created, used, deadline, epoch = _NUMBERS.unpack(reply[1])
-    outline = len(reply) == 4
-    parts = [_split(reply[at], reply[at + 1]) for at in range(2, len(reply), 2)]
-    blobs, lists, tables = _fields(parts[0]) if outline else _parts(*parts)
-    names: Names = {}
-    for letter, number, found in tables:
-        of = names.setdefault(letter, {})
-        of.update(zip(range(number * TABLE, (number + 1) * TABLE), map(_text, found), strict=False))
-    known = Known(generation, epoch)
-    for name, value in blobs:
-        number = known.numbers[name] = int.from_bytes(value[1:5], "big")
-        names.setdefault(name.encode("utf-8", "surrogatepass")[0], {})[number] = name
+    now, fence, generation, position, size, created, used, deadline, epoch, outline, *counts = _HEAD.unpack(reply[0])
+    strings: list[bytes] = []
+    joined = b"".join(reply[2:])
+    at = 0
+    for length in ormsgpack.unpackb(reply[1]):
+        strings.append(joined[at : at + length])
+        at += length
+    blobs, lists, numbers = _every(strings) if outline else _some(strings, *counts)
     return Snapshot(
         now=now / _MICRO,
         fence=fence,
@@ -54,70 +49,97 @@ def snapshot(reply: Sequence[Any]) -> tuple[Snapshot, Known | None]:
         created_at=created / _MICRO,
         last_used_at=used / _MICRO,
         expires_at=deadline / _MICRO if deadline else None,
-        blobs={name: _blob(value, names) for name, value in blobs},
-        lists={name: _entries(value, names) for name, value in lists},
-        outline=outline,
-    ), known
+        blobs=blobs,
+        lists=lists,
+        outline=bool(outline),
+    ), Known(generation, epoch, numbers)
 
 
-_Pairs = list[tuple[str, bytes]]
-_Tables = list[tuple[int, int, Sequence[bytes]]]
+_Found = tuple[dict[str, Blob], dict[str, list[Entry]], dict[str, int]]
+"""Blobs, lists, and the numbers of the blobs."""
 
 
-def _split(lengths: bytes, joined: bytes) -> list[bytes]:
-    """Strings that were sent as one."""
-    found: list[bytes] = []
-    at = 0
-    for length in ormsgpack.unpackb(lengths):
-        found.append(joined[at : at + length])
-        at += length
-    return found
-
-
-def _parts(blobs: Sequence[bytes], lists: Sequence[bytes], tables: Sequence[bytes]) -> tuple[_Pairs, _Pairs, _Tables]:
+def _some(strings: Sequence[bytes], tables: int, blobs: int, lists: int) -> _Found:
+    """What was asked for, from tables, named blobs, lists, and blobs that were followed."""
+    names: Names = {}
+    for field, value in _pairs(strings[:tables]):
+        _learn(names, field, value)
+    values: dict[str, bytes] = {}
+    numbers: dict[str, int] = {}
+    listed, followed = tables + blobs, tables + blobs + lists
+    for raw, value in _pairs(strings[tables:listed]):
+        name = _text(raw)
+        values[name] = value
+        numbers[name] = int.from_bytes(value[1:6], "big")
+    for value in strings[followed:]:
+        number = int.from_bytes(value[1:6], "big")
+        name = names[number]
+        values[name] = value
+        numbers[name] = number
     return (
-        [(_text(name), value) for name, value in _pairs(blobs)],
-        [(_text(name), value) for name, value in _pairs(lists)],
-        [_table(key, found) for key, found in _pairs(tables)],
+        {name: _blob(value, names) for name, value in values.items()},
+        {_text(name): _entries(value, names) for name, value in _pairs(strings[listed:followed])},
+        numbers,
     )
 
 
-def _fields(fields: Sequence[bytes]) -> tuple[_Pairs, _Pairs, _Tables]:
+def _every(strings: Sequence[bytes]) -> _Found:
     """The same, from every field of a session."""
-    blobs: _Pairs = []
-    newest: _Pairs = []
+    names: Names = {}
+    values: dict[str, bytes] = {}
+    newest: list[tuple[str, bytes]] = []
     older: dict[str, list[tuple[int, bytes]]] = {}
-    tables: _Tables = []
-    for field, value in _pairs(fields):
+    for field, value in _pairs(strings):
         kind = field[:1]
         if kind == b"b":
-            blobs.append((_text(field[1:]), value))
+            values[_text(field[1:])] = value
         elif kind == b"l":
             newest.append((_text(field[1:]), value[24:]))
         elif kind == b"k":
             older.setdefault(_text(field[5:]), []).append((int.from_bytes(field[1:5], "big"), value))
         elif kind == b"t":
-            tables.append(_table(field[1:], value))
-    lists = [(name, b"".join([each for _, each in sorted(older.get(name, ()))] + [value])) for name, value in newest]
-    return blobs, lists, tables
+            _learn(names, field, value)
+    lists = [(name, b"".join([*(each for _, each in sorted(older.get(name, ()))), value])) for name, value in newest]
+    return (
+        {name: _blob(value, names) for name, value in values.items()},
+        {name: _entries(raw, names) for name, raw in lists},
+        {name: int.from_bytes(value[1:6], "big") for name, value in values.items()},
+    )
 
 
-def _pairs(flat: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+def _pairs(flat: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
     each = iter(flat)
     return zip(each, each, strict=True)
 
 
-def _table(key: bytes, value: bytes) -> tuple[int, int, Sequence[bytes]]:
-    start = 4 + int.from_bytes(value[:4], "big")
-    return key[0], int.from_bytes(key[1:5], "big"), _split(value[4:start], value[start:])
+def _learn(names: Names, field: bytes, table: bytes) -> None:
+    """Learn the names in a table."""
+    start = (field[1] << KIND) + TABLE * int.from_bytes(field[2:], "big")
+    try:
+        found = ormsgpack.unpackb(table)
+    except ValueError:
+        # A name with half of a surrogate pair in it is no text to ormsgpack.
+        found = [_text(name) for name in _strings(table)]
+    names.update(zip(range(start, start + TABLE), found, strict=False))
+
+
+def _strings(packed: bytes) -> Iterator[bytes]:
+    """The strings of a packed array of at most 16."""
+    at = 3 if packed[0] == 0xDC else 1
+    while at < len(packed):
+        kind = packed[at]
+        size = 0 if kind < 0xD9 else 1 << (kind - 0xD9)
+        start = at + 1 + size
+        at = start + (int.from_bytes(packed[at + 1 : start], "big") if size else kind & 0x1F)
+        yield packed[start:at]
 
 
 def _blob(value: bytes, names: Names) -> Blob:
     if not value[0]:
-        return Blob(value[5:])
-    mark, refs, also = _HEADER.unpack_from(value, 5)
-    start = 21 + refs
-    return Blob(value[start + also :], _refs(value[21:start], names), mark, _also(value[start : start + also]))
+        return Blob(value[6:])
+    mark, refs, also = _HEADER.unpack_from(value, 6)
+    start = 22 + refs
+    return Blob(value[start + also :], _refs(value[22:start], names), mark, _also(value[start : start + also]))
 
 
 def _entries(raw: bytes, names: Names) -> list[Entry]:
@@ -132,46 +154,49 @@ def _entries(raw: bytes, names: Names) -> list[Entry]:
 
 
 def _refs(runs: bytes, names: Names) -> tuple[str, ...]:
-    """The names in runs of references: pairs of gap and count, or 255, a letter, the first number and the count."""
+    """The names in runs of references: pairs of gap and count, or 255, a kind, the first number and the count."""
     found: list[str] = []
-    of: Mapping[int, str] = {}
     at = after = 0
     while at < len(runs):
         if runs[at] == 255:
-            of = names[runs[at + 1]]
-            first, count = _RUN.unpack_from(runs, at + 2)
+            first = int.from_bytes(runs[at + 1 : at + 6], "big")
+            count = int.from_bytes(runs[at + 6 : at + 8], "big")
             at += 8
         else:
             first, count = after + runs[at], runs[at + 1]
             at += 2
         after = first + count
-        found += [of[number] for number in range(first, after)]
+        found += [names[number] for number in range(first, after)]
     return tuple(found)
 
 
 def _also(raw: bytes) -> tuple[str, ...]:
-    found: list[str] = []
+    return tuple(map(_text, _behind_lengths(raw)))
+
+
+def _behind_lengths(raw: bytes) -> Iterator[bytes]:
+    """Strings, each behind its length."""
     at = 0
     while at < len(raw):
         end = at + 4 + int.from_bytes(raw[at : at + 4], "big")
-        found.append(_text(raw[at + 4 : end]))
+        yield raw[at + 4 : end]
         at = end
-    return tuple(found)
 
 
 def _text(raw: bytes) -> str:
     return raw.decode("utf-8", "surrogatepass")
 
 
-def stored(reply: Sequence[Any], change: Change, weighed: Sequence[str]) -> tuple[Outcome, Known | None]:
-    """What `write.lua` replies, and the numbers of the blobs in it; None if it does not tell them."""
-    status = reply[0]
+def stored(reply: bytes, change: Change, weighed: Sequence[str]) -> tuple[Outcome, Known | None, int]:
+    """What a write replies: its outcome, the numbers of its blobs if they are told, the epoch before it."""
+    status = reply[:1]
     if status == b"X":
-        return Outcome(Status.MISSING, frozenset(map(_text, reply[1]))), None
+        return Outcome(Status.MISSING, frozenset(map(_text, _behind_lengths(reply[1:])))), None, 0
     if status != b"S":
-        return Outcome(_STATUS[status]), None
-    generation, position, size, before, epoch = _OUTCOME.unpack(reply[1])
-    weights = Struct(f">{len(weighed)}I").unpack(reply[2])
+        return Outcome(_STATUS[status]), None, 0
+    generation, position, size, before, epoch = _OUTCOME.unpack_from(reply, 1)
+    start = 41 + 4 * len(weighed)
+    weights = [int.from_bytes(reply[at : at + 4], "big") for at in range(41, start, 4)]
     outcome = Outcome(
         Status.STORED,
         generation=generation,
@@ -179,11 +204,13 @@ def stored(reply: Sequence[Any], change: Change, weighed: Sequence[str]) -> tupl
         bytes=size,
         weights={name: weight for name, weight in zip(weighed, weights, strict=True) if weight},
     )
-    given = reply[3]
-    if len(given) != 4 * len(change.blobs):
-        return outcome, None
-    numbers = dict(zip(change.blobs, Struct(f">{len(change.blobs)}I").unpack(given), strict=True))
-    return outcome, Known(generation, epoch, numbers, before)
+    if len(reply) != start + 5 * len(change.blobs):
+        return outcome, None, before
+    places = range(start, len(reply), 5)
+    numbers = {name: int.from_bytes(reply[at : at + 5], "big") for name, at in zip(change.blobs, places, strict=True)}
+    for name in change.drop:
+        numbers.pop(name, None)
+    return outcome, Known(generation, epoch, numbers), before
 
 
 class Listed(NamedTuple):
@@ -191,7 +218,6 @@ class Listed(NamedTuple):
 
     digest: str
     used: int
-    bytes: int
     is_over: bool
     key: SessionKey
 
@@ -201,9 +227,9 @@ def listed(reply: Sequence[Any]) -> tuple[list[Listed], str | None]:
     now = int.from_bytes(reply[1], "big")
     found = []
     for digest, entry in _pairs(reply[2:]):
-        used, deadline, size = _LISTED.unpack_from(entry)
-        start = 28 + int.from_bytes(entry[24:28], "big")
-        key = SessionKey(_text(entry[28:start]), _text(entry[start:]))
-        found.append(Listed(digest.decode(), used, size, bool(deadline) and deadline <= now, key))
+        used, deadline, length = _LISTED.unpack_from(entry)
+        start = 20 + length
+        key = SessionKey(_text(entry[20:start]), _text(entry[start:]))
+        found.append(Listed(digest.decode(), used, bool(deadline) and deadline <= now, key))
     after = reply[0].decode()
     return found, None if after == "0" else after
