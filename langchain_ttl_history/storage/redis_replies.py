@@ -115,23 +115,23 @@ def _pairs(flat: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
 def _learn(names: Names, field: bytes, table: bytes) -> None:
     """Learn the names in a table."""
     start = (field[1] << KIND) + TABLE * int.from_bytes(field[2:], "big")
-    try:
-        found = ormsgpack.unpackb(table)
-    except ValueError:
-        # A name with half of a surrogate pair in it is no text to ormsgpack.
-        found = [_text(name) for name in _strings(table)]
-    names.update(zip(range(start, start + TABLE), found, strict=False))
+    names.update(zip(range(start, start + TABLE), map(_text, table_names(table)), strict=False))
 
 
-def _strings(packed: bytes) -> Iterator[bytes]:
-    """The strings of a packed array of at most 16."""
-    at = 3 if packed[0] == 0xDC else 1
-    while at < len(packed):
-        kind = packed[at]
-        size = 0 if kind < 0xD9 else 1 << (kind - 0xD9)
-        start = at + 1 + size
-        at = start + (int.from_bytes(packed[at + 1 : start], "big") if size else kind & 0x1F)
-        yield packed[start:at]
+def table_names(table: bytes) -> list[bytes]:
+    """The names in a table: strings of MessagePack, which need not be text to others."""
+    found: list[bytes] = []
+    at, end = 0, len(table)
+    while at < end:
+        kind = table[at]
+        start = at + 1
+        if kind < 0xD9:
+            at = start + (kind & 0x1F)
+        else:
+            start += 1 << (kind - 0xD9)
+            at = start + int.from_bytes(table[at + 1 : start], "big")
+        found.append(table[start:at])
+    return found
 
 
 def _blob(value: bytes, names: Names) -> Blob:

@@ -13,7 +13,7 @@ import redis
 
 from langchain_ttl_history.storage import RedisStorage
 from langchain_ttl_history.storage.redis_numbers import TABLE
-from langchain_ttl_history.storage.redis_replies import _strings
+from langchain_ttl_history.storage.redis_replies import table_names
 from tests import servers
 
 _numbers = itertools.count()
@@ -126,7 +126,7 @@ def assert_counts(fields: dict[bytes, bytes]) -> None:
 def name_of(fields: dict[bytes, bytes], kind: int, number: int) -> bytes:
     """The name that a table has for a number; b"" if none does."""
     full = fields.get(b"t%c%b" % (kind, (number // TABLE).to_bytes(4, "big")))
-    names = list(_strings(full or fields[b"t%c" % kind]))
+    names = table_names(full or fields[b"t%c" % kind])
     return names[number % TABLE] if number % TABLE < len(names) else b""
 
 

@@ -149,10 +149,7 @@ for at, blob in ipairs(blobs) do
   if old then
     numbers[name] = sub(old, 2, 6)
   else
-    local names = stored['t' .. char(kind)]
-    if names and not tails[kind] then
-      tails[kind] = cmsgpack.unpack(names)
-    end
+    tails[kind] = tails[kind] or stored['t' .. char(kind)]
     numbers[name] = numbered(m, name, tails, changed, values)
   end
   given[at] = numbers[name]

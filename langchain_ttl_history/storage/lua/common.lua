@@ -10,7 +10,7 @@
 --   b<name>              a blob: its number, its header, its payload
 --   l<list>              a list: its header and its newest entries
 --   k<number><list>      older entries of a list
---   t<kind>              a table: the names of the newest blobs of a kind, up to 16
+--   t<kind>              a table: the names of the newest blobs of a kind, up to 16, each packed
 --   t<kind><number>      a table that is full
 -- A reference is stored as kind and number of the blob it names, and consecutive ones as one run.
 -- The kind of a blob is the first letter of its name, and 128 more where the name is long: names

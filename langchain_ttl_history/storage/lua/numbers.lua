@@ -14,16 +14,13 @@ end
 local function numbered(m, name, tails, changed, values)
   local kind = kind_of(name)
   local number = m.next[kind] or 0
-  local names = tails[kind]
-  if number % 16 == 0 then
-    if names then
-      values[#values + 1] = 't' .. char(kind) .. pack('>I4', number / 16 - 1)
-      values[#values + 1] = cmsgpack.pack(names)
-    end
-    names = {}
-    tails[kind] = names
+  local names = tails[kind] or ''
+  if number % 16 == 0 and names ~= '' then
+    values[#values + 1] = 't' .. char(kind) .. pack('>I4', number / 16 - 1)
+    values[#values + 1] = names
+    names = ''
   end
-  names[number % 16 + 1] = name
+  tails[kind] = names .. cmsgpack.pack(name)
   changed[kind] = true
   m.next[kind] = number + 1
   return pack('>I1I4', kind, number)
@@ -32,7 +29,7 @@ end
 local function store_tails(tails, changed, values)
   for kind in pairs(changed) do
     values[#values + 1] = 't' .. char(kind)
-    values[#values + 1] = cmsgpack.pack(tails[kind])
+    values[#values + 1] = tails[kind]
   end
 end
 

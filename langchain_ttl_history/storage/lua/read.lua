@@ -232,7 +232,7 @@ local function look_up(wanted)
   for at, key in ipairs(keys) do
     tables[#tables + 1] = told(key)
     tables[#tables + 1] = values[at]
-    known[key] = follows[byte(key, 2)] and cmsgpack.unpack(values[at])
+    known[key] = follows[byte(key, 2)] and { cmsgpack.unpack(values[at]) }
   end
 end
 

@@ -29,7 +29,7 @@ local function sweep_tables(session, m)
   for at = 1, #all, 2 do
     local field = all[at]
     if byte(field) == 116 then
-      local kind, names = byte(field, 2), cmsgpack.unpack(all[at + 1])
+      local kind, names = byte(field, 2), { cmsgpack.unpack(all[at + 1]) }
       local numbers = needed[kind] or {}
       local start = floor((m.next[kind] - 1) / TABLE)
       if #field > 2 then
@@ -48,7 +48,7 @@ local function sweep_tables(session, m)
         removes[#removes + 1] = field
       elseif changed then
         sets[#sets + 1] = field
-        sets[#sets + 1] = cmsgpack.pack(names)
+        sets[#sets + 1] = cmsgpack.pack(unpack(names))
       end
     end
   end

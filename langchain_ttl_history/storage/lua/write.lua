@@ -78,10 +78,7 @@ end
 
 local values, tails = { '*', '' }, {}
 for each = 1, #kinds do
-  local names = stored[tables_at + each]
-  if names then
-    tails[kinds[each]] = cmsgpack.unpack(names)
-  end
+  tails[kinds[each]] = stored[tables_at + each]
 end
 local numbers, changed = {}, {}
 for at = 1, #blobs, 4 do
