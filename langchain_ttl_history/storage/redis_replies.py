@@ -9,16 +9,17 @@ from typing import Any, NamedTuple
 import ormsgpack
 
 from langchain_ttl_history.keys import SessionKey
-from langchain_ttl_history.storage.base import Blob, Change, Entry, Outcome, Snapshot, Status
+from langchain_ttl_history.storage.base import Blob, Change, Entry, Outcome, Query, Snapshot, Status
+from langchain_ttl_history.storage.redis_mirror import Mirror
 from langchain_ttl_history.storage.redis_numbers import KIND, TABLE, Known
 
-__all__ = ["Listed", "listed", "snapshot", "stored"]
+__all__ = ["Listed", "Stored", "listed", "snapshot", "stored", "table_names"]
 
 _NOW = Struct(">QQ")
-_HEAD = Struct(">9Q4I")
+_HEAD = Struct(">10Q4I")
 _HEADER = Struct(">QII")
 _ENTRY = Struct(">QII")
-_OUTCOME = Struct(">5Q")
+_OUTCOME = Struct(">7Q")
 _LISTED = Struct(">QQI")
 _MICRO = 1_000_000
 _STATUS = {b"D": Status.DELETED, b"A": Status.ABSENT, b"M": Status.MOVED}
@@ -27,19 +28,39 @@ Names = dict[int, str]
 """The names of blobs by kind and number."""
 
 
-def snapshot(reply: Sequence[bytes]) -> tuple[Snapshot, Known | None]:
-    """What `read.lua` replies, and the numbers it tells of."""
+def snapshot(
+    reply: Sequence[bytes], query: Query, mirror: Mirror | None
+) -> tuple[Snapshot, Known | None, Mirror | None]:
+    """What `read.lua` replies, together with what was remembered; the numbers it tells of; what to remember."""
     if len(reply) == 1:
         now, fence = _NOW.unpack(reply[0])
-        return Snapshot(now / _MICRO, fence), None
-    now, fence, generation, position, size, created, used, deadline, epoch, outline, *counts = _HEAD.unpack(reply[0])
+        return Snapshot(now / _MICRO, fence), None, None
+    head = _HEAD.unpack(reply[0])
+    now, fence, generation, position, size, created, used, deadline, epoch, edition, outline, *counts = head
     strings: list[bytes] = []
     joined = b"".join(reply[2:])
     at = 0
     for length in ormsgpack.unpackb(reply[1]):
         strings.append(joined[at : at + length])
         at += length
-    blobs, lists, numbers = _every(strings) if outline else _some(strings, *counts)
+    if mirror is not None and (mirror.generation, mirror.edition) != (generation, edition):
+        mirror = None  # Nothing was left out.
+    names: Names = {}
+    if mirror is not None:
+        names = {number: name for name, number in mirror.numbers.items()}
+    values, lists = _every(strings, names) if outline else _some(strings, names, *counts)
+    blobs = {name: _blob(value, names) for name, value in values.items()}
+    entries = {name: _entries(raw, names) for name, raw in lists}
+    numbers = {name: int.from_bytes(value[1:6], "big") for name, value in values.items()}
+    known = Known(generation, epoch, numbers)
+    lasting = {name: number for name, number in numbers.items() if values[name][0] < 2}
+    seen = Mirror(generation, edition, blobs, lasting, mirror)
+    if mirror is not None and outline:
+        blobs = mirror.blobs | blobs
+    elif mirror is not None:
+        refs = [ref for blob in blobs.values() for ref in blob.refs]
+        refs += [ref for listed in entries.values() for entry in listed for ref in entry.refs]
+        mirror.complete(blobs, refs, query.follow)
     return Snapshot(
         now=now / _MICRO,
         fence=fence,
@@ -50,42 +71,28 @@ def snapshot(reply: Sequence[bytes]) -> tuple[Snapshot, Known | None]:
         last_used_at=used / _MICRO,
         expires_at=deadline / _MICRO if deadline else None,
         blobs=blobs,
-        lists=lists,
+        lists=entries,
         outline=bool(outline),
-    ), Known(generation, epoch, numbers)
+    ), known, seen
 
 
-_Found = tuple[dict[str, Blob], dict[str, list[Entry]], dict[str, int]]
-"""Blobs, lists, and the numbers of the blobs."""
+_Found = tuple[dict[str, bytes], list[tuple[str, bytes]]]
+"""The values of blobs, and lists."""
 
 
-def _some(strings: Sequence[bytes], tables: int, blobs: int, lists: int) -> _Found:
+def _some(strings: Sequence[bytes], names: Names, tables: int, blobs: int, lists: int) -> _Found:
     """What was asked for, from tables, named blobs, lists, and blobs that were followed."""
-    names: Names = {}
     for field, value in _pairs(strings[:tables]):
         _learn(names, field, value)
-    values: dict[str, bytes] = {}
-    numbers: dict[str, int] = {}
     listed, followed = tables + blobs, tables + blobs + lists
-    for raw, value in _pairs(strings[tables:listed]):
-        name = _text(raw)
-        values[name] = value
-        numbers[name] = int.from_bytes(value[1:6], "big")
+    values = {_text(name): value for name, value in _pairs(strings[tables:listed])}
     for value in strings[followed:]:
-        number = int.from_bytes(value[1:6], "big")
-        name = names[number]
-        values[name] = value
-        numbers[name] = number
-    return (
-        {name: _blob(value, names) for name, value in values.items()},
-        {_text(name): _entries(value, names) for name, value in _pairs(strings[listed:followed])},
-        numbers,
-    )
+        values[names[int.from_bytes(value[1:6], "big")]] = value
+    return values, [(_text(name), value) for name, value in _pairs(strings[listed:followed])]
 
 
-def _every(strings: Sequence[bytes]) -> _Found:
+def _every(strings: Sequence[bytes], names: Names) -> _Found:
     """The same, from every field of a session."""
-    names: Names = {}
     values: dict[str, bytes] = {}
     newest: list[tuple[str, bytes]] = []
     older: dict[str, list[tuple[int, bytes]]] = {}
@@ -100,11 +107,7 @@ def _every(strings: Sequence[bytes]) -> _Found:
         elif kind == b"t":
             _learn(names, field, value)
     lists = [(name, b"".join([*(each for _, each in sorted(older.get(name, ()))), value])) for name, value in newest]
-    return (
-        {name: _blob(value, names) for name, value in values.items()},
-        {name: _entries(raw, names) for name, raw in lists},
-        {name: int.from_bytes(value[1:6], "big") for name, value in values.items()},
-    )
+    return values, lists
 
 
 def _pairs(flat: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
@@ -135,7 +138,7 @@ def table_names(table: bytes) -> list[bytes]:
 
 
 def _blob(value: bytes, names: Names) -> Blob:
-    if not value[0]:
+    if not value[0] & 1:
         return Blob(value[6:])
     mark, refs, also = _HEADER.unpack_from(value, 6)
     start = 22 + refs
@@ -187,16 +190,29 @@ def _text(raw: bytes) -> str:
     return raw.decode("utf-8", "surrogatepass")
 
 
-def stored(reply: bytes, change: Change, weighed: Sequence[str]) -> tuple[Outcome, Known | None, int]:
-    """What a write replies: its outcome, the numbers of its blobs if they are told, the epoch before it."""
+class Stored(NamedTuple):
+    """What a write did to what is remembered."""
+
+    known: Known
+    """The numbers of its blobs."""
+    epoch: int
+    """The one before it."""
+    editions: tuple[int, int]
+    """Those before and after it."""
+    lasting: dict[str, int]
+    """The numbers of those of its blobs that are as they were first set."""
+
+
+def stored(reply: bytes, change: Change, weighed: Sequence[str]) -> tuple[Outcome, Stored | None]:
+    """What a write replies: its outcome, and what there is to remember if the numbers of its blobs are told."""
     status = reply[:1]
     if status == b"X":
-        return Outcome(Status.MISSING, frozenset(map(_text, _behind_lengths(reply[1:])))), None, 0
+        return Outcome(Status.MISSING, frozenset(map(_text, _behind_lengths(reply[1:])))), None
     if status != b"S":
-        return Outcome(_STATUS[status]), None, 0
-    generation, position, size, before, epoch = _OUTCOME.unpack_from(reply, 1)
-    start = 41 + 4 * len(weighed)
-    weights = [int.from_bytes(reply[at : at + 4], "big") for at in range(41, start, 4)]
+        return Outcome(_STATUS[status]), None
+    generation, position, size, epoch_before, epoch, before, after = _OUTCOME.unpack_from(reply, 1)
+    start = 57 + 4 * len(weighed)
+    weights = [int.from_bytes(reply[at : at + 4], "big") for at in range(57, start, 4)]
     outcome = Outcome(
         Status.STORED,
         generation=generation,
@@ -204,13 +220,18 @@ def stored(reply: bytes, change: Change, weighed: Sequence[str]) -> tuple[Outcom
         bytes=size,
         weights={name: weight for name, weight in zip(weighed, weights, strict=True) if weight},
     )
-    if len(reply) != start + 5 * len(change.blobs):
-        return outcome, None, before
-    places = range(start, len(reply), 5)
-    numbers = {name: int.from_bytes(reply[at : at + 5], "big") for name, at in zip(change.blobs, places, strict=True)}
+    if len(reply) != start + 6 * len(change.blobs):
+        return outcome, None  # It was done before.
+    numbers: dict[str, int] = {}
+    lasting: dict[str, int] = {}
+    for name, at in zip(change.blobs, range(start, len(reply), 6), strict=True):
+        number = numbers[name] = int.from_bytes(reply[at + 1 : at + 6], "big")
+        if reply[at] < 2:
+            lasting[name] = number
     for name in change.drop:
-        numbers.pop(name, None)
-    return outcome, Known(generation, epoch, numbers), before
+        if numbers.pop(name, None) is not None:
+            lasting.pop(name, None)
+    return outcome, Stored(Known(generation, epoch, numbers), epoch_before, (before, after), lasting)
 
 
 class Listed(NamedTuple):

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple, TypeVar
 
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import redis_writes as writes
-from langchain_ttl_history.storage.base import Change, Outcome, Query, Snapshot, Status
+from langchain_ttl_history.storage.base import Change, Outcome, Query, Snapshot
 from langchain_ttl_history.storage.redis_commands import Eval, Keys, Scan, Script, packed
+from langchain_ttl_history.storage.redis_mirror import Mirrors
 from langchain_ttl_history.storage.redis_numbers import References
 from langchain_ttl_history.storage.redis_replies import Listed, listed, snapshot, stored
 
@@ -52,6 +53,7 @@ class Settings(NamedTuple):
 
     keys: Keys
     numbers: References
+    mirrors: Mirrors
     clock: Any = None
     """Gives the time instead of the server, in seconds."""
 
@@ -78,9 +80,12 @@ def read(to: Settings, key: SessionKey, query: Query) -> Plan[Snapshot]:
         digest, to.now, to.margin, idle, age, query.outline, query.names, query.follow, marked_list,
         marked_blob, over,
     ]  # fmt: skip
+    mirror = to.mirrors.of(key)
+    arguments += (-1, -1, ()) if mirror is None else (mirror.generation, mirror.edition, mirror.runs())
     reply = yield Eval(_READ, keys, [packed(arguments), ids])
-    found, known = snapshot(reply)
+    found, known, seen = snapshot(reply, query, mirror)
     to.numbers.learn(key, known)
+    to.mirrors.read(key, seen)
     return found
 
 
@@ -99,12 +104,14 @@ def write(to: Settings, key: SessionKey, change: Change) -> Plan[Outcome]:
         if change.drop and known is not None:
             known.dropping = request, frozenset(change.drop)
         reply = yield writes.change(address, to.now, to.margin, change, request)
-    outcome, told, before = stored(reply, change, writes.weighed(change))
-    if outcome.status is Status.STORED:
+    outcome, told = stored(reply, change, writes.weighed(change))
+    if told is not None:
         if gone and known is not None:
-            to.numbers.learn(key, told, gone, known.epoch)
+            to.numbers.learn(key, told.known, gone, known.epoch)
         else:
-            to.numbers.learn(key, told, change.drop, before)
+            to.numbers.learn(key, told.known, change.drop, told.epoch)
+        changed = [*change.drop, *(name for name in change.blobs if name not in told.lasting)]
+        to.mirrors.wrote(key, told.known.generation, told.editions, change.blobs, told.lasting, changed)
     return outcome
 
 
@@ -113,6 +120,7 @@ def delete(to: Settings, key: SessionKey, tombstone_ttl: float) -> Plan[int]:
     keys, digest, _ = to.keys.of(key)
     count: int = yield _deletion(to, keys, [digest], tombstone_ttl, secrets.token_urlsafe(6), whole=False)
     to.numbers.forget(key)
+    to.mirrors.forget(*key)
     return count
 
 
@@ -125,6 +133,7 @@ def forget(to: Settings, user_id: str, tombstone_ttl: float) -> Plan[int]:
         keys = [user, *(to.keys.session(user, digest) for digest in digests)]
         reply = yield _deletion(to, keys, digests, tombstone_ttl, request, whole=True)
         if isinstance(reply, int):
+            to.mirrors.forget(user_id, None)
             return reply
         digests = [each.decode() for each in reply]
 

@@ -9,7 +9,7 @@
 --   references), names to drop, lists to trim (list, positions), lists to weigh.
 -- ARGV[2]: the key's ids.
 -- ARGV[3...]: the payloads of the blobs, of the appended and of the placed entries.
--- Reply: S, numbers, weights, numbers of the blobs, in one; D behind the fence, A absent, M moved; X
+-- Reply: S, numbers, weights, sorts and numbers of the blobs, in one; D behind the fence, A absent, M moved; X
 --   and what is missing, each name behind its length.
 
 local session = KEYS[2]
@@ -82,7 +82,8 @@ if m then
   fence, till = m.fence, m.till
   local position = done(m, request)
   if position then
-    return 'S' .. pack('>I8I8I8I8I8', m.generation, position, m.bytes, m.epoch, m.epoch) .. weights()
+    return 'S' .. pack('>I8I8I8I8I8I8I8', m.generation, position, m.bytes, m.epoch, m.epoch, m.edition, m.edition)
+      .. weights()
   end
 else
   fence, till = fence_of(digest, now)
@@ -133,17 +134,17 @@ if created then
   m = {
     generation = math.max(now, fence + 1), created = now, used = now, deadline = 0, own = 0, position = 0, bytes = 0,
     epoch = 0, requests = '', next = {}, fence = fence, till = till, dropped = 0,
-    dropper = '',
+    dropper = '', edition = 0,
   }
 end
-local epoch_before = m.epoch
+local epoch_before, edition_before = m.epoch, m.edition
 local sets, removes, tails, changed = {}, {}, {}, {}
 -- Fields and values that nothing else here looks at.
 local values = {}
 
 -- Numbers for the new blobs; one that is there already keeps its own.
 local numbers, given = {}, {}
-for at, blob in ipairs(blobs) do
+for _, blob in ipairs(blobs) do
   local name = blob[1]
   local old, kind = stored['b' .. name], kind_of(name)
   if old then
@@ -152,7 +153,6 @@ for at, blob in ipairs(blobs) do
     tails[kind] = tails[kind] or stored['t' .. char(kind)]
     numbers[name] = numbered(m, name, tails, changed, values)
   end
-  given[at] = numbers[name]
 end
 
 -- References as they are stored.
@@ -192,12 +192,15 @@ for at, blob in ipairs(blobs) do
   end
   belongs = table.concat(belongs)
   payload = payload + 1
-  local content, old, value = ARGV[payload], stored['b' .. name], nil
-  if mark == 0 and belongs == '' and refs == '' then
-    value = '\0' .. given[at] .. content
-  else
-    value = '\1' .. given[at] .. pack('>I8I4I4', mark, #refs, #belongs) .. refs .. belongs .. content
+  local content, old, head = ARGV[payload], stored['b' .. name], ''
+  if mark ~= 0 or belongs ~= '' or refs ~= '' then
+    head = pack('>I8I4I4', mark, #refs, #belongs) .. refs .. belongs
   end
+  local value, anew = blob_of(old, numbers[name], head, content)
+  if anew then
+    m.edition = edition_before + 1
+  end
+  given[at] = sub(value, 1, 6)
   m.bytes = m.bytes + #content - (old and payload_of(old) or 0)
   stored['b' .. name] = value
   sets['b' .. name] = value
@@ -335,7 +338,7 @@ for _, name in ipairs(drops) do
   local value = stored['b' .. name]
   if value then
     m.bytes = m.bytes - payload_of(value)
-    m.epoch, m.dropper = epoch_before + 1, request
+    m.epoch, m.dropper, m.edition = epoch_before + 1, request, edition_before + 1
     m.dropped = m.dropped + 1
     stored['b' .. name] = false
     sets['b' .. name] = nil
@@ -384,7 +387,7 @@ if own >= 0 or not upkeep then
   m.deadline = latest == huge and 0 or latest
 end
 -- Names that nothing needs any more are looked for when there may be as many as others.
-local swept = m.dropped > 32 and 4 * m.dropped > call('HLEN', session)
+local swept = m.dropped > 32 and 2 * m.dropped > call('HLEN', session)
 if swept then
   m.dropped = 0
 end
@@ -430,5 +433,6 @@ if created or own >= 0 or not upkeep then
   many('HDEL', user, over)
   enlist(m, digest, ARGV[2], now, margin)
 end
-return 'S' .. pack('>I8I8I8I8I8', m.generation, m.position, m.bytes, epoch_before, m.epoch) .. weights()
-  .. table.concat(given)
+return 'S' .. pack(
+  '>I8I8I8I8I8I8I8', m.generation, m.position, m.bytes, epoch_before, m.epoch, edition_before, m.edition
+) .. weights() .. table.concat(given)

@@ -7,7 +7,7 @@
 --   .          how many sessions have no deadline, and the latest deadline of all others
 -- and every other key is one session, a hash with
 --   *                    times, position, sizes, fence, the newest requests, the next number by kind
---   b<name>              a blob: its number, its header, its payload
+--   b<name>              a blob: its sort, its number, its header, its payload
 --   l<list>              a list: its header and its newest entries
 --   k<number><list>      older entries of a list
 --   t<kind>              a table: the names of the newest blobs of a kind, up to 16, each packed
@@ -16,6 +16,9 @@
 -- The kind of a blob is the first letter of its name, and 128 more where the name is long: names
 -- of different lengths are mostly of different use, and the more of a kind follow one another, the
 -- fewer are the runs. Kind 0 is all whose first byte is not ASCII.
+-- The sort of a blob is 1 if it has a header, and 2 more once it was set anew with another content.
+-- The others are what they were, whoever remembers them: an edition of the session ends when a blob
+-- is dropped, or for the first time set anew.
 -- Times are microseconds since the epoch, durations microseconds; 0 is a deadline that never comes.
 
 local call, floor, huge = redis.call, math.floor, math.huge
@@ -54,14 +57,14 @@ local function alive(raw, now)
   return {
     bytes = a[1], generation = a[2], created = a[3], used = a[4], deadline = deadline, own = a[6], position = a[7],
     epoch = a[8], requests = a[9], next = a[10], fence = a[11], till = a[12], dropped = a[13],
-    dropper = a[14],
+    dropper = a[14], edition = a[15],
   }
 end
 
 local function record(m)
   return cmsgpack.pack({
     m.bytes, m.generation, m.created, m.used, m.deadline, m.own, m.position, m.epoch, m.requests, m.next, m.fence,
-    m.till, m.dropped, m.dropper,
+    m.till, m.dropped, m.dropper, m.edition,
   })
 end
 

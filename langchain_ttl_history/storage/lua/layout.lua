@@ -66,7 +66,7 @@ end
 
 -- The parts of a stored blob: references, what belongs to it, mark, where its payload begins.
 local function parts_of(value)
-  if byte(value, 1) == 0 then
+  if byte(value) % 2 == 0 then
     return '', '', 0, 7
   end
   local mark, refs, also = unpacked('>I8I4I4', value, 7)

@@ -34,11 +34,27 @@ local function store_tails(tails, changed, values)
 end
 
 local function payload_of(value)
-  if byte(value, 1) == 0 then
+  if byte(value) % 2 == 0 then
     return #value - 6
   end
   local refs, also = unpacked('>I4I4', value, 15)
   return #value - 22 - refs - also
+end
+
+-- A blob as it is to be stored, and whether those who remember it have to forget it.
+local function blob_of(old, number, head, payload)
+  local sort = head == '' and 0 or 1
+  if not old then
+    return char(sort) .. number .. head .. payload, false
+  end
+  local changed = byte(old) < 2
+  if changed then
+    local value = char(sort) .. number .. head .. payload
+    if value == old then
+      return value, false
+    end
+  end
+  return char(sort + 2) .. number .. head .. payload, changed
 end
 
 local function list_from(value)

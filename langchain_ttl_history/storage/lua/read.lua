@@ -4,19 +4,21 @@
 -- ARGV[1], packed: digest of the key, the time or -1, margin; idle time (-1 unbounded, -2 for an
 --   onlooker), maximal age (-1 unbounded); whether an outline is wanted; names, letters to
 --   follow, list to read after a mark or '', blob with the mark, then a list and its most for each
---   list over which an outline is the answer.
+--   list over which an outline is the answer; the generation and the edition of what the client
+--   remembers, and the blobs that are: for each run of numbers, in their order, kind, first and count.
 -- ARGV[2]: the key's ids.
 -- Reply: [time, fence] as packed numbers; where there is a session its numbers behind them, whether
 --   this is an outline, and how many of the following strings are of which sort; then packed
 --   lengths, and the strings they are of, several in one. These are of the tables of names that the references need field and value, of the
 --   blobs that were named name and value, of the lists name and value, and of the blobs that were
 --   followed only the value, since its number says the name. Of an outline they are field and value
---   of all there is.
+--   of all there is. What the client remembers is never sent.
 
 local session = KEYS[2]
 local a = cmsgpack.unpack(ARGV[1])
 local digest, now, margin, idle, age = a[1], clock(a[2]), a[3], a[4], a[5]
 local outline, names, follow, marked_list, marked_blob, over = a[6], a[7], a[8], a[9], a[10], a[11]
+local remembered, edition, kept = a[12], a[13], a[14]
 
 -- What is asked for by name, all at once.
 local fields = { '*', 'l' .. marked_list, 'b' .. marked_blob }
@@ -41,8 +43,8 @@ if idle ~= -2 and use(m, now, idle, age) then
   enlist(m, digest, ARGV[2], now, margin)
 end
 local head = pack(
-  '>I8I8I8I8I8I8I8I8I8', now, now < m.till and m.fence or 0, m.generation, m.position, m.bytes, m.created, m.used,
-  m.deadline, m.epoch
+  '>I8I8I8I8I8I8I8I8I8I8', now, now < m.till and m.fence or 0, m.generation, m.position, m.bytes, m.created, m.used,
+  m.deadline, m.epoch, m.edition
 )
 
 -- A few long strings: clients take long over many small ones, and a server over one that is huge.
@@ -66,6 +68,31 @@ for at = 1, #over, 2 do
     outline = true
   end
 end
+-- The runs of numbers that the client remembers, by kind. With all these blobs refer to it has them.
+local NONE, remembers = {}, {}
+if m.generation == remembered and m.edition == edition then
+  for at = 1, #kept, 3 do
+    local kind = kept[at]
+    remembers[kind] = remembers[kind] or {}
+    table.insert(remembers[kind], { kept[at + 1], kept[at + 1] + kept[at + 2] })
+  end
+end
+-- Calls `each` with kind, first number and count of what of a run the client does not remember.
+local function unknown(kind, first, count, each)
+  local after = first + count
+  for _, run in ipairs(remembers[kind] or NONE) do
+    if run[2] > first and run[1] < after then
+      if run[1] > first then
+        each(kind, first, run[1] - first)
+      end
+      first = run[2]
+    end
+  end
+  if first < after then
+    each(kind, first, after - first)
+  end
+end
+
 -- The newest table of a kind is told with its number, as all others are.
 local function told(field)
   if #field > 2 then
@@ -74,8 +101,43 @@ local function told(field)
   return field .. pack('>I4', floor((m.next[byte(field, 2)] - 1) / TABLE))
 end
 
+-- All fields and values but those of the blobs that the client remembers.
+local function whole()
+  if not next(remembers) then
+    return call('HGETALL', session)
+  end
+  local all, asked, expected = {}, {}, {}
+  for _, field in ipairs(call('HKEYS', session)) do
+    if byte(field) ~= 98 then
+      asked[#asked + 1] = field
+    end
+  end
+  local values, wanted = many('HMGET', session, asked), {}
+  for at, field in ipairs(asked) do
+    if byte(field) == 116 then
+      local listed, start = { cmsgpack.unpack(values[at]) }, unpacked('>I4', told(field), 3) * TABLE
+      unknown(byte(field, 2), start, #listed, function(_, first, count)
+        for number = first, first + count - 1 do
+          wanted[#wanted + 1] = 'b' .. listed[number - start + 1]
+          expected[#wanted] = number
+        end
+      end)
+    end
+    all[2 * at - 1], all[2 * at] = field, values[at]
+  end
+  values = many('HMGET', session, wanted)
+  for at, field in ipairs(wanted) do
+    -- What was dropped has its name still, and another number if it was stored again.
+    if values[at] and unpacked('>I4', values[at], 3) == expected[at] then
+      all[#all + 1] = field
+      all[#all + 1] = values[at]
+    end
+  end
+  return all
+end
+
 if outline then
-  local all = call('HGETALL', session)
+  local all = whole()
   for at = 1, #all, 2 do
     if byte(all[at]) == 116 then
       all[at] = told(all[at])
@@ -111,12 +173,15 @@ local tables, blobs, lists, referred = {}, {}, {}, {}
 local seen, given_list = {}, {}
 -- What the answer refers to and was not looked at yet.
 local next_names, next_runs = {}, {}
-local function refer(kind, first, count)
+local function wants(kind, first, count)
   next_runs[#next_runs + 1] = { kind, first, count }
+end
+local function refer(kind, first, count)
+  unknown(kind, first, count, wants)
 end
 
 local function give_refs(value)
-  if byte(value, 1) ~= 0 then
+  if byte(value) % 2 == 1 then
     local refs, also = parts_of(value)
     runs(refs, refer)
     local at = 1
@@ -276,9 +341,7 @@ while #next_names > 0 or #next_runs > 0 do
     local value = values[at]
     if value and unpacked('>I4', value, 3) == expected[at] then
       referred[#referred + 1] = value
-      if byte(value) ~= 0 then
-        give_refs(value)
-      end
+      give_refs(value)
     elseif value then
       -- Dropped and stored again, under another number.
       give_named(sub(parts[at], 2), value)

@@ -12,7 +12,7 @@
 --   of this write, for each that has none yet.
 -- ARGV[2]: the key's ids.
 -- ARGV[3]: what the lengths are of, in one, since clients take long over many small arguments.
--- Reply: S, numbers, weights of the lists, numbers of the blobs, in one; D behind the fence, M moved,
+-- Reply: S, numbers, weights of the lists, sorts and numbers of the blobs, in one; D behind the fence, M moved,
 --   R where change.lua has to decide.
 
 local session, content = KEYS[2], ARGV[3]
@@ -43,12 +43,14 @@ local m = alive(stored[1], now)
 if not m then
   return 'R'
 end
-local lists = {}
+local edition, lists = m.edition, {}
 for _, name in ipairs(touched) do
   lists[name] = list_from(stored[slots[name]])
 end
 local function answer(position)
-  local parts = { 'S', pack('>I8I8I8I8I8', m.generation, position, m.bytes, m.epoch, m.epoch) }
+  local parts = {
+    'S', pack('>I8I8I8I8I8I8I8', m.generation, position, m.bytes, m.epoch, m.epoch, edition, m.edition),
+  }
   for at, name in ipairs(touched) do
     parts[2 + at] = pack('>I4', lists[name].weight)
   end
@@ -96,18 +98,22 @@ local function filled(refs, places)
   end
   return refs
 end
-local first = 1
+local first, told = 1, {}
 for at = 1, #blobs, 4 do
   local head, size, places, number = blobs[at + 1], blobs[at + 2], blobs[at + 3], numbers[(at + 3) / 4]
-  values[#values + 1] = 'b' .. blobs[at]
-  if head == 0 then
-    values[#values + 1] = '\0' .. number .. sub(content, first, first + size - 1)
-  elseif places == 0 then
-    values[#values + 1] = '\1' .. number .. sub(content, first, first + head + size - 1)
-  else
-    local filled_head = filled(sub(content, first, first + head - 1), places)
-    values[#values + 1] = '\1' .. number .. filled_head .. sub(content, first + head, first + head + size - 1)
+  local header, old = sub(content, first, first + head - 1), stored[(at + 7) / 4]
+  if places ~= 0 then
+    header = filled(header, places)
   end
+  local value, anew = blob_of(old, number, header, sub(content, first + head, first + head + size - 1))
+  if anew then
+    m.edition = edition + 1
+  end
+  if value ~= old then
+    values[#values + 1] = 'b' .. blobs[at]
+    values[#values + 1] = value
+  end
+  told[#told + 1] = sub(value, 1, 6)
   m.bytes = m.bytes + size
   first = first + head + size
 end
@@ -137,7 +143,4 @@ if moved then
   enlist(m, digest, ARGV[2], now, margin)
 end
 local parts = answer(m.position)
-for at = 1, #numbers do
-  parts[#parts + 1] = numbers[at]
-end
-return table.concat(parts)
+return table.concat(parts) .. table.concat(told)
