@@ -53,7 +53,7 @@ def runs(
 ) -> tuple[bytes, list[int]] | None:
     """References as they are stored; None if one has no number yet.
 
-    Pairs of gap and count, or 255, a kind, the first number and the count.
+    Pairs of gap and count, or 255, a kind, the first number and the count. A gap is counted from -100.
 
     Args:
         refs: Names of blobs.
@@ -93,8 +93,8 @@ def _tell(out: bytearray, told: int, first: int, after: int) -> int:
     while first < after:
         count = min(after - first, 65_535)
         gap = first - told
-        if told >= 0 and 0 <= gap < 255 and count < 256 and told >> KIND == first >> KIND:
-            out += bytes((gap, count))
+        if told >= 0 and -100 <= gap < 155 and count < 256 and told >> KIND == first >> KIND:
+            out += bytes((gap + 100, count))
         else:
             out += b"\xff%b%b" % (first.to_bytes(5, "big"), count.to_bytes(2, "big"))
         first += count

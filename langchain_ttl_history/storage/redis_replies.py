@@ -12,13 +12,14 @@ from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.base import Blob, Change, Entry, Outcome, Query, Snapshot, Status
 from langchain_ttl_history.storage.redis_mirror import Mirror
 from langchain_ttl_history.storage.redis_numbers import KIND, TABLE, Known
+from langchain_ttl_history.storage.redis_payloads import full_entry, full_payload
 
 __all__ = ["Listed", "Stored", "listed", "snapshot", "stored", "table_names"]
 
 _NOW = Struct(">QQ")
 _HEAD = Struct(">10Q4I")
 _HEADER = Struct(">QII")
-_ENTRY = Struct(">QII")
+_ENTRY = Struct(">HIIIH")
 _OUTCOME = Struct(">7Q")
 _LISTED = Struct(">QQI")
 _MICRO = 1_000_000
@@ -53,7 +54,7 @@ def snapshot(
     entries = {name: _entries(raw, names) for name, raw in lists}
     numbers = {name: int.from_bytes(value[1:6], "big") for name, value in values.items()}
     known = Known(generation, epoch, numbers)
-    lasting = {name: number for name, number in numbers.items() if values[name][0] < 2}
+    lasting = {name: number for name, number in numbers.items() if not values[name][0] & 2}
     seen = Mirror(generation, edition, blobs, lasting, mirror)
     if mirror is not None and outline:
         blobs = mirror.blobs | blobs
@@ -61,19 +62,23 @@ def snapshot(
         refs = [ref for blob in blobs.values() for ref in blob.refs]
         refs += [ref for listed in entries.values() for entry in listed for ref in entry.refs]
         mirror.complete(blobs, refs, query.follow)
-    return Snapshot(
-        now=now / _MICRO,
-        fence=fence,
-        generation=generation,
-        position=position,
-        bytes=size,
-        created_at=created / _MICRO,
-        last_used_at=used / _MICRO,
-        expires_at=deadline / _MICRO if deadline else None,
-        blobs=blobs,
-        lists=entries,
-        outline=bool(outline),
-    ), known, seen
+    return (
+        Snapshot(
+            now=now / _MICRO,
+            fence=fence,
+            generation=generation,
+            position=position,
+            bytes=size,
+            created_at=created / _MICRO,
+            last_used_at=used / _MICRO,
+            expires_at=deadline / _MICRO if deadline else None,
+            blobs=blobs,
+            lists=entries,
+            outline=bool(outline),
+        ),
+        known,
+        seen,
+    )
 
 
 _Found = tuple[dict[str, bytes], list[tuple[str, bytes]]]
@@ -138,21 +143,29 @@ def table_names(table: bytes) -> list[bytes]:
 
 
 def _blob(value: bytes, names: Names) -> Blob:
-    if not value[0] & 1:
-        return Blob(value[6:])
+    sort = value[0]
+    if not sort & 1:
+        return Blob(full_payload(value[6:]) if sort & 4 else value[6:])
     mark, refs, also = _HEADER.unpack_from(value, 6)
     start = 22 + refs
-    return Blob(value[start + also :], _refs(value[22:start], names), mark, _also(value[start : start + also]))
+    payload = value[start + also :]
+    return Blob(
+        full_payload(payload) if sort & 4 else payload,
+        _refs(value[22:start], names),
+        mark,
+        _also(value[start : start + also]),
+    )
 
 
 def _entries(raw: bytes, names: Names) -> list[Entry]:
     found: list[Entry] = []
     at, end = 0, len(raw)
     while at < end:
-        position, refs, payload = _ENTRY.unpack_from(raw, at)
+        high, low, refs, payload, full = _ENTRY.unpack_from(raw, at)
         start = at + 16 + refs
         at = start + payload
-        found.append(Entry(position, raw[start:at], _refs(raw[start - refs : start], names) if refs else ()))
+        content = full_entry(raw[start:at]) if full else raw[start:at]
+        found.append(Entry(high << 32 | low, content, _refs(raw[start - refs : start], names) if refs else ()))
     return found
 
 
@@ -166,7 +179,7 @@ def _refs(runs: bytes, names: Names) -> tuple[str, ...]:
             count = int.from_bytes(runs[at + 6 : at + 8], "big")
             at += 8
         else:
-            first, count = after + runs[at], runs[at + 1]
+            first, count = after + runs[at] - 100, runs[at + 1]
             at += 2
         after = first + count
         found += [names[number] for number in range(first, after)]
@@ -226,7 +239,7 @@ def stored(reply: bytes, change: Change, weighed: Sequence[str]) -> tuple[Outcom
     lasting: dict[str, int] = {}
     for name, at in zip(change.blobs, range(start, len(reply), 6), strict=True):
         number = numbers[name] = int.from_bytes(reply[at + 1 : at + 6], "big")
-        if reply[at] < 2:
+        if not reply[at] & 2:
             lasting[name] = number
     for name in change.drop:
         if numbers.pop(name, None) is not None:

@@ -10,6 +10,7 @@ from typing import Any
 from langchain_ttl_history.storage.base import KEEP, Change, Lease
 from langchain_ttl_history.storage.redis_commands import Eval, Script, encoded, packed
 from langchain_ttl_history.storage.redis_numbers import Known, kind_of, runs
+from langchain_ttl_history.storage.redis_payloads import short_entry, short_payload
 
 __all__ = ["change", "lean", "times", "weighed"]
 
@@ -52,7 +53,9 @@ def lean(to: Address, now: int, margin: int, change: Change, known: Known, reque
     counts = bool(dropped)
     stored: list[Any] = []
     content: list[bytes] = []
-    for name, (payload, refs, mark, also) in blobs.items():
+    for name, (given, refs, mark, also) in blobs.items():
+        short = short_payload(given, record=bool(refs))
+        payload = given if short is None else short
         if name in numbers:
             counts = True
         else:
@@ -65,10 +68,10 @@ def lean(to: Address, now: int, margin: int, change: Change, known: Known, reque
             counts = counts or 4 * len(missing) < len(told)
             belonging = _behind_lengths(also)
             content += (_HEADER.pack(mark, len(told), len(belonging)), told, belonging, payload)
-            stored += (name, 16 + len(told) + len(belonging), len(payload), missing or 0)
+            stored += (name, 16 + len(told) + len(belonging), len(payload), short is not None, missing or 0)
         else:
             content.append(payload)
-            stored += (name, 0, len(payload), 0)
+            stored += (name, 0, len(payload), short is not None, 0)
     appended: list[Any] = []
     for name, payload, refs in append:
         found = runs(refs, numbers, own, 0)
@@ -76,8 +79,9 @@ def lean(to: Address, now: int, margin: int, change: Change, known: Known, reque
             return None
         told, missing = found
         counts = counts or 4 * len(missing) < len(told)
-        content += (told, payload)
-        appended += (name, len(told), len(payload), 1 + len(refs), missing or 0)
+        short, full = short_entry(payload)
+        content += (told, short)
+        appended += (name, len(told), len(short), full, 1 + len(refs), missing or 0)
     guard = change.guard
     arguments = [
         now, margin, *times(change.lease), _number(change.at_generation), _number(guard.generation),
@@ -100,16 +104,24 @@ def change(to: Address, now: int, margin: int, change: Change, request: str) -> 
     """Any write; references are sent as names."""
     keys, digest, ids = to
     guard = change.guard
-    payloads = [blob.payload for blob in change.blobs.values()]
-    payloads += [payload for _, payload, _ in change.append]
-    payloads += [entry.payload for _, entry in change.place]
+    blobs, payloads = [], []
+    for name, (payload, refs, mark, also) in change.blobs.items():
+        short = short_payload(payload, record=bool(refs))
+        blobs.append((name, mark, also, refs, short is not None))
+        payloads.append(payload if short is None else short)
+    entries = [short_entry(payload) for _, payload, _ in change.append]
+    places = [short_entry(entry.payload) for _, entry in change.place]
+    payloads += [short for short, _ in (*entries, *places)]
     arguments = [
         digest, now, margin, *times(change.lease), request, _own(change),
         change.upkeep, change.new, _number(change.at_position), _number(change.at_generation),
         _number(guard.generation), guard.needs or "",
-        [(name, blob.mark, blob.also, blob.refs) for name, blob in change.blobs.items()],
-        [(name, refs) for name, _, refs in change.append],
-        [(name, entry.position, entry.refs) for name, entry in change.place],
+        blobs,
+        [(name, refs, full) for (name, _, refs), (_, full) in zip(change.append, entries, strict=True)],
+        [
+            (name, entry.position, entry.refs, full)
+            for (name, entry), (_, full) in zip(change.place, places, strict=True)
+        ],
         tuple(change.drop),
         [(name, tuple(positions)) for name, positions in change.trim.items()],
         weighed(change),

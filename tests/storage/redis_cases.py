@@ -13,6 +13,7 @@ import redis
 
 from langchain_ttl_history.storage import RedisStorage
 from langchain_ttl_history.storage.redis_numbers import TABLE
+from langchain_ttl_history.storage.redis_payloads import full_payload
 from langchain_ttl_history.storage.redis_replies import table_names
 from tests import servers
 
@@ -98,9 +99,10 @@ def assert_counts(fields: dict[bytes, bytes]) -> None:
     size, weights, needed = 0, {}, set[tuple[int, int]]()
     for field, value in fields.items():
         if field[:1] == b"b":
-            refs, also = struct.unpack_from(">II", value, 14) if value[0] else (0, 0)
-            head = 22 if value[0] else 6
-            size += len(value) - head - refs - also
+            refs, also = struct.unpack_from(">II", value, 14) if value[0] & 1 else (0, 0)
+            head = 22 if value[0] & 1 else 6
+            payload = value[head + refs + also :]
+            size += len(full_payload(payload) if value[0] & 4 else payload)
             numbered = (value[1], int.from_bytes(value[2:6], "big"))
             assert name_of(fields, *numbered) == field[1:]
             needed.add(numbered)
@@ -109,11 +111,11 @@ def assert_counts(fields: dict[bytes, bytes]) -> None:
             name, at = (field[1:], 24) if field[:1] == b"l" else (field[5:], 0)
             weight = weights.setdefault(name, 0)
             while at < len(value):
-                _, refs, payload = struct.unpack_from(">QII", value, at)
+                _, _, refs, payload, full = struct.unpack_from(">HIIIH", value, at)
                 runs = value[at + 16 : at + 16 + refs]
                 needed.update(numbers_in(runs))
                 weight += 1 + sum(count for _, _, count in runs_of(runs))
-                size += payload
+                size += full or payload
                 at += 16 + refs + payload
             weights[name] = weight
     assert first_number(fields[b"*"]) == size
@@ -145,7 +147,7 @@ def runs_of(refs: bytes) -> Iterator[tuple[int, int, int]]:
             first, count = struct.unpack_from(">IH", refs, at + 2)
             at += 8
         else:
-            first, count = after + refs[at], refs[at + 1]
+            first, count = after + refs[at] - 100, refs[at + 1]
             at += 2
         after = first + count
         yield kind, first, count

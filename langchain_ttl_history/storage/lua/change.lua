@@ -5,8 +5,8 @@
 --   (-1 unbounded); a name of this request; the session's own idle time (-1 as it is, 1 none);
 --   whether it is upkeep, whether it must be new; the position, the generation, the guard's
 --   generation it expects (-1 any), the blob the guard needs or ''; blobs (name, mark, what belongs
---   to it, references), entries to append (list, references), entries to place (list, position,
---   references), names to drop, lists to trim (list, positions), lists to weigh.
+--   to it, references, whether the payload is shortened), entries to append (list, references, the length of the payload before it was shortened or 0),
+--   entries to place (list, position, references, that length), names to drop, lists to trim (list, positions), lists to weigh.
 -- ARGV[2]: the key's ids.
 -- ARGV[3...]: the payloads of the blobs, of the appended and of the placed entries.
 -- Reply: S, numbers, weights, sorts and numbers of the blobs, in one; D behind the fence, A absent, M moved; X
@@ -162,8 +162,8 @@ local function encoded(refs)
   local function flush()
     while run_count > 0 do
       local gap, length = run_first - after, math.min(run_count, 65535)
-      if run_kind == kind and gap >= 0 and gap < 255 and length < 256 then
-        parts[#parts + 1] = char(gap, length)
+      if run_kind == kind and gap >= -100 and gap < 155 and length < 256 then
+        parts[#parts + 1] = char(gap + 100, length)
       else
         parts[#parts + 1] = '\255' .. char(run_kind) .. pack('>I4I2', run_first, length)
       end
@@ -196,12 +196,12 @@ for at, blob in ipairs(blobs) do
   if mark ~= 0 or belongs ~= '' or refs ~= '' then
     head = pack('>I8I4I4', mark, #refs, #belongs) .. refs .. belongs
   end
-  local value, anew = blob_of(old, numbers[name], head, content)
+  local value, anew = blob_of(old, numbers[name], head, content, blob[5])
   if anew then
     m.edition = edition_before + 1
   end
   given[at] = sub(value, 1, 6)
-  m.bytes = m.bytes + #content - (old and payload_of(old) or 0)
+  m.bytes = m.bytes + payload_of(value) - (old and payload_of(old) or 0)
   stored['b' .. name] = value
   sets['b' .. name] = value
 end
@@ -215,16 +215,16 @@ local function list_of(name)
   end
   return list
 end
-local function append(name, list, position, refs, content)
+local function append(name, list, position, refs, content, full)
   local weight, aside = 1, {}
   runs(refs, function(_, _, length)
     weight = weight + length
   end)
-  grow(list, name, position, weight, refs, content, aside)
+  grow(list, name, position, weight, refs, content, full, aside)
   if aside[1] then
     sets[aside[1]] = aside[2]
   end
-  m.bytes = m.bytes + #content
+  m.bytes = m.bytes + (full > 0 and full or #content)
 end
 -- The part of a list with a number; those of `after` and later are its newest entries.
 local function part_of(name, number)
@@ -234,9 +234,9 @@ end
 -- All entries of a list, which is left empty.
 local function taken(name, list)
   local found = {}
-  local function take(position, refs, content)
-    found[#found + 1] = { position, refs, content }
-    m.bytes = m.bytes - #content
+  local function take(position, refs, content, full)
+    found[#found + 1] = { position, refs, content, full }
+    m.bytes = m.bytes - (full > 0 and full or #content)
   end
   for number = list.first, list.after - 1 do
     local part, field = part_of(name, number)
@@ -259,7 +259,7 @@ local function trim(name, list, positions)
   local function left_of(part)
     local kept, at = {}, 1
     while at <= #part do
-      local position, refs, size = unpacked('>I8I4I4', part, at)
+      local position, refs, size, full = unpacked('>I6I4I4I2', part, at)
       local after = at + 16 + refs + size
       reached = position >= last
       if gone[position] then
@@ -269,7 +269,7 @@ local function trim(name, list, positions)
         end)
         list.count = list.count - 1
         list.weight = list.weight - weight
-        m.bytes = m.bytes - size
+        m.bytes = m.bytes - (full > 0 and full or size)
       else
         kept[#kept + 1] = sub(part, at, after - 1)
       end
@@ -301,7 +301,7 @@ end
 for _, each in ipairs(appends) do
   payload = payload + 1
   m.position = m.position + 1
-  append(each[1], list_of(each[1]), m.position, encoded(each[2]), ARGV[payload])
+  append(each[1], list_of(each[1]), m.position, encoded(each[2]), ARGV[payload], each[3])
 end
 
 -- Entries to place are sorted in; those of one list at once.
@@ -313,7 +313,7 @@ for _, each in ipairs(places) do
     placed[name] = {}
     order[#order + 1] = name
   end
-  placed[name][position] = { position, encoded(each[3]), ARGV[payload] }
+  placed[name][position] = { position, encoded(each[3]), ARGV[payload], each[4] }
   m.position = math.max(m.position, position)
 end
 for _, name in ipairs(order) do

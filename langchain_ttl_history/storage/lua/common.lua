@@ -16,9 +16,10 @@
 -- The kind of a blob is the first letter of its name, and 128 more where the name is long: names
 -- of different lengths are mostly of different use, and the more of a kind follow one another, the
 -- fewer are the runs. Kind 0 is all whose first byte is not ASCII.
--- The sort of a blob is 1 if it has a header, and 2 more once it was set anew with another content.
--- The others are what they were, whoever remembers them: an edition of the session ends when a blob
--- is dropped, or for the first time set anew.
+-- The sort of a blob is 1 if it has a header, 2 more once it was set anew with another content, and 4
+-- more if its payload is shortened, behind its length as it was. Those never set anew are what they
+-- were, whoever remembers them: an edition of the session ends when a blob is dropped, or for the
+-- first time set anew.
 -- Times are microseconds since the epoch, durations microseconds; 0 is a deadline that never comes.
 
 local call, floor, huge = redis.call, math.floor, math.huge
@@ -87,10 +88,10 @@ local function ends(m, used, idle, age)
   return first, last
 end
 
--- By how much a session's last use may be later than it says: a tenth of its idle time, or a second
--- where it has none.
+-- By how much a session's last use may be later than it says: a tenth of its idle time, or of a
+-- second where it has none and might be given one.
 local function lag_of(m)
-  return m.deadline == 0 and 1000000 or floor((m.deadline - m.used) / 11)
+  return m.deadline == 0 and 100000 or floor((m.deadline - m.used) / 11)
 end
 
 -- Counts a use; says whether that moved the deadline.

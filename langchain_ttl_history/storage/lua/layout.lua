@@ -56,7 +56,7 @@ local function runs(refs, each)
       first, count = unpacked('>I4I2', refs, at + 2)
       at = at + 8
     else
-      first = after + gap
+      first = after + gap - 100
       at = at + 2
     end
     after = first + count
@@ -73,12 +73,12 @@ local function parts_of(value)
   return sub(value, 23, 22 + refs), sub(value, 23 + refs, 22 + refs + also), mark, 23 + refs + also
 end
 
--- Calls `each` with position, references and payload of every entry.
+-- Calls `each` with position, references, payload and its length before it was shortened of every entry.
 local function entries(raw, each)
   local at = 1
   while at <= #raw do
-    local position, refs, payload = unpacked('>I8I4I4', raw, at)
-    each(position, sub(raw, at + 16, at + 15 + refs), sub(raw, at + 16 + refs, at + 15 + refs + payload))
+    local position, refs, payload, full = unpacked('>I6I4I4I2', raw, at)
+    each(position, sub(raw, at + 16, at + 15 + refs), sub(raw, at + 16 + refs, at + 15 + refs + payload), full)
     at = at + 16 + refs + payload
   end
 end

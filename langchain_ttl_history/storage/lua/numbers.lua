@@ -33,28 +33,24 @@ local function store_tails(tails, changed, values)
   end
 end
 
+-- The bytes of a stored blob's payload, as it was before it was shortened.
 local function payload_of(value)
-  if byte(value) % 2 == 0 then
-    return #value - 6
+  local sort, start = byte(value), 7
+  if sort % 2 == 1 then
+    local refs, also = unpacked('>I4I4', value, 15)
+    start = 23 + refs + also
   end
-  local refs, also = unpacked('>I4I4', value, 15)
-  return #value - 22 - refs - also
+  return sort >= 4 and unpacked('>I4', value, start) or #value - start + 1
 end
 
 -- A blob as it is to be stored, and whether those who remember it have to forget it.
-local function blob_of(old, number, head, payload)
-  local sort = head == '' and 0 or 1
-  if not old then
-    return char(sort) .. number .. head .. payload, false
+local function blob_of(old, number, head, payload, short)
+  local sort = (head == '' and 0 or 1) + (short and 4 or 0)
+  local value = char(sort) .. number .. head .. payload
+  if not old or value == old then
+    return value, false
   end
-  local changed = byte(old) < 2
-  if changed then
-    local value = char(sort) .. number .. head .. payload
-    if value == old then
-      return value, false
-    end
-  end
-  return char(sort + 2) .. number .. head .. payload, changed
+  return char(sort + 2) .. sub(value, 2), byte(old) % 4 < 2
 end
 
 local function list_from(value)
@@ -69,9 +65,9 @@ local function list_as(list)
   return pack('>I4I4I4I4I8', list.count, list.weight, list.first, list.after, list.newest) .. list.tail
 end
 
--- Appends an entry to a list; what it grew out of is put aside, so that an append does not touch it.
-local function grow(list, name, position, weight, refs, payload, values)
-  local entry = pack('>I8I4I4', position, #refs, #payload) .. refs .. payload
+-- Appends an entry to a list. `full` is the length of its payload if that was shortened, otherwise 0. What it grew out of is put aside, so that an append does not touch it.
+local function grow(list, name, position, weight, refs, payload, full, values)
+  local entry = pack('>I6I4I4I2', position, #refs, #payload, full) .. refs .. payload
   if #list.tail > 0 and #list.tail + #entry > 1024 then
     values[#values + 1] = 'k' .. pack('>I4', list.after) .. name
     values[#values + 1] = list.tail

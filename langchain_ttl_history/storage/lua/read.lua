@@ -238,7 +238,7 @@ local function newer(name, list, mark)
   end
   local raw, oldest = sub(list, 25), huge
   if #raw > 0 then
-    oldest = unpacked('>I8', raw)
+    oldest = unpacked('>I6', raw)
   end
   local parts = { raw }
   -- Back to the mark, so that the cost is that of what is new.
@@ -247,13 +247,13 @@ local function newer(name, list, mark)
     local part = call('HGET', session, 'k' .. pack('>I4', after) .. name)
     if part then
       table.insert(parts, 1, part)
-      oldest = unpacked('>I8', part)
+      oldest = unpacked('>I6', part)
     end
   end
   raw = table.concat(parts)
   local at = 1
   while at <= #raw do
-    local position, refs, payload = unpacked('>I8I4I4', raw, at)
+    local position, refs, payload = unpacked('>I6I4I4', raw, at)
     if position > mark then
       break
     end

@@ -6,8 +6,8 @@
 --   the epoch in which the numbers in references were learnt (-1 where there are none), a request
 --   that may have begun the next epoch without any change to this, or ''; digest of the key, a name of this request; the kinds of the blobs that may be new; of each blob the name,
 --   the length of what is between its number and its payload, 0 where that is nothing, the length of
---   its payload, and places; of each entry the list, the lengths of its references and of its
---   payload, its weight, and places.
+--   its payload, whether that is shortened, and places; of each entry the list, the lengths of its references and of its
+--   payload, the length of that before it was shortened or 0, its weight, and places.
 --   Places are 0, or after how many bytes a number is to be put into references and of which blob
 --   of this write, for each that has none yet.
 -- ARGV[2]: the key's ids.
@@ -22,10 +22,10 @@ local now = clock(given)
 
 -- All that is looked at, in one go.
 local fields, slots, touched = { '*' }, {}, {}
-for at = 1, #blobs, 4 do
+for at = 1, #blobs, 5 do
   fields[#fields + 1] = 'b' .. blobs[at]
 end
-for at = 1, #appends, 5 do
+for at = 1, #appends, 6 do
   local name = appends[at]
   if not slots[name] then
     touched[#touched + 1] = name
@@ -83,8 +83,8 @@ for each = 1, #kinds do
   tails[kinds[each]] = stored[tables_at + each]
 end
 local numbers, changed = {}, {}
-for at = 1, #blobs, 4 do
-  local old = stored[(at + 7) / 4]
+for at = 1, #blobs, 5 do
+  local old = stored[(at + 9) / 5]
   if old then
     numbers[#numbers + 1] = sub(old, 2, 6)
     m.bytes = m.bytes - payload_of(old)
@@ -99,13 +99,13 @@ local function filled(refs, places)
   return refs
 end
 local first, told = 1, {}
-for at = 1, #blobs, 4 do
-  local head, size, places, number = blobs[at + 1], blobs[at + 2], blobs[at + 3], numbers[(at + 3) / 4]
-  local header, old = sub(content, first, first + head - 1), stored[(at + 7) / 4]
+for at = 1, #blobs, 5 do
+  local head, size, short, places, number = blobs[at + 1], blobs[at + 2], blobs[at + 3], blobs[at + 4], numbers[(at + 4) / 5]
+  local header, old = sub(content, first, first + head - 1), stored[(at + 9) / 5]
   if places ~= 0 then
     header = filled(header, places)
   end
-  local value, anew = blob_of(old, number, header, sub(content, first + head, first + head + size - 1))
+  local value, anew = blob_of(old, number, header, sub(content, first + head, first + head + size - 1), short)
   if anew then
     m.edition = edition + 1
   end
@@ -114,18 +114,18 @@ for at = 1, #blobs, 4 do
     values[#values + 1] = value
   end
   told[#told + 1] = sub(value, 1, 6)
-  m.bytes = m.bytes + size
+  m.bytes = m.bytes + payload_of(value)
   first = first + head + size
 end
-for at = 1, #appends, 5 do
-  local name, length, size, places = appends[at], appends[at + 1], appends[at + 2], appends[at + 4]
+for at = 1, #appends, 6 do
+  local name, length, size, full, places = appends[at], appends[at + 1], appends[at + 2], appends[at + 3], appends[at + 5]
   local refs, payload = sub(content, first, first + length - 1), sub(content, first + length, first + length + size - 1)
   if places ~= 0 then
     refs = filled(refs, places)
   end
   m.position = m.position + 1
-  m.bytes = m.bytes + size
-  grow(lists[name], name, m.position, appends[at + 3], refs, payload, values)
+  m.bytes = m.bytes + (full > 0 and full or size)
+  grow(lists[name], name, m.position, appends[at + 4], refs, payload, full, values)
   first = first + length + size
 end
 for _, name in ipairs(touched) do
