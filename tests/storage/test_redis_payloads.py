@@ -1,0 +1,159 @@
+"""Payloads come back as they were given, however Redis holds them, and count as they were given."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+from uuid import uuid4
+
+import ormsgpack
+import pytest
+import redis
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from langchain_ttl_history import CorruptRecordError
+from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.storage import RedisStorage
+from langchain_ttl_history.storage import redis_payloads as payloads_module
+from langchain_ttl_history.storage.base import Blob, Change, Entry, Lease, Query
+from langchain_ttl_history.storage.redis_payloads import full_entry, full_payload, short_entry, short_payload
+from langchain_ttl_history.testing import Clock
+from tests.storage.redis_cases import admin_of, assert_counts, close_redis, open_redis
+
+KEY = SessionKey("ada", "s1")
+LEASE = Lease(100.0, None)
+
+_pieces = st.one_of(
+    st.binary(max_size=40),
+    st.sampled_from([*payloads_module._WORDS, b"\xc1", b"\xc1\0", b"\xc1\1", b"\xd9$", b"\n"]),
+    st.uuids().map(lambda each: b"\xd9$" + str(each).encode()),
+    st.uuids().map(lambda each: b"\xd9$" + str(each).upper().encode()),
+)
+_records = st.lists(_pieces, max_size=12).map(b"".join)
+
+
+@given(_records)
+@example(b"\xc1" + b"".join(payloads_module._WORDS))
+def test_a_record_comes_back_as_it_was(payload: bytes) -> None:
+    short = short_payload(payload, record=True)
+    assert short is None or full_payload(short) == payload
+    stored, full = short_entry(payload)
+    assert (full_entry(stored) if full else stored) == payload
+    assert full in (0, len(payload))
+
+
+@pytest.mark.parametrize("size", [999, 1_000, 65_536, 65_537, 1_000_000])
+def test_a_text_is_compressed_where_it_is_worth_it_and_quick(size: int) -> None:
+    text = (b"It was a dark and stormy night. " * (size // 32 + 1))[:size]
+    short = short_payload(text, record=False)
+    assert (short is not None) == (1_000 <= size <= 65_536)
+    assert short is None or full_payload(short) == text
+    assert short_payload(os.urandom(size), record=False) is None
+
+
+def test_what_was_stored_before_is_read_for_ever() -> None:
+    """Words have their codes by their order, so none may ever be moved."""
+    short = bytes.fromhex("01c10213c10500c1000123456789abcdef0123456789abcdef")
+    expected = b"\xadversions_seen\x13\xa9__input__\x80\0\xd9$01234567-89ab-cdef-0123-456789abcdef"
+    assert full_payload(len(expected).to_bytes(4, "big") + short) == expected
+    assert len(payloads_module._WORDS) < 255
+
+
+@pytest.mark.parametrize(
+    "short",
+    [
+        b"\0\0\0\5\0no deflate",
+        b"\0\0\0\5\1no",
+        b"\0\0\0\2\1\xc1\xfe",
+        (short_payload(b"x" * 2_000, record=False) or b"")[:-3],
+    ],
+)
+def test_a_damaged_payload_is_an_error(short: bytes) -> None:
+    with pytest.raises(CorruptRecordError):
+        full_payload(short)
+
+
+def test_a_damaged_entry_is_an_error() -> None:
+    with pytest.raises(CorruptRecordError):
+        full_entry(b"\xc1\xfe")
+
+
+# --- in a session -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def storage() -> AsyncIterator[RedisStorage]:
+    storage = open_redis(Clock())
+    yield storage
+    await storage.aclose()
+    close_redis(storage)
+
+
+@pytest.fixture
+def admin(storage: RedisStorage) -> Iterator[redis.Redis]:
+    with admin_of(storage) as admin:
+        yield admin
+
+
+def record(*more: Any) -> bytes:
+    """Such a record as checkpoints are."""
+    words = {"channel_versions": {"messages": 1}, "versions_seen": {"__start__": {}}, "updated_channels": ["messages"]}
+    return ormsgpack.packb([words, *(str(uuid4()) for _ in range(3)), *more])
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_session_counts_payloads_as_they_were_given(
+    storage: RedisStorage, admin: redis.Redis, *, known: bool
+) -> None:
+    """By both scripts that write, set anew with shorter and longer ones, cut and dropped."""
+    text, other = b"a long text, " * 200, b"another text, " * 300
+    expected: dict[str, Blob] = {}
+    log: list[Entry] = []
+    held = 0
+
+    def write(**change: Any) -> None:
+        nonlocal held
+        if not known:
+            storage._settings.numbers.forget(KEY)
+        outcome = storage.write(KEY, Change(LEASE, **change))
+        expected.update(change.get("blobs", {}))
+        for name in change.get("drop", ()):
+            expected.pop(name)
+        for _, payload, refs in change.get("append", ()):
+            log.append(Entry(outcome.position, payload, refs))
+        placed = {entry.position: entry for _, entry in change.get("place", ())}
+        log[:] = sorted([*placed.values(), *(entry for entry in log if entry.position not in placed)])
+        gone = change.get("trim", {}).get("log", ())
+        log[:] = [entry for entry in log if entry.position not in gone]
+        fresh = RedisStorage(
+            storage._clients._url, prefix=storage._settings.keys._prefix, clock=storage._settings.clock
+        )
+        for each in (storage, fresh):
+            found = each.read(KEY, Query(outline=True))
+            assert found.blobs == expected
+            assert list(found.lists.get("log", ())) == log
+            assert found.bytes == outcome.bytes == sum(map(len, given_payloads()))
+        fresh.close()
+        (_, session), _, _ = storage._settings.keys.of(KEY)
+        fields = admin.hgetall(session)
+        assert_counts(fields)
+        held = sum(map(len, fields.values()))
+
+    def given_payloads() -> Iterator[bytes]:
+        yield from (blob.payload for blob in expected.values())
+        yield from (entry.payload for entry in log)
+
+    write(blobs={"m1": Blob(text), "m2": Blob(b"short"), "c1": Blob(record(), ("m1", "m2"), 7, ("log",))})
+    for number in range(30):
+        write(append=[("log", record(number), ("m1",))])
+    assert held < 0.6 * sum(map(len, given_payloads()))
+    for blob in (Blob(other), Blob(b"small"), Blob(text), Blob(record(), ("m2",)), Blob(other, ("m2",))):
+        write(blobs={"m1": blob})
+        write(blobs={"m1": blob})
+    write(trim={"log": frozenset({1, 2, 3, 17, 30})})
+    write(place=[("log", Entry(9, record("placed"))), ("log", Entry(40, b"last"))])
+    write(drop=["m1"])
+    write(trim={"log": frozenset(range(39))})
+    assert storage.read(KEY, Query(outline=True)).bytes == sum(map(len, given_payloads()))
