@@ -14,6 +14,7 @@ from threading import Lock
 
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.redis_commands import encoded
+from langchain_ttl_history.storage.redis_names import short_name
 
 __all__ = ["KIND", "TABLE", "Known", "References", "kind_of"]
 
@@ -29,7 +30,7 @@ _PLACE = b"\xff\0\0\0\0\0\0\1"
 
 def kind_of(name: str) -> int:
     """The kind of a blob, as ``lua/common.lua`` says."""
-    raw = encoded(name)
+    raw = encoded(short_name(name))
     first = raw[0] if raw else 0
     if first > 127:
         return 0

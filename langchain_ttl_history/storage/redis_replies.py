@@ -11,6 +11,7 @@ import ormsgpack
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.base import Blob, Change, Entry, Outcome, Query, Snapshot, Status
 from langchain_ttl_history.storage.redis_mirror import Mirror
+from langchain_ttl_history.storage.redis_names import full_name
 from langchain_ttl_history.storage.redis_numbers import KIND, TABLE, Known
 from langchain_ttl_history.storage.redis_payloads import full_entry, full_payload
 
@@ -90,10 +91,10 @@ def _some(strings: Sequence[bytes], names: Names, tables: int, blobs: int, lists
     for field, value in _pairs(strings[:tables]):
         _learn(names, field, value)
     listed, followed = tables + blobs, tables + blobs + lists
-    values = {_text(name): value for name, value in _pairs(strings[tables:listed])}
+    values = {full_name(name): value for name, value in _pairs(strings[tables:listed])}
     for value in strings[followed:]:
         values[names[int.from_bytes(value[1:6], "big")]] = value
-    return values, [(_text(name), value) for name, value in _pairs(strings[listed:followed])]
+    return values, [(full_name(name), value) for name, value in _pairs(strings[listed:followed])]
 
 
 def _every(strings: Sequence[bytes], names: Names) -> _Found:
@@ -104,11 +105,11 @@ def _every(strings: Sequence[bytes], names: Names) -> _Found:
     for field, value in _pairs(strings):
         kind = field[:1]
         if kind == b"b":
-            values[_text(field[1:])] = value
+            values[full_name(field[1:])] = value
         elif kind == b"l":
-            newest.append((_text(field[1:]), value[24:]))
+            newest.append((full_name(field[1:]), value[24:]))
         elif kind == b"k":
-            older.setdefault(_text(field[5:]), []).append((int.from_bytes(field[1:5], "big"), value))
+            older.setdefault(full_name(field[5:]), []).append((int.from_bytes(field[1:5], "big"), value))
         elif kind == b"t":
             _learn(names, field, value)
     lists = [(name, b"".join([*(each for _, each in sorted(older.get(name, ()))), value])) for name, value in newest]
@@ -123,7 +124,7 @@ def _pairs(flat: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
 def _learn(names: Names, field: bytes, table: bytes) -> None:
     """Learn the names in a table."""
     start = (field[1] << KIND) + TABLE * int.from_bytes(field[2:], "big")
-    names.update(zip(range(start, start + TABLE), map(_text, table_names(table)), strict=False))
+    names.update(zip(range(start, start + TABLE), map(full_name, table_names(table)), strict=False))
 
 
 def table_names(table: bytes) -> list[bytes]:
@@ -187,7 +188,7 @@ def _refs(runs: bytes, names: Names) -> tuple[str, ...]:
 
 
 def _also(raw: bytes) -> tuple[str, ...]:
-    return tuple(map(_text, _behind_lengths(raw)))
+    return tuple(map(full_name, _behind_lengths(raw)))
 
 
 def _behind_lengths(raw: bytes) -> Iterator[bytes]:
@@ -197,10 +198,6 @@ def _behind_lengths(raw: bytes) -> Iterator[bytes]:
         end = at + 4 + int.from_bytes(raw[at : at + 4], "big")
         yield raw[at + 4 : end]
         at = end
-
-
-def _text(raw: bytes) -> str:
-    return raw.decode("utf-8", "surrogatepass")
 
 
 class Stored(NamedTuple):
@@ -220,7 +217,7 @@ def stored(reply: bytes, change: Change, weighed: Sequence[str]) -> tuple[Outcom
     """What a write replies: its outcome, and what there is to remember if the numbers of its blobs are told."""
     status = reply[:1]
     if status == b"X":
-        return Outcome(Status.MISSING, frozenset(map(_text, _behind_lengths(reply[1:])))), None
+        return Outcome(Status.MISSING, frozenset(map(full_name, _behind_lengths(reply[1:])))), None
     if status != b"S":
         return Outcome(_STATUS[status]), None
     generation, position, size, epoch_before, epoch, before, after = _OUTCOME.unpack_from(reply, 1)
@@ -245,6 +242,10 @@ def stored(reply: bytes, change: Change, weighed: Sequence[str]) -> tuple[Outcom
         if numbers.pop(name, None) is not None:
             lasting.pop(name, None)
     return outcome, Stored(Known(generation, epoch, numbers), epoch_before, (before, after), lasting)
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "surrogatepass")
 
 
 class Listed(NamedTuple):

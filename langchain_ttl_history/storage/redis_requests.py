@@ -15,6 +15,7 @@ from langchain_ttl_history.storage import redis_writes as writes
 from langchain_ttl_history.storage.base import Change, Outcome, Query, Snapshot
 from langchain_ttl_history.storage.redis_commands import Eval, Keys, Scan, Script, packed
 from langchain_ttl_history.storage.redis_mirror import Mirrors
+from langchain_ttl_history.storage.redis_names import short_name
 from langchain_ttl_history.storage.redis_numbers import References
 from langchain_ttl_history.storage.redis_replies import Listed, listed, snapshot, stored
 
@@ -73,12 +74,12 @@ def read(to: Settings, key: SessionKey, query: Query) -> Plan[Snapshot]:
     keys, digest, ids = to.keys.of(key)
     over: list[str | int] = []
     for name, most in query.outline_over.items():
-        over += (name, most)
+        over += (short_name(name), most)
     marked_list, marked_blob = query.after_mark or ("", "")
     idle, age = (-2, -1) if query.lease is None else writes.times(query.lease)
     arguments = [
-        digest, to.now, to.margin, idle, age, query.outline, query.names, query.follow, marked_list,
-        marked_blob, over,
+        digest, to.now, to.margin, idle, age, query.outline, [short_name(name) for name in query.names],
+        query.follow, short_name(marked_list), short_name(marked_blob), over,
     ]  # fmt: skip
     mirror = to.mirrors.of(key)
     arguments += (-1, -1, ()) if mirror is None else (mirror.generation, mirror.edition, mirror.runs())

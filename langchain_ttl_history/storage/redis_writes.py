@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from struct import Struct
 from typing import Any
 
 from langchain_ttl_history.storage.base import KEEP, Change, Lease
 from langchain_ttl_history.storage.redis_commands import Eval, Script, encoded, packed
+from langchain_ttl_history.storage.redis_names import short_name
 from langchain_ttl_history.storage.redis_numbers import Known, kind_of, runs
 from langchain_ttl_history.storage.redis_payloads import short_entry, short_payload
 
@@ -68,10 +69,10 @@ def lean(to: Address, now: int, margin: int, change: Change, known: Known, reque
             counts = counts or 4 * len(missing) < len(told)
             belonging = _behind_lengths(also)
             content += (_HEADER.pack(mark, len(told), len(belonging)), told, belonging, payload)
-            stored += (name, 16 + len(told) + len(belonging), len(payload), short is not None, missing or 0)
+            stored += (short_name(name), 16 + len(told) + len(belonging), len(payload), short is not None, missing or 0)
         else:
             content.append(payload)
-            stored += (name, 0, len(payload), short is not None, 0)
+            stored += (short_name(name), 0, len(payload), short is not None, 0)
     appended: list[Any] = []
     for name, payload, refs in append:
         found = runs(refs, numbers, own, 0)
@@ -81,12 +82,12 @@ def lean(to: Address, now: int, margin: int, change: Change, known: Known, reque
         counts = counts or 4 * len(missing) < len(told)
         short, full = short_entry(payload)
         content += (told, short)
-        appended += (name, len(told), len(short), full, 1 + len(refs), missing or 0)
+        appended += (short_name(name), len(told), len(short), full, 1 + len(refs), missing or 0)
     guard = change.guard
     arguments = [
         now, margin, *times(change.lease), _number(change.at_generation), _number(guard.generation),
-        guard.needs or "", *((known.generation, known.epoch) if counts else (-1, -1)), dropper, digest, request,
-        list(kinds), stored, appended,
+        short_name(guard.needs or ""), *((known.generation, known.epoch) if counts else (-1, -1)), dropper, digest,
+        request, list(kinds), stored, appended,
     ]  # fmt: skip
     return Eval(_WRITE, keys, [packed(arguments), ids, b"".join(content)])
 
@@ -96,7 +97,7 @@ _kind = lru_cache(maxsize=4096)(kind_of)
 
 def _behind_lengths(names: Sequence[str]) -> bytes:
     """Names in one, each behind its length."""
-    raw = [encoded(name) for name in names]
+    raw = [encoded(short_name(name)) for name in names]
     return b"".join([b"%b%b" % (len(name).to_bytes(4, "big"), name) for name in raw])
 
 
@@ -107,26 +108,27 @@ def change(to: Address, now: int, margin: int, change: Change, request: str) -> 
     blobs, payloads = [], []
     for name, (payload, refs, mark, also) in change.blobs.items():
         short = short_payload(payload, record=bool(refs))
-        blobs.append((name, mark, also, refs, short is not None))
+        blobs.append((short_name(name), mark, _short(also), _short(refs), short is not None))
         payloads.append(payload if short is None else short)
-    entries = [short_entry(payload) for _, payload, _ in change.append]
-    places = [short_entry(entry.payload) for _, entry in change.place]
-    payloads += [short for short, _ in (*entries, *places)]
+    appended = [(each, short_entry(each[1])) for each in change.append]
+    placed = [(each, short_entry(each[1].payload)) for each in change.place]
+    payloads += [short for _, (short, _) in (*appended, *placed)]
     arguments = [
         digest, now, margin, *times(change.lease), request, _own(change),
         change.upkeep, change.new, _number(change.at_position), _number(change.at_generation),
-        _number(guard.generation), guard.needs or "",
+        _number(guard.generation), short_name(guard.needs or ""),
         blobs,
-        [(name, refs, full) for (name, _, refs), (_, full) in zip(change.append, entries, strict=True)],
-        [
-            (name, entry.position, entry.refs, full)
-            for (name, entry), (_, full) in zip(change.place, places, strict=True)
-        ],
-        tuple(change.drop),
-        [(name, tuple(positions)) for name, positions in change.trim.items()],
-        weighed(change),
+        [(short_name(name), _short(refs), full) for (name, _, refs), (_, full) in appended],
+        [(short_name(name), entry.position, _short(entry.refs), full) for (name, entry), (_, full) in placed],
+        _short(change.drop),
+        [(short_name(name), tuple(positions)) for name, positions in change.trim.items()],
+        _short(weighed(change)),
     ]  # fmt: skip
     return Eval(_CHANGE, keys, [packed(arguments), ids, *payloads])
+
+
+def _short(names: Iterable[str]) -> list[str]:
+    return [short_name(name) for name in names]
 
 
 def times(lease: Lease) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Payloads come back as they were given, however Redis holds them, and count as they were given."""
+"""Payloads and names come back as they were given, however Redis holds them, and count as they were given."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import RedisStorage
 from langchain_ttl_history.storage import redis_payloads as payloads_module
 from langchain_ttl_history.storage.base import Blob, Change, Entry, Lease, Query
+from langchain_ttl_history.storage.redis_commands import encoded
+from langchain_ttl_history.storage.redis_names import full_name, short_name
 from langchain_ttl_history.storage.redis_payloads import full_entry, full_payload, short_entry, short_payload
 from langchain_ttl_history.testing import Clock
 from tests.storage.redis_cases import admin_of, assert_counts, close_redis, open_redis
@@ -157,3 +159,62 @@ def test_a_session_counts_payloads_as_they_were_given(
     write(drop=["m1"])
     write(trim={"log": frozenset(range(39))})
     assert storage.read(KEY, Query(outline=True)).bytes == sum(map(len, given_payloads()))
+
+
+# --- names --------------------------------------------------------------------------------------------
+
+_name_pieces = st.one_of(
+    st.text(max_size=3),
+    st.sampled_from(["m", "c\0", "\1", "\2", "\3", "\4", "-", "é", "\ud800"]),
+    st.uuids().map(str),
+    st.binary(min_size=12, max_size=12).map(bytes.hex),
+    st.binary(min_size=16, max_size=16).map(bytes.hex),
+    st.text("0123456789abcdef-", max_size=40),
+)
+
+
+@given(st.lists(_name_pieces, max_size=6).map("".join))
+def test_a_name_comes_back_as_it_was_and_begins_as_it_did(name: str) -> None:
+    short = short_name(name)
+    assert full_name(encoded(short)) == name
+    assert short[:1] == name[:1]
+
+
+def test_names_of_the_usual_sorts_take_less() -> None:
+    each, digest = str(uuid4()), os.urandom(12).hex()
+    usual = {
+        f"m{digest}{each}": 41,
+        f"c\0{each}": 25,
+        f"w\0{each}": 25,
+        f"m{digest}": 18,
+        f"v{os.urandom(16).hex()}": 24,
+    }
+    assert {name: len(short_name(name)) for name in usual} == usual
+
+
+def test_blobs_and_lists_of_any_names_are_found_by_every_verb(storage: RedisStorage) -> None:
+    each, digest = str(uuid4()), os.urandom(12).hex()
+    content, message, value = f"m{digest}", f"m{digest}{each}", f"v{digest}{digest[:8]}"
+    checkpoint, writes = f"c\0{each}", f"w\0{each}"
+    odd = "m\1\2\3\4" + each
+    blobs = {
+        content: Blob(b"1"), message: Blob(b"", (content,)), odd: Blob(b"3"), value: Blob(b"4"),
+        checkpoint: Blob(b"5", (message, odd, value), 1, (writes,)),
+    }  # fmt: skip
+    storage.write(KEY, Change(LEASE, blobs=blobs, append=[(writes, b"6", (message, checkpoint))]))
+    storage.write(KEY, Change(LEASE, blobs=blobs, append=[(writes, b"7", (odd,)), ("log", b"8", ())]))
+    assert {*storage._settings.numbers.of(KEY).numbers} == {*blobs}
+    for fresh in (False, True):
+        if fresh:
+            storage._settings.mirrors.forget(*KEY)
+        found = storage.read(KEY, Query((checkpoint,), ("m", "v", "w"), (writes, checkpoint)))
+        assert found.blobs == blobs
+        assert [entry.refs for entry in found.lists[writes]] == [(odd,)]
+        assert storage.read(KEY, Query(outline=True)).blobs == blobs
+        assert storage.read(KEY, Query((), outline_over={writes: 4})).outline
+    assert storage.write(KEY, Change(LEASE, blobs={"c": Blob(b"", (f"{content}0",))})).missing == {f"{content}0"}
+    assert storage.write(KEY, Change(LEASE, place=[(writes, Entry(9, b"", (content,)))])).weights == {writes: 7}
+    storage.write(KEY, Change(LEASE, drop=[message, writes], trim={"log": frozenset({3})}))
+    found = storage.read(KEY, Query(outline=True))
+    assert ({*found.blobs}, found.lists) == ({*blobs} - {message}, {})
+    assert found.blobs[checkpoint] == blobs[checkpoint]
