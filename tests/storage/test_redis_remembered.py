@@ -249,15 +249,18 @@ def test_what_is_remembered_is_bounded(storage: RedisStorage, monkeypatch: pytes
 # --- writes that overlap ------------------------------------------------------------------------------
 
 
-def sent_during(storage: RedisStorage, first: Change, then: Callable[[], Any]) -> list[Eval]:
-    """All requests of a write, and of what happens between its being done and its answer being read."""
+def sent_during(storage: RedisStorage, first: Change, then: Callable[[], Any], *, before: bool = False) -> list[Eval]:
+    """All requests of a write, and of what happens between its being done and its answer being read, or before."""
     send = storage._send
     requests: list[Any] = []
 
     def interrupted(request: Any) -> Any:
         requests.append(request)
+        is_first = len(requests) == 1
+        if is_first and before:
+            then()
         reply = send(request)
-        if len(requests) == 1:
+        if is_first and not before:
             then()
         return reply
 
@@ -307,16 +310,18 @@ def test_a_write_that_overlaps_with_one_that_frees_what_it_needs_is_told(storage
         assert storage.read(KEY, Query(("c3",), ("m",))).blobs["m5"] == Blob(b"again")
 
 
-def test_another_workers_freeing_is_not_taken_for_ones_own(storage: RedisStorage, another: Any) -> None:
+@pytest.mark.parametrize("before", [True, False])
+def test_another_workers_freeing_is_not_taken_for_ones_own(
+    storage: RedisStorage, another: Any, *, before: bool
+) -> None:
     begin(storage)
-    other = another()
     outcomes = []
-    other.write(KEY, Change(LEASE, drop=["m1"]))
 
     def meanwhile() -> None:
+        another().write(KEY, Change(LEASE, drop=["m1"]))
         outcomes.append(storage.write(KEY, Change(LEASE, blobs={"c3": Blob(b"", ("m1", "m2"))})))
 
-    sent_during(storage, Change(LEASE, append=[("log", b"", ())], drop=["m5"]), meanwhile)
+    sent_during(storage, Change(LEASE, drop=["m5"]), meanwhile, before=before)
     assert outcomes[0].missing == {"m1"}
 
 
