@@ -26,49 +26,46 @@ _OVERHEAD = 300
 
 
 class Mirror:
-    """Some blobs of one edition of a session, with all they refer to. It is never changed, only replaced."""
+    """Some blobs of one edition of a session, with all they refer to. More may be added, as true as the rest."""
 
     __slots__ = ("blobs", "edition", "generation", "numbers", "size")
 
-    def __init__(
-        self,
-        generation: int,
-        edition: int,
-        found: Mapping[str, Blob],
-        numbers: Mapping[str, int],
-        base: Mirror | None = None,
-    ) -> None:
-        """Remember what was found, and what was remembered before; what has no number is not."""
+    def __init__(self, generation: int, edition: int) -> None:
         self.generation = generation
         self.edition = edition
-        self.blobs: dict[str, Blob] = dict(base.blobs) if base else {}
-        self.numbers: dict[str, int] = dict(base.numbers) if base else {}
-        self.size: int = base.size if base else 0
-        is_known = self.blobs.__contains__
+        self.blobs: dict[str, Blob] = {}
+        self.numbers: dict[str, int] = {}
+        self.size = 0
+
+    def add(self, found: Mapping[str, Blob], numbers: Mapping[str, int]) -> None:
+        """Remember what was found, if it has a number and all it refers to is known."""
+        blobs = self.blobs
+        is_known = blobs.__contains__
         waiting = [(name, blob) for name, blob in found.items() if name in numbers and not blob.also]
-        while True:
+        while waiting:
             later = []
             for name, blob in waiting:
-                if not blob.refs or all(map(is_known, blob.refs)):
-                    if name not in self.blobs:
-                        self.size += _OVERHEAD + len(blob.payload)
-                    self.blobs[name] = blob
-                    self.numbers[name] = numbers[name]
-                else:
+                if blob.refs and not all(map(is_known, blob.refs)):
                     later.append((name, blob))
-            if len(later) in (0, len(waiting)):
+                    continue
+                if name not in blobs:
+                    self.size += _OVERHEAD + len(blob.payload)
+                blobs[name] = blob
+                self.numbers[name] = numbers[name]
+            if len(later) == len(waiting):
                 break
             waiting = later
 
     def without(self, names: Collection[str], edition: int) -> Mirror:
-        """The next edition, which has something else for these names, or nothing."""
-        if not any(name in self.blobs for name in names):
-            mirror = Mirror(self.generation, edition, {}, {}, self)
-        else:
-            gone = set(names)
-            found = {name: blob for name, blob in self.blobs.items() if name not in gone}
-            mirror = Mirror(self.generation, edition, found, self.numbers)
+        """What is left in the next edition, which has something else for these names, or nothing."""
+        gone = set(names)
+        mirror = Mirror(self.generation, edition)
+        mirror.add({name: blob for name, blob in list(self.blobs.items()) if name not in gone}, self.numbers)
         return mirror
+
+    def names(self) -> dict[int, str]:
+        """The names by their numbers."""
+        return {number: name for name, number in list(self.numbers.items())}
 
     def runs(self) -> list[int]:
         """The numbers, as kind, first number and count of each run."""
@@ -106,6 +103,8 @@ class Mirrors:
     def __init__(self) -> None:
         self._lock = Lock()
         self._mirrors: OrderedDict[SessionKey, Mirror] = OrderedDict()
+        # Those with which they were counted, since they grow.
+        self._sizes: dict[SessionKey, int] = {}
         self._size = 0
 
     def of(self, key: SessionKey) -> Mirror | None:
@@ -115,7 +114,14 @@ class Mirrors:
     def read(self, key: SessionKey, mirror: Mirror | None) -> None:
         """Remember what a read found; None if there is no session."""
         with self._lock:
-            self._keep(key, mirror)
+            known = self._mirrors.get(key)
+            if (
+                mirror is None
+                or known is None
+                or known.generation != mirror.generation
+                or known.edition <= mirror.edition
+            ):
+                self._keep(key, mirror)
 
     def wrote(
         self, key: SessionKey, generation: int, editions: tuple[int, int], found: Mapping[str, Blob],
@@ -128,11 +134,12 @@ class Mirrors:
             if mirror is None or (mirror.generation == generation and mirror.edition > before):
                 return  # Or the answer to a write that another overtook.
             if (mirror.generation, mirror.edition) != (generation, before):
-                self._keep(key, None)
-                return
-            if after != before:
+                mirror = None
+            elif after != before:
                 mirror = mirror.without(gone, after)
-            self._keep(key, Mirror(generation, after, found, numbers, mirror))
+            if mirror is not None:
+                mirror.add(found, numbers)
+            self._keep(key, mirror)
 
     def forget(self, user_id: str, session_id: str | None) -> None:
         """Forget a session, or all of a user's."""
@@ -142,11 +149,12 @@ class Mirrors:
                     self._keep(key, None)
 
     def _keep(self, key: SessionKey, mirror: Mirror | None) -> None:
-        old = self._mirrors.pop(key, None)
-        self._size -= old.size if old else 0
+        self._mirrors.pop(key, None)
+        self._size -= self._sizes.pop(key, 0)
         if mirror is not None and mirror.size <= _EACH:
             self._mirrors[key] = mirror
+            self._sizes[key] = mirror.size
             self._size += mirror.size
             while self._size > _BYTES:
-                _, oldest = self._mirrors.popitem(last=False)
-                self._size -= oldest.size
+                oldest, _ = self._mirrors.popitem(last=False)
+                self._size -= self._sizes.pop(oldest)

@@ -13,7 +13,7 @@ from langchain_ttl_history.storage.base import Blob, Change, Entry, Outcome, Que
 from langchain_ttl_history.storage.redis_mirror import Mirror
 from langchain_ttl_history.storage.redis_names import full_name
 from langchain_ttl_history.storage.redis_numbers import KIND, TABLE, Known
-from langchain_ttl_history.storage.redis_payloads import full_entry, full_payload
+from langchain_ttl_history.storage.redis_payloads import full_payload
 
 __all__ = ["Listed", "Stored", "listed", "snapshot", "stored", "table_names"]
 
@@ -47,19 +47,19 @@ def snapshot(
         at += length
     if mirror is not None and (mirror.generation, mirror.edition) != (generation, edition):
         mirror = None  # Nothing was left out.
-    names: Names = {}
-    if mirror is not None:
-        names = {number: name for name, number in mirror.numbers.items()}
+    names: Names = {} if mirror is None else mirror.names()
     values, lists = _every(strings, names) if outline else _some(strings, names, *counts)
     blobs = {name: _blob(value, names) for name, value in values.items()}
     entries = {name: _entries(raw, names) for name, raw in lists}
     numbers = {name: int.from_bytes(value[1:6], "big") for name, value in values.items()}
     known = Known(generation, epoch, numbers)
     lasting = {name: number for name, number in numbers.items() if not values[name][0] & 2}
-    seen = Mirror(generation, edition, blobs, lasting, mirror)
-    if mirror is not None and outline:
+    if mirror is None:
+        mirror = Mirror(generation, edition)
+    mirror.add(blobs, lasting)
+    if outline:
         blobs = mirror.blobs | blobs
-    elif mirror is not None:
+    else:
         refs = [ref for blob in blobs.values() for ref in blob.refs]
         refs += [ref for listed in entries.values() for entry in listed for ref in entry.refs]
         mirror.complete(blobs, refs, query.follow)
@@ -78,7 +78,7 @@ def snapshot(
             outline=bool(outline),
         ),
         known,
-        seen,
+        mirror,
     )
 
 
@@ -146,16 +146,13 @@ def table_names(table: bytes) -> list[bytes]:
 def _blob(value: bytes, names: Names) -> Blob:
     sort = value[0]
     if not sort & 1:
-        return Blob(full_payload(value[6:]) if sort & 4 else value[6:])
+        return Blob(value[6:])
     mark, refs, also = _HEADER.unpack_from(value, 6)
     start = 22 + refs
     payload = value[start + also :]
-    return Blob(
-        full_payload(payload) if sort & 4 else payload,
-        _refs(value[22:start], names),
-        mark,
-        _also(value[start : start + also]),
-    )
+    if sort & 4:
+        payload = full_payload(payload[4:], int.from_bytes(payload[:4], "big"))
+    return Blob(payload, _refs(value[22:start], names), mark, _also(value[start : start + also]))
 
 
 def _entries(raw: bytes, names: Names) -> list[Entry]:
@@ -165,7 +162,7 @@ def _entries(raw: bytes, names: Names) -> list[Entry]:
         high, low, refs, payload, full = _ENTRY.unpack_from(raw, at)
         start = at + 16 + refs
         at = start + payload
-        content = full_entry(raw[start:at]) if full else raw[start:at]
+        content = full_payload(raw[start:at], full) if full else raw[start:at]
         found.append(Entry(high << 32 | low, content, _refs(raw[start - refs : start], names) if refs else ()))
     return found
 

@@ -11,7 +11,7 @@ from langchain_ttl_history.storage.base import KEEP, Change, Lease
 from langchain_ttl_history.storage.redis_commands import Eval, Script, encoded, packed
 from langchain_ttl_history.storage.redis_names import short_name
 from langchain_ttl_history.storage.redis_numbers import Known, kind_of, runs
-from langchain_ttl_history.storage.redis_payloads import short_entry, short_payload
+from langchain_ttl_history.storage.redis_payloads import short_entry, short_record
 
 __all__ = ["change", "lean", "times", "weighed"]
 
@@ -55,7 +55,7 @@ def lean(to: Address, now: int, margin: int, change: Change, known: Known, reque
     stored: list[Any] = []
     content: list[bytes] = []
     for name, (given, refs, mark, also) in blobs.items():
-        short = short_payload(given, record=bool(refs))
+        short = short_record(given) if refs and given else None
         payload = given if short is None else short
         if name in numbers:
             counts = True
@@ -107,7 +107,7 @@ def change(to: Address, now: int, margin: int, change: Change, request: str) -> 
     guard = change.guard
     blobs, payloads = [], []
     for name, (payload, refs, mark, also) in change.blobs.items():
-        short = short_payload(payload, record=bool(refs))
+        short = short_record(payload) if refs and payload else None
         blobs.append((short_name(name), mark, _short(also), _short(refs), short is not None))
         payloads.append(payload if short is None else short)
     appended = [(each, short_entry(each[1])) for each in change.append]

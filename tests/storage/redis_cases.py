@@ -13,7 +13,6 @@ import redis
 
 from langchain_ttl_history.storage import RedisStorage
 from langchain_ttl_history.storage.redis_numbers import TABLE
-from langchain_ttl_history.storage.redis_payloads import full_payload
 from langchain_ttl_history.storage.redis_replies import table_names
 from tests import servers
 
@@ -102,7 +101,7 @@ def assert_counts(fields: dict[bytes, bytes]) -> None:
             refs, also = struct.unpack_from(">II", value, 14) if value[0] & 1 else (0, 0)
             head = 22 if value[0] & 1 else 6
             payload = value[head + refs + also :]
-            size += len(full_payload(payload) if value[0] & 4 else payload)
+            size += int.from_bytes(payload[:4], "big") if value[0] & 4 else len(payload)
             numbered = (value[1], int.from_bytes(value[2:6], "big"))
             assert name_of(fields, *numbered) == field[1:]
             needed.add(numbered)

@@ -227,7 +227,7 @@ def test_nothing_is_remembered_of_what_was_deleted_or_is_over(
     clock.advance(200)
     storage.read(SessionKey("bob", "s1"), Query())
     assert SessionKey("bob", "s1") not in mirrors._mirrors
-    assert mirrors._size == sum(each.size for each in mirrors._mirrors.values())
+    assert mirrors._size == sum(mirrors._sizes.values()) == sum(each.size for each in mirrors._mirrors.values())
 
 
 def test_what_is_remembered_is_bounded(storage: RedisStorage, monkeypatch: pytest.MonkeyPatch) -> None:
