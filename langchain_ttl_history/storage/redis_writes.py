@@ -16,7 +16,7 @@ from langchain_ttl_history.storage.redis_payloads import short_entry, short_reco
 __all__ = ["change", "lean", "times", "weighed"]
 
 _WRITE = Script.load("write", "numbers")
-_CHANGE = Script.load("change", "layout", "numbers", "tables")
+_CHANGE = Script.load("change", "layout", "numbers", "lists", "tables")
 
 _MICRO = 1_000_000
 # What write.lua takes at once, so that its arguments fit Lua's stack.
