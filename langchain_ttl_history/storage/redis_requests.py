@@ -41,7 +41,8 @@ _MICRO = 1_000_000
 
 Plan = Generator["Eval | Scan", Any, T]
 
-_READ, _DELETE, _SWEEP = (Script.load(each, "layout") for each in ("read", "delete", "sweep"))
+_READ = Script.load("read", "layout", "remembered")
+_DELETE, _SWEEP = (Script.load(each, "layout") for each in ("delete", "sweep"))
 _LISTING, _SIZES = map(Script.load, ("listing", "sizes"))
 # What write.lua answers where it is not for it to decide.
 _REFUSED = b"R"

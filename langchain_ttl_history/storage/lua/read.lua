@@ -68,79 +68,12 @@ for at = 1, #over, 2 do
     outline = true
   end
 end
--- The runs of numbers that the client remembers, by kind. With all these blobs refer to it has them.
-local NONE, remembers = {}, {}
-if m.generation == remembered and m.edition == edition then
-  for at = 1, #kept, 3 do
-    local kind = kept[at]
-    remembers[kind] = remembers[kind] or {}
-    table.insert(remembers[kind], { kept[at + 1], kept[at + 1] + kept[at + 2] })
-  end
-end
--- Calls `each` with kind, first number and count of what of a run the client does not remember.
-local function unknown(kind, first, count, each)
-  local after = first + count
-  for _, run in ipairs(remembers[kind] or NONE) do
-    if run[2] > first and run[1] < after then
-      if run[1] > first then
-        each(kind, first, run[1] - first)
-      end
-      first = run[2]
-    end
-  end
-  if first < after then
-    each(kind, first, after - first)
-  end
-end
-
--- The newest table of a kind is told with its number, as all others are.
-local function told(field)
-  if #field > 2 then
-    return field
-  end
-  return field .. pack('>I4', floor((m.next[byte(field, 2)] - 1) / TABLE))
-end
-
--- All fields and values but those of the blobs that the client remembers.
-local function whole()
-  if not next(remembers) then
-    return call('HGETALL', session)
-  end
-  local all, asked, expected = {}, {}, {}
-  for _, field in ipairs(call('HKEYS', session)) do
-    if byte(field) ~= 98 then
-      asked[#asked + 1] = field
-    end
-  end
-  local values, wanted = many('HMGET', session, asked), {}
-  for at, field in ipairs(asked) do
-    if byte(field) == 116 then
-      local listed, start = { cmsgpack.unpack(values[at]) }, unpacked('>I4', told(field), 3) * TABLE
-      unknown(byte(field, 2), start, #listed, function(_, first, count)
-        for number = first, first + count - 1 do
-          wanted[#wanted + 1] = 'b' .. listed[number - start + 1]
-          expected[#wanted] = number
-        end
-      end)
-    end
-    all[2 * at - 1], all[2 * at] = field, values[at]
-  end
-  values = many('HMGET', session, wanted)
-  for at, field in ipairs(wanted) do
-    -- What was dropped has its name still, and another number if it was stored again.
-    if values[at] and unpacked('>I4', values[at], 3) == expected[at] then
-      all[#all + 1] = field
-      all[#all + 1] = values[at]
-    end
-  end
-  return all
-end
-
+local remembers = remembered_of(m, remembered, edition, kept)
 if outline then
-  local all = whole()
+  local all = whole(session, m, remembers)
   for at = 1, #all, 2 do
     if byte(all[at]) == 116 then
-      all[at] = told(all[at])
+      all[at] = told(m, all[at])
     end
   end
   return answer(all, 1, 0, 0, 0)
@@ -177,7 +110,7 @@ local function wants(kind, first, count)
   next_runs[#next_runs + 1] = { kind, first, count }
 end
 local function refer(kind, first, count)
-  unknown(kind, first, count, wants)
+  unknown(remembers, kind, first, count, wants)
 end
 
 local function give_refs(value)
@@ -295,7 +228,7 @@ local function look_up(wanted)
   end
   local values = many('HMGET', session, keys)
   for at, key in ipairs(keys) do
-    tables[#tables + 1] = told(key)
+    tables[#tables + 1] = told(m, key)
     tables[#tables + 1] = values[at]
     known[key] = follows[byte(key, 2)] and { cmsgpack.unpack(values[at]) }
   end
