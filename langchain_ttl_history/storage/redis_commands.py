@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import random
+import secrets
+from base64 import urlsafe_b64encode
 from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 from importlib.resources import files
@@ -12,7 +16,18 @@ import ormsgpack
 
 from langchain_ttl_history.keys import SessionKey
 
-__all__ = ["Eval", "Keys", "Scan", "Script", "encoded", "packed"]
+__all__ = ["Eval", "Keys", "Scan", "Script", "encoded", "packed", "request_name"]
+
+# Names need not be secret, only never the same. The system's own source of randomness would let other
+# threads in between a write and its being sent. A forked process begins anew.
+_random = random.Random(secrets.randbits(128))  # noqa: S311  # no secret
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: _random.seed(secrets.randbits(128)))
+
+
+def request_name() -> str:
+    """A name of 8 letters for a request, by which it is known when it comes again."""
+    return urlsafe_b64encode(_random.getrandbits(48).to_bytes(6, "big")).decode()
 
 
 class Script(NamedTuple):

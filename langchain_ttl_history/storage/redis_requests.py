@@ -6,14 +6,13 @@ written once for both colours. The scripts in ``lua/`` say what they take and an
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Collection, Generator, Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import redis_writes as writes
 from langchain_ttl_history.storage.base import Change, Outcome, Query, Snapshot
-from langchain_ttl_history.storage.redis_commands import Eval, Keys, Scan, Script, packed
+from langchain_ttl_history.storage.redis_commands import Eval, Keys, Scan, Script, packed, request_name
 from langchain_ttl_history.storage.redis_mirror import Mirrors
 from langchain_ttl_history.storage.redis_names import short_name
 from langchain_ttl_history.storage.redis_numbers import References
@@ -94,7 +93,7 @@ def read(to: Settings, key: SessionKey, query: Query) -> Plan[Snapshot]:
 def write(to: Settings, key: SessionKey, change: Change) -> Plan[Outcome]:
     """Change one session."""
     address = to.keys.of(key)
-    request = secrets.token_urlsafe(6)
+    request = request_name()
     known = to.numbers.of(key)
     # Of a session of which nothing is known there may be nothing.
     planned = None if known is None else writes.lean(address, to.now, to.margin, change, known, request)
@@ -120,7 +119,7 @@ def write(to: Settings, key: SessionKey, change: Change) -> Plan[Outcome]:
 def delete(to: Settings, key: SessionKey, tombstone_ttl: float) -> Plan[int]:
     """Delete a session."""
     keys, digest, _ = to.keys.of(key)
-    count: int = yield _deletion(to, keys, [digest], tombstone_ttl, secrets.token_urlsafe(6), whole=False)
+    count: int = yield _deletion(to, keys, [digest], tombstone_ttl, request_name(), whole=False)
     to.numbers.forget(key)
     to.mirrors.forget(*key)
     return count
@@ -130,7 +129,7 @@ def forget(to: Settings, user_id: str, tombstone_ttl: float) -> Plan[int]:
     """Delete all of a user's sessions. The script is told their keys, so they are looked up first."""
     user = to.keys.user(user_id)
     digests: list[str] = []
-    request = secrets.token_urlsafe(6)
+    request = request_name()
     while True:
         keys = [user, *(to.keys.session(user, digest) for digest in digests)]
         reply = yield _deletion(to, keys, digests, tombstone_ttl, request, whole=True)
