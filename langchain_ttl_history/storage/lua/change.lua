@@ -296,7 +296,7 @@ if own >= 0 or not upkeep then
   m.deadline = latest == huge and 0 or latest
 end
 -- Names that nothing needs any more are looked for when there may be as many as others.
-local swept = m.dropped > 32 and 2 * m.dropped > call('HLEN', session)
+local swept = m.dropped > 32 and 3 * m.dropped > call('HLEN', session)
 if swept then
   m.dropped = 0
 end
