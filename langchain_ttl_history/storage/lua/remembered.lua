@@ -44,7 +44,7 @@ local function whole(session, m, remembers)
   if not next(remembers) then
     return call('HGETALL', session)
   end
-  local all, asked, expected = {}, {}, {}
+  local all, asked = {}, {}
   for _, field in ipairs(call('HKEYS', session)) do
     if byte(field) ~= 98 then
       asked[#asked + 1] = field
@@ -57,7 +57,6 @@ local function whole(session, m, remembers)
       unknown(remembers, byte(field, 2), start, #listed, function(_, first, count)
         for number = first, first + count - 1 do
           wanted[#wanted + 1] = 'b' .. listed[number - start + 1]
-          expected[#wanted] = number
         end
       end)
     end
@@ -65,8 +64,8 @@ local function whole(session, m, remembers)
   end
   values = many('HMGET', session, wanted)
   for at, field in ipairs(wanted) do
-    -- What was dropped has its name still, and another number if it was stored again.
-    if values[at] and unpacked('>I4', values[at], 3) == expected[at] then
+    -- What was dropped may have its name still; what was stored again is then told twice.
+    if values[at] then
       all[#all + 1] = field
       all[#all + 1] = values[at]
     end
