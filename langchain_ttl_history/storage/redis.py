@@ -18,6 +18,7 @@ from langchain_ttl_history.storage import redis_requests as requests
 from langchain_ttl_history.storage.base import Change, Outcome, Query, Snapshot, Usage
 from langchain_ttl_history.storage.redis_clients import Clients, Given, Made, exceptions_of
 from langchain_ttl_history.storage.redis_commands import Eval, Keys, Scan
+from langchain_ttl_history.storage.redis_mirror import Mirrors
 from langchain_ttl_history.storage.redis_numbers import References
 from langchain_ttl_history.storage.redis_requests import Plan, Settings
 
@@ -74,7 +75,7 @@ class RedisStorage:
         outside = (getattr(errors, f"{name}ClusterException"), OSError)
         self._failures = (getattr(errors, f"{name}Error"), *outside, *self._unsettled)
         self._no_script = errors.NoScriptError
-        self._settings = Settings(Keys(prefix), References(), clock)
+        self._settings = Settings(Keys(prefix), References(), Mirrors(), clock)
 
     def __repr__(self) -> str:
         return f"RedisStorage({self._clients!r})"

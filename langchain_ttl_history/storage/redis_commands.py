@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import random
+import secrets
+from base64 import urlsafe_b64encode
 from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 from importlib.resources import files
@@ -12,7 +16,18 @@ import ormsgpack
 
 from langchain_ttl_history.keys import SessionKey
 
-__all__ = ["Eval", "Keys", "Scan", "Script", "packed"]
+__all__ = ["Eval", "Keys", "Scan", "Script", "encoded", "packed", "request_name"]
+
+# Names need not be secret, only never the same. The system's own source of randomness would let other
+# threads in between a write and its being sent. A forked process begins anew.
+_random = random.Random(secrets.randbits(128))  # noqa: S311  # no secret
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: _random.seed(secrets.randbits(128)))
+
+
+def request_name() -> str:
+    """A name of 8 letters for a request, by which it is known when it comes again."""
+    return urlsafe_b64encode(_random.getrandbits(48).to_bytes(6, "big")).decode()
 
 
 class Script(NamedTuple):
@@ -22,10 +37,10 @@ class Script(NamedTuple):
     sha: str
 
     @classmethod
-    def load(cls, name: str) -> Script:
-        """The script of a file in ``lua/``, behind what all of them share."""
+    def load(cls, name: str, *shared: str) -> Script:
+        """The script of a file in ``lua/``, behind what all of them share and what else it needs."""
         folder = files("langchain_ttl_history.storage") / "lua"
-        source = "".join((folder / f"{each}.lua").read_text("utf-8") for each in ("common", name))
+        source = "".join((folder / f"{each}.lua").read_text("utf-8") for each in ("common", *shared, name))
         return cls(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
 
 
@@ -90,14 +105,14 @@ class Keys:
 
     def user(self, user_id: str) -> bytes:
         """The key of what is known of a user."""
-        digest = hashlib.blake2b(_bytes(user_id), digest_size=16).hexdigest()
+        digest = hashlib.blake2b(encoded(user_id), digest_size=16).hexdigest()
         return f"{self._prefix}:{{{digest}}}".encode()
 
     def _of(self, key: SessionKey) -> tuple[tuple[bytes, bytes], str, bytes]:
         """The keys for a session's scripts, its digest, and its ids as the user's key holds them."""
         user, digest = self.user(key.user_id), key.digest
-        who = _bytes(key.user_id)
-        return (user, self.session(user, digest)), digest, len(who).to_bytes(4, "big") + who + _bytes(key.session_id)
+        who = encoded(key.user_id)
+        return (user, self.session(user, digest)), digest, len(who).to_bytes(4, "big") + who + encoded(key.session_id)
 
     @staticmethod
     def session(user: bytes, digest: str) -> bytes:
@@ -116,7 +131,7 @@ def packed(arguments: Sequence[Any]) -> bytes:
 
 def _packed(value: Any) -> Iterator[bytes]:
     if isinstance(value, str):
-        raw = _bytes(value)
+        raw = encoded(value)
         yield b"\xdb" + len(raw).to_bytes(4, "big") + raw
     elif isinstance(value, (list, tuple)):
         yield b"\xdd" + len(value).to_bytes(4, "big")
@@ -126,5 +141,6 @@ def _packed(value: Any) -> Iterator[bytes]:
         yield ormsgpack.packb(value)
 
 
-def _bytes(text: str) -> bytes:
+def encoded(text: str) -> bytes:
+    """The bytes of a name."""
     return text.encode("utf-8", "surrogatepass")

@@ -2,25 +2,39 @@
 
 A reference is stored as a number, and most references of a write follow one another, so what is
 known here is sent as a few runs. It is only a short cut: the server refuses numbers of another
-generation and looks at each where something was dropped since, and then names are sent.
+generation, or learnt before something was dropped, and then names are sent.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from threading import Lock
 
 from langchain_ttl_history.keys import SessionKey
-from langchain_ttl_history.storage.base import Change
+from langchain_ttl_history.storage.redis_commands import encoded
+from langchain_ttl_history.storage.redis_names import short_name
 
-__all__ = ["TABLE", "Known", "References"]
+__all__ = ["KIND", "TABLE", "Known", "References", "kind_of"]
 
 TABLE = 16
 """How many names are in a table."""
+KIND = 32
+"""A number here has its kind in the bits from this one on."""
 # How many names are remembered of all sessions together.
 _MOST = 200_000
+# What `write.lua` replaces by the number of a blob of the same write, as a run of one.
+_PLACE = b"\xff\0\0\0\0\0\0\1"
+
+
+def kind_of(name: str) -> int:
+    """The kind of a blob, as ``lua/common.lua`` says."""
+    raw = encoded(short_name(name))
+    first = raw[0] if raw else 0
+    if first > 127:
+        return 0
+    return first + 128 if first and len(raw) > 32 else first
 
 
 @dataclass(slots=True)
@@ -31,77 +45,62 @@ class Known:
     epoch: int
     """Counts what was dropped."""
     numbers: dict[str, int] = field(default_factory=dict)
-    before: int = 0
-    """The epoch before the write that told this."""
-
-    def refer(self, refs: Iterable[str], runs: list[bytes], start: int) -> list[str | list[str | int]]:
-        """References for `write.lua`: names, or where runs of numbers stand, which are added to `runs`.
-
-        Args:
-            refs: Names of blobs.
-            runs: What is sent as arguments of its own.
-            start: Where the first of these stands.
-        """
-        found: list[str | list[str | int]] = []
-        numbers = self.numbers
-        segment: _Segment | None = None
-        for name in refs:
-            number = numbers.get(name)
-            if number is None or name[0] > "\x7f":
-                if segment is not None:
-                    found.append(segment.end(runs, start))
-                    segment = None
-                found.append(name)
-                continue
-            if segment is None:
-                segment = _Segment(name[0], number)
-            elif number == segment.after and name[0] == segment.letter:
-                segment.after += 1
-            else:
-                segment.begin(name[0], number)
-        if segment is not None:
-            found.append(segment.end(runs, start))
-        return found
+    dropping: tuple[str, frozenset[str]] = ("", frozenset())
+    """A request of this process under way that drops blobs, and their names."""
 
 
-class _Segment:
-    """Runs of numbers as they are stored: gap and count, or 255, a letter, the first number and the count."""
+def runs(
+    refs: Iterable[str], numbers: Mapping[str, int], own: Mapping[str, int], start: int
+) -> tuple[bytes, list[int]] | None:
+    """References as they are stored; None if one has no number yet.
 
-    __slots__ = ("after", "first", "letter", "out", "tables", "told_after", "told_letter")
+    Pairs of gap and count, or 255, a kind, the first number and the count. A gap is counted from -100.
 
-    def __init__(self, letter: str, first: int) -> None:
-        self.out = bytearray()
-        self.tables: dict[tuple[str, int], int] = {}
-        self.told_letter, self.told_after = "", 0
-        self.letter, self.first, self.after = letter, first, first + 1
+    Args:
+        refs: Names of blobs.
+        numbers: Numbers by name.
+        own: Blobs of the same write by name, counted from 1; their numbers are not known yet.
+        start: How many bytes will be in front of the runs.
 
-    def begin(self, letter: str, first: int) -> None:
-        """Another run, after this one."""
-        self._tell()
-        self.letter, self.first, self.after = letter, first, first + 1
+    Returns:
+        The runs, and for each number that is missing in them after how many bytes, and whose it is.
+    """
+    out = bytearray()
+    missing: list[int] = []
+    told = first = after = -1
+    find = numbers.get
+    for name in refs:
+        number = find(name, -1)
+        if number == after >= 0:
+            after += 1
+            continue
+        if after >= 0:
+            told = _tell(out, told, first, after)
+        first, after = number, number + 1
+        if number < 0:
+            place = own.get(name)
+            if place is None:
+                return None
+            missing += (start + len(out) + 1, place)
+            out += _PLACE
+            told = after = -1
+    if after >= 0:
+        _tell(out, told, first, after)
+    return bytes(out), missing
 
-    def end(self, runs: list[bytes], start: int) -> list[str | int]:
-        """What a script is told of all runs."""
-        self._tell()
-        runs.append(bytes(self.out))
-        told: list[str | int] = [start + len(runs) - 1, self.letter, self.after]
-        for (letter, number), count in self.tables.items():
-            told += (letter, number, count)
-        return told
 
-    def _tell(self) -> None:
-        first = self.first
-        while first < self.after:
-            count = min(self.after - first, 65_535)
-            gap = first - self.told_after
-            if self.letter == self.told_letter and 0 <= gap < 255 and count < 256:
-                self.out += bytes((gap, count))
-            else:
-                self.out += b"\xff%b%b%b" % (self.letter.encode(), first.to_bytes(4, "big"), count.to_bytes(2, "big"))
-            for number in range(first // TABLE, (first + count - 1) // TABLE + 1):
-                self.tables[self.letter, number] = self.tables.get((self.letter, number), 0) + 1
-            first += count
-            self.told_letter, self.told_after = self.letter, first
+def _tell(out: bytearray, told: int, first: int, after: int) -> int:
+    """Add a run to others of which the last ended before `told`, or is not known."""
+    while first < after:
+        count = min(after - first, 65_535)
+        gap = first - told
+        if told >= 0 and -100 <= gap < 155 and count < 256 and told >> KIND == first >> KIND:
+            out += bytes((gap + 100, count))
+        else:
+            out += b"\xff%b%b" % (first.to_bytes(5, "big"), count.to_bytes(2, "big"))
+        first += count
+        told = first
+    return told
 
 
 class References:
@@ -113,51 +112,42 @@ class References:
         self._size = 0
 
     def of(self, key: SessionKey) -> Known | None:
-        """What is known of a session. It is never changed, only replaced."""
+        """What is known of a session. More may be added to it, which is as true as the rest."""
         return self._known.get(key)
 
-    def learn(self, key: SessionKey, read: Known | None) -> None:
-        """Remember what a read told; None if there is no session."""
-        if read is None:
-            self.forget(key)
-            return
-        known = self._known.get(key)
-        if known is not None and (known.generation, known.epoch) == (read.generation, read.epoch):
-            if known.numbers.keys() >= read.numbers.keys():
-                return
-            if len(known.numbers) <= 4 * len(read.numbers) + 256:
-                read = Known(read.generation, read.epoch, known.numbers | read.numbers)
-        self._put(key, read)
+    def learn(self, key: SessionKey, told: Known | None, dropped: Collection[str] = (), before: int = 0) -> None:
+        """Remember what a request told; None if that is nothing.
 
-    def wrote(self, key: SessionKey, change: Change, generation: int, sent: Known | None, told: Known | None) -> None:
-        """Remember what a write told."""
+        Args:
+            key: The session.
+            told: The numbers of blobs after it.
+            dropped: What it dropped, if that is all that changed since the epoch before.
+            before: The epoch before it.
+        """
         if told is None:
             self.forget(key)
             return
-        numbers = told.numbers
-        if sent is not None and sent.generation == generation:
-            if sent.epoch == told.before:
-                numbers = sent.numbers | numbers
-            else:
-                # What this write referred to was looked at.
-                used = {ref for blob in change.blobs.values() for ref in blob.refs}
-                numbers = {name: each for name, each in sent.numbers.items() if name in used} | numbers
-        if change.drop:
-            gone = set(change.drop)
-            numbers = {name: each for name, each in numbers.items() if name not in gone}
-        self._put(key, Known(generation, told.epoch, numbers))
+        with self._lock:
+            known = self._known.pop(key, None)
+            size = 0 if known is None else len(known.numbers)
+            if known is not None and known.generation == told.generation:
+                if known.epoch == told.epoch:
+                    known.numbers.update(told.numbers)
+                    told = known
+                elif known.epoch > told.epoch:
+                    told = known  # The answer to a request that another overtook.
+                elif known.epoch == before:
+                    gone = set(dropped)
+                    kept = {name: number for name, number in known.numbers.items() if name not in gone}
+                    told.numbers.update(kept)
+            self._known[key] = told
+            self._size += len(told.numbers) - size
+            while self._size > _MOST and len(self._known) > 1:
+                _, oldest = self._known.popitem(last=False)
+                self._size -= len(oldest.numbers)
 
     def forget(self, key: SessionKey) -> None:
         """Forget a session."""
         with self._lock:
             old = self._known.pop(key, None)
             self._size -= len(old.numbers) if old else 0
-
-    def _put(self, key: SessionKey, known: Known) -> None:
-        with self._lock:
-            old = self._known.pop(key, None)
-            self._size += len(known.numbers) - (len(old.numbers) if old else 0)
-            self._known[key] = known
-            while self._size > _MOST and len(self._known) > 1:
-                _, oldest = self._known.popitem(last=False)
-                self._size -= len(oldest.numbers)

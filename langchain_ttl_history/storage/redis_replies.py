@@ -2,176 +2,224 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from struct import Struct
 from typing import Any, NamedTuple
 
 import ormsgpack
 
 from langchain_ttl_history.keys import SessionKey
-from langchain_ttl_history.storage.base import Blob, Change, Entry, Outcome, Snapshot, Status
-from langchain_ttl_history.storage.redis_numbers import TABLE, Known
+from langchain_ttl_history.storage.base import Blob, Change, Entry, Outcome, Query, Snapshot, Status
+from langchain_ttl_history.storage.redis_mirror import Mirror
+from langchain_ttl_history.storage.redis_names import full_name
+from langchain_ttl_history.storage.redis_numbers import KIND, TABLE, Known
+from langchain_ttl_history.storage.redis_payloads import full_payload
 
-__all__ = ["Listed", "listed", "snapshot", "stored"]
+__all__ = ["Listed", "Stored", "listed", "snapshot", "stored", "table_names"]
 
 _NOW = Struct(">QQ")
-_NUMBERS = Struct(">7Q")
+_HEAD = Struct(">10Q4I")
 _HEADER = Struct(">QII")
-_ENTRY = Struct(">QII")
-_OUTCOME = Struct(">5Q")
-_LISTED = Struct(">QQQ")
-_RUN = Struct(">IH")
+_ENTRY = Struct(">HIIIH")
+_OUTCOME = Struct(">7Q")
+_LISTED = Struct(">QQI")
 _MICRO = 1_000_000
 _STATUS = {b"D": Status.DELETED, b"A": Status.ABSENT, b"M": Status.MOVED}
 
-Names = dict[int, dict[int, str]]
-"""For each first letter the names of blobs by their numbers."""
+Names = dict[int, str]
+"""The names of blobs by kind and number."""
 
 
-def snapshot(reply: Sequence[Any]) -> tuple[Snapshot, Known | None]:
-    """What `read.lua` replies, and the numbers it tells of."""
-    now, fence = _NOW.unpack(reply[0])
+def snapshot(
+    reply: Sequence[bytes], query: Query, mirror: Mirror | None
+) -> tuple[Snapshot, Known | None, Mirror | None]:
+    """What `read.lua` replies, together with what was remembered; the numbers it tells of; what to remember."""
     if len(reply) == 1:
-        return Snapshot(now / _MICRO, fence), None
-    generation, position, size, created, used, deadline, epoch = _NUMBERS.unpack(reply[1])
-    outline = len(reply) == 4
-    parts = [_split(reply[at], reply[at + 1]) for at in range(2, len(reply), 2)]
-    blobs, lists, tables = _fields(parts[0]) if outline else _parts(*parts)
-    names: Names = {}
-    for letter, number, found in tables:
-        of = names.setdefault(letter, {})
-        of.update(zip(range(number * TABLE, (number + 1) * TABLE), map(_text, found), strict=False))
-    known = Known(generation, epoch)
-    for name, value in blobs:
-        number = known.numbers[name] = int.from_bytes(value[1:5], "big")
-        names.setdefault(name.encode("utf-8", "surrogatepass")[0], {})[number] = name
-    return Snapshot(
-        now=now / _MICRO,
-        fence=fence,
-        generation=generation,
-        position=position,
-        bytes=size,
-        created_at=created / _MICRO,
-        last_used_at=used / _MICRO,
-        expires_at=deadline / _MICRO if deadline else None,
-        blobs={name: _blob(value, names) for name, value in blobs},
-        lists={name: _entries(value, names) for name, value in lists},
-        outline=outline,
-    ), known
-
-
-_Pairs = list[tuple[str, bytes]]
-_Tables = list[tuple[int, int, Sequence[bytes]]]
-
-
-def _split(lengths: bytes, joined: bytes) -> list[bytes]:
-    """Strings that were sent as one."""
-    found: list[bytes] = []
+        now, fence = _NOW.unpack(reply[0])
+        return Snapshot(now / _MICRO, fence), None, None
+    head = _HEAD.unpack(reply[0])
+    now, fence, generation, position, size, created, used, deadline, epoch, edition, outline, *counts = head
+    strings: list[bytes] = []
+    joined = b"".join(reply[2:])
     at = 0
-    for length in ormsgpack.unpackb(lengths):
-        found.append(joined[at : at + length])
+    for length in ormsgpack.unpackb(reply[1]):
+        strings.append(joined[at : at + length])
         at += length
-    return found
-
-
-def _parts(blobs: Sequence[bytes], lists: Sequence[bytes], tables: Sequence[bytes]) -> tuple[_Pairs, _Pairs, _Tables]:
+    if mirror is not None and (mirror.generation, mirror.edition) != (generation, edition):
+        mirror = None  # Nothing was left out.
+    names: Names = {} if mirror is None else mirror.names()
+    values, lists = _every(strings, names) if outline else _some(strings, names, *counts)
+    blobs = {name: _blob(value, names) for name, value in values.items()}
+    entries = {name: _entries(raw, names) for name, raw in lists}
+    numbers = {name: int.from_bytes(value[1:6], "big") for name, value in values.items()}
+    known = Known(generation, epoch, numbers)
+    lasting = {name: number for name, number in numbers.items() if not values[name][0] & 2}
+    if mirror is None:
+        mirror = Mirror(generation, edition)
+    mirror.add(blobs, lasting)
+    if outline:
+        blobs = mirror.blobs | blobs
+    else:
+        refs = [ref for blob in blobs.values() for ref in blob.refs]
+        refs += [ref for listed in entries.values() for entry in listed for ref in entry.refs]
+        mirror.complete(blobs, refs, query.follow)
     return (
-        [(_text(name), value) for name, value in _pairs(blobs)],
-        [(_text(name), value) for name, value in _pairs(lists)],
-        [_table(key, found) for key, found in _pairs(tables)],
+        Snapshot(
+            now=now / _MICRO,
+            fence=fence,
+            generation=generation,
+            position=position,
+            bytes=size,
+            created_at=created / _MICRO,
+            last_used_at=used / _MICRO,
+            expires_at=deadline / _MICRO if deadline else None,
+            blobs=blobs,
+            lists=entries,
+            outline=bool(outline),
+        ),
+        known,
+        mirror,
     )
 
 
-def _fields(fields: Sequence[bytes]) -> tuple[_Pairs, _Pairs, _Tables]:
+_Found = tuple[dict[str, bytes], list[tuple[str, bytes]]]
+"""The values of blobs, and lists."""
+
+
+def _some(strings: Sequence[bytes], names: Names, tables: int, blobs: int, lists: int) -> _Found:
+    """What was asked for, from tables, named blobs, lists, and blobs that were followed."""
+    for field, value in _pairs(strings[:tables]):
+        _learn(names, field, value)
+    listed, followed = tables + blobs, tables + blobs + lists
+    values = {full_name(name): value for name, value in _pairs(strings[tables:listed])}
+    for value in strings[followed:]:
+        values[names[int.from_bytes(value[1:6], "big")]] = value
+    return values, [(full_name(name), value) for name, value in _pairs(strings[listed:followed])]
+
+
+def _every(strings: Sequence[bytes], names: Names) -> _Found:
     """The same, from every field of a session."""
-    blobs: _Pairs = []
-    newest: _Pairs = []
+    values: dict[str, bytes] = {}
+    newest: list[tuple[str, bytes]] = []
     older: dict[str, list[tuple[int, bytes]]] = {}
-    tables: _Tables = []
-    for field, value in _pairs(fields):
+    for field, value in _pairs(strings):
         kind = field[:1]
         if kind == b"b":
-            blobs.append((_text(field[1:]), value))
+            values[full_name(field[1:])] = value
         elif kind == b"l":
-            newest.append((_text(field[1:]), value[24:]))
+            newest.append((full_name(field[1:]), value[24:]))
         elif kind == b"k":
-            older.setdefault(_text(field[5:]), []).append((int.from_bytes(field[1:5], "big"), value))
+            older.setdefault(full_name(field[5:]), []).append((int.from_bytes(field[1:5], "big"), value))
         elif kind == b"t":
-            tables.append(_table(field[1:], value))
-    lists = [(name, b"".join([each for _, each in sorted(older.get(name, ()))] + [value])) for name, value in newest]
-    return blobs, lists, tables
+            _learn(names, field, value)
+    lists = [(name, b"".join([*(each for _, each in sorted(older.get(name, ()))), value])) for name, value in newest]
+    return values, lists
 
 
-def _pairs(flat: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+def _pairs(flat: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
     each = iter(flat)
     return zip(each, each, strict=True)
 
 
-def _table(key: bytes, value: bytes) -> tuple[int, int, Sequence[bytes]]:
-    start = 4 + int.from_bytes(value[:4], "big")
-    return key[0], int.from_bytes(key[1:5], "big"), _split(value[4:start], value[start:])
+def _learn(names: Names, field: bytes, table: bytes) -> None:
+    """Learn the names in a table."""
+    start = (field[1] << KIND) + TABLE * int.from_bytes(field[2:], "big")
+    names.update(zip(range(start, start + TABLE), map(full_name, table_names(table)), strict=False))
+
+
+def table_names(table: bytes) -> list[bytes]:
+    """The names in a table: strings of MessagePack, which need not be text to others."""
+    found: list[bytes] = []
+    at, end = 0, len(table)
+    while at < end:
+        kind = table[at]
+        start = at + 1
+        if kind < 0xD9:
+            at = start + (kind & 0x1F)
+        else:
+            start += 1 << (kind - 0xD9)
+            at = start + int.from_bytes(table[at + 1 : start], "big")
+        found.append(table[start:at])
+    return found
 
 
 def _blob(value: bytes, names: Names) -> Blob:
-    if not value[0]:
-        return Blob(value[5:])
-    mark, refs, also = _HEADER.unpack_from(value, 5)
-    start = 21 + refs
-    return Blob(value[start + also :], _refs(value[21:start], names), mark, _also(value[start : start + also]))
+    sort = value[0]
+    if not sort & 1:
+        return Blob(value[6:])
+    mark, refs, also = _HEADER.unpack_from(value, 6)
+    start = 22 + refs
+    payload = value[start + also :]
+    if sort & 4:
+        payload = full_payload(payload[4:], int.from_bytes(payload[:4], "big"))
+    return Blob(payload, _refs(value[22:start], names), mark, _also(value[start : start + also]))
 
 
 def _entries(raw: bytes, names: Names) -> list[Entry]:
     found: list[Entry] = []
     at, end = 0, len(raw)
     while at < end:
-        position, refs, payload = _ENTRY.unpack_from(raw, at)
+        high, low, refs, payload, full = _ENTRY.unpack_from(raw, at)
         start = at + 16 + refs
         at = start + payload
-        found.append(Entry(position, raw[start:at], _refs(raw[start - refs : start], names) if refs else ()))
+        content = full_payload(raw[start:at], full) if full else raw[start:at]
+        found.append(Entry(high << 32 | low, content, _refs(raw[start - refs : start], names) if refs else ()))
     return found
 
 
 def _refs(runs: bytes, names: Names) -> tuple[str, ...]:
-    """The names in runs of references: pairs of gap and count, or 255, a letter, the first number and the count."""
+    """The names in runs of references: pairs of gap and count, or 255, a kind, the first number and the count."""
     found: list[str] = []
-    of: Mapping[int, str] = {}
     at = after = 0
     while at < len(runs):
         if runs[at] == 255:
-            of = names[runs[at + 1]]
-            first, count = _RUN.unpack_from(runs, at + 2)
+            first = int.from_bytes(runs[at + 1 : at + 6], "big")
+            count = int.from_bytes(runs[at + 6 : at + 8], "big")
             at += 8
         else:
-            first, count = after + runs[at], runs[at + 1]
+            first, count = after + runs[at] - 100, runs[at + 1]
             at += 2
         after = first + count
-        found += [of[number] for number in range(first, after)]
+        found += [names[number] for number in range(first, after)]
     return tuple(found)
 
 
 def _also(raw: bytes) -> tuple[str, ...]:
-    found: list[str] = []
+    return tuple(map(full_name, _behind_lengths(raw)))
+
+
+def _behind_lengths(raw: bytes) -> Iterator[bytes]:
+    """Strings, each behind its length."""
     at = 0
     while at < len(raw):
         end = at + 4 + int.from_bytes(raw[at : at + 4], "big")
-        found.append(_text(raw[at + 4 : end]))
+        yield raw[at + 4 : end]
         at = end
-    return tuple(found)
 
 
-def _text(raw: bytes) -> str:
-    return raw.decode("utf-8", "surrogatepass")
+class Stored(NamedTuple):
+    """What a write did to what is remembered."""
+
+    known: Known
+    """The numbers of its blobs."""
+    epoch: int
+    """The one before it."""
+    editions: tuple[int, int]
+    """Those before and after it."""
+    lasting: dict[str, int]
+    """The numbers of those of its blobs that are as they were first set."""
 
 
-def stored(reply: Sequence[Any], change: Change, weighed: Sequence[str]) -> tuple[Outcome, Known | None]:
-    """What `write.lua` replies, and the numbers of the blobs in it; None if it does not tell them."""
-    status = reply[0]
+def stored(reply: bytes, change: Change, weighed: Sequence[str]) -> tuple[Outcome, Stored | None]:
+    """What a write replies: its outcome, and what there is to remember if the numbers of its blobs are told."""
+    status = reply[:1]
     if status == b"X":
-        return Outcome(Status.MISSING, frozenset(map(_text, reply[1]))), None
+        return Outcome(Status.MISSING, frozenset(map(full_name, _behind_lengths(reply[1:])))), None
     if status != b"S":
         return Outcome(_STATUS[status]), None
-    generation, position, size, before, epoch = _OUTCOME.unpack(reply[1])
-    weights = Struct(f">{len(weighed)}I").unpack(reply[2])
+    generation, position, size, epoch_before, epoch, before, after = _OUTCOME.unpack_from(reply, 1)
+    start = 57 + 4 * len(weighed)
+    weights = [int.from_bytes(reply[at : at + 4], "big") for at in range(57, start, 4)]
     outcome = Outcome(
         Status.STORED,
         generation=generation,
@@ -179,11 +227,22 @@ def stored(reply: Sequence[Any], change: Change, weighed: Sequence[str]) -> tupl
         bytes=size,
         weights={name: weight for name, weight in zip(weighed, weights, strict=True) if weight},
     )
-    given = reply[3]
-    if len(given) != 4 * len(change.blobs):
-        return outcome, None
-    numbers = dict(zip(change.blobs, Struct(f">{len(change.blobs)}I").unpack(given), strict=True))
-    return outcome, Known(generation, epoch, numbers, before)
+    if len(reply) != start + 6 * len(change.blobs):
+        return outcome, None  # It was done before.
+    numbers: dict[str, int] = {}
+    lasting: dict[str, int] = {}
+    for name, at in zip(change.blobs, range(start, len(reply), 6), strict=True):
+        number = numbers[name] = int.from_bytes(reply[at + 1 : at + 6], "big")
+        if not reply[at] & 2:
+            lasting[name] = number
+    for name in change.drop:
+        if numbers.pop(name, None) is not None:
+            lasting.pop(name, None)
+    return outcome, Stored(Known(generation, epoch, numbers), epoch_before, (before, after), lasting)
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "surrogatepass")
 
 
 class Listed(NamedTuple):
@@ -191,7 +250,6 @@ class Listed(NamedTuple):
 
     digest: str
     used: int
-    bytes: int
     is_over: bool
     key: SessionKey
 
@@ -201,9 +259,9 @@ def listed(reply: Sequence[Any]) -> tuple[list[Listed], str | None]:
     now = int.from_bytes(reply[1], "big")
     found = []
     for digest, entry in _pairs(reply[2:]):
-        used, deadline, size = _LISTED.unpack_from(entry)
-        start = 28 + int.from_bytes(entry[24:28], "big")
-        key = SessionKey(_text(entry[28:start]), _text(entry[start:]))
-        found.append(Listed(digest.decode(), used, size, bool(deadline) and deadline <= now, key))
+        used, deadline, length = _LISTED.unpack_from(entry)
+        start = 20 + length
+        key = SessionKey(_text(entry[20:start]), _text(entry[start:]))
+        found.append(Listed(digest.decode(), used, bool(deadline) and deadline <= now, key))
     after = reply[0].decode()
     return found, None if after == "0" else after

@@ -6,14 +6,16 @@ written once for both colours. The scripts in ``lua/`` say what they take and an
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Collection, Generator, Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from langchain_ttl_history.keys import SessionKey
-from langchain_ttl_history.storage.base import KEEP, Change, Lease, Outcome, Query, Snapshot, Status
-from langchain_ttl_history.storage.redis_commands import Eval, Keys, Scan, Script, packed
-from langchain_ttl_history.storage.redis_numbers import Known, References
+from langchain_ttl_history.storage import redis_writes as writes
+from langchain_ttl_history.storage.base import Change, Outcome, Query, Snapshot
+from langchain_ttl_history.storage.redis_commands import Eval, Keys, Scan, Script, packed, request_name
+from langchain_ttl_history.storage.redis_mirror import Mirrors
+from langchain_ttl_history.storage.redis_names import short_name
+from langchain_ttl_history.storage.redis_numbers import References
 from langchain_ttl_history.storage.redis_replies import Listed, listed, snapshot, stored
 
 __all__ = [
@@ -38,7 +40,13 @@ _MICRO = 1_000_000
 
 Plan = Generator["Eval | Scan", Any, T]
 
-_READ, _WRITE, _DELETE, _LISTING, _SWEEP = map(Script.load, ("read", "write", "delete", "listing", "sweep"))
+_READ = Script.load("read", "layout", "remembered")
+_DELETE, _SWEEP = (Script.load(each, "layout") for each in ("delete", "sweep"))
+_LISTING, _SIZES = map(Script.load, ("listing", "sizes"))
+# What write.lua answers where it is not for it to decide.
+_REFUSED = b"R"
+# So many keys are sent at once to be weighed.
+_WEIGHED = 500
 
 
 class Settings(NamedTuple):
@@ -46,6 +54,7 @@ class Settings(NamedTuple):
 
     keys: Keys
     numbers: References
+    mirrors: Mirrors
     clock: Any = None
     """Gives the time instead of the server, in seconds."""
 
@@ -65,66 +74,54 @@ def read(to: Settings, key: SessionKey, query: Query) -> Plan[Snapshot]:
     keys, digest, ids = to.keys.of(key)
     over: list[str | int] = []
     for name, most in query.outline_over.items():
-        over += (name, most)
+        over += (short_name(name), most)
     marked_list, marked_blob = query.after_mark or ("", "")
-    idle, age = (-2, -1) if query.lease is None else _times(query.lease)
+    idle, age = (-2, -1) if query.lease is None else writes.times(query.lease)
     arguments = [
-        digest, to.now, to.margin, idle, age, query.outline, query.names, "".join(query.follow), marked_list,
-        marked_blob, over,
+        digest, to.now, to.margin, idle, age, query.outline, [short_name(name) for name in query.names],
+        query.follow, short_name(marked_list), short_name(marked_blob), over,
     ]  # fmt: skip
+    mirror = to.mirrors.of(key)
+    arguments += (-1, -1, ()) if mirror is None else (mirror.generation, mirror.edition, mirror.runs())
     reply = yield Eval(_READ, keys, [packed(arguments), ids])
-    found, known = snapshot(reply)
+    found, known, seen = snapshot(reply, query, mirror)
     to.numbers.learn(key, known)
+    to.mirrors.read(key, seen)
     return found
 
 
 def write(to: Settings, key: SessionKey, change: Change) -> Plan[Outcome]:
     """Change one session."""
-    request = secrets.token_urlsafe(6)
+    address = to.keys.of(key)
+    request = request_name()
     known = to.numbers.of(key)
-    reply = yield _write(to, key, change, request, known)
-    if reply[0] == b"R":
-        # What this process remembers is of a session that is no more.
-        known = None
-        reply = yield _write(to, key, change, request, known)
-    outcome, numbers = stored(reply, change, _weighed(change))
-    if outcome.status is Status.STORED:
-        to.numbers.wrote(key, change, outcome.generation, known, numbers)
+    # Of a session of which nothing is known there may be nothing.
+    planned = None if known is None else writes.lean(address, to.now, to.margin, change, known, request)
+    reply = _REFUSED
+    if planned is not None:
+        reply = yield planned
+    gone: Collection[str] = known.dropping[1] if known is not None and reply != _REFUSED else ()
+    if reply == _REFUSED:
+        if change.drop and known is not None:
+            known.dropping = request, frozenset(change.drop)
+        reply = yield writes.change(address, to.now, to.margin, change, request)
+    outcome, told = stored(reply, change, writes.weighed(change))
+    if told is not None:
+        if gone and known is not None:
+            to.numbers.learn(key, told.known, gone, known.epoch)
+        else:
+            to.numbers.learn(key, told.known, change.drop, told.epoch)
+        changed = [*change.drop, *(name for name in change.blobs if name not in told.lasting)]
+        to.mirrors.wrote(key, told.known.generation, told.editions, change.blobs, told.lasting, changed)
     return outcome
-
-
-def _write(to: Settings, key: SessionKey, change: Change, request: str, known: Known | None) -> Eval:
-    keys, digest, ids = to.keys.of(key)
-    guard = change.guard
-    payloads = [blob.payload for blob in change.blobs.values()]
-    payloads += [payload for _, payload, _ in change.append]
-    payloads += [entry.payload for _, entry in change.place]
-    runs: list[bytes] = []
-
-    def refer(refs: Iterable[str]) -> list[Any]:
-        return list(refs) if known is None else known.refer(refs, runs, 3)
-
-    arguments = [
-        digest, to.now, to.margin, *_times(change.lease), request, _own(change),
-        change.upkeep, change.new, _number(change.at_position), _number(change.at_generation),
-        _number(guard.generation), guard.needs or "",
-        -1 if known is None else known.generation, -1 if known is None else known.epoch,
-        [(name, blob.mark, blob.also, refer(blob.refs)) for name, blob in change.blobs.items()],
-        [(name, refer(refs)) for name, _, refs in change.append],
-        [(name, entry.position, refer(entry.refs)) for name, entry in change.place],
-        tuple(change.drop),
-        [(name, tuple(positions)) for name, positions in change.trim.items()],
-        _weighed(change),
-    ]  # fmt: skip
-    arguments.append(len(runs))
-    return Eval(_WRITE, keys, [packed(arguments), ids, *runs, *payloads])
 
 
 def delete(to: Settings, key: SessionKey, tombstone_ttl: float) -> Plan[int]:
     """Delete a session."""
     keys, digest, _ = to.keys.of(key)
-    count: int = yield _deletion(to, keys, [digest], tombstone_ttl, secrets.token_urlsafe(6), whole=False)
+    count: int = yield _deletion(to, keys, [digest], tombstone_ttl, request_name(), whole=False)
     to.numbers.forget(key)
+    to.mirrors.forget(*key)
     return count
 
 
@@ -132,11 +129,12 @@ def forget(to: Settings, user_id: str, tombstone_ttl: float) -> Plan[int]:
     """Delete all of a user's sessions. The script is told their keys, so they are looked up first."""
     user = to.keys.user(user_id)
     digests: list[str] = []
-    request = secrets.token_urlsafe(6)
+    request = request_name()
     while True:
         keys = [user, *(to.keys.session(user, digest) for digest in digests)]
         reply = yield _deletion(to, keys, digests, tombstone_ttl, request, whole=True)
         if isinstance(reply, int):
+            to.mirrors.forget(user_id, None)
             return reply
         digests = [each.decode() for each in reply]
 
@@ -167,9 +165,11 @@ def usage(to: Settings) -> Plan[tuple[int, int]]:
     """How many sessions there are, and how many bytes they hold."""
     sessions = size = 0
     for user in (yield from _users(to)):
-        for each in (yield from _every(to, user, over=True)):
-            sessions += 1
-            size += each.bytes
+        keys = [to.keys.session(user, each.digest) for each in (yield from _every(to, user, over=True))]
+        sessions += len(keys)
+        for start in range(0, len(keys), _WEIGHED):
+            reply = yield Eval(_SIZES, [user, *keys[start : start + _WEIGHED]], [])
+            size += int.from_bytes(reply, "big")
     return sessions, size
 
 
@@ -220,28 +220,3 @@ def _listing(
 def _sorted(found: Iterable[Listed]) -> list[SessionKey]:
     # A scan may tell the same twice.
     return list(dict.fromkeys(each.key for each in sorted(found, key=lambda each: each.used)))
-
-
-def _times(lease: Lease) -> tuple[int, int]:
-    """Idle time and maximal age in microseconds; -1 is unbounded."""
-    idle, age = lease
-    return -1 if idle is None else round(idle * _MICRO), -1 if age is None else round(age * _MICRO)
-
-
-def _own(change: Change) -> int:
-    own = change.idle_ttl
-    if own is KEEP:
-        return -1
-    return 1 if own is None else max(2, round(own * _MICRO))
-
-
-def _number(value: int | None) -> int:
-    return -1 if value is None else value
-
-
-def _weighed(change: Change) -> list[str]:
-    """The lists that a change touches; what is dropped may be a blob."""
-    names = dict.fromkeys(name for name, _, _ in change.append)
-    names.update(dict.fromkeys(name for name, _ in change.place))
-    names.update(dict.fromkeys(change.trim))
-    return list(names)

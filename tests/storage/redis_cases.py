@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 import struct
-from collections import Counter
 from collections.abc import Callable, Iterator
 from weakref import WeakKeyDictionary
 
@@ -14,6 +13,7 @@ import redis
 
 from langchain_ttl_history.storage import RedisStorage
 from langchain_ttl_history.storage.redis_numbers import TABLE
+from langchain_ttl_history.storage.redis_replies import table_names
 from tests import servers
 
 _numbers = itertools.count()
@@ -94,34 +94,41 @@ def assert_sound(server: servers.Server) -> None:
 
 
 def assert_counts(fields: dict[bytes, bytes]) -> None:
-    """The counts of a session's hash are those of what is in it."""
-    size, weights, needs = 0, {}, Counter[bytes]()
+    """The counts of a session's hash are those of what is in it, and tables name all that is referred to."""
+    size, weights, needed = 0, {}, set[tuple[int, int]]()
     for field, value in fields.items():
         if field[:1] == b"b":
-            number, flag = int.from_bytes(value[1:5], "big"), value[0]
-            refs, also = struct.unpack_from(">II", value, 13) if flag else (0, 0)
-            head = 21 if flag else 5
-            size += len(value) - head - refs - also
-            needs[field[1:2] + (number // TABLE).to_bytes(4, "big")] += 1
-            needs.update(tables_of(value[head : head + refs]))
+            refs, also = struct.unpack_from(">II", value, 14) if value[0] & 1 else (0, 0)
+            head = 22 if value[0] & 1 else 6
+            payload = value[head + refs + also :]
+            size += int.from_bytes(payload[:4], "big") if value[0] & 4 else len(payload)
+            numbered = (value[1], int.from_bytes(value[2:6], "big"))
+            assert name_of(fields, *numbered) == field[1:]
+            needed.add(numbered)
+            needed.update(numbers_in(value[head : head + refs]))
         elif field[:1] in (b"l", b"k"):
             name, at = (field[1:], 24) if field[:1] == b"l" else (field[5:], 0)
             weight = weights.setdefault(name, 0)
             while at < len(value):
-                _, refs, payload = struct.unpack_from(">QII", value, at)
+                _, _, refs, payload, full = struct.unpack_from(">HIIIH", value, at)
                 runs = value[at + 16 : at + 16 + refs]
-                needs.update(tables_of(runs))
+                needed.update(numbers_in(runs))
                 weight += 1 + sum(count for _, _, count in runs_of(runs))
-                size += payload
+                size += full or payload
                 at += 16 + refs + payload
             weights[name] = weight
     assert first_number(fields[b"*"]) == size
     assert {
         field[1:]: int.from_bytes(value[4:8], "big") for field, value in fields.items() if field[:1] == b"l"
     } == weights
-    counted = {field[1:]: int(value) for field, value in fields.items() if field[:1] == b"r"}
-    assert {key: count for key, count in counted.items() if count} == dict(needs)
-    assert {field[1:] for field in fields if field[:1] == b"t"} == set(counted)
+    assert all(name_of(fields, *numbered) for numbered in needed)
+
+
+def name_of(fields: dict[bytes, bytes], kind: int, number: int) -> bytes:
+    """The name that a table has for a number; b"" if none does."""
+    full = fields.get(b"t%c%b" % (kind, (number // TABLE).to_bytes(4, "big")))
+    names = table_names(full or fields[b"t%c" % kind])
+    return names[number % TABLE] if number % TABLE < len(names) else b""
 
 
 def first_number(packed: bytes) -> int:
@@ -131,22 +138,22 @@ def first_number(packed: bytes) -> int:
 
 
 def runs_of(refs: bytes) -> Iterator[tuple[int, int, int]]:
-    """Letter, first number and count of each run."""
-    at, letter, after = 0, 0, 0
+    """Kind, first number and count of each run."""
+    at, kind, after = 0, 0, 0
     while at < len(refs):
         if refs[at] == 255:
-            letter = refs[at + 1]
+            kind = refs[at + 1]
             first, count = struct.unpack_from(">IH", refs, at + 2)
             at += 8
         else:
-            first, count = after + refs[at], refs[at + 1]
+            first, count = after + refs[at] - 100, refs[at + 1]
             at += 2
         after = first + count
-        yield letter, first, count
+        yield kind, first, count
 
 
-def tables_of(refs: bytes) -> Iterator[bytes]:
-    """The tables that each run needs."""
-    for letter, first, count in runs_of(refs):
-        for number in range(first // TABLE, (first + count - 1) // TABLE + 1):
-            yield bytes([letter]) + number.to_bytes(4, "big")
+def numbers_in(refs: bytes) -> Iterator[tuple[int, int]]:
+    """The blobs that runs refer to."""
+    for kind, first, count in runs_of(refs):
+        for number in range(first, first + count):
+            yield kind, number

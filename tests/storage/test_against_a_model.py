@@ -141,9 +141,9 @@ class Model(RuleBasedStateMachine):
     def settle(self, key: SessionKey, session: Session, before: float | None) -> None:
         """See when the session ends now: as the model says, or a bounded time later."""
         found = self.call("read", key, Query())
-        if not found.generation:
-            # It was given an idle time that is over already.
-            assert session.deadline <= self.clock.now
+        if session.deadline <= self.clock.now:
+            # It was given an idle time that is over already, or is older than it may get.
+            assert found.generation == 0
             session.ends = session.deadline
             return
         ends = float("inf") if found.expires_at is None else found.expires_at

@@ -10,26 +10,31 @@ from hypothesis import settings
 from hypothesis.stateful import invariant
 
 from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.storage import RedisStorage
 from tests.storage.redis_cases import admin_of, close_redis, open_redis
 from tests.storage.test_against_a_model import Model
 
 
 class RedisModel(Model):
+    """Two workers on one server take turns, so that what each remembers is often not what is stored."""
+
     slack = 0.1
 
     def opened(self) -> list[Any]:
         self.loop = asyncio.new_event_loop()
-        return [open_redis(self.clock)]
+        first = open_redis(self.clock)
+        second = RedisStorage(first._clients._url, clock=self.clock, prefix=first._settings.keys._prefix)
+        return [first, second]
 
     def teardown(self) -> None:
         if hasattr(self, "workers"):
-            (storage,) = self.workers
-            self.loop.run_until_complete(storage.aclose())
-            close_redis(storage)
+            for storage in reversed(self.workers):
+                self.loop.run_until_complete(storage.aclose())
+            close_redis(self.workers[0])
             self.loop.close()
 
     def call(self, verb: str, *arguments: Any) -> Any:
-        (storage,) = self.workers
+        storage = self.workers[next(self.turns)]
         if self.asynchronous:
             return self.loop.run_until_complete(getattr(storage, "a" + verb)(*arguments))
         return getattr(storage, verb)(*arguments)
@@ -38,7 +43,7 @@ class RedisModel(Model):
         assert generation == max(int(self.clock.now * 1_000_000), fence + 1)
 
     def stands_until(self, key: SessionKey, until: float) -> float:
-        (storage,) = self.workers
+        storage = self.workers[0]
         (user, _), digest, _ = storage._settings.keys.of(key)
         with admin_of(storage) as admin:
             stone = admin.hget(user, f"t{digest}")
@@ -46,7 +51,7 @@ class RedisModel(Model):
 
     @invariant()
     def every_key_has_a_deadline(self) -> None:
-        (storage,) = self.workers
+        storage = self.workers[0]
         with admin_of(storage) as admin:
             endless = any(session.deadline == float("inf") for session in self.sessions.values())
             assert endless or all(admin.pttl(key) >= 0 for key in admin.scan_iter())

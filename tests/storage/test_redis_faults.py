@@ -172,6 +172,8 @@ async def test_a_call_that_is_cancelled_writes_all_or_nothing_and_leaves_no_stal
 ) -> None:
     storage = open_(proxy.url)
     await storage.awrite(KEY, appended(b"one"))
+    await storage.awrite(SessionKey("eve", "s1"), appended(b"one"))
+    await storage.awrite(SessionKey("eve", "s1"), appended(b"two"))  # From here on the server knows the scripts.
     for number in range(5):
         proxy.waiting.clear()
         proxy.answers.clear()

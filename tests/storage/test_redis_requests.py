@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -12,6 +14,7 @@ from langchain_ttl_history import Retention, SessionBuffer
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import RedisStorage
 from langchain_ttl_history.storage.base import Blob, Change, Lease
+from langchain_ttl_history.storage.redis_commands import request_name
 from tests.langgraph.test_requests import agent
 from tests.storage.redis_cases import admin_of, close_redis, open_redis
 
@@ -113,7 +116,8 @@ def test_numbers_remembered_of_a_session_that_is_no_more_cost_one_more(storage: 
     key, lease = SessionKey("ada", "s1"), Lease(100.0, None)
     other = RedisStorage(storage._clients._url, prefix=storage._settings.keys._prefix)
     refers = Change(lease, blobs={"c": Blob(b"", ("m",))})
-    storage.write(key, Change(lease, blobs={"m": Blob(b"1")}))
+    for _ in range(2):  # From here on the server knows the scripts.
+        storage.write(key, Change(lease, blobs={"m": Blob(b"1")}))
     assert count(lambda: storage.write(key, refers)) == 1
     other.delete(*key, 60.0)
     other.write(key, Change(lease, blobs={"m": Blob(b"1")}))
@@ -147,3 +151,23 @@ async def test_the_async_twins_cost_the_same(storage: RedisStorage, buffer: Sess
             await call()
             stats = admin.info("commandstats")
             assert sum(stats[f"cmdstat_{name}"]["calls"] for name in COUNTED if f"cmdstat_{name}" in stats) == 1
+
+
+def test_no_two_requests_have_the_same_name_not_even_of_forked_processes() -> None:
+    names = [request_name() for _ in range(1_000)]
+    assert {len(name) for name in names} == {8}
+    assert len({*names}) == 1_000
+    program = """
+import os
+from langchain_ttl_history.storage.redis_commands import request_name
+request_name()
+reading, writing = os.pipe()
+child = os.fork()
+if not child:
+    os.write(writing, request_name().encode())
+    os._exit(0)
+os.waitpid(child, 0)
+print(os.read(reading, 8).decode(), request_name())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert len({*done.stdout.split()}) == 2

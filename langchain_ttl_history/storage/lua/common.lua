@@ -2,17 +2,24 @@
 --
 -- Every script works on the keys of one user, all in one slot: KEYS[1] is what is known of the
 -- user, a hash with
---   s<digest>  a session: last use, deadline, bytes, user id and session id
+--   s<digest>  a session: last use, deadline, user id and session id
 --   t<digest>  a tombstone: fence, its own deadline, the request that made it, whether there was one
 --   .          how many sessions have no deadline, and the latest deadline of all others
 -- and every other key is one session, a hash with
---   *                    times, position, sizes, the newest requests, and the next number by letter
---   b<name>              a blob: its number, its header, its payload
+--   *                    times, position, sizes, fence, the newest requests, the next number by kind
+--   b<name>              a blob: its sort, its number, its header, its payload
 --   l<list>              a list: its header and its newest entries
 --   k<number><list>      older entries of a list
---   t<letter><number>    a table: the names of 16 blobs whose name begins with this letter
---   r<letter><number>    how many blobs and references still need that table
--- A reference is stored as the number of the blob it names, and consecutive ones as one run.
+--   t<kind>              a table: the names of the newest blobs of a kind, up to 16, each packed
+--   t<kind><number>      a table that is full
+-- A reference is stored as kind and number of the blob it names, and consecutive ones as one run.
+-- The kind of a blob is the first letter of its name, and 128 more where the name is long: names
+-- of different lengths are mostly of different use, and the more of a kind follow one another, the
+-- fewer are the runs. Kind 0 is all whose first byte is not ASCII.
+-- The sort of a blob is 1 if it has a header, 2 more once it was set anew with another content, and 4
+-- more if its payload is shortened, behind its length as it was. Those never set anew are what they
+-- were, whoever remembers them: an edition of the session ends when a blob is dropped, or for the
+-- first time set anew.
 -- Times are microseconds since the epoch, durations microseconds; 0 is a deadline that never comes.
 
 local call, floor, huge = redis.call, math.floor, math.huge
@@ -20,36 +27,12 @@ local pack, unpacked = struct.pack, struct.unpack
 local byte, char, sub = string.byte, string.char, string.sub
 local user = KEYS[1]
 
--- A call with more arguments than this would not fit Lua's stack.
-local MOST = 4000
-local TABLE = 16
-
 local function clock(given)
   if given >= 0 then
     return given
   end
   local time = call('TIME')
   return time[1] * 1000000 + time[2]
-end
-
--- Sends a command about many fields, some at a time, and gives all answers as one.
-local function many(command, key, fields)
-  if #fields <= MOST then
-    if #fields == 0 then
-      return {}
-    end
-    return call(command, key, unpack(fields))
-  end
-  local answers = {}
-  for first = 1, #fields, MOST do
-    local part = call(command, key, unpack(fields, first, math.min(first + MOST - 1, #fields)))
-    if type(part) == 'table' then
-      for at = 1, #part do
-        answers[first + at - 1] = part[at]
-      end
-    end
-  end
-  return answers
 end
 
 -- Times that a test's clock gives are not the server's, so a key lives on by `margin` milliseconds.
@@ -60,17 +43,6 @@ local function expire(key, deadline, now, margin)
     local left = math.max(1, math.ceil((deadline - now) / 1000)) + margin
     call('PEXPIRE', key, string.format('%.0f', left))
   end
-end
-
-local function fence_of(digest, now)
-  local stone = call('HGET', user, 't' .. digest)
-  if stone then
-    local fence, till = unpacked('>I8I8', stone)
-    if now < till then
-      return fence
-    end
-  end
-  return 0
 end
 
 -- A session's record, or nil where there is none that is alive.
@@ -85,18 +57,20 @@ local function alive(raw, now)
   end
   return {
     bytes = a[1], generation = a[2], created = a[3], used = a[4], deadline = deadline, own = a[6], position = a[7],
-    epoch = a[8], requests = a[9], next = a[10],
+    epoch = a[8], requests = a[9], next = a[10], fence = a[11], till = a[12], dropped = a[13],
+    dropper = a[14], edition = a[15],
   }
 end
 
 local function record(m)
   return cmsgpack.pack({
-    m.bytes, m.generation, m.created, m.used, m.deadline, m.own, m.position, m.epoch, m.requests, m.next,
+    m.bytes, m.generation, m.created, m.used, m.deadline, m.own, m.position, m.epoch, m.requests, m.next, m.fence,
+    m.till, m.dropped, m.dropper, m.edition,
   })
 end
 
 -- When a session ends that was used at this time: at the earliest, and at the latest. What lies
--- between spares most reads a write.
+-- between spares most uses the moving of a deadline.
 local function ends(m, used, idle, age)
   if m.own == 1 then
     idle = -1
@@ -114,10 +88,22 @@ local function ends(m, used, idle, age)
   return first, last
 end
 
--- By how much a session's last use may be later than it says: a tenth of its idle time, or a second
--- where it has none.
+-- By how much a session's last use may be later than it says: a tenth of its idle time, or of a
+-- second where it has none and might be given one.
 local function lag_of(m)
-  return m.deadline == 0 and 1000000 or floor((m.deadline - m.used) / 11)
+  return m.deadline == 0 and 100000 or floor((m.deadline - m.used) / 11)
+end
+
+-- Counts a use; says whether that moved the deadline.
+local function use(m, now, idle, age)
+  local earliest, latest = ends(m, now, idle, age)
+  local deadline = m.deadline == 0 and huge or m.deadline
+  if deadline >= earliest and deadline <= latest and now - m.used <= lag_of(m) then
+    return false
+  end
+  m.used = now
+  m.deadline = latest == huge and 0 or latest
+  return true
 end
 
 local function bound(pinned, latest, now, margin)
@@ -140,45 +126,6 @@ local function enlist(m, digest, ids, now, margin)
   else
     latest = math.max(latest, m.deadline)
   end
-  local entry = pack('>I8I8I8', m.used, m.deadline, m.bytes) .. ids
-  call('HSET', user, 's' .. digest, entry, '.', pack('>I4I8', pinned, latest))
+  call('HSET', user, 's' .. digest, pack('>I8I8', m.used, m.deadline) .. ids, '.', pack('>I4I8', pinned, latest))
   bound(pinned, latest, now, margin)
-end
-
--- Calls `each` with letter, first number and count of every run of references.
-local function runs(refs, each)
-  local at, letter, after = 1, '', 0
-  while at <= #refs do
-    local gap, count = byte(refs, at, at + 1)
-    local first
-    if gap == 255 then
-      letter = sub(refs, at + 1, at + 1)
-      first, count = unpacked('>I4I2', refs, at + 2)
-      at = at + 8
-    else
-      first = after + gap
-      at = at + 2
-    end
-    after = first + count
-    each(letter, first, count)
-  end
-end
-
--- The parts of a stored blob: references, what belongs to it, mark, where its payload begins.
-local function parts_of(value)
-  if byte(value, 1) == 0 then
-    return '', '', 0, 6
-  end
-  local mark, refs, also = unpacked('>I8I4I4', value, 6)
-  return sub(value, 22, 21 + refs), sub(value, 22 + refs, 21 + refs + also), mark, 22 + refs + also
-end
-
--- Calls `each` with position, references and payload of every entry.
-local function entries(raw, each)
-  local at = 1
-  while at <= #raw do
-    local position, refs, payload = unpacked('>I8I4I4', raw, at)
-    each(position, sub(raw, at + 16, at + 15 + refs), sub(raw, at + 16 + refs, at + 15 + refs + payload))
-    at = at + 16 + refs + payload
-  end
 end

@@ -4,140 +4,124 @@
 -- ARGV[1], packed: digest of the key, the time or -1, margin; idle time (-1 unbounded, -2 for an
 --   onlooker), maximal age (-1 unbounded); whether an outline is wanted; names, letters to
 --   follow, list to read after a mark or '', blob with the mark, then a list and its most for each
---   list over which an outline is the answer.
+--   list over which an outline is the answer; the generation and the edition of what the client
+--   remembers, and the blobs that are: for each run of numbers, in their order, kind, first and count.
 -- ARGV[2]: the key's ids.
--- Reply: [now, fence] as packed numbers; where there is a session also its numbers, packed; its
---   blobs and its lists, each name followed by its value; tables of names that the references
---   need, each key followed by its names; for an outline instead of these three every field of
---   the session, each followed by its value. Strings are sent as two: their packed lengths, and
---   all of them joined, since clients take long over many small answers.
+-- Reply: [time, fence] as packed numbers; where there is a session its numbers behind them, whether
+--   this is an outline, and how many of the following strings are of which sort; then packed
+--   lengths, and the strings they are of, several in one. These are of the tables of names that the references need field and value, of the
+--   blobs that were named name and value, of the lists name and value, and of the blobs that were
+--   followed only the value, since its number says the name. Of an outline they are field and value
+--   of all there is. What the client remembers is never sent.
 
 local session = KEYS[2]
 local a = cmsgpack.unpack(ARGV[1])
 local digest, now, margin, idle, age = a[1], clock(a[2]), a[3], a[4], a[5]
 local outline, names, follow, marked_list, marked_blob, over = a[6], a[7], a[8], a[9], a[10], a[11]
+local remembered, edition, kept = a[12], a[13], a[14]
 
-local fence = fence_of(digest, now)
-local first_part = pack('>I8I8', now, fence)
-local m = alive(call('HGET', session, '*'), now)
+-- What is asked for by name, all at once.
+local fields = { '*', 'l' .. marked_list, 'b' .. marked_blob }
+for at = 1, #over, 2 do
+  fields[#fields + 1] = 'l' .. over[at]
+end
+local named_at = #fields
+for at = 1, #names do
+  fields[#fields + 1] = 'b' .. names[at]
+  fields[#fields + 1] = 'l' .. names[at]
+end
+local found = many('HMGET', session, fields)
+local m = alive(found[1], now)
 if not m then
-  return { first_part }
+  return { pack('>I8I8', now, (fence_of(digest, now))) }
 end
 
-if idle ~= -2 then
-  local earliest, latest = ends(m, now, idle, age)
-  local deadline = m.deadline == 0 and huge or m.deadline
-  if deadline < earliest or deadline > latest or now - m.used > lag_of(m) then
-    m.used = now
-    m.deadline = latest == huge and 0 or latest
-    -- First what a server without memory still takes: the rest of a script is then not refused.
-    expire(session, m.deadline, now, margin)
-    call('HSET', session, '*', record(m))
-    enlist(m, digest, ARGV[2], now, margin)
-  end
+if idle ~= -2 and use(m, now, idle, age) then
+  -- First what a server without memory still takes: the rest of a script is then not refused.
+  expire(session, m.deadline, now, margin)
+  call('HSET', session, '*', record(m))
+  enlist(m, digest, ARGV[2], now, margin)
 end
+local head = pack(
+  '>I8I8I8I8I8I8I8I8I8I8', now, now < m.till and m.fence or 0, m.generation, m.position, m.bytes, m.created, m.used,
+  m.deadline, m.epoch, m.edition
+)
 
-local numbers = pack('>I8I8I8I8I8I8I8', m.generation, m.position, m.bytes, m.created, m.used, m.deadline, m.epoch)
-
-local function joined(strings)
-  local lengths = {}
+-- A few long strings: clients take long over many small ones, and a server over one that is huge.
+local function answer(strings, ...)
+  local reply, lengths, first, size = { head .. pack('>I4I4I4I4', ...), '' }, {}, 1, 0
   for at = 1, #strings do
     lengths[at] = #strings[at]
+    size = size + #strings[at]
+    if size > 4000 or at == #strings then
+      reply[#reply + 1] = table.concat(strings, '', first, at)
+      first, size = at + 1, 0
+    end
   end
-  return cmsgpack.pack(lengths), table.concat(strings)
-end
-local function as_one(strings)
-  local lengths, all = joined(strings)
-  return pack('>I4', #lengths) .. lengths .. all
+  reply[2] = cmsgpack.pack(lengths)
+  return reply
 end
 
 for at = 1, #over, 2 do
-  local value = not outline and call('HGET', session, 'l' .. over[at])
+  local value = found[3 + (at + 1) / 2]
   if value and unpacked('>I4', value, 5) > over[at + 1] then
     outline = true
   end
 end
+local remembers = remembered_of(m, remembered, edition, kept)
 if outline then
-  local all = call('HGETALL', session)
+  local all = whole(session, m, remembers)
   for at = 1, #all, 2 do
     if byte(all[at]) == 116 then
-      all[at + 1] = as_one(cmsgpack.unpack(all[at + 1]))
+      all[at] = told(m, all[at])
     end
   end
-  return { first_part, numbers, joined(all) }
+  return answer(all, 1, 0, 0, 0)
 end
 
-local blobs, lists, tables = {}, {}, {}
-local known_tables, needed_tables = {}, {}
-local seen, next_names, next_refs = {}, {}, {}
-local follows = {}
-for at = 1, #follow do
-  follows[sub(follow, at, at)] = true
-end
-
-local function names_in(letter, number)
-  local key = letter .. pack('>I4', number)
-  local found = known_tables[key]
-  if not found then
-    local raw = call('HGET', session, 't' .. key)
-    found = raw and cmsgpack.unpack(raw) or {}
-    known_tables[key] = found
-  end
-  return found, key
-end
-
-local function need(letter, number)
-  local found, key = names_in(letter, number)
-  if not needed_tables[key] then
-    needed_tables[key] = true
-    tables[#tables + 1] = key
-    tables[#tables + 1] = as_one(found)
+-- The kinds of blobs to follow. Of kind 0 it depends on the name.
+local follows, by_name = {}, {}
+for _, letter in ipairs(follow) do
+  local first = byte(letter)
+  if first == 0 or first > 127 then
+    follows[0] = true
+    by_name[letter] = true
+  else
+    follows[first], follows[first + 128] = true, true
   end
 end
-
--- The numbers that blobs in the answer have, and those that references have.
-local told, owed = {}, {}
-
--- Queues what these references name, or says how the numbers are to be understood.
-local function refer(letter, first, count)
-  local followed = follows[letter]
-  for number = floor(first / TABLE), floor((first + count - 1) / TABLE) do
-    if not followed then
-      need(letter, number)
-    else
-      local found = names_in(letter, number)
-      local start = number * TABLE
-      for id = math.max(first, start), math.min(first + count, start + TABLE) - 1 do
-        local name = found[id - start + 1]
-        owed[#owed + 1] = letter
-        owed[#owed + 1] = id
-        if name and not seen[name] then
-          seen[name] = true
-          next_refs[#next_refs + 1] = 'b' .. name
-        end
-      end
+local function is_followed(name)
+  local first = byte(name) or 0
+  if first > 0 and first < 128 then
+    return follows[first]
+  end
+  for letter in pairs(by_name) do
+    if sub(name, 1, #letter) == letter then
+      return true
     end
   end
 end
 
-local function give_blob(name, value)
-  local letter = sub(name, 1, 1)
-  local numbers = told[letter]
-  if not numbers then
-    numbers = {}
-    told[letter] = numbers
-  end
-  numbers[unpacked('>I4', value, 2)] = true
-  blobs[#blobs + 1] = name
-  blobs[#blobs + 1] = value
-  if byte(value, 1) ~= 0 then
+local tables, blobs, lists, referred = {}, {}, {}, {}
+local seen, given_list = {}, {}
+-- What the answer refers to and was not looked at yet.
+local next_names, next_runs = {}, {}
+local function wants(kind, first, count)
+  next_runs[#next_runs + 1] = { kind, first, count }
+end
+local function refer(kind, first, count)
+  unknown(remembers, kind, first, count, wants)
+end
+
+local function give_refs(value)
+  if byte(value) % 2 == 1 then
     local refs, also = parts_of(value)
     runs(refs, refer)
     local at = 1
     while at <= #also do
       local size = unpacked('>I4', also, at)
       local other = sub(also, at + 4, at + 3 + size)
-      if follows[sub(other, 1, 1)] and not seen[other] then
+      if is_followed(other) then
         next_names[#next_names + 1] = other
       end
       at = at + 4 + size
@@ -155,112 +139,158 @@ local function give_list(name, raw, has_refs)
   end
 end
 
+-- All entries of a list but its newest.
 local function older(name, first, after)
-  local fields = {}
+  local parts = {}
   for number = first, after - 1 do
-    fields[#fields + 1] = 'k' .. pack('>I4', number) .. name
+    parts[#parts + 1] = 'k' .. pack('>I4', number) .. name
   end
-  local found = many('HMGET', session, fields)
-  for at = 1, #fields do
-    found[at] = found[at] or ''
+  parts = many('HMGET', session, parts)
+  for at = 1, after - first do
+    parts[at] = parts[at] or ''
   end
-  return table.concat(found)
+  return table.concat(parts)
 end
 
-local given_list = {}
-if marked_list ~= '' then
-  local value = call('HGET', session, 'b' .. marked_blob)
-  local mark = 0
+local function give_named(name, value, list)
   if value then
-    local _, _, at = parts_of(value)
-    mark = at
+    blobs[#blobs + 1] = name
+    blobs[#blobs + 1] = value
+    give_refs(value)
+  elseif list and not given_list[name] then
+    local count, weight, first, after = unpacked('>I4I4I4I4', list)
+    give_list(name, (after > first and older(name, first, after) or '') .. sub(list, 25), weight > count)
   end
-  local list = call('HGET', session, 'l' .. marked_list)
-  local kept, has_refs = '', false
-  if list then
-    local count, weight, first, after, newest = unpacked('>I4I4I4I4I8', list)
-    has_refs = weight > count
-    if newest > mark then
-      local raw, oldest = sub(list, 25), huge
-      if #raw > 0 then
-        oldest = unpacked('>I8', raw)
-      end
-      local parts = { raw }
-      -- Back to the mark, so that the cost is that of what is new.
-      while oldest > mark and after > first do
-        after = after - 1
-        local part = call('HGET', session, 'k' .. pack('>I4', after) .. marked_list)
-        if part then
-          table.insert(parts, 1, part)
-          oldest = unpacked('>I8', part)
-        end
-      end
-      raw = table.concat(parts)
-      local at = 1
-      while at <= #raw do
-        local position, refs, payload = unpacked('>I8I4I4', raw, at)
-        if position > mark then
-          break
-        end
-        at = at + 16 + refs + payload
-      end
-      kept = sub(raw, at)
+end
+
+-- The entries of a list after a mark, and whether any may have references.
+local function newer(name, list, mark)
+  local count, weight, first, after, newest = unpacked('>I4I4I4I4I8', list)
+  if newest <= mark then
+    return '', false
+  end
+  local raw, oldest = sub(list, 25), huge
+  if #raw > 0 then
+    oldest = unpacked('>I6', raw)
+  end
+  local parts = { raw }
+  -- Back to the mark, so that the cost is that of what is new.
+  while oldest > mark and after > first do
+    after = after - 1
+    local part = call('HGET', session, 'k' .. pack('>I4', after) .. name)
+    if part then
+      table.insert(parts, 1, part)
+      oldest = unpacked('>I6', part)
     end
   end
-  given_list[marked_list] = true
-  give_list(marked_list, kept, has_refs)
+  raw = table.concat(parts)
+  local at = 1
+  while at <= #raw do
+    local position, refs, payload = unpacked('>I6I4I4', raw, at)
+    if position > mark then
+      break
+    end
+    at = at + 16 + refs + payload
+  end
+  return sub(raw, at), weight > count
 end
 
-next_names = {}
-for at = 1, #names do
-  next_names[at] = names[at]
+if marked_list ~= '' then
+  local mark = found[3] and select(3, parts_of(found[3])) or 0
+  given_list[marked_list] = true
+  if found[2] then
+    give_list(marked_list, newer(marked_list, found[2], mark))
+  else
+    give_list(marked_list, '', false)
+  end
 end
-while #next_names > 0 or #next_refs > 0 do
-  local asked, referred, fields = next_names, next_refs, {}
-  next_names, next_refs = {}, {}
-  local wanted = {}
-  for at = 1, #asked do
-    local name = asked[at]
+for at = 1, #names do
+  local name = names[at]
+  if not seen[name] then
+    seen[name] = true
+    give_named(name, found[named_at + 2 * at - 1], found[named_at + 2 * at])
+  end
+end
+
+-- The names of blobs by their numbers, asked for at once for many runs.
+local known = {}
+local function look_up(wanted)
+  local keys = {}
+  for _, run in ipairs(wanted) do
+    local kind, first, count = run[1], run[2], run[3]
+    for number = floor(first / TABLE) * TABLE, first + count - 1, TABLE do
+      local key = table_of(m, kind, number)
+      if known[key] == nil then
+        known[key] = {}
+        keys[#keys + 1] = key
+      end
+    end
+  end
+  local values = many('HMGET', session, keys)
+  for at, key in ipairs(keys) do
+    tables[#tables + 1] = told(m, key)
+    tables[#tables + 1] = values[at]
+    known[key] = follows[byte(key, 2)] and { cmsgpack.unpack(values[at]) }
+  end
+end
+
+while #next_names > 0 or #next_runs > 0 do
+  local asked, wanted = next_names, next_runs
+  next_names, next_runs = {}, {}
+  look_up(wanted)
+  local parts, direct, expected = {}, {}, {}
+  for _, name in ipairs(asked) do
     if not seen[name] then
       seen[name] = true
-      wanted[#wanted + 1] = name
-      fields[#fields + 1] = 'b' .. name
-      fields[#fields + 1] = 'l' .. name
+      direct[#direct + 1] = name
+      parts[#parts + 1] = 'b' .. name
+      parts[#parts + 1] = 'l' .. name
     end
   end
-  local direct = #fields
-  for at = 1, #referred do
-    fields[#fields + 1] = referred[at]
-  end
-  local found = many('HMGET', session, fields)
-  for at = 1, #wanted do
-    local name, value, list = wanted[at], found[2 * at - 1], found[2 * at]
-    if value then
-      give_blob(name, value)
-    elseif list and not given_list[name] then
-      local count, weight, first, after = unpacked('>I4I4I4I4', list)
-      give_list(name, older(name, first, after) .. sub(list, 25), weight > count)
+  local first_referred = #parts
+  for _, run in ipairs(wanted) do
+    local kind, first, count = run[1], run[2], run[3]
+    if follows[kind] then
+      local in_table, found_names
+      for number = first, first + count - 1 do
+        if floor(number / TABLE) ~= in_table then
+          in_table = floor(number / TABLE)
+          found_names = known[table_of(m, kind, number)]
+        end
+        local name = found_names[number % TABLE + 1]
+        if name and not seen[name] and (kind ~= 0 or is_followed(name)) then
+          seen[name] = true
+          parts[#parts + 1] = 'b' .. name
+          expected[#parts] = number
+        end
+      end
     end
   end
-  for at = 1, #referred do
-    local value = found[direct + at]
-    local name = sub(referred[at], 2)
-    if value then
-      give_blob(name, value)
+  local values = many('HMGET', session, parts)
+  for at, name in ipairs(direct) do
+    give_named(name, values[2 * at - 1], values[2 * at])
+  end
+  for at = first_referred + 1, #parts do
+    local value = values[at]
+    if value and unpacked('>I4', value, 3) == expected[at] then
+      referred[#referred + 1] = value
+      give_refs(value)
+    elseif value then
+      -- Dropped and stored again, under another number.
+      give_named(sub(parts[at], 2), value)
     else
       -- Dropped since; a list of that name is read.
+      local name = sub(parts[at], 2)
       seen[name] = nil
       next_names[#next_names + 1] = name
     end
   end
 end
--- What was dropped has its name still, and what was stored again has another number by now.
-for at = 1, #owed, 2 do
-  local letter, id = owed[at], owed[at + 1]
-  if not (told[letter] and told[letter][id]) then
-    need(letter, floor(id / TABLE))
+
+local counts = { 0, #tables, #blobs, #lists }
+for _, part in ipairs({ blobs, lists, referred }) do
+  for at = 1, #part do
+    tables[#tables + 1] = part[at]
   end
 end
-local blob_sizes, all_blobs = joined(blobs)
-local list_sizes, all_lists = joined(lists)
-return { first_part, numbers, blob_sizes, all_blobs, list_sizes, all_lists, joined(tables) }
+return answer(tables, unpack(counts))

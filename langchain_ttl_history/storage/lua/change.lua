@@ -1,0 +1,347 @@
+-- Changes one session, whole or not at all: whatever write.lua leaves.
+--
+-- KEYS: the user, the session.
+-- ARGV[1], packed: digest of the key, the time or -1, margin; idle time and maximal age
+--   (-1 unbounded); a name of this request; the session's own idle time (-1 as it is, 1 none);
+--   whether it is upkeep, whether it must be new; the position, the generation, the guard's
+--   generation it expects (-1 any), the blob the guard needs or ''; blobs (name, mark, what belongs
+--   to it, references, whether the payload is shortened), entries to append (list, references, the length of the payload before it was shortened or 0),
+--   entries to place (list, position, references, that length), names to drop, lists to trim (list, positions), lists to weigh.
+-- ARGV[2]: the key's ids.
+-- ARGV[3...]: the payloads of the blobs, of the appended and of the placed entries.
+-- Reply: S, numbers, weights, sorts and numbers of the blobs, in one; D behind the fence, A absent, M moved; X
+--   and what is missing, each name behind its length.
+
+local session = KEYS[2]
+local a = cmsgpack.unpack(ARGV[1])
+local digest, now, margin, idle, age, request = a[1], clock(a[2]), a[3], a[4], a[5], a[6]
+local own, upkeep, new, at_position, at_generation, guarded, needs = a[7], a[8], a[9], a[10], a[11], a[12], a[13]
+local blobs, appends, places, drops, trims, weighed = a[14], a[15], a[16], a[17], a[18], a[19]
+local payload = 2
+
+local raw = call('HGET', session, '*')
+local m = alive(raw, now)
+
+-- What is there of everything this changes, in one go.
+local stored, asked = {}, {}
+local function ask(field)
+  if stored[field] == nil then
+    stored[field] = false
+    asked[#asked + 1] = field
+  end
+end
+local fresh = {}
+for _, blob in ipairs(blobs) do
+  fresh[blob[1]] = true
+end
+local function ask_for(refs)
+  for _, ref in ipairs(refs) do
+    if not fresh[ref] then
+      ask('b' .. ref)
+    end
+  end
+end
+for _, blob in ipairs(blobs) do
+  ask('b' .. blob[1])
+  ask('t' .. char(kind_of(blob[1])))
+  ask_for(blob[4])
+end
+for _, each in ipairs(appends) do
+  ask_for(each[2])
+end
+for _, each in ipairs(places) do
+  ask_for(each[3])
+end
+for _, name in ipairs(drops) do
+  ask('b' .. name)
+  ask('l' .. name)
+end
+for _, name in ipairs(weighed) do
+  ask('l' .. name)
+end
+if m then
+  local found = many('HMGET', session, asked)
+  for at = 1, #asked do
+    stored[asked[at]] = found[at]
+  end
+end
+
+local lists = {}
+local function weights()
+  local found = {}
+  for at, name in ipairs(weighed) do
+    local value = stored['l' .. name]
+    local weight = lists[name] and lists[name].weight or value and unpacked('>I4', value, 5)
+    found[at] = pack('>I4', weight or 0)
+  end
+  return table.concat(found)
+end
+
+local fence, till
+if m then
+  fence, till = m.fence, m.till
+  local position = done(m, request)
+  if position then
+    return 'S' .. pack('>I8I8I8I8I8I8I8', m.generation, position, m.bytes, m.epoch, m.epoch, m.edition, m.edition)
+      .. weights()
+  end
+else
+  fence, till = fence_of(digest, now)
+end
+if now < till then
+  if guarded >= 0 and guarded <= fence then
+    return 'D'
+  end
+  if needs ~= '' and not (m and call('HEXISTS', session, 'b' .. needs) == 1) then
+    return 'D'
+  end
+end
+if not m and upkeep then
+  return 'A'
+end
+if (at_generation >= 0 and not (m and m.generation == at_generation))
+  or (at_position >= 0 and not (m and m.position == at_position))
+  or (new and m) then
+  return 'M'
+end
+
+-- Whether every reference is stored or part of this.
+local missing, absent = {}, {}
+local function check(refs)
+  for _, ref in ipairs(refs) do
+    if not fresh[ref] and not stored['b' .. ref] and not absent[ref] then
+      absent[ref] = true
+      missing[#missing + 1] = pack('>I4', #ref) .. ref
+    end
+  end
+end
+for _, blob in ipairs(blobs) do
+  check(blob[4])
+end
+for _, each in ipairs(appends) do
+  check(each[2])
+end
+for _, each in ipairs(places) do
+  check(each[3])
+end
+if #missing > 0 then
+  return 'X' .. table.concat(missing)
+end
+
+-- From here on nothing is refused.
+local created = not m
+if created then
+  m = {
+    generation = math.max(now, fence + 1), created = now, used = now, deadline = 0, own = 0, position = 0, bytes = 0,
+    epoch = 0, requests = '', next = {}, fence = fence, till = till, dropped = 0,
+    dropper = '', edition = 0,
+  }
+end
+local epoch_before, edition_before = m.epoch, m.edition
+local sets, removes, tails, changed = {}, {}, {}, {}
+-- Fields and values that nothing else here looks at.
+local values = {}
+
+-- Numbers for the new blobs; one that is there already keeps its own.
+local numbers, given = {}, {}
+for _, blob in ipairs(blobs) do
+  local name = blob[1]
+  local old, kind = stored['b' .. name], kind_of(name)
+  if old then
+    numbers[name] = sub(old, 2, 6)
+  else
+    tails[kind] = tails[kind] or stored['t' .. char(kind)]
+    numbers[name] = numbered(m, name, tails, changed, values)
+  end
+end
+
+-- References as they are stored.
+local function encoded(refs)
+  local parts, kind, after = {}, nil, 0
+  local run_kind, run_first, run_count = nil, 0, 0
+  local function flush()
+    while run_count > 0 do
+      local gap, length = run_first - after, math.min(run_count, 65535)
+      if run_kind == kind and gap >= -100 and gap < 155 and length < 256 then
+        parts[#parts + 1] = char(gap + 100, length)
+      else
+        parts[#parts + 1] = '\255' .. char(run_kind) .. pack('>I4I2', run_first, length)
+      end
+      kind, after = run_kind, run_first + length
+      run_first, run_count = run_first + length, run_count - length
+    end
+  end
+  for _, ref in ipairs(refs) do
+    local number = numbers[ref] or sub(stored['b' .. ref], 2, 6)
+    local of, first = byte(number), unpacked('>I4', number, 2)
+    if of == run_kind and first == run_first + run_count then
+      run_count = run_count + 1
+    else
+      flush()
+      run_kind, run_first, run_count = of, first, 1
+    end
+  end
+  flush()
+  return table.concat(parts)
+end
+
+for at, blob in ipairs(blobs) do
+  local name, mark, refs, belongs = blob[1], blob[2], encoded(blob[4]), {}
+  for each, other in ipairs(blob[3]) do
+    belongs[each] = pack('>I4', #other) .. other
+  end
+  belongs = table.concat(belongs)
+  payload = payload + 1
+  local content, old, head = ARGV[payload], stored['b' .. name], ''
+  if mark ~= 0 or belongs ~= '' or refs ~= '' then
+    head = pack('>I8I4I4', mark, #refs, #belongs) .. refs .. belongs
+  end
+  local value, anew = blob_of(old, numbers[name], head, content, blob[5])
+  if anew then
+    m.edition = edition_before + 1
+  end
+  given[at] = sub(value, 1, 6)
+  m.bytes = m.bytes + payload_of(value) - (old and payload_of(old) or 0)
+  stored['b' .. name] = value
+  sets['b' .. name] = value
+end
+
+local list_of, append, taken, trim = changing(session, m, stored, lists, sets, removes)
+for _, each in ipairs(appends) do
+  payload = payload + 1
+  m.position = m.position + 1
+  append(each[1], list_of(each[1]), m.position, encoded(each[2]), ARGV[payload], each[3])
+end
+
+-- Entries to place are sorted in; those of one list at once.
+local placed, order = {}, {}
+for _, each in ipairs(places) do
+  local name, position = each[1], each[2]
+  payload = payload + 1
+  if not placed[name] then
+    placed[name] = {}
+    order[#order + 1] = name
+  end
+  placed[name][position] = { position, encoded(each[3]), ARGV[payload], each[4] }
+  m.position = math.max(m.position, position)
+end
+for _, name in ipairs(order) do
+  local list, all = list_of(name), {}
+  for _, entry in ipairs(taken(name, list)) do
+    if not placed[name][entry[1]] then
+      all[#all + 1] = entry
+    end
+  end
+  for _, entry in pairs(placed[name]) do
+    all[#all + 1] = entry
+  end
+  table.sort(all, function(one, other)
+    return one[1] < other[1]
+  end)
+  for _, entry in ipairs(all) do
+    append(name, list, unpack(entry))
+  end
+end
+
+for _, name in ipairs(drops) do
+  local value = stored['b' .. name]
+  if value then
+    m.bytes = m.bytes - payload_of(value)
+    m.epoch, m.dropper, m.edition = epoch_before + 1, request, edition_before + 1
+    m.dropped = m.dropped + 1
+    stored['b' .. name] = false
+    sets['b' .. name] = nil
+    removes[#removes + 1] = 'b' .. name
+  end
+  if stored['l' .. name] or lists[name] then
+    taken(name, list_of(name))
+  end
+end
+
+for _, each in ipairs(trims) do
+  local name = each[1]
+  if stored['l' .. name] or lists[name] then
+    trim(name, list_of(name), each[2])
+  end
+end
+
+for name, list in pairs(lists) do
+  if list.count > 0 then
+    sets['l' .. name] = list_as(list)
+  else
+    sets['l' .. name] = nil
+    removes[#removes + 1] = 'l' .. name
+  end
+end
+store_tails(tails, changed, values)
+
+-- When it ends.
+if own >= 0 or not upkeep then
+  local used = m.used
+  if upkeep then
+    used = math.min(now, m.used + lag_of(m))
+  else
+    m.used = now
+    used = now
+  end
+  if own >= 0 then
+    m.own = own == 0 and 0 or own
+  end
+  local earliest, latest = ends(m, used, idle, age)
+  if upkeep then
+    -- Counted from the last use, which may have been later than is known.
+    local _, known = ends(m, m.used, idle, age)
+    latest = math.max(earliest, known)
+  end
+  m.deadline = latest == huge and 0 or latest
+end
+-- Names that nothing needs any more are looked for when there may be as many as others.
+local swept = m.dropped > 32 and 3 * m.dropped > call('HLEN', session)
+if swept then
+  m.dropped = 0
+end
+remember(m, request)
+sets['*'] = record(m)
+
+local over = {}
+if created then
+  if raw then
+    call('DEL', session)
+  end
+  -- Each creation looks at a few others, so that what is over does not pile up.
+  local some = call('HRANDFIELD', user, 8, 'WITHVALUES')
+  for at = 1, #some, 2 do
+    if byte(some[at]) ~= 46 then
+      local _, ended = unpacked('>I8I8', some[at + 1])
+      if ended ~= 0 and ended <= now then
+        over[#over + 1] = some[at]
+      end
+    end
+  end
+end
+
+-- A write that only frees begins with what a server without memory still takes; any other with
+-- what it refuses, since the rest of a script is then not refused.
+local frees = upkeep and #blobs == 0 and #appends == 0 and #removes > 0
+if frees then
+  many('HDEL', session, removes)
+end
+for field, value in pairs(sets) do
+  values[#values + 1] = field
+  values[#values + 1] = value
+end
+many('HSET', session, values)
+if not frees then
+  many('HDEL', session, removes)
+end
+if swept then
+  sweep_tables(session, m)
+end
+if created or own >= 0 or not upkeep then
+  expire(session, m.deadline, now, margin)
+  many('HDEL', user, over)
+  enlist(m, digest, ARGV[2], now, margin)
+end
+return 'S' .. pack(
+  '>I8I8I8I8I8I8I8', m.generation, m.position, m.bytes, epoch_before, m.epoch, edition_before, m.edition
+) .. weights() .. table.concat(given)

@@ -1,0 +1,84 @@
+-- How blobs, lists and tables are laid out; put behind what all scripts share where it is needed.
+
+-- A call with more arguments than this would not fit Lua's stack.
+local MOST = 4000
+local TABLE = 16
+
+-- Sends a command about many fields, some at a time, and gives all answers as one.
+local function many(command, key, fields)
+  if #fields <= MOST then
+    if #fields == 0 then
+      return {}
+    end
+    return call(command, key, unpack(fields))
+  end
+  local answers = {}
+  for first = 1, #fields, MOST do
+    local part = call(command, key, unpack(fields, first, math.min(first + MOST - 1, #fields)))
+    if type(part) == 'table' then
+      for at = 1, #part do
+        answers[first + at - 1] = part[at]
+      end
+    end
+  end
+  return answers
+end
+
+-- The fence of a tombstone that stands, and until when.
+local function fence_of(digest, now)
+  local stone = call('HGET', user, 't' .. digest)
+  if stone then
+    local fence, till = unpacked('>I8I8', stone)
+    if now < till then
+      return fence, till
+    end
+  end
+  return 0, 0
+end
+
+-- The field of the table with a number of a kind.
+local function table_of(m, kind, number)
+  number = floor(number / TABLE)
+  if number == floor((m.next[kind] - 1) / TABLE) then
+    return 't' .. char(kind)
+  end
+  return 't' .. char(kind) .. pack('>I4', number)
+end
+
+-- Calls `each` with kind, first number and count of every run of references.
+local function runs(refs, each)
+  local at, kind, after = 1, 0, 0
+  while at <= #refs do
+    local gap, count = byte(refs, at, at + 1)
+    local first
+    if gap == 255 then
+      kind = count
+      first, count = unpacked('>I4I2', refs, at + 2)
+      at = at + 8
+    else
+      first = after + gap - 100
+      at = at + 2
+    end
+    after = first + count
+    each(kind, first, count)
+  end
+end
+
+-- The parts of a stored blob: references, what belongs to it, mark, where its payload begins.
+local function parts_of(value)
+  if byte(value) % 2 == 0 then
+    return '', '', 0, 7
+  end
+  local mark, refs, also = unpacked('>I8I4I4', value, 7)
+  return sub(value, 23, 22 + refs), sub(value, 23 + refs, 22 + refs + also), mark, 23 + refs + also
+end
+
+-- Calls `each` with position, references, payload and its length before it was shortened of every entry.
+local function entries(raw, each)
+  local at = 1
+  while at <= #raw do
+    local position, refs, payload, full = unpacked('>I6I4I4I2', raw, at)
+    each(position, sub(raw, at + 16, at + 15 + refs), sub(raw, at + 16 + refs, at + 15 + refs + payload), full)
+    at = at + 16 + refs + payload
+  end
+end

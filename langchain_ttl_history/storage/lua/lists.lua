@@ -1,0 +1,98 @@
+-- How lists are changed anywhere but at their end; put in front of the script that does.
+
+-- Functions on the lists of a session: `stored` has what is stored, by field, `lists` gets them as they
+-- are to become; other parts of them go to `sets` and `removes`, and payloads count for the session.
+local function changing(session, m, stored, lists, sets, removes)
+  local function list_of(name)
+    local list = lists[name]
+    if not list then
+      list = list_from(stored['l' .. name])
+      lists[name] = list
+    end
+    return list
+  end
+  local function append(name, list, position, refs, content, full)
+    local weight, aside = 1, {}
+    runs(refs, function(_, _, length)
+      weight = weight + length
+    end)
+    grow(list, name, position, weight, refs, content, full, aside)
+    if aside[1] then
+      sets[aside[1]] = aside[2]
+    end
+    m.bytes = m.bytes + (full > 0 and full or #content)
+  end
+  -- The part of a list with a number; those of `after` and later are its newest entries.
+  local function part_of(name, number)
+    local field = 'k' .. pack('>I4', number) .. name
+    return sets[field] or call('HGET', session, field) or '', field
+  end
+  -- All entries of a list, which is left empty.
+  local function taken(name, list)
+    local found = {}
+    local function take(position, refs, content, full)
+      found[#found + 1] = { position, refs, content, full }
+      m.bytes = m.bytes - (full > 0 and full or #content)
+    end
+    for number = list.first, list.after - 1 do
+      local part, field = part_of(name, number)
+      entries(part, take)
+      sets[field] = nil
+      removes[#removes + 1] = field
+    end
+    entries(list.tail, take)
+    list.first, list.count, list.weight, list.tail = list.after, 0, 0, ''
+    return found
+  end
+  -- Removes entries of a list. What is newer than all of them is not looked at.
+  local function trim(name, list, positions)
+    local gone, last = {}, 0
+    for _, position in ipairs(positions) do
+      gone[position] = true
+      last = math.max(last, position)
+    end
+    local reached = false
+    local function left_of(part)
+      local kept, at = {}, 1
+      while at <= #part do
+        local position, refs, size, full = unpacked('>I6I4I4I2', part, at)
+        local after = at + 16 + refs + size
+        reached = position >= last
+        if gone[position] then
+          local weight = 1
+          runs(sub(part, at + 16, at + 15 + refs), function(_, _, length)
+            weight = weight + length
+          end)
+          list.count = list.count - 1
+          list.weight = list.weight - weight
+          m.bytes = m.bytes - (full > 0 and full or size)
+        else
+          kept[#kept + 1] = sub(part, at, after - 1)
+        end
+        at = after
+      end
+      return table.concat(kept)
+    end
+    for number = list.first, list.after - 1 do
+      if reached then
+        return
+      end
+      local part, field = part_of(name, number)
+      local left = left_of(part)
+      if left == '' then
+        sets[field] = nil
+        removes[#removes + 1] = field
+        if number == list.first then
+          list.first = number + 1
+        end
+      elseif #left < #part then
+        sets[field] = left
+      end
+    end
+    if not reached then
+      list.tail = left_of(list.tail)
+    end
+  end
+
+  return list_of, append, taken, trim
+end

@@ -1,0 +1,95 @@
+-- How blobs get numbers, and lists grow; put in front of the scripts that write.
+
+local function kind_of(name)
+  local first = byte(name) or 0
+  if first > 127 then
+    return 0
+  end
+  return #name > 32 and first > 0 and first + 128 or first
+end
+
+-- A number for a new blob, as it is stored. Its name goes into the newest table of its kind, which
+-- `tails` has by kind and `changed` then names; a table that is full goes to `values`, a field and a
+-- value for HSET.
+local function numbered(m, name, tails, changed, values)
+  local kind = kind_of(name)
+  local number = m.next[kind] or 0
+  local names = tails[kind] or ''
+  if number % 16 == 0 and names ~= '' then
+    values[#values + 1] = 't' .. char(kind) .. pack('>I4', number / 16 - 1)
+    values[#values + 1] = names
+    names = ''
+  end
+  tails[kind] = names .. cmsgpack.pack(name)
+  changed[kind] = true
+  m.next[kind] = number + 1
+  return pack('>I1I4', kind, number)
+end
+
+local function store_tails(tails, changed, values)
+  for kind in pairs(changed) do
+    values[#values + 1] = 't' .. char(kind)
+    values[#values + 1] = tails[kind]
+  end
+end
+
+-- The bytes of a stored blob's payload, as it was before it was shortened.
+local function payload_of(value)
+  local sort, start = byte(value), 7
+  if sort % 2 == 1 then
+    local refs, also = unpacked('>I4I4', value, 15)
+    start = 23 + refs + also
+  end
+  return sort >= 4 and unpacked('>I4', value, start) or #value - start + 1
+end
+
+-- A blob as it is to be stored, and whether those who remember it have to forget it.
+local function blob_of(old, number, head, payload, short)
+  local sort = (head == '' and 0 or 1) + (short and 4 or 0)
+  local value = char(sort) .. number .. head .. payload
+  if not old or value == old then
+    return value, false
+  end
+  return char(sort + 2) .. sub(value, 2), byte(old) % 4 < 2
+end
+
+local function list_from(value)
+  if not value then
+    return { count = 0, weight = 0, first = 0, after = 0, newest = 0, tail = '' }
+  end
+  local count, weight, first, after, newest = unpacked('>I4I4I4I4I8', value)
+  return { count = count, weight = weight, first = first, after = after, newest = newest, tail = sub(value, 25) }
+end
+
+local function list_as(list)
+  return pack('>I4I4I4I4I8', list.count, list.weight, list.first, list.after, list.newest) .. list.tail
+end
+
+-- Appends an entry to a list. `full` is the length of its payload if that was shortened, otherwise 0. What it grew out of is put aside, so that an append does not touch it.
+local function grow(list, name, position, weight, refs, payload, full, values)
+  local entry = pack('>I6I4I4I2', position, #refs, #payload, full) .. refs .. payload
+  if #list.tail > 0 and #list.tail + #entry > 1024 then
+    values[#values + 1] = 'k' .. pack('>I4', list.after) .. name
+    values[#values + 1] = list.tail
+    list.after = list.after + 1
+    list.tail = entry
+  else
+    list.tail = list.tail .. entry
+  end
+  list.count = list.count + 1
+  list.weight = list.weight + weight
+  list.newest = position
+end
+
+-- A client that lost the answer sends the request again: it is not done twice. The position after
+-- it, or nil if it is new.
+local function done(m, request)
+  local at = string.find(m.requests, request, 1, true)
+  if at and at % 16 == 1 then
+    return unpacked('>I8', m.requests, at + 8)
+  end
+end
+
+local function remember(m, request)
+  m.requests = sub(request .. pack('>I8', m.position) .. m.requests, 1, 512)
+end

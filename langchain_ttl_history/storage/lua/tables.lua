@@ -1,0 +1,57 @@
+-- Drops the names that nothing needs any more; put in front of the script that drops blobs.
+--
+-- A name is needed by its blob and by each reference to it, even to what was dropped. Nobody counts
+-- them: all of a session is looked through, once so much was dropped that it is worth it.
+local function sweep_tables(session, m)
+  local needed, all = {}, call('HGETALL', session)
+  local function need(kind, first, count)
+    local numbers = needed[kind]
+    if not numbers then
+      numbers = {}
+      needed[kind] = numbers
+    end
+    for number = first, first + count - 1 do
+      numbers[number] = true
+    end
+  end
+  for at = 1, #all, 2 do
+    local what, value = byte(all[at]), all[at + 1]
+    if what == 98 then
+      need(byte(value, 2), unpacked('>I4', value, 3), 1)
+      runs((parts_of(value)), need)
+    elseif what == 107 or what == 108 then
+      entries(what == 108 and sub(value, 25) or value, function(_, refs)
+        runs(refs, need)
+      end)
+    end
+  end
+  local sets, removes = {}, {}
+  for at = 1, #all, 2 do
+    local field = all[at]
+    if byte(field) == 116 then
+      local kind, names = byte(field, 2), { cmsgpack.unpack(all[at + 1]) }
+      local numbers = needed[kind] or {}
+      local start = floor((m.next[kind] - 1) / TABLE)
+      if #field > 2 then
+        start = unpacked('>I4', field, 3)
+      end
+      local left, changed = 0, false
+      for each = 1, #names do
+        if numbers[start * TABLE + each - 1] then
+          left = left + 1
+        elseif names[each] ~= '' then
+          names[each] = ''
+          changed = true
+        end
+      end
+      if left == 0 and #field > 2 then
+        removes[#removes + 1] = field
+      elseif changed then
+        sets[#sets + 1] = field
+        sets[#sets + 1] = cmsgpack.pack(unpack(names))
+      end
+    end
+  end
+  many('HSET', session, sets)
+  many('HDEL', session, removes)
+end

@@ -1,0 +1,160 @@
+"""The blobs that this process lately read or wrote in Redis, so that a read need not send them again.
+
+A blob is what its number says for as long as its session's edition lasts, which the server tells with
+every answer: an edition ends when a blob is dropped, or set anew with another content. A read says
+which numbers are remembered here, and only if edition and generation are still the same the server
+leaves them out. Lists are always sent.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Collection, Iterable, Mapping
+from threading import Lock
+
+from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.storage.base import Blob
+from langchain_ttl_history.storage.redis_numbers import KIND
+
+__all__ = ["Mirror", "Mirrors"]
+
+# How many bytes are remembered of a session, and of all together.
+_EACH = 4 * 1024 * 1024
+_BYTES = 32 * 1024 * 1024
+# What a name and its containers cost besides the payload, in bytes.
+_OVERHEAD = 300
+
+
+class Mirror:
+    """Some blobs of one edition of a session, with all they refer to. More may be added, as true as the rest."""
+
+    __slots__ = ("blobs", "edition", "generation", "numbers", "size")
+
+    def __init__(self, generation: int, edition: int) -> None:
+        self.generation = generation
+        self.edition = edition
+        self.blobs: dict[str, Blob] = {}
+        self.numbers: dict[str, int] = {}
+        self.size = 0
+
+    def add(self, found: Mapping[str, Blob], numbers: Mapping[str, int]) -> None:
+        """Remember what was found, if it has a number and all it refers to is known."""
+        blobs = self.blobs
+        is_known = blobs.__contains__
+        waiting = [(name, blob) for name, blob in found.items() if name in numbers and not blob.also]
+        while waiting:
+            later = []
+            for name, blob in waiting:
+                if blob.refs and not all(map(is_known, blob.refs)):
+                    later.append((name, blob))
+                    continue
+                if name not in blobs:
+                    self.size += _OVERHEAD + len(blob.payload)
+                blobs[name] = blob
+                self.numbers[name] = numbers[name]
+            if len(later) == len(waiting):
+                break
+            waiting = later
+
+    def without(self, names: Collection[str], edition: int) -> Mirror:
+        """What is left in the next edition, which has something else for these names, or nothing."""
+        gone = set(names)
+        mirror = Mirror(self.generation, edition)
+        mirror.add({name: blob for name, blob in list(self.blobs.items()) if name not in gone}, self.numbers)
+        return mirror
+
+    def names(self) -> dict[int, str]:
+        """The names by their numbers."""
+        return {number: name for name, number in list(self.numbers.items())}
+
+    def runs(self) -> list[int]:
+        """The numbers, as kind, first number and count of each run."""
+        runs: list[int] = []
+        first = after = -1
+        for number in sorted(self.numbers.values()):
+            if number != after:
+                if after >= 0:
+                    runs += (first >> KIND, first & _NUMBER, after - first)
+                first = number
+            after = number + 1
+        if after >= 0:
+            runs += (first >> KIND, first & _NUMBER, after - first)
+        return runs
+
+    def complete(self, blobs: dict[str, Blob], refs: Iterable[str], follow: tuple[str, ...]) -> None:
+        """Add what these references lead to."""
+        find = self.blobs.get
+        pending = list(refs)
+        while pending:
+            name = pending.pop()
+            if name not in blobs and name[:1] in follow:
+                blob = find(name)
+                if blob is not None:
+                    blobs[name] = blob
+                    pending += blob.refs
+
+
+_NUMBER = (1 << KIND) - 1
+
+
+class Mirrors:
+    """Those of many sessions; the least recently used is forgotten first."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._mirrors: OrderedDict[SessionKey, Mirror] = OrderedDict()
+        # Those with which they were counted, since they grow.
+        self._sizes: dict[SessionKey, int] = {}
+        self._size = 0
+
+    def of(self, key: SessionKey) -> Mirror | None:
+        """What is remembered of a session."""
+        return self._mirrors.get(key)
+
+    def read(self, key: SessionKey, mirror: Mirror | None) -> None:
+        """Remember what a read found; None if there is no session."""
+        with self._lock:
+            known = self._mirrors.get(key)
+            if (
+                mirror is None
+                or known is None
+                or known.generation != mirror.generation
+                or known.edition <= mirror.edition
+            ):
+                self._keep(key, mirror)
+
+    def wrote(
+        self, key: SessionKey, generation: int, editions: tuple[int, int], found: Mapping[str, Blob],
+        numbers: Mapping[str, int], gone: Collection[str],
+    ) -> None:  # fmt: skip
+        """Remember what a write stored, between two editions, and forget what it dropped or set anew."""
+        before, after = editions
+        with self._lock:
+            mirror = self._mirrors.get(key)
+            if mirror is None or (mirror.generation == generation and mirror.edition > before):
+                return  # Or the answer to a write that another overtook.
+            if (mirror.generation, mirror.edition) != (generation, before):
+                mirror = None
+            elif after != before:
+                mirror = mirror.without(gone, after)
+            if mirror is not None:
+                mirror.add(found, numbers)
+            self._keep(key, mirror)
+
+    def forget(self, user_id: str, session_id: str | None) -> None:
+        """Forget a session, or all of a user's."""
+        with self._lock:
+            for key in [key for key in self._mirrors if key.user_id == user_id]:
+                if session_id in (None, key.session_id):
+                    self._keep(key, None)
+
+    def _keep(self, key: SessionKey, mirror: Mirror | None) -> None:
+        self._mirrors.pop(key, None)
+        self._size -= self._sizes.pop(key, 0)
+        if mirror is not None and mirror.size <= _EACH:
+            self._mirrors[key] = mirror
+            self._sizes[key] = mirror.size
+            self._size += mirror.size
+            while self._size > _BYTES:
+                oldest, _ = self._mirrors.popitem(last=False)
+                self._size -= self._sizes.pop(oldest)

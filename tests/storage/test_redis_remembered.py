@@ -1,0 +1,364 @@
+"""What a process remembers of sessions in Redis spares work, and is never told where it is no longer true."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import pytest
+import redis
+
+from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.storage import RedisStorage, redis_mirror
+from langchain_ttl_history.storage.base import Blob, Change, Entry, Lease, Query, Status
+from langchain_ttl_history.storage.redis_commands import Eval
+from langchain_ttl_history.testing import Clock
+from tests.storage.redis_cases import admin_of, close_redis, open_redis
+
+KEY = SessionKey("ada", "s1")
+LEASE = Lease(100.0, None)
+MESSAGES = {f"m{number}": Blob((b"%d" % number * 600)[:600]) for number in range(40)}
+TURN = Query(("h",), ("c", "m"), ("log", "h"))
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def storage(clock: Clock) -> AsyncIterator[RedisStorage]:
+    storage = open_redis(clock)
+    yield storage
+    await storage.aclose()
+    close_redis(storage)
+
+
+@pytest.fixture
+def another(storage: RedisStorage) -> Iterator[Callable[[], RedisStorage]]:
+    """Opens storages of other workers on the same sessions."""
+    opened: list[RedisStorage] = []
+
+    def another() -> RedisStorage:
+        settings = storage._settings
+        opened.append(RedisStorage(storage._clients._url, prefix=settings.keys._prefix, clock=settings.clock))
+        return opened[-1]
+
+    yield another
+    for each in opened:
+        each.close()
+
+
+@pytest.fixture
+def admin(storage: RedisStorage) -> Iterator[redis.Redis]:
+    with admin_of(storage) as admin:
+        yield admin
+
+
+def begin(storage: RedisStorage) -> None:
+    """A conversation of 40 messages, a checkpoint that shows them, and what points at it."""
+    checkpoint = {"c1": Blob(b"one", tuple(MESSAGES)), "h": Blob(b"", ("c1",), also=("w1",))}
+    storage.write(KEY, Change(LEASE, blobs={**MESSAGES, **checkpoint}, append=[("log", b"1", ("m1",))]))
+
+
+def told(storage: RedisStorage, query: Query = TURN) -> tuple[Any, int]:
+    """What a read finds, and how many bytes the server sent for it."""
+    sent: list[int] = []
+    send = storage._send
+
+    def count(request: Any) -> Any:
+        reply = send(request)
+        sent.append(sum(map(len, reply)))
+        return reply
+
+    storage._send = count  # type: ignore[method-assign]
+    try:
+        found = storage.read(KEY, query)
+    finally:
+        del storage._send  # type: ignore[method-assign]
+    return found, sum(sent)
+
+
+def test_a_write_that_refers_to_what_is_known_is_one_look_and_one_change(
+    storage: RedisStorage, admin: redis.Redis
+) -> None:
+    begin(storage)
+    change = Change(
+        LEASE,
+        blobs={"m40": Blob(b"new"), "c2": Blob(b"two", (*MESSAGES, "m40")), "h": Blob(b"", ("c2",))},
+        append=[("log", b"", ("m40",)), ("w2", b"", ("c2",)), ("log", b"", ())],
+    )
+    storage.write(KEY, change)
+    admin.config_resetstat()
+    storage.write(KEY, change)
+    used = {name: each["calls"] for name, each in admin.info("commandstats").items()}
+    assert {name: used.get(f"cmdstat_{name}", 0) for name in ("evalsha", "hmget", "hset")} == {
+        "evalsha": 1, "hmget": 1, "hset": 1,
+    }  # fmt: skip
+    assert not {"cmdstat_hget", "cmdstat_pexpire", "cmdstat_hdel", "cmdstat_eval", "cmdstat_hincrby"} & {*used}
+    found = storage.read(KEY, TURN)
+    assert found.blobs["c2"].refs == (*MESSAGES, "m40")
+    assert [entry.refs for entry in found.lists["log"]] == [("m1",), ("m40",), (), ("m40",), ()]
+
+
+def test_a_write_moves_deadlines_once_a_tenth_of_the_idle_time_is_over(
+    storage: RedisStorage, clock: Clock, admin: redis.Redis
+) -> None:
+    begin(storage)
+    for seconds, moves in ((9.0, False), (1.5, True), (0.5, False)):
+        clock.advance(seconds)
+        admin.config_resetstat()
+        storage.write(KEY, Change(LEASE, append=[("log", b"", ())]))
+        assert ("cmdstat_pexpire" in admin.info("commandstats")) == moves
+        found = storage.read(KEY, Query())
+        assert found.expires_at is not None
+        assert clock.now + 100 <= found.expires_at <= clock.now + 110
+        assert clock.now - 10 <= found.last_used_at <= clock.now
+    clock.advance(20)
+    storage.write(SessionKey("ada", "s2"), Change(LEASE))
+    assert [key.session_id for key in storage.sessions("ada")[0]] == ["s1", "s2"]
+
+
+def test_a_read_is_not_sent_what_this_process_read_or_wrote(storage: RedisStorage, another: Any) -> None:
+    begin(storage)
+    first, whole = told(storage)
+    assert whole > 20_000
+    again, rest = told(storage)
+    assert rest < 500
+    assert again == first
+    storage.write(KEY, Change(LEASE, blobs={"m40": Blob(b"x" * 900), "c2": Blob(b"", (*MESSAGES, "m40"))}))
+    storage.write(KEY, Change(LEASE, blobs={"h": Blob(b"", ("c2",), 1)}, append=[("log", b"", ("m40",))]))
+    found, rest = told(storage)
+    assert rest < 500
+    other = another()
+    assert told(other)[0] == found
+    assert {*found.blobs} == {"h", "c2", *MESSAGES, "m40"}
+    # What others write is sent, and nothing else.
+    other.write(KEY, Change(LEASE, append=[("log", b"", ("m41",))], blobs={"m41": Blob(b"y" * 900)}))
+    found, rest = told(storage)
+    assert 900 < rest < 2_000
+    assert found.blobs["m41"].payload == b"y" * 900
+
+
+def test_an_outline_is_not_sent_it_either(storage: RedisStorage, another: Any) -> None:
+    begin(storage)
+    everything = Query(outline=True)
+    expected, whole = told(another(), everything)
+    told(storage)
+    found, rest = told(storage, everything)
+    assert found == expected
+    assert rest < 0.2 * whole
+    storage.write(KEY, Change(LEASE, drop=["m3", "c1"], blobs={"h": Blob(b"", ("m1",))}))
+    storage.write(KEY, Change(LEASE, blobs={"m3": Blob(b"again"), "c3": Blob(b"", ("m3", "m4"))}))
+    for query in (everything, Query(("c3",), ("m",)), everything):
+        assert told(storage, query)[0] == told(another(), query)[0]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        [{"drop": ["m7"]}],
+        [{"drop": ["m7"]}, {"blobs": {"m7": Blob(b"again")}}],
+        [{"drop": ["m7"]}, {"append": [("m7", b"a list by now", ())]}],
+        [{"blobs": {"m7": Blob(b"another")}}],
+        [{"blobs": {"m7": Blob(b"another")}}, {"blobs": {"m7": MESSAGES["m7"]}}],
+        [{"blobs": {"c1": Blob(b"another", ("m3",))}}],
+        [{"blobs": {"h": Blob(b"", ("c1",))}}, {"blobs": {"h": Blob(b"", ("m2",))}}],
+        [{"drop": ["c1", "m1"]}, {"blobs": {"c1": Blob(b"one", ("m2",)), "m1": Blob(b"1")}}],
+    ],
+)
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_another_worker_changed_is_seen_at_once(
+    storage: RedisStorage, another: Any, changes: list[dict[str, Any]], *, whole: bool
+) -> None:
+    begin(storage)
+    storage.read(KEY, Query(outline=True) if whole else TURN)
+    other = another()
+    other.read(KEY, TURN)
+    for change in changes:
+        assert other.write(KEY, Change(LEASE, **change)).status is Status.STORED
+        for query in (TURN, Query(outline=True), Query(("c1", "m7"), ("m",))):
+            expected = another().read(KEY, query)
+            assert storage.read(KEY, query) == expected
+            assert other.read(KEY, query) == expected
+
+
+def test_what_is_set_anew_as_it_was_stays_remembered(storage: RedisStorage, another: Any) -> None:
+    begin(storage)
+    told(storage)
+    another().write(KEY, Change(LEASE, blobs={"m1": MESSAGES["m1"], "c1": Blob(b"one", tuple(MESSAGES))}))
+    assert told(storage)[1] < 500
+
+
+def test_another_generation_is_not_taken_for_the_one_that_is_remembered(
+    storage: RedisStorage, another: Any, clock: Clock
+) -> None:
+    begin(storage)
+    told(storage)
+    other = another()
+    other.delete(*KEY, 60.0)
+    clock.advance(1)
+    other.write(KEY, Change(LEASE, blobs={name: Blob(b"new") for name in MESSAGES}))
+    other.write(KEY, Change(LEASE, blobs={"c1": Blob(b"", ("m1", "m2")), "h": Blob(b"", ("c1",))}))
+    assert {name: blob.payload for name, blob in storage.read(KEY, TURN).blobs.items()} == {
+        "h": b"", "c1": b"", "m1": b"new", "m2": b"new",
+    }  # fmt: skip
+
+
+def test_what_a_query_does_not_follow_is_not_told(storage: RedisStorage) -> None:
+    begin(storage)
+    storage.read(KEY, TURN)
+    assert {*storage.read(KEY, Query(("h",), ("c",))).blobs} == {"h", "c1"}
+    assert {*storage.read(KEY, Query(("h",))).blobs} == {"h"}
+    assert storage.read(KEY, Query(("c1",))).blobs["c1"].refs == tuple(MESSAGES)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_nothing_is_remembered_of_what_was_deleted_or_is_over(
+    storage: RedisStorage, clock: Clock, *, whole: bool
+) -> None:
+    for key in (KEY, SessionKey("ada", "s2"), SessionKey("bob", "s1"), SessionKey("bob", "s2")):
+        storage.write(key, Change(LEASE, blobs=MESSAGES))
+        storage.read(key, Query(outline=True))
+    storage.delete("ada", None if whole else "s1", 60.0)
+    mirrors = storage._settings.mirrors
+    expected = {SessionKey("bob", "s1"), SessionKey("bob", "s2")}
+    assert {*mirrors._mirrors} == (expected if whole else expected | {SessionKey("ada", "s2")})
+    clock.advance(200)
+    storage.read(SessionKey("bob", "s1"), Query())
+    assert SessionKey("bob", "s1") not in mirrors._mirrors
+    assert mirrors._size == sum(mirrors._sizes.values()) == sum(each.size for each in mirrors._mirrors.values())
+
+
+def test_what_is_remembered_is_bounded(storage: RedisStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redis_mirror, "_EACH", 60_000)
+    monkeypatch.setattr(redis_mirror, "_BYTES", 150_000)
+    keys = [SessionKey("ada", f"s{number}") for number in range(9)]
+    mirrors = storage._settings.mirrors
+    for key in keys:
+        storage.write(key, Change(LEASE, blobs=MESSAGES))
+        storage.read(key, Query(outline=True))
+    assert [*mirrors._mirrors] == keys[-len(mirrors._mirrors) :]
+    assert 0 < mirrors._size <= 150_000
+    storage.write(keys[-1], Change(LEASE, blobs={"big": Blob(b"x" * 60_000)}))
+    assert keys[-1] not in mirrors._mirrors
+    assert storage.read(keys[-1], Query(outline=True)).blobs == {**MESSAGES, "big": Blob(b"x" * 60_000)}
+    assert mirrors._size == sum(each.size for each in mirrors._mirrors.values())
+
+
+# --- writes that overlap ------------------------------------------------------------------------------
+
+
+def sent_during(storage: RedisStorage, first: Change, then: Callable[[], Any], *, before: bool = False) -> list[Eval]:
+    """All requests of a write, and of what happens between its being done and its answer being read, or before."""
+    send = storage._send
+    requests: list[Any] = []
+
+    def interrupted(request: Any) -> Any:
+        requests.append(request)
+        is_first = len(requests) == 1
+        if is_first and before:
+            then()
+        reply = send(request)
+        if is_first and not before:
+            then()
+        return reply
+
+    storage._send = interrupted  # type: ignore[method-assign]
+    try:
+        assert storage.write(KEY, first).status is Status.STORED
+    finally:
+        del storage._send  # type: ignore[method-assign]
+    return requests
+
+
+def test_a_write_that_overlaps_with_one_that_frees_is_one_request(storage: RedisStorage) -> None:
+    """It counts on an epoch that has ended, but knows what ended it."""
+    begin(storage)
+    storage.write(KEY, Change(LEASE, blobs={"c2": Blob(b"", ("m1", "m2"))}))
+    outcomes = []
+
+    def meanwhile() -> None:
+        change = Change(LEASE, blobs={"c3": Blob(b"", ("m1", "c2"))}, append=[("log", b"", ("m2",))])
+        outcomes.append(storage.write(KEY, change))
+
+    requests = sent_during(storage, Change(LEASE, drop=["m5", "m6"]), meanwhile)
+    assert len(requests) == 2
+    assert outcomes[0].status is Status.STORED
+    found = storage.read(KEY, Query(("c3", "c1"), ("m",)))
+    assert found.blobs["c3"].refs == ("m1", "c2")
+    assert {"m5", "m6"}.isdisjoint(found.blobs)
+    # Nothing that was known before is forgotten.
+    assert storage._settings.numbers.of(KEY).numbers.keys() >= {*MESSAGES, "c1", "c2", "c3"} - {"m5", "m6"}
+
+
+@pytest.mark.parametrize("name", ["m5", "log"])
+def test_a_write_that_overlaps_with_one_that_frees_what_it_needs_is_told(storage: RedisStorage, name: str) -> None:
+    begin(storage)
+    outcomes = []
+
+    def meanwhile() -> None:
+        refers = Change(LEASE, blobs={"c3": Blob(b"", ("m5",))})
+        again = Change(LEASE, blobs={"m5": Blob(b"again"), "c3": Blob(b"", ("m5",))})
+        outcomes.append(storage.write(KEY, refers if name == "m5" else again))
+
+    sent_during(storage, Change(LEASE, drop=["m5"]), meanwhile)
+    if name == "m5":
+        assert outcomes[0].missing == {"m5"}
+    else:
+        assert outcomes[0].status is Status.STORED
+        assert storage.read(KEY, Query(("c3",), ("m",))).blobs["m5"] == Blob(b"again")
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_another_workers_freeing_is_not_taken_for_ones_own(
+    storage: RedisStorage, another: Any, *, before: bool
+) -> None:
+    begin(storage)
+    outcomes = []
+
+    def meanwhile() -> None:
+        another().write(KEY, Change(LEASE, drop=["m1"]))
+        outcomes.append(storage.write(KEY, Change(LEASE, blobs={"c3": Blob(b"", ("m1", "m2"))})))
+
+    sent_during(storage, Change(LEASE, drop=["m5"]), meanwhile, before=before)
+    assert outcomes[0].missing == {"m1"}
+
+
+# --- names --------------------------------------------------------------------------------------------
+
+
+def test_references_keep_their_names_when_names_that_nothing_needs_are_dropped(
+    storage: RedisStorage, another: Any, admin: redis.Redis
+) -> None:
+    storage.write(KEY, Change(LEASE, blobs={f"m{number}": Blob(b"") for number in range(400)}))
+    storage.write(
+        KEY, Change(LEASE, blobs={"c": Blob(b"", ("m0", "m33", "m399"))}, append=[("log", b"", ("m77", "m78"))])
+    )
+    (_, session), _, _ = storage._settings.keys.of(KEY)
+    before = admin.hlen(session)
+    storage.write(KEY, Change(LEASE, drop=[f"m{number}" for number in range(400)]))
+    assert before - 400 > admin.hlen(session) - 20, "tables went"
+    assert admin.hlen(session) < 20
+    for each in (storage, another()):
+        for query in (Query(("c", "log")), Query(("c", "log"), ("m",)), Query(outline=True)):
+            found = each.read(KEY, query)
+            assert {*found.blobs} == {"c"}
+            assert found.blobs["c"].refs == ("m0", "m33", "m399")
+            assert found.lists["log"] == [Entry(1, b"", ("m77", "m78"))]
+    assert storage.write(KEY, Change(LEASE, blobs={"m0": Blob(b"again")})).status is Status.STORED
+    assert another().read(KEY, Query(("c",), ("m",))).blobs["m0"].payload == b"again"
+
+
+@pytest.mark.parametrize("letter", ["m", "é", "\0", "\x80", "🙂", "\ud800"])
+def test_names_may_begin_with_anything(storage: RedisStorage, another: Any, letter: str) -> None:
+    long = letter + "x" * 60
+    blobs = {letter: Blob(b"1"), long: Blob(b"2"), f"{letter}3": Blob(b"3", (letter, long)), "è": Blob(b"4")}
+    storage.write(KEY, Change(LEASE, blobs=blobs))
+    storage.write(KEY, Change(LEASE, blobs={"c": Blob(b"", (f"{letter}3", long, "è"))}))
+    for _ in range(2):
+        for each in (storage, another()):
+            found = each.read(KEY, Query(("c",), (letter,)))
+            assert {*found.blobs} - {"è"} == {"c", f"{letter}3", letter, long}
+            assert ("è" in found.blobs) == (letter == "è")
+            assert each.read(KEY, Query(outline=True)).blobs == {**blobs, "c": found.blobs["c"]}
