@@ -141,9 +141,9 @@ class Model(RuleBasedStateMachine):
     def settle(self, key: SessionKey, session: Session, before: float | None) -> None:
         """See when the session ends now: as the model says, or a bounded time later."""
         found = self.call("read", key, Query())
-        if session.deadline <= self.clock.now:
+        if not found.generation:
             # It was given an idle time that is over already, or is older than it may get.
-            assert found.generation == 0
+            assert session.deadline <= self.clock.now
             session.ends = session.deadline
             return
         ends = float("inf") if found.expires_at is None else found.expires_at
