@@ -67,7 +67,7 @@ class SessionBuffer(Administration):
         self._retention = retention or Retention()
         self._default_user = None if default_user is None else valid_id("default_user", default_user)
         codec = Codec(allowed=_classes(allow_types), learning=self._storage.private, cipher=serde)
-        self._sessions = Sessions(codec, self._retention)
+        self._sessions = Sessions(codec, self._retention, self._storage.slack)
         self._tombstone_ttl = max(_DAY, self._retention.idle_seconds or _DAY)
 
     def __repr__(self) -> str:

@@ -27,14 +27,14 @@ from langchain_ttl_history.window import Caps, visible
 
 __all__ = ["hard_limits", "limits", "plan", "together"]
 
-# How far over its caps a session may grow before a run frees it with its first write, and before
-# a write frees it at once; how far under the bound on bytes it then goes. Most writes free nothing.
-_SLACK, _MORE_SLACK = 1.25, 1.5
+# How much further a session may grow before a write frees it at once; how far under the bound on
+# bytes it then goes. Most writes free nothing.
+_MORE_SLACK = 0.25
 _BYTES_GOAL = 0.9
 
 
-def limits(retention: Retention, slack: float = _SLACK) -> dict[str, int]:
-    """The weights of lists from which on whoever reads a session is to free it."""
+def limits(retention: Retention, slack: float) -> dict[str, int]:
+    """The weights of lists from which on whoever reads a session is to free it; see `Storage.slack`."""
     found: dict[str, int] = {}
     if retention.max_checkpoints is not None:
         found[INDEX] = int(retention.max_checkpoints * slack) + 2
@@ -44,9 +44,9 @@ def limits(retention: Retention, slack: float = _SLACK) -> dict[str, int]:
     return found
 
 
-def hard_limits(retention: Retention) -> dict[str, int]:
+def hard_limits(retention: Retention, slack: float) -> dict[str, int]:
     """The weights of lists from which on a write frees at once."""
-    return limits(retention, _MORE_SLACK)
+    return limits(retention, slack + _MORE_SLACK)
 
 
 def together(change: Change, freed: Change) -> Change | None:

@@ -89,6 +89,8 @@ class Sessions:
 
     codec: Codec
     retention: Retention
+    slack: float
+    """The storage's."""
     memo: Memo = field(default_factory=Memo)
 
     @cached_property
@@ -217,12 +219,12 @@ class Sessions:
     @cached_property
     def limits(self) -> Mapping[str, int]:
         """The weights of lists from which on whoever reads a session is to free it."""
-        return limits(self.retention)
+        return limits(self.retention, self.slack)
 
     @cached_property
     def hard_limits(self) -> Mapping[str, int]:
         """The weights of lists from which on a write frees at once."""
-        return hard_limits(self.retention)
+        return hard_limits(self.retention, self.slack)
 
     def note(self, key: SessionKey, view: View) -> None:
         """Remember what a run that read all of a session can free with its first write."""

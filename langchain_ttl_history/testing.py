@@ -443,4 +443,5 @@ class StorageContract:
 
     async def test_it_says_whether_only_this_process_can_write_to_it(self) -> None:
         assert type(self.storage.private) is bool
+        assert 1 < self.storage.slack < 3
         assert await self.call("close") is None

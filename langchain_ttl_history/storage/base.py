@@ -203,6 +203,9 @@ class Storage(Protocol):
 
     private: bool
     """Whether only this process can write to it."""
+    slack: float
+    """How far over its caps a session may grow before it is freed: 1.25 is by a quarter. What is kept in vain
+    stands against what freeing costs; no reader sees either."""
 
     def read(self, key: SessionKey, query: Query) -> Snapshot:
         """Read parts of one session.

@@ -54,6 +54,7 @@ class MemoryStorage:
     """
 
     private = True
+    slack = 1.5
 
     def __init__(
         self,

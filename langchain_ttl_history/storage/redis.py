@@ -48,6 +48,7 @@ class RedisStorage:
     """
 
     private = False
+    slack = 1.25
 
     def __init__(
         self,

@@ -52,6 +52,8 @@ class SQLiteStorage:
         StorageError: The file cannot be opened, or a newer version wrote it.
     """
 
+    slack = 1.5
+
     def __init__(
         self,
         path: str | os.PathLike[str],
