@@ -1,12 +1,12 @@
 -- Changes one session, whole or not at all: whatever write.lua leaves.
 --
 -- KEYS: the user, the session.
--- ARGV[1], packed: digest of the key, the time or -1, margin; idle time and maximal age
---   (-1 unbounded); a name of this request; the session's own idle time (-1 as it is, 1 none);
---   whether it is upkeep, whether it must be new; the position, the generation, the guard's
---   generation it expects (-1 any), the blob the guard needs or ''; blobs (name, mark, what belongs
---   to it, references, whether the payload is shortened), entries to append (list, references, the length of the payload before it was shortened or 0),
---   entries to place (list, position, references, that length), names to drop, lists to trim (list, positions), lists to weigh.
+-- ARGV[1], packed: digest of the key, the time or -1, margin; idle time and maximal age (-1 unbounded); a name
+--   of this request; the session's own idle time (-1 as it is, 1 none); whether it is upkeep, whether it must be
+--   new; the position, the generation, the guard's generation it expects (-1 any), the blob the guard needs or
+--   ''; blobs (name, mark, what belongs to it, references, whether the payload is shortened), entries to append
+--   (list, references, the length of the payload before it was shortened or 0), entries to place (list,
+--   position, references, that length), names to drop, lists to trim (list, positions), lists to weigh.
 -- ARGV[2]: the key's ids.
 -- ARGV[3...]: the payloads of the blobs, of the appended and of the placed entries.
 -- Reply: S, numbers, weights, sorts and numbers of the blobs, in one; D behind the fence, A absent, M moved; X

@@ -65,7 +65,8 @@ local function list_as(list)
   return pack('>I4I4I4I4I8', list.count, list.weight, list.first, list.after, list.newest) .. list.tail
 end
 
--- Appends an entry to a list. `full` is the length of its payload if that was shortened, otherwise 0. What it grew out of is put aside, so that an append does not touch it.
+-- Appends an entry to a list. `full` is the length of its payload if that was shortened, otherwise 0. What it
+-- grew out of is put aside, so that an append does not touch it.
 local function grow(list, name, position, weight, refs, payload, full, values)
   local entry = pack('>I6I4I4I2', position, #refs, #payload, full) .. refs .. payload
   if #list.tail > 0 and #list.tail + #entry > 1024 then

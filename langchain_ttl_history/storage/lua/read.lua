@@ -7,12 +7,12 @@
 --   list over which an outline is the answer; the generation and the edition of what the client
 --   remembers, and the blobs that are: for each run of numbers, in their order, kind, first and count.
 -- ARGV[2]: the key's ids.
--- Reply: [time, fence] as packed numbers; where there is a session its numbers behind them, whether
---   this is an outline, and how many of the following strings are of which sort; then packed
---   lengths, and the strings they are of, several in one. These are of the tables of names that the references need field and value, of the
---   blobs that were named name and value, of the lists name and value, and of the blobs that were
---   followed only the value, since its number says the name. Of an outline they are field and value
---   of all there is. What the client remembers is never sent.
+-- Reply: [time, fence] as packed numbers; where there is a session its numbers behind them, whether this is an
+--   outline, and how many of the following strings are of which sort; then packed lengths, and the strings they
+--   are of, several in one. These are of the tables of names that the references need field and value, of the
+--   blobs that were named name and value, of the lists name and value, and of the blobs that were followed only
+--   the value, since its number says the name. Of an outline they are field and value of all there is. What the
+--   client remembers is never sent.
 
 local session = KEYS[2]
 local a = cmsgpack.unpack(ARGV[1])

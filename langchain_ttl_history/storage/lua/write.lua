@@ -1,15 +1,15 @@
 -- Stores blobs and appends entries where all they refer to is known: what a write mostly is.
 --
 -- KEYS: the user, the session.
--- ARGV[1], packed: the time or -1, margin; idle time and maximal age (-1 unbounded); the generation
---   it expects, the guard's generation (-1 any), the blob the guard needs or ''; the generation and
---   the epoch in which the numbers in references were learnt (-1 where there are none), a request
---   that may have begun the next epoch without any change to this, or ''; digest of the key, a name of this request; the kinds of the blobs that may be new; of each blob the name,
---   the length of what is between its number and its payload, 0 where that is nothing, the length of
---   its payload, whether that is shortened, and places; of each entry the list, the lengths of its references and of its
---   payload, the length of that before it was shortened or 0, its weight, and places.
---   Places are 0, or after how many bytes a number is to be put into references and of which blob
---   of this write, for each that has none yet.
+-- ARGV[1], packed: the time or -1, margin; idle time and maximal age (-1 unbounded); the generation it
+--   expects, the guard's generation (-1 any), the blob the guard needs or ''; the generation and the epoch in
+--   which the numbers in references were learnt (-1 where there are none), a request that may have begun the
+--   next epoch without any change to this, or ''; digest of the key, a name of this request; the kinds of the
+--   blobs that may be new; of each blob the name, the length of what is between its number and its payload, 0
+--   where that is nothing, the length of its payload, whether that is shortened, and places; of each entry the
+--   list, the lengths of its references and of its payload, the length of that before it was shortened or 0, its
+--   weight, and places. Places are 0, or after how many bytes a number is to be put into references and of which
+--   blob of this write, for each that has none yet.
 -- ARGV[2]: the key's ids.
 -- ARGV[3]: what the lengths are of, in one, since clients take long over many small arguments.
 -- Reply: S, numbers, weights of the lists, sorts and numbers of the blobs, in one; D behind the fence, M moved,
