@@ -98,13 +98,14 @@ class Base:
 
     def recalled(self, names: Sequence[str], codec: Codec) -> list[BaseMessage]:
         """The messages of these names, as far as they are known from the first on."""
-        known, _, count, begin, ends, images = self.strip
+        # Looked up once, since another thread may replace it.
+        known, classes, count, begin, ends, images = self.strip
         if not count or list(names[:count]) != known[:count]:
             return []
         if ends[count - 1] < len(images):
             # Images of others stand behind.
             begin, images = joined([images[begin : ends[count - 1]]], count)
-        return codec.messages_of(images, self.strip.classes[:count])
+        return codec.messages_of(images, classes[:count])
 
 
 def _body_read(name: str, message: BaseMessage, blobs: Mapping[str, Blob], codec: Codec) -> Body:

@@ -23,7 +23,6 @@ from langchain_ttl_history.conversation import LOG, Seen
 from langchain_ttl_history.flow import Flow, reading, writing
 from langchain_ttl_history.index import INDEX, SUBS, line_of
 from langchain_ttl_history.keys import SessionKey, label
-from langchain_ttl_history.memo import Known
 from langchain_ttl_history.outlived import held_by, leave_aged
 from langchain_ttl_history.pending import decode_writes, encode_writes
 from langchain_ttl_history.sessions import Sessions
@@ -97,14 +96,13 @@ class CheckpointWrites:
         del checkpoint["channel_values"]
         seen = checkpoint["versions_seen"] = dict(checkpoint["versions_seen"])
         token = Token.taken_from(seen)
-        known = self._known(key, put, token)
-        if known is not None:
-            parent = None if put.parent is None else known.records[put.parent_name]
-            ground = _Ground(known.generation or None, 0.0, parent, ())
-            change, record = self._planned(key, put, checkpoint, token, ground, known.base)
+        remembered = self._remembered(key, put, token)
+        if remembered is not None:
+            ground, base = remembered
+            change, record = self._planned(key, put, checkpoint, token, ground, base)
             outcome = yield from self.sessions.storing(key, change)
             if outcome.status not in (Status.MOVED, Status.MISSING):
-                known.base.sent(change.blobs)
+                base.sent(change.blobs)
                 if outcome.status is Status.STORED:
                     yield from self._done(key, put, record, outcome)
                 return outcome
@@ -115,18 +113,20 @@ class CheckpointWrites:
             yield from self._done(key, put, record, outcome)
         return outcome
 
-    def _known(self, key: SessionKey, put: Put, token: Token | None) -> Known | None:
+    def _remembered(self, key: SessionKey, put: Put, token: Token | None) -> tuple[_Ground, Base] | None:
         """What this process knows of what a put builds on; None if that must be read."""
         if put.parent is None:
-            return self.sessions.memo.of(key, 0)
+            return _Ground(None, 0.0, None, ()), self.sessions.memo.of(key, 0).base
         known = self.sessions.memo.last(key)
-        if known is None or put.parent_name not in known.records:
+        if known is None or (token is not None and token.generation != known.generation):
             return None
-        if token is not None and token.generation != known.generation:
+        # Looked up once: another run that builds on it as well may put an end to what is remembered of it.
+        parent = known.records.get(put.parent_name)
+        if parent is None:
             return None
         if not put.ns and self.messages_key not in put.checkpoint["channel_values"]:
             return None  # Perhaps a `DeltaChannel`, whose pending writes are needed.
-        return known
+        return _Ground(known.generation, 0.0, parent, ()), known.base
 
     def _read(self, key: SessionKey, put: Put) -> Flow[_Ground]:
         if put.parent is None:
