@@ -141,7 +141,10 @@ def encode_conversation(
         # What stands behind the image of the last but one is that of the last.
         is_last = images and count + len(bodies) + 1 == len(messages) and is_core(message)
         image = images[end:] if is_last else codec.image_of(message)
-        end += len(image or b"")
+        if image is None:
+            images = b""  # It stands among them all the same, so that nothing behind it is found.
+        else:
+            end += len(image)
         body = _encode(message, base, codec, where, blobs, image)
         bodies.append(body)
         names.append(body.name)
