@@ -102,7 +102,7 @@ def test_show_takes_nothing_said_for_markup_or_a_control_code(call: Call) -> Non
 
 def test_no_command_that_looks_is_a_use(call: Call, buffer: SessionBuffer) -> None:
     before = buffer.info("alice", "support")
-    time.sleep(0.01)
+    time.sleep(0.01)  # the clock of another process cannot be set, and a use would show only later
     for words in (["sessions", "--all"], ["info", "alice", "support"], ["show", "alice", "support"], ["stats"]):
         assert call(*words).exit_code == 0
     assert buffer.info("alice", "support") == before
