@@ -183,6 +183,9 @@ def _encode(
     exact = packed is not None
     if packed is None:
         packed = codec.verified_message(message, f"{where}, message {message.id!r}")
+    if image is not None and codec.image_of(message) != image:
+        # Changed since it was taken: the run gives a message its id while what a task wrote is being stored.
+        image = None
     if id and body is not None and body.cls is None and body.content == packed:
         base.resend(body.name, blobs)
         if image is not None:

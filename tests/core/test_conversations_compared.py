@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 
-from langchain_ttl_history.bodies import Base, decode_bodies, encode_conversation
+from langchain_ttl_history.bodies import Base, decode_bodies, encode_bodies, encode_conversation
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.plain import plainly
 from langchain_ttl_history.storage.base import Blob
@@ -200,3 +200,21 @@ def test_plain_data_with_suspect_bytes_is_plain_all_the_same(value: Any) -> None
     packed = plainly(value)
     assert packed is not None
     assert ormsgpack.unpackb(packed) == value
+
+
+class Meanwhile(Codec):
+    """A codec during whose work the run gives a message its id, as it does while what a task wrote is stored."""
+
+    def image_of(self, message: BaseMessage) -> bytes | None:
+        image = super().image_of(message)
+        message.id = message.id or "given"
+        return image
+
+
+def test_a_message_that_gets_its_id_while_it_is_stored_comes_back_with_it() -> None:
+    codec, base = Meanwhile(), Base()
+    message = AIMessage("answer")
+    sent: dict[str, Blob] = {}
+    names = encode_bodies([message], base, codec, "here", sent)
+    base.learn_read(names, [message], sent, codec)
+    assert decode_bodies(names, sent, codec, base) == [AIMessage("answer", id="given")]
