@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import struct
 from collections.abc import Callable, Iterator
 from weakref import WeakKeyDictionary
@@ -122,6 +123,32 @@ def assert_counts(fields: dict[bytes, bytes]) -> None:
         field[1:]: int.from_bytes(value[4:8], "big") for field, value in fields.items() if field[:1] == b"l"
     } == weights
     assert all(name_of(fields, *numbered) for numbered in needed)
+
+
+def moved(admin: redis.Redis, do: Callable[[], object]) -> int:
+    """The bytes of hash fields that scripts look at or store meanwhile, which is what their time goes by.
+
+    Counted, not timed: a server's collector may be busy with what was there before.
+    """
+    mark = "the end of what is counted"
+    size = 0
+    with admin.monitor() as monitor:
+        do()
+        admin.echo(mark)
+        while True:
+            line: bytes = monitor.connection.read_response()
+            name, *arguments = [
+                each.decode("unicode_escape").encode("latin-1") for each in re.findall(rb'"((?:[^"\\]|\\.)*)"', line)
+            ]
+            if arguments == [mark.encode()]:
+                return size
+            if b" lua] " not in line:
+                continue
+            assert name not in (b"HGETALL", b"HSCAN", b"HVALS"), "all of a session was looked at"
+            if name in (b"HGET", b"HMGET"):
+                size += sum(admin.hstrlen(arguments[0], field) for field in arguments[1:])
+            elif name == b"HSET":
+                size += sum(map(len, arguments[1:]))
 
 
 def name_of(fields: dict[bytes, bytes], kind: int, number: int) -> bytes:
