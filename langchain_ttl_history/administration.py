@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 
 from langchain_ttl_history.errors import ConfigurationError, MissingUserError
-from langchain_ttl_history.flow import arun, run, writing
+from langchain_ttl_history.flow import arun, run
 from langchain_ttl_history.keys import SessionKey, valid_id
 from langchain_ttl_history.retention import Duration, seconds
 from langchain_ttl_history.sessions import SessionInfo, Sessions
@@ -90,12 +90,12 @@ class Administration:
         Returns whether there is such a session.
         """
         key, change = self._idle_change(user_id, session_id, idle_ttl)
-        return run(self._storage, writing(key, change)).status is Status.STORED
+        return self._storage.write(key, change).status is Status.STORED
 
     async def aset_idle_ttl(self, user_id: object = None, session_id: object = None, idle_ttl: Duration = None) -> bool:
         """Async :meth:`set_idle_ttl`."""
         key, change = self._idle_change(user_id, session_id, idle_ttl)
-        return (await arun(self._storage, writing(key, change))).status is Status.STORED
+        return (await self._storage.awrite(key, change)).status is Status.STORED
 
     def _idle_change(self, user_id: object, session_id: object, idle_ttl: Duration) -> tuple[SessionKey, Change]:
         key = self._key(user_id, session_id)

@@ -22,7 +22,7 @@ from langchain_ttl_history.checkpoints import (
 )
 from langchain_ttl_history.codec import delta_snapshot
 from langchain_ttl_history.conversation import LOG, Seen
-from langchain_ttl_history.flow import Flow, reading
+from langchain_ttl_history.flow import Flow, Read
 from langchain_ttl_history.index import INDEX, SUBS, Line, lines_of
 from langchain_ttl_history.keeping import leaves, shown_lines, waiting_roots
 from langchain_ttl_history.keys import SessionKey
@@ -129,7 +129,7 @@ class CheckpointReads:
         names = (head,) if id is None else (head, _c("", id), _w("", id), INDEX)
         limits = {} if lease is None else self.sessions.limits
         query = Query(names, _FOLLOW, (LOG, head), lease, outline_over=limits)
-        snapshot = yield from reading(key, query)
+        snapshot: Snapshot = yield Read(key, query)
         if not snapshot.generation:
             return None
         view = self.sessions.look(snapshot, self.sessions.memo.base_of(key, snapshot.generation))
@@ -234,7 +234,7 @@ class CheckpointReads:
 
     def _load_sub(self, key: SessionKey, ns: str, id: str | None, lease: Lease | None) -> Flow[Loaded | None]:
         names = (head_name(ns),) if id is None else (_c(ns, id), _w(ns, id))
-        snapshot = yield from reading(key, Query(names, _FOLLOW, None, lease))
+        snapshot: Snapshot = yield Read(key, Query(names, _FOLLOW, None, lease))
         pointer = snapshot.blobs.get(head_name(ns))
         name = pointer.refs[0] if pointer is not None else _c(ns, id or "")
         if name not in snapshot.blobs:
@@ -253,7 +253,7 @@ class CheckpointReads:
         """The checkpoints a session shows, oldest first; the id of the one shown instead of none."""
         head = head_name("")
         query = Query((INDEX, SUBS, head), (), (LOG, head), lease)
-        snapshot = yield from reading(key, query)
+        snapshot: Snapshot = yield Read(key, query)
         roots = lines_of(snapshot.lists.get(INDEX, ()))
         subs = lines_of(snapshot.lists.get(SUBS, ()))
         if not roots and snapshot.lists.get(LOG):
@@ -262,7 +262,7 @@ class CheckpointReads:
         waiting: set[str] = set()
         if cap is not None and len(roots) > cap:
             ends = leaves(roots)
-            writes = yield from reading(key, Query(tuple(_w("", line.id) for line in ends)))
+            writes: Snapshot = yield Read(key, Query(tuple(_w("", line.id) for line in ends)))
             waiting = waiting_roots(ends, writes, self.sessions.codec)
         return shown_lines(roots, subs, cap, waiting), None
 

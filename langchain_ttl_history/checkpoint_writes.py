@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+from langgraph.checkpoint.base import Checkpoint
 
 from langchain_ttl_history.bodies import Base
 from langchain_ttl_history.checkpoint_reads import FIRST_METADATA, Token, first_checkpoint
@@ -20,7 +22,7 @@ from langchain_ttl_history.checkpoints import (
 )
 from langchain_ttl_history.codec import is_snapshot
 from langchain_ttl_history.conversation import LOG, Seen
-from langchain_ttl_history.flow import Flow, reading, writing
+from langchain_ttl_history.flow import Flow, Read, Write
 from langchain_ttl_history.index import INDEX, SUBS, line_of
 from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.outlived import held_by, leave_aged
@@ -54,7 +56,7 @@ class Put(NamedTuple):
     parent: str | None
     parent_name: str
     """Of its parent, if it has one."""
-    checkpoint: Mapping[str, Any]
+    checkpoint: Checkpoint
     metadata: dict[str, Any]
     changed: Container[str]
     """The channels whose value is another than the parent's, as LangGraph says."""
@@ -92,7 +94,7 @@ class CheckpointWrites:
         Raises:
             TypeNotAllowedError: A value would not come back as it is; nothing was stored.
         """
-        checkpoint = dict(put.checkpoint)
+        checkpoint: dict[str, Any] = {**put.checkpoint}
         del checkpoint["channel_values"]
         seen = checkpoint["versions_seen"] = dict(checkpoint["versions_seen"])
         token = Token.taken_from(seen)
@@ -100,7 +102,7 @@ class CheckpointWrites:
         if remembered is not None:
             ground, base = remembered
             change, record = self._planned(key, put, checkpoint, token, ground, base)
-            outcome = yield from self.sessions.storing(key, change)
+            outcome: Outcome = yield from self.sessions.storing(key, change)
             if outcome.status not in (Status.MOVED, Status.MISSING):
                 base.sent(change.blobs)
                 if outcome.status is Status.STORED:
@@ -108,7 +110,7 @@ class CheckpointWrites:
                 return outcome
         ground = yield from self._read(key, put)
         change, record = self._planned(key, put, checkpoint, token, ground, Base())
-        outcome = yield from writing(key, change)
+        outcome = yield Write(key, change)
         if outcome.status is Status.STORED:
             yield from self._done(key, put, record, outcome)
         return outcome
@@ -132,7 +134,7 @@ class CheckpointWrites:
         if put.parent is None:
             return _Ground(None, 0.0, None, ())
         names = (_c(put.ns, put.parent), _w(put.ns, put.parent))
-        found: Snapshot = yield from reading(key, Query(names, ("m", "v")))
+        found: Snapshot = yield Read(key, Query(names, ("m", "v")))
         codec = self.sessions.codec
         blob = found.blobs.get(names[0])
         record = None if blob is None else decode_record(blob, codec)
@@ -199,7 +201,9 @@ class CheckpointWrites:
 
     def _done(self, key: SessionKey, put: Put, record: Record, outcome: Outcome) -> Flow[None]:
         memo = self.sessions.memo
-        known = memo.of(key, outcome.generation)
+        known = memo.last(key)
+        if known is None or known.generation != outcome.generation:
+            known = memo.of(key, outcome.generation)
         if not put.ns:
             known.base.settle(record.names)
         known.learn(put.name, record, put.parent_name)
@@ -257,15 +261,15 @@ class CheckpointWrites:
         known = memo.last(key)
         base = Base() if known is None else known.base
         change = planned(base)
-        outcome = yield from writing(key, change)
+        outcome: Outcome = yield Write(key, change)
         if outcome.status is Status.STORED:
             base.sent(change.blobs)
         if outcome.status is Status.MOVED:
             # The session expired with that checkpoint, and may begin anew with these writes.
             there = None
             change = planned(Base())
-            outcome = yield from writing(key, change)
+            outcome = yield Write(key, change)
         elif outcome.status is Status.MISSING and name not in outcome.missing:
             change = planned(Base())
-            outcome = yield from writing(key, change)
+            outcome = yield Write(key, change)
         return change, outcome

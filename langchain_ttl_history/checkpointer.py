@@ -76,7 +76,7 @@ class TTLCheckpointSaver(WholeThreads, BaseCheckpointSaver[Any]):
         self._tombstone_ttl = tombstone_ttl
         self._threads = Threads(user_key, user_id, default_user)
         self._messages_key = messages_key
-        self._late = LateWrites()
+        self._late = LateWrites(sessions.memo)
         self._use(replace(sessions, codec=sessions.codec.allowing((), serde)))
 
     def _use(self, sessions: Sessions) -> None:
@@ -291,13 +291,13 @@ class TTLCheckpointSaver(WholeThreads, BaseCheckpointSaver[Any]):
             # As LangGraph hands it over; to walk through it as it is takes longer than all the rest here.
             flat = {name: value for each in reversed(told.maps) for name, value in each.items()}
             config = {**config, "metadata": flat}
-        kept = cast(dict[str, Any], get_checkpoint_metadata(config, metadata))
+        kept: Any = get_checkpoint_metadata(config, metadata)
         if counters := kept.get("counters_since_delta_snapshot"):
             # LangGraph expects its pairs back as lists, which is what its own savers make of them.
             kept["counters_since_delta_snapshot"] = {k: list(v) for k, v in counters.items()}
         id = checkpoint["id"]
         name, parent_name = checkpoint_name(ns, id), checkpoint_name(ns, parent or "")
-        return key, Put(ns, id, name, parent, parent_name, cast(Mapping[str, Any], checkpoint), kept, changed)
+        return key, Put(ns, id, name, parent, parent_name, checkpoint, kept, changed)
 
     def _settled(self, key: SessionKey, put: Put, status: Status) -> Sequence[Change]:
         """What waited for this checkpoint and can be stored now."""

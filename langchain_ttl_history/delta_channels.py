@@ -12,11 +12,11 @@ from langchain_ttl_history.bodies import decode_bodies, encode_new
 from langchain_ttl_history.checkpoints import checkpoint_name, decode_record, head_name, overwritten, writes_name
 from langchain_ttl_history.codec import Codec, delta_snapshot
 from langchain_ttl_history.conversation import keyed
-from langchain_ttl_history.flow import Flow, reading
+from langchain_ttl_history.flow import Flow, Read
 from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.pending import Write, decode_writes
 from langchain_ttl_history.sessions import Sessions
-from langchain_ttl_history.storage.base import Query
+from langchain_ttl_history.storage.base import Query, Snapshot
 
 __all__ = ["applied", "delta_history"]
 
@@ -33,7 +33,7 @@ def delta_history(
     seeds: dict[str, Any] = {}
     remaining = set(channels)
     names = (head_name(ns),) if id is None else (_c(ns, id),)
-    snapshot = yield from reading(key, Query(names, ("c", "m")))
+    snapshot: Snapshot = yield Read(key, Query(names, ("c", "m")))
     pointer = snapshot.blobs.get(head_name(ns))
     name = pointer.refs[0] if pointer is not None else _c(ns, id or "")
     record = None
@@ -42,7 +42,7 @@ def delta_history(
     while record is not None and record.parent is not None and remaining:
         parent = record.parent
         query = Query((_c(ns, parent), _w(ns, parent), *(record.base or ())), ("m", "v"))
-        snapshot = yield from reading(key, query)
+        snapshot = yield Read(key, query)
         writes = decode_writes(snapshot.lists.get(_w(ns, parent), ()), snapshot.blobs, codec)
         for channel in remaining:
             found = [write for write in writes if write.channel == channel]

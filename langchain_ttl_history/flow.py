@@ -15,7 +15,7 @@ from langchain_ttl_history.errors import (
     TypeNotAllowedError,
 )
 from langchain_ttl_history.keys import SessionKey, label
-from langchain_ttl_history.storage.base import Change, Outcome, Query, Snapshot, Storage
+from langchain_ttl_history.storage.base import Change, Query, Storage
 
 __all__ = [
     "Delete",
@@ -25,11 +25,8 @@ __all__ = [
     "Request",
     "Write",
     "arun",
-    "deleting",
     "every_key",
-    "reading",
     "run",
-    "writing",
 ]
 
 T = TypeVar("T")
@@ -68,18 +65,6 @@ Request = Read | Write | Page | Delete
 Flow = Generator[Request, Any, T]
 
 
-def reading(key: SessionKey, query: Query) -> Flow[Snapshot]:
-    """Read; typed."""
-    snapshot: Snapshot = yield Read(key, query)
-    return snapshot
-
-
-def writing(key: SessionKey, change: Change) -> Flow[Outcome]:
-    """Write; typed."""
-    outcome: Outcome = yield Write(key, change)
-    return outcome
-
-
 def every_key(user_id: str | None) -> Flow[list[SessionKey]]:
     """The sessions of a user, or everyone's, least recently used first."""
     keys: list[SessionKey] = []
@@ -89,12 +74,6 @@ def every_key(user_id: str | None) -> Flow[list[SessionKey]]:
         keys += page
         if after is None:
             return keys
-
-
-def deleting(user_id: str, session_id: str | None, tombstone_ttl: float) -> Flow[int]:
-    """Delete; typed."""
-    count: int = yield Delete(user_id, session_id, tombstone_ttl)
-    return count
 
 
 def run(storage: Storage, flow: Flow[T]) -> T:

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from threading import Lock
 
 from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.memo import Memo
 from langchain_ttl_history.storage.base import Change
 
 __all__ = ["LateWrites"]
 
-# How many changes wait for their checkpoint, and how many checkpoints are remembered as met.
+# How many checkpoints are waited for, and how many of those that were refused are remembered.
 _HELD = 1_000
-_MET = 1_000
+_REFUSED = 1_000
 
 
 class LateWrites:
@@ -22,11 +23,15 @@ class LateWrites:
     Such writes may come before their checkpoint and carry nothing that says which generation
     they belong to. They wait here, in the process that makes both, until their checkpoint is
     stored or refused.
+
+    Args:
+        memo: Knows which checkpoints this process stored; it is told of one before this is.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, memo: Memo) -> None:
+        self._memo = memo
         # Hashes, so that nothing of a deleted session is remembered.
-        self._met: OrderedDict[int, None] = OrderedDict()
+        self._refused: OrderedDict[int, None] = OrderedDict()
         self._held: OrderedDict[tuple[SessionKey, str], list[Change]] = OrderedDict()
         self._told: OrderedDict[int, None] = OrderedDict()
         self._lock = Lock()
@@ -39,31 +44,36 @@ class LateWrites:
             return not known
 
     def hold(self, key: SessionKey, name: str, change: Change) -> bool:
-        """Hold a change until `name` is stored; False if it was met before."""
+        """Hold a change until `name` is stored; False if it was stored or refused before."""
         with self._lock:
-            if hash((key, name)) in self._met:
+            held = self._held.setdefault((key, name), [])
+            held.append(change)
+            # Looked up now that it can be found: who stores the checkpoint meanwhile looks here without the lock.
+            if self._memo.put_in(key, name) is not None or hash((key, name)) in self._refused:
+                held.remove(change)
+                if not held:
+                    del self._held[key, name]
                 return False
-            self._held.setdefault((key, name), []).append(change)
             while len(self._held) > _HELD:
                 self._held.popitem(last=False)
             return True
 
     def stored(self, key: SessionKey, name: str) -> Sequence[Change]:
-        """Remember that `name` was stored. Returns what waited for it."""
+        """What waited for `name`, now that it is stored."""
+        if not self._held and not self._told:
+            return ()
         with self._lock:
-            _remember(self._met, hash((key, name)))
-            if self._told:
-                self._told.pop(hash(key), None)
-            return self._held.pop((key, name), ()) if self._held else ()
+            self._told.pop(hash(key), None)
+            return self._held.pop((key, name), ())
 
     def refused(self, key: SessionKey, name: str) -> None:
         """Drop what waited for a checkpoint that was refused."""
         with self._lock:
-            _remember(self._met, hash((key, name)))
+            _remember(self._refused, hash((key, name)))
             self._held.pop((key, name), None)
 
 
 def _remember(hashes: OrderedDict[int, None], known: int) -> None:
     hashes[known] = None
-    while len(hashes) > _MET:
+    while len(hashes) > _REFUSED:
         hashes.popitem(last=False)

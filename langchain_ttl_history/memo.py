@@ -81,9 +81,9 @@ class Memo:
 
     def put(self, key: SessionKey, name: str, generation: int) -> None:
         """Remember that a checkpoint was put in this generation."""
-        with self._lock:
-            self._put[hash((key, name))] = generation
-            if len(self._put) > _PUT:
+        self._put[hash((key, name))] = generation
+        if len(self._put) > _PUT:
+            with self._lock:
                 self._put.popitem(last=False)
 
     def put_in(self, key: SessionKey, name: str) -> int | None:

@@ -8,7 +8,7 @@ part of the stored format: add at the end, never reorder.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple, cast
 
 import ormsgpack
@@ -136,6 +136,8 @@ _set_state = _SLOTS["__dict__"].__set__
 _set_present = _SLOTS["__pydantic_fields_set__"].__set__
 _set_extra = _SLOTS["__pydantic_extra__"].__set__
 _set_private = _SLOTS["__pydantic_private__"].__set__
+# Twice as fast as a comprehension.
+_state_of, _extra_of = attrgetter("__dict__"), attrgetter("__pydantic_extra__")
 _new = cast("Callable[[type[BaseMessage]], BaseMessage]", object.__new__)
 
 
@@ -201,10 +203,10 @@ def images_of(messages: Sequence[BaseMessage], default: Default) -> tuple[int, b
     MessagePack joins: a list is packed as a header and then its elements, so one call makes the
     images of all of them, at a third of the cost of a call for each.
     """
-    if any([message.__pydantic_extra__ for message in messages]):  # noqa: C419  # a generator takes twice as long
+    if any(map(_extra_of, messages)):
         return 0, b""
     try:
-        together = ormsgpack.packb([message.__dict__ for message in messages], default, OPTIONS)
+        together = ormsgpack.packb([*map(_state_of, messages)], default, OPTIONS)
     except TypeError:
         return 0, b""
     return len(list_header(len(messages))), together

@@ -16,7 +16,7 @@ from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.collection import hard_limits, limits, plan, together
 from langchain_ttl_history.conversation import LOG, Seen, deltas_of, fold, keyed
 from langchain_ttl_history.display import Portrait, info_card
-from langchain_ttl_history.flow import Flow, reading, writing
+from langchain_ttl_history.flow import Flow, Read, Write
 from langchain_ttl_history.index import INDEX, lines_of
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.memo import Memo
@@ -110,7 +110,7 @@ class Sessions:
         """The conversation as it is now."""
         head = head_name("")
         query = Query((head,), tuple(follow), (LOG, head), lease, outline_over={} if lease is None else self.limits)
-        snapshot = yield from reading(key, query)
+        snapshot: Snapshot = yield Read(key, query)
         view = self.look(snapshot, self.memo.base_of(key, snapshot.generation))
         self.note(key, view)
         return view
@@ -177,7 +177,7 @@ class Sessions:
         """What is known of the session; None if there is none. Not a use."""
         head = head_name("")
         query = Query((head, INDEX), ("c", "m"), (LOG, head))
-        snapshot = yield from reading(key, query)
+        snapshot: Snapshot = yield Read(key, query)
         if not snapshot.generation:
             return None
         return self._info(key, self.look(snapshot))
@@ -185,7 +185,7 @@ class Sessions:
     def portrait(self, key: SessionKey) -> Flow[Portrait | None]:
         """The session to look at, what the window cut included; None if there is none. Not a use."""
         head = head_name("")
-        snapshot = yield from reading(key, Query((head, INDEX), ("c", "m"), (LOG, head)))
+        snapshot: Snapshot = yield Read(key, Query((head, INDEX), ("c", "m"), (LOG, head)))
         if not snapshot.generation:
             return None
         view = self.look(snapshot)
@@ -235,12 +235,14 @@ class Sessions:
         """Write, and free what was noted when the session was read."""
         freed = self.memo.planned(key)
         both = None if freed is None else together(change, freed)
+        outcome: Outcome
         if both is not None:
-            outcome = yield from writing(key, both)
+            outcome = yield Write(key, both)
             if outcome.status is not Status.MOVED:
                 return outcome
         # Without a plan, or where somebody else wrote in between: another turn will free it.
-        return (yield from writing(key, change))
+        outcome = yield Write(key, change)
+        return outcome
 
     def is_heavy(self, outcome: Outcome) -> bool:
         """Whether a session is so far over its caps that it is not to wait for the next turn."""
@@ -251,9 +253,9 @@ class Sessions:
 
     def tidy(self, key: SessionKey) -> Flow[None]:
         """Free what is over the caps at once."""
-        snapshot = yield from reading(key, Query(outline=True))
+        snapshot: Snapshot = yield Read(key, Query(outline=True))
         if snapshot.generation:
-            yield from writing(key, self._plan(self.look(snapshot)))
+            yield Write(key, self._plan(self.look(snapshot)))
 
     def _plan(self, view: View) -> Change:
         bodies = view.bodies

@@ -7,12 +7,12 @@ from collections.abc import Collection, Iterable
 from langchain_ttl_history.checkpoints import checkpoint_name, decode_record
 from langchain_ttl_history.conversation import LOG, deltas_of
 from langchain_ttl_history.errors import ConfigurationError
-from langchain_ttl_history.flow import Flow, every_key, reading, writing
+from langchain_ttl_history.flow import Flow, Read, Write, every_key
 from langchain_ttl_history.index import INDEX, SUBS, Line, lines_of
 from langchain_ttl_history.keeping import keep_only, latest_lines
 from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.sessions import Sessions
-from langchain_ttl_history.storage.base import Change, Query, Snapshot, Status
+from langchain_ttl_history.storage.base import Change, Outcome, Query, Snapshot, Status
 
 __all__ = ["copy", "forget_runs", "keep_latest"]
 
@@ -23,11 +23,11 @@ _ATTEMPTS = 10
 def keep_latest(sessions: Sessions, key: SessionKey) -> Flow[None]:
     """Keep the newest checkpoint of each namespace only."""
     for _ in range(_ATTEMPTS):
-        snapshot = yield from reading(key, Query(outline=True))
+        snapshot: Snapshot = yield Read(key, Query(outline=True))
         if not snapshot.generation:
             return
         change = keep_only(snapshot, latest_lines(_lines(snapshot)), sessions.lease)
-        outcome = yield from writing(key, change)
+        outcome: Outcome = yield Write(key, change)
         if outcome.status is not Status.MOVED:
             return
 
@@ -42,7 +42,7 @@ def forget_runs(sessions: Sessions, user_id: str, run_ids: Iterable[object]) -> 
 
 def _forget_in(sessions: Sessions, key: SessionKey, run_ids: Collection[str]) -> Flow[None]:
     for _ in range(_ATTEMPTS):
-        snapshot = yield from reading(key, Query(outline=True))
+        snapshot: Snapshot = yield Read(key, Query(outline=True))
         lines = _lines(snapshot)
         gone = {line.id for line in lines if line.run_id in run_ids}
         if not gone:
@@ -56,7 +56,7 @@ def _forget_in(sessions: Sessions, key: SessionKey, run_ids: Collection[str]) ->
         entries = snapshot.lists.get(LOG, ())
         log = [entry for entry, delta in zip(entries, deltas_of(entries), strict=True) if delta.run not in runs]
         change = keep_only(snapshot, keep, sessions.lease, log)
-        outcome = yield from writing(key, change)
+        outcome: Outcome = yield Write(key, change)
         if outcome.status is not Status.MOVED:
             return
 
@@ -67,7 +67,7 @@ def copy(sessions: Sessions, source: SessionKey, target: SessionKey) -> Flow[Non
     Raises:
         ConfigurationError: The target is there already; it was not touched.
     """
-    snapshot = yield from reading(source, Query(outline=True))
+    snapshot: Snapshot = yield Read(source, Query(outline=True))
     if not snapshot.generation:
         return
     change = Change(
@@ -76,7 +76,7 @@ def copy(sessions: Sessions, source: SessionKey, target: SessionKey) -> Flow[Non
         place=[(name, entry) for name, entries in snapshot.lists.items() for entry in entries],
         new=True,
     )
-    outcome = yield from writing(target, change)
+    outcome: Outcome = yield Write(target, change)
     if outcome.status is Status.MOVED:
         raise ConfigurationError(f"{label(target)} exists already; delete it first, or copy to another thread")
 

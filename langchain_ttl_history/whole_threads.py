@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from langchain_ttl_history import upkeep
-from langchain_ttl_history.flow import Flow, arun, deleting, run
+from langchain_ttl_history.flow import Delete, Flow, arun, run
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Storage
 from langchain_ttl_history.threads import Threads, checked_strategy
@@ -69,7 +69,8 @@ class WholeThreads:
     def _delete(self, thread_id: str) -> Flow[int]:
         key = self._threads.session(thread_id)
         self._sessions.memo.drop(*key)
-        return deleting(key.user_id, key.session_id, self._tombstone_ttl)
+        count: int = yield Delete(key.user_id, key.session_id, self._tombstone_ttl)
+        return count
 
     def _copy(self, source: str, target: str) -> Flow[None]:
         return upkeep.copy(self._sessions, self._threads.session(source), self._threads.session(target))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from itertools import filterfalse
 from threading import Lock
 
 from langchain_ttl_history.errors import ConfigurationError
@@ -270,18 +269,18 @@ def _refusal(session: MemorySession | None, change: Change) -> Outcome | None:
         or change.at_position not in (None, session.position)
     ):
         return Outcome(Status.MOVED)
-    stored = session.blobs if session is not None else {}
+    absent = list[str] if session is None else session.absent
     missing: list[str] = []
-    is_stored = stored.__contains__
     for blob in change.blobs.values():
         if blob.refs:
-            missing += filterfalse(is_stored, blob.refs)
+            missing += absent(blob.refs)
     for _, _, refs in change.append:
-        missing += filterfalse(is_stored, refs)
+        if refs:
+            missing += absent(refs)
     for _, entry in change.place:
-        missing += filterfalse(is_stored, entry.refs)
+        missing += absent(entry.refs)
     if missing:
-        absent = frozenset(missing).difference(change.blobs)
-        if absent:
-            return Outcome(Status.MISSING, absent)
+        unknown = frozenset(missing).difference(change.blobs)
+        if unknown:
+            return Outcome(Status.MISSING, unknown)
     return None

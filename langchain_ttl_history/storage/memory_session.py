@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import filterfalse
 
 from langchain_ttl_history.storage.base import (
     KEEP,
@@ -19,6 +20,8 @@ __all__ = ["MemorySession"]
 
 # What a name and its container cost besides the payload, in bytes.
 _OVERHEAD = 200
+# So few references are looked up sooner than compared.
+_MANY = 8
 
 
 class MemorySession:
@@ -26,7 +29,7 @@ class MemorySession:
 
     __slots__ = (
         "blobs", "bytes", "cost", "created_at", "deadline", "generation", "idle_ttl", "last_used_at",
-        "lists", "position", "weights",
+        "lists", "position", "sound", "weights",
     )  # fmt: skip
 
     def __init__(self, generation: int, now: float) -> None:
@@ -40,6 +43,8 @@ class MemorySession:
         self.blobs: dict[str, Blob] = {}
         self.lists: dict[str, list[Entry]] = {}
         self.weights: dict[str, int] = {}
+        self.sound: tuple[str, ...] = ()
+        """References that were found to be stored, and are until something is dropped."""
         self.cost = 0
         """What it takes of the storage's bound on bytes."""
 
@@ -58,6 +63,16 @@ class MemorySession:
         if lease.max_age is not None:
             ends.append(self.created_at + lease.max_age)
         self.deadline = min(ends, default=None)
+
+    def absent(self, refs: tuple[str, ...]) -> list[str]:
+        """Which of these names are not those of blobs."""
+        known = len(self.sound)
+        # Mostly what the checkpoint before refers to, and a little more.
+        rest = refs[known:] if known and refs[:known] == self.sound else refs
+        found = list(filterfalse(self.blobs.__contains__, rest))
+        if not found and len(refs) >= _MANY:
+            self.sound = refs
+        return found
 
     def set(self, named: Iterable[tuple[str, Blob]]) -> None:
         """Set blobs."""
@@ -149,6 +164,8 @@ class MemorySession:
             others = [each for each in self.lists.get(name, ()) if each[0] != entry.position]
             self.replace(name, sorted([*others, entry]))
             self.position = max(self.position, entry.position)
+        if change.drop:
+            self.sound = ()
         for name in change.drop:
             gone = blobs.pop(name, None)
             if gone is not None:

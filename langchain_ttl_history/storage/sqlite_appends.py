@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from langchain_ttl_history.storage.base import KEEP, Blob, Change, Entry, Outcome, Status
+from langchain_ttl_history.storage.memory_session import MemorySession
 from langchain_ttl_history.storage.sqlite_mirror import Mirror
 from langchain_ttl_history.storage.sqlite_packs import Listed, Named, encode
 from langchain_ttl_history.storage.sqlite_tail import closed
@@ -82,13 +83,13 @@ def _found(mirror: Mirror, change: Change, now: float) -> tuple[list[Named], lis
             if old.payload:
                 return None
         refs = blob.refs
-        if len(blob.payload) >= LARGE or (refs and not _are_there(refs, stored, blobs)):
+        if len(blob.payload) >= LARGE or (refs and not _are_there(refs, mirror.session, blobs)):
             return None
         named.append((name, blob, None))
     position = row.position
     listed: list[Listed] = []
     for name, payload, refs in change.append:
-        if refs and not _are_there(refs, stored, blobs):
+        if refs and not _are_there(refs, mirror.session, blobs):
             return None
         position += 1
         listed.append((name, Entry(position, payload, refs)))
@@ -102,5 +103,6 @@ def _is_fenced(mirror: Mirror, change: Change) -> bool:
     )
 
 
-def _are_there(refs: tuple[str, ...], stored: Mapping[str, Blob], given: Mapping[str, Blob]) -> bool:
-    return all(map(stored.__contains__, refs)) or all(ref in stored or ref in given for ref in refs)
+def _are_there(refs: tuple[str, ...], session: MemorySession, given: Mapping[str, Blob]) -> bool:
+    absent = session.absent(refs)
+    return not absent or all(map(given.__contains__, absent))
