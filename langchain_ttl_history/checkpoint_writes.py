@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
-
-from langgraph.checkpoint.base import Checkpoint
 
 from langchain_ttl_history.bodies import Base
 from langchain_ttl_history.checkpoint_reads import FIRST_METADATA, Token, first_checkpoint
@@ -56,7 +54,7 @@ class Put(NamedTuple):
     parent: str | None
     parent_name: str
     """Of its parent, if it has one."""
-    checkpoint: Checkpoint
+    checkpoint: Mapping[str, Any]
     metadata: dict[str, Any]
     changed: Container[str]
     """The channels whose value is another than the parent's, as LangGraph says."""
@@ -94,7 +92,7 @@ class CheckpointWrites:
         Raises:
             TypeNotAllowedError: A value would not come back as it is; nothing was stored.
         """
-        checkpoint: dict[str, Any] = {**put.checkpoint}
+        checkpoint = dict(put.checkpoint)
         del checkpoint["channel_values"]
         seen = checkpoint["versions_seen"] = dict(checkpoint["versions_seen"])
         token = Token.taken_from(seen)

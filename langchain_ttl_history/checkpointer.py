@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 from collections import ChainMap
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -31,7 +30,7 @@ from langchain_ttl_history.flow import Flow, arun, every_key, run
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.late_writes import LateWrites
 from langchain_ttl_history.sessions import Sessions
-from langchain_ttl_history.storage.base import Change, Guard, Status, Storage
+from langchain_ttl_history.storage.base import Storage
 from langchain_ttl_history.threads import (
     Threads,
     checkpoint_id_of,
@@ -41,8 +40,6 @@ from langchain_ttl_history.threads import (
 from langchain_ttl_history.whole_threads import WholeThreads
 
 __all__ = ["TTLCheckpointSaver"]
-
-logger = logging.getLogger(__name__)
 
 
 class TTLCheckpointSaver(WholeThreads, BaseCheckpointSaver[Any]):
@@ -228,7 +225,7 @@ class TTLCheckpointSaver(WholeThreads, BaseCheckpointSaver[Any]):
         """
         key, put = self._put(config, checkpoint, metadata, new_versions)
         outcome = run(self._storage, self._writes.put(key, put))
-        for change in self._settled(key, put, outcome.status):
+        for change in self._late.settled(key, put.name, outcome.status):
             self._storage.write(key, change)
         return self._threads.config(config, key, put.ns, put.id)
 
@@ -242,7 +239,7 @@ class TTLCheckpointSaver(WholeThreads, BaseCheckpointSaver[Any]):
         """Async :meth:`put`."""
         key, put = self._put(config, checkpoint, metadata, new_versions)
         outcome = await arun(self._storage, self._writes.put(key, put))
-        for change in self._settled(key, put, outcome.status):
+        for change in self._late.settled(key, put.name, outcome.status):
             await self._storage.awrite(key, change)
         return self._threads.config(config, key, put.ns, put.id)
 
@@ -261,8 +258,8 @@ class TTLCheckpointSaver(WholeThreads, BaseCheckpointSaver[Any]):
         key, ns, id = self._threads.place(config)
         flow = self._writes.put_writes(key, ns, checkpoint_id_of(id), writes, task_id, task_path)
         change, outcome = run(self._storage, flow)
-        if self._came_late(key, change, outcome.status):
-            self._noted(key, self._storage.write(key, change).status)
+        if self._late.came_late(key, change, outcome.status):
+            self._late.retried(key, self._storage.write(key, change).status)
 
     async def aput_writes(
         self,
@@ -275,8 +272,8 @@ class TTLCheckpointSaver(WholeThreads, BaseCheckpointSaver[Any]):
         key, ns, id = self._threads.place(config)
         flow = self._writes.put_writes(key, ns, checkpoint_id_of(id), writes, task_id, task_path)
         change, outcome = await arun(self._storage, flow)
-        if self._came_late(key, change, outcome.status):
-            self._noted(key, (await self._storage.awrite(key, change)).status)
+        if self._late.came_late(key, change, outcome.status):
+            self._late.retried(key, (await self._storage.awrite(key, change)).status)
 
     def _put(
         self,
@@ -297,31 +294,7 @@ class TTLCheckpointSaver(WholeThreads, BaseCheckpointSaver[Any]):
             kept["counters_since_delta_snapshot"] = {k: list(v) for k, v in counters.items()}
         id = checkpoint["id"]
         name, parent_name = checkpoint_name(ns, id), checkpoint_name(ns, parent or "")
-        return key, Put(ns, id, name, parent, parent_name, checkpoint, kept, changed)
-
-    def _settled(self, key: SessionKey, put: Put, status: Status) -> Sequence[Change]:
-        """What waited for this checkpoint and can be stored now."""
-        if status is Status.STORED:
-            waited = self._late.stored(key, put.name)
-            return [replace(change, guard=Guard(), at_generation=None) for change in waited] if waited else ()
-        self._late.refused(key, put.name)
-        self._tell(key)
-        return ()
-
-    def _came_late(self, key: SessionKey, change: Change, status: Status) -> bool:
-        """Whether these writes were refused whose checkpoint was met, perhaps only since: they are tried once more."""
-        return status is Status.DELETED and not self._late.hold(key, change.guard.needs or "", change)
-
-    def _noted(self, key: SessionKey, status: Status) -> None:
-        if status is Status.DELETED:
-            self._tell(key)
-
-    def _tell(self, key: SessionKey) -> None:
-        if self._late.tell(key):
-            logger.warning(
-                "Session %s was deleted while a turn was running: what that turn still writes is not stored.",
-                tuple(key),
-            )
+        return key, Put(ns, id, name, parent, parent_name, cast(Mapping[str, Any], checkpoint), kept, changed)
 
     # Versions
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import replace
 from threading import Lock
 
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.memo import Memo
-from langchain_ttl_history.storage.base import Change
+from langchain_ttl_history.storage.base import Change, Guard, Status
 
 __all__ = ["LateWrites"]
+
+logger = logging.getLogger(__name__)
 
 # How many checkpoints are waited for, and how many of those that were refused are remembered.
 _HELD = 1_000
@@ -36,15 +40,29 @@ class LateWrites:
         self._told: OrderedDict[int, None] = OrderedDict()
         self._lock = Lock()
 
-    def tell(self, key: SessionKey) -> bool:
-        """Whether to say that writes of this session are refused: once, until one is stored."""
+    def settled(self, key: SessionKey, name: str, status: Status) -> Sequence[Change]:
+        """What waited for a checkpoint and can be stored, now that it is; what waited for a refused one is dropped."""
+        if status is Status.STORED:
+            if not self._held and not self._told:
+                return ()
+            with self._lock:
+                self._told.pop(hash(key), None)
+                waited = self._held.pop((key, name), ())
+            return [replace(change, guard=Guard(), at_generation=None) for change in waited]
         with self._lock:
-            known = hash(key) in self._told
-            _remember(self._told, hash(key))
-            return not known
+            _remember(self._refused, hash((key, name)))
+            self._held.pop((key, name), None)
+        self._tell(key)
+        return ()
 
-    def hold(self, key: SessionKey, name: str, change: Change) -> bool:
-        """Hold a change until `name` is stored; False if it was stored or refused before."""
+    def came_late(self, key: SessionKey, change: Change, status: Status) -> bool:
+        """Whether these writes were refused whose checkpoint was met, perhaps only since: they are tried once more.
+
+        Others that were refused wait for their checkpoint.
+        """
+        if status is not Status.DELETED:
+            return False
+        name = change.guard.needs or ""
         with self._lock:
             held = self._held.setdefault((key, name), [])
             held.append(change)
@@ -53,24 +71,26 @@ class LateWrites:
                 held.remove(change)
                 if not held:
                     del self._held[key, name]
-                return False
+                return True
             while len(self._held) > _HELD:
                 self._held.popitem(last=False)
-            return True
+            return False
 
-    def stored(self, key: SessionKey, name: str) -> Sequence[Change]:
-        """What waited for `name`, now that it is stored."""
-        if not self._held and not self._told:
-            return ()
-        with self._lock:
-            self._told.pop(hash(key), None)
-            return self._held.pop((key, name), ())
+    def retried(self, key: SessionKey, status: Status) -> None:
+        """Say so if what came late was refused again."""
+        if status is Status.DELETED:
+            self._tell(key)
 
-    def refused(self, key: SessionKey, name: str) -> None:
-        """Drop what waited for a checkpoint that was refused."""
+    def _tell(self, key: SessionKey) -> None:
+        """Say that writes of this session are refused: once, until one is stored."""
         with self._lock:
-            _remember(self._refused, hash((key, name)))
-            self._held.pop((key, name), None)
+            known = hash(key) in self._told
+            _remember(self._told, hash(key))
+        if not known:
+            logger.warning(
+                "Session %s was deleted while a turn was running: what that turn still writes is not stored.",
+                tuple(key),
+            )
 
 
 def _remember(hashes: OrderedDict[int, None], known: int) -> None:

@@ -202,6 +202,15 @@ def test_plain_data_with_suspect_bytes_is_plain_all_the_same(value: Any) -> None
     assert ormsgpack.unpackb(packed) == value
 
 
+@pytest.mark.parametrize("place", range(4))
+def test_a_message_of_a_class_without_images_may_stand_anywhere(codec: Codec, place: int) -> None:
+    kept, said = Kept(codec), turns(1)
+    said.insert(place, Remark("a remark that is longer than others", id="r"))
+    kept.put(said[:-1])
+    kept.put(said)
+    kept.put([*said, HumanMessage("more", id="m")])
+
+
 class Meanwhile(Codec):
     """A codec during whose work the run gives a message its id, as it does while what a task wrote is stored."""
 
