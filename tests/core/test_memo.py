@@ -1,0 +1,20 @@
+"""What a process remembers of sessions: enough, and no more."""
+
+from __future__ import annotations
+
+from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.memo import Memo
+
+KEY = SessionKey("ada", "s1")
+
+
+def test_the_checkpoints_put_last_are_remembered_and_those_long_ago_are_not() -> None:
+    memo = Memo()
+    for number in range(10_000):
+        memo.put(KEY, f"c{number}", number)
+        oldest = max(0, number - 499)
+        assert memo.put_in(KEY, f"c{oldest}") == oldest
+    known = [number for number in range(10_000) if memo.put_in(KEY, f"c{number}") is not None]
+    assert known == list(range(known[0], 10_000))
+    assert len(known) <= 1_000
+    assert memo.put_in(SessionKey("bob", "s1"), "c9999") is None
