@@ -21,14 +21,19 @@ _numbers = itertools.count()
 _servers: WeakKeyDictionary[RedisStorage, list[servers.Server]] = WeakKeyDictionary()
 
 
+def kind_here(kind: str | None = None) -> str:
+    """The kind of server that a test runs on, the oldest by default; skips the test where it is not here."""
+    kind = kind or servers.any_kind()
+    if kind is None or servers.binary(kind) is None:
+        pytest.skip(f"no {kind or 'Redis'} server: install the test group, or Debian's redis-tools")
+    return kind
+
+
 def open_redis(
     clock: Callable[[], float] | None, kind: str | None = None, query: str = "", scheme: str = "redis", login: str = ""
 ) -> RedisStorage:
     """An empty storage on a server that other tests share: its keys have a prefix of their own."""
-    kind = kind or servers.any_kind()
-    if kind is None or servers.binary(kind) is None:
-        pytest.skip(f"no {kind or 'Redis'} server: install the test group, or Debian's redis-tools")
-    server = servers.shared(kind)
+    server = servers.shared(kind_here(kind))
     url = f"{scheme}://{login}127.0.0.1:{server.port}/0{query}"
     storage = RedisStorage(url, clock=clock, prefix=f"test-{os.getpid()}-{next(_numbers)}")
     _servers[storage] = [server]
@@ -37,10 +42,7 @@ def open_redis(
 
 def open_cluster(clock: Callable[[], float] | None, kind: str | None = None) -> RedisStorage:
     """An empty storage on a cluster that other tests share."""
-    kind = kind or servers.any_kind()
-    if kind is None or servers.binary(kind) is None:
-        pytest.skip(f"no {kind or 'Redis'} server: install the test group, or Debian's redis-tools")
-    cluster = servers.shared_cluster(kind)
+    cluster = servers.shared_cluster(kind_here(kind))
     storage = RedisStorage(cluster.url, clock=clock, prefix=f"test-{os.getpid()}-{next(_numbers)}")
     _servers[storage] = cluster.nodes
     return storage

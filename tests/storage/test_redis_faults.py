@@ -21,7 +21,7 @@ from langchain_ttl_history.storage import RedisStorage
 from langchain_ttl_history.storage.base import Blob, Change, Lease, Query, Status
 from tests import servers
 from tests.proxy import Proxy, proxy_to
-from tests.storage.redis_cases import assert_sound
+from tests.storage.redis_cases import assert_sound, kind_here
 
 KEY = SessionKey("ada", "s1")
 LEASE = Lease(100.0, None)
@@ -30,10 +30,7 @@ LEASE = Lease(100.0, None)
 @pytest.fixture
 def server() -> Iterator[servers.Server]:
     """A server of this test's own."""
-    kind = servers.any_kind()
-    if kind is None:
-        pytest.skip("no Redis server")
-    server = servers.Server(kind).start()
+    server = servers.Server(kind_here()).start()
     yield server
     server.remove()
 

@@ -1,4 +1,4 @@
-"""A buffer lists the sessions of a SQLite file a page at a time, however many there are, and is in nobody's way."""
+"""The sessions of a SQLite file are listed a page at a time, however many there are, in nobody's way."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.sessions import SessionInfo
 from langchain_ttl_history.storage import SQLiteStorage
 from langchain_ttl_history.storage import sqlite_listing as listing
-from langchain_ttl_history.storage.base import Query, Snapshot
+from langchain_ttl_history.storage.base import Change, Lease, Query, Snapshot
 from langchain_ttl_history.testing import Clock
+from tests.storage.sqlite_cases import Opens
 
 PAGE = 10
 SESSIONS = 53
@@ -44,11 +45,6 @@ class Counted(SQLiteStorage):
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
 def storage(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Iterator[Counted]:
     """A file with so many sessions, s0 the least recently used."""
     monkeypatch.setattr(listing, "_PAGE", PAGE)
@@ -62,11 +58,9 @@ def storage(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> It
 
 
 @pytest.fixture
-def other(storage: Counted, tmp_path: Path, clock: Clock) -> Iterator[SQLiteStorage]:
+def other(storage: Counted, opens: Opens) -> SQLiteStorage:
     """Another worker on the file, who does not wait for long."""
-    other = SQLiteStorage(tmp_path / "s.db", clock=clock, timeout=0.5)
-    yield other
-    other.close()
+    return opens(timeout=0.5)
 
 
 @pytest.fixture(params=["sync", "async"])
@@ -86,6 +80,26 @@ def listed(request: pytest.FixtureRequest) -> Listed:
 
 def say(storage: SQLiteStorage, session_id: str) -> None:
     SessionBuffer(storage).history("ada", session_id).add_messages([HumanMessage("hello")])
+
+
+def test_sessions_come_in_pages_and_nothing_is_held_in_between(opens: Opens, clock: Clock) -> None:
+    storage = opens()
+    for number in range(1_203):
+        storage.write(SessionKey(f"u{number % 2}", f"s{number}"), Change(Lease(100.0, None)))
+        clock.advance(0.01)
+    for user, expected in ((None, range(1_203)), ("u1", range(1, 1_203, 2)), ("nobody", ())):
+        listed, pages, after = [], 0, None
+        while True:
+            page, after = storage.sessions(user, after)
+            listed += [int(each.session_id[1:]) for each in page]
+            pages += 1
+            other = opens(timeout=1.0)
+            other.write(SessionKey("ada", "s1"), Change(Lease(1e6, None), upkeep=True))
+            assert opens()._connections.truncate(wait=False), "a reader is left"
+            if after is None:
+                break
+        assert listed == list(expected)
+        assert pages == len(listed) // 500 + 1
 
 
 async def test_sessions_are_read_as_they_are_asked_for(storage: Counted, listed: Listed) -> None:
