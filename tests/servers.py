@@ -86,6 +86,14 @@ def free_port() -> int:
                 return port
 
 
+def wait_for(condition: Callable[[], bool], what: str) -> None:
+    """Wait until a server says so."""
+    until = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < until, f"waited in vain for {what}"
+        time.sleep(0.02)
+
+
 def _die_with_parent() -> None:
     # Linux ends the server with whoever started it, be that by SIGKILL; elsewhere there is `atexit`.
     with contextlib.suppress(AttributeError):
@@ -175,10 +183,7 @@ class Cluster:
                 client.execute_command("CLUSTER SET-CONFIG-EPOCH", number + 1)
                 if number:
                     client.execute_command("CLUSTER MEET", "127.0.0.1", self.nodes[0].port)
-        until = time.monotonic() + PATIENCE
-        while not all(self._is_settled(node) for node in self.nodes):
-            assert time.monotonic() < until, "the cluster did not settle"
-            time.sleep(0.05)
+        wait_for(lambda: all(self._is_settled(node) for node in self.nodes), "the cluster to settle")
 
     def _is_settled(self, node: Server) -> bool:
         with node.admin() as client:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import re
@@ -12,10 +13,15 @@ from weakref import WeakKeyDictionary
 import pytest
 import redis
 
+from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import RedisStorage
+from langchain_ttl_history.storage.base import Blob, Change, Lease, Query
 from langchain_ttl_history.storage.redis_numbers import TABLE
 from langchain_ttl_history.storage.redis_replies import table_names
 from tests import servers
+
+KEY = SessionKey("ada", "s1")
+LEASE = Lease(100.0, None)
 
 _numbers = itertools.count()
 _servers: WeakKeyDictionary[RedisStorage, list[servers.Server]] = WeakKeyDictionary()
@@ -68,6 +74,17 @@ def contents(storage: RedisStorage) -> list[bytes]:
         with server.admin() as admin:
             held += servers.dumped(admin)
     return held
+
+
+def appended(text: bytes) -> Change:
+    """A change of a blob and of a list."""
+    return Change(LEASE, blobs={f"m{text.decode()}": Blob(text)}, append=[("log", text, (f"m{text.decode()}",))])
+
+
+async def stored_texts(storage: RedisStorage) -> list[bytes]:
+    """What an onlooker finds in the list."""
+    found = await asyncio.to_thread(storage.read, KEY, Query(("log",), ("m",)))
+    return [entry.payload for entry in found.lists.get("log", ())]
 
 
 def abandon(storage: RedisStorage) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -18,59 +17,10 @@ from redis.retry import Retry
 from langchain_ttl_history import SessionBuffer, StorageError
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import RedisStorage
-from langchain_ttl_history.storage.base import Blob, Change, Lease, Query, Status
+from langchain_ttl_history.storage.base import Blob, Change, Query, Status
 from tests import servers
-from tests.proxy import Proxy, proxy_to
-from tests.storage.redis_cases import assert_sound, kind_here
-
-KEY = SessionKey("ada", "s1")
-LEASE = Lease(100.0, None)
-
-
-@pytest.fixture
-def server() -> Iterator[servers.Server]:
-    """A server of this test's own."""
-    server = servers.Server(kind_here()).start()
-    yield server
-    server.remove()
-
-
-@pytest.fixture
-def proxy(server: servers.Server) -> Iterator[Proxy]:
-    with proxy_to(server.port) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-async def open_() -> AsyncIterator[Callable[[str], RedisStorage]]:
-    """Opens storages that are closed at the end."""
-    opened: list[RedisStorage] = []
-
-    def open_(url: str) -> RedisStorage:
-        opened.append(RedisStorage(url))
-        return opened[-1]
-
-    yield open_
-    for each in opened:
-        await each.aclose()
-
-
-@pytest.fixture(params=["sync", "async"])
-def call(request: pytest.FixtureRequest) -> Callable[..., Any]:
-    """Calls a verb, or its async twin."""
-
-    async def call(storage: Any, verb: str, *arguments: Any) -> Any:
-        if request.param == "async":
-            return await getattr(storage, f"a{verb}")(*arguments)
-        return await asyncio.to_thread(getattr(storage, verb), *arguments)
-
-    return call
-
-
-def appended(text: bytes) -> Change:
-    """A change of a blob and of a list."""
-    return Change(LEASE, blobs={f"m{text.decode()}": Blob(text)}, append=[("log", text, (f"m{text.decode()}",))])
-
+from tests.proxy import Proxy
+from tests.storage.redis_cases import KEY, LEASE, appended, assert_sound, stored_texts
 
 VERBS: dict[str, tuple[Any, ...]] = {
     "read": (KEY, Query(("log",), ("m",), lease=LEASE)),
@@ -78,12 +28,6 @@ VERBS: dict[str, tuple[Any, ...]] = {
     "delete": (*KEY, 60.0),
     "sessions": ("ada",),
 }
-
-
-async def stored_texts(storage: RedisStorage) -> list[bytes]:
-    """What an onlooker finds in the list."""
-    found = await asyncio.to_thread(storage.read, KEY, Query(("log",), ("m",)))
-    return [entry.payload for entry in found.lists.get("log", ())]
 
 
 # --- connections that break ---------------------------------------------------------------------
