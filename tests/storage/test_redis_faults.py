@@ -20,7 +20,7 @@ from langchain_ttl_history.storage import RedisStorage
 from langchain_ttl_history.storage.base import Blob, Change, Query, Status
 from tests import servers
 from tests.proxy import Proxy
-from tests.storage.redis_cases import KEY, LEASE, appended, assert_sound, stored_texts
+from tests.storage.redis_cases import KEY, LEASE, appended, assert_sound, kind_here, stored_texts
 
 VERBS: dict[str, tuple[Any, ...]] = {
     "read": (KEY, Query(("log",), ("m",), lease=LEASE)),
@@ -153,20 +153,25 @@ async def test_a_call_may_be_cancelled_at_any_step(server: servers.Server, open_
 # --- a server that is away, slow, full or not writable --------------------------------------------
 
 
+def asked(buffer: SessionBuffer, storage: RedisStorage) -> list[tuple[Any, ...]]:
+    """What a buffer is asked, each as an object, a verb and arguments."""
+    return [
+        (buffer.history("ada", "s1"), "add_messages", [HumanMessage("lost")]),
+        (buffer.checkpointer(), "get_tuple", buffer.config("ada", "s1")),
+        (buffer, "info", "ada", "s1"),
+        (buffer, "delete", "ada", "s1"),
+        (storage, "read", KEY, Query()),
+        (storage, "sessions", "ada"),
+    ]
+
+
 async def test_a_buffer_works_again_once_its_server_does(server: servers.Server, call: Any, open_: Any) -> None:
     storage = open_(server.url)
     buffer = SessionBuffer(storage)
     history = buffer.history("ada", "s1")
-    saver = buffer.checkpointer()
     await call(history, "add_messages", [HumanMessage("hello")])
     server.stop()
-    for owner, verb, *arguments in (
-        (history, "add_messages", [HumanMessage("lost")]),
-        (saver, "get_tuple", buffer.config("ada", "s1")),
-        (buffer, "info", "ada", "s1"),
-        (buffer, "delete", "ada", "s1"),
-        (storage, "read", KEY, Query()),
-    ):
+    for owner, verb, *arguments in asked(buffer, storage):
         with pytest.raises(StorageError) as refused:
             await call(owner, verb, *arguments)
         assert isinstance(refused.value.__cause__, redis.ConnectionError)
@@ -178,6 +183,39 @@ async def test_a_buffer_works_again_once_its_server_does(server: servers.Server,
     with server.admin() as admin:
         admin.script_flush()
     assert (await call(buffer, "info", "ada", "s1")).messages == 1
+
+
+async def test_a_server_that_still_loads_is_an_error_and_never_without_the_session(call: Any, open_: Any) -> None:
+    # The oldest kind answers too seldom while it loads.
+    options = ["--loading-process-events-interval-bytes", "1024", "--rdbcompression", "no"]
+    server = servers.Server(kind_here("valkey"), options=options).start()
+    storage = open_(server.url)
+    buffer = SessionBuffer(storage)
+    history = buffer.history("ada", "s1")
+    await call(history, "add_messages", [HumanMessage("hello")])
+    try:
+        with server.admin() as admin, server.admin(socket_timeout=60) as another:
+            for number in range(3_000):
+                admin.set(f"another's {number}", "x" * 1_100)
+            admin.config_set("key-load-delay", 5_000)  # Microseconds a key.
+            reload = asyncio.create_task(asyncio.to_thread(another.execute_command, "DEBUG", "RELOAD"))
+            await asyncio.to_thread(servers.wait_for, lambda: admin.info("persistence")["loading"] == 1, "a reload")
+            try:
+                for each in (buffer, SessionBuffer(open_(server.url))):
+                    for owner, verb, *arguments in asked(each, each._storage):
+                        with pytest.raises(StorageError) as refused:
+                            await call(owner, verb, *arguments)
+                        assert isinstance(refused.value.__cause__, redis.BusyLoadingError)
+                with pytest.raises(StorageError):
+                    _ = history.messages
+                assert admin.info("persistence")["loading"] == 1
+            finally:
+                admin.config_set("key-load-delay", 0)
+                await reload
+        await call(history, "add_messages", [HumanMessage("again")])
+        assert [message.content for message in history.messages] == ["hello", "again"]
+    finally:
+        server.remove()
 
 
 async def test_a_slow_server_is_an_error_after_the_timeout(server: servers.Server, call: Any, open_: Any) -> None:
