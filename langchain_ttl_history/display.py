@@ -6,34 +6,20 @@ the output itself, and without it (GitHub shows none) the lists and foldings sti
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
-from html import escape
-from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol
 
-from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, ToolMessage
+from langchain_core.messages import BaseMessage
 
 from langchain_ttl_history.retention import Retention
-from langchain_ttl_history.window import callers
+from langchain_ttl_history.timeline import escaped, timeline
 
 __all__ = ["Facts", "Portrait", "amount", "buffer_card", "history_card", "info_card", "span"]
-
-# Longer text is folded, with this much of it in view.
-_FOLDED_CHARS = 600
-_FOLDED_LINES = 12
-_PREVIEW = 160
-# A picture of a session is no export of it.
-_DRAWN_CHARS = 20_000
-_DRAWN_MESSAGES = 200
-
-# Blocks of content that say again what `tool_calls` says.
-_CALL_BLOCKS = frozenset({"tool_use", "tool_call", "tool_call_chunk", "function_call", "invalid_tool_call"})
 
 
 class Facts(Protocol):
@@ -86,7 +72,8 @@ def history_card(user_id: str, session_id: str, portrait: Portrait | None) -> st
         _fact("size", amount(facts.bytes), kept.max_bytes and f"of at most {amount(kept.max_bytes)}"),
         _idle_fact(facts),
     ]
-    return _card(_title(user_id, session_id), _facts(rows), _timeline(portrait))
+    conversation = timeline(portrait.messages, portrait.shown, portrait.waiting)
+    return _card(_title(user_id, session_id), _facts(rows), conversation)
 
 
 def info_card(facts: Facts) -> str:
@@ -130,14 +117,14 @@ def buffer_card(
     ]
     heads = "".join(f"<th>{each}</th>" for each in ("user", "session", "messages", "checkpoints", "size", "idle left"))
     lines = [
-        f"<tr><td dir='auto'>{_text(each.user_id)}</td><td dir='auto'>{_text(each.session_id)}</td>"
+        f"<tr><td dir='auto'>{escaped(each.user_id)}</td><td dir='auto'>{escaped(each.session_id)}</td>"
         f"<td>{each.messages:,}</td><td>{each.checkpoints:,}</td><td>{amount(each.bytes)}</td>"
         f"<td>{_idle(each)}</td></tr>"
         for each in some
     ]
     table = f'<table class="ttlh-table"><tr>{heads}</tr>{"".join(lines)}</table>' if lines else ""
     rest = '<p class="ttlh-note">The next to end; there are others.</p>' if more else ""
-    return _card(f"<b>SessionBuffer</b> on <code>{_text(storage)}</code>", _facts(rows), table, rest)
+    return _card(f"<b>SessionBuffer</b> on <code>{escaped(storage)}</code>", _facts(rows), table, rest)
 
 
 def amount(size: int) -> str:
@@ -186,8 +173,8 @@ def _style() -> str:
 
 def _title(user_id: str, session_id: str) -> str:
     return (
-        f'<span class="ttlh-of">user</span> <b dir="auto">{_text(user_id)}</b> '
-        f'<span class="ttlh-of">session</span> <b dir="auto">{_text(session_id)}</b>'
+        f'<span class="ttlh-of">user</span> <b dir="auto">{escaped(user_id)}</b> '
+        f'<span class="ttlh-of">session</span> <b dir="auto">{escaped(session_id)}</b>'
     )
 
 
@@ -220,113 +207,3 @@ def _moment(time: datetime) -> str:
 
 def _bound(value: Any, told: Any) -> str:
     return "" if value is None else told(value)
-
-
-# The timeline
-
-
-def _timeline(portrait: Portrait) -> str:
-    messages = portrait.messages
-    made_by = callers(messages)
-    answers: dict[int, list[ToolMessage]] = {}
-    for place, caller in made_by.items():
-        answers.setdefault(caller, []).append(messages[place])  # type: ignore[arg-type]  # results alone have callers
-    # A result stands beneath its call; one without a call stands alone.
-    first = max(0, len(messages) - _DRAWN_MESSAGES)
-    places = [place for place in range(first, len(messages)) if made_by.get(place, -1) < first]
-
-    def state(place: int) -> str:
-        return "shown" if place in portrait.shown else "waiting" if place in portrait.waiting else "cut"
-
-    parts = [f'<li class="ttlh-note">{first:,} earlier messages are not drawn here.</li>'] if first else []
-    for found, group in groupby(places, state):
-        members = list(group)
-        items = "".join(_item(messages[place], answers.get(place, ()), has_call=place in made_by) for place in members)
-        if found == "cut":
-            items = f"<li><details><summary>{_cut(messages, members, answers)}</summary><ol>{items}</ol></details></li>"
-        elif found == "waiting":
-            items = f'<li class="ttlh-note">Waits for a result; not in the window yet:</li>{items}'
-        parts.append(items)
-    if not messages:
-        parts.append('<li class="ttlh-note">Nothing has been said yet.</li>')
-    return f'<ol class="ttlh-line">{"".join(parts)}</ol>'
-
-
-def _cut(messages: Sequence[BaseMessage], places: Sequence[int], answers: dict[int, list[ToolMessage]]) -> str:
-    count = sum(1 + len(answers.get(place, ())) for place in places)
-    if all(isinstance(messages[place], ToolMessage) for place in places):
-        return f"{count:,} result{'s' * (count > 1)} without a call, left out"
-    return f"{count:,} earlier message{'s' * (count > 1)}, cut by the window"
-
-
-def _item(message: BaseMessage, results: Sequence[ToolMessage], *, has_call: bool) -> str:
-    role = message.role if isinstance(message, ChatMessage) else message.type
-    who = _text(role if message.name is None else f"{role} · {message.name}")
-    kind = message.type if message.type in {"human", "ai", "system", "tool"} else "other"
-    marks = [f'<span class="ttlh-chip">{_text(each)}</span>' for each in _marks(message)]
-    if kind == "tool" and not has_call:
-        marks.append('<span class="ttlh-chip">no call</span>')
-    body = _folded(message.text)
-    if isinstance(message, AIMessage):
-        left = list(results)
-        for call in message.tool_calls:
-            result = next((each for each in left if each.tool_call_id == call["id"]), None)
-            if result is not None:
-                left.remove(result)
-            body += _tool(call["name"], call["args"], result)
-    return (
-        f'<li class="ttlh-item ttlh-{kind}"><span class="ttlh-who">{who}</span>'
-        f'<div class="ttlh-body">{body}{"".join(marks)}</div></li>'
-    )
-
-
-def _tool(name: str, args: dict[str, Any], result: ToolMessage | None) -> str:
-    given = ", ".join(f"{key}={_value(value)}" for key, value in args.items())
-    call = f'<div class="ttlh-call">{_folded(f"{name}({given})")}</div>'
-    if result is None:
-        return f'<div class="ttlh-block">{call}<div class="ttlh-result ttlh-of">no result yet</div></div>'
-    marks = "".join(f'<span class="ttlh-chip">{_text(each)}</span>' for each in _marks(result))
-    failed = " ttlh-failed" if result.status == "error" else ""
-    return f'<div class="ttlh-block">{call}<div class="ttlh-result{failed}">{_folded(result.text)}{marks}</div></div>'
-
-
-def _value(value: Any) -> str:
-    try:
-        return json.dumps(value, ensure_ascii=False)
-    except (TypeError, ValueError):
-        return repr(value)
-
-
-def _marks(message: BaseMessage) -> list[str]:
-    """What a message holds beside its text, in a word each."""
-    marks = []
-    if not isinstance(message.content, str):
-        kinds = [str(block.get("type", "block")) for block in message.content if isinstance(block, dict)]
-        marks += [kind for kind in dict.fromkeys(kinds) if kind != "text" and kind not in _CALL_BLOCKS]
-    if isinstance(message, AIMessage):
-        marks += [f"unreadable call of {call['name']}" for call in message.invalid_tool_calls]
-    if isinstance(message, ToolMessage):
-        marks += ["error"] * (message.status == "error") + ["artifact"] * (message.artifact is not None)
-    return marks
-
-
-def _folded(text: str) -> str:
-    """A text as a block, folded if it is long; nothing for no text."""
-    if not text:
-        return ""
-    drawn = _text(text[:_DRAWN_CHARS])
-    if len(text) > _DRAWN_CHARS:
-        drawn += f'<p class="ttlh-note">{len(text) - _DRAWN_CHARS:,} more characters are not drawn here.</p>'
-    if len(text) <= _FOLDED_CHARS and text.count("\n") < _FOLDED_LINES:
-        return f'<div class="ttlh-text" dir="auto">{drawn}</div>'
-    preview = _text(" ".join(text[: 4 * _PREVIEW].split())[:_PREVIEW])
-    return (
-        f'<details class="ttlh-fold"><summary><span dir="auto">{preview}…</span> '
-        f'<span class="ttlh-of">{len(text):,} characters</span></summary>'
-        f'<div class="ttlh-text" dir="auto">{drawn}</div></details>'
-    )
-
-
-def _text(text: str) -> str:
-    # A lone surrogate could not be saved with the notebook.
-    return escape(text.encode("utf-8", "backslashreplace").decode("utf-8"))

@@ -40,11 +40,22 @@ class Proxy:
         for each in (self._listener, *self._sockets):
             _close(each)
 
+    def lead_to(self, port: int) -> None:
+        """Pass new connections on to another port, and break those there are."""
+        self._to = port
+        sockets, self._sockets = self._sockets, []
+        for each in sockets:
+            _close(each)
+
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
-                server = socket.create_connection(("127.0.0.1", self._to))
+                try:
+                    server = socket.create_connection(("127.0.0.1", self._to))
+                except ConnectionRefusedError:
+                    _close(client)
+                    continue
                 self._sockets += (client, server)
                 threading.Thread(target=self._serve, args=(client, server), daemon=True).start()
 

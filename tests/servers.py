@@ -86,6 +86,14 @@ def free_port() -> int:
                 return port
 
 
+def wait_for(condition: Callable[[], bool], what: str) -> None:
+    """Wait until a server says so."""
+    until = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < until, f"waited in vain for {what}"
+        time.sleep(0.02)
+
+
 def _die_with_parent() -> None:
     # Linux ends the server with whoever started it, be that by SIGKILL; elsewhere there is `atexit`.
     with contextlib.suppress(AttributeError):
@@ -108,7 +116,8 @@ class Server:
         assert found is not None, f"there is no {self.kind} here"
         arguments = [
             found[0], "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
-            "--dir", str(self.folder), "--enable-debug-command", "yes", *self.options,
+            "--dir", str(self.folder), "--repl-diskless-sync-delay", "0", "--enable-debug-command", "yes",
+            *self.options,
         ]  # fmt: skip
         if self.kind == "redis-6.2":
             at = arguments.index("--enable-debug-command")
@@ -162,11 +171,18 @@ class Server:
 
 
 class Cluster:
-    """Three nodes that share the slots."""
+    """Three nodes that share the slots.
 
-    def __init__(self, kind: str, nodes: int = 3) -> None:
-        options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"]
-        self.nodes = [Server(kind, options=options).start() for _ in range(nodes)]
+    Args:
+        kind: Of which kind they are.
+        nodes: How many there are.
+        timeout: After how many milliseconds of silence a node counts as gone.
+    """
+
+    def __init__(self, kind: str, nodes: int = 3, timeout: int = 2000) -> None:
+        self._kind = kind
+        self._options = ["--cluster-enabled", "yes", "--cluster-node-timeout", str(timeout)]
+        self.nodes = [Server(kind, options=self._options).start() for _ in range(nodes)]
         share = -(-SLOTS // nodes)
         for number, node in enumerate(self.nodes):
             with node.admin() as client:
@@ -175,10 +191,18 @@ class Cluster:
                 client.execute_command("CLUSTER SET-CONFIG-EPOCH", number + 1)
                 if number:
                     client.execute_command("CLUSTER MEET", "127.0.0.1", self.nodes[0].port)
-        until = time.monotonic() + PATIENCE
-        while not all(self._is_settled(node) for node in self.nodes):
-            assert time.monotonic() < until, "the cluster did not settle"
-            time.sleep(0.05)
+        wait_for(lambda: all(self._is_settled(node) for node in self.nodes), "the cluster to settle")
+
+    def add_replica(self, of: Server) -> Server:
+        """One more node, that keeps what this one has and takes its place when it is gone."""
+        replica = Server(self._kind, options=self._options).start()
+        self.nodes.append(replica)
+        with replica.admin() as client, of.admin() as primary:
+            client.execute_command("CLUSTER MEET", "127.0.0.1", of.port)
+            wait_for(lambda: all(self._is_settled(node) for node in self.nodes), "the cluster to know the replica")
+            client.execute_command("CLUSTER REPLICATE", primary.execute_command("CLUSTER MYID"))
+        wait_for(lambda: has_all(replica, of), "the replica")
+        return replica
 
     def _is_settled(self, node: Server) -> bool:
         with node.admin() as client:
@@ -199,6 +223,13 @@ class Cluster:
         """End all nodes."""
         for node in self.nodes:
             node.remove()
+
+
+def has_all(replica: Server, of: Server) -> bool:
+    """Whether a replica has all that its primary was told."""
+    with replica.admin() as client, of.admin() as primary:
+        told, got = primary.info("replication"), client.info("replication")
+    return got.get("master_link_status") == "up" and bool(told["master_repl_offset"] == got["slave_repl_offset"])
 
 
 _running: dict[str, Server] = {}

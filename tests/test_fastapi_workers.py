@@ -19,6 +19,7 @@ import httpx
 import pytest
 
 from tests import servers
+from tests.storage.redis_cases import kind_here
 
 FOLDER = Path(__file__).parent.parent / "examples" / "fastapi_workers"
 USERS = [f"user{number}" for number in range(6)]
@@ -73,10 +74,7 @@ class Worker:
 
 @pytest.fixture
 def workers() -> Iterator[list[Worker]]:
-    kind = servers.any_kind()
-    if kind is None:
-        pytest.skip("no Redis server: install the test group, or Debian's redis-tools")
-    server = servers.Server(kind).start()
+    server = servers.Server(kind_here()).start()
     started = [Worker(server.url, pace=0.05 if number == 2 else 0.0) for number in range(3)]
     try:
         for worker in started:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import re
@@ -12,23 +13,33 @@ from weakref import WeakKeyDictionary
 import pytest
 import redis
 
+from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import RedisStorage
+from langchain_ttl_history.storage.base import Blob, Change, Lease, Query
 from langchain_ttl_history.storage.redis_numbers import TABLE
 from langchain_ttl_history.storage.redis_replies import table_names
 from tests import servers
 
+KEY = SessionKey("ada", "s1")
+LEASE = Lease(100.0, None)
+
 _numbers = itertools.count()
 _servers: WeakKeyDictionary[RedisStorage, list[servers.Server]] = WeakKeyDictionary()
+
+
+def kind_here(kind: str | None = None) -> str:
+    """The kind of server that a test runs on, the oldest by default; skips the test where it is not here."""
+    kind = kind or servers.any_kind()
+    if kind is None or servers.binary(kind) is None:
+        pytest.skip(f"no {kind or 'Redis'} server: install the test group, or Debian's redis-tools")
+    return kind
 
 
 def open_redis(
     clock: Callable[[], float] | None, kind: str | None = None, query: str = "", scheme: str = "redis", login: str = ""
 ) -> RedisStorage:
     """An empty storage on a server that other tests share: its keys have a prefix of their own."""
-    kind = kind or servers.any_kind()
-    if kind is None or servers.binary(kind) is None:
-        pytest.skip(f"no {kind or 'Redis'} server: install the test group, or Debian's redis-tools")
-    server = servers.shared(kind)
+    server = servers.shared(kind_here(kind))
     url = f"{scheme}://{login}127.0.0.1:{server.port}/0{query}"
     storage = RedisStorage(url, clock=clock, prefix=f"test-{os.getpid()}-{next(_numbers)}")
     _servers[storage] = [server]
@@ -37,10 +48,7 @@ def open_redis(
 
 def open_cluster(clock: Callable[[], float] | None, kind: str | None = None) -> RedisStorage:
     """An empty storage on a cluster that other tests share."""
-    kind = kind or servers.any_kind()
-    if kind is None or servers.binary(kind) is None:
-        pytest.skip(f"no {kind or 'Redis'} server: install the test group, or Debian's redis-tools")
-    cluster = servers.shared_cluster(kind)
+    cluster = servers.shared_cluster(kind_here(kind))
     storage = RedisStorage(cluster.url, clock=clock, prefix=f"test-{os.getpid()}-{next(_numbers)}")
     _servers[storage] = cluster.nodes
     return storage
@@ -66,6 +74,17 @@ def contents(storage: RedisStorage) -> list[bytes]:
         with server.admin() as admin:
             held += servers.dumped(admin)
     return held
+
+
+def appended(text: bytes) -> Change:
+    """A change of a blob and of a list."""
+    return Change(LEASE, blobs={f"m{text.decode()}": Blob(text)}, append=[("log", text, (f"m{text.decode()}",))])
+
+
+async def stored_texts(storage: RedisStorage) -> list[bytes]:
+    """What an onlooker finds in the list."""
+    found = await asyncio.to_thread(storage.read, KEY, Query(("log",), ("m",)))
+    return [entry.payload for entry in found.lists.get("log", ())]
 
 
 def abandon(storage: RedisStorage) -> None:

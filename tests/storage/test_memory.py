@@ -40,11 +40,6 @@ def numbers(storage: MemoryStorage) -> list[int]:
     return [int(each.session_id[1:]) for each in storage.sessions(None)[0]]
 
 
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
 def test_the_least_recently_used_goes_first_when_there_are_too_many(clock: Clock) -> None:
     storage = MemoryStorage(max_sessions=3, clock=clock)
     for number in (0, 1, 2):

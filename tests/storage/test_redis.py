@@ -12,7 +12,7 @@ from langchain_ttl_history.storage import RedisStorage
 from langchain_ttl_history.storage.base import Lease
 from langchain_ttl_history.testing import StorageContract
 from tests import servers
-from tests.storage.redis_cases import close_redis, open_cluster, open_redis
+from tests.storage.redis_cases import close_redis, kind_here, open_cluster, open_redis
 
 
 class TestRedis(StorageContract):
@@ -112,10 +112,8 @@ class TestRestrictedUser(TestRedis):
     """As a user who may not use what a worker does not need."""
 
     def make(self, clock: Callable[[], float]) -> Any:
-        kind = servers.any_kind()
-        if kind is not None:
-            with servers.shared(kind).admin() as admin:
-                admin.execute_command("ACL SETUSER", "worker", *RESTRICTED.split())
+        with servers.shared(kind_here()).admin() as admin:
+            admin.execute_command("ACL SETUSER", "worker", *RESTRICTED.split())
         return open_redis(clock, None, login="worker:secret@")
 
 

@@ -18,7 +18,7 @@ from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import RedisStorage
 from langchain_ttl_history.storage.base import Blob, Change, Lease, Query, Status
 from tests import servers
-from tests.storage.redis_cases import assert_sound
+from tests.storage.redis_cases import assert_sound, kind_here
 
 KEY = SessionKey("ada", "s1")
 LEASE = Lease(100.0, None)
@@ -26,10 +26,7 @@ LEASE = Lease(100.0, None)
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[servers.Cluster]:
-    kind = servers.any_kind()
-    if kind is None:
-        pytest.skip("no Redis server")
-    cluster = servers.Cluster(kind)
+    cluster = servers.Cluster(kind_here())
     yield cluster
     cluster.remove()
 

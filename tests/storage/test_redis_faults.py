@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -18,62 +17,10 @@ from redis.retry import Retry
 from langchain_ttl_history import SessionBuffer, StorageError
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import RedisStorage
-from langchain_ttl_history.storage.base import Blob, Change, Lease, Query, Status
+from langchain_ttl_history.storage.base import Blob, Change, Query, Status
 from tests import servers
-from tests.proxy import Proxy, proxy_to
-from tests.storage.redis_cases import assert_sound
-
-KEY = SessionKey("ada", "s1")
-LEASE = Lease(100.0, None)
-
-
-@pytest.fixture
-def server() -> Iterator[servers.Server]:
-    """A server of this test's own."""
-    kind = servers.any_kind()
-    if kind is None:
-        pytest.skip("no Redis server")
-    server = servers.Server(kind).start()
-    yield server
-    server.remove()
-
-
-@pytest.fixture
-def proxy(server: servers.Server) -> Iterator[Proxy]:
-    with proxy_to(server.port) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-async def open_() -> AsyncIterator[Callable[[str], RedisStorage]]:
-    """Opens storages that are closed at the end."""
-    opened: list[RedisStorage] = []
-
-    def open_(url: str) -> RedisStorage:
-        opened.append(RedisStorage(url))
-        return opened[-1]
-
-    yield open_
-    for each in opened:
-        await each.aclose()
-
-
-@pytest.fixture(params=["sync", "async"])
-def call(request: pytest.FixtureRequest) -> Callable[..., Any]:
-    """Calls a verb, or its async twin."""
-
-    async def call(storage: Any, verb: str, *arguments: Any) -> Any:
-        if request.param == "async":
-            return await getattr(storage, f"a{verb}")(*arguments)
-        return await asyncio.to_thread(getattr(storage, verb), *arguments)
-
-    return call
-
-
-def appended(text: bytes) -> Change:
-    """A change of a blob and of a list."""
-    return Change(LEASE, blobs={f"m{text.decode()}": Blob(text)}, append=[("log", text, (f"m{text.decode()}",))])
-
+from tests.proxy import Proxy
+from tests.storage.redis_cases import KEY, LEASE, appended, assert_sound, kind_here, stored_texts
 
 VERBS: dict[str, tuple[Any, ...]] = {
     "read": (KEY, Query(("log",), ("m",), lease=LEASE)),
@@ -81,12 +28,6 @@ VERBS: dict[str, tuple[Any, ...]] = {
     "delete": (*KEY, 60.0),
     "sessions": ("ada",),
 }
-
-
-async def stored_texts(storage: RedisStorage) -> list[bytes]:
-    """What an onlooker finds in the list."""
-    found = await asyncio.to_thread(storage.read, KEY, Query(("log",), ("m",)))
-    return [entry.payload for entry in found.lists.get("log", ())]
 
 
 # --- connections that break ---------------------------------------------------------------------
@@ -212,20 +153,25 @@ async def test_a_call_may_be_cancelled_at_any_step(server: servers.Server, open_
 # --- a server that is away, slow, full or not writable --------------------------------------------
 
 
+def asked(buffer: SessionBuffer, storage: RedisStorage) -> list[tuple[Any, ...]]:
+    """What a buffer is asked, each as an object, a verb and arguments."""
+    return [
+        (buffer.history("ada", "s1"), "add_messages", [HumanMessage("lost")]),
+        (buffer.checkpointer(), "get_tuple", buffer.config("ada", "s1")),
+        (buffer, "info", "ada", "s1"),
+        (buffer, "delete", "ada", "s1"),
+        (storage, "read", KEY, Query()),
+        (storage, "sessions", "ada"),
+    ]
+
+
 async def test_a_buffer_works_again_once_its_server_does(server: servers.Server, call: Any, open_: Any) -> None:
     storage = open_(server.url)
     buffer = SessionBuffer(storage)
     history = buffer.history("ada", "s1")
-    saver = buffer.checkpointer()
     await call(history, "add_messages", [HumanMessage("hello")])
     server.stop()
-    for owner, verb, *arguments in (
-        (history, "add_messages", [HumanMessage("lost")]),
-        (saver, "get_tuple", buffer.config("ada", "s1")),
-        (buffer, "info", "ada", "s1"),
-        (buffer, "delete", "ada", "s1"),
-        (storage, "read", KEY, Query()),
-    ):
+    for owner, verb, *arguments in asked(buffer, storage):
         with pytest.raises(StorageError) as refused:
             await call(owner, verb, *arguments)
         assert isinstance(refused.value.__cause__, redis.ConnectionError)
@@ -237,6 +183,39 @@ async def test_a_buffer_works_again_once_its_server_does(server: servers.Server,
     with server.admin() as admin:
         admin.script_flush()
     assert (await call(buffer, "info", "ada", "s1")).messages == 1
+
+
+async def test_a_server_that_still_loads_is_an_error_and_never_without_the_session(call: Any, open_: Any) -> None:
+    # The oldest kind answers too seldom while it loads.
+    options = ["--loading-process-events-interval-bytes", "1024", "--rdbcompression", "no"]
+    server = servers.Server(kind_here("valkey"), options=options).start()
+    storage = open_(server.url)
+    buffer = SessionBuffer(storage)
+    history = buffer.history("ada", "s1")
+    await call(history, "add_messages", [HumanMessage("hello")])
+    try:
+        with server.admin() as admin, server.admin(socket_timeout=60) as another:
+            for number in range(3_000):
+                admin.set(f"another's {number}", "x" * 1_100)
+            admin.config_set("key-load-delay", 5_000)  # Microseconds a key.
+            reload = asyncio.create_task(asyncio.to_thread(another.execute_command, "DEBUG", "RELOAD"))
+            await asyncio.to_thread(servers.wait_for, lambda: admin.info("persistence")["loading"] == 1, "a reload")
+            try:
+                for each in (buffer, SessionBuffer(open_(server.url))):
+                    for owner, verb, *arguments in asked(each, each._storage):
+                        with pytest.raises(StorageError) as refused:
+                            await call(owner, verb, *arguments)
+                        assert isinstance(refused.value.__cause__, redis.BusyLoadingError)
+                with pytest.raises(StorageError):
+                    _ = history.messages
+                assert admin.info("persistence")["loading"] == 1
+            finally:
+                admin.config_set("key-load-delay", 0)
+                await reload
+        await call(history, "add_messages", [HumanMessage("again")])
+        assert [message.content for message in history.messages] == ["hello", "again"]
+    finally:
+        server.remove()
 
 
 async def test_a_slow_server_is_an_error_after_the_timeout(server: servers.Server, call: Any, open_: Any) -> None:

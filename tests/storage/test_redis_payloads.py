@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
 
@@ -21,8 +21,7 @@ from langchain_ttl_history.storage.base import Blob, Change, Entry, Lease, Query
 from langchain_ttl_history.storage.redis_commands import encoded
 from langchain_ttl_history.storage.redis_names import full_name, short_name
 from langchain_ttl_history.storage.redis_payloads import full_payload, short_entry, short_record
-from langchain_ttl_history.testing import Clock
-from tests.storage.redis_cases import admin_of, assert_counts, close_redis, open_redis
+from tests.storage.redis_cases import assert_counts
 
 KEY = SessionKey("ada", "s1")
 LEASE = Lease(100.0, None)
@@ -75,20 +74,6 @@ def test_a_damaged_payload_is_an_error(short: bytes) -> None:
 
 
 # --- in a session -----------------------------------------------------------------------------------
-
-
-@pytest.fixture
-async def storage() -> AsyncIterator[RedisStorage]:
-    storage = open_redis(Clock())
-    yield storage
-    await storage.aclose()
-    close_redis(storage)
-
-
-@pytest.fixture
-def admin(storage: RedisStorage) -> Iterator[redis.Redis]:
-    with admin_of(storage) as admin:
-        yield admin
 
 
 def record(*more: Any) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -13,26 +12,21 @@ from langchain_ttl_history.storage import RedisStorage
 from tests import servers
 from tests.promises.helpers import build_graph, echo
 from tests.storage import redis_workers
-from tests.storage.redis_cases import admin_of, assert_sound, close_redis, open_redis
+from tests.storage.redis_cases import admin_of, assert_sound, kind_here
 
 WORKERS, APPENDS = 8, 100
 PATIENCE = 60
 
 
 @pytest.fixture
-async def storage() -> AsyncIterator[RedisStorage]:
-    storage = open_redis(None)
-    yield storage
-    await storage.aclose()
-    close_redis(storage)
+def storage(real: RedisStorage) -> RedisStorage:
+    return real
 
 
 @pytest.fixture
 def where(storage: RedisStorage) -> tuple[str, str]:
     """What a worker needs to open the same storage."""
-    kind = servers.any_kind()
-    assert kind is not None
-    return servers.shared(kind).url, storage._settings.keys._prefix
+    return servers.shared(kind_here()).url, storage._settings.keys._prefix
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +62,7 @@ def test_appends_of_many_processes_all_arrive_once_and_each_in_one_piece(
         assert sorted(mine, key=lambda each: int(each.split("-")[1])) == [f"q{worker}-{n}" for n in range(APPENDS)]
         if worker % 2 == 0:
             assert mine == [f"q{worker}-{number}" for number in range(APPENDS)]
-    assert_sound(servers.shared(servers.any_kind() or ""))
+    assert_sound(servers.shared(kind_here()))
 
 
 def test_turns_of_two_processes_that_overlap_are_both_kept(

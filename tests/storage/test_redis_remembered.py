@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -13,25 +13,11 @@ from langchain_ttl_history.storage import RedisStorage, redis_mirror
 from langchain_ttl_history.storage.base import Blob, Change, Entry, Lease, Query, Status
 from langchain_ttl_history.storage.redis_commands import Eval
 from langchain_ttl_history.testing import Clock
-from tests.storage.redis_cases import admin_of, close_redis, open_redis
 
 KEY = SessionKey("ada", "s1")
 LEASE = Lease(100.0, None)
 MESSAGES = {f"m{number}": Blob((b"%d" % number * 600)[:600]) for number in range(40)}
 TURN = Query(("h",), ("c", "m"), ("log", "h"))
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-async def storage(clock: Clock) -> AsyncIterator[RedisStorage]:
-    storage = open_redis(clock)
-    yield storage
-    await storage.aclose()
-    close_redis(storage)
 
 
 @pytest.fixture
@@ -47,12 +33,6 @@ def another(storage: RedisStorage) -> Iterator[Callable[[], RedisStorage]]:
     yield another
     for each in opened:
         each.close()
-
-
-@pytest.fixture
-def admin(storage: RedisStorage) -> Iterator[redis.Redis]:
-    with admin_of(storage) as admin:
-        yield admin
 
 
 def begin(storage: RedisStorage) -> None:

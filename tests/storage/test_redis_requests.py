@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,17 +16,14 @@ from langchain_ttl_history.storage import RedisStorage
 from langchain_ttl_history.storage.base import Blob, Change, Lease
 from langchain_ttl_history.storage.redis_commands import request_name
 from tests.langgraph.test_requests import agent
-from tests.storage.redis_cases import admin_of, close_redis, open_redis
+from tests.storage.redis_cases import admin_of
 
 COUNTED = ("evalsha", "eval", "scan")
 
 
 @pytest.fixture
-async def storage() -> AsyncIterator[RedisStorage]:
-    storage = open_redis(None)
-    yield storage
-    await storage.aclose()
-    close_redis(storage)
+def storage(real: RedisStorage) -> RedisStorage:
+    return real
 
 
 @pytest.fixture

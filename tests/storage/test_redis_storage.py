@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -23,7 +23,7 @@ from langchain_ttl_history.storage import redis_numbers as numbers_module
 from langchain_ttl_history.storage.base import Blob, Change, Entry, Guard, Lease, Query, Status
 from langchain_ttl_history.testing import Clock
 from tests import servers
-from tests.storage.redis_cases import abandon, admin_of, assert_counts, close_redis, moved, open_cluster, open_redis
+from tests.storage.redis_cases import abandon, admin_of, assert_counts, kind_here, moved, open_cluster, open_redis
 
 KEY = SessionKey("ada", "s1")
 LEASE = Lease(100.0, None)
@@ -47,34 +47,6 @@ ODD = [
     "\ud800",
     "x" * 500,
 ]
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-async def storage(clock: Clock) -> AsyncIterator[RedisStorage]:
-    storage = open_redis(clock)
-    yield storage
-    await storage.aclose()
-    close_redis(storage)
-
-
-@pytest.fixture
-async def real() -> AsyncIterator[RedisStorage]:
-    """A storage that goes by its server's clock."""
-    storage = open_redis(None)
-    yield storage
-    await storage.aclose()
-    close_redis(storage)
-
-
-@pytest.fixture
-def admin(storage: RedisStorage) -> Iterator[redis.Redis]:
-    with admin_of(storage) as admin:
-        yield admin
 
 
 # --- keys -----------------------------------------------------------------------------------------
@@ -128,10 +100,8 @@ def test_a_prefix_keeps_two_applications_on_one_server_apart(storage: RedisStora
 
 @pytest.mark.parametrize("prefix", ["a*", "[ab]", "a?", "\\", "^", "a]"])
 def test_a_prefix_may_hold_what_means_something_in_a_pattern(prefix: str) -> None:
-    kind = servers.any_kind()
-    if kind is None:
-        pytest.skip("no Redis server")
-    storage, other = (RedisStorage(servers.shared(kind).url, prefix=each) for each in (prefix, "ab"))
+    url = servers.shared(kind_here()).url
+    storage, other = (RedisStorage(url, prefix=each) for each in (prefix, "ab"))
     other.write(SessionKey("bob", "s"), Change(LEASE))
     storage.write(KEY, Change(LEASE))
     assert storage.sessions(None)[0] == [KEY]
@@ -409,10 +379,7 @@ def test_many_sessions_of_one_user_are_listed_in_pages(storage: RedisStorage, cl
 
 
 def test_a_worker_needs_no_scan(clock: Clock) -> None:
-    kind = servers.any_kind()
-    if kind is None:
-        pytest.skip("no Redis server")
-    server = servers.shared(kind)
+    server = servers.shared(kind_here())
     with server.admin() as admin:
         allowed = "+evalsha +eval +hget +hset +hmget +hgetall +hdel +hlen +hkeys +hscan +hexists +hrandfield"
         rights = f"reset on >secret ~lean* +del +pexpire +persist +time {allowed}"
@@ -434,10 +401,7 @@ def test_a_worker_needs_no_scan(clock: Clock) -> None:
 
 @pytest.mark.parametrize("library", [redis, valkey])
 async def test_clients_of_either_driver_sync_async_or_both(library: Any) -> None:
-    kind = servers.any_kind()
-    if kind is None:
-        pytest.skip("no Redis server")
-    port = servers.shared(kind).port
+    port = servers.shared(kind_here()).port
     name = library.__name__.title()
     sync = getattr(library, name)(port=port)
     asynchronous = getattr(sys.modules[f"{library.__name__}.asyncio"], name)(port=port)

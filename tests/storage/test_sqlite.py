@@ -10,7 +10,7 @@ import sqlite3
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from langchain_ttl_history.storage import sqlite_updates as updates
 from langchain_ttl_history.storage.base import Blob, Change, Entry, Guard, Lease, Query, Status, Storage
 from langchain_ttl_history.storage.sqlite_schema import FORMAT
 from langchain_ttl_history.testing import Clock, StorageContract
+from tests.storage.sqlite_cases import Opens, traces
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -71,26 +72,6 @@ class TestSQLiteInMemoryAsync(TestSQLiteInMemory):
 
 KEY = SessionKey("ada", "s1")
 LEASE = Lease(100.0, None)
-Opens = Callable[..., SQLiteStorage]
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def opens(tmp_path: Path, clock: Clock) -> Iterator[Opens]:
-    """Opens the same file once more, as another worker does."""
-    opened: list[SQLiteStorage] = []
-
-    def open_(name: str = "s.db", **options: Any) -> SQLiteStorage:
-        opened.append(SQLiteStorage(tmp_path / name, **{"clock": clock, **options}))
-        return opened[-1]
-
-    yield open_
-    for storage in opened:
-        storage.close()
 
 
 def saying(text: str, **change: Any) -> Change:
@@ -225,12 +206,6 @@ def test_a_sweep_frees_all_at_once_and_gives_the_pages_back(opens: Opens, clock:
 
 
 # --- deletion ---------------------------------------------------------------------------------
-
-
-def traces(folder: Path, *words: bytes) -> dict[bytes, int]:
-    """How often each word is in any of the files."""
-    held = b"".join(path.read_bytes() for path in folder.iterdir())
-    return {word: count for word in words if (count := held.count(word))}
 
 
 @pytest.mark.parametrize("how", ["one", "user"])
@@ -478,27 +453,7 @@ def test_a_lock_held_for_too_long_is_an_error(opens: Opens, tmp_path: Path) -> N
     storage.write(KEY, saying("hello"))
 
 
-# --- listing ----------------------------------------------------------------------------------
-
-
-def test_sessions_come_in_pages_and_nothing_is_held_in_between(opens: Opens, clock: Clock) -> None:
-    storage = opens()
-    for number in range(1_203):
-        storage.write(SessionKey(f"u{number % 2}", f"s{number}"), Change(LEASE))
-        clock.advance(0.01)
-    for user, expected in ((None, range(1_203)), ("u1", range(1, 1_203, 2)), ("nobody", ())):
-        listed, pages, after = [], 0, None
-        while True:
-            page, after = storage.sessions(user, after)
-            listed += [int(each.session_id[1:]) for each in page]
-            pages += 1
-            other = opens(timeout=1.0)
-            other.write(KEY, Change(Lease(1e6, None), upkeep=True))
-            assert opens()._connections.truncate(wait=False), "a reader is left"
-            if after is None:
-                break
-        assert listed == list(expected)
-        assert pages == len(listed) // 500 + 1
+# --- indexes ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

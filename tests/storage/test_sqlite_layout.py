@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,24 +22,10 @@ from langchain_ttl_history.storage.sqlite_packs import Large, decode, encode
 from langchain_ttl_history.storage.sqlite_rows import TO_READ, load, look
 from langchain_ttl_history.storage.sqlite_tail import PAGE, SEGMENT
 from langchain_ttl_history.storage.sqlite_updates import LARGE, OUTDATED
+from tests.storage.sqlite_cases import Opens, traces
 
 KEY = SessionKey("ada", "s1")
 LEASE = Lease(None, None)
-Opens = Callable[[], SQLiteStorage]
-
-
-@pytest.fixture
-def opens(tmp_path: Path) -> Iterator[Opens]:
-    """Opens the same file once more, as another worker does."""
-    opened: list[SQLiteStorage] = []
-
-    def open_() -> SQLiteStorage:
-        opened.append(SQLiteStorage(tmp_path / "s.db"))
-        return opened[-1]
-
-    yield open_
-    for storage in opened:
-        storage.close()
 
 
 def write(storage: SQLiteStorage, key: SessionKey = KEY, **change: Any) -> Outcome:
@@ -175,11 +161,6 @@ def test_a_worker_that_others_outrun_looks_first_and_then_trusts_its_memory_agai
 
 
 # --- what is freed ----------------------------------------------------------------------------
-
-
-def traces(folder: Path, *words: bytes) -> dict[bytes, int]:
-    held = b"".join(path.read_bytes() for path in folder.iterdir())
-    return {word: count for word in words if (count := held.count(word))}
 
 
 def test_what_is_dropped_trimmed_or_replaced_is_in_no_file_after_a_sweep(opens: Opens, tmp_path: Path) -> None:

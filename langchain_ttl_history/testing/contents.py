@@ -1,0 +1,149 @@
+"""What a session holds: blobs, lists, their positions, and what they refer to."""
+
+from __future__ import annotations
+
+from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.storage.base import Blob, Entry, Status
+from langchain_ttl_history.testing.cases import OTHERS, Cases
+
+__all__ = ["Contents"]
+
+
+class Contents(Cases):
+    """What is written comes back, whole and in order, or is refused."""
+
+    # Blobs and lists
+
+    async def test_a_blob_is_set_whole(self) -> None:
+        await self.write(blobs={"b": Blob(b"1"), "x": Blob(b"old", ("b",), 7, ("list",))})
+        assert (await self.read("x")).blobs == {"x": Blob(b"old", ("b",), 7, ("list",))}
+        await self.write(blobs={"x": Blob(b"\x00new")})
+        assert (await self.read("x")).blobs == {"x": Blob(b"\x00new")}
+
+    async def test_a_list_keeps_its_entries_in_the_order_they_arrived(self) -> None:
+        await self.write(append=[("l", b"1", ()), ("l", b"2", ())])
+        await self.write(append=[("l", b"", ())])
+        assert [entry.payload for entry in (await self.read("l")).lists["l"]] == [b"1", b"2", b""]
+
+    async def test_a_read_gives_what_it_names_and_leaves_out_what_is_not_stored(self) -> None:
+        await self.write(blobs={"b": Blob(b"1"), "c": Blob(b"2")}, append=[("l", b"3", ())])
+        found = await self.read("b", "gone")
+        assert (set(found.blobs), set(found.lists)) == ({"b"}, set())
+
+    async def test_sessions_are_apart(self) -> None:
+        await self.write(blobs={"b": Blob(b"1")}, append=[("l", b"1", ())])
+        for key in OTHERS:
+            await self.expect_absent(key)
+            outcome = await self.write(key, blobs={"b": Blob(b"other")})
+            assert (outcome.position, outcome.bytes) == (0, 5)
+        assert (await self.read("b")).blobs == {"b": Blob(b"1")}
+
+    async def test_any_characters_make_a_key_of_their_own(self) -> None:
+        parts = [("a:b", "c"), ("a", "b:c"), ("a*", "{c}"), ("a", "*"), ("{a}", "🙂"), ("a", "b")]
+        keys = [SessionKey(*each) for each in parts]
+        for key in keys:
+            await self.write(key, blobs={"b": Blob(repr(key).encode())})
+        for key in keys:
+            assert (await self.read("b", key=key)).blobs["b"].payload == repr(key).encode()
+        assert sorted(await self.listed()) == sorted(keys)
+
+    async def test_what_is_dropped_or_trimmed_is_gone(self) -> None:
+        await self.write(blobs={"b": Blob(b"1"), "c": Blob(b"22")})
+        await self.write(append=[("l", b"1", ()), ("l", b"2", ()), ("k", b"3", ())])
+        outcome = await self.write(drop=["b", "k", "gone"], trim={"l": frozenset({1, 99})})
+        found = await self.read(outline=True)
+        assert found.blobs == {"c": Blob(b"22")}
+        assert {name: list(entries) for name, entries in found.lists.items()} == {"l": [Entry(2, b"2")]}
+        assert (outcome.bytes, dict(outcome.weights), found.bytes) == (3, {"l": 1}, 3)
+
+    async def test_a_write_answers_with_the_sizes_after_it(self) -> None:
+        outcome = await self.write(blobs={"b": Blob(b"12")}, append=[("l", b"3", ("b",)), ("l", b"", ())])
+        found = await self.read()
+        assert (outcome.status, outcome.generation) == (Status.STORED, found.generation)
+        assert (outcome.position, outcome.bytes, dict(outcome.weights)) == (2, 3, {"l": 3})
+        assert (found.position, found.bytes) == (2, 3)
+
+    # Positions
+
+    async def test_positions_count_up_through_the_whole_session(self) -> None:
+        await self.write(append=[("l", b"", ()), ("k", b"", ())])
+        await self.write(append=[("l", b"", ())])
+        found = await self.read("l", "k")
+        assert [entry.position for entry in (*found.lists["l"], *found.lists["k"])] == [1, 3, 2]
+
+    async def test_positions_never_repeat_within_a_generation(self) -> None:
+        await self.write(append=[("l", b"1", ()), ("l", b"2", ())])
+        assert (await self.write(drop=["l"])).position == 2
+        assert (await self.write(append=[("l", b"3", ())])).position == 3
+
+    async def test_an_entry_placed_at_a_position_replaces_the_one_there(self) -> None:
+        await self.write(append=[("l", b"1", ()), ("l", b"2", ())])
+        await self.write(place=[("l", Entry(1, b"new")), ("k", Entry(2, b"other")), ("l", Entry(9, b"far"))])
+        found = await self.read("l", "k")
+        assert list(found.lists["l"]) == [Entry(1, b"new"), Entry(2, b"2"), Entry(9, b"far")]
+        assert list(found.lists["k"]) == [Entry(2, b"other")]
+        assert (await self.write(append=[("l", b"", ())])).position == 10
+
+    # References
+
+    async def test_a_read_follows_references_of_the_letters_it_names_to_any_depth(self) -> None:
+        await self.write(blobs={"m1": Blob(b"1"), "m2": Blob(b"2", ("m1", "v1")), "v1": Blob(b"3"), "m9": Blob(b"")})
+        await self.write(blobs={"c": Blob(b"", ("m2",))}, append=[("l", b"", ("m2",))])
+        for name in ("c", "l"):
+            assert {*(await self.read(name, follow=("m",))).blobs} - {name} == {"m1", "m2"}
+            assert {*(await self.read(name, follow=("m", "v"))).blobs} - {name} == {"m1", "m2", "v1"}
+            assert {*(await self.read(name)).blobs} - {name} == set()
+
+    async def test_a_read_follows_what_belongs_to_a_blob_if_it_is_stored(self) -> None:
+        blobs = {"h": Blob(b"", also=("w1", "w2", "m2")), "m1": Blob(b"1"), "m2": Blob(b"2")}
+        assert (await self.write(blobs=blobs, append=[("w1", b"", ("m1",))])).status is Status.STORED
+        found = await self.read("h", follow=("w", "m"))
+        assert (set(found.blobs), set(found.lists)) == ({"h", "m1", "m2"}, {"w1"})
+
+    async def test_a_write_whose_references_are_missing_stores_nothing_and_names_them(self) -> None:
+        await self.write(blobs={"b": Blob(b"1")}, append=[("l", b"1", ())])
+        before = await self.read(outline=True)
+        self.clock.advance(1)
+        bad = ("b", "new", "gone")
+        for refs, append in ((bad, []), ((), [("l", b"", bad)])):
+            blobs = {"new": Blob(b"2"), "x": Blob(b"", refs)}
+            outcome = await self.write(blobs=blobs, append=append, drop=["l"], trim={"l": {1}}, idle_ttl=None)
+            assert (outcome.status, outcome.missing) == (Status.MISSING, frozenset({"gone"}))
+        assert (await self.write(place=[("l", Entry(1, b"", ("gone",)))])).missing == {"gone"}
+        after = await self.read(outline=True)
+        after.now = before.now
+        assert after == before
+        assert (await self.write(OTHERS[0], blobs={"b": Blob(b"", ("gone",))})).status is Status.MISSING
+        await self.expect_absent(OTHERS[0])
+
+    async def test_a_blob_lives_until_it_is_dropped_whether_or_not_anything_refers_to_it(self) -> None:
+        await self.write(blobs={"m": Blob(b"1"), "c": Blob(b"", ("m",))})
+        await self.write(drop=["c"])
+        assert set((await self.read("m")).blobs) == {"m"}
+        await self.write(blobs={"c": Blob(b"", ("m",))})
+        await self.write(drop=["m"])
+        assert set((await self.read("c", follow=("m",))).blobs) == {"c"}
+
+    async def test_a_read_can_begin_after_the_mark_of_a_blob(self) -> None:
+        await self.write(blobs={"m1": Blob(b""), "m2": Blob(b""), "h": Blob(b"", mark=1)})
+        await self.write(append=[("l", b"", ("m1",)), ("l", b"", ("m2",))])
+        found = await self.read(after_mark=("l", "h"), follow=("m",))
+        assert ([entry.position for entry in found.lists["l"]], set(found.blobs)) == ([2], {"m2"})
+        found = await self.read(after_mark=("l", "gone"), follow=("m",))
+        assert ([entry.position for entry in found.lists["l"]], set(found.blobs)) == ([1, 2], {"m1", "m2"})
+
+    async def test_an_outline_is_every_blob_and_entry(self) -> None:
+        blobs = {"m": Blob(b"1", mark=3), "c": Blob(b"2", ("m",))}
+        await self.write(blobs=blobs, append=[("l", b"3", ("m",))])
+        found = await self.read(outline=True)
+        assert (found.blobs, list(found.lists["l"]), found.bytes) == (blobs, [Entry(1, b"3", ("m",))], 3)
+        assert found.outline
+
+    async def test_a_read_is_answered_with_an_outline_where_a_list_weighs_more_than_it_says(self) -> None:
+        await self.write(blobs={"m": Blob(b"1"), "n": Blob(b"2")}, append=[("l", b"3", ("m",)), ("l", b"4", ())])
+        found = await self.read("n", outline_over={"l": 3, "other": 0})
+        assert (set(found.blobs), dict(found.lists), found.outline) == ({"n"}, {}, False)
+        found = await self.read("n", outline_over={"l": 2})
+        assert (set(found.blobs), [entry.position for entry in found.lists["l"]]) == ({"m", "n"}, [1, 2])
+        assert found.outline
+        assert not (await self.read(key=SessionKey("u", "gone"), outline_over={"l": -1})).outline

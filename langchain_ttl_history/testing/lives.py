@@ -1,0 +1,154 @@
+"""How long a session lives: what begins it, prolongs it, ends it, and what may not bring it back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.storage.base import Blob, Guard, Lease, Status, Usage
+from langchain_ttl_history.testing.cases import IDLE, KEY, LEASE, OTHERS, Cases
+
+__all__ = ["Lives"]
+
+
+class Lives(Cases):
+    """A session is there until its deadline or its deletion, and then gone whole."""
+
+    # Generations and deadlines
+
+    async def test_a_generation_is_the_creation_in_microseconds_or_the_next_free_number(self) -> None:
+        first = (await self.write()).generation
+        assert first == int(self.clock.now * 1_000_000)
+        await self.call("delete", *KEY, 60.0)
+        assert first < (await self.write()).generation < first + 10
+        self.clock.advance(2 * IDLE)
+        assert (await self.write()).generation == int(self.clock.now * 1_000_000)
+
+    async def test_a_session_is_readable_until_its_deadline_and_then_gone_whole(self) -> None:
+        await self.write(blobs={"b": Blob(b"1")}, append=[("l", b"1", ())])
+        found = await self.read("b")
+        assert (found.now, found.created_at, found.last_used_at) == (self.clock.now,) * 3
+        assert found.expires_at is not None
+        assert IDLE <= found.expires_at - self.clock.now <= IDLE * (1 + self.slack)
+        self.clock.now = found.expires_at - 0.25
+        assert (await self.read("b")).blobs
+        self.clock.now = found.expires_at
+        await self.expect_absent()
+        assert (await self.read()).fence == 0
+        assert (await self.write(append=[("l", b"", ())])).position == 1
+
+    async def test_only_writes_and_reads_with_a_lease_prolong_a_life(self) -> None:
+        await self.write()
+        created = self.clock.now
+        for use in (self.write, lambda: self.read(lease=LEASE)):
+            self.clock.advance(IDLE / 2)
+            await use()
+            found = await self.read()
+            assert (found.created_at, found.last_used_at) == (created, self.clock.now)
+            assert (found.expires_at or 0) >= self.clock.now + IDLE
+        self.clock.advance(1)
+        await self.read(outline=True)
+        await self.listed()
+        await self.write(upkeep=True, blobs={"b": Blob(b"1")})
+        after = await self.read("b")
+        assert (after.last_used_at, after.expires_at) == (found.last_used_at, found.expires_at)
+        assert after.blobs
+
+    async def test_max_age_ends_a_session_however_busy_or_pinned_it_is(self) -> None:
+        lease = Lease(IDLE, 150.0)
+        await self.write(lease=lease, idle_ttl=None)
+        self.clock.advance(90)
+        await self.read(lease=lease)
+        assert (await self.read()).expires_at == self.clock.now + 60
+        self.clock.advance(60)
+        await self.expect_absent()
+
+    async def test_a_session_without_bounds_never_expires(self) -> None:
+        await self.write(lease=Lease(None, None))
+        self.clock.advance(1e9)
+        assert ((await self.read()).generation > 0, (await self.read()).expires_at) == (True, None)
+
+    async def test_a_sessions_own_idle_time_stays_until_it_is_changed(self) -> None:
+        await self.write(idle_ttl=1000.0)
+        await self.write()
+        assert ((await self.read()).expires_at or 0) >= self.clock.now + 1000
+        await self.write(idle_ttl=None)
+        await self.read(lease=LEASE)
+        assert (await self.read()).expires_at is None
+        used = self.clock.now
+        self.clock.advance(10)
+        assert (await self.write(idle_ttl=50.0, upkeep=True)).status is Status.STORED
+        assert used + 50 <= ((await self.read()).expires_at or 0) <= used + 50 * (1 + self.slack)
+
+    # Deletion
+
+    async def test_deletion_leaves_a_fence_that_refuses_what_continues_the_deleted(self) -> None:
+        old = (await self.write(blobs={"b": Blob(b"1")})).generation
+        assert await self.call("delete", *KEY, 60.0) == 1
+        await self.expect_absent()
+        assert (await self.read()).fence >= old
+        for guard in (Guard(old), Guard(0), Guard(needs="b"), Guard(old, "b")):
+            assert (await self.write(guard=guard, blobs={"b": Blob(b"2")})).status is Status.DELETED
+            await self.expect_absent()
+
+    async def test_what_begins_after_a_deletion_starts_clean(self) -> None:
+        old = (await self.write(append=[("l", b"", ())])).generation
+        await self.call("delete", *KEY, 60.0)
+        outcome = await self.write(blobs={"b": Blob(b"2")})
+        assert (outcome.status, outcome.position) == (Status.STORED, 0)
+        assert outcome.generation > (await self.read()).fence >= old
+        assert (await self.write(guard=Guard(outcome.generation, "b"))).status is Status.STORED
+        assert (await self.write(guard=Guard(old))).status is Status.DELETED
+        assert (await self.write(guard=Guard(needs="gone"))).status is Status.DELETED
+
+    async def test_without_a_fence_a_guard_refuses_nothing(self) -> None:
+        assert (await self.write(guard=Guard(1, "gone"))).status is Status.STORED
+
+    async def test_a_tombstone_has_its_own_deadline(self) -> None:
+        old = (await self.write()).generation
+        await self.call("delete", *KEY, 60.0)
+        self.clock.advance(59)
+        assert (await self.write(guard=Guard(old))).status is Status.DELETED
+        self.clock.advance(1)
+        assert (await self.read()).fence == 0
+        assert (await self.write(guard=Guard(old))).status is Status.STORED
+
+    async def test_what_expired_or_never_was_is_no_session_but_its_deletion_counts(self) -> None:
+        old = (await self.write()).generation
+        self.clock.advance(2 * IDLE)
+        assert await self.call("delete", *KEY, 60.0) == 0
+        assert (await self.write(guard=Guard(old))).status is Status.DELETED
+
+    async def test_a_users_sessions_are_deleted_together_and_nobody_elses(self) -> None:
+        for key in (KEY, *OTHERS):
+            await self.write(key)
+        assert await self.call("delete", "ada", None, 60.0) == 2
+        assert await self.listed() == [SessionKey("bob", "s1")]
+        assert (await self.read(key=OTHERS[0])).fence > 0
+        assert (await self.read(key=OTHERS[1])).fence == 0
+        assert await self.call("delete", "ada", None, 60.0) == 0
+
+    # Refusals
+
+    async def test_reading_never_creates(self) -> None:
+        await self.read("b", lease=LEASE, outline=True)
+        await self.expect_absent()
+        assert await self.call("usage") == Usage(0, 0)
+        assert await self.call("delete", *KEY, 60.0) == 0
+
+    async def test_upkeep_never_creates(self) -> None:
+        assert (await self.write(upkeep=True, blobs={"b": Blob(b"1")})).status is Status.ABSENT
+        await self.expect_absent()
+
+    async def test_a_change_is_refused_where_the_session_is_not_what_it_expects(self) -> None:
+        assert (await self.write(at_position=1)).status is Status.MOVED
+        assert (await self.write(at_generation=1)).status is Status.MOVED
+        await self.expect_absent()
+        made = await self.write(new=True, append=[("l", b"", ())])
+        assert made.status is Status.STORED
+        there: dict[str, Any] = {"at_position": made.position, "at_generation": made.generation}
+        for wrong in ({"new": True}, {"at_position": 0}, {"at_position": 2}, {"at_generation": made.generation - 1}):
+            outcome = await self.write(**{**there, **wrong}, blobs={"b": Blob(b"")}, append=[("l", b"", ())])
+            assert outcome.status is Status.MOVED
+        assert (await self.read("b")).blobs == {}
+        assert (await self.write(**there, append=[("l", b"", ())])).position == 2

@@ -1,0 +1,141 @@
+"""A conversation as HTML: what was said escaped, long texts folded, a tool call and its result as one block."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from html import escape
+from itertools import groupby
+from typing import Any
+
+from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, ToolMessage
+
+from langchain_ttl_history.window import callers
+
+__all__ = ["escaped", "timeline"]
+
+# Longer text is folded, with this much of it in view.
+_FOLDED_CHARS = 600
+_FOLDED_LINES = 12
+_PREVIEW = 160
+# A picture of a session is no export of it.
+_DRAWN_CHARS = 20_000
+_DRAWN_MESSAGES = 200
+
+# Blocks of content that say again what `tool_calls` says.
+_CALL_BLOCKS = frozenset({"tool_use", "tool_call", "tool_call_chunk", "function_call", "invalid_tool_call"})
+
+
+def timeline(messages: Sequence[BaseMessage], shown: AbstractSet[int], waiting: AbstractSet[int]) -> str:
+    """The messages as a list, oldest first; a result stands beneath its call.
+
+    Args:
+        messages: All that is still held.
+        shown: The positions of those within the window.
+        waiting: The positions of a group of tool calls that waits for results.
+    """
+    made_by = callers(messages)
+    answers: dict[int, list[ToolMessage]] = {}
+    for place, caller in made_by.items():
+        answers.setdefault(caller, []).append(messages[place])  # type: ignore[arg-type]  # results alone have callers
+    # A result stands beneath its call; one without a call stands alone.
+    first = max(0, len(messages) - _DRAWN_MESSAGES)
+    places = [place for place in range(first, len(messages)) if made_by.get(place, -1) < first]
+
+    def state(place: int) -> str:
+        return "shown" if place in shown else "waiting" if place in waiting else "cut"
+
+    parts = [f'<li class="ttlh-note">{first:,} earlier messages are not drawn here.</li>'] if first else []
+    for found, group in groupby(places, state):
+        members = list(group)
+        items = "".join(_item(messages[place], answers.get(place, ()), has_call=place in made_by) for place in members)
+        if found == "cut":
+            items = f"<li><details><summary>{_cut(messages, members, answers)}</summary><ol>{items}</ol></details></li>"
+        elif found == "waiting":
+            items = f'<li class="ttlh-note">Waits for a result; not in the window yet:</li>{items}'
+        parts.append(items)
+    if not messages:
+        parts.append('<li class="ttlh-note">Nothing has been said yet.</li>')
+    return f'<ol class="ttlh-line">{"".join(parts)}</ol>'
+
+
+def _cut(messages: Sequence[BaseMessage], places: Sequence[int], answers: dict[int, list[ToolMessage]]) -> str:
+    count = sum(1 + len(answers.get(place, ())) for place in places)
+    if all(isinstance(messages[place], ToolMessage) for place in places):
+        return f"{count:,} result{'s' * (count > 1)} without a call, left out"
+    return f"{count:,} earlier message{'s' * (count > 1)}, cut by the window"
+
+
+def _item(message: BaseMessage, results: Sequence[ToolMessage], *, has_call: bool) -> str:
+    role = message.role if isinstance(message, ChatMessage) else message.type
+    who = escaped(role if message.name is None else f"{role} · {message.name}")
+    kind = message.type if message.type in {"human", "ai", "system", "tool"} else "other"
+    marks = [f'<span class="ttlh-chip">{escaped(each)}</span>' for each in _marks(message)]
+    if kind == "tool" and not has_call:
+        marks.append('<span class="ttlh-chip">no call</span>')
+    body = _folded(message.text)
+    if isinstance(message, AIMessage):
+        left = list(results)
+        for call in message.tool_calls:
+            result = next((each for each in left if each.tool_call_id == call["id"]), None)
+            if result is not None:
+                left.remove(result)
+            body += _tool(call["name"], call["args"], result)
+    return (
+        f'<li class="ttlh-item ttlh-{kind}"><span class="ttlh-who">{who}</span>'
+        f'<div class="ttlh-body">{body}{"".join(marks)}</div></li>'
+    )
+
+
+def _tool(name: str, args: dict[str, Any], result: ToolMessage | None) -> str:
+    given = ", ".join(f"{key}={_value(value)}" for key, value in args.items())
+    call = f'<div class="ttlh-call">{_folded(f"{name}({given})")}</div>'
+    if result is None:
+        return f'<div class="ttlh-block">{call}<div class="ttlh-result ttlh-of">no result yet</div></div>'
+    marks = "".join(f'<span class="ttlh-chip">{escaped(each)}</span>' for each in _marks(result))
+    failed = " ttlh-failed" if result.status == "error" else ""
+    return f'<div class="ttlh-block">{call}<div class="ttlh-result{failed}">{_folded(result.text)}{marks}</div></div>'
+
+
+def _value(value: Any) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError):
+        return repr(value)
+
+
+def _marks(message: BaseMessage) -> list[str]:
+    """What a message holds beside its text, in a word each."""
+    marks = []
+    if not isinstance(message.content, str):
+        kinds = [str(block.get("type", "block")) for block in message.content if isinstance(block, dict)]
+        marks += [kind for kind in dict.fromkeys(kinds) if kind != "text" and kind not in _CALL_BLOCKS]
+    if isinstance(message, AIMessage):
+        marks += [f"unreadable call of {call['name']}" for call in message.invalid_tool_calls]
+    if isinstance(message, ToolMessage):
+        marks += ["error"] * (message.status == "error") + ["artifact"] * (message.artifact is not None)
+    return marks
+
+
+def _folded(text: str) -> str:
+    """A text as a block, folded if it is long; nothing for no text."""
+    if not text:
+        return ""
+    drawn = escaped(text[:_DRAWN_CHARS])
+    if len(text) > _DRAWN_CHARS:
+        drawn += f'<p class="ttlh-note">{len(text) - _DRAWN_CHARS:,} more characters are not drawn here.</p>'
+    if len(text) <= _FOLDED_CHARS and text.count("\n") < _FOLDED_LINES:
+        return f'<div class="ttlh-text" dir="auto">{drawn}</div>'
+    preview = escaped(" ".join(text[: 4 * _PREVIEW].split())[:_PREVIEW])
+    return (
+        f'<details class="ttlh-fold"><summary><span dir="auto">{preview}…</span> '
+        f'<span class="ttlh-of">{len(text):,} characters</span></summary>'
+        f'<div class="ttlh-text" dir="auto">{drawn}</div></details>'
+    )
+
+
+def escaped(text: str) -> str:
+    """A text that HTML shows as it is."""
+    # A lone surrogate could not be saved with the notebook.
+    return escape(text.encode("utf-8", "backslashreplace").decode("utf-8"))
