@@ -2,21 +2,23 @@
 
 A blob is what its number says for as long as its session's edition lasts, which the server tells with
 every answer: an edition ends when a blob is dropped, or set anew with another content. A read says
-which numbers are remembered here, and only if edition and generation are still the same the server
-leaves them out. Lists are always sent.
+which numbers are remembered here, and only if generation, edition and history are still the same the
+server leaves them out. Lists are always sent.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from threading import Lock
+from typing import NamedTuple
 
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.base import Blob
-from langchain_ttl_history.storage.redis_numbers import KIND
+from langchain_ttl_history.storage.redis_histories import later, newest
+from langchain_ttl_history.storage.redis_numbers import KIND, Known
 
-__all__ = ["Mirror", "Mirrors"]
+__all__ = ["NOTHING", "Mirror", "Mirrors", "Remembered"]
 
 # How many bytes are remembered of a session, and of all together.
 _EACH = 4 * 1024 * 1024
@@ -25,14 +27,36 @@ _BYTES = 32 * 1024 * 1024
 _OVERHEAD = 300
 
 
+class Remembered(NamedTuple):
+    """What a read says is remembered."""
+
+    generation: int = -1
+    edition: int = -1
+    by: str = ""
+    """The newest request by then."""
+    runs: Sequence[int] = ()
+    """The numbers, as kind, first number and count of each run."""
+
+
+NOTHING = Remembered()
+
+
 class Mirror:
-    """Some blobs of one edition of a session, with all they refer to. More may be added, as true as the rest."""
+    """Some blobs of one edition of a session, with all they refer to. More may be added, as true as the rest.
 
-    __slots__ = ("blobs", "edition", "generation", "numbers", "size")
+    Args:
+        generation: The session's.
+        edition: The session's.
+        requests: The newest requests by now; see `redis_histories`. Those of an answer are set before what it tells
+            is added, and looked at after that.
+    """
 
-    def __init__(self, generation: int, edition: int) -> None:
+    __slots__ = ("blobs", "edition", "generation", "numbers", "requests", "size")
+
+    def __init__(self, generation: int, edition: int, requests: bytes) -> None:
         self.generation = generation
         self.edition = edition
+        self.requests = requests
         self.blobs: dict[str, Blob] = {}
         self.numbers: dict[str, int] = {}
         self.size = 0
@@ -59,7 +83,7 @@ class Mirror:
     def without(self, names: Collection[str], edition: int) -> Mirror:
         """What is left in the next edition, which has something else for these names, or nothing."""
         gone = set(names)
-        mirror = Mirror(self.generation, edition)
+        mirror = Mirror(self.generation, edition, self.requests)
         mirror.add({name: blob for name, blob in list(self.blobs.items()) if name not in gone}, self.numbers)
         return mirror
 
@@ -67,8 +91,12 @@ class Mirror:
         """The names by their numbers."""
         return {number: name for name, number in list(self.numbers.items())}
 
-    def runs(self) -> list[int]:
-        """The numbers, as kind, first number and count of each run."""
+    def remembered(self) -> Remembered:
+        """What a read says of it."""
+        runs = self._runs()
+        return Remembered(self.generation, self.edition, newest(self.requests).decode(), runs)
+
+    def _runs(self) -> list[int]:
         runs: list[int] = []
         first = after = -1
         for number in sorted(self.numbers.values()):
@@ -124,20 +152,22 @@ class Mirrors:
                 self._keep(key, mirror)
 
     def wrote(
-        self, key: SessionKey, generation: int, editions: tuple[int, int], found: Mapping[str, Blob],
+        self, key: SessionKey, told: Known, editions: tuple[int, int], found: Mapping[str, Blob],
         numbers: Mapping[str, int], gone: Collection[str],
     ) -> None:  # fmt: skip
         """Remember what a write stored, between two editions, and forget what it dropped or set anew."""
         before, after = editions
         with self._lock:
             mirror = self._mirrors.get(key)
-            if mirror is None or (mirror.generation == generation and mirror.edition > before):
+            if mirror is None or (mirror.generation == told.generation and mirror.edition > before):
                 return  # Or the answer to a write that another overtook.
-            if (mirror.generation, mirror.edition) != (generation, before):
+            latest = later(told.requests, mirror.requests)
+            if (mirror.generation, mirror.edition) != (told.generation, before) or latest is None:
                 mirror = None
-            elif after != before:
-                mirror = mirror.without(gone, after)
-            if mirror is not None:
+            else:
+                if after != before:
+                    mirror = mirror.without(gone, after)
+                mirror.requests = latest
                 mirror.add(found, numbers)
             self._keep(key, mirror)
 

@@ -2,7 +2,7 @@
 
 A reference is stored as a number, and most references of a write follow one another, so what is
 known here is sent as a few runs. It is only a short cut: the server refuses numbers of another
-generation, or learnt before something was dropped, and then names are sent.
+generation or history, or learnt before something was dropped, and then names are sent.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from threading import Lock
 
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.redis_commands import encoded
+from langchain_ttl_history.storage.redis_histories import later
 from langchain_ttl_history.storage.redis_names import short_name
 
 __all__ = ["KIND", "TABLE", "Known", "References", "kind_of"]
@@ -45,6 +46,8 @@ class Known:
     epoch: int
     """Counts what was dropped."""
     numbers: dict[str, int] = field(default_factory=dict)
+    requests: bytes = b""
+    """The newest requests by then; see `redis_histories`. Set before numbers are added, and looked at after them."""
     dropping: tuple[str, frozenset[str]] = ("", frozenset())
     """A request of this process under way that drops blobs, and their names."""
 
@@ -130,8 +133,10 @@ class References:
         with self._lock:
             known = self._known.pop(key, None)
             size = 0 if known is None else len(known.numbers)
-            if known is not None and known.generation == told.generation:
+            latest = None if known is None else later(told.requests, known.requests)
+            if known is not None and known.generation == told.generation and latest is not None:
                 if known.epoch == told.epoch:
+                    known.requests = latest
                     known.numbers.update(told.numbers)
                     told = known
                 elif known.epoch > told.epoch:

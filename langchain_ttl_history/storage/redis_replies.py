@@ -10,18 +10,20 @@ import ormsgpack
 
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.base import Blob, Change, Entry, Outcome, Query, Snapshot, Status
+from langchain_ttl_history.storage.redis_histories import later
 from langchain_ttl_history.storage.redis_mirror import Mirror
 from langchain_ttl_history.storage.redis_names import full_name
 from langchain_ttl_history.storage.redis_numbers import KIND, TABLE, Known
 from langchain_ttl_history.storage.redis_payloads import full_payload
 
-__all__ = ["Listed", "Stored", "listed", "snapshot", "stored", "table_names"]
+__all__ = ["Listed", "Stored", "is_completed", "listed", "snapshot", "stored", "table_names"]
 
 _NOW = Struct(">QQ")
 _HEAD = Struct(">10Q4I")
 _HEADER = Struct(">QII")
 _ENTRY = Struct(">HIIIH")
-_OUTCOME = Struct(">7Q")
+_OUTCOME = Struct(">7QI")
+_REQUESTS = 1 + _OUTCOME.size
 _LISTED = Struct(">QQI")
 _MICRO = 1_000_000
 _STATUS = {b"D": Status.DELETED, b"A": Status.ABSENT, b"M": Status.MOVED}
@@ -30,14 +32,35 @@ Names = dict[int, str]
 """The names of blobs by kind and number."""
 
 
+def is_completed(reply: Sequence[bytes], mirror: Mirror, by: str) -> bool:
+    """Whether what is remembered still completes what `read.lua` replies.
+
+    Not if it has become another history's since the request `by`.
+    """
+    requests = _requests_of(reply)
+    return by.encode() not in requests or later(requests, mirror.requests) is not None
+
+
+def _requests_of(reply: Sequence[bytes]) -> bytes:
+    return reply[0][_HEAD.size :]
+
+
 def snapshot(
-    reply: Sequence[bytes], query: Query, mirror: Mirror | None
+    reply: Sequence[bytes], query: Query, mirror: Mirror | None, by: str
 ) -> tuple[Snapshot, Known | None, Mirror | None]:
-    """What `read.lua` replies, together with what was remembered; the numbers it tells of; what to remember."""
+    """What `read.lua` replies, together with what was remembered; the numbers it tells of; what to remember.
+
+    Args:
+        reply: The reply.
+        query: What was asked.
+        mirror: What was remembered when it was.
+        by: The newest request by then.
+    """
     if len(reply) == 1:
         now, fence = _NOW.unpack(reply[0])
         return Snapshot(now / _MICRO, fence), None, None
-    head = _HEAD.unpack(reply[0])
+    head = _HEAD.unpack_from(reply[0])
+    requests = _requests_of(reply)
     now, fence, generation, position, size, created, used, deadline, epoch, edition, outline, *counts = head
     strings: list[bytes] = []
     joined = b"".join(reply[2:])
@@ -45,17 +68,21 @@ def snapshot(
     for length in ormsgpack.unpackb(reply[1]):
         strings.append(joined[at : at + length])
         at += length
-    if mirror is not None and (mirror.generation, mirror.edition) != (generation, edition):
+    if mirror is not None and (
+        (mirror.generation, mirror.edition) != (generation, edition) or by.encode() not in requests
+    ):
         mirror = None  # Nothing was left out.
     names: Names = {} if mirror is None else mirror.names()
     values, lists = _every(strings, names) if outline else _some(strings, names, *counts)
     blobs = {name: _blob(value, names) for name, value in values.items()}
     entries = {name: _entries(raw, names) for name, raw in lists}
     numbers = {name: int.from_bytes(value[1:6], "big") for name, value in values.items()}
-    known = Known(generation, epoch, numbers)
+    known = Known(generation, epoch, numbers, requests)
     lasting = {name: number for name, number in numbers.items() if not values[name][0] & 2}
     if mirror is None:
-        mirror = Mirror(generation, edition)
+        mirror = Mirror(generation, edition, requests)
+    else:
+        mirror.requests = later(requests, mirror.requests) or requests
     mirror.add(blobs, lasting)
     if outline:
         blobs = mirror.blobs | blobs
@@ -217,9 +244,11 @@ def stored(reply: bytes, change: Change, weighed: Sequence[str]) -> tuple[Outcom
         return Outcome(Status.MISSING, frozenset(map(full_name, _behind_lengths(reply[1:])))), None
     if status != b"S":
         return Outcome(_STATUS[status]), None
-    generation, position, size, epoch_before, epoch, before, after = _OUTCOME.unpack_from(reply, 1)
-    start = 57 + 4 * len(weighed)
-    weights = [int.from_bytes(reply[at : at + 4], "big") for at in range(57, start, 4)]
+    generation, position, size, epoch_before, epoch, before, after, length = _OUTCOME.unpack_from(reply, 1)
+    weights_at = _REQUESTS + length
+    requests = reply[_REQUESTS:weights_at]
+    start = weights_at + 4 * len(weighed)
+    weights = [int.from_bytes(reply[at : at + 4], "big") for at in range(weights_at, start, 4)]
     outcome = Outcome(
         Status.STORED,
         generation=generation,
@@ -238,7 +267,7 @@ def stored(reply: bytes, change: Change, weighed: Sequence[str]) -> tuple[Outcom
     for name in change.drop:
         if numbers.pop(name, None) is not None:
             lasting.pop(name, None)
-    return outcome, Stored(Known(generation, epoch, numbers), epoch_before, (before, after), lasting)
+    return outcome, Stored(Known(generation, epoch, numbers, requests), epoch_before, (before, after), lasting)
 
 
 def _text(raw: bytes) -> str:

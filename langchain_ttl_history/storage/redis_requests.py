@@ -13,10 +13,10 @@ from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import redis_writes as writes
 from langchain_ttl_history.storage.base import Change, Outcome, Query, Snapshot
 from langchain_ttl_history.storage.redis_commands import Eval, Keys, Scan, Script, packed, request_name
-from langchain_ttl_history.storage.redis_mirror import Mirrors
+from langchain_ttl_history.storage.redis_mirror import NOTHING, Mirrors
 from langchain_ttl_history.storage.redis_names import short_name
 from langchain_ttl_history.storage.redis_numbers import References
-from langchain_ttl_history.storage.redis_replies import Listed, listed, snapshot, stored
+from langchain_ttl_history.storage.redis_replies import Listed, is_completed, listed, snapshot, stored
 
 __all__ = [
     "Plan",
@@ -82,9 +82,12 @@ def read(to: Settings, key: SessionKey, query: Query) -> Plan[Snapshot]:
         query.follow, short_name(marked_list), short_name(marked_blob), over,
     ]  # fmt: skip
     mirror = to.mirrors.of(key)
-    arguments += (-1, -1, ()) if mirror is None else (mirror.generation, mirror.edition, mirror.runs())
-    reply = yield Eval(_READ, keys, [packed(arguments), ids])
-    found, known, seen = snapshot(reply, query, mirror)
+    remembered = NOTHING if mirror is None else mirror.remembered()
+    reply = yield Eval(_READ, keys, [packed([*arguments, *remembered]), ids])
+    if mirror is not None and not is_completed(reply, mirror, remembered.by):
+        mirror, remembered = None, NOTHING
+        reply = yield Eval(_READ, keys, [packed([*arguments, *remembered]), ids])
+    found, known, seen = snapshot(reply, query, mirror, remembered.by)
     to.numbers.learn(key, known)
     to.mirrors.read(key, seen)
     return found
@@ -112,7 +115,7 @@ def write(to: Settings, key: SessionKey, change: Change) -> Plan[Outcome]:
         else:
             to.numbers.learn(key, told.known, change.drop, told.epoch)
         changed = [*change.drop, *(name for name in change.blobs if name not in told.lasting)]
-        to.mirrors.wrote(key, told.known.generation, told.editions, change.blobs, told.lasting, changed)
+        to.mirrors.wrote(key, told.known, told.editions, change.blobs, told.lasting, changed)
     return outcome
 
 

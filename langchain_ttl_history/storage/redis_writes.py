@@ -9,6 +9,7 @@ from typing import Any
 
 from langchain_ttl_history.storage.base import KEEP, Change, Lease
 from langchain_ttl_history.storage.redis_commands import Eval, Script, encoded, packed
+from langchain_ttl_history.storage.redis_histories import newest
 from langchain_ttl_history.storage.redis_names import short_name
 from langchain_ttl_history.storage.redis_numbers import Known, kind_of, runs
 from langchain_ttl_history.storage.redis_payloads import short_entry, short_record
@@ -86,8 +87,8 @@ def lean(to: Address, now: int, margin: int, change: Change, known: Known, reque
     guard = change.guard
     arguments = [
         now, margin, *times(change.lease), _number(change.at_generation), _number(guard.generation),
-        short_name(guard.needs or ""), *((known.generation, known.epoch) if counts else (-1, -1)), dropper, digest,
-        request, list(kinds), stored, appended,
+        short_name(guard.needs or ""), *((known.generation, known.epoch) if counts else (-1, -1)),
+        newest(known.requests).decode(), dropper, digest, request, list(kinds), stored, appended,
     ]  # fmt: skip
     return Eval(_WRITE, keys, [packed(arguments), ids, b"".join(content)])
 

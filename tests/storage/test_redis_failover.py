@@ -61,9 +61,6 @@ async def test_a_worker_goes_on_with_the_replica_that_took_over(
     assert_sound(replica)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the replica gives the same numbers anew, and a worker takes them for those it remembers"
-)
 async def test_what_the_replica_never_got_is_not_taken_for_what_it_was_told_since(
     server: servers.Server, replica: servers.Server, proxy: Proxy, open_: Any, call: Any
 ) -> None:

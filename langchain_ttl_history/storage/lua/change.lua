@@ -9,7 +9,7 @@
 --   position, references, that length), names to drop, lists to trim (list, positions), lists to weigh.
 -- ARGV[2]: the key's ids.
 -- ARGV[3...]: the payloads of the blobs, of the appended and of the placed entries.
--- Reply: S, numbers, weights, sorts and numbers of the blobs, in one; D behind the fence, A absent, M moved; X
+-- Reply: S, numbers, the newest requests, weights, sorts and numbers of the blobs, in one; D behind the fence, A absent, M moved; X
 --   and what is missing, each name behind its length.
 
 local session = KEYS[2]
@@ -77,13 +77,18 @@ local function weights()
   return table.concat(found)
 end
 
+local function stored_at(position, epoch_before, edition_before)
+  return 'S' .. pack(
+    '>I8I8I8I8I8I8I8I4', m.generation, position, m.bytes, epoch_before, m.epoch, edition_before, m.edition, #m.requests
+  ) .. m.requests .. weights()
+end
+
 local fence, till
 if m then
   fence, till = m.fence, m.till
   local position = done(m, request)
   if position then
-    return 'S' .. pack('>I8I8I8I8I8I8I8', m.generation, position, m.bytes, m.epoch, m.epoch, m.edition, m.edition)
-      .. weights()
+    return stored_at(position, m.epoch, m.edition)
   end
 else
   fence, till = fence_of(digest, now)
@@ -342,6 +347,4 @@ if created or own >= 0 or not upkeep then
   many('HDEL', user, over)
   enlist(m, digest, ARGV[2], now, margin)
 end
-return 'S' .. pack(
-  '>I8I8I8I8I8I8I8', m.generation, m.position, m.bytes, epoch_before, m.epoch, edition_before, m.edition
-) .. weights() .. table.concat(given)
+return stored_at(m.position, epoch_before, edition_before) .. table.concat(given)

@@ -69,6 +69,13 @@ local function record(m)
   })
 end
 
+-- Where among a session's newest requests, 16 bytes each, one stands; nil if it does not. A server that took over
+-- from another may lack requests, and give the numbers anew that others remember of them.
+local function place_of(m, request)
+  local at = string.find(m.requests, request, 1, true)
+  return at and at % 16 == 1 and at or nil
+end
+
 -- When a session ends that was used at this time: at the earliest, and at the latest. What lies
 -- between spares most uses the moving of a deadline.
 local function ends(m, used, idle, age)

@@ -85,8 +85,8 @@ end
 -- A client that lost the answer sends the request again: it is not done twice. The position after
 -- it, or nil if it is new.
 local function done(m, request)
-  local at = string.find(m.requests, request, 1, true)
-  if at and at % 16 == 1 then
+  local at = place_of(m, request)
+  if at then
     return unpacked('>I8', m.requests, at + 8)
   end
 end

@@ -5,10 +5,10 @@
 --   onlooker), maximal age (-1 unbounded); whether an outline is wanted; names, letters to
 --   follow, list to read after a mark or '', blob with the mark, then a list and its most for each
 --   list over which an outline is the answer; the generation and the edition of what the client
---   remembers, and the blobs that are: for each run of numbers, in their order, kind, first and count.
+--   remembers, the newest request by then, and the blobs that are: for each run of numbers, in their order, kind, first and count.
 -- ARGV[2]: the key's ids.
 -- Reply: [time, fence] as packed numbers; where there is a session its numbers behind them, whether this is an
---   outline, and how many of the following strings are of which sort; then packed lengths, and the strings they
+--   outline, how many of the following strings are of which sort, and the newest requests; then packed lengths, and the strings they
 --   are of, several in one. These are of the tables of names that the references need field and value, of the
 --   blobs that were named name and value, of the lists name and value, and of the blobs that were followed only
 --   the value, since its number says the name. Of an outline they are field and value of all there is. What the
@@ -18,7 +18,7 @@ local session = KEYS[2]
 local a = cmsgpack.unpack(ARGV[1])
 local digest, now, margin, idle, age = a[1], clock(a[2]), a[3], a[4], a[5]
 local outline, names, follow, marked_list, marked_blob, over = a[6], a[7], a[8], a[9], a[10], a[11]
-local remembered, edition, kept = a[12], a[13], a[14]
+local remembered, edition, known_by, kept = a[12], a[13], a[14], a[15]
 
 -- What is asked for by name, all at once.
 local fields = { '*', 'l' .. marked_list, 'b' .. marked_blob }
@@ -49,7 +49,7 @@ local head = pack(
 
 -- A few long strings: clients take long over many small ones, and a server over one that is huge.
 local function answer(strings, ...)
-  local reply, lengths, first, size = { head .. pack('>I4I4I4I4', ...), '' }, {}, 1, 0
+  local reply, lengths, first, size = { head .. pack('>I4I4I4I4', ...) .. m.requests, '' }, {}, 1, 0
   for at = 1, #strings do
     lengths[at] = #strings[at]
     size = size + #strings[at]
@@ -68,7 +68,7 @@ for at = 1, #over, 2 do
     outline = true
   end
 end
-local remembers = remembered_of(m, remembered, edition, kept)
+local remembers = remembered_of(m, remembered, edition, known_by, kept)
 if outline then
   local all = whole(session, m, remembers)
   for at = 1, #all, 2 do

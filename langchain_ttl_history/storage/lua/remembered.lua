@@ -1,10 +1,10 @@
 -- What a client remembers of a session, and is not told again; put in front of the script that reads.
 
--- The runs of numbers that a client remembers, by kind: none if they are of another generation or edition.
+-- The runs of numbers that a client remembers, by kind: none if they are of another generation, edition or history.
 -- With all these blobs refer to it has them.
-local function remembered_of(m, generation, edition, kept)
+local function remembered_of(m, generation, edition, known_by, kept)
   local remembers = {}
-  if m.generation == generation and m.edition == edition then
+  if m.generation == generation and m.edition == edition and place_of(m, known_by) then
     for at = 1, #kept, 3 do
       local kind = kept[at]
       remembers[kind] = remembers[kind] or {}

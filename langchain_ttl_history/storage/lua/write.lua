@@ -3,8 +3,8 @@
 -- KEYS: the user, the session.
 -- ARGV[1], packed: the time or -1, margin; idle time and maximal age (-1 unbounded); the generation it
 --   expects, the guard's generation (-1 any), the blob the guard needs or ''; the generation and the epoch in
---   which the numbers in references were learnt (-1 where there are none), a request that may have begun the
---   next epoch without any change to this, or ''; digest of the key, a name of this request; the kinds of the
+--   which the numbers in references were learnt (-1 where there are none), the newest request then, one that may
+--   have begun the next epoch without any change to this, or ''; digest of the key, a name of this request; the kinds of the
 --   blobs that may be new; of each blob the name, the length of what is between its number and its payload, 0
 --   where that is nothing, the length of its payload, whether that is shortened, and places; of each entry the
 --   list, the lengths of its references and of its payload, the length of that before it was shortened or 0, its
@@ -12,11 +12,11 @@
 --   blob of this write, for each that has none yet.
 -- ARGV[2]: the key's ids.
 -- ARGV[3]: what the lengths are of, in one, since clients take long over many small arguments.
--- Reply: S, numbers, weights of the lists, sorts and numbers of the blobs, in one; D behind the fence, M moved,
+-- Reply: S, numbers, the newest requests, weights of the lists, sorts and numbers of the blobs, in one; D behind the fence, M moved,
 --   R where change.lua has to decide.
 
 local session, content = KEYS[2], ARGV[3]
-local given, margin, idle, age, at_generation, guarded, needs, known, known_epoch, dropper, digest, request, kinds, blobs,
+local given, margin, idle, age, at_generation, guarded, needs, known, known_epoch, known_by, dropper, digest, request, kinds, blobs,
   appends = unpack(cmsgpack.unpack(ARGV[1]))
 local now = clock(given)
 
@@ -49,10 +49,11 @@ for _, name in ipairs(touched) do
 end
 local function answer(position)
   local parts = {
-    'S', pack('>I8I8I8I8I8I8I8', m.generation, position, m.bytes, m.epoch, m.epoch, edition, m.edition),
+    'S', pack('>I8I8I8I8I8I8I8I4', m.generation, position, m.bytes, m.epoch, m.epoch, edition, m.edition, #m.requests),
+    m.requests,
   }
   for at, name in ipairs(touched) do
-    parts[2 + at] = pack('>I4', lists[name].weight)
+    parts[3 + at] = pack('>I4', lists[name].weight)
   end
   return parts
 end
@@ -73,7 +74,7 @@ if at_generation >= 0 and m.generation ~= at_generation then
 end
 if known >= 0 then
   local since = m.epoch - known_epoch
-  if m.generation ~= known or (since ~= 0 and not (since == 1 and m.dropper == dropper)) then
+  if m.generation ~= known or not place_of(m, known_by) or (since ~= 0 and not (since == 1 and m.dropper == dropper)) then
     return 'R'
   end
 end

@@ -1,0 +1,122 @@
+"""What a process remembers of a session in Redis, where the server it asks may know another history of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from langchain_ttl_history.storage import RedisStorage
+from langchain_ttl_history.storage.base import Blob, Change, Query, Status
+from langchain_ttl_history.storage.redis_histories import later, newest
+from langchain_ttl_history.storage.redis_mirror import Mirror
+
+from .test_redis_remembered import KEY, LEASE, MESSAGES, TURN, another, begin, told
+
+__all__ = ["another"]
+
+
+def requests(*names: str) -> bytes:
+    """Requests as a server remembers them, the newest first."""
+    return b"".join(name.encode() + position.to_bytes(8, "big") for position, name in enumerate(names))
+
+
+OLD = requests("request1", "request0")
+NEW = requests("request3", "request2", "request1", "request0")
+FORK = requests("requestF", "request1", "request0")
+
+
+def test_of_two_answers_of_one_history_one_is_the_later() -> None:
+    assert newest(NEW) == b"request3"
+    assert later(OLD, NEW) == later(NEW, OLD) == NEW
+    assert later(OLD, FORK) == later(FORK, OLD) == FORK
+    assert later(NEW, NEW) == NEW
+    assert later(NEW, FORK) is None
+    assert later(requests("request9"), OLD) is None
+
+
+def restored(storage: RedisStorage, admin: Any, change: Change, since: Change) -> None:
+    """Make the server forget what `change` wrote, and write something else instead, by another worker."""
+    (_, session), _, _ = storage._settings.keys.of(KEY)
+    before = admin.dump(session)
+    assert storage.write(KEY, change).status is Status.STORED
+    told(storage)
+    admin.restore(session, admin.pttl(session), before, replace=True)
+    settings = storage._settings
+    other = RedisStorage(storage._clients._url, prefix=settings.keys._prefix, clock=settings.clock)
+    assert other.write(KEY, since).status is Status.STORED
+    other.close()
+
+
+LOST = Change(
+    LEASE, blobs={"mlost": Blob(b"lost"), "c2": Blob(b"", ("m1", "mlost"))}, append=[("log", b"", ("mlost",))]
+)
+TWO = Change(LEASE, blobs={"mtwo": Blob(b"two"), "c3": Blob(b"", ("m1", "mtwo"))}, append=[("log", b"", ("mtwo",))])
+
+
+@pytest.mark.parametrize("query", [TURN, Query(outline=True), Query(("log",), ("m",))])
+def test_what_a_server_lost_is_not_taken_for_what_it_was_told_since(
+    storage: RedisStorage, admin: Any, another: Any, query: Query
+) -> None:
+    begin(storage)
+    told(storage)
+    restored(storage, admin, LOST, TWO)
+    expected, whole = told(another(), query)
+    assert told(storage, query) == (expected, whole), "all of it is sent"
+    assert "mlost" not in expected.blobs
+    assert told(storage, query)[0] == expected
+
+
+def test_what_is_written_to_a_server_that_lost_something_refers_to_what_it_says(
+    storage: RedisStorage, admin: Any, another: Any
+) -> None:
+    begin(storage)
+    told(storage)
+    restored(storage, admin, LOST, TWO)
+    refused = storage.write(KEY, Change(LEASE, append=[("log", b"", ("mlost",))]))
+    assert (refused.status, refused.missing) == (Status.MISSING, {"mlost"})
+    assert storage.write(KEY, Change(LEASE, append=[("log", b"", ("m1",))])).status is Status.STORED
+    # What a write learns does not make true again what was known before it.
+    found = told(storage)[0]
+    assert found == told(another())[0]
+    assert [entry.refs for entry in found.lists["log"]] == [("m1",), ("mtwo",), ("m1",)]
+    assert storage.write(KEY, Change(LEASE, append=[("log", b"", ("mlost",))])).status is Status.MISSING
+
+
+def test_a_worker_that_missed_more_requests_than_a_server_remembers_is_sent_everything_once(
+    storage: RedisStorage, another: Any
+) -> None:
+    begin(storage)
+    _, whole = told(storage)
+    other = another()
+    for _ in range(40):
+        other.write(KEY, Change(LEASE, append=[("log", b"", ("m1",))]))
+    found, sent = told(storage)
+    assert found == told(another())[0]
+    assert sent > whole
+    assert told(storage)[1] < 0.2 * whole
+    for _ in range(40):
+        other.write(KEY, Change(LEASE, append=[("log", b"", ("m1",))]))
+    assert storage.write(KEY, Change(LEASE, blobs={"c2": Blob(b"", tuple(MESSAGES))})).status is Status.STORED
+    assert told(storage)[0] == told(another())[0]
+
+
+def test_a_read_is_done_anew_if_another_threads_answer_was_of_another_history(
+    storage: RedisStorage, another: Any
+) -> None:
+    begin(storage)
+    expected, _ = told(storage)
+    mirror = storage._settings.mirrors.of(KEY)
+    assert isinstance(mirror, Mirror)
+    send, sent = storage._send, 0
+
+    def overtaken(request: Any) -> Any:
+        nonlocal sent
+        sent += 1
+        reply = send(request)
+        mirror.requests = FORK
+        return reply
+
+    storage._send = overtaken  # type: ignore[method-assign]  # stands in for a thread that is faster
+    assert storage.read(KEY, TURN) == expected
+    assert sent == 2
