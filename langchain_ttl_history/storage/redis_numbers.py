@@ -17,7 +17,7 @@ from langchain_ttl_history.storage.redis_commands import encoded
 from langchain_ttl_history.storage.redis_histories import later
 from langchain_ttl_history.storage.redis_names import short_name
 
-__all__ = ["KIND", "TABLE", "Known", "References", "kind_of"]
+__all__ = ["KIND", "TABLE", "Dropping", "Known", "References", "kind_of"]
 
 TABLE = 16
 """How many names are in a table."""
@@ -38,6 +38,10 @@ def kind_of(name: str) -> int:
     return first + 128 if first and len(raw) > 32 else first
 
 
+Dropping = tuple[str, frozenset[str]]
+"""A request of this process under way that drops blobs, and their names."""
+
+
 @dataclass(slots=True)
 class Known:
     """The numbers of a session's blobs that were stored in this epoch of its generation."""
@@ -48,8 +52,7 @@ class Known:
     numbers: dict[str, int] = field(default_factory=dict)
     requests: bytes = b""
     """The newest requests by then; see `redis_histories`. Set before numbers are added, and looked at after them."""
-    dropping: tuple[str, frozenset[str]] = ("", frozenset())
-    """A request of this process under way that drops blobs, and their names."""
+    dropping: Dropping = ("", frozenset())
 
 
 def runs(

@@ -98,12 +98,14 @@ def write(to: Settings, key: SessionKey, change: Change) -> Plan[Outcome]:
     address = to.keys.of(key)
     request = request_name()
     known = to.numbers.of(key)
+    # Looked up once: another thread may begin to drop something else before the answer is here.
+    dropping = ("", frozenset[str]()) if known is None else known.dropping
     # Of a session of which nothing is known there may be nothing.
-    planned = None if known is None else writes.lean(address, to.now, to.margin, change, known, request)
+    planned = None if known is None else writes.lean(address, to.now, to.margin, change, known, dropping, request)
     reply = _REFUSED
     if planned is not None:
         reply = yield planned
-    gone: Collection[str] = known.dropping[1] if known is not None and reply != _REFUSED else ()
+    gone: Collection[str] = dropping[1] if reply != _REFUSED else ()
     if reply == _REFUSED:
         if change.drop and known is not None:
             known.dropping = request, frozenset(change.drop)

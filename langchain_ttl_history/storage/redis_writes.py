@@ -11,7 +11,7 @@ from langchain_ttl_history.storage.base import KEEP, Change, Lease
 from langchain_ttl_history.storage.redis_commands import Eval, Script, encoded, packed
 from langchain_ttl_history.storage.redis_histories import newest
 from langchain_ttl_history.storage.redis_names import short_name
-from langchain_ttl_history.storage.redis_numbers import Known, kind_of, runs
+from langchain_ttl_history.storage.redis_numbers import Dropping, Known, kind_of, runs
 from langchain_ttl_history.storage.redis_payloads import short_entry, short_record
 
 __all__ = ["change", "lean", "times", "weighed"]
@@ -28,7 +28,9 @@ Address = tuple[tuple[bytes, bytes], str, bytes]
 """The keys of a session, its digest, and its ids."""
 
 
-def lean(to: Address, now: int, margin: int, change: Change, known: Known, request: str) -> Eval | None:
+def lean(
+    to: Address, now: int, margin: int, change: Change, known: Known, dropping: Dropping, request: str
+) -> Eval | None:
     """A write of blobs and entries that refers to nothing but what is known and what it stores itself.
 
     Returns:
@@ -43,7 +45,7 @@ def lean(to: Address, now: int, margin: int, change: Change, known: Known, reque
     keys, digest, ids = to
     numbers = known.numbers
     own = {name: place for place, name in enumerate(blobs, 1)}
-    dropper, dropped = known.dropping
+    dropper, dropped = dropping
     if dropped and not (
         dropped.isdisjoint(blobs)
         and all(dropped.isdisjoint(blob.refs) for blob in blobs.values())

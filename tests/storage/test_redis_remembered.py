@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from langchain_ttl_history.keys import SessionKey
-from langchain_ttl_history.storage import RedisStorage, redis_mirror
+from langchain_ttl_history.storage import RedisStorage, redis_mirror, redis_requests
 from langchain_ttl_history.storage.base import Blob, Change, Entry, Lease, Query, Status
 from langchain_ttl_history.storage.redis_commands import Eval
 from langchain_ttl_history.testing import Clock
@@ -342,3 +342,36 @@ def test_names_may_begin_with_anything(storage: RedisStorage, another: Any, lett
             assert {*found.blobs} - {"è"} == {"c", f"{letter}3", letter, long}
             assert ("è" in found.blobs) == (letter == "è")
             assert each.read(KEY, Query(outline=True)).blobs == {**blobs, "c": found.blobs["c"]}
+
+
+@pytest.mark.parametrize("second_first", [True, False])
+def test_what_is_dropped_while_another_drop_begins_is_not_referred_to(
+    storage: RedisStorage, *, second_first: bool
+) -> None:
+    """Plans are driven by hand, in an order that threads may take."""
+    settings = storage._settings
+    storage.write(
+        KEY, Change(LEASE, blobs={name: Blob(b"x") for name in ("ma", "mb", "mc")}, append=[("log", b"", ())])
+    )
+    storage.write(KEY, Change(LEASE, blobs={"md": Blob(b"x")}))
+
+    def end(plan: Any, reply: Any) -> Any:
+        with pytest.raises(StopIteration) as stop:
+            plan.send(reply)
+        return stop.value.value
+
+    first = redis_requests.write(settings, KEY, Change(LEASE, drop=["ma"]))
+    lean = redis_requests.write(settings, KEY, Change(LEASE, append=[("log", b"", ("mc",))]))
+    second = redis_requests.write(settings, KEY, Change(LEASE, drop=["mb"]))
+    dropped = storage._reply(next(first))
+    written = storage._reply(next(lean))
+    request = next(second)  # Begins before the answers of the others are here.
+    assert end(lean, written).status is Status.STORED
+    if second_first:
+        end(second, storage._reply(request))
+        end(first, dropped)
+    else:
+        end(first, dropped)
+        end(second, storage._reply(request))
+    refused = storage.write(KEY, Change(LEASE, append=[("log", b"", ("ma",))]))
+    assert (refused.status, refused.missing) == (Status.MISSING, {"ma"})
