@@ -20,9 +20,36 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+# The extension type of a text that is none to others.
+_TEXT = 4
+
+
 def pack(value: Any) -> bytes:
     """Plain data of this package's own making, as bytes."""
-    return ormsgpack.packb(value)
+    try:
+        return ormsgpack.packb(value)
+    except TypeError:
+        # An id may have half of a surrogate pair in it.
+        return ormsgpack.packb(_spelled(value))
+
+
+def _spelled(value: Any) -> Any:
+    if type(value) is str:
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return ormsgpack.Ext(_TEXT, value.encode("utf-8", "surrogatepass"))
+    elif type(value) is dict:
+        return {key: _spelled(each) for key, each in value.items()}
+    elif type(value) in (list, tuple):
+        return [_spelled(each) for each in value]
+    return value
+
+
+def _read(code: int, data: bytes) -> str:
+    if code != _TEXT:
+        raise CorruptRecordError(f"a record holds an extension of type {code}, of a newer version")
+    return data.decode("utf-8", "surrogatepass")
 
 
 def unpack(packed: bytes) -> Any:
@@ -32,7 +59,7 @@ def unpack(packed: bytes) -> Any:
         CorruptRecordError: The bytes are damaged.
     """
     try:
-        return whole(ormsgpack.unpackb(b"\x92" + packed + b"\xc3", option=KEYS))
+        return whole(ormsgpack.unpackb(b"\x92" + packed + b"\xc3", ext_hook=_read, option=KEYS))
     except (ormsgpack.MsgpackDecodeError, TypeError) as error:
         raise CorruptRecordError(f"a record is damaged: {error}") from error
 
@@ -57,7 +84,7 @@ def unpack_each(packed: Sequence[bytes]) -> list[Any]:
     """
     together = b"".join([list_header(len(packed) + 1), *packed, b"\xc3"])
     try:
-        records: list[Any] = ormsgpack.unpackb(together, option=KEYS)
+        records: list[Any] = ormsgpack.unpackb(together, ext_hook=_read, option=KEYS)
     except (ormsgpack.MsgpackDecodeError, TypeError) as error:
         raise CorruptRecordError(f"a record is damaged: {error}") from error
     if records.pop() is not True:

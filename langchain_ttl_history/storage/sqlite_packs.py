@@ -60,7 +60,8 @@ def encode(names: Names, named: Iterable[Named], listed: Iterable[Listed]) -> by
             names[name] = len(names)
         entries.append([names[name], position, len(payload), _numbers(names, refs)])
         parts.append(payload)
-    header = parts[0] = _packed([*islice(names, known, None)] if len(names) > known else (), blobs, entries)
+    new = [*islice(names, known, None)] if len(names) > known else ()
+    header = parts[0] = pack([new, blobs, entries])
     body = b"".join(parts)
     return _SIZES.pack(len(body), len(header)) + body
 
@@ -82,13 +83,6 @@ def size_of(packs: bytes) -> int:
     return _SIZES.size + int(_SIZES.unpack_from(packs)[0]) if packs else 0
 
 
-def _packed(new: Sequence[str], blobs: list[list[Any]], entries: list[list[Any]]) -> bytes:
-    try:
-        return pack([new, blobs, entries])
-    except TypeError:  # A lone surrogate.
-        return pack([[each.encode("utf-8", "surrogatepass") for each in new], blobs, entries])
-
-
 @decoder("a segment")
 def decode(body: bytes, start: int, names: list[str]) -> tuple[list[Named], list[Listed]]:
     """The blobs and entries in a segment from a byte on, oldest first; its names are added to those known of it.
@@ -105,7 +99,7 @@ def decode(body: bytes, start: int, names: list[str]) -> tuple[list[Named], list
         start += _SIZES.size
         end, at = start + size, start + header
         new, blobs, entries = unpack(body[start:at])
-        names += [each.decode("utf-8", "surrogatepass") if type(each) is bytes else each for each in new]
+        names += new
         for number, length, *links in blobs:
             if not links:
                 named.append((names[number], Blob(body[at : at + length]), None))
