@@ -141,8 +141,10 @@ def encode_conversation(
         # What stands behind the image of the last but one is that of the last.
         is_last = images and count + len(bodies) + 1 == len(messages) and is_core(message)
         image = images[end:] if is_last else codec.image_of(message)
-        if image is None:
-            images = b""  # It stands among them all the same, so that nothing behind it is found.
+        if image is None or (images and images[end : end + len(image)] != image):
+            # It stands among them all the same, or stands there as it was before it changed in between: nothing
+            # behind it is found.
+            images = b""
         else:
             end += len(image)
         body = _encode(message, base, codec, where, blobs, image)

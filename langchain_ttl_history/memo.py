@@ -89,7 +89,9 @@ class Memo:
         if len(put) >= _PUT:
             with self._lock:
                 if self._put is put:
-                    self._put, self._put_before = {}, put
+                    # In this order, so that none of them is in neither.
+                    self._put_before = put
+                    self._put = {}
 
     def put_in(self, key: SessionKey, name: str) -> int | None:
         """The generation a checkpoint is known to have been put in, though it may be freed by now."""

@@ -227,3 +227,30 @@ def test_a_message_that_gets_its_id_while_it_is_stored_comes_back_with_it() -> N
     names = encode_bodies([message], base, codec, "here", sent)
     base.learn_read(names, [message], sent, codec)
     assert decode_bodies(names, sent, codec, base) == [AIMessage("answer", id="given")]
+
+
+class Changing(Codec):
+    """A codec that takes the images of a conversation just before a step changes a message in place."""
+
+    def __init__(self, change: Callable[[], None]) -> None:
+        super().__init__()
+        self.change = change
+
+    def images(self, messages: Sequence[BaseMessage]) -> tuple[int, bytes]:
+        images = super().images(messages)
+        self.change()
+        return images
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("field", ["id", "content"])
+def test_a_message_that_is_changed_while_its_conversation_is_stored_comes_back_as_it_is_stored(
+    field: str, place: int
+) -> None:
+    said = [HumanMessage("question", id="1"), AIMessage("answer", id="2"), AIMessage("more", id="3")]
+    message = said[place]
+    codec, base = Changing(lambda: setattr(message, field, "another, which is longer")), Base()
+    sent: dict[str, Blob] = {}
+    names = encode_conversation(said, base, codec, "here", sent)
+    assert decode_bodies(names, sent, codec, base) == decode_bodies(names, sent, codec) == said
+    assert decode_bodies(names[:1], sent, codec, base) == decode_bodies(names[:1], sent, codec)
