@@ -42,6 +42,8 @@ __all__ = ["CheckpointWrites", "Put"]
 
 _c = checkpoint_name
 _w = writes_name
+# How often a put is planned anew when its session ends in between.
+_ATTEMPTS = 3
 
 
 class Put(NamedTuple):
@@ -77,6 +79,8 @@ class _Ground(NamedTuple):
     parent: Record | None
     writes: tuple[Any, ...]
     """What was written to the conversation on the parent, for a `DeltaChannel`."""
+    remembered: bool = False
+    """Whether it is what this process remembers, so that bodies may be left out."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +90,11 @@ class CheckpointWrites:
     sessions: Sessions
     messages_key: str = "messages"
 
-    def put(self, key: SessionKey, put: Put) -> Flow[Outcome]:
+    def put(self, key: SessionKey, put: Put) -> Flow[tuple[Change, Outcome]]:
         """Store a checkpoint and what it changed in the conversation.
+
+        Returns:
+            The change and what became of it. A subgraph's that was refused holds all it needs.
 
         Raises:
             TypeNotAllowedError: A value would not come back as it is; nothing was stored.
@@ -101,23 +108,31 @@ class CheckpointWrites:
             ground, base = remembered
             change, record = self._planned(key, put, checkpoint, token, ground, base)
             outcome: Outcome = yield from self.sessions.storing(key, change)
-            if outcome.status not in (Status.MOVED, Status.MISSING):
+            if outcome.status is Status.STORED:
                 base.sent(change.blobs)
-                if outcome.status is Status.STORED:
-                    yield from self._done(key, put, record, outcome)
-                return outcome
-        ground = yield from self._read(key, put)
-        change, record = self._planned(key, put, checkpoint, token, ground, Base())
-        outcome = yield Write(key, change)
+                yield from self._done(key, put, record, outcome)
+                return change, outcome
+            if outcome.status is Status.DELETED and not put.ns:
+                return change, outcome
+        for _ in range(_ATTEMPTS):
+            ground = yield from self._read(key, put)
+            change, record = self._planned(key, put, checkpoint, token, ground, Base())
+            outcome = yield Write(key, change)
+            if outcome.status is not Status.MOVED:
+                break
         if outcome.status is Status.STORED:
             yield from self._done(key, put, record, outcome)
-        return outcome
+        return change, outcome
 
     def _remembered(self, key: SessionKey, put: Put, token: Token | None) -> tuple[_Ground, Base] | None:
         """What this process knows of what a put builds on; None if that must be read."""
-        if put.parent is None:
-            return _Ground(None, 0.0, None, ()), self.sessions.memo.of(key, 0).base
         known = self.sessions.memo.last(key)
+        if put.parent is None:
+            # A run that loaded something and builds on nothing is a copy of the first checkpoint.
+            generation = None if token is None else token.generation
+            if known is None or (token is not None and known.generation != token.generation):
+                known = self.sessions.memo.of(key, generation or 0)
+            return _Ground(generation, 0.0, None, (), remembered=True), known.base
         if known is None or (token is not None and token.generation != known.generation):
             return None
         # Looked up once: another run that builds on it as well may put an end to what is remembered of it.
@@ -126,7 +141,7 @@ class CheckpointWrites:
             return None
         if not put.ns and self.messages_key not in put.checkpoint["channel_values"]:
             return None  # Perhaps a `DeltaChannel`, whose pending writes are needed.
-        return _Ground(known.generation, 0.0, parent, ()), known.base
+        return _Ground(known.generation, 0.0, parent, (), remembered=True), known.base
 
     def _read(self, key: SessionKey, put: Put) -> Flow[_Ground]:
         if put.parent is None:
@@ -156,7 +171,10 @@ class CheckpointWrites:
     ) -> tuple[Change, Record]:
         ns, before = put.ns, ground.parent
         values: dict[str, Any] = dict(put.checkpoint["channel_values"])
-        first = token is not None and token.id == put.parent
+        # A copy of a checkpoint builds on that one's parent, which is of a run before.
+        first = token is not None and (
+            token.id == put.parent or (before is not None and before.seen.position < token.seen.position)
+        )
         same = token is None or token.generation == ground.generation
         starts = first or before is None
         run = put.id if before is None or starts else before.run
@@ -176,7 +194,7 @@ class CheckpointWrites:
         if not ns:
             find_talk(record, values, self.messages_key, before, (ground.writes, tuple(held)), self.sessions.codec, key)
             channel = record.channel or ""
-            if channel in values and channel not in put.changed and shown and same:
+            if ground.remembered and channel in values and channel not in put.changed and shown and same:
                 # As it was shown, so that all of it is stored: no need to look at what it holds.
                 record.plain = not is_snapshot(values.pop(channel))
         where = label(key)
@@ -239,6 +257,9 @@ class CheckpointWrites:
     ) -> Flow[tuple[Change, Outcome]]:
         """Store writes pending on a checkpoint, perhaps before that is put.
 
+        Returns:
+            The change and what became of it; one that was refused holds all it needs.
+
         Raises:
             TypeNotAllowedError: A value would not come back as it is; nothing was stored.
         """
@@ -270,4 +291,7 @@ class CheckpointWrites:
         elif outcome.status is Status.MISSING and name not in outcome.missing:
             change = planned(Base())
             outcome = yield Write(key, change)
+        elif outcome.status is Status.DELETED:
+            # Stored later, if at all, when nothing may be left of what is known now.
+            change = planned(Base())
         return change, outcome

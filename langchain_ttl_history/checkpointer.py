@@ -26,11 +26,11 @@ from langchain_ttl_history.checkpoints import checkpoint_name
 from langchain_ttl_history.codec import Codec, Serializer
 from langchain_ttl_history.delta_channels import delta_history
 from langchain_ttl_history.errors import ConfigurationError
-from langchain_ttl_history.flow import Flow, arun, every_key, run
+from langchain_ttl_history.flow import Flow, Write, arun, every_key, run
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.late_writes import LateWrites
 from langchain_ttl_history.sessions import Sessions
-from langchain_ttl_history.storage.base import Storage
+from langchain_ttl_history.storage.base import Status, Storage
 from langchain_ttl_history.threads import (
     Threads,
     checkpoint_id_of,
@@ -224,9 +224,7 @@ class TTLCheckpointSaver(WholeThreads, BaseCheckpointSaver[Any]):
             TypeNotAllowedError: A channel's value would not come back; nothing was stored.
         """
         key, put = self._put(config, checkpoint, metadata, new_versions)
-        outcome = run(self._storage, self._writes.put(key, put))
-        for change in self._late.settled(key, put.name, outcome.status):
-            self._storage.write(key, change)
+        run(self._storage, self._storing(key, put))
         return self._threads.config(config, key, put.ns, put.id)
 
     async def aput(
@@ -238,9 +236,7 @@ class TTLCheckpointSaver(WholeThreads, BaseCheckpointSaver[Any]):
     ) -> RunnableConfig:
         """Async :meth:`put`."""
         key, put = self._put(config, checkpoint, metadata, new_versions)
-        outcome = await arun(self._storage, self._writes.put(key, put))
-        for change in self._late.settled(key, put.name, outcome.status):
-            await self._storage.awrite(key, change)
+        await arun(self._storage, self._storing(key, put))
         return self._threads.config(config, key, put.ns, put.id)
 
     def put_writes(
@@ -255,11 +251,7 @@ class TTLCheckpointSaver(WholeThreads, BaseCheckpointSaver[Any]):
         Raises:
             TypeNotAllowedError: A value would not come back as it is; nothing was stored.
         """
-        key, ns, id = self._threads.place(config)
-        flow = self._writes.put_writes(key, ns, checkpoint_id_of(id), writes, task_id, task_path)
-        change, outcome = run(self._storage, flow)
-        if self._late.came_late(key, change, outcome.status):
-            self._late.retried(key, self._storage.write(key, change).status)
+        run(self._storage, self._storing_writes(config, writes, task_id, task_path))
 
     async def aput_writes(
         self,
@@ -269,11 +261,7 @@ class TTLCheckpointSaver(WholeThreads, BaseCheckpointSaver[Any]):
         task_path: str = "",
     ) -> None:
         """Async :meth:`put_writes`."""
-        key, ns, id = self._threads.place(config)
-        flow = self._writes.put_writes(key, ns, checkpoint_id_of(id), writes, task_id, task_path)
-        change, outcome = await arun(self._storage, flow)
-        if self._late.came_late(key, change, outcome.status):
-            self._late.retried(key, (await self._storage.awrite(key, change)).status)
+        await arun(self._storage, self._storing_writes(config, writes, task_id, task_path))
 
     def _put(
         self,
@@ -295,6 +283,26 @@ class TTLCheckpointSaver(WholeThreads, BaseCheckpointSaver[Any]):
         id = checkpoint["id"]
         name, parent_name = checkpoint_name(ns, id), checkpoint_name(ns, parent or "")
         return key, Put(ns, id, name, parent, parent_name, cast(Mapping[str, Any], checkpoint), kept, changed)
+
+    def _storing(self, key: SessionKey, put: Put) -> Flow[None]:
+        change, outcome = yield from self._writes.put(key, put)
+        status = outcome.status
+        if put.ns and status is Status.DELETED:
+            # Perhaps the root's checkpoint is still on its way, which this one needs.
+            if not self._late.came_late(key, change, status):
+                return
+            status = (yield Write(key, change)).status
+        for waited in self._late.settled(key, put.name, status):
+            yield Write(key, waited)
+
+    def _storing_writes(
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, path: str
+    ) -> Flow[None]:
+        key, ns, id = self._threads.place(config)
+        flow = self._writes.put_writes(key, ns, checkpoint_id_of(id), writes, task_id, path)
+        change, outcome = yield from flow
+        if self._late.came_late(key, change, outcome.status):
+            self._late.retried(key, (yield Write(key, change)).status)
 
     # Versions
 

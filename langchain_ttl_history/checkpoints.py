@@ -30,6 +30,7 @@ __all__ = [
     "first_checkpoint_id",
     "head_name",
     "overwritten",
+    "pointed_at",
     "without_messages",
     "writes_name",
 ]
@@ -222,6 +223,18 @@ def decode_record(blob: Blob, codec: Codec) -> Record:
         values=values,
         refs=blob.refs,
     )
+
+
+def pointed_at(pointer: Blob, blobs: Mapping[str, Blob], codec: Codec) -> Record:
+    """The checkpoint a head points at.
+
+    Raises:
+        CorruptRecordError: It is gone, damaged or of a newer format.
+    """
+    blob = blobs.get(pointer.refs[0])
+    if blob is None:
+        raise CorruptRecordError("the latest checkpoint is gone")
+    return decode_record(blob, codec)
 
 
 def without_messages(blob: Blob, lost: Collection[str], codec: Codec) -> Blob:

@@ -12,8 +12,8 @@ from dataclasses import replace
 from langchain_core.messages import BaseMessage
 
 from langchain_ttl_history.checkpoints import (
-    decode_record,
     head_name,
+    pointed_at,
     without_messages,
 )
 from langchain_ttl_history.codec import Codec
@@ -138,7 +138,7 @@ def _kept_log(snapshot: Snapshot, shown: AbstractSet[str], spare: int | None, co
     if pointer is None:
         new = deltas_of(entries)
     else:
-        record = decode_record(snapshot.blobs[pointer.refs[0]], codec)
+        record = pointed_at(pointer, snapshot.blobs, codec)
         later = [entry for entry in entries if entry.position > record.seen.position]
         new = unseen(deltas_of(later), record.seen)
         head = set(map(key_of, record.names)) if any(delta.removed for delta in new) else head

@@ -16,7 +16,7 @@ from langchain_core.messages import (
 
 from langchain_ttl_history.bodies import Base, encode_bodies, encode_new
 from langchain_ttl_history.conversation import LOG, Delta, diff, keyed
-from langchain_ttl_history.errors import SessionDeletedError, TypeNotAllowedError
+from langchain_ttl_history.errors import SessionDeletedError, StorageError, TypeNotAllowedError
 from langchain_ttl_history.flow import Flow
 from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.sessions import Sessions, Turn, View
@@ -24,6 +24,9 @@ from langchain_ttl_history.storage.base import Blob, Change, Guard, Status
 from langchain_ttl_history.window import calls_of
 
 __all__ = ["add", "replace"]
+
+# How often a replacement is planned anew.
+_ATTEMPTS = 10
 
 REMOVE_ALL_MESSAGES = "__remove_all__"
 """The id LangGraph gives a `RemoveMessage` that removes everything."""
@@ -68,6 +71,7 @@ def add(sessions: Sessions, key: SessionKey, messages: Sequence[BaseMessage], tu
     blobs: dict[str, Blob] = {}
     names = encode_new(added.values(), sessions.codec, label(key), blobs)
     delta = Delta(_new_id(), tuple(removed), tuple(names), after)
+    # It counts on nothing, since it brings all its bodies.
     yield from _log(sessions, key, delta, blobs, guard)
 
 
@@ -79,17 +83,24 @@ def replace(sessions: Sessions, key: SessionKey, messages: Sequence[BaseMessage]
         SessionDeletedError: The session this continues was deleted.
     """
     ready = {message.id: message for message in (_ready(each, key) for each in messages)}
-    view = yield from sessions.view(key, None)
-    blobs: dict[str, Blob] = {}
-    base = Base()
-    base.learn_read(view.names, [view.bodies[name] for name in view.names], view.snapshot.blobs, sessions.codec)
-    names = encode_bodies([*ready.values()], base, sessions.codec, label(key), blobs)
-    removed, added = diff(view.names, names)
-    if removed or added:
-        yield from _log(sessions, key, Delta(_new_id(), removed, added), blobs, guard)
+    for _ in range(_ATTEMPTS):
+        view = yield from sessions.view(key, None)
+        blobs: dict[str, Blob] = {}
+        base = Base()
+        base.learn_read(view.names, [view.bodies[name] for name in view.names], view.snapshot.blobs, sessions.codec)
+        names = encode_bodies([*ready.values()], base, sessions.codec, label(key), blobs)
+        removed, added = diff(view.names, names)
+        if not removed and not added:
+            return
+        if (yield from _log(sessions, key, Delta(_new_id(), removed, added), blobs, guard)):
+            return
+    raise StorageError(
+        f"{label(key)}: others kept freeing what the new conversation shares with the old one; try again"
+    )
 
 
-def _log(sessions: Sessions, key: SessionKey, delta: Delta, blobs: Mapping[str, Blob], guard: Guard) -> Flow[None]:
+def _log(sessions: Sessions, key: SessionKey, delta: Delta, blobs: Mapping[str, Blob], guard: Guard) -> Flow[bool]:
+    """Store a change; False if bodies it counts on were freed in between."""
     change = Change(sessions.lease, guard, blobs, append=[(LOG, delta.payload(), delta.added)])
     outcome = yield from sessions.storing(key, change)
     if outcome.status is Status.DELETED:
@@ -97,8 +108,11 @@ def _log(sessions: Sessions, key: SessionKey, delta: Delta, blobs: Mapping[str, 
             f"{label(key)} was deleted while this turn was running; what it said was not "
             "stored. A new turn starts a new session"
         )
+    if outcome.status is Status.MISSING:
+        return False
     if sessions.is_heavy(outcome):
         yield from sessions.tidy(key)
+    return True
 
 
 def _ready(message: object, key: SessionKey) -> BaseMessage:

@@ -133,25 +133,29 @@ def keep_only(
 
 
 def _heads(snapshot: Snapshot, lines: Lines, listed: Collection[tuple[str, str]], drop: set[str]) -> dict[str, Blob]:
-    """Pointers to the newest checkpoint left, where the newest is dropped; all gone are dropped."""
-    gone = {name: pointer for name, pointer in snapshot.blobs.items() if name[0] == "h" and pointer.refs[0] in drop}
+    """Pointers to the newest checkpoints; where the newest is dropped, to the newest left. All gone are dropped.
+
+    Those that stay are set as well: where somebody else dropped what one of them points at, this is refused.
+    """
+    pointers = {name: pointer for name, pointer in snapshot.blobs.items() if name[0] == "h"}
+    gone = [name for name, pointer in pointers.items() if pointer.refs[0] in drop]
     if not gone:
-        return {}
+        return pointers
     left: dict[str, Line] = {}
     for each in listed:
         line = lines.by_id.get(each)
         if line is not None and (line.ns not in left or left[line.ns].position < line.position):
             left[line.ns] = line
-    moved: dict[str, Blob] = {}
     for name in gone:
         newest = left.get(name[1:])
         if newest is None:
             drop.add(name)
+            del pointers[name]
         else:
             target = checkpoint_name(newest.ns, newest.id)
             also = (writes_name(newest.ns, newest.id),)
-            moved[name] = Blob(b"", (target,), snapshot.blobs[target].mark, also)
-    return moved
+            pointers[name] = Blob(b"", (target,), snapshot.blobs[target].mark, also)
+    return pointers
 
 
 def needed_by(snapshot: Snapshot, drop: Collection[str], log: Iterable[Entry]) -> set[str]:

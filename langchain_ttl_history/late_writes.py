@@ -1,4 +1,4 @@
-"""Telling late writes of a deleted session from early ones of a new one."""
+"""Telling what comes late to a deleted session from what comes early to a new one."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from threading import Lock
 
+from langchain_ttl_history.checkpoints import checkpoint_name
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.memo import Memo
-from langchain_ttl_history.storage.base import Change, Guard, Status
+from langchain_ttl_history.storage.base import Change, Status
 
 __all__ = ["LateWrites"]
 
 logger = logging.getLogger(__name__)
+
+# What the names of checkpoints begin with.
+_CHECKPOINT = checkpoint_name("", "")[0]
 
 # How many checkpoints are waited for, and how many of those that were refused are remembered.
 _HELD = 1_000
@@ -22,11 +26,11 @@ _REFUSED = 1_000
 
 
 class LateWrites:
-    """Pending writes that wait for their checkpoint where a tombstone stands.
+    """Pending writes, and checkpoints of subgraphs, that wait for a checkpoint where a tombstone stands.
 
-    Such writes may come before their checkpoint and carry nothing that says which generation
-    they belong to. They wait here, in the process that makes both, until their checkpoint is
-    stored or refused.
+    Such writes may come before their checkpoint, and a subgraph's checkpoint before that of the root, and carry
+    nothing that says which generation they belong to. They wait here, in the process that makes both, until that
+    checkpoint is stored or refused.
 
     Args:
         memo: Knows which checkpoints this process stored; it is told of one before this is.
@@ -47,18 +51,36 @@ class LateWrites:
                 return ()
             with self._lock:
                 self._told.pop(hash(key), None)
-                waited = self._held.pop((key, name), ())
-            return [replace(change, guard=Guard(), at_generation=None) for change in waited]
+                return self._released(key, name)
         with self._lock:
-            _remember(self._refused, hash((key, name)))
-            self._held.pop((key, name), None)
+            self._refuse(key, name)
         self._tell(key)
         return ()
 
-    def came_late(self, key: SessionKey, change: Change, status: Status) -> bool:
-        """Whether these writes were refused whose checkpoint was met, perhaps only since: they are tried once more.
+    def _released(self, key: SessionKey, name: str) -> list[Change]:
+        """What waited for a checkpoint, and for those among that in turn."""
+        released: list[Change] = []
+        for change in self._held.pop((key, name), ()):
+            # Still only while the checkpoint is there, which may have been deleted by now.
+            released.append(replace(change, at_generation=None))
+            for each in change.blobs:
+                if each[0] == _CHECKPOINT:
+                    self._memo.put(key, each, self._memo.put_in(key, name) or 0)
+                    released += self._released(key, each)
+        return released
 
-        Others that were refused wait for their checkpoint.
+    def _refuse(self, key: SessionKey, name: str) -> None:
+        """Drop what waited for a checkpoint, and for those among that in turn."""
+        _remember(self._refused, hash((key, name)))
+        for change in self._held.pop((key, name), ()):
+            for each in change.blobs:
+                if each[0] == _CHECKPOINT:
+                    self._refuse(key, each)
+
+    def came_late(self, key: SessionKey, change: Change, status: Status) -> bool:
+        """Whether this was refused though the checkpoint it needs was met, perhaps only since: it is tried once more.
+
+        What else was refused waits for that checkpoint.
         """
         if status is not Status.DELETED:
             return False

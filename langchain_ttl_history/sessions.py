@@ -11,7 +11,7 @@ from typing import NamedTuple
 from langchain_core.messages import BaseMessage, HumanMessage
 
 from langchain_ttl_history.bodies import Base, decode_bodies
-from langchain_ttl_history.checkpoints import Record, decode_record, head_name
+from langchain_ttl_history.checkpoints import Record, head_name, pointed_at
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.collection import hard_limits, limits, plan, together
 from langchain_ttl_history.conversation import LOG, Seen, deltas_of, fold, keyed
@@ -119,7 +119,7 @@ class Sessions:
         """The conversation in a snapshot of the root's head and of the log after its mark; `base` may know some."""
         blobs = snapshot.blobs
         pointer = blobs.get(head_name(""))
-        record = None if pointer is None else decode_record(blobs[pointer.refs[0]], self.codec)
+        record = None if pointer is None else pointed_at(pointer, blobs, self.codec)
         deltas = deltas_of(snapshot.lists.get(LOG, ()))
         if record is None:
             names = fold((), deltas, Seen())
@@ -238,9 +238,9 @@ class Sessions:
         outcome: Outcome
         if both is not None:
             outcome = yield Write(key, both)
-            if outcome.status is not Status.MOVED:
+            if outcome.status not in (Status.MOVED, Status.MISSING):
                 return outcome
-        # Without a plan, or where somebody else wrote in between: another turn will free it.
+        # Without a plan, or where somebody else wrote, or dropped something, in between: another turn will free it.
         outcome = yield Write(key, change)
         return outcome
 

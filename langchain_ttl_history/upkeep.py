@@ -28,7 +28,7 @@ def keep_latest(sessions: Sessions, key: SessionKey) -> Flow[None]:
             return
         change = keep_only(snapshot, latest_lines(_lines(snapshot)), sessions.lease)
         outcome: Outcome = yield Write(key, change)
-        if outcome.status is not Status.MOVED:
+        if outcome.status not in (Status.MOVED, Status.MISSING):
             return
 
 
@@ -57,7 +57,7 @@ def _forget_in(sessions: Sessions, key: SessionKey, run_ids: Collection[str]) ->
         log = [entry for entry, delta in zip(entries, deltas_of(entries), strict=True) if delta.run not in runs]
         change = keep_only(snapshot, keep, sessions.lease, log)
         outcome: Outcome = yield Write(key, change)
-        if outcome.status is not Status.MOVED:
+        if outcome.status not in (Status.MOVED, Status.MISSING):
             return
 
 

@@ -1,0 +1,382 @@
+"""What once went wrong here, between two steps that seemed to be one."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, RemoveMessage
+from langgraph.checkpoint.base import Checkpoint, empty_checkpoint
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph import END, START, MessagesState, StateGraph
+from langgraph.graph.message import REMOVE_ALL_MESSAGES
+from langgraph.types import Command, interrupt
+
+from langchain_ttl_history import CorruptRecordError, Retention, SessionBuffer
+from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.storage import MemoryStorage
+from langchain_ttl_history.storage.base import Change, Lease, Outcome, Query, Snapshot
+from langchain_ttl_history.testing import Clock
+
+CONFIG: Any = {"configurable": {"thread_id": "t", "checkpoint_ns": ""}}
+KEY = SessionKey("u", "t")
+
+
+class Counted(MessagesState):
+    n: int
+
+
+class Hooked(MemoryStorage):
+    """A storage between whose requests something may happen."""
+
+    after_write: Callable[[Change], None] | None = None
+    after_read: Callable[[Query], None] | None = None
+    before_write: Callable[[Change], None] | None = None
+
+    def write(self, key: SessionKey, change: Change) -> Outcome:
+        if self.before_write is not None:
+            self.before_write(change)
+        outcome = super().write(key, change)
+        if self.after_write is not None:
+            self.after_write(change)
+        return outcome
+
+    def read(self, key: SessionKey, query: Query) -> Snapshot:
+        snapshot = super().read(key, query)
+        if self.after_read is not None:
+            self.after_read(query)
+        return snapshot
+
+
+def stores_root(change: Change) -> bool:
+    return any(name.startswith("c\0") for name in change.blobs)
+
+
+def ids(messages: list[BaseMessage]) -> list[str | None]:
+    return [message.id for message in messages]
+
+
+def checkpoint(*messages: BaseMessage, version: int = 1) -> Checkpoint:
+    made = empty_checkpoint()
+    made["channel_values"] = {"messages": [*messages]}
+    made["channel_versions"] = {"messages": version}
+    return made
+
+
+def at(made: Checkpoint) -> Any:
+    return {"configurable": {**CONFIG["configurable"], "checkpoint_id": made["id"]}}
+
+
+# --- copies of checkpoints ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_a_copy_of_any_checkpoint_is_what_it_copies(number: int) -> None:
+    """LangGraph puts it under the parent of what it loaded, and says that nothing changed."""
+    notes: list[list[Any]] = []
+    for saver in (InMemorySaver(), SessionBuffer(default_user="u").checkpointer()):
+
+        def first(state: Counted) -> dict[str, Any]:
+            return {"messages": [AIMessage("a", id=f"a{len(state['messages'])}")], "n": 1}
+
+        def second(state: Counted) -> dict[str, Any]:
+            return {"messages": [AIMessage("b", id=f"b{len(state['messages'])}")], "n": 2}
+
+        builder = StateGraph(Counted)
+        builder.add_node("first", first)
+        builder.add_node("second", second)
+        builder.add_edge(START, "first")
+        builder.add_edge("first", "second")
+        graph = builder.compile(checkpointer=saver)
+        config: Any = {"configurable": {"thread_id": "t"}}
+        for turn in range(2):
+            graph.invoke({"messages": [HumanMessage("hi", id=f"h{turn}")]}, config)
+        copied = graph.update_state(list(graph.get_state_history(config))[number].config, None, as_node="__copy__")
+        found = [graph.get_state(copied), graph.get_state(config)]
+        notes.append([(ids(each.values.get("messages", [])), each.next) for each in found])
+        graph.invoke({"messages": [HumanMessage("on", id="on")]}, config)
+        notes[-1].append(ids(graph.get_state(config).values["messages"]))
+    assert notes[0] == notes[1]
+
+
+# --- plans that are late --------------------------------------------------------------------------
+
+
+def echoing(buffer: SessionBuffer) -> Any:
+    builder = StateGraph(MessagesState)
+    builder.add_node("echo", lambda state: {"messages": [AIMessage("a" * 600)]})
+    builder.add_edge(START, "echo")
+    return builder.compile(checkpointer=buffer.checkpointer())
+
+
+@pytest.mark.parametrize("url", ["memory://", "sqlite:///{path}/x.db"])
+def test_a_plan_that_was_overtaken_by_a_deletion_of_runs_leaves_a_session_that_can_be_read(
+    url: str, tmp_path: Path
+) -> None:
+    buffer = SessionBuffer(url.format(path=tmp_path), default_user="u", retention=Retention(max_checkpoints=3))
+    saver, agent, runs = buffer.checkpointer(), echoing(buffer), []
+    history = buffer.history(session_id="t")
+    # In the end a read has planned what the next write is to free; which of them does is the storage's.
+    for turn in range(30):
+        runs.append(str(uuid.uuid4()))
+        question = HumanMessage(f"h{turn}")
+        agent.invoke({"messages": [question]}, {"configurable": {"thread_id": "t"}, "metadata": {"run_id": runs[-1]}})
+        shown = history.messages
+        if turn > 3 and buffer._sessions.memo._plans:
+            break
+    else:
+        pytest.fail("no read planned anything")
+    saver.delete_for_runs(runs[-2:])
+    history.add_messages([HumanMessage("said")])
+    assert history.messages[-1].content == "said"
+    assert len(history.messages) == len(shown) - 4 + 1
+    assert saver.get_tuple({"configurable": {"thread_id": "t"}}) is not None
+    assert buffer.info("u", "t") is not None
+    buffer.close()
+
+
+def test_what_a_chain_says_is_kept_though_a_plan_beside_it_is_refused() -> None:
+    storage = MemoryStorage()
+    narrow = SessionBuffer(
+        storage, default_user="u", retention=Retention(max_bytes=6000, max_messages=1000, max_checkpoints=2)
+    )
+    wide = SessionBuffer(storage, default_user="u")
+    agent, runs = echoing(wide), []
+    for turn in range(8):
+        runs.append(str(uuid.uuid4()))
+        question = HumanMessage("h" * 600, id=f"h{turn}")
+        agent.invoke({"messages": [question]}, {"configurable": {"thread_id": "t"}, "metadata": {"run_id": runs[-1]}})
+    history = narrow.history(session_id="t")
+    assert history.messages, "which plans what to free of it"
+    wide.checkpointer().delete_for_runs(runs[-1:])
+    history.add_messages([HumanMessage("said", id="said")])
+    assert wide.history(session_id="t").messages[-1].id == "said"
+
+
+def test_a_replacement_is_planned_anew_where_what_it_shares_with_the_old_was_freed() -> None:
+    storage = Hooked()
+    buffer = SessionBuffer(storage, default_user="u")
+    history = buffer.history(session_id="t")
+    history.add_messages([HumanMessage("one", id="1"), HumanMessage("two", id="2")])
+    session = storage._sessions[KEY]
+
+    def free(query: Query) -> None:
+        storage.after_read = None
+        log = session.lists["log"][-1]
+        free = Change(Lease(None, None), drop=log.refs, trim={"log": frozenset({log.position})}, upkeep=True)
+        MemoryStorage.write(storage, KEY, free)
+
+    storage.after_read = free
+    history.messages = [HumanMessage("two", id="2"), HumanMessage("one", id="1")]
+    assert storage.after_read is None
+    assert ids(history.messages) == ["2", "1"]
+
+
+def test_a_session_whose_latest_checkpoint_is_gone_is_said_to_be_damaged() -> None:
+    storage = MemoryStorage()
+    buffer = SessionBuffer(storage, default_user="u")
+    echoing(buffer).invoke({"messages": [HumanMessage("h")]}, {"configurable": {"thread_id": "t"}})
+    session = storage._sessions[KEY]
+    del session.blobs[session.blobs["h"].refs[0]]
+    with pytest.raises(CorruptRecordError, match="the latest checkpoint is gone"):
+        _ = buffer.history(session_id="t").messages
+
+
+# --- after a deletion -----------------------------------------------------------------------------
+
+
+def deleted(buffer: SessionBuffer) -> None:
+    """Leave a tombstone."""
+    buffer.history(session_id="t").add_messages([HumanMessage("x")])
+    buffer.delete("u", "t")
+
+
+def test_a_write_that_waited_for_its_checkpoint_does_not_bring_back_what_is_deleted_by_then() -> None:
+    storage = Hooked()
+    buffer = SessionBuffer(storage, default_user="u")
+    saver = buffer.checkpointer()
+    deleted(buffer)
+    made = checkpoint(HumanMessage("secret", id="h"))
+    saver.put_writes(at(made), [("messages", [AIMessage("said after", id="a")])], "task")
+
+    def delete(change: Change) -> None:
+        if stores_root(change):
+            storage.after_write = None
+            buffer.delete("u", "t")
+
+    storage.after_write = delete
+    saver.put(CONFIG, made, {"source": "input", "step": -1, "parents": {}}, {"messages": 1})
+    assert list(buffer.sessions("u")) == []
+    assert not storage._sessions
+
+
+def test_a_write_that_waited_for_its_checkpoint_is_whole() -> None:
+    """Although this process knew its messages of a session that another worker deleted."""
+    storage = MemoryStorage()
+    buffer, other = (SessionBuffer(storage, default_user="u") for _ in range(2))
+    saver = buffer.checkpointer()
+    said = [HumanMessage("hi", id="h"), AIMessage("Welcome!", id="w")]
+    first, second = checkpoint(*said), checkpoint(*said, version=2)
+    saver.put(CONFIG, first, {"source": "input", "step": -1, "parents": {}}, {"messages": 1})
+    saver.put(at(first), second, {"source": "loop", "step": 0, "parents": {}}, {"messages": 2})
+    other.delete("u", "t")
+    anew = checkpoint(HumanMessage("new", id="n"))
+    saver.put_writes(at(anew), [("messages", [AIMessage("Welcome!", id="w")])], "task")
+    saver.put(CONFIG, anew, {"source": "input", "step": -1, "parents": {}}, {"messages": 1})
+    found = saver.get_tuple(at(anew))
+    assert found is not None
+    assert found.pending_writes == [("task", "messages", [AIMessage("Welcome!", id="w")])]
+
+
+@pytest.mark.parametrize("deletion", [True, False])
+def test_a_subgraph_that_is_faster_than_its_roots_checkpoint_is_kept_after_a_deletion(
+    deletion: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    storage = Hooked()
+    buffer = SessionBuffer(storage, default_user="u")
+    calls: list[str] = []
+
+    def look(state: MessagesState) -> dict[str, Any]:
+        calls.append("look")
+        return {"messages": [AIMessage("looked", id="looked")]}
+
+    def ask(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [AIMessage(f"asked: {interrupt('go?')}", id="asked")]}
+
+    inner = StateGraph(MessagesState)
+    inner.add_node("look", look)
+    inner.add_node("ask", ask)
+    inner.add_edge(START, "look")
+    inner.add_edge("look", "ask")
+    outer = StateGraph(MessagesState)
+    outer.add_node("inner", inner.compile())
+    outer.add_edge(START, "inner")
+    graph = outer.compile(checkpointer=buffer.checkpointer())
+    if deletion:
+        deleted(buffer)
+
+    def hold_up(change: Change) -> None:
+        if stores_root(change):
+            # Real time: LangGraph's own thread has to overtake this one.
+            time.sleep(0.05)
+
+    storage.before_write = hold_up
+    config: Any = {"configurable": {"thread_id": "t"}}
+    graph.invoke({"messages": [HumanMessage("hi", id="h")]}, config)
+    (task,) = graph.get_state(config, subgraphs=True).tasks
+    assert task.state is not None
+    assert ids(task.state.values["messages"]) == ["h", "looked"]
+    assert ids(graph.invoke(Command(resume="yes"), config)["messages"]) == ["h", "looked", "asked"]
+    assert calls == ["look"]
+    assert not caplog.records
+
+
+def test_a_subgraph_of_a_turn_that_was_deleted_stores_nothing_in_whichever_order_it_comes() -> None:
+    storage = MemoryStorage()
+    buffer = SessionBuffer(storage, default_user="u")
+    saver = buffer.checkpointer()
+    first = checkpoint(HumanMessage("hi", id="h"))
+    saver.put(CONFIG, first, {"source": "input", "step": -1, "parents": {}}, {"messages": 1})
+    buffer.delete("u", "t")
+    root, sub = checkpoint(HumanMessage("secret", id="s")), checkpoint(HumanMessage("secret", id="s"))
+    inner: Any = {"configurable": {"thread_id": "t", "checkpoint_ns": "inner:1"}}
+    inner_at: Any = {"configurable": {**inner["configurable"], "checkpoint_id": sub["id"]}}
+    saver.put_writes(inner_at, [("messages", [AIMessage("secret")])], "task")
+    saver.put(inner, sub, {"source": "input", "step": -1, "parents": {"": root["id"]}}, {"messages": 1})
+    saver.put(at(first), root, {"source": "loop", "step": 0, "parents": {}}, {"messages": 1})
+    assert not storage._sessions
+    saver.put_writes(inner_at, [("messages", [AIMessage("secret")])], "task")
+    assert not storage._sessions
+    assert not saver._late._held, "nobody waits for what was refused"
+
+
+# --- puts that are planned anew -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("speaks", [True, False])
+def test_a_run_whose_bodies_were_freed_under_it_loses_no_step(speaks: bool) -> None:
+    notes = []
+    for saver in (
+        InMemorySaver(),
+        SessionBuffer(default_user="u", retention=Retention(max_messages=4, max_checkpoints=3)).checkpointer(),
+    ):
+        count = 0
+
+        def other(state: MessagesState) -> dict[str, Any]:
+            nonlocal count
+            count += 1
+            return {"messages": [RemoveMessage(id=REMOVE_ALL_MESSAGES), HumanMessage("o", id=f"o{count}")]}
+
+        meanwhile = StateGraph(MessagesState)
+        meanwhile.add_node("other", other)
+        meanwhile.add_edge(START, "other")
+        others = meanwhile.compile(checkpointer=saver)
+
+        def first(state: Counted, others: Any = others) -> dict[str, Any]:
+            if state.get("n") == 10:
+                for turn in range(12):
+                    others.invoke({"messages": [HumanMessage("x", id=f"x{turn}")]}, CONFIG)
+            return {"n": state.get("n", 0) + 1}
+
+        def second(state: Counted) -> dict[str, Any]:
+            said = {"messages": [AIMessage("done", id=f"done{state['n']}")]} if speaks else {}
+            return {"n": state["n"] + 1, **said}
+
+        builder = StateGraph(Counted)
+        builder.add_node("first", first)
+        builder.add_node("second", second)
+        builder.add_edge(START, "first")
+        builder.add_edge("first", "second")
+        builder.add_edge("second", END)
+        graph = builder.compile(checkpointer=saver)
+        graph.invoke({"messages": [HumanMessage("hi", id="h"), AIMessage("ho", id="h2")]}, CONFIG)
+        graph.invoke({"n": 10}, CONFIG)
+        found = graph.get_state(CONFIG)
+        notes.append((found.values["n"], found.next))
+    assert notes[0] == notes[1] == (12, ())
+
+
+def test_a_put_whose_session_ends_between_its_look_and_its_write_is_stored() -> None:
+    clock = Clock()
+    storage = Hooked(clock=clock)
+    buffer = SessionBuffer(storage, default_user="u")
+    saver = buffer.checkpointer()
+
+    def expire(query: Query) -> None:
+        if any(name.startswith("c\0") for name in query.names):
+            storage.after_read = None
+            clock.advance(1801)
+
+    def last(state: MessagesState) -> dict[str, Any]:
+        storage.after_read = expire
+        buffer._sessions.memo.drop("u")  # What is remembered was given up, so that the put has to look.
+        return {"messages": [AIMessage("b", id="b")]}
+
+    builder = StateGraph(MessagesState)
+    builder.add_node("first", lambda state: {"messages": [AIMessage("a", id="a")]})
+    builder.add_node("last", last)
+    builder.add_edge(START, "first")
+    builder.add_edge("first", "last")
+    graph = builder.compile(checkpointer=saver)
+    graph.invoke({"messages": [HumanMessage("hi", id="h")]}, {"configurable": {"thread_id": "t"}}, durability="sync")
+    assert storage.after_read is None
+    assert ids(graph.get_state({"configurable": {"thread_id": "t"}}).values["messages"]) == ["h", "a", "b"]
+
+
+@pytest.mark.parametrize("url", ["memory://", "sqlite:///{path}/x.db"])
+def test_an_id_that_is_no_text_to_others_may_stand_anywhere(url: str, tmp_path: Path) -> None:
+    buffer = SessionBuffer(url.format(path=tmp_path), default_user="u")
+    history = buffer.history(session_id="t")
+    agent = echoing(buffer)
+    odd = "\ud800x"
+    agent.invoke({"messages": [HumanMessage("hi", id=odd)]}, {"configurable": {"thread_id": "t"}})
+    history.add_messages([HumanMessage("more", id="1"), AIMessage("said", id="\udfff")])
+    agent.invoke({"messages": [HumanMessage("again", id=f"again{odd}")]}, {"configurable": {"thread_id": "t"}})
+    history.add_messages([RemoveMessage(id=odd)])
+    assert ids(history.messages)[1:4] == ["1", "\udfff", f"again{odd}"]
+    assert odd not in ids(history.messages)
+    buffer.close()
