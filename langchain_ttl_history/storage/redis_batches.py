@@ -35,7 +35,7 @@ class Batches:
 
     async def ask(self, command: Command) -> Any:
         """The reply to a command; one that is cancelled may be executed nevertheless."""
-        size = sum(len(part) for part in command if not isinstance(part, int))
+        size = sum([len(part) for part in command if not isinstance(part, int)])
         batch = self._open
         if batch is None or not batch.has_room_for(size):
             batch = self._open = _Batch()
