@@ -136,9 +136,12 @@ class RedisStorage:
 
     async def aclose(self) -> None:
         """Close the clients of this loop and of all threads, if they were made here."""
-        batches = self._batches.pop(asyncio.get_running_loop(), None)
+        loop = asyncio.get_running_loop()
+        batches = self._batches.get(loop)
         if batches is not None:
             await batches.aclose()
+        # Nothing may come between the two: what is asked from now on is for another client.
+        self._batches.pop(loop, None)
         await self._clients.aclose()
 
     # Plans
@@ -230,7 +233,7 @@ class RedisStorage:
             return lambda command: client.execute_command(*command, **NEVER_DECODE)
         loop = asyncio.get_running_loop()
         batches = self._batches.get(loop)
-        if batches is None or batches.client is not client:
+        if batches is None:
             batches = self._batches[loop] = Batches(client)
         return batches.ask
 

@@ -2,7 +2,8 @@
 
 A driver takes longer over a request than the server does: it finds a connection, sets a timeout for
 the sending and one for the reply, and waits for both. What is asked in one turn of the loop therefore
-shares a pipeline. No request waits for others to come, nor for a batch that is under way.
+shares a pipeline. No request waits for others to come, nor for a batch that is under way, and one that
+is alone is sent as if there were no batches.
 """
 
 from __future__ import annotations
@@ -28,13 +29,24 @@ class Batches:
     """Sends the requests of one event loop by a client of a single server."""
 
     def __init__(self, client: Any) -> None:
-        self.client = client
+        self._client = client
         # What the tasks that are ready by now may still add to.
         self._open: _Batch | None = None
         self._under_way: set[_Batch] = set()
+        # Whether others asked as well, lately, or are just doing so.
+        self._is_busy = False
+        self._has_one = False
 
     async def ask(self, command: Command) -> Any:
         """The reply to a command; one that is cancelled may be executed nevertheless."""
+        if not (self._is_busy or self._has_one):
+            # A batch, and a task for it, would cost what they save the others.
+            self._has_one = True
+            try:
+                return await _reply(self._client, command)
+            finally:
+                self._has_one = False
+        self._is_busy = True
         size = sum([len(part) for part in command if not isinstance(part, int)])
         batch = self._open
         if batch is None or not batch.has_room_for(size):
@@ -64,7 +76,8 @@ class Batches:
 
     async def _send(self, batch: _Batch) -> None:
         self._close(batch)
-        await batch.send(self.client)
+        await batch.send(self._client)
+        self._is_busy = not batch.is_of_one or len(self._under_way) > 1
 
     def _end(self, batch: _Batch) -> None:
         # It may have been cancelled before it began, with all else that runs in the loop.
@@ -85,6 +98,11 @@ class _Batch:
         self._asked: list[tuple[Command, asyncio.Future[Any]]] = []
         self._size = 0
         self._is_sent = False
+
+    @property
+    def is_of_one(self) -> bool:
+        """Whether it is a single request."""
+        return len(self._asked) == 1
 
     @property
     def is_awaited(self) -> bool:
@@ -129,10 +147,14 @@ class _Batch:
                 answer.set_result(reply)
 
 
+async def _reply(client: Any, command: Command) -> Any:
+    return await client.execute_command(*command, **NEVER_DECODE)
+
+
 async def _replies(client: Any, commands: Sequence[Command]) -> Sequence[Any]:
     """The replies to commands, or errors in their places; what befalls all of them is raised."""
     if len(commands) <= 1:
-        return [await client.execute_command(*command, **NEVER_DECODE) for command in commands]
+        return [await _reply(client, command) for command in commands]
     pipeline = client.pipeline(transaction=False)
     for command in commands:
         pipeline.execute_command(*command, **NEVER_DECODE)

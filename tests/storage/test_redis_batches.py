@@ -67,7 +67,7 @@ async def through(proxy: Proxy, request: pytest.FixtureRequest) -> AsyncIterator
     storage = RedisStorage(proxy.url.replace("redis", request.param, 1))
     for text in ("one", "two"):
         await storage.awrite(SessionKey("eve", "s"), appended(text))
-    await told(storage, SessionKey("eve", "s"))
+    await asyncio.gather(*(told(storage, key) for key in KEYS[:3]))  # From here on the loop is busy.
     yield storage
     await storage.aclose()
 
@@ -108,7 +108,7 @@ async def test_each_of_many_tasks_gets_the_answer_to_its_own_request(server: ser
 async def test_requests_of_one_moment_share_a_connection_and_a_round_trip(
     server: servers.Server, storage: RedisStorage
 ) -> None:
-    await told(storage, KEYS[0])
+    await asyncio.gather(*(told(storage, key) for key in KEYS))
     with server.admin() as admin:
         before = admin.info("stats")
         await asyncio.gather(*(told(storage, key) for key in KEYS))
@@ -228,15 +228,27 @@ async def test_nothing_is_under_way_in_vain_once_a_storage_is_closed() -> None:
 
     client = Deaf()
     storage = RedisStorage(client)
-    task = asyncio.create_task(told(storage, KEYS[0]))
+    tasks = [asyncio.create_task(told(storage, KEYS[0])) for _ in range(2)]
     for _ in range(3):
         await asyncio.sleep(0)
-    task.cancel()
-    await asyncio.wait([task])
+    for _ in range(2):  # One of them asks by itself.
+        for task in tasks:
+            task.cancel()
+        await asyncio.sleep(0)
+    await asyncio.wait(tasks)
     assert len(asyncio.all_tasks()) == 2
     await storage.aclose()
     assert asyncio.all_tasks() == {asyncio.current_task()}
     await client.aclose()
+
+
+async def test_a_storage_that_was_closed_asks_by_a_new_client(storage: RedisStorage) -> None:
+    await asyncio.gather(*(told(storage, key) for key in KEYS))
+    pool = storage._clients.async_client().connection_pool
+    await storage.aclose()
+    await asyncio.gather(*(told(storage, key) for key in KEYS))
+    assert storage._clients.async_client().connection_pool is not pool
+    assert not any(connection.is_connected for connection in pool._available_connections)
 
 
 async def test_each_loop_sends_its_own(server: servers.Server, storage: RedisStorage) -> None:
@@ -303,7 +315,12 @@ async def client() -> Recorder:
 
 @pytest.fixture
 async def batches(client: Recorder) -> Batches:
-    return Batches(client)
+    """Those of a loop in which several tasks ask."""
+    batches = Batches(client)
+    await ask(batches, b"1", b"2", b"3")
+    client.sent.clear()
+    client.seen.clear()
+    return batches
 
 
 async def ask(batches: Batches, *parts: Any) -> list[Any]:
@@ -316,6 +333,17 @@ async def test_requests_go_at_once_and_those_of_one_moment_together(client: Reco
     assert client.sent == [[b"1", b"2", b"3"], [b"4"]]
     await asyncio.sleep(0)
     assert not batches._under_way
+
+
+async def test_who_is_alone_asks_by_itself(client: Recorder, batches: Batches) -> None:
+    caller.set("ada")
+    for part in (b"1", b"2", b"3"):
+        assert await ask(batches, part) == [part]
+    assert client.seen == ["nobody", "ada", "ada"]  # The first could not know that it is alone.
+    client.sent.clear()
+    assert await ask(batches, b"4", b"5", b"6") == [b"4", b"5", b"6"]
+    assert await ask(batches, b"7", b"8") == [b"7", b"8"]
+    assert client.sent == [[b"4"], [b"5", b"6"], [b"7", b"8"]]
 
 
 async def test_a_batch_takes_64_requests_and_64_kilobytes(client: Recorder, batches: Batches) -> None:
@@ -343,7 +371,7 @@ async def test_a_request_that_is_cancelled_before_it_is_sent_is_not_sent(client:
     await asyncio.wait(tasks)
     assert client.sent == [[b"1", b"3"]]
     client.sent.clear()
-    task = asyncio.create_task(batches.ask(("ECHO", b"4")))
+    task = asyncio.create_task(batches.ask(("ECHO", b"4")))  # The loop is busy still.
     await asyncio.sleep(0)
     task.cancel()
     await asyncio.wait([task])
@@ -353,6 +381,7 @@ async def test_a_request_that_is_cancelled_before_it_is_sent_is_not_sent(client:
 
 async def test_who_waits_for_a_batch_that_was_cancelled_waits_no_more(client: Recorder, batches: Batches) -> None:
     for steps in range(4):
+        await ask(batches, b"1", b"2", b"3")
         tasks = [asyncio.create_task(batches.ask(("ECHO", part))) for part in (b"1", b"2")]
         for _ in range(steps):
             await asyncio.sleep(0)
