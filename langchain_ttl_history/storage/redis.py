@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 from langchain_ttl_history.errors import ConfigurationError, StorageError
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import redis_requests as requests
 from langchain_ttl_history.storage.base import Change, Outcome, Query, Snapshot, Usage
+from langchain_ttl_history.storage.redis_batches import NEVER_DECODE, Batches, Command
 from langchain_ttl_history.storage.redis_clients import Clients, Given, Made, exceptions_of
 from langchain_ttl_history.storage.redis_commands import Eval, Keys, Scan
 from langchain_ttl_history.storage.redis_mirror import Mirrors
@@ -26,8 +28,6 @@ __all__ = ["RedisStorage"]
 
 T = TypeVar("T")
 
-# Replies are bytes, whatever the client does with those of others.
-_RAW = {"NEVER_DECODE": True}
 # Seconds for which a request is sent again that a cluster refused while it moves a slot or chooses
 # a primary, or for which there was no connection; and between.
 _PATIENCE, _PAUSE = 5.0, 0.05
@@ -76,6 +76,7 @@ class RedisStorage:
         outside = (getattr(errors, f"{name}ClusterException"), OSError)
         self._failures = (getattr(errors, f"{name}Error"), *outside, *self._unsettled)
         self._no_script = errors.NoScriptError
+        self._batches: WeakKeyDictionary[asyncio.AbstractEventLoop, Batches] = WeakKeyDictionary()
         self._settings = Settings(Keys(prefix), References(), Mirrors(), clock)
 
     def __repr__(self) -> str:
@@ -135,6 +136,12 @@ class RedisStorage:
 
     async def aclose(self) -> None:
         """Close the clients of this loop and of all threads, if they were made here."""
+        loop = asyncio.get_running_loop()
+        batches = self._batches.get(loop)
+        if batches is not None:
+            await batches.aclose()
+        # Nothing may come between the two: what is asked from now on is for another client.
+        self._batches.pop(loop, None)
         await self._clients.aclose()
 
     # Plans
@@ -198,12 +205,12 @@ class RedisStorage:
             nodes = _primaries(client)
             node, command = request.start(nodes)
             at = client if node is None else client.get_redis_connection(nodes[node])
-            return request.end(nodes, node, at.execute_command(*command, **_RAW))
+            return request.end(nodes, node, at.execute_command(*command, **NEVER_DECODE))
         try:
-            return client.execute_command(*request.by_sha, **_RAW)
+            return client.execute_command(*request.by_sha, **NEVER_DECODE)
         except self._no_script:
             # The server was restarted, or is another one by now.
-            return client.execute_command(*request.by_source, **_RAW)
+            return client.execute_command(*request.by_source, **NEVER_DECODE)
 
     async def _asend(self, request: Eval | Scan) -> Any:
         client = self._clients.async_client()
@@ -212,11 +219,23 @@ class RedisStorage:
             nodes = _primaries(client)
             node, command = request.start(nodes)
             at = client if node is None else nodes[node]
-            return request.end(nodes, node, await at.execute_command(*command, **_RAW))
+            return request.end(nodes, node, await at.execute_command(*command, **NEVER_DECODE))
+        ask = self._asking(client)
         try:
-            return await client.execute_command(*request.by_sha, **_RAW)
+            return await ask(request.by_sha)
         except self._no_script:
-            return await client.execute_command(*request.by_source, **_RAW)
+            return await ask(request.by_source)
+
+    def _asking(self, client: Any) -> Callable[[Command], Awaitable[Any]]:
+        """How to ask for the reply to a script's command."""
+        if self._clients.is_cluster:
+            # What is asked together may be for several nodes.
+            return lambda command: client.execute_command(*command, **NEVER_DECODE)
+        loop = asyncio.get_running_loop()
+        batches = self._batches.get(loop)
+        if batches is None:
+            batches = self._batches[loop] = Batches(client)
+        return batches.ask
 
 
 def _primaries(client: Any) -> dict[str, Any]:

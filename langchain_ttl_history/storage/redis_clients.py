@@ -190,6 +190,8 @@ class Made(Clients):
         }
         if self.is_cluster:
             return made.from_url(self._url, **options)
+        # A client of valkey-py sends again only after errors that are named here as well.
+        options["retry_on_error"] = [errors.ConnectionError]
         pools = import_module(f"{self.library}{inner}.connection")
         if not asynchronous:
             # As many as there are threads that call at once.

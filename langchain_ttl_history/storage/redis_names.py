@@ -6,7 +6,8 @@ The first letter stays what it is, since scripts go by it, and what comes of it 
 from __future__ import annotations
 
 import re
-from base64 import b64decode, b64encode
+from base64 import b64decode
+from binascii import b2a_base64, unhexlify
 from functools import lru_cache
 
 __all__ = ["full_name", "short_name"]
@@ -37,7 +38,7 @@ def _shortened(found: re.Match[str]) -> str:
     part = found[0]
     if not found.lastindex:
         return f"\4{part}"
-    return chr(found.lastindex) + b64encode(bytes.fromhex(part.replace("-", ""))).decode().rstrip("=")
+    return chr(found.lastindex) + b2a_base64(unhexlify(part.replace("-", "")), newline=False).decode().rstrip("=")
 
 
 def _restored(found: re.Match[str]) -> str:

@@ -8,6 +8,7 @@ interpreter, so that others come before a write.
 from __future__ import annotations
 
 import re
+from binascii import unhexlify
 
 from langchain_ttl_history.errors import CorruptRecordError
 
@@ -23,7 +24,7 @@ _WORDS = (
     b"\x92\x00\xc4\x01\xc0",
 )  # fmt: skip
 _CODES = [(word, _MARK + bytes((code,))) for code, word in enumerate(_WORDS, 1)]
-_ID = re.compile(rb"\xd9\$([0-9a-f]{8})-([0-9a-f]{4})-([0-9a-f]{4})-([0-9a-f]{4})-([0-9a-f]{12})")
+_ID = re.compile(rb"\xd9\$([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})")
 _CODE = re.compile(rb"\xc1(?:\0(.{16})|(.)?)", re.DOTALL)
 # Entries of more bytes are stored as they are: their length as it was has 16 bits.
 _MOST = 0xFFFF
@@ -64,7 +65,7 @@ def full_payload(short: bytes, size: int) -> bytes:
 
 
 def _number(found: re.Match[bytes]) -> bytes:
-    return b"\xc1\0" + bytes.fromhex(b"".join(found.groups()).decode())
+    return b"\xc1\0" + unhexlify(found[1].replace(b"-", b""))
 
 
 def _meaning(found: re.Match[bytes]) -> bytes:

@@ -96,6 +96,16 @@ async def test_a_client_that_sends_again_by_itself_stores_nothing_twice(proxy: P
     client.close()
 
 
+async def test_the_other_driver_sends_again_as_well(proxy: Proxy, call: Any, open_: Any) -> None:
+    storage = open_(proxy.url.replace("redis", "valkey", 1))
+    await call(storage, "write", KEY, appended(b"one"))
+    for cut in ("before", "after"):
+        proxy.cut, proxy.times = cut, 2
+        assert (await call(storage, "write", KEY, appended(b"two"))).status is Status.STORED
+        assert proxy.times == 0
+    assert await stored_texts(storage) == [b"one", b"two", b"two"]
+
+
 async def test_a_change_that_must_find_the_session_as_it_was_is_not_refused_for_its_own_sake(
     proxy: Proxy, open_: Any
 ) -> None:
@@ -370,6 +380,9 @@ def test_one_storage_serves_threads_and_several_event_loops(server: servers.Serv
         history = buffer.history("ada", name)
         await asyncio.gather(*(history.aadd_messages([HumanMessage(str(each))]) for each in range(10)))
         assert len(await history.aget_messages()) == 10
+
+    async def alone(name: str) -> None:
+        await talk(name)
         await buffer.aclose()
 
     def say(name: str) -> None:
@@ -379,10 +392,11 @@ def test_one_storage_serves_threads_and_several_event_loops(server: servers.Serv
     async def both() -> None:
         await asyncio.gather(talk("in a loop"), *(asyncio.to_thread(say, name) for name in ("a", "b")))
         # Another loop, while this one runs.
-        await asyncio.to_thread(lambda: asyncio.run(talk("in another")))
+        await asyncio.to_thread(lambda: asyncio.run(alone("in another")))
+        await buffer.aclose()
 
     asyncio.run(both())
-    asyncio.run(talk("in a third"))
+    asyncio.run(alone("in a third"))
     assert {each.session_id: each.messages for each in buffer.sessions("ada")} == dict.fromkeys(
         ("in a loop", "a", "b", "in another", "in a third"), 10
     )

@@ -1,0 +1,162 @@
+"""Requests that the tasks of one event loop make at the same time, sent to a Redis server together.
+
+A driver takes longer over a request than the server does: it finds a connection, sets a timeout for
+the sending and one for the reply, and waits for both. What is asked in one turn of the loop therefore
+shares a pipeline. No request waits for others to come, nor for a batch that is under way, and one that
+is alone is sent as if there were no batches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextvars import Context
+from typing import Any
+
+__all__ = ["NEVER_DECODE", "Batches", "Command"]
+
+NEVER_DECODE = {"NEVER_DECODE": True}
+"""The option by which replies are bytes, whatever the client does with those of others."""
+
+# So much a batch takes: all of its requests are answered with the last, and fail if its connection breaks.
+_REQUESTS, _BYTES = 64, 64 * 1024
+
+Command = Sequence["str | bytes | int"]
+"""The name of a command and its arguments."""
+
+
+class Batches:
+    """Sends the requests of one event loop by a client of a single server."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        # What the tasks that are ready by now may still add to.
+        self._open: _Batch | None = None
+        self._under_way: set[_Batch] = set()
+        # Whether others asked as well, lately, or are just doing so.
+        self._is_busy = False
+        self._has_one = False
+
+    async def ask(self, command: Command) -> Any:
+        """The reply to a command; one that is cancelled may be executed nevertheless."""
+        if not (self._is_busy or self._has_one):
+            # A batch, and a task for it, would cost what they save the others.
+            self._has_one = True
+            try:
+                return await _reply(self._client, command)
+            finally:
+                self._has_one = False
+        self._is_busy = True
+        size = sum([len(part) for part in command if not isinstance(part, int)])
+        batch = self._open
+        if batch is None or not batch.has_room_for(size):
+            batch = self._open = _Batch()
+        answer = batch.add(command, size)
+        if batch.task is None:
+            self._begin(batch)
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            batch.leave()
+            raise
+
+    async def aclose(self) -> None:
+        """Return once nothing is under way that nobody waits for."""
+        left = [batch.task for batch in self._under_way if batch.task is not None and not batch.is_awaited]
+        for task in left:
+            task.cancel()
+        if left:
+            await asyncio.wait(left)
+
+    def _begin(self, batch: _Batch) -> None:
+        self._under_way.add(batch)
+        # It runs for all who ask, not in the context of the first of them.
+        batch.task = Context().run(asyncio.get_running_loop().create_task, self._send(batch))
+        batch.task.add_done_callback(lambda _: self._end(batch))
+
+    async def _send(self, batch: _Batch) -> None:
+        self._close(batch)
+        await batch.send(self._client)
+        self._is_busy = not batch.is_of_one or len(self._under_way) > 1
+
+    def _end(self, batch: _Batch) -> None:
+        # It may have been cancelled before it began, with all else that runs in the loop.
+        self._close(batch)
+        self._under_way.discard(batch)
+        batch.cancel()
+
+    def _close(self, batch: _Batch) -> None:
+        if self._open is batch:
+            self._open = None
+
+
+class _Batch:
+    """Some requests, and the task that sends them."""
+
+    def __init__(self) -> None:
+        self.task: asyncio.Task[None] | None = None
+        self._asked: list[tuple[Command, asyncio.Future[Any]]] = []
+        self._size = 0
+        self._is_sent = False
+
+    @property
+    def is_of_one(self) -> bool:
+        """Whether it is a single request."""
+        return len(self._asked) == 1
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether anybody still waits for an answer."""
+        return not all(answer.done() for _, answer in self._asked)
+
+    def has_room_for(self, size: int) -> bool:
+        """Whether a request of so many bytes fits in."""
+        return len(self._asked) < _REQUESTS and self._size + size <= _BYTES
+
+    def add(self, command: Command, size: int) -> asyncio.Future[Any]:
+        """Where the reply to a command will be."""
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._asked.append((command, answer))
+        self._size += size
+        return answer
+
+    def leave(self) -> None:
+        """Stop if nobody waits any more, so that no connection is in use for nothing."""
+        if self._is_sent and self.task is not None and not self.is_awaited:
+            self.task.cancel()
+
+    def cancel(self) -> None:
+        """Let nobody wait any more."""
+        for _, answer in self._asked:
+            answer.cancel()
+
+    async def send(self, client: Any) -> None:
+        """Send what is still asked for, and give each its own answer."""
+        self._asked = [(command, answer) for command, answer in self._asked if not answer.done()]
+        self._is_sent = True
+        try:
+            replies = await _replies(client, [command for command, _ in self._asked])
+        except Exception as error:  # noqa: BLE001  # each who waits gets it, whatever it is
+            replies = [error] * len(self._asked)
+        for (_, answer), reply in zip(self._asked, replies, strict=True):
+            if answer.done():
+                continue
+            if isinstance(reply, Exception):
+                answer.set_exception(reply)
+            else:
+                answer.set_result(reply)
+
+
+async def _reply(client: Any, command: Command) -> Any:
+    return await client.execute_command(*command, **NEVER_DECODE)
+
+
+async def _replies(client: Any, commands: Sequence[Command]) -> Sequence[Any]:
+    """The replies to commands, or errors in their places; what befalls all of them is raised."""
+    if len(commands) <= 1:
+        return [await _reply(client, command) for command in commands]
+    pipeline = client.pipeline(transaction=False)
+    for command in commands:
+        pipeline.execute_command(*command, **NEVER_DECODE)
+    replies: Sequence[Any] = await pipeline.execute(raise_on_error=False)
+    return replies
