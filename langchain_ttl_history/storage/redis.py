@@ -72,8 +72,9 @@ class RedisStorage:
         elif hasattr(errors, "MaxConnectionsError"):
             # All connections of the client are taken; one will be free.
             self._unsettled += (errors.MaxConnectionsError,)
-        # Of all else that a driver raises, the cluster's own error alone stands outside its tree.
-        outside = (getattr(errors, f"{name}ClusterException"), OSError)
+        # Of all else that a driver raises, the cluster's own error alone stands outside its tree. What was closed by
+        # another thread in the middle of a request raises a ValueError.
+        outside = (getattr(errors, f"{name}ClusterException"), OSError, ValueError)
         self._failures = (getattr(errors, f"{name}Error"), *outside, *self._unsettled)
         self._no_script = errors.NoScriptError
         self._batches: WeakKeyDictionary[asyncio.AbstractEventLoop, Batches] = WeakKeyDictionary()
@@ -196,6 +197,8 @@ class RedisStorage:
 
     def _check(self, error: BaseException, until: float) -> None:
         """Raise, unless it may go better in a moment; a request that is sent again is not done twice."""
+        if isinstance(error, ConfigurationError):
+            raise error  # It is a ValueError, too.
         if not isinstance(error, self._unsettled) or time.monotonic() > until:
             raise StorageError(f"Redis did not answer: {type(error).__name__}: {error}") from error
 

@@ -415,6 +415,21 @@ async def test_more_calls_at_once_than_connections_wait_for_one(server: servers.
     await client.aclose()
 
 
+def test_a_client_that_another_thread_closes_in_the_middle_of_a_request_is_an_error(server: servers.Server) -> None:
+    storage = RedisStorage(server.url)
+    client = storage._clients.client()
+
+    def closed(*command: Any, **options: Any) -> Any:
+        raise ValueError("I/O operation on closed file")
+
+    client.execute_command = closed
+    with pytest.raises(StorageError, match="closed file"):
+        storage.read(KEY, Query())
+    storage.close()
+    assert storage.read(KEY, Query()).generation == 0, "another client is made"
+    storage.close()
+
+
 async def test_a_client_that_was_passed_in_is_not_closed(server: servers.Server) -> None:
     client, async_client = redis.Redis(port=server.port), redis.asyncio.Redis(port=server.port)
     storage = RedisStorage(client, async_client)
