@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import wraps
+from struct import error as StructError  # noqa: N812  # it is a class
 from typing import Any, TypeVar
 
 import ormsgpack
@@ -109,7 +110,7 @@ def decoder(what: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
                 return function(*args, **kwargs)
             except (CorruptRecordError, TypeNotAllowedError):
                 raise
-            except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            except (AttributeError, IndexError, KeyError, TypeError, ValueError, StructError) as error:
                 raise CorruptRecordError(f"{what} is damaged: {error!r}") from error
 
         return decode

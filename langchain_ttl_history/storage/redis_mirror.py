@@ -36,6 +36,8 @@ class Remembered(NamedTuple):
     """The newest request by then."""
     runs: Sequence[int] = ()
     """The numbers, as kind, first number and count of each run."""
+    numbers: Mapping[str, int] = {}
+    """The same by name, which the server is not told."""
 
 
 NOTHING = Remembered()
@@ -93,13 +95,10 @@ class Mirror:
 
     def remembered(self) -> Remembered:
         """What a read says of it."""
-        runs = self._runs()
-        return Remembered(self.generation, self.edition, newest(self.requests).decode(), runs)
-
-    def _runs(self) -> list[int]:
+        numbers = dict(self.numbers)
         runs: list[int] = []
         first = after = -1
-        for number in sorted(self.numbers.values()):
+        for number in sorted(numbers.values()):
             if number != after:
                 if after >= 0:
                     runs += (first >> KIND, first & _NUMBER, after - first)
@@ -107,7 +106,7 @@ class Mirror:
             after = number + 1
         if after >= 0:
             runs += (first >> KIND, first & _NUMBER, after - first)
-        return runs
+        return Remembered(self.generation, self.edition, newest(self.requests).decode(), runs, numbers)
 
     def complete(self, blobs: dict[str, Blob], refs: Iterable[str], follow: tuple[str, ...]) -> None:
         """Add what these references lead to."""
@@ -148,6 +147,7 @@ class Mirrors:
                 or known is None
                 or known.generation != mirror.generation
                 or known.edition <= mirror.edition
+                or later(mirror.requests, known.requests) is None
             ):
                 self._keep(key, mirror)
 
@@ -159,9 +159,11 @@ class Mirrors:
         before, after = editions
         with self._lock:
             mirror = self._mirrors.get(key)
-            if mirror is None or (mirror.generation == told.generation and mirror.edition > before):
-                return  # Or the answer to a write that another overtook.
+            if mirror is None:
+                return
             latest = later(told.requests, mirror.requests)
+            if mirror.generation == told.generation and mirror.edition > before and latest is not None:
+                return  # The answer to a write that another overtook.
             if (mirror.generation, mirror.edition) != (told.generation, before) or latest is None:
                 mirror = None
             else:

@@ -121,14 +121,14 @@ class References:
         """What is known of a session. More may be added to it, which is as true as the rest."""
         return self._known.get(key)
 
-    def learn(self, key: SessionKey, told: Known | None, dropped: Collection[str] = (), before: int = 0) -> None:
+    def learn(self, key: SessionKey, told: Known | None, dropped: Collection[str] = (), before: int = -1) -> None:
         """Remember what a request told; None if that is nothing.
 
         Args:
             key: The session.
             told: The numbers of blobs after it.
             dropped: What it dropped, if that is all that changed since the epoch before.
-            before: The epoch before it.
+            before: The epoch before it, if it is a write's.
         """
         if told is None:
             self.forget(key)

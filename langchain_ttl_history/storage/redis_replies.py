@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import ormsgpack
 
 from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.records import decoder
 from langchain_ttl_history.storage.base import Blob, Change, Entry, Outcome, Query, Snapshot, Status
 from langchain_ttl_history.storage.redis_histories import later
-from langchain_ttl_history.storage.redis_mirror import Mirror
+from langchain_ttl_history.storage.redis_mirror import Mirror, Remembered
 from langchain_ttl_history.storage.redis_names import full_name
 from langchain_ttl_history.storage.redis_numbers import KIND, TABLE, Known
 from langchain_ttl_history.storage.redis_payloads import full_payload
@@ -45,16 +46,17 @@ def _requests_of(reply: Sequence[bytes]) -> bytes:
     return reply[0][_HEAD.size :]
 
 
+@decoder("a session")
 def snapshot(
-    reply: Sequence[bytes], query: Query, mirror: Mirror | None, by: str
+    reply: Sequence[bytes], query: Query, mirror: Mirror | None, remembered: Remembered
 ) -> tuple[Snapshot, Known | None, Mirror | None]:
     """What `read.lua` replies, together with what was remembered; the numbers it tells of; what to remember.
 
     Args:
         reply: The reply.
         query: What was asked.
-        mirror: What was remembered when it was.
-        by: The newest request by then.
+        mirror: Where what was remembered is.
+        remembered: What the server was told that is remembered.
     """
     if len(reply) == 1:
         now, fence = _NOW.unpack(reply[0])
@@ -69,9 +71,10 @@ def snapshot(
         strings.append(joined[at : at + length])
         at += length
     if mirror is not None and (
-        (mirror.generation, mirror.edition) != (generation, edition) or by.encode() not in requests
+        (mirror.generation, mirror.edition) != (generation, edition) or remembered.by.encode() not in requests
     ):
         mirror = None  # Nothing was left out.
+    left_out = remembered.numbers if mirror is not None else {}
     names: Names = {} if mirror is None else mirror.names()
     values, lists = _every(strings, names) if outline else _some(strings, names, *counts)
     blobs = {name: _blob(value, names) for name, value in values.items()}
@@ -85,7 +88,8 @@ def snapshot(
         mirror.requests = later(requests, mirror.requests) or requests
     mirror.add(blobs, lasting)
     if outline:
-        blobs = mirror.blobs | blobs
+        # Without what another thread's answer has added since.
+        blobs = {name: mirror.blobs[name] for name in left_out} | blobs
     else:
         refs = [ref for blob in blobs.values() for ref in blob.refs]
         refs += [ref for listed in entries.values() for entry in listed for ref in entry.refs]
@@ -237,6 +241,7 @@ class Stored(NamedTuple):
     """The numbers of those of its blobs that are as they were first set."""
 
 
+@decoder("a session")
 def stored(reply: bytes, change: Change, weighed: Sequence[str]) -> tuple[Outcome, Stored | None]:
     """What a write replies: its outcome, and what there is to remember if the numbers of its blobs are told."""
     status = reply[:1]
@@ -283,6 +288,7 @@ class Listed(NamedTuple):
     key: SessionKey
 
 
+@decoder("a user's index")
 def listed(reply: Sequence[Any]) -> tuple[list[Listed], str | None]:
     """What `listing.lua` replies: sessions, and where to go on."""
     now = int.from_bytes(reply[1], "big")

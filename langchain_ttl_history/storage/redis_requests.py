@@ -83,11 +83,11 @@ def read(to: Settings, key: SessionKey, query: Query) -> Plan[Snapshot]:
     ]  # fmt: skip
     mirror = to.mirrors.of(key)
     remembered = NOTHING if mirror is None else mirror.remembered()
-    reply = yield Eval(_READ, keys, [packed([*arguments, *remembered]), ids])
+    reply = yield Eval(_READ, keys, [packed([*arguments, *remembered[:4]]), ids])
     if mirror is not None and not is_completed(reply, mirror, remembered.by):
         mirror, remembered = None, NOTHING
-        reply = yield Eval(_READ, keys, [packed([*arguments, *remembered]), ids])
-    found, known, seen = snapshot(reply, query, mirror, remembered.by)
+        reply = yield Eval(_READ, keys, [packed([*arguments, *remembered[:4]]), ids])
+    found, known, seen = snapshot(reply, query, mirror, remembered)
     to.numbers.learn(key, known)
     to.mirrors.read(key, seen)
     return found
@@ -147,7 +147,7 @@ def forget(to: Settings, user_id: str, tombstone_ttl: float) -> Plan[int]:
 def _deletion(
     to: Settings, keys: Sequence[bytes], digests: Sequence[str], standing: float, request: str, *, whole: bool
 ) -> Eval:
-    arguments = [to.now, to.margin, round(standing * _MICRO), request, whole, digests]
+    arguments = [to.now, to.margin, writes.micro(standing), request, whole, digests]
     return Eval(_DELETE, keys, [packed(arguments)])
 
 

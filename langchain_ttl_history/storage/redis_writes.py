@@ -14,12 +14,13 @@ from langchain_ttl_history.storage.redis_names import short_name
 from langchain_ttl_history.storage.redis_numbers import Dropping, Known, kind_of, runs
 from langchain_ttl_history.storage.redis_payloads import short_entry, short_record
 
-__all__ = ["change", "lean", "times", "weighed"]
+__all__ = ["change", "lean", "micro", "times", "weighed"]
 
 _WRITE = Script.load("write", "numbers")
 _CHANGE = Script.load("change", "layout", "numbers", "lists", "tables")
 
 _MICRO = 1_000_000
+_LONGEST = 1 << 52
 # What write.lua takes at once, so that its arguments fit Lua's stack.
 _MOST = 500
 _HEADER = Struct(">QII")
@@ -137,7 +138,12 @@ def _short(names: Iterable[str]) -> list[str]:
 def times(lease: Lease) -> tuple[int, int]:
     """Idle time and maximal age in microseconds; -1 is unbounded."""
     idle, age = lease
-    return -1 if idle is None else round(idle * _MICRO), -1 if age is None else round(age * _MICRO)
+    return -1 if idle is None else micro(idle), -1 if age is None else micro(age)
+
+
+def micro(seconds: float) -> int:
+    """A duration in microseconds, as far as a server's Lua can count them: for 140 years."""
+    return min(round(seconds * _MICRO), _LONGEST)
 
 
 def weighed(change: Change) -> list[str]:
@@ -152,7 +158,7 @@ def _own(change: Change) -> int:
     own = change.idle_ttl
     if own is KEEP:
         return -1
-    return 1 if own is None else max(2, round(own * _MICRO))
+    return 1 if own is None else max(2, micro(own))
 
 
 def _number(value: int | None) -> int:

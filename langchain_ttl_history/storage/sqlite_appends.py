@@ -74,7 +74,9 @@ def _found(mirror: Mirror, change: Change, now: float) -> tuple[list[Named], lis
         return None
     named: list[Named] = []
     for name, blob in blobs.items():
-        old = stored.get(name)
+        old, refs = stored.get(name), blob.refs
+        if len(blob.payload) >= LARGE or (refs and not _are_there(refs, mirror.session, blobs)):
+            return None
         if old is not None:
             if name in mirror.large:
                 return None
@@ -82,9 +84,6 @@ def _found(mirror: Mirror, change: Change, now: float) -> tuple[list[Named], lis
                 continue
             if old.payload:
                 return None
-        refs = blob.refs
-        if len(blob.payload) >= LARGE or (refs and not _are_there(refs, mirror.session, blobs)):
-            return None
         named.append((name, blob, None))
     position = row.position
     listed: list[Listed] = []

@@ -71,6 +71,14 @@ class Mirror:
         size = self.session.bytes + _OVERHEAD * (10 + len(self.homes)) + len(self.tail.body)
         return size - sum(self.large[name].size for name in self.unloaded) if self.unloaded else size
 
+    @property
+    def held(self) -> int:
+        """The payload bytes of all that is learnt."""
+        session = self.session
+        listed = [len(entry.payload) for entries in session.lists.values() for entry in entries]
+        unloaded = [self.large[name].size for name in self.unloaded]
+        return sum([len(blob.payload) for blob in session.blobs.values()]) + sum(listed) + sum(unloaded)
+
     def answer(self, query: Query, now: float, fence: int) -> Snapshot:
         """What a read asks for; the payloads of what is `unloaded` are empty."""
         session, row = self.session, self.row

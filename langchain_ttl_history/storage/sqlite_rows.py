@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
 from typing import NamedTuple
 
+from langchain_ttl_history.errors import CorruptRecordError
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.records import decoder, pack, unpack
 from langchain_ttl_history.storage.sqlite_mirror import Mirror
@@ -61,22 +61,14 @@ def create(connection: sqlite3.Connection, row: Row, name: bytes, key: SessionKe
     """Store a new session's row."""
     times = (row.created, row.renewed, row.deadline, row.idle)
     connection.execute(_CREATE, (row.generation, name, digest(key.user_id), *times, row.head, Tail(1).body))
-    connection.execute(_KEY, (row.generation, closed(_packed(key))))
+    connection.execute(_KEY, (row.generation, closed(pack(tuple(key)))))
     connection.execute("UPDATE state SET generation = ?", (row.generation,))
-
-
-def _packed(key: SessionKey) -> bytes:
-    try:
-        return pack(tuple(key))
-    except TypeError:  # A lone surrogate.
-        return pack([part.encode("utf-8", "surrogatepass") for part in key])
 
 
 @decoder("a session's key")
 def key_of(body: bytes) -> SessionKey:
     """The key that a session's row of its key tells."""
-    parts: Iterable[str | bytes] = unpack(content(body))
-    return SessionKey(*(each.decode("utf-8", "surrogatepass") if isinstance(each, bytes) else each for each in parts))
+    return SessionKey(*unpack(content(body)))
 
 
 def load(connection: sqlite3.Connection, row: Row, mirror: Mirror | None) -> Mirror:
@@ -85,6 +77,7 @@ def load(connection: sqlite3.Connection, row: Row, mirror: Mirror | None) -> Mir
     Raises:
         CorruptRecordError: Something stored is damaged.
     """
+    given = mirror
     known = None if mirror is None else mirror.row
     if mirror is None or known is None or (known.generation, known.epoch) != (row.generation, row.epoch):
         mirror = Mirror(row, contested=0 if mirror is None else mirror.contested)
@@ -101,10 +94,14 @@ def load(connection: sqlite3.Connection, row: Row, mirror: Mirror | None) -> Mir
     mirror.learn(row.segment, written)
     tail.body, tail.room = bytearray(body), room(size_of(written))
     mirror.be(row)
+    if mirror is not given and mirror.held != row.bytes:
+        raise CorruptRecordError("a part of a session is gone")
     return mirror
 
 
 def large(connection: sqlite3.Connection, mirror: Mirror, name: str) -> bytes:
     """The payload of a large blob."""
-    ((body,),) = connection.execute(_LARGE, (mirror.row.generation, -mirror.large[name].number))
-    return content(body)
+    found = connection.execute(_LARGE, (mirror.row.generation, -mirror.large[name].number)).fetchone()
+    if found is None:
+        raise CorruptRecordError("a large payload is gone")
+    return content(found[0])

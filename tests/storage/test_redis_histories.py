@@ -120,3 +120,13 @@ def test_a_read_is_done_anew_if_another_threads_answer_was_of_another_history(
     storage._send = overtaken  # type: ignore[method-assign]  # stands in for a thread that is faster
     assert storage.read(KEY, TURN) == expected
     assert sent == 2
+
+
+def test_what_is_remembered_of_a_lost_history_makes_room_for_the_one_there_is(
+    storage: RedisStorage, admin: Any
+) -> None:
+    begin(storage)
+    told(storage)
+    restored(storage, admin, Change(LEASE, drop=["m30", "m31"]), TWO)
+    told(storage)
+    assert told(storage)[1] < 2_000

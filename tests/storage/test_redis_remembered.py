@@ -13,6 +13,7 @@ from langchain_ttl_history.storage import RedisStorage, redis_mirror, redis_requ
 from langchain_ttl_history.storage.base import Blob, Change, Entry, Lease, Query, Status
 from langchain_ttl_history.storage.redis_commands import Eval
 from langchain_ttl_history.testing import Clock
+from tests.storage.redis_cases import assert_counts
 
 KEY = SessionKey("ada", "s1")
 LEASE = Lease(100.0, None)
@@ -375,3 +376,47 @@ def test_what_is_dropped_while_another_drop_begins_is_not_referred_to(
         end(second, storage._reply(request))
     refused = storage.write(KEY, Change(LEASE, append=[("log", b"", ("ma",))]))
     assert (refused.status, refused.missing) == (Status.MISSING, {"ma"})
+
+
+def test_what_another_worker_dropped_first_is_not_known_after_a_read(
+    storage: RedisStorage, another: Any, admin: redis.Redis
+) -> None:
+    begin(storage)
+    told(storage)
+    other = another()
+    other.write(KEY, Change(LEASE, drop=["m3"], blobs={"c1": Blob(b"one", ("m1", "m2")), "h": Blob(b"", ("c1",))}))
+    told(storage)
+    refused = storage.write(KEY, Change(LEASE, append=[("log", b"", ("m3",))]))
+    assert (refused.status, refused.missing) == (Status.MISSING, {"m3"})
+    storage.write(KEY, Change(LEASE, blobs={"m3": Blob(b"again")}, append=[("log", b"", ("m3", "m4"))]))
+    everything = Query(outline=True)
+    assert storage.read(KEY, everything) == other.read(KEY, everything) == another().read(KEY, everything)
+    assert_counts(admin.hgetall(storage._settings.keys.of(KEY)[0][1]))
+
+
+def test_an_outline_has_nothing_that_another_thread_wrote_since(storage: RedisStorage) -> None:
+    begin(storage)
+    told(storage)
+    everything = Query(outline=True)
+    expected, _ = told(storage, everything)
+    send = storage._send
+
+    def overtaken(request: Any) -> Any:
+        reply = send(request)
+        storage._send = send  # type: ignore[method-assign]  # stands in for a thread that is faster
+        storage.write(KEY, Change(LEASE, blobs={"m99": Blob(b"later")}))
+        return reply
+
+    storage._send = overtaken  # type: ignore[method-assign]  # as above
+    assert storage.read(KEY, everything) == expected
+
+
+@pytest.mark.parametrize("seconds", [1e13, 1e300])
+def test_an_idle_time_may_be_longer_than_a_server_can_count(
+    storage: RedisStorage, clock: Clock, seconds: float
+) -> None:
+    storage.write(KEY, Change(Lease(seconds, seconds)))
+    storage.write(KEY, Change(LEASE, idle_ttl=seconds))
+    clock.advance(100 * 365 * 86_400.0)
+    assert storage.read(KEY, Query()).generation
+    assert storage.delete(*KEY, seconds) == 1

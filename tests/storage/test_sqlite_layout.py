@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -383,3 +383,29 @@ def test_what_is_cut_off_or_overwritten_is_an_error(opens: Opens, where: str) ->
         with pytest.raises(CorruptRecordError):
             storage._connections.outside(spoiled)
     assert len(outline(opens())[1]["log"]) == 60
+
+
+def test_a_reference_to_what_was_dropped_is_missed_though_its_blob_is_stored_as_it_is(tmp_path: Path) -> None:
+    storage = SQLiteStorage(tmp_path / "x.db")
+    storage.write(KEY, Change(LEASE, blobs={"m1": Blob(b"1"), "c": Blob(b"", ("m1",))}))
+    storage.write(KEY, Change(LEASE, drop=["m1"]))
+    refused = storage.write(KEY, Change(LEASE, blobs={"c": Blob(b"", ("m1",))}))
+    assert (refused.status, refused.missing) == (Status.MISSING, {"m1"})
+    storage.close()
+
+
+@pytest.mark.parametrize("number", ["> 0", "< 0"])
+def test_a_part_that_is_gone_is_said_to_be(tmp_path: Path, number: str) -> None:
+    storage = SQLiteStorage(tmp_path / "x.db")
+    storage.write(KEY, Change(LEASE, blobs={"large": Blob(b"x" * 50_000)}))
+    for each in range(40):
+        storage.write(KEY, Change(LEASE, blobs={f"m{each}": Blob(b"y" * 2_000)}, append=[("log", b"", (f"m{each}",))]))
+    storage.close()
+    with closing(sqlite3.connect(tmp_path / "x.db")) as connection, connection:
+        (segments,) = connection.execute(f"SELECT count(*) FROM segments WHERE number {number}").fetchone()
+        assert segments, "there is something to be gone"
+        connection.execute(f"DELETE FROM segments WHERE number {number}")
+    storage = SQLiteStorage(tmp_path / "x.db")
+    with pytest.raises(CorruptRecordError, match="gone"):
+        storage.read(KEY, Query(outline=True))
+    storage.close()

@@ -34,6 +34,7 @@ local function changing(session, m, stored, lists, sets, removes)
       found[#found + 1] = { position, refs, content, full }
       m.bytes = m.bytes - (full > 0 and full or #content)
     end
+    check_parts(list.first, list.after)
     for number = list.first, list.after - 1 do
       local part, field = part_of(name, number)
       entries(part, take)
@@ -73,6 +74,7 @@ local function changing(session, m, stored, lists, sets, removes)
       end
       return table.concat(kept)
     end
+    check_parts(list.first, list.after)
     for number = list.first, list.after - 1 do
       if reached then
         return

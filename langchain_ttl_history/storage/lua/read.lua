@@ -142,6 +142,7 @@ end
 -- All entries of a list but its newest.
 local function older(name, first, after)
   local parts = {}
+  check_parts(first, after)
   for number = first, after - 1 do
     parts[#parts + 1] = 'k' .. pack('>I4', number) .. name
   end
@@ -174,6 +175,7 @@ local function newer(name, list, mark)
     oldest = unpacked('>I6', raw)
   end
   local parts = { raw }
+  check_parts(first, after)
   -- Back to the mark, so that the cost is that of what is new.
   while oldest > mark and after > first do
     after = after - 1

@@ -79,9 +79,16 @@ if known >= 0 then
   end
 end
 
-local values, tails = { '*', '' }, {}
+local values, tails, looked_at = { '*', '' }, {}, {}
 for each = 1, #kinds do
   tails[kinds[each]] = stored[tables_at + each]
+  looked_at[kinds[each]] = true
+end
+for at = 1, #blobs, 5 do
+  -- Whoever takes a blob for stored that is not gets no number into a table that was not looked at.
+  if not stored[(at + 9) / 5] and not looked_at[kind_of(blobs[at])] then
+    return 'R'
+  end
 end
 local numbers, changed = {}, {}
 for at = 1, #blobs, 5 do

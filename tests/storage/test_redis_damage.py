@@ -1,0 +1,62 @@
+"""What a storage says of damaged bytes in Redis."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from langchain_ttl_history import CorruptRecordError, SessionBuffer, StorageError
+from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.storage import RedisStorage
+from langchain_ttl_history.storage.base import Query
+
+from .test_redis_remembered import KEY, TURN, begin
+
+QUERIES = (TURN, Query(outline=True), Query(("log",), ("m",)))
+
+
+def test_damaged_bytes_are_an_error_of_this_packages_own(storage: RedisStorage, admin: Any) -> None:
+    begin(storage)
+    (_, session), _, _ = storage._settings.keys.of(KEY)
+    whole = admin.hgetall(session)
+    fields, luck, damaged = sorted(whole), random.Random(1), 0
+    for _ in range(600):
+        # Without the record, whose numbers are the session's own to give.
+        field = luck.choice([each for each in fields if each != b"*"])
+        value = bytearray(whole[field])
+        value[luck.randrange(len(value))] ^= 1 << luck.randrange(8)
+        admin.hset(session, field, bytes(value[: luck.randrange(1, len(value) + 1)]))
+        storage._settings.mirrors.forget(*KEY)
+        for query in QUERIES:
+            try:
+                storage.read(KEY, query)
+            except (CorruptRecordError, StorageError):
+                damaged += 1
+        admin.hset(session, field, whole[field])
+    assert damaged > 100
+
+
+def test_the_error_names_the_session(storage: RedisStorage, admin: Any) -> None:
+    buffer = SessionBuffer(storage)
+    history = buffer.history("ada", "s1")
+    history.add_user_message("hello")
+    (_, session), _, _ = storage._settings.keys.of(SessionKey("ada", "s1"))
+    for field, value in admin.hgetall(session).items():
+        if field[:1] == b"t":
+            admin.hset(session, field, value[:-3] + b"\xff\xff\xff")
+    storage._settings.mirrors.forget("ada", None)
+    with pytest.raises(CorruptRecordError, match="s1"):
+        _ = history.messages
+
+
+def test_a_damaged_list_keeps_nobody_waiting(storage: RedisStorage, admin: Any) -> None:
+    begin(storage)
+    (_, session), _, _ = storage._settings.keys.of(KEY)
+    log = admin.hget(session, "llog")
+    admin.hset(session, "llog", log[:12] + b"\xff\xff\xff\xff" + log[16:])
+    for query in (TURN, Query(("log",))):
+        with pytest.raises(StorageError, match="damaged"):
+            storage.read(KEY, query)
+        assert admin.ping()
