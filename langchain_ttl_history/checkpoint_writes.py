@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from langchain_ttl_history.bodies import Base
@@ -79,6 +79,8 @@ class _Ground(NamedTuple):
     parent: Record | None
     writes: tuple[Any, ...]
     """What was written to the conversation on the parent, for a `DeltaChannel`."""
+    freed: bool = False
+    """Whether that parent is gone."""
     remembered: bool = False
     """Whether it is what this process remembers, so that bodies may be left out."""
 
@@ -116,9 +118,13 @@ class CheckpointWrites:
                 return change, outcome
         for _ in range(_ATTEMPTS):
             ground = yield from self._read(key, put)
+            known = None if remembered is None else remembered[0]
+            if ground.parent is None and known is not None and known.generation == ground.generation and known.parent:
+                # It was freed under its run, which goes on all the same. What it shared may be gone as well.
+                ground = ground._replace(parent=replace(known.parent, values={}), freed=True)
             change, record = self._planned(key, put, checkpoint, token, ground, Base())
             outcome = yield Write(key, change)
-            if outcome.status is not Status.MOVED:
+            if outcome.status not in (Status.MOVED, Status.MISSING):
                 break
         if outcome.status is Status.STORED:
             yield from self._done(key, put, record, outcome)
@@ -171,9 +177,9 @@ class CheckpointWrites:
     ) -> tuple[Change, Record]:
         ns, before = put.ns, ground.parent
         values: dict[str, Any] = dict(put.checkpoint["channel_values"])
-        # A copy of a checkpoint builds on that one's parent, which is of a run before.
+        # A copy of a checkpoint builds on that one's parent, not on what it loaded.
         first = token is not None and (
-            token.id == put.parent or (before is not None and before.seen.position < token.seen.position)
+            token.id == put.parent or (before is not None and put.metadata.get("source") == "fork")
         )
         same = token is None or token.generation == ground.generation
         starts = first or before is None
@@ -212,7 +218,11 @@ class CheckpointWrites:
         if not ns and (delta.removed or delta.added):
             append.append((LOG, delta.payload(), delta.added))
         guard = put.guard if token is None else Guard(token.generation)
-        change = Change(self.sessions.lease, guard, blobs, append, at_generation=ground.generation or None)
+        if guard.needs is not None and (met := self.sessions.memo.put_in(key, guard.needs)):
+            guard = Guard(met)  # Whether it is still there or was freed.
+        # What was written on a checkpoint after it was freed is of no more use.
+        orphan = (_w(ns, put.parent or ""),) if ground.freed else ()
+        change = Change(self.sessions.lease, guard, blobs, append, drop=orphan, at_generation=ground.generation or None)
         return change, record
 
     def _done(self, key: SessionKey, put: Put, record: Record, outcome: Outcome) -> Flow[None]:
@@ -222,7 +232,9 @@ class CheckpointWrites:
             known = memo.of(key, outcome.generation)
         if not put.ns:
             known.base.settle(record.names)
-        known.learn(put.name, record, put.parent_name)
+        before = known.records.get(put.parent_name)
+        # Others may still build on what is not this run's own.
+        known.learn(put.name, record, put.parent_name if before is not None and before.run == record.run else None)
         memo.put(key, put.name, outcome.generation)
         if self.sessions.is_heavy(outcome):
             yield from self.sessions.tidy(key)
@@ -267,15 +279,17 @@ class CheckpointWrites:
         # Pending on a checkpoint that was freed meanwhile, writes would never be read nor freed:
         # so they refer to it, where it is known to have been put.
         there = memo.put_in(key, name)
+        refers = there is not None
 
         def planned(base: Base) -> Change:
             payload, refs, blobs = encode_writes(
                 writes, task_id, path, base, self.sessions.codec, label(key), self.messages_key
             )
-            if there is not None:
+            if refers:
                 refs = (*refs, name)
             append = [(_w(ns, id), payload, refs)]
-            return Change(self.sessions.lease, Guard(needs=name), blobs, append=append, at_generation=there)
+            guard = Guard(needs=name) if there is None else Guard(there)
+            return Change(self.sessions.lease, guard, blobs, append=append, at_generation=there)
 
         known = memo.last(key)
         base = Base() if known is None else known.base
@@ -285,10 +299,16 @@ class CheckpointWrites:
             base.sent(change.blobs)
         if outcome.status is Status.MOVED:
             # The session expired with that checkpoint, and may begin anew with these writes.
-            there = None
+            there, refers = None, False
             change = planned(Base())
             outcome = yield Write(key, change)
-        elif outcome.status is Status.MISSING and name not in outcome.missing:
+        elif outcome.status is Status.MISSING:
+            if name in outcome.missing:
+                parent = None if known is None else known.records.get(name)
+                if parent is None or not parent.is_delta:
+                    return change, outcome
+                # Freed meanwhile, but the next put makes its conversation of what is written on it, and then drops it.
+                refers = False
             change = planned(Base())
             outcome = yield Write(key, change)
         elif outcome.status is Status.DELETED:

@@ -28,9 +28,9 @@ from langchain_ttl_history.delta_channels import delta_history
 from langchain_ttl_history.errors import ConfigurationError
 from langchain_ttl_history.flow import Flow, Write, arun, every_key, run
 from langchain_ttl_history.keys import SessionKey
-from langchain_ttl_history.late_writes import LateWrites
+from langchain_ttl_history.late_writes import LateWrites, checkpoints_of
 from langchain_ttl_history.sessions import Sessions
-from langchain_ttl_history.storage.base import Status, Storage
+from langchain_ttl_history.storage.base import Change, Outcome, Status, Storage
 from langchain_ttl_history.threads import (
     Threads,
     checkpoint_id_of,
@@ -286,14 +286,26 @@ class TTLCheckpointSaver(WholeThreads, BaseCheckpointSaver[Any]):
 
     def _storing(self, key: SessionKey, put: Put) -> Flow[None]:
         change, outcome = yield from self._writes.put(key, put)
-        status = outcome.status
-        if put.ns and status is Status.DELETED:
+        if put.ns and outcome.status is Status.DELETED and change.guard.needs is not None:
             # Perhaps the root's checkpoint is still on its way, which this one needs.
-            if not self._late.came_late(key, change, status):
+            if not self._late.came_late(key, change, outcome.status):
                 return
-            status = (yield Write(key, change)).status
-        for waited in self._late.settled(key, put.name, status):
-            yield Write(key, waited)
+            outcome = yield Write(key, change)
+            self._note(key, change, outcome)
+        yield from self._settling(key, put.name, outcome.status)
+
+    def _settling(self, key: SessionKey, name: str, status: Status) -> Flow[None]:
+        """Store what waited for a checkpoint, and what waited for that in turn."""
+        for waited in self._late.settled(key, name, status):
+            outcome: Outcome = yield Write(key, waited)
+            self._note(key, waited, outcome)
+            for each in checkpoints_of(waited):
+                yield from self._settling(key, each, outcome.status)
+
+    def _note(self, key: SessionKey, change: Change, outcome: Outcome) -> None:
+        if outcome.status is Status.STORED:
+            for each in checkpoints_of(change):
+                self._sessions.memo.put(key, each, outcome.generation)
 
     def _storing_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, path: str

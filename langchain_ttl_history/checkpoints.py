@@ -105,6 +105,11 @@ class Record:
         }
 
     @property
+    def is_delta(self) -> bool:
+        """Whether the conversation is a `DeltaChannel`'s."""
+        return self.channel is not None and (not self.explicit or self.snapshot)
+
+    @property
     def snapshot(self) -> bool:
         """Whether the conversation's channel holds a `DeltaChannel`'s snapshot."""
         stored = self.values.get(self.channel or "")

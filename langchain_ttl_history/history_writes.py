@@ -49,10 +49,9 @@ def add(sessions: Sessions, key: SessionKey, messages: Sequence[BaseMessage], tu
     if turn is not None:
         messages = _said(messages, turn)
     ready = [_ready(message, key) for message in messages]
-    for place, message in enumerate(ready):
-        if isinstance(message, RemoveMessage) and message.id == REMOVE_ALL_MESSAGES:
-            yield from replace(sessions, key, ready[place + 1 :], guard)
-            return
+    if any(isinstance(message, RemoveMessage) and message.id == REMOVE_ALL_MESSAGES for message in ready):
+        yield from replace(sessions, key, ready, guard)
+        return
     removed: dict[str, None] = {}
     added: dict[str, BaseMessage] = {}
     for message in ready:
@@ -76,20 +75,27 @@ def add(sessions: Sessions, key: SessionKey, messages: Sequence[BaseMessage], tu
 
 
 def replace(sessions: Sessions, key: SessionKey, messages: Sequence[BaseMessage], guard: Guard = Guard()) -> Flow[None]:
-    """Make these messages the whole conversation.
+    """Make these messages the whole conversation, but for a tool call that waits for its results.
 
     Raises:
         TypeNotAllowedError: One is not a message, or holds what would not come back.
         SessionDeletedError: The session this continues was deleted.
     """
-    ready = {message.id: message for message in (_ready(each, key) for each in messages)}
+    ready: dict[str | None, BaseMessage] = {}
+    for message in [_ready(each, key) for each in messages]:
+        if not isinstance(message, RemoveMessage):
+            ready[message.id] = message
+        elif message.id == REMOVE_ALL_MESSAGES:
+            ready.clear()
+        else:
+            ready.pop(message.id, None)
     for _ in range(_ATTEMPTS):
         view = yield from sessions.view(key, None)
         blobs: dict[str, Blob] = {}
         base = Base()
         base.learn_read(view.names, [view.bodies[name] for name in view.names], view.snapshot.blobs, sessions.codec)
         names = encode_bodies([*ready.values()], base, sessions.codec, label(key), blobs)
-        removed, added = diff(view.names, names)
+        removed, added = diff(view.history, names)
         if not removed and not added:
             return
         if (yield from _log(sessions, key, Delta(_new_id(), removed, added), blobs, guard)):

@@ -13,7 +13,7 @@ from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.memo import Memo
 from langchain_ttl_history.storage.base import Change, Status
 
-__all__ = ["LateWrites"]
+__all__ = ["LateWrites", "checkpoints_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -51,31 +51,20 @@ class LateWrites:
                 return ()
             with self._lock:
                 self._told.pop(hash(key), None)
-                return self._released(key, name)
+                waited = self._held.pop((key, name), ())
+            # Still only while the checkpoint is there, which may have been deleted by now.
+            return [replace(change, at_generation=None) for change in waited]
         with self._lock:
             self._refuse(key, name)
         self._tell(key)
         return ()
 
-    def _released(self, key: SessionKey, name: str) -> list[Change]:
-        """What waited for a checkpoint, and for those among that in turn."""
-        released: list[Change] = []
-        for change in self._held.pop((key, name), ()):
-            # Still only while the checkpoint is there, which may have been deleted by now.
-            released.append(replace(change, at_generation=None))
-            for each in change.blobs:
-                if each[0] == _CHECKPOINT:
-                    self._memo.put(key, each, self._memo.put_in(key, name) or 0)
-                    released += self._released(key, each)
-        return released
-
     def _refuse(self, key: SessionKey, name: str) -> None:
         """Drop what waited for a checkpoint, and for those among that in turn."""
         _remember(self._refused, hash((key, name)))
         for change in self._held.pop((key, name), ()):
-            for each in change.blobs:
-                if each[0] == _CHECKPOINT:
-                    self._refuse(key, each)
+            for each in checkpoints_of(change):
+                self._refuse(key, each)
 
     def came_late(self, key: SessionKey, change: Change, status: Status) -> bool:
         """Whether this was refused though the checkpoint it needs was met, perhaps only since: it is tried once more.
@@ -84,7 +73,11 @@ class LateWrites:
         """
         if status is not Status.DELETED:
             return False
-        name = change.guard.needs or ""
+        name = change.guard.needs
+        if name is None:
+            # It says which generation it belongs to.
+            self._tell(key)
+            return False
         with self._lock:
             held = self._held.setdefault((key, name), [])
             held.append(change)
@@ -113,6 +106,11 @@ class LateWrites:
                 "Session %s was deleted while a turn was running: what that turn still writes is not stored.",
                 tuple(key),
             )
+
+
+def checkpoints_of(change: Change) -> list[str]:
+    """The names of the checkpoints that a change stores."""
+    return [name for name in change.blobs if name[0] == _CHECKPOINT]
 
 
 def _remember(hashes: OrderedDict[int, None], known: int) -> None:

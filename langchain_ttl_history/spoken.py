@@ -83,5 +83,12 @@ def said(record: Record, value: Any, shown: Sequence[str], before: Record | None
             isinstance(each, HumanMessage) and each.id not in old for each in messages
         ):
             last = key_of(shown[-1])
-    record.last = key_of(added[-1]) if added else last
+    there = {key_of(name) for name in shown}.difference(removed) if added else set()
+    new = [key for key in map(key_of, added) if key not in there]
+    if last in removed:
+        # Nothing stands there any more, so what the turn says next follows what stood before it.
+        keys = [key_of(name) for name in shown]
+        before_it = keys[: keys.index(last)] if last in keys else []
+        last = next((key for key in reversed(before_it) if key not in removed), None)
+    record.last = new[-1] if new else last
     return Delta(record.run, removed, added, last)

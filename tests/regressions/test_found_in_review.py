@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, RemoveMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, RemoveMessage, ToolMessage
 from langgraph.checkpoint.base import Checkpoint, empty_checkpoint
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
@@ -380,3 +380,190 @@ def test_an_id_that_is_no_text_to_others_may_stand_anywhere(url: str, tmp_path: 
     assert ids(history.messages)[1:4] == ["1", "\udfff", f"again{odd}"]
     assert odd not in ids(history.messages)
     buffer.close()
+
+
+# --- turns beside each other ----------------------------------------------------------------------
+
+
+def graph_of(buffer: SessionBuffer, *steps: Callable[[MessagesState], dict[str, Any]]) -> Any:
+    """A graph of these steps, one after the other."""
+    builder = StateGraph(MessagesState)
+    before = START
+    for number, step in enumerate(steps):
+        builder.add_node(f"step{number}", step)  # type: ignore[type-var]  # a plain function of the state
+        builder.add_edge(before, f"step{number}")
+        before = f"step{number}"
+    return builder.compile(checkpointer=buffer.checkpointer())
+
+
+def test_what_a_run_removes_does_not_come_back_after_its_session_expired_under_it() -> None:
+    clock = Clock()
+    buffer = SessionBuffer(MemoryStorage(clock=clock), default_user="u")
+
+    def draft(state: MessagesState) -> dict[str, Any]:
+        clock.advance(1801)
+        return {"messages": [AIMessage("draft", id="draft")]}
+
+    def redraft(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [RemoveMessage(id="draft"), AIMessage("answer", id="answer")]}
+
+    def more(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [AIMessage("more", id="more")]}
+
+    buffer.history(session_id="t").add_messages([HumanMessage("before", id="before")])
+    agent = graph_of(buffer, draft, lambda state: {}, redraft, more)
+    said = agent.invoke({"messages": [HumanMessage("h", id="h")]}, CONFIG, durability="sync")["messages"]
+    assert ids(said) == ["before", "h", "answer", "more"]
+    assert ids(buffer.history(session_id="t").messages) == ids(said)
+    assert ids(agent.get_state(CONFIG).values["messages"]) == ids(said)
+
+
+def test_a_copy_of_a_head_that_waits_for_a_tool_is_all_of_it_on_another_worker_too() -> None:
+    storage = MemoryStorage()
+    notes = []
+    for savers in (
+        [InMemorySaver()] * 2,
+        [SessionBuffer(storage, default_user="u").checkpointer() for _ in range(2)],
+    ):
+        graphs: list[Any] = []
+        for saver in savers:
+
+            def model(state: MessagesState, graphs: list[Any] = graphs) -> dict[str, Any]:
+                graphs[1].get_state(CONFIG)  # Another worker looks in the middle of the run.
+                return {"messages": [AIMessage("", id="a", tool_calls=[{"id": "c", "name": "t", "args": {}}])]}
+
+            def tools(state: MessagesState) -> dict[str, Any]:
+                return {"messages": [AIMessage(str(interrupt("go?")), id="t")]}
+
+            builder = StateGraph(MessagesState)
+            builder.add_node("model", model)
+            builder.add_node("tools", tools)
+            builder.add_edge(START, "model")
+            builder.add_edge("model", "tools")
+            graphs.append(builder.compile(checkpointer=saver))
+        graphs[0].invoke({"messages": [HumanMessage("h", id="h")]}, CONFIG, durability="sync")
+        copied = graphs[1].update_state(CONFIG, None, as_node="__copy__")
+        notes.append([ids(graphs[1].get_state(copied).values["messages"]), graphs[0].get_state(CONFIG).next])
+    assert notes[0] == notes[1]
+
+
+@pytest.mark.parametrize("way", ["set", "remove all"])
+def test_a_call_that_waits_for_its_results_outlives_a_replacement_of_what_is_shown(way: str) -> None:
+    buffer = SessionBuffer(default_user="u")
+
+    def model(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [AIMessage("", id="call", tool_calls=[{"id": "c", "name": "t", "args": {}}])]}
+
+    def tools(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [ToolMessage(str(interrupt("go?")), tool_call_id="c", id="result")]}
+
+    agent = graph_of(buffer, model, tools)
+    history = buffer.history(session_id="t")
+    history.add_messages([HumanMessage("old", id="old")])
+    agent.invoke({"messages": [HumanMessage("h", id="h")]}, CONFIG)
+    shown = history.messages
+    assert ids(shown) == ["old", "h"]
+    if way == "set":
+        history.messages = shown
+    else:
+        history.add_messages([RemoveMessage(id=REMOVE_ALL_MESSAGES), *shown])
+    agent.invoke(Command(resume="yes"), CONFIG)
+    assert ids(history.messages) == ["old", "h", "call", "result"]
+
+
+def test_a_removal_among_messages_counts_for_those_before_it() -> None:
+    history = SessionBuffer(default_user="u").history(session_id="t")
+    everything = RemoveMessage(id=REMOVE_ALL_MESSAGES)
+    history.add_messages([everything, HumanMessage("1", id="1"), everything, HumanMessage("2", id="2")])
+    assert ids(history.messages) == ["2"]
+    history.add_messages([HumanMessage("3", id="3"), everything, HumanMessage("4", id="4"), RemoveMessage(id="4")])
+    assert ids(history.messages) == []
+    history.messages = [HumanMessage("5", id="5"), HumanMessage("6", id="6"), RemoveMessage(id="5")]
+    assert ids(history.messages) == ["6"]
+
+
+@pytest.mark.parametrize(("cap", "others"), [(1, 1), (3, 2)])
+def test_a_first_turn_after_a_deletion_is_kept_though_others_push_its_checkpoint_out(
+    cap: int, others: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    buffer = SessionBuffer(default_user="u", retention=Retention(max_checkpoints=cap))
+    deleted(buffer)
+    other = graph_of(buffer, lambda state: {"messages": [AIMessage("b")]}, lambda state: {"messages": []})
+
+    def first(state: MessagesState) -> dict[str, Any]:
+        for _ in range(others):
+            other.invoke({"messages": [HumanMessage("o")]}, CONFIG)
+        return {"messages": [AIMessage("1", id="a1")]}
+
+    agent = graph_of(buffer, first, lambda state: {"messages": [AIMessage("2", id="a2")]})
+    agent.invoke({"messages": [HumanMessage("h", id="h")]}, CONFIG)
+    assert {"a1", "a2"} <= {*ids(buffer.history(session_id="t").messages)}
+    assert not caplog.records
+
+
+def test_what_was_written_to_a_subgraph_waits_no_longer_than_its_checkpoint() -> None:
+    storage = Hooked()
+    buffer = SessionBuffer(storage, default_user="u")
+    saver = buffer.checkpointer()
+    deleted(buffer)
+    root, sub = checkpoint(HumanMessage("hi", id="h")), checkpoint(HumanMessage("hi", id="h"))
+    inner: Any = {"configurable": {"thread_id": "t", "checkpoint_ns": "inner:1"}}
+    inner_at: Any = {"configurable": {**inner["configurable"], "checkpoint_id": sub["id"]}}
+    said = [("messages", [AIMessage("w", id="w")])]
+    came_late, waiting = saver._late.came_late, []
+
+    def later(key: SessionKey, change: Change, status: Any) -> bool:
+        if change.append[0][0].startswith("winner"):
+            waiting.append((key, change, status))
+            return False
+        return came_late(key, change, status)
+
+    # Of two threads, that with the write is interrupted between its refusal and its wait ...
+    saver._late.came_late = later  # type: ignore[method-assign]
+    saver.put_writes(inner_at, said, "task")
+
+    tries: list[Change] = []
+
+    def overtaken(change: Change) -> None:
+        if any(name.startswith("cinner:1") for name in change.blobs):
+            tries.append(change)
+        if len(tries) == 2:  # It was planned anew from a read, and refused again.
+            storage.after_write = None
+            saver.put(CONFIG, root, {"source": "input", "step": -1, "parents": {}}, {"messages": 1})
+
+    # ... while the subgraph's checkpoint is refused, its root's is stored, and it is tried once more.
+    storage.after_write = overtaken
+    saver.put(inner, sub, {"source": "input", "step": -1, "parents": {"": root["id"]}}, {"messages": 1})
+    ((key, change, status),) = waiting
+    assert came_late(key, change, status), "it is to be tried once more, since nobody will release it"
+
+
+@pytest.mark.parametrize("what", ["edit", "redraft"])
+def test_a_turn_that_edits_or_drafts_stays_in_one_piece_beside_others(what: str) -> None:
+    buffer = SessionBuffer(default_user="u")
+    history = buffer.history(session_id="t")
+
+    def others(name: str) -> None:
+        history.add_messages([HumanMessage(f"{name}?", id=f"{name}-h"), AIMessage(f"{name}!", id=f"{name}-a")])
+
+    def first(state: MessagesState) -> dict[str, Any]:
+        others("C")
+        said = AIMessage("shorter", id="old-a") if what == "edit" else AIMessage("draft", id="draft")
+        return {"messages": [said]}
+
+    def second(state: MessagesState) -> dict[str, Any]:
+        others("D")
+        said = [AIMessage("answer", id="R-a")]
+        return {"messages": said if what == "edit" else [RemoveMessage(id="draft"), *said]}
+
+    inner = graph_of(buffer, first, second)
+
+    def outer(state: MessagesState) -> dict[str, Any]:
+        inner.invoke({"messages": [HumanMessage("R?", id="R-h")]}, CONFIG)
+        return {"messages": [AIMessage("B!", id="B-a")]}
+
+    others("old")
+    graph_of(buffer, outer).invoke({"messages": [HumanMessage("B?", id="B-h")]}, CONFIG)
+    said = ids(history.messages)
+    assert sorted(map(str, said)) == sorted(f"{turn}-{who}" for turn in ("old", "B", "C", "D", "R") for who in "ha")
+    assert all(said[said.index(f"{turn}-h") + 1] == f"{turn}-a" for turn in ("old", "B", "C", "D", "R"))
