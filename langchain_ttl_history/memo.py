@@ -12,6 +12,7 @@ from threading import Lock
 
 from langchain_ttl_history.bodies import Base
 from langchain_ttl_history.checkpoints import Record
+from langchain_ttl_history.forks import watch
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.base import Change
 
@@ -58,6 +59,15 @@ class Memo:
         self._put: dict[int, int] = {}
         self._put_before: dict[int, int] = {}
         self._plans: OrderedDict[SessionKey, Change] = OrderedDict()
+        watch(self)
+
+    def before_fork(self) -> None:
+        """Be still while the process forks."""
+        self._lock.acquire()
+
+    def after_fork(self) -> None:
+        """Go on after a fork, on both sides."""
+        self._lock.release()
 
     def last(self, key: SessionKey) -> Known | None:
         """What is known of the generation of a session last met, though it may be gone."""

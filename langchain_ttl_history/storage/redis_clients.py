@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from langchain_ttl_history.errors import ConfigurationError
+from langchain_ttl_history.forks import watch
 
 __all__ = ["SCHEMES", "Clients", "Given", "Made", "exceptions_of"]
 
@@ -136,6 +137,7 @@ class Made(Clients):
         self._lock = Lock()
         self._client: Any = None
         self._async_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, Any] = WeakKeyDictionary()
+        watch(self)
         try:
             import_module(f"{self.library}.connection").parse_url(self._url)
         except (ValueError, TypeError) as error:
@@ -145,6 +147,14 @@ class Made(Clients):
         # What stands before the @ is a secret.
         scheme, _, rest = self._url.partition("://")
         return repr(f"{scheme}{'+cluster' * self.is_cluster}://{rest.rpartition('@')[2]}")
+
+    def before_fork(self) -> None:
+        """Be still while the process forks."""
+        self._lock.acquire()
+
+    def after_fork(self) -> None:
+        """Go on after a fork, on both sides."""
+        self._lock.release()
 
     def client(self) -> Any:
         """The sync client."""

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from threading import Lock
 from typing import NamedTuple
 
+from langchain_ttl_history.forks import watch
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.base import Blob
 from langchain_ttl_history.storage.redis_histories import later, newest
@@ -133,6 +134,15 @@ class Mirrors:
         # Those with which they were counted, since they grow.
         self._sizes: dict[SessionKey, int] = {}
         self._size = 0
+        watch(self)
+
+    def before_fork(self) -> None:
+        """Be still while the process forks."""
+        self._lock.acquire()
+
+    def after_fork(self) -> None:
+        """Go on after a fork, on both sides."""
+        self._lock.release()
 
     def of(self, key: SessionKey) -> Mirror | None:
         """What is remembered of a session."""

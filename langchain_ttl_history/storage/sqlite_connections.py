@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from langchain_ttl_history.errors import ConfigurationError, StorageError
+from langchain_ttl_history.forks import watch
 from langchain_ttl_history.storage.sqlite_schema import make, prepare
 
 __all__ = ["MEMORY", "Connections"]
@@ -43,7 +44,8 @@ def _forked() -> None:
     _process = object()
 
 
-os.register_at_fork(after_in_child=_forked)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 class Connections:
@@ -63,14 +65,41 @@ class Connections:
         self._begin()
         if not self._in_memory:
             _make(Path(path))
+        watch(self, first=True)
         self._give(self._patiently(self._first))
 
     def _begin(self) -> None:
         self._process = _process
         self._idle: deque[sqlite3.Connection] = deque()
         self._writer = threading.Lock()
+        # Held to lend a connection, and while the process forks.
+        self._lending = threading.Lock()
+        self._lent_out: set[sqlite3.Connection] = set()
         self._closed = False
         self._finalizer = weakref.finalize(self, _close, self._idle, self._process)
+
+    # Forks
+
+    def before_fork(self) -> None:
+        """Be still while the process forks, and carry no connection into the child.
+
+        SQLite believes of a child's copy that it holds the locks of its parent's. Were it used, or merely kept, another
+        process could take itself for the last one, and remove the file beside the database under the child's hands.
+        """
+        until = time.monotonic() + self._timeout
+        self._stands = self._writer.acquire(timeout=self._timeout)
+        self._lending.acquire()
+        while self._lent_out and time.monotonic() < until:
+            time.sleep(0.001)  # Whoever reads gives its connection back, and takes no lock for it.
+        if not self._in_memory:
+            while self._idle:
+                self._idle.pop().close()
+
+    def after_fork(self) -> None:
+        """Go on after a fork, on both sides."""
+        self._lending.release()
+        if self._stands:
+            self._writer.release()
 
     # Transactions
 
@@ -205,6 +234,7 @@ class Connections:
                     connection.execute("ROLLBACK")
             except sqlite3.Error:
                 connection.close()
+                self._lent_out.discard(connection)
                 raise
             self._give(connection)
             raise
@@ -229,16 +259,20 @@ class Connections:
         self._after_fork()
         if self._closed:
             raise StorageError(f"the storage on {self.path} is closed")
-        try:
-            return self._idle.pop()
-        except IndexError:
-            return self._open()
+        with self._lending:
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                connection = self._open()
+            self._lent_out.add(connection)
+        return connection
 
     def _give(self, connection: sqlite3.Connection) -> None:
         if self._closed or len(self._idle) >= _KEPT or self._process is not _process:
             connection.close()
         else:
             self._idle.append(connection)
+        self._lent_out.discard(connection)
 
     def _open(self) -> sqlite3.Connection:
         connection = self._connect()

@@ -1,0 +1,126 @@
+"""A process that forks, as web servers do that load a program before they start their workers."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from langchain_ttl_history import SessionBuffer
+from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.storage import MemoryStorage, SQLiteStorage
+from langchain_ttl_history.storage.base import Change, Lease, Query, Status, Storage
+
+KEY = SessionKey("ada", "s1")
+LEASE = Lease(1000.0, None)
+FORKS, PATIENCE = 8, 20.0
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+
+
+@pytest.fixture(autouse=True)
+def _threads_are_meant() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of any fork beside threads.
+        yield
+
+
+def forked(work: Callable[[], None]) -> int:
+    """Do some work in a child that then ends, with 0 if nothing was raised."""
+    child = os.fork()
+    if child:
+        return child
+    status = 1
+    try:
+        work()
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def ended(child: int) -> int | None:
+    """The status a child ends with; None if it hangs."""
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    os.kill(child, 9)
+    os.waitpid(child, 0)
+    return None
+
+
+def said(storage: Storage) -> list[bytes]:
+    return [entry.payload for entry in storage.read(KEY, Query(("log",))).lists.get("log", ())]
+
+
+def say(storage: Storage, text: bytes) -> None:
+    assert storage.write(KEY, Change(LEASE, append=[("log", text, ())])).status is Status.STORED
+
+
+def test_what_a_child_writes_is_kept_though_its_parent_and_others_close_the_file(tmp_path: Path) -> None:
+    storage = SQLiteStorage(tmp_path / "x.db")
+    say(storage, b"parent")
+    told, go_on = os.pipe(), os.pipe()
+
+    def work() -> None:
+        say(storage, b"child")
+        os.write(told[1], b"1")
+        os.read(go_on[0], 1)
+        say(storage, b"later")
+        assert said(storage) == [b"parent", b"child", b"later"]
+
+    child = forked(work)
+    os.read(told[0], 1)
+    assert said(storage) == [b"parent", b"child"]
+    storage.close()
+    other = SQLiteStorage(tmp_path / "x.db")
+    assert said(other) == [b"parent", b"child"]
+    other.close()
+    os.write(go_on[1], b"1")
+    assert ended(child) == 0
+    for pipe in (*told, *go_on):
+        os.close(pipe)
+    other = SQLiteStorage(tmp_path / "x.db")
+    assert said(other) == [b"parent", b"child", b"later"]
+    other.close()
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+def test_a_child_of_a_process_whose_threads_read_and_write_is_not_stuck(kind: str, tmp_path: Path) -> None:
+    storage: Storage = MemoryStorage() if kind == "memory" else SQLiteStorage(tmp_path / "x.db")
+    buffer = SessionBuffer(storage)
+    # What is imported when it is first needed; an import that another thread is at is Python's own to mind.
+    assert buffer.history("ada", "first").messages == []
+    over = threading.Event()
+
+    def busy(number: int) -> None:
+        history = buffer.history("ada", f"busy {number}")
+        while not over.is_set():
+            history.add_user_message("hello")
+            history.clear() if len(history.messages) > 20 else None
+
+    threads = [threading.Thread(target=busy, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+
+    def work() -> None:
+        for number in range(4):
+            history = buffer.history("ada", f"busy {number}")
+            history.add_user_message("from the child")
+            assert history.messages
+
+    try:
+        statuses = [ended(forked(work)) for _ in range(FORKS)]
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+    assert statuses == [0] * FORKS
+    buffer.close()
