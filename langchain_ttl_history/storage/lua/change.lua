@@ -78,9 +78,10 @@ local function weights()
 end
 
 local function stored_at(position, epoch_before, edition_before)
+  local requests = newest_of(m)
   return 'S' .. pack(
-    '>I8I8I8I8I8I8I8I4', m.generation, position, m.bytes, epoch_before, m.epoch, edition_before, m.edition, #m.requests
-  ) .. m.requests .. weights()
+    '>I8I8I8I8I8I8I8I4', m.generation, position, m.bytes, epoch_before, m.epoch, edition_before, m.edition, #requests
+  ) .. requests .. weights()
 end
 
 local fence, till

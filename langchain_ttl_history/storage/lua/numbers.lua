@@ -91,6 +91,11 @@ local function done(m, request)
   end
 end
 
+-- As many of the newest requests as a writer is told: there are no more between two answers to a few threads.
+local function newest_of(m)
+  return sub(m.requests, 1, 128)
+end
+
 local function remember(m, request)
   m.requests = sub(request .. pack('>I8', m.position) .. m.requests, 1, 512)
 end

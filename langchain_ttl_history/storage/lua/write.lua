@@ -48,9 +48,10 @@ for _, name in ipairs(touched) do
   lists[name] = list_from(stored[slots[name]])
 end
 local function answer(position)
+  local requests = newest_of(m)
   local parts = {
-    'S', pack('>I8I8I8I8I8I8I8I4', m.generation, position, m.bytes, m.epoch, m.epoch, edition, m.edition, #m.requests),
-    m.requests,
+    'S', pack('>I8I8I8I8I8I8I8I4', m.generation, position, m.bytes, m.epoch, m.epoch, edition, m.edition, #requests),
+    requests,
   }
   for at, name in ipairs(touched) do
     parts[3 + at] = pack('>I4', lists[name].weight)
