@@ -20,17 +20,18 @@ from langgraph.checkpoint.base import (
 )
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
+from langchain_ttl_history.arrivals import Arrivals
 from langchain_ttl_history.checkpoint_reads import CheckpointReads, Loaded
 from langchain_ttl_history.checkpoint_writes import CheckpointWrites, Put
 from langchain_ttl_history.checkpoints import checkpoint_name
 from langchain_ttl_history.codec import Codec, Serializer
 from langchain_ttl_history.delta_channels import delta_history
 from langchain_ttl_history.errors import ConfigurationError
-from langchain_ttl_history.flow import Flow, Write, arun, every_key, run
+from langchain_ttl_history.flow import Flow, arun, every_key, run
 from langchain_ttl_history.keys import SessionKey
-from langchain_ttl_history.late_writes import LateWrites, checkpoints_of
+from langchain_ttl_history.late_writes import LateWrites
 from langchain_ttl_history.sessions import Sessions
-from langchain_ttl_history.storage.base import Change, Outcome, Status, Storage
+from langchain_ttl_history.storage.base import Storage
 from langchain_ttl_history.threads import (
     Threads,
     checkpoint_id_of,
@@ -79,7 +80,7 @@ class TTLCheckpointSaver(WholeThreads, BaseCheckpointSaver[Any]):
     def _use(self, sessions: Sessions) -> None:
         self._sessions = sessions
         self._reads = CheckpointReads(sessions, self._messages_key)
-        self._writes = CheckpointWrites(sessions, self._messages_key)
+        self._arrivals = Arrivals(CheckpointWrites(sessions, self._messages_key), self._late)
 
     def for_user(self, user_id: object) -> TTLCheckpointSaver:
         """This checkpointer for one user's sessions only.
@@ -224,7 +225,7 @@ class TTLCheckpointSaver(WholeThreads, BaseCheckpointSaver[Any]):
             TypeNotAllowedError: A channel's value would not come back; nothing was stored.
         """
         key, put = self._put(config, checkpoint, metadata, new_versions)
-        run(self._storage, self._storing(key, put))
+        run(self._storage, self._arrivals.put(key, put))
         return self._threads.config(config, key, put.ns, put.id)
 
     async def aput(
@@ -236,7 +237,7 @@ class TTLCheckpointSaver(WholeThreads, BaseCheckpointSaver[Any]):
     ) -> RunnableConfig:
         """Async :meth:`put`."""
         key, put = self._put(config, checkpoint, metadata, new_versions)
-        await arun(self._storage, self._storing(key, put))
+        await arun(self._storage, self._arrivals.put(key, put))
         return self._threads.config(config, key, put.ns, put.id)
 
     def put_writes(
@@ -251,7 +252,7 @@ class TTLCheckpointSaver(WholeThreads, BaseCheckpointSaver[Any]):
         Raises:
             TypeNotAllowedError: A value would not come back as it is; nothing was stored.
         """
-        run(self._storage, self._storing_writes(config, writes, task_id, task_path))
+        run(self._storage, self._placed(config, writes, task_id, task_path))
 
     async def aput_writes(
         self,
@@ -261,7 +262,7 @@ class TTLCheckpointSaver(WholeThreads, BaseCheckpointSaver[Any]):
         task_path: str = "",
     ) -> None:
         """Async :meth:`put_writes`."""
-        await arun(self._storage, self._storing_writes(config, writes, task_id, task_path))
+        await arun(self._storage, self._placed(config, writes, task_id, task_path))
 
     def _put(
         self,
@@ -284,37 +285,9 @@ class TTLCheckpointSaver(WholeThreads, BaseCheckpointSaver[Any]):
         name, parent_name = checkpoint_name(ns, id), checkpoint_name(ns, parent or "")
         return key, Put(ns, id, name, parent, parent_name, cast(Mapping[str, Any], checkpoint), kept, changed)
 
-    def _storing(self, key: SessionKey, put: Put) -> Flow[None]:
-        change, outcome = yield from self._writes.put(key, put)
-        if put.ns and outcome.status is Status.DELETED and change.guard.needs is not None:
-            # Perhaps the root's checkpoint is still on its way, which this one needs.
-            if not self._late.came_late(key, change, outcome.status):
-                return
-            outcome = yield Write(key, change)
-            self._note(key, change, outcome)
-        yield from self._settling(key, put.name, outcome.status)
-
-    def _settling(self, key: SessionKey, name: str, status: Status) -> Flow[None]:
-        """Store what waited for a checkpoint, and what waited for that in turn."""
-        for waited in self._late.settled(key, name, status):
-            outcome: Outcome = yield Write(key, waited)
-            self._note(key, waited, outcome)
-            for each in checkpoints_of(waited):
-                yield from self._settling(key, each, outcome.status)
-
-    def _note(self, key: SessionKey, change: Change, outcome: Outcome) -> None:
-        if outcome.status is Status.STORED:
-            for each in checkpoints_of(change):
-                self._sessions.memo.put(key, each, outcome.generation)
-
-    def _storing_writes(
-        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, path: str
-    ) -> Flow[None]:
+    def _placed(self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, path: str) -> Flow[None]:
         key, ns, id = self._threads.place(config)
-        flow = self._writes.put_writes(key, ns, checkpoint_id_of(id), writes, task_id, path)
-        change, outcome = yield from flow
-        if self._late.came_late(key, change, outcome.status):
-            self._late.retried(key, (yield Write(key, change)).status)
+        return self._arrivals.put_writes(key, ns, checkpoint_id_of(id), writes, task_id, path)
 
     # Versions
 

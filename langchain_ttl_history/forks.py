@@ -7,10 +7,11 @@ guards be half changed. Whoever has locks is therefore asked to be still while a
 from __future__ import annotations
 
 import os
+import threading
 from typing import Protocol
 from weakref import WeakSet
 
-__all__ = ["Forkable", "watch"]
+__all__ = ["Forkable", "lock", "watch"]
 
 
 class Forkable(Protocol):
@@ -23,28 +24,36 @@ class Forkable(Protocol):
         """Go on, in the parent and in the child."""
 
 
-_first: WeakSet[Forkable] = WeakSet()
 _watched: WeakSet[Forkable] = WeakSet()
+_locks: WeakSet[threading.Lock] = WeakSet()
 _still: list[Forkable] = []
+_held: list[threading.Lock] = []
 
 
-def watch(what: Forkable, *, first: bool = False) -> None:
-    """Ask this before each fork, for as long as it lives.
+def lock() -> threading.Lock:
+    """A lock that nobody holds on either side of a fork; who holds it takes no other."""
+    made = threading.Lock()
+    _locks.add(made)
+    return made
 
-    Args:
-        what: Whom to ask.
-        first: Whether it may hold its lock while it takes those of others, which are then asked after it.
-    """
-    (_first if first else _watched).add(what)
+
+def watch(what: Forkable) -> None:
+    """Ask this before each fork, for as long as it lives, and before any `lock` is taken, which it may take itself."""
+    _watched.add(what)
 
 
 def _before() -> None:
-    for each in [*_first, *_watched]:
+    for each in list(_watched):
         each.before_fork()
         _still.append(each)
+    for made in list(_locks):
+        made.acquire()
+        _held.append(made)
 
 
 def _after() -> None:
+    while _held:
+        _held.pop().release()
     while _still:
         _still.pop().after_fork()
 

@@ -6,10 +6,9 @@ import logging
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
-from threading import Lock
 
 from langchain_ttl_history.checkpoints import checkpoint_name
-from langchain_ttl_history.forks import watch
+from langchain_ttl_history.forks import lock
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.memo import Memo
 from langchain_ttl_history.storage.base import Change, Status
@@ -43,16 +42,7 @@ class LateWrites:
         self._refused: OrderedDict[int, None] = OrderedDict()
         self._held: OrderedDict[tuple[SessionKey, str], list[Change]] = OrderedDict()
         self._told: OrderedDict[int, None] = OrderedDict()
-        self._lock = Lock()
-        watch(self)
-
-    def before_fork(self) -> None:
-        """Be still while the process forks."""
-        self._lock.acquire()
-
-    def after_fork(self) -> None:
-        """Go on after a fork, on both sides."""
-        self._lock.release()
+        self._lock = lock()
 
     def settled(self, key: SessionKey, name: str, status: Status) -> Sequence[Change]:
         """What waited for a checkpoint and can be stored, now that it is; what waited for a refused one is dropped."""

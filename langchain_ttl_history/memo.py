@@ -8,11 +8,10 @@ read.
 from __future__ import annotations
 
 from collections import OrderedDict
-from threading import Lock
 
 from langchain_ttl_history.bodies import Base
 from langchain_ttl_history.checkpoints import Record
-from langchain_ttl_history.forks import watch
+from langchain_ttl_history.forks import lock
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.base import Change
 
@@ -52,22 +51,13 @@ class Memo:
     """A bounded memory of what is known of sessions; safe to share among threads."""
 
     def __init__(self) -> None:
-        self._lock = Lock()
+        self._lock = lock()
         self._known: OrderedDict[SessionKey, Known] = OrderedDict()
         # By hashes: there are many, and each may be held long after its checkpoint is gone. Two halves, of which the
         # older goes as a whole, take less memory and time than one that is kept in order.
         self._put: dict[int, int] = {}
         self._put_before: dict[int, int] = {}
         self._plans: OrderedDict[SessionKey, Change] = OrderedDict()
-        watch(self)
-
-    def before_fork(self) -> None:
-        """Be still while the process forks."""
-        self._lock.acquire()
-
-    def after_fork(self) -> None:
-        """Go on after a fork, on both sides."""
-        self._lock.release()
 
     def last(self, key: SessionKey) -> Known | None:
         """What is known of the generation of a session last met, though it may be gone."""

@@ -9,10 +9,9 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from threading import Lock
 
 from langchain_ttl_history.errors import ConfigurationError
-from langchain_ttl_history.forks import watch
+from langchain_ttl_history.forks import lock
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.base import (
     KEEP,
@@ -70,21 +69,12 @@ class MemoryStorage:
         self._max_sessions = max_sessions
         self._max_bytes = max_bytes
         self._clock = clock or _wall_clock()
-        self._lock = Lock()
+        self._lock = lock()
         self._sessions: OrderedDict[SessionKey, MemorySession] = OrderedDict()
         self._users: dict[str, dict[str, None]] = {}
         self._tombstones: OrderedDict[str, tuple[int, float]] = OrderedDict()
         self._bytes = 0
         self._generation = 0
-        watch(self)
-
-    def before_fork(self) -> None:
-        """Be still while the process forks."""
-        self._lock.acquire()
-
-    def after_fork(self) -> None:
-        """Go on after a fork, on both sides."""
-        self._lock.release()
 
     def __repr__(self) -> str:
         return f"MemoryStorage(sessions={len(self._sessions)}, bytes={self._bytes})"

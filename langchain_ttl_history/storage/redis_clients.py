@@ -6,12 +6,11 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from importlib import import_module
-from threading import Lock
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from langchain_ttl_history.errors import ConfigurationError
-from langchain_ttl_history.forks import watch
+from langchain_ttl_history.forks import lock
 
 __all__ = ["SCHEMES", "Clients", "Given", "Made", "exceptions_of"]
 
@@ -134,10 +133,9 @@ class Made(Clients):
             raise ConfigurationError(
                 f"{name}:// needs the package {self.library!r}: pip install 'langchain-ttl-history[{self.library}]'"
             ) from error
-        self._lock = Lock()
+        self._lock = lock()
         self._client: Any = None
         self._async_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, Any] = WeakKeyDictionary()
-        watch(self)
         try:
             import_module(f"{self.library}.connection").parse_url(self._url)
         except (ValueError, TypeError) as error:
@@ -147,14 +145,6 @@ class Made(Clients):
         # What stands before the @ is a secret.
         scheme, _, rest = self._url.partition("://")
         return repr(f"{scheme}{'+cluster' * self.is_cluster}://{rest.rpartition('@')[2]}")
-
-    def before_fork(self) -> None:
-        """Be still while the process forks."""
-        self._lock.acquire()
-
-    def after_fork(self) -> None:
-        """Go on after a fork, on both sides."""
-        self._lock.release()
 
     def client(self) -> Any:
         """The sync client."""

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from threading import Lock
 from typing import NamedTuple
 
-from langchain_ttl_history.forks import watch
+from langchain_ttl_history.forks import lock
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.base import Blob
 from langchain_ttl_history.storage.redis_histories import later, newest
@@ -129,20 +128,11 @@ class Mirrors:
     """Those of many sessions; the least recently used is forgotten first."""
 
     def __init__(self) -> None:
-        self._lock = Lock()
+        self._lock = lock()
         self._mirrors: OrderedDict[SessionKey, Mirror] = OrderedDict()
         # Those with which they were counted, since they grow.
         self._sizes: dict[SessionKey, int] = {}
         self._size = 0
-        watch(self)
-
-    def before_fork(self) -> None:
-        """Be still while the process forks."""
-        self._lock.acquire()
-
-    def after_fork(self) -> None:
-        """Go on after a fork, on both sides."""
-        self._lock.release()
 
     def of(self, key: SessionKey) -> Mirror | None:
         """What is remembered of a session."""

@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from threading import Lock
 
-from langchain_ttl_history.forks import watch
+from langchain_ttl_history.forks import lock
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.redis_commands import encoded
 from langchain_ttl_history.storage.redis_histories import later
@@ -114,18 +113,9 @@ class References:
     """What is known of many sessions; the least recently used is forgotten first."""
 
     def __init__(self) -> None:
-        self._lock = Lock()
+        self._lock = lock()
         self._known: OrderedDict[SessionKey, Known] = OrderedDict()
         self._size = 0
-        watch(self)
-
-    def before_fork(self) -> None:
-        """Be still while the process forks."""
-        self._lock.acquire()
-
-    def after_fork(self) -> None:
-        """Go on after a fork, on both sides."""
-        self._lock.release()
 
     def of(self, key: SessionKey) -> Known | None:
         """What is known of a session. More may be added to it, which is as true as the rest."""

@@ -20,8 +20,9 @@ from langchain_ttl_history.storage import sqlite_listing as listing
 from langchain_ttl_history.storage.base import Change, Outcome, Query, Snapshot, Usage
 from langchain_ttl_history.storage.sqlite_appends import appended
 from langchain_ttl_history.storage.sqlite_changes import planned, refusal, renewal
-from langchain_ttl_history.storage.sqlite_connections import MEMORY, Connections
+from langchain_ttl_history.storage.sqlite_connections import Connections
 from langchain_ttl_history.storage.sqlite_mirror import Mirror, Mirrors
+from langchain_ttl_history.storage.sqlite_opening import MEMORY
 from langchain_ttl_history.storage.sqlite_row import Row, bytes_of
 from langchain_ttl_history.storage.sqlite_rows import TO_READ, TO_WRITE, create, large, load, look
 from langchain_ttl_history.storage.sqlite_schema import digest

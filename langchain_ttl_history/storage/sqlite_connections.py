@@ -13,39 +13,22 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from langchain_ttl_history.errors import ConfigurationError, StorageError
+from langchain_ttl_history.errors import StorageError
 from langchain_ttl_history.forks import watch
-from langchain_ttl_history.storage.sqlite_schema import make, prepare
+from langchain_ttl_history.storage.sqlite_opening import MEMORY, make_file, open_connection
 
-__all__ = ["MEMORY", "Connections"]
+__all__ = ["Connections"]
 
 T = TypeVar("T")
-
-MEMORY = ":memory:"
-"""The path that stands for this process's memory."""
 
 # So many connections wait for their next use; more are open only while more threads read at once.
 _KEPT = 8
 # How long truncating the file beside the database waits for readers, in milliseconds.
 _READERS_MS = 100
 
-# Held while a file is made: closing any descriptor of a file would drop the locks that this
-# process's connections hold on it.
-_making = threading.Lock()
-# A fork's copies of its parent's connections. Closing one could remove the file beside the
+# What other threads of a parent had not given back when it forked. Closing a copy could remove the file beside the
 # database under the parent's hands, so they are kept for good.
 _inherited: list[sqlite3.Connection] = []
-# Another object in every process; asking the system for the process's number takes longer.
-_process = object()
-
-
-def _forked() -> None:
-    global _process  # noqa: PLW0603  # there is one process
-    _process = object()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)
 
 
 class Connections:
@@ -62,21 +45,17 @@ class Connections:
         self._durable = durable
         self._timeout = timeout
         self._in_memory = path == MEMORY
-        self._begin()
-        if not self._in_memory:
-            _make(Path(path))
-        watch(self, first=True)
-        self._give(self._patiently(self._first))
-
-    def _begin(self) -> None:
-        self._process = _process
         self._idle: deque[sqlite3.Connection] = deque()
         self._writer = threading.Lock()
         # Held to lend a connection, and while the process forks.
         self._lending = threading.Lock()
         self._lent_out: set[sqlite3.Connection] = set()
         self._closed = False
-        self._finalizer = weakref.finalize(self, _close, self._idle, self._process)
+        self._finalizer = weakref.finalize(self, _close, self._idle)
+        if not self._in_memory:
+            make_file(Path(path))
+        watch(self)
+        self._give(self._patiently(lambda: self._open(first=True)))
 
     # Forks
 
@@ -87,6 +66,7 @@ class Connections:
         process could take itself for the last one, and remove the file beside the database under the child's hands.
         """
         until = time.monotonic() + self._timeout
+        self._parent = os.getpid()
         self._stands = self._writer.acquire(timeout=self._timeout)
         self._lending.acquire()
         while self._lent_out and time.monotonic() < until:
@@ -100,6 +80,11 @@ class Connections:
         self._lending.release()
         if self._stands:
             self._writer.release()
+        elif os.getpid() != self._parent:
+            self._writer = threading.Lock()  # Nobody is left to give it back.
+        if os.getpid() != self._parent and self._lent_out:
+            _inherited.extend(self._lent_out)
+            self._lent_out = set()
 
     # Transactions
 
@@ -119,7 +104,6 @@ class Connections:
         Raises:
             StorageError: Another thread kept it for longer than the timeout.
         """
-        self._after_fork()
         # Threads of one process wait in line here; SQLite would let them poll.
         if not self._writer.acquire(timeout=self._timeout):
             raise StorageError(f"{self.path} was being written to for more than {self._timeout:g} s") from None
@@ -209,7 +193,6 @@ class Connections:
 
     def close(self) -> None:
         """Close every connection, those under way as soon as they are given back."""
-        self._after_fork()
         self._closed = True
         self._finalizer()
 
@@ -256,7 +239,6 @@ class Connections:
     # Connections
 
     def _take(self) -> sqlite3.Connection:
-        self._after_fork()
         if self._closed:
             raise StorageError(f"the storage on {self.path} is closed")
         with self._lending:
@@ -268,73 +250,20 @@ class Connections:
         return connection
 
     def _give(self, connection: sqlite3.Connection) -> None:
-        if self._closed or len(self._idle) >= _KEPT or self._process is not _process:
+        if self._closed or len(self._idle) >= _KEPT:
             connection.close()
         else:
             self._idle.append(connection)
         self._lent_out.discard(connection)
 
-    def _open(self) -> sqlite3.Connection:
-        connection = self._connect()
-        try:
-            prepare(connection, durable=self._durable)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
-    def _first(self) -> sqlite3.Connection:
-        connection = self._connect()
-        try:
-            prepare(connection, durable=self._durable)
-            if make(connection, self.path) not in ("wal", "memory"):
-                raise ConfigurationError(
-                    f"{self.path} cannot be shared by processes, its file system lacks what SQLite's WAL mode "
-                    "needs; name a file on a local disk"
-                )
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
-    def _connect(self) -> sqlite3.Connection:
-        # Each is lent to one thread at a time.
-        return sqlite3.connect(self.path, timeout=self._timeout, isolation_level=None, check_same_thread=False)
-
-    def _after_fork(self) -> None:
-        if self._process is _process:
-            return
-        self._finalizer.detach()
-        before, closed = self._idle, self._closed
-        self._begin()
-        self._closed = closed
-        # What is in memory has no locks and no file, and is the child's own copy.
-        (self._idle if self._in_memory else _inherited).extend(before)
+    def _open(self, *, first: bool = False) -> sqlite3.Connection:
+        return open_connection(self.path, durable=self._durable, timeout=self._timeout, first=first)
 
 
-def _close(idle: deque[sqlite3.Connection], process: object) -> None:
+def _close(idle: deque[sqlite3.Connection]) -> None:
     while idle:
-        connection = idle.pop()
-        if process is _process:
-            connection.close()
-        else:
-            _inherited.append(connection)
+        idle.pop().close()
 
 
 def _is_busy(error: sqlite3.Error) -> bool:
     return isinstance(error, sqlite3.OperationalError) and "locked" in str(error)
-
-
-def _make(path: Path) -> None:
-    """Make an empty file for its owner alone, unless it is there."""
-    if path.is_dir():
-        raise ConfigurationError(f"{path} is a folder; name a file in it")
-    if not path.parent.is_dir():
-        raise ConfigurationError(f"there is no folder {path.parent} for {path.name}; make it first")
-    with _making:
-        try:
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-        except FileExistsError:
-            return
-        except OSError as error:
-            raise StorageError(f"{path}: {error.strerror}") from error

@@ -8,9 +8,8 @@ that one process uses is read from its memory, and what another process wrote is
 from __future__ import annotations
 
 from collections import OrderedDict
-from threading import Lock
 
-from langchain_ttl_history.forks import watch
+from langchain_ttl_history.forks import lock
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.base import Blob, Query, Snapshot
 from langchain_ttl_history.storage.memory_session import MemorySession
@@ -150,18 +149,9 @@ class Mirrors:
     """
 
     def __init__(self) -> None:
-        self._lock = Lock()
+        self._lock = lock()
         self._mirrors: OrderedDict[SessionKey, _Place] = OrderedDict()
         self._bytes = 0
-        watch(self)
-
-    def before_fork(self) -> None:
-        """Be still while the process forks."""
-        self._lock.acquire()
-
-    def after_fork(self) -> None:
-        """Go on after a fork, on both sides."""
-        self._lock.release()
 
     def answer(self, key: SessionKey, row: Row, query: Query, now: float, fence: int) -> Snapshot | None:
         """What a session's mirror answers; None if there is none as new as this row, or it does not know all."""

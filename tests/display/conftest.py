@@ -7,7 +7,7 @@ from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 
 from langchain_ttl_history import Retention, SessionBuffer
 from langchain_ttl_history.storage import MemoryStorage
-from tests.promises.helpers import Clock
+from langchain_ttl_history.testing import Clock
 
 HOSTILE = (
     "<script>document.documentElement.dataset.ran = 1</script><img src=x onerror='document.title = 1'> & \"quoted\""

@@ -13,8 +13,8 @@ from langchain_core.messages import AIMessage, ChatMessage, HumanMessage, ToolMe
 
 from langchain_ttl_history import Retention, SessionBuffer
 from langchain_ttl_history.display import amount, span
+from langchain_ttl_history.testing import Clock
 from tests.promises import samples
-from tests.promises.helpers import Clock
 
 
 class Elements(HTMLParser):

@@ -12,8 +12,8 @@ from langgraph.checkpoint.conformance import checkpointer_test, validate
 from langgraph.checkpoint.conformance.capabilities import ALL_CAPABILITIES
 
 from langchain_ttl_history import SessionBuffer
+from langchain_ttl_history.testing import Clock
 from tests.promises.conftest import OTHERS, STORAGES, StorageCase
-from tests.promises.helpers import Clock
 
 
 class SyncAsAsync(BaseCheckpointSaver[Any]):

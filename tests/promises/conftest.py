@@ -15,9 +15,10 @@ import pytest
 
 from langchain_ttl_history import Retention, SessionBuffer
 from langchain_ttl_history.storage import MemoryStorage, RedisStorage, SQLiteStorage
+from langchain_ttl_history.testing import Clock
 from tests.storage.redis_cases import close_redis, contents, open_cluster, open_redis
 
-from .helpers import Clock, Colour, Session, everything_in
+from .helpers import Colour, Session, everything_in
 
 
 @dataclass(frozen=True)

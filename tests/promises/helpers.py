@@ -40,19 +40,6 @@ PATIENCE = 10.0
 GRAPH_KINDS = ("agent", "state_graph", "delta")
 
 
-class Clock:
-    """A clock that stands still until it is told to go on; gives epoch seconds."""
-
-    def __init__(self, now: float = 1_700_000_000.0) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now
-
-    def advance(self, seconds: float) -> None:
-        self.now += seconds
-
-
 class Gate:
     """A point where a running turn stops until the test lets it go on; made inside a running loop."""
 

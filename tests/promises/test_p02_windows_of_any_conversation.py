@@ -18,9 +18,10 @@ from langchain_core.messages import (
 )
 
 from langchain_ttl_history import Retention, SessionBuffer
+from langchain_ttl_history.testing import Clock
 
 from .conftest import STORAGES
-from .helpers import Clock, lookup_call
+from .helpers import lookup_call
 
 Fits = Callable[[Sequence[BaseMessage]], bool]
 

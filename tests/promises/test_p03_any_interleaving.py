@@ -13,9 +13,10 @@ from langchain_core.tools import tool
 from langgraph.types import Command, interrupt
 
 from langchain_ttl_history import Retention, SessionBuffer
+from langchain_ttl_history.testing import Clock
 
 from .conftest import STORAGES
-from .helpers import GRAPH_KINDS, Clock, ScriptedModel, assert_valid_chat, build_graph, texts
+from .helpers import GRAPH_KINDS, ScriptedModel, assert_valid_chat, build_graph, texts
 from .test_p02_windows_of_any_conversation import expected_window
 
 

@@ -15,19 +15,10 @@ from langgraph.types import Command, interrupt
 
 from langchain_ttl_history import Retention, SessionBuffer
 from langchain_ttl_history.storage import MemoryStorage
+from langchain_ttl_history.testing import Clock
 
 from .conftest import StorageCase
-from .helpers import (
-    GRAPH_KINDS,
-    Clock,
-    Colour,
-    Gate,
-    ScriptedModel,
-    Session,
-    build_chain,
-    build_graph,
-    texts,
-)
+from .helpers import GRAPH_KINDS, Colour, Gate, ScriptedModel, Session, build_chain, build_graph, texts
 
 IDLE = 100.0
 MOMENT = 0.01

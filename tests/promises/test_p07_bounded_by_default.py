@@ -15,18 +15,9 @@ from langgraph.types import Command, interrupt
 
 from langchain_ttl_history import Retention, SessionBuffer
 from langchain_ttl_history.storage import MemoryStorage
+from langchain_ttl_history.testing import Clock
 
-from .helpers import (
-    GRAPH_KINDS,
-    Clock,
-    Colour,
-    ScriptedModel,
-    Session,
-    assert_valid_chat,
-    build_graph,
-    lookup_call,
-    texts,
-)
+from .helpers import GRAPH_KINDS, Colour, ScriptedModel, Session, assert_valid_chat, build_graph, lookup_call, texts
 
 Opens = Callable[..., Session]
 

@@ -21,10 +21,10 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import Command, interrupt
 
 from langchain_ttl_history import CorruptRecordError, StorageError
+from langchain_ttl_history.testing import Clock
 from tests.promises.conftest import StorageCase
 from tests.promises.helpers import (
     GRAPH_KINDS,
-    Clock,
     Gate,
     ScriptedModel,
     Session,

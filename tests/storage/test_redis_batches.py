@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -20,7 +20,7 @@ from langchain_ttl_history.storage import RedisStorage
 from langchain_ttl_history.storage.base import Change, Lease, Query, Status
 from langchain_ttl_history.storage.redis_batches import Batches
 from tests import servers
-from tests.proxy import Proxy, proxy_to
+from tests.proxy import Proxy
 from tests.storage.redis_cases import assert_sound
 
 LEASE = Lease(100.0, None)
@@ -35,23 +35,6 @@ def appended(text: str) -> Change:
 async def told(storage: RedisStorage, key: SessionKey) -> list[str]:
     found = await storage.aread(key, LOG)
     return [entry.payload.decode() for entry in found.lists.get("log", ())]
-
-
-@pytest.fixture
-def server() -> Iterator[servers.Server]:
-    """A server of this test's own."""
-    kind = servers.any_kind()
-    if kind is None:
-        pytest.skip("no Redis server")
-    server = servers.Server(kind).start()
-    yield server
-    server.remove()
-
-
-@pytest.fixture
-def proxy(server: servers.Server) -> Iterator[Proxy]:
-    with proxy_to(server.port) as proxy:
-        yield proxy
 
 
 @pytest.fixture

@@ -545,7 +545,7 @@ async def test_a_cancelled_write_is_whole_or_not_there(opens: Opens) -> None:
 def test_a_fork_uses_connections_of_its_own(opens: Opens) -> None:
     storage = opens()
     storage.write(KEY, saying("parent"))
-    before = set(map(id, storage._connections._idle))
+    before = {*storage._connections._idle}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of any fork beside threads.
         child = os.fork()
@@ -555,7 +555,7 @@ def test_a_fork_uses_connections_of_its_own(opens: Opens) -> None:
             storage.write(KEY, saying("child"))
             asyncio.run(storage.awrite(KEY, saying("child's loop")))
             fine = said(storage) == ["parent", "child", "child's loop"]
-            code = 0 if fine and before.isdisjoint(map(id, storage._connections._idle)) else 2
+            code = 0 if fine and before.isdisjoint(storage._connections._idle) else 2
             storage.close()
         finally:
             os._exit(code)

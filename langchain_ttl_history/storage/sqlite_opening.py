@@ -1,0 +1,62 @@
+"""How a SQLite file is made, and how a connection to it is opened."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from pathlib import Path
+
+from langchain_ttl_history.errors import ConfigurationError, StorageError
+from langchain_ttl_history.storage.sqlite_schema import make, prepare
+
+__all__ = ["MEMORY", "make_file", "open_connection"]
+
+MEMORY = ":memory:"
+"""The path that stands for this process's memory."""
+
+# Held while a file is made: closing any descriptor of a file would drop the locks that this
+# process's connections hold on it.
+_making = threading.Lock()
+
+
+def open_connection(path: str, *, durable: bool, timeout: float, first: bool = False) -> sqlite3.Connection:
+    """Open a connection; the `first` makes the tables where they are not there yet.
+
+    Raises:
+        ConfigurationError: It is another program's file, or its file system lacks what SQLite needs.
+        StorageError: A newer version of this package wrote it.
+    """
+    # Each is lent to one thread at a time.
+    connection = sqlite3.connect(path, timeout=timeout, isolation_level=None, check_same_thread=False)
+    try:
+        prepare(connection, durable=durable)
+        if first and make(connection, path) not in ("wal", "memory"):
+            raise ConfigurationError(
+                f"{path} cannot be shared by processes, its file system lacks what SQLite's WAL mode "
+                "needs; name a file on a local disk"
+            )
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def make_file(path: Path) -> None:
+    """Make an empty file for its owner alone, unless it is there.
+
+    Raises:
+        ConfigurationError: It is a folder, or in one that is not there.
+        StorageError: The system refused.
+    """
+    if path.is_dir():
+        raise ConfigurationError(f"{path} is a folder; name a file in it")
+    if not path.parent.is_dir():
+        raise ConfigurationError(f"there is no folder {path.parent} for {path.name}; make it first")
+    with _making:
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        except FileExistsError:
+            return
+        except OSError as error:
+            raise StorageError(f"{path}: {error.strerror}") from error
