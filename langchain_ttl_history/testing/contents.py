@@ -116,6 +116,16 @@ class Contents(Cases):
         assert (await self.write(OTHERS[0], blobs={"b": Blob(b"", ("gone",))})).status is Status.MISSING
         await self.expect_absent(OTHERS[0])
 
+    async def test_references_that_were_found_once_are_missed_once_they_are_dropped(self) -> None:
+        names = tuple(f"m{number}" for number in range(20))
+        await self.write(blobs={name: Blob(b"1") for name in names})
+        for number in range(3):
+            assert (await self.write(blobs={f"c{number}": Blob(b"", names)})).status is Status.STORED
+        await self.write(drop=["m3"])
+        for blobs, append in (({"c3": Blob(b"", names)}, []), ({}, [("l", b"", (*names, "m0"))])):
+            outcome = await self.write(blobs=blobs, append=append)
+            assert (outcome.status, outcome.missing) == (Status.MISSING, frozenset({"m3"}))
+
     async def test_a_blob_lives_until_it_is_dropped_whether_or_not_anything_refers_to_it(self) -> None:
         await self.write(blobs={"m": Blob(b"1"), "c": Blob(b"", ("m",))})
         await self.write(drop=["c"])
