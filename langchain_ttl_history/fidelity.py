@@ -10,34 +10,32 @@ import ormsgpack
 from langchain_core.messages import BaseMessage
 
 from langchain_ttl_history.objects import taken_apart
+from langchain_ttl_history.records import spelled_text
 
-__all__ = ["BYTEARRAY", "INTEGER", "TEXT", "Pairs", "same", "spelled"]
+__all__ = ["BYTEARRAY", "INTEGER", "Pairs", "same", "spelled"]
 
-TEXT, BYTEARRAY, INTEGER = 4, 5, 6
-"""Extension types of the stored format."""
+BYTEARRAY, INTEGER = 5, 6
+"""Extension types of the stored format, besides that of texts."""
 
 
 def spelled(value: Any) -> Any:
     """The value with everything MessagePack refuses or changes written as an extension."""
     kind = type(value)
     if kind is str:
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            return ormsgpack.Ext(TEXT, value.encode("utf-8", "surrogatepass"))
-    elif kind is int and not -(2**63) <= value < 2**64:
+        return spelled_text(value)
+    if kind is int and not -(2**63) <= value < 2**64:
         return ormsgpack.Ext(INTEGER, str(value).encode())
-    elif kind is bytearray:
+    if kind is bytearray:
         return ormsgpack.Ext(BYTEARRAY, bytes(value))
-    elif kind is list:
+    if kind is list:
         return [spelled(each) for each in value]
-    elif kind is dict:
+    if kind is dict:
         pairs = [[spelled(key), spelled(each)] for key, each in value.items()]
         if all(type(key) is str for key, _ in pairs):
             return dict(pairs)
         # A key that MessagePack cannot hold makes the whole mapping a list of pairs.
         return Pairs(pairs)
-    elif kind is tuple:
+    if kind is tuple:
         return tuple(map(spelled, value))
     return value
 

@@ -12,7 +12,7 @@ from typing_extensions import ParamSpec
 
 from langchain_ttl_history.errors import CorruptRecordError, TypeNotAllowedError
 
-__all__ = ["KEYS", "decoder", "list_header", "pack", "unpack", "unpack_each", "whole"]
+__all__ = ["KEYS", "TEXT", "decoder", "list_header", "pack", "spelled_text", "unpack", "unpack_each", "whole"]
 
 KEYS = ormsgpack.OPT_NON_STR_KEYS
 """Every record is read with this option."""
@@ -21,8 +21,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-# The extension type of a text that is none to others.
-_TEXT = 4
+TEXT = 4
+"""The extension type of a text that has half of a surrogate pair in it, which is none to others."""
 
 
 def pack(value: Any) -> bytes:
@@ -30,25 +30,31 @@ def pack(value: Any) -> bytes:
     try:
         return ormsgpack.packb(value)
     except TypeError:
-        # An id may have half of a surrogate pair in it.
+        # An id may be such a text.
         return ormsgpack.packb(_spelled(value))
+
+
+def spelled_text(text: str) -> Any:
+    """A text as MessagePack takes it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return ormsgpack.Ext(TEXT, text.encode("utf-8", "surrogatepass"))
+    return text
 
 
 def _spelled(value: Any) -> Any:
     if type(value) is str:
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            return ormsgpack.Ext(_TEXT, value.encode("utf-8", "surrogatepass"))
-    elif type(value) is dict:
+        return spelled_text(value)
+    if type(value) is dict:
         return {key: _spelled(each) for key, each in value.items()}
-    elif type(value) in (list, tuple):
+    if type(value) in (list, tuple):
         return [_spelled(each) for each in value]
     return value
 
 
 def _read(code: int, data: bytes) -> str:
-    if code != _TEXT:
+    if code != TEXT:
         raise CorruptRecordError(f"a record holds an extension of type {code}, of a newer version")
     return data.decode("utf-8", "surrogatepass")
 
