@@ -31,6 +31,8 @@ class Base:
     """The conversation as it was last handed over."""
     told: tuple[str, tuple[str, ...]] = ("", ())
     """What a run was last told it is shown, in a token and as names."""
+    sound: tuple[str, ...] = ()
+    """The last conversation that was found sound; see `simple_start`."""
     held: int = 0
     """Bytes of all content but the strip's."""
 
@@ -46,6 +48,11 @@ class Base:
         """The names in a token, if it is the one told last. So that each name is held once, and not read again."""
         told, names = self.told
         return names if told == shown else ()
+
+    def sound_in(self, names: Sequence[str]) -> int:
+        """How many of the first of these messages are known to be sound."""
+        sound = self.sound
+        return len(sound) if tuple(names[: len(sound)]) == sound else 0
 
     def learn(self, id: str, body: Body) -> None:
         """Remember a message's body."""
@@ -95,17 +102,6 @@ class Base:
             bodies.append(body)
         begin, images = joined([body.content for body in bodies])
         self.strip = NOTHING.followed(0, 0, begin, images, bodies)
-
-    def recalled(self, names: Sequence[str], codec: Codec) -> list[BaseMessage]:
-        """The messages of these names, as far as they are known from the first on."""
-        # Looked up once, since another thread may replace it.
-        known, classes, count, begin, ends, images = self.strip
-        if not count or list(names[:count]) != known[:count]:
-            return []
-        if ends[count - 1] < len(images):
-            # Images of others stand behind.
-            begin, images = joined([images[begin : ends[count - 1]]], count)
-        return codec.messages_of(images, classes[:count])
 
 
 def _body_read(name: str, message: BaseMessage, blobs: Mapping[str, Blob], codec: Codec) -> Body:
@@ -227,20 +223,13 @@ def restored(names: Iterable[str], base: Base, codec: Codec, where: str) -> dict
     return blobs
 
 
-def decode_bodies(
-    names: Iterable[str], blobs: Mapping[str, Blob], codec: Codec, base: Base | None = None
-) -> list[BaseMessage]:
-    """The messages of these names; `base` may know some of them.
+def decode_bodies(names: Iterable[str], blobs: Mapping[str, Blob], codec: Codec) -> list[BaseMessage]:
+    """The messages of these names.
 
     Raises:
         CorruptRecordError: A body is gone, damaged or of a newer format.
     """
     wanted = names if isinstance(names, Sequence) else list(names)
-    known = [] if base is None else base.recalled(wanted, codec)
-    if known:
-        wanted = wanted[len(known) :]
-        if not wanted:
-            return known
     try:
         found = [blobs[name] for name in wanted]
         packed = [blobs[blob.refs[0]].payload if blob.refs else blob.payload for blob in found]
@@ -250,4 +239,4 @@ def decode_bodies(
     if codec.cipher is not None:
         packed = [codec.unseal(payload) for payload in packed]
     ids = [name[ID:] or None for name in wanted]
-    return known + codec.messages(packed, ids)
+    return codec.messages(packed, ids)

@@ -128,11 +128,12 @@ class CheckpointReads:
         head = head_name("")
         names = (head,) if id is None else (head, _c("", id), _w("", id), INDEX)
         limits = {} if lease is None else self.sessions.limits
-        query = Query(names, _FOLLOW, (LOG, head), lease, outline_over=limits)
+        recall = self.sessions.recall(key)
+        query = Query(names, _FOLLOW, (LOG, head), lease, outline_over=limits, known=recall.known)
         snapshot: Snapshot = yield Read(key, query)
         if not snapshot.generation:
             return None
-        view = self.sessions.look(snapshot, self.sessions.memo.base_of(key, snapshot.generation))
+        view = self.sessions.look(snapshot, recall)
         self.sessions.note(key, view)
         found: tuple[Loaded, Token] | None = None
         if view.record is None or view.head_id is None:
@@ -161,7 +162,8 @@ class CheckpointReads:
 
     def _latest(self, key: SessionKey, view: View, record: Record, id: str) -> tuple[Loaded, Token]:
         snapshot = view.snapshot
-        shown, messages = self.sessions.windowed(view.graph, view.bodies)
+        base = self.sessions.memo.of(key, snapshot.generation).base
+        shown, messages = self.sessions.windowed(view.graph, view.bodies, base)
         channel = record.channel
         versions = record.checkpoint["channel_versions"]
         unchanged = shown is record.names or tuple(shown) == record.names

@@ -77,11 +77,6 @@ class Memo:
                 held -= self._known.popitem(last=False)[1].base.size
             return known
 
-    def base_of(self, key: SessionKey, generation: int) -> Base | None:
-        """The bodies that were stored in this generation of a session, though it may be gone."""
-        known = self._known.get(key)
-        return known.base if known is not None and known.generation == generation else None
-
     def put(self, key: SessionKey, name: str, generation: int) -> None:
         """Remember that a checkpoint was put in this generation."""
         put = self._put

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from langchain_core.messages import BaseMessage, HumanMessage
 
-from langchain_ttl_history.bodies import Base, decode_bodies
+from langchain_ttl_history.bodies import Base
 from langchain_ttl_history.checkpoints import Record, head_name, pointed_at
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.collection import hard_limits, limits, plan, together
@@ -20,9 +20,11 @@ from langchain_ttl_history.flow import Flow, Read, Write
 from langchain_ttl_history.index import INDEX, lines_of
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.memo import Memo
+from langchain_ttl_history.recall import Recall
 from langchain_ttl_history.retention import Retention
 from langchain_ttl_history.storage.base import Change, Lease, Outcome, Query, Snapshot, Status
-from langchain_ttl_history.window import Caps, visible, without_open_group
+from langchain_ttl_history.strip import NOTHING
+from langchain_ttl_history.window import Caps, cut, simple_start, without_open_group
 
 __all__ = ["SessionInfo", "Sessions", "Turn", "View"]
 
@@ -108,29 +110,35 @@ class Sessions:
 
     def view(self, key: SessionKey, lease: Lease | None, follow: str = "cm") -> Flow[View]:
         """The conversation as it is now."""
-        head = head_name("")
-        query = Query((head,), tuple(follow), (LOG, head), lease, outline_over={} if lease is None else self.limits)
+        head, recall = head_name(""), self.recall(key)
+        limits = {} if lease is None else self.limits
+        query = Query((head,), tuple(follow), (LOG, head), lease, outline_over=limits, known=recall.known)
         snapshot: Snapshot = yield Read(key, query)
-        view = self.look(snapshot, self.memo.base_of(key, snapshot.generation))
+        view = self.look(snapshot, recall)
         self.note(key, view)
         return view
 
-    def look(self, snapshot: Snapshot, base: Base | None = None) -> View:
-        """The conversation in a snapshot of the root's head and of the log after its mark; `base` may know some."""
-        blobs = snapshot.blobs
+    def recall(self, key: SessionKey) -> Recall:
+        """What this process remembers of a session's conversation."""
+        known = self.memo.last(key)
+        return Recall(NOTHING if known is None else known.base.strip, self.codec)
+
+    def look(self, snapshot: Snapshot, recall: Recall) -> View:
+        """The conversation in a snapshot of the root's head, and of the log after its mark, and in what is recalled."""
+        blobs = snapshot.blobs = recall.completed(snapshot.blobs)
         pointer = blobs.get(head_name(""))
         record = None if pointer is None else pointed_at(pointer, blobs, self.codec)
         deltas = deltas_of(snapshot.lists.get(LOG, ()))
         if record is None:
             names = fold((), deltas, Seen())
-            bodies = dict(zip(names, decode_bodies(names, blobs, self.codec), strict=True))
+            bodies = dict(zip(names, recall.decode(names, blobs), strict=True))
             return View(snapshot, None, None, names, names, names, Seen(snapshot.position), bodies)
-        shown = decode_bodies(record.names, blobs, self.codec, base)
+        shown = recall.decode(record.names, blobs)
         bodies = dict(zip(record.names, shown, strict=True))
         names = fold(record.names, deltas, record.seen)
         if names is not record.names:
             new = [name for name in names if name not in bodies]
-            bodies.update(zip(new, decode_bodies(new, blobs, self.codec), strict=True))
+            bodies.update(zip(new, recall.decode(new, blobs), strict=True))
         closed = without_open_group(shown)
         head_id = record.checkpoint["id"]
         if closed == len(shown):
@@ -158,11 +166,18 @@ class Sessions:
         return self.windowed(names, bodies)[0]
 
     def windowed(
-        self, names: Sequence[str], bodies: Mapping[str, BaseMessage]
+        self, names: Sequence[str], bodies: Mapping[str, BaseMessage], base: Base | None = None
     ) -> tuple[Sequence[str], list[BaseMessage]]:
-        """The window's names and their messages."""
-        messages = [bodies[name] for name in names]
-        positions = visible(messages, self.caps)
+        """The window's names and their messages; `base` remembers what was found out for the next time."""
+        messages = [*map(bodies.__getitem__, names)]
+        start = simple_start(messages, self.caps, 0 if base is None else base.sound_in(names))
+        if start is not None:
+            if start:
+                names, messages = names[start:], messages[start:]
+            if base is not None:
+                base.sound = tuple(names)
+            return names, messages
+        positions = cut(messages, self.caps)
         if len(positions) == len(names):
             return names, messages
         return [names[each] for each in positions], [messages[each] for each in positions]
@@ -180,7 +195,7 @@ class Sessions:
         snapshot: Snapshot = yield Read(key, query)
         if not snapshot.generation:
             return None
-        return self._info(key, self.look(snapshot))
+        return self._info(key, self.look(snapshot, Recall(NOTHING, self.codec)))
 
     def portrait(self, key: SessionKey) -> Flow[Portrait | None]:
         """The session to look at, what the window cut included; None if there is none. Not a use."""
@@ -188,7 +203,7 @@ class Sessions:
         snapshot: Snapshot = yield Read(key, Query((head, INDEX), ("c", "m"), (LOG, head)))
         if not snapshot.generation:
             return None
-        view = self.look(snapshot)
+        view = self.look(snapshot, Recall(NOTHING, self.codec))
         shown = frozenset(self.window(view.history, view.bodies))
         return Portrait(
             self._info(key, view),
@@ -255,7 +270,7 @@ class Sessions:
         """Free what is over the caps at once."""
         snapshot: Snapshot = yield Read(key, Query(outline=True))
         if snapshot.generation:
-            yield Write(key, self._plan(self.look(snapshot)))
+            yield Write(key, self._plan(self.look(snapshot, Recall(NOTHING, self.codec))))
 
     def _plan(self, view: View) -> Change:
         bodies = view.bodies

@@ -83,8 +83,11 @@ def said(record: Record, value: Any, shown: Sequence[str], before: Record | None
             isinstance(each, HumanMessage) and each.id not in old for each in messages
         ):
             last = key_of(shown[-1])
-    there = {key_of(name) for name in shown}.difference(removed) if added else set()
-    new = [key for key in map(key_of, added) if key not in there]
+    new = [*map(key_of, added)]
+    if removed or len(shown) + len(added) > len(record.names):
+        # Some of them are there already, and were only changed.
+        there = {key_of(name) for name in shown}.difference(removed)
+        new = [key for key in new if key not in there]
     if last in removed:
         # Nothing stands there any more, so what the turn says next follows what stood before it.
         keys = [key_of(name) for name in shown]

@@ -14,7 +14,7 @@ from functools import lru_cache
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 
-__all__ = ["Caps", "callers", "calls_of", "ends_open", "visible", "without_open_group"]
+__all__ = ["Caps", "callers", "calls_of", "cut", "ends_open", "simple_start", "visible", "without_open_group"]
 
 
 @dataclass(frozen=True)
@@ -57,15 +57,12 @@ def visible(messages: Sequence[BaseMessage], caps: Caps, sizes: Sequence[int] | 
     Returns:
         Positions in `messages`. Everything that fits every cap, less results without a call.
     """
-    if caps.tokens is None and caps.bytes is None:
-        # Mostly only the number counts, and every result follows its own call. The first turn
-        # that fits is then found without pairing.
-        count = len(messages)
-        start = 0 if caps.messages is None else max(0, count - caps.messages)
-        while start and start < count and _kind(type(messages[start])) is not HumanMessage:
-            start += 1
-        if (start < count or not count) and _is_simple(messages, start):
-            return list(range(start, count))
+    start = simple_start(messages, caps)
+    return cut(messages, caps, sizes) if start is None else list(range(start, len(messages)))
+
+
+def cut(messages: Sequence[BaseMessage], caps: Caps, sizes: Sequence[int] | None = None) -> list[int]:
+    """As :func:`visible`, whatever the conversation and the caps."""
     shown, blocks, _ = _paired(messages)
     fits = _fitter(messages, caps, sizes)
     if fits(shown):
@@ -86,16 +83,36 @@ def visible(messages: Sequence[BaseMessage], caps: Caps, sizes: Sequence[int] | 
     return opening + shown[later[min(cut, len(later) - 1)] :]
 
 
-def _is_simple(messages: Sequence[BaseMessage], start: int) -> bool:
-    """Whether every result follows its own call, and none of them reaches across `start`."""
+def simple_start(messages: Sequence[BaseMessage], caps: Caps, sound: int = 0) -> int | None:
+    """Where the window begins, if it shows all from there on and that can be told without pairing calls and results.
+
+    Mostly only the number of messages counts, and every result follows its own call before the human speaks again:
+    the conversation is *sound*. The first turn that fits is then the window's.
+
+    Args:
+        messages: The whole conversation, oldest first.
+        caps: The bounds.
+        sound: How many of the first messages are known to be sound.
+    """
+    if caps.tokens is not None or caps.bytes is not None:
+        return None
+    count = len(messages)
+    start = 0 if caps.messages is None else max(0, count - caps.messages)
+    while start and start < count and _kind(type(messages[start])) is not HumanMessage:
+        start += 1
+    return start if (start < count or not count) and _is_sound(messages, sound) else None
+
+
+def _is_sound(messages: Sequence[BaseMessage], known: int) -> bool:
+    """Whether every result follows its own call before the next human message; of the first ones it is known."""
     waiting: set[str | None] = set()
-    for position, message in enumerate(messages):
+    for message in messages[known:] if known else messages:
         kind = type(message)
         if kind is not HumanMessage and kind is not AIMessage and kind is not ToolMessage:
             kind = _kind(kind)
         # The fields are read past pydantic's attribute look-up, which takes most of such a pass.
         if kind is HumanMessage:
-            if waiting and position == start:
+            if waiting:
                 return False
         elif kind is AIMessage:
             for call in message.__dict__["tool_calls"]:

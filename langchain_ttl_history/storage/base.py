@@ -23,6 +23,7 @@ request, and each has an async twin with an ``a`` before its name.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple, Protocol
@@ -110,6 +111,8 @@ class Query:
     """Every blob and entry of the session, payloads and all, without following."""
     outline_over: Mapping[str, int] = field(default_factory=dict)
     """Weights of lists; where one of the session's weighs more, the answer is an outline."""
+    known: AbstractSet[str] = frozenset()
+    """Names that need not be followed, since who asks has those blobs; a storage may follow them all the same."""
 
 
 @dataclass(slots=True)

@@ -115,7 +115,7 @@ class MemorySession:
             blobs = dict(self.blobs)
             lists = {name: list(entries) for name, entries in self.lists.items()}
         else:
-            stored, follow = self.blobs, query.follow
+            stored, follow, is_known = self.blobs, query.follow, query.known.__contains__
             pending = list(query.names)
             if query.after_mark is not None:
                 name, marked = query.after_mark
@@ -132,7 +132,7 @@ class MemorySession:
                     refs = tuple(ref for entry in lists[name] for ref in entry.refs)
                 else:
                     continue
-                for ref in refs:
+                for ref in filterfalse(is_known, refs):
                     if ref[0] in follow:
                         found = stored.get(ref)
                         if found is None or found.refs or found.also:

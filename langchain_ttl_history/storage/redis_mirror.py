@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
 from langchain_ttl_history.forks import lock
@@ -108,13 +109,15 @@ class Mirror:
             runs += (first >> KIND, first & _NUMBER, after - first)
         return Remembered(self.generation, self.edition, newest(self.requests).decode(), runs, numbers)
 
-    def complete(self, blobs: dict[str, Blob], refs: Iterable[str], follow: tuple[str, ...]) -> None:
-        """Add what these references lead to."""
+    def complete(
+        self, blobs: dict[str, Blob], refs: Iterable[str], follow: tuple[str, ...], known: AbstractSet[str]
+    ) -> None:
+        """Add what these references lead to, but for what is known."""
         find = self.blobs.get
         pending = list(refs)
         while pending:
             name = pending.pop()
-            if name not in blobs and name[:1] in follow:
+            if name not in blobs and name not in known and name[:1] in follow:
                 blob = find(name)
                 if blob is not None:
                     blobs[name] = blob

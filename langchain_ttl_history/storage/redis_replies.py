@@ -93,7 +93,7 @@ def snapshot(
     else:
         refs = [ref for blob in blobs.values() for ref in blob.refs]
         refs += [ref for listed in entries.values() for entry in listed for ref in entry.refs]
-        mirror.complete(blobs, refs, query.follow)
+        mirror.complete(blobs, refs, query.follow, query.known)
     return (
         Snapshot(
             now=now / _MICRO,

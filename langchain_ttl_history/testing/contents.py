@@ -142,6 +142,16 @@ class Contents(Cases):
         found = await self.read(after_mark=("l", "gone"), follow=("m",))
         assert ([entry.position for entry in found.lists["l"]], set(found.blobs)) == ([1, 2], {"m1", "m2"})
 
+    async def test_what_is_known_need_not_be_read(self) -> None:
+        blobs = {"c": Blob(b"", ("m1", "m2")), "m1": Blob(b"1", ("n",)), "m2": Blob(b"2"), "n": Blob(b"3")}
+        await self.write(blobs=blobs, append=[("l", b"", ("m1", "m2"))])
+        for names in (("c",), ("l",)):
+            found = await self.read(*names, follow=("m", "n"), known={"m1", "gone"})
+            assert {"m2"} <= set(found.blobs) <= {"c", "m1", "m2", "n"}
+            assert all(blobs[name] == blob for name, blob in found.blobs.items())
+        found = await self.read("m1", follow=("n",), known={"m1"})
+        assert found.blobs["m1"] == blobs["m1"], "what is asked for by its name"
+
     async def test_an_outline_is_every_blob_and_entry(self) -> None:
         blobs = {"m": Blob(b"1", mark=3), "c": Blob(b"2", ("m",))}
         await self.write(blobs=blobs, append=[("l", b"3", ("m",))])

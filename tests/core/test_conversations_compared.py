@@ -14,6 +14,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMe
 from langchain_ttl_history.bodies import Base, decode_bodies, encode_bodies, encode_conversation
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.plain import plainly
+from langchain_ttl_history.recall import Recall
 from langchain_ttl_history.storage.base import Blob
 
 from .test_codec import TYPES, Remark, alike, exactly, identified, often, values
@@ -38,8 +39,15 @@ class Kept:
         names = encode_conversation(messages, self.base, self.codec, "here", sent)
         self.blobs.update(sent)
         self.base.sent(sent)
-        for base in (None, self.base):
-            back = decode_bodies(names, self.blobs, self.codec, base)
+        recall = Recall(self.base.strip, self.codec)
+        read = {name: blob for name, blob in self.blobs.items() if name not in recall.known}
+        for back in (
+            decode_bodies(names, self.blobs, self.codec),
+            recall.decode(names, self.blobs),
+            recall.decode(names, recall.completed(read)),
+            # In another order, so that each is looked up by itself.
+            recall.decode(names[::-1], recall.completed(read))[::-1],
+        ):
             assert len(back) == len(messages)
             assert all(map(alike, back, messages))
         return names
@@ -129,10 +137,10 @@ def test_what_an_image_would_bring_back_as_something_else_is_read_from_where_it_
 def test_messages_read_from_there_are_nobody_elses(codec: Codec) -> None:
     kept, said = Kept(codec), turns(2)
     names = kept.put(said)
-    first = decode_bodies(names, kept.blobs, codec, kept.base)
+    first = Recall(kept.base.strip, codec).decode(names, kept.blobs)
     first[1].additional_kwargs["changed"] = True
     first[1].mood = "good"  # type: ignore[attr-defined]  # any is allowed
-    second = decode_bodies(names, kept.blobs, codec, kept.base)
+    second = Recall(kept.base.strip, codec).decode(names, kept.blobs)
     assert all(map(alike, second, said))
 
 
@@ -145,7 +153,7 @@ def test_what_was_read_is_compared_with_as_well(codec: Codec) -> None:
     sent: dict[str, Blob] = {}
     assert encode_conversation(messages, other, codec, "there", sent) == names
     assert not sent
-    assert all(map(alike, decode_bodies(names, {}, codec, other), said)), "nothing but what it learnt"
+    assert all(map(alike, Recall(other.strip, codec).decode(names, {}), said)), "nothing but what it learnt"
 
 
 edits = st.lists(
@@ -226,7 +234,7 @@ def test_a_message_that_gets_its_id_while_it_is_stored_comes_back_with_it() -> N
     sent: dict[str, Blob] = {}
     names = encode_bodies([message], base, codec, "here", sent)
     base.learn_read(names, [message], sent, codec)
-    assert decode_bodies(names, sent, codec, base) == [AIMessage("answer", id="given")]
+    assert Recall(base.strip, codec).decode(names, sent) == [AIMessage("answer", id="given")]
 
 
 class Changing(Codec):
@@ -252,5 +260,5 @@ def test_a_message_that_is_changed_while_its_conversation_is_stored_comes_back_a
     codec, base = Changing(lambda: setattr(message, field, "another, which is longer")), Base()
     sent: dict[str, Blob] = {}
     names = encode_conversation(said, base, codec, "here", sent)
-    assert decode_bodies(names, sent, codec, base) == decode_bodies(names, sent, codec) == said
-    assert decode_bodies(names[:1], sent, codec, base) == decode_bodies(names[:1], sent, codec)
+    assert Recall(base.strip, codec).decode(names, sent) == decode_bodies(names, sent, codec) == said
+    assert Recall(base.strip, codec).decode(names[:1], sent) == decode_bodies(names[:1], sent, codec)

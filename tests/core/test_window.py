@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolCall, ToolMessage
 
-from langchain_ttl_history.window import Caps, calls_of, ends_open, visible, without_open_group
+from langchain_ttl_history.window import Caps, calls_of, cut, ends_open, simple_start, visible, without_open_group
 
 often = settings(max_examples=120)
 
@@ -134,6 +134,19 @@ def test_a_window_of_a_window_is_itself_and_a_larger_cap_shows_no_less(said: lis
     kept = [said[place] for place in shown]
     assert visible(kept, Caps(messages=cap)) == list(range(len(kept)))
     assert set(shown) <= set(visible(said, Caps(messages=cap + 1)))
+
+
+@often
+@given(said=conversations(), cap=st.integers(1, 60))
+def test_what_is_known_to_be_sound_need_not_be_looked_at(said: list[BaseMessage], cap: int) -> None:
+    caps = Caps(messages=cap)
+    for known in range(len(said) + 1):
+        if simple_start(said[:known], Caps()) is None:
+            break
+        start = simple_start(said, caps, known)
+        if start is not None:
+            assert list(range(start, len(said))) == cut(said, caps)
+    assert simple_start(said, Caps(messages=cap, tokens=1, token_counter=len)) is None
 
 
 @often
