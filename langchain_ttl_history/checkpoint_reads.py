@@ -29,6 +29,7 @@ from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.pending import Write, decode_writes
 from langchain_ttl_history.sessions import Sessions, View
 from langchain_ttl_history.storage.base import Lease, Query, Snapshot
+from langchain_ttl_history.strip import key_of
 
 __all__ = ["FIRST_METADATA", "TOKEN_KEY", "CheckpointReads", "Loaded", "Token", "first_checkpoint"]
 
@@ -38,6 +39,7 @@ TOKEN_KEY = "__ttl_history__"  # noqa: S105  # no secret: what a run has seen
 FIRST_METADATA: Mapping[str, Any] = {"source": "input", "step": -1, "parents": {}}
 """The metadata of the checkpoint that a session without one shows."""
 
+_NOTHING: frozenset[str] = frozenset()
 _FOLLOW = ("c", "m", "v", "w")
 _c = checkpoint_name
 _w = writes_name
@@ -50,16 +52,19 @@ class Token(NamedTuple):
     id: str
     """The checkpoint it loaded."""
     seen: Seen
+    cut: frozenset[str]
+    """The keys of the messages that the window left out."""
     shown: str
     """The names of the conversation it was shown, as one string; most puts need not read it."""
 
     @classmethod
-    def of(cls, snapshot: Snapshot, id: str, seen: Seen, names: Sequence[str]) -> Token:
-        """The token of a run that loads this checkpoint and is shown these messages."""
+    def of(cls, snapshot: Snapshot, id: str, seen: Seen, names: Sequence[str], whole: Sequence[str]) -> Token:
+        """The token of a run that loads this checkpoint and is shown these messages of the whole conversation."""
+        cut = frozenset(map(key_of, whole)).difference(map(key_of, names)) if len(whole) > len(names) else _NOTHING
         shown = "\n".join(names)
         if shown.count("\n") >= max(1, len(names)):
             shown = json.dumps(names)  # An id has a line break of its own.
-        return cls(snapshot.generation, id, seen, shown)
+        return cls(snapshot.generation, id, seen, cut, shown)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -74,7 +79,7 @@ class Token(NamedTuple):
         update, only while every version in there is falsy.
         """
         seen = self.seen
-        head = json.dumps([self.generation, self.id, seen.position, seen.packed()])
+        head = json.dumps([self.generation, self.id, seen.position, seen.packed(), sorted(self.cut)])
         return {head: 0, self.shown: 0}
 
     @classmethod
@@ -94,10 +99,10 @@ class Token(NamedTuple):
 
 
 @lru_cache(maxsize=256)
-def _parsed(head: str) -> tuple[int, str, Seen]:
+def _parsed(head: str) -> tuple[int, str, Seen, frozenset[str]]:
     """The part of a token that every put of its run reads."""
-    generation, id, position, runs = json.loads(head)
-    return generation, id, Seen.unpacked(position, runs)
+    generation, id, position, runs, cut = json.loads(head)
+    return generation, id, Seen.unpacked(position, runs), frozenset(cut)
 
 
 class Loaded(NamedTuple):
@@ -155,7 +160,7 @@ class CheckpointReads:
         snapshot = view.snapshot
         id = first_checkpoint_id(snapshot.generation)
         shown, messages = self.sessions.windowed(view.graph, view.bodies)
-        token = Token.of(snapshot, id, view.seen, shown)
+        token = Token.of(snapshot, id, view.seen, shown, view.graph)
         checkpoint = first_checkpoint(id, snapshot.generation, self.messages_key)
         checkpoint["channel_values"] = {self.messages_key: messages}
         return Loaded("", id, checkpoint, dict(FIRST_METADATA), None, []), token
@@ -171,7 +176,7 @@ class CheckpointReads:
             # The graph has not used the channel yet, but a chain has spoken.
             channel, unchanged = self.messages_key, False
         loaded = self._loaded(snapshot, id, record, channel, messages, unchanged=unchanged)
-        token = Token.of(snapshot, id, view.seen, shown)
+        token = Token.of(snapshot, id, view.seen, shown, view.graph)
         self._learn(key, snapshot, id, record, shown, messages).told = token.shown, tuple(shown)
         if channel is not None:
             loaded.checkpoint["channel_versions"].setdefault(channel, 1)
@@ -186,7 +191,7 @@ class CheckpointReads:
         shown, messages = self.sessions.windowed(record.names, bodies)
         loaded = self._loaded(snapshot, id, record, record.channel, messages, unchanged=True)
         seen = Seen(snapshot.position)
-        token = Token.of(snapshot, id, seen, shown)
+        token = Token.of(snapshot, id, seen, shown, record.names)
         return loaded, token
 
     def _loaded(

@@ -26,7 +26,7 @@ from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.outlived import held_by, leave_aged
 from langchain_ttl_history.pending import decode_writes, encode_writes
 from langchain_ttl_history.sessions import Sessions
-from langchain_ttl_history.spoken import find_talk, said
+from langchain_ttl_history.spoken import find_talk, keep_cut_first, said
 from langchain_ttl_history.storage.base import (
     Blob,
     Change,
@@ -42,6 +42,7 @@ __all__ = ["CheckpointWrites", "Put"]
 
 _c = checkpoint_name
 _w = writes_name
+_NOTHING: frozenset[str] = frozenset()
 # How often a put is planned anew when its session ends in between.
 _ATTEMPTS = 3
 
@@ -197,6 +198,9 @@ class CheckpointWrites:
             if before is None and not ns and self.messages_key not in values:
                 held = held_by(self.sessions, key, put.parent, token, ground.now)
         record = Record(checkpoint, put.metadata, put.parent, run, seen, shown)
+        cut = token.cut if token is not None and not ns else _NOTHING
+        if cut:
+            keep_cut_first(values, self.messages_key, cut)
         if not ns:
             find_talk(record, values, self.messages_key, before, (ground.writes, tuple(held)), self.sessions.codec, key)
             channel = record.channel or ""
@@ -211,7 +215,7 @@ class CheckpointWrites:
         if first and before is None and token is not None and same and not ns:
             append += self._keep_first(token, blobs)
         if not ns:
-            delta = said(record, values.get(self.messages_key), shown, None if starts else before)
+            delta = said(record, values.get(self.messages_key), shown, None if starts else before, cut)
         blobs[put.name] = encode_record(record, self.sessions.codec, where)
         blobs[head_name(ns)] = Blob(b"", (put.name,), seen.position, (_w(ns, put.id),))
         append.append((SUBS if ns else INDEX, line_of(ns, put.id, record), ()))

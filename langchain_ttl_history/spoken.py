@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from operator import attrgetter
 from typing import Any
 
 from langchain_core.messages import HumanMessage
 
 from langchain_ttl_history.checkpoints import Record
-from langchain_ttl_history.codec import Codec, snapshot_value
+from langchain_ttl_history.codec import Codec, delta_snapshot, snapshot_value
 from langchain_ttl_history.conversation import Delta, diff
 from langchain_ttl_history.delta_channels import applied
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.strip import key_of
 from langchain_ttl_history.values import is_conversation
 
-__all__ = ["find_talk", "said"]
+__all__ = ["find_talk", "keep_cut_first", "said"]
+
+_id_of = attrgetter("id")
 
 
 def find_talk(
@@ -62,7 +66,21 @@ def find_talk(
     record.names = applied(held or record.names, writes, codec, key)
 
 
-def said(record: Record, value: Any, shown: Sequence[str], before: Record | None) -> Delta:
+def keep_cut_first(values: dict[str, Any], channel: str, cut: AbstractSet[str]) -> None:
+    """Leave what the window had cut where it stood.
+
+    A subgraph may hold it still, and hand it back; the graph, which was not shown it, takes it for something new.
+    """
+    value = values.get(channel)
+    messages = snapshot_value(value)
+    if not is_conversation(messages) or cut.isdisjoint(map(_id_of, messages)):
+        return
+    back = [message for message in messages if message.id in cut]
+    ordered = back + [message for message in messages if message.id not in cut]
+    values[channel] = ordered if value is messages else delta_snapshot(ordered)
+
+
+def said(record: Record, value: Any, shown: Sequence[str], before: Record | None, cut: AbstractSet[str]) -> Delta:
     """What this step of a run said, and which message of its own turn it follows.
 
     A run that resumes goes on with the turn that was interrupted; any other opens one, whose
@@ -73,8 +91,12 @@ def said(record: Record, value: Any, shown: Sequence[str], before: Record | None
         value: The conversation's channel.
         shown: What the step was shown.
         before: The checkpoint of the same run before this one.
+        cut: Keys of what the window had cut; that it is handed back is nothing that was said.
     """
-    removed, added = diff(shown, record.names)
+    names: Sequence[str] = record.names
+    if cut:
+        shown, names = ([name for name in each if key_of(name) not in cut] for each in (shown, names))
+    removed, added = diff(shown, names)
     last = before.last if before is not None else None
     if before is None and record.metadata.get("source") == "loop" and shown:
         messages = snapshot_value(value)
@@ -84,7 +106,7 @@ def said(record: Record, value: Any, shown: Sequence[str], before: Record | None
         ):
             last = key_of(shown[-1])
     new = [*map(key_of, added)]
-    if removed or len(shown) + len(added) > len(record.names):
+    if removed or len(shown) + len(added) > len(names):
         # Some of them are there already, and were only changed.
         there = {key_of(name) for name in shown}.difference(removed)
         new = [key for key in new if key not in there]

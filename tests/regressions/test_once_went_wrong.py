@@ -567,3 +567,27 @@ def test_a_turn_that_edits_or_drafts_stays_in_one_piece_beside_others(what: str)
     said = ids(history.messages)
     assert sorted(map(str, said)) == sorted(f"{turn}-{who}" for turn in ("old", "B", "C", "D", "R") for who in "ha")
     assert all(said[said.index(f"{turn}-h") + 1] == f"{turn}-a" for turn in ("old", "B", "C", "D", "R"))
+
+
+@pytest.mark.parametrize("cap", [4, 5, 6])
+@pytest.mark.parametrize("asks", [True, False], ids=["interrupted", "remembers itself"])
+def test_what_a_subgraph_holds_beyond_the_window_stays_where_it_stood(asks: bool, cap: int) -> None:
+    def answers(state: MessagesState) -> Any:
+        if asks:
+            interrupt("go on?")
+        asked = state["messages"][-1]
+        return {"messages": [AIMessage("answer", id=f"{asked.id}+")]}
+
+    inner: Any = StateGraph(MessagesState).add_node("answers", answers).add_edge(START, "answers")
+    outer: Any = StateGraph(MessagesState).add_node("inner", inner.compile(checkpointer=None if asks else True))
+    buffer = SessionBuffer(default_user="u", retention=Retention(max_messages=cap))
+    graph = outer.add_edge(START, "inner").compile(checkpointer=buffer.checkpointer())
+    said: list[str] = []
+    for turn in range(6):
+        graph.invoke({"messages": [HumanMessage("question", id=f"{turn}")]}, CONFIG)
+        if asks:
+            graph.invoke(Command(resume="yes"), CONFIG)
+        said += [f"{turn}", f"{turn}+"]
+        expected = said[-(cap - cap % 2) :]
+        assert ids(graph.get_state(CONFIG).values["messages"]) == expected
+        assert ids(buffer.history(session_id="t").messages) == expected
