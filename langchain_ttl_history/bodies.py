@@ -211,13 +211,13 @@ def _encode(
     return body
 
 
-def restored(names: Iterable[str], base: Base, codec: Codec, where: str) -> dict[str, Blob] | None:
-    """The bodies of these names, for a session that lost them; None if one is not known."""
+def restored(names: Iterable[str], base: Base, codec: Codec, where: str) -> dict[str, Blob]:
+    """The bodies of these names, as far as they are known, for a session that lost them."""
     blobs: dict[str, Blob] = {}
     for name in names:
         body = base.known.get(name[ID:])
         if body is None or body.name != name:
-            return None
+            continue
         packed = body.content if body.cls is None else codec.packed_image(body.content, body.cls, where)
         blobs[name] = Blob(codec.seal(packed))
     return blobs

@@ -143,7 +143,7 @@ class CheckpointReads:
         found: tuple[Loaded, Token] | None = None
         if view.record is None or view.head_id is None:
             if view.names and id in (None, first_checkpoint_id(snapshot.generation)):
-                found = self._first(view)
+                found = self._first(key, view)
         elif id is None or id == view.head_id:
             found = self._latest(key, view, view.record, view.head_id)
         elif self._is_shown(snapshot, id):
@@ -155,12 +155,15 @@ class CheckpointReads:
             loaded.checkpoint["versions_seen"][TOKEN_KEY] = token.versions()
         return loaded
 
-    def _first(self, view: View) -> tuple[Loaded, Token]:
+    def _first(self, key: SessionKey, view: View) -> tuple[Loaded, Token]:
         """The checkpoint that a session without one shows: its conversation and nothing else."""
         snapshot = view.snapshot
         id = first_checkpoint_id(snapshot.generation)
         shown, messages = self.sessions.windowed(view.graph, view.bodies)
         token = Token.of(snapshot, id, view.seen, shown, view.graph)
+        self.sessions.memo.of(key, snapshot.generation).base.learn_read(
+            shown, messages, snapshot.blobs, self.sessions.codec
+        )
         checkpoint = first_checkpoint(id, snapshot.generation, self.messages_key)
         checkpoint["channel_values"] = {self.messages_key: messages}
         return Loaded("", id, checkpoint, dict(FIRST_METADATA), None, []), token

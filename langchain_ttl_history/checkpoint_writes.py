@@ -195,8 +195,9 @@ class CheckpointWrites:
         held: dict[str, Blob] = {}
         if token is not None and not same:
             leave_aged(values, self.messages_key, token, self.sessions.retention, ground.now)
-            if before is None and not ns and self.messages_key not in values:
-                held = held_by(self.sessions, key, put.parent, token, ground.now)
+        ended = before is None and put.parent is not None and (token is None or not same)
+        if ended and not ns and self.messages_key not in values:
+            held = held_by(self.sessions, key, put.parent, token, ground.now)
         record = Record(checkpoint, put.metadata, put.parent, run, seen, shown)
         cut = token.cut if token is not None and not ns else _NOTHING
         if cut:

@@ -126,8 +126,7 @@ def encode_values(
 ) -> dict[str, Blob]:
     """Set a record's values and references, and its conversation where a channel's value is it.
 
-    A channel without a value whose version is that of the checkpoint `before` shares the value
-    stored there.
+    A channel whose version is that of the checkpoint `before` shares the value stored there.
 
     Returns:
         The blobs it needs that `base` lacks.
@@ -150,10 +149,8 @@ def encode_values(
         encoder.refs += record.names
         if record.channel is not None and record.explicit:
             stored[record.channel] = [LIST if record.plain else SNAPSHOT, *talk]
-    for channel, value in values.items():
-        if channel not in stored:
-            stored[channel] = encoder.encode(value, channel)
     if before is not None:
+        # First, since a run that is further by now may have changed what it hands over.
         versions = record.checkpoint["channel_versions"]
         earlier = before.checkpoint["channel_versions"]
         for channel, spec in before.values.items():
@@ -164,6 +161,9 @@ def encode_values(
                 and channel != record.channel
             ):
                 stored[channel] = encoder.share(spec, before.refs)
+    for channel, value in values.items():
+        if channel not in stored:
+            stored[channel] = encoder.encode(value, channel)
     record.values, record.refs = stored, tuple(encoder.refs)
     return encoder.blobs
 

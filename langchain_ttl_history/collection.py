@@ -186,13 +186,14 @@ def _with_fewer_messages(
     caps = Caps(bytes=max(1, sum(sizes) - over))
     fits = {names[each] for each in visible([bodies[name] for name in names], caps, sizes)}
     lost = set(names) - fits - needed
+    kept = [entry for entry in snapshot.lists.get(LOG, ()) if entry.position not in change.trim.get(LOG, ())]
+    # What only removes has no references to begin with.
+    empty = {entry.position for entry in kept if entry.refs and lost.issuperset(entry.refs)}
     log = [
         entry._replace(refs=tuple(name for name in entry.refs if name not in lost))
-        for entry in snapshot.lists.get(LOG, ())
-        if entry.position not in change.trim.get(LOG, ())
+        for entry in kept
+        if entry.position not in empty
     ]
-    empty = {entry.position for entry in log if not entry.refs}
-    log = [entry for entry in log if entry.refs]
     blobs = dict(change.blobs)
     pointer = blobs.get(head_name("")) or snapshot.blobs.get(head_name(""))
     if pointer is not None:

@@ -8,7 +8,8 @@ unseen change folded in:
 
 * what the head's run had seen is never applied again;
 * a change that the head's own run made later to the same message wins;
-* an addition goes after the message it says it follows, otherwise to the end.
+* an addition goes after the message it says it follows, otherwise to the end;
+* a message that is moved takes along what stands right behind it and was said without the mover's knowledge.
 """
 
 from __future__ import annotations
@@ -114,22 +115,46 @@ def fold(names: Sequence[str], deltas: Sequence[Delta], seen: Seen) -> Sequence[
     order = list(keyed(names))
     shown = dict(zip(order, names, strict=True))
     for delta in new:
+        behind = _behind_moved(order, delta)
         for key in delta.removed:
             if key in shown and own.get(key, 0) < delta.position:
                 del shown[key]
                 order.remove(key)
+                for follower in behind.get(key, ()):
+                    order.remove(follower)
         at = len(order)
-        if delta.after in shown:
+        if delta.after in order:
             at = order.index(delta.after) + 1
         for name in delta.added:
             key = key_of(name)
             if own.get(key, 0) > delta.position:
                 continue
             if key not in shown:
-                order.insert(at, key)
-                at += 1
+                moved = [key, *behind.get(key, ())]
+                order[at:at] = moved
+                at += len(moved)
             shown[key] = name
     return [shown[key] for key in order]
+
+
+def _behind_moved(order: Sequence[str], delta: Delta) -> dict[str, list[str]]:
+    """For each message that a change moves what stands right behind it and the change knows nothing of.
+
+    Another run has said that meanwhile, the result of a call perhaps, and it goes where the message goes.
+    """
+    added = set(map(key_of, delta.added))
+    moved = added.intersection(delta.removed)
+    behind: dict[str, list[str]] = {}
+    if not moved:
+        return behind
+    known = added.union(delta.removed)
+    last: str | None = None
+    for key in order:
+        if key in known:
+            last = key if key in moved else None
+        elif last is not None:
+            behind.setdefault(last, []).append(key)
+    return behind
 
 
 def diff(base: Sequence[str], names: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -29,19 +29,23 @@ def leave_aged(values: dict[str, Any], channel: str, token: Token, retention: Re
     values[channel] = kept if value is messages else delta_snapshot(kept)
 
 
-def held_by(sessions: Sessions, key: SessionKey, parent: str | None, token: Token, now: float) -> dict[str, Blob]:
+def held_by(
+    sessions: Sessions, key: SessionKey, parent: str | None, token: Token | None, now: float
+) -> dict[str, Blob]:
     """What a turn over a `DeltaChannel` holds of a session that expired under it, as this process knows it.
 
     Such a channel hands over what each step writes, and never all that it holds.
     """
     known = sessions.memo.last(key)
-    if known is None or known.generation != token.generation:
+    if known is None or (token is not None and known.generation != token.generation):
         return {}
     record = known.records.get(checkpoint_name("", parent or ""))
-    names = token.names if record is None else record.names
-    old = set(token.names) if _is_aged(token, sessions.retention, now) else set()
+    # What began the session has no token, and was shown nothing.
+    shown = () if token is None else token.names
+    names = shown if record is None else record.names
+    old = set(shown) if token is not None and _is_aged(token, sessions.retention, now) else set()
     kept = [name for name in names if name not in old]
-    return restored(kept, known.base, sessions.codec, label(key)) or {}
+    return restored(kept, known.base, sessions.codec, label(key))
 
 
 def _is_aged(token: Token, retention: Retention, now: float) -> bool:

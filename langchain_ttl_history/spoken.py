@@ -16,6 +16,7 @@ from langchain_ttl_history.delta_channels import applied
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.strip import key_of
 from langchain_ttl_history.values import is_conversation
+from langchain_ttl_history.window import ends_open
 
 __all__ = ["find_talk", "keep_cut_first", "said"]
 
@@ -115,5 +116,10 @@ def said(record: Record, value: Any, shown: Sequence[str], before: Record | None
         keys = [key_of(name) for name in shown]
         before_it = keys[: keys.index(last)] if last in keys else []
         last = next((key for key in reversed(before_it) if key not in removed), None)
+        messages = snapshot_value(value)
+        if last is not None and is_conversation(messages):
+            stays = {*before_it}.difference(removed)
+            if ends_open([message for message in messages if message.id in stays]):
+                last = None  # Somebody's call, whose results may have come meanwhile.
     record.last = new[-1] if new else last
     return Delta(record.run, removed, added, last)

@@ -81,9 +81,18 @@ def naive(names: list[str], deltas: list[Delta], seen: Seen) -> list[str]:
                 for other in deltas
             )
 
+        # What a run moves takes along what stands right behind it and the run knows nothing of.
+        known = {*delta.removed, *map(key_of, delta.added)}
+        moves = {key for key in delta.removed if key in map(key_of, delta.added)}
+        behind: dict[str, list[list[str]]] = {}
+        for here, (key, _) in enumerate(shown):
+            rest = shown[here + 1 :]
+            end = next((at for at, (other, _) in enumerate(rest) if other in known), len(rest))
+            if key in moves and not own_later_change(key):
+                behind[key] = rest[:end]
         for key in delta.removed:
             if not own_later_change(key) and (at := place(key)) is not None:
-                del shown[at]
+                del shown[at : at + 1 + len(behind.get(key, ()))]
         anchor = place(delta.after)
         at = len(shown) if anchor is None else anchor + 1
         for each in delta.added:
@@ -91,8 +100,9 @@ def naive(names: list[str], deltas: list[Delta], seen: Seen) -> list[str]:
                 continue
             found = place(key_of(each))
             if found is None:
-                shown.insert(at, [key_of(each), each])
-                at += 1
+                new = [[key_of(each), each], *behind.get(key_of(each), ())]
+                shown[at:at] = new
+                at += len(new)
             else:
                 shown[found][1] = each
     return [each for _, each in shown]

@@ -6,15 +6,18 @@ import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, RemoveMessage, ToolMessage
+from langgraph.channels.delta import DeltaChannel
 from langgraph.checkpoint.base import Checkpoint, empty_checkpoint
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.graph.message import REMOVE_ALL_MESSAGES
+from langgraph.pregel._messages import _messages_delta_reducer
 from langgraph.types import Command, interrupt
+from typing_extensions import TypedDict
 
 from langchain_ttl_history import CorruptRecordError, Retention, SessionBuffer
 from langchain_ttl_history.keys import SessionKey
@@ -591,3 +594,143 @@ def test_what_a_subgraph_holds_beyond_the_window_stays_where_it_stood(asks: bool
         expected = said[-(cap - cap % 2) :]
         assert ids(graph.get_state(CONFIG).values["messages"]) == expected
         assert ids(buffer.history(session_id="t").messages) == expected
+
+
+def texts(messages: list[BaseMessage]) -> list[str]:
+    return [message.text for message in messages]
+
+
+def chained(buffer: SessionBuffer, state: Any = MessagesState, **nodes: Any) -> Any:
+    """A graph of these nodes, one after the other."""
+    graph: Any = StateGraph(state)
+    for name, node in nodes.items():
+        graph.add_node(name, node)
+    for before, after in zip([START, *nodes], nodes, strict=False):
+        graph.add_edge(before, after)
+    return graph.compile(checkpointer=buffer.checkpointer())
+
+
+def ask(graph: Any, question: str, durability: str = "sync") -> list[str]:
+    """What a graph holds at the end of a turn."""
+    return texts(graph.invoke({"messages": [HumanMessage(question)]}, CONFIG, durability=durability)["messages"])
+
+
+CALL: Any = {"name": "tool", "args": {}, "id": "c"}
+
+
+def calls_while(buffer: SessionBuffer, other: Callable[[], object]) -> Any:
+    """A graph during whose tool call something else happens."""
+
+    def tool(_: MessagesState) -> Any:
+        other()
+        return {"messages": [ToolMessage("result", tool_call_id="c")]}
+
+    return chained(
+        buffer,
+        model=lambda _: {"messages": [AIMessage("call", tool_calls=[CALL])]},
+        tool=tool,
+        end=lambda _: {"messages": [AIMessage("answer")]},
+    )
+
+
+@pytest.mark.parametrize("keeps", [2, 3])
+@pytest.mark.parametrize("durability", ["sync", "exit"])
+def test_a_call_that_another_run_keeps_when_it_summarises_keeps_its_result(keeps: int, durability: str) -> None:
+    def summarises(state: MessagesState) -> Any:
+        kept = state["messages"][-keeps:]
+        return {"messages": [RemoveMessage(id=REMOVE_ALL_MESSAGES), HumanMessage("summary"), *kept]}
+
+    buffer = SessionBuffer(default_user="u")
+    other = chained(buffer, sums=summarises, answers=lambda _: {"messages": [AIMessage("other answer")]})
+    history = buffer.history(session_id="t")
+    history.add_messages([HumanMessage("old"), AIMessage("older")])
+    ask(calls_while(buffer, lambda: ask(other, "other question", durability)), "question")
+    first = ["summary", *["question"][: keeps - 2]]
+    assert texts(history.messages) == [*first, "call", "result", "answer", "other question", "other answer"]
+
+
+def test_a_run_that_takes_its_question_back_does_not_speak_between_a_call_and_its_result() -> None:
+    buffer = SessionBuffer(default_user="u")
+    other = chained(
+        buffer,
+        forgets=lambda state: {"messages": [RemoveMessage(id=state["messages"][-1].id)]},
+        answers=lambda _: {"messages": [AIMessage("other answer")]},
+    )
+    ask(calls_while(buffer, lambda: ask(other, "other question")), "question")
+    assert texts(buffer.history(session_id="t").messages) == ["question", "call", "result", "answer", "other answer"]
+
+
+@pytest.mark.parametrize("size", [1, 500, 1_000, 2_000])
+def test_what_was_removed_meanwhile_does_not_come_back_where_bytes_are_short(size: int) -> None:
+    buffer = SessionBuffer(default_user="u", retention=Retention(max_bytes=size))
+    history = buffer.history(session_id="t")
+
+    def removes(state: MessagesState) -> Any:
+        history.add_messages([RemoveMessage(id=str(state["messages"][0].id))])
+        return {"messages": [AIMessage("removed")]}
+
+    graph = chained(
+        buffer,
+        thinks=lambda _: {"messages": [AIMessage("thinking " + "x" * 300)]},
+        removes=removes,
+        ends=lambda _: {"messages": [AIMessage("last")]},
+    )
+    ask(graph, "question")
+    assert "question" not in texts(history.messages)
+    assert texts(history.messages)[-1] == "last"
+
+
+@pytest.mark.parametrize("speaks", [True, False], ids=["a chain began", "a graph began"])
+@pytest.mark.parametrize("frequency", [2, 50])
+@pytest.mark.parametrize("late", [0, 1], ids=["first turn", "later turn"])
+def test_a_turn_over_a_delta_channel_loses_nothing_when_its_session_expires_under_it(
+    late: int, frequency: int, speaks: bool
+) -> None:
+    clock = Clock()
+    buffer = SessionBuffer(MemoryStorage(clock=clock), default_user="u", retention=Retention(idle_ttl=1_000))
+    turns: list[int] = []
+
+    channel = DeltaChannel(_messages_delta_reducer, snapshot_frequency=frequency)
+    state: Any = TypedDict("State", {"messages": Annotated[list[BaseMessage], channel]})  # type: ignore[misc]  # made here
+
+    def tool(_: Any) -> Any:
+        if len(turns) == late:
+            clock.advance(5_000)
+        turns.append(1)
+        return {"messages": [AIMessage("done")]}
+
+    graph = chained(buffer, state, model=lambda _: {"messages": [AIMessage("thinks")]}, tool=tool)
+    history = buffer.history(session_id="t")
+    if speaks:
+        history.add_messages([HumanMessage("hello"), AIMessage("hi")])
+    for turn in range(late + 1):
+        held = ask(graph, f"question {turn}")
+    assert texts(history.messages) == held
+
+
+def test_a_channel_that_did_not_change_is_stored_as_it_was_though_the_run_went_on() -> None:
+    saver = SessionBuffer(default_user="u").checkpointer()
+    joined = {"a"}
+    before = checkpoint(version=1)
+    before["channel_values"] = {"join": joined}
+    before["channel_versions"] = {"join": 1, "n": 1}
+    config = saver.put(CONFIG, before, {"step": 0}, {"join": 1, "n": 1})
+    after = checkpoint(version=1)
+    after["channel_values"] = {"join": joined, "n": 1}
+    after["channel_versions"] = {"join": 1, "n": 2}
+    joined.add("b")  # As a `NamedBarrierValue` does in the next step, which a put in the background may come behind.
+    saver.put(config, after, {"step": 1}, {"n": 2})
+    found = saver.get_tuple(CONFIG)
+    assert found is not None
+    assert found.checkpoint["channel_values"] == {"join": {"a"}, "n": 1}
+
+
+def test_of_a_failed_task_what_langgraph_keeps_of_its_error_is_kept() -> None:
+    def fails(_: MessagesState) -> Any:
+        raise ValueError("no")
+
+    buffer = SessionBuffer(default_user="u")
+    graph = chained(buffer, fails=fails)
+    with pytest.raises(ValueError, match="no"):
+        ask(graph, "question")
+    assert graph.get_state(CONFIG).tasks[0].error == "ValueError('no')"
