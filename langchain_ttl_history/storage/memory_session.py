@@ -164,6 +164,10 @@ class MemorySession:
             others = [each for each in self.lists.get(name, ()) if each[0] != entry.position]
             self.replace(name, sorted([*others, entry]))
             self.position = max(self.position, entry.position)
+        # What refers to others goes first: a signal's exception may come between any two steps.
+        for name, positions in change.trim.items():
+            kept = [entry for entry in self.lists.get(name, ()) if entry[0] not in positions]
+            self.replace(name, kept)
         if change.drop:
             self.sound = ()
         for name in change.drop:
@@ -172,9 +176,6 @@ class MemorySession:
                 self.bytes -= len(gone[0])
             if name in self.lists:
                 self.replace(name, [])
-        for name, positions in change.trim.items():
-            kept = [entry for entry in self.lists.get(name, ()) if entry[0] not in positions]
-            self.replace(name, kept)
         self.cost = self.bytes + _OVERHEAD * (1 + len(blobs) + len(self.weights))
 
     def weights_of(self, change: Change) -> dict[str, int]:

@@ -33,6 +33,8 @@ __all__ = ["SQLiteStorage"]
 _UNWIPED = "SELECT unwiped FROM state"
 # How many writes of a process go by what it remembers before one looks whether there is anything to free.
 _LOOKS = 64
+# Threads for event loops; of those that write one is at work, and others wait.
+_READERS, _WRITERS = 4, 2
 # After another process wrote to a session so many writes to it do not go by what is remembered.
 _CONTESTED = 32
 
@@ -70,7 +72,8 @@ class SQLiteStorage:
         self._clock = clock or time.time
         self._mirrors = Mirrors()
         self._writes = 0
-        self._threads = Threads()
+        # Apart, since writes may wait for those of other processes.
+        self._readers, self._writers = Threads(_READERS), Threads(_WRITERS)
         self._connections = Connections(self._path, durable=bool(durable), timeout=timeout)
         # What a process that was killed in the middle of a deletion left.
         self._connections.truncate(wait=False)
@@ -122,8 +125,8 @@ class SQLiteStorage:
 
     def write(self, key: SessionKey, change: Change) -> Outcome:
         """Change one session."""
-        self._connections.line_up()
         try:
+            self._connections.line_up()
             outcome = self._swapped(key, change)
             if outcome is not None:
                 return outcome
@@ -263,38 +266,39 @@ class SQLiteStorage:
 
     def close(self) -> None:
         """Close the file; what is kept in memory is gone."""
-        self._threads.close()
+        self._readers.close()
+        self._writers.close()
         self._connections.close()
 
     # Async twins
 
     async def aread(self, key: SessionKey, query: Query) -> Snapshot:
         """Async :meth:`read`."""
-        return await self._threads.run(self.read, key, query)
+        return await self._readers.run(self.read, key, query)
 
     async def awrite(self, key: SessionKey, change: Change) -> Outcome:
         """Async :meth:`write`."""
-        return await self._threads.run(self.write, key, change)
+        return await self._writers.run(self.write, key, change)
 
     async def adelete(self, user_id: str, session_id: str | None, tombstone_ttl: float) -> int:
         """Async :meth:`delete`."""
-        return await self._threads.run(self.delete, user_id, session_id, tombstone_ttl)
+        return await self._writers.run(self.delete, user_id, session_id, tombstone_ttl)
 
     async def asessions(self, user_id: str | None, after: str | None = None) -> tuple[list[SessionKey], str | None]:
         """Async :meth:`sessions`."""
-        return await self._threads.run(self.sessions, user_id, after)
+        return await self._readers.run(self.sessions, user_id, after)
 
     async def ausage(self) -> Usage:
         """Async :meth:`usage`."""
-        return await self._threads.run(self.usage)
+        return await self._readers.run(self.usage)
 
     async def asweep(self) -> int:
         """Async :meth:`sweep`."""
-        return await self._threads.run(self.sweep)
+        return await self._writers.run(self.sweep)
 
     async def aclose(self) -> None:
         """Async :meth:`close`."""
-        await self._threads.run(self._connections.close)
+        await self._writers.run(self._connections.close)
         self.close()
 
 
@@ -311,5 +315,9 @@ def _valid(path: object) -> str:
     text = os.fspath(path)
     if not isinstance(text, str) or not text or "\0" in text:
         raise ConfigurationError(f"path must name a file, not {path!r}")
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError as error:
+        raise ConfigurationError(f"path must name a file, not {path!r}: {error}") from error
     # A change of the working directory must not lead to another file.
     return text if text == MEMORY else str(Path(text).absolute())

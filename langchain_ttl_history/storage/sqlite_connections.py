@@ -46,7 +46,8 @@ class Connections:
         self._timeout = timeout
         self._in_memory = path == MEMORY
         self._idle: deque[sqlite3.Connection] = deque()
-        self._writer = threading.Lock()
+        # One that knows who holds it: a signal's exception may come between having it and saying so.
+        self._writer = threading.RLock()
         # Held to lend a connection, and while the process forks.
         self._lending = threading.Lock()
         self._lent_out: set[sqlite3.Connection] = set()
@@ -55,7 +56,11 @@ class Connections:
         if not self._in_memory:
             make_file(Path(path))
         watch(self)
-        self._give(self._patiently(lambda: self._open(first=True)))
+        first = self._patiently(lambda: open_connection(path, durable=durable, timeout=timeout, first=True))
+        # In memory a connection is all there is, so that none may be lost.
+        self._only = first if self._in_memory else None
+        self._file = None if self._in_memory else _identity(path)
+        self._give(first)
 
     # Forks
 
@@ -81,7 +86,7 @@ class Connections:
         if self._stands:
             self._writer.release()
         elif os.getpid() != self._parent:
-            self._writer = threading.Lock()  # Nobody is left to give it back.
+            self._writer = threading.RLock()  # Nobody is left to give it back.
         if os.getpid() != self._parent and self._lent_out:
             _inherited.extend(self._lent_out)
             self._lent_out = set()
@@ -99,18 +104,29 @@ class Connections:
         return self._patiently(lambda: self._transaction("BEGIN", work))
 
     def line_up(self) -> None:
-        """Wait for this process's turn to write, which ends with `leave`.
+        """Wait for this process's turn to write, which ends with `leave` however this ends.
 
         Raises:
-            StorageError: Another thread kept it for longer than the timeout.
+            StorageError: Another thread kept it for longer than the timeout, or the file is gone.
         """
         # Threads of one process wait in line here; SQLite would let them poll.
         if not self._writer.acquire(timeout=self._timeout):
             raise StorageError(f"{self.path} was being written to for more than {self._timeout:g} s") from None
+        self._check_file()
 
     def leave(self) -> None:
         """Let the next one write."""
-        self._writer.release()
+        # As `threading.Condition` asks it; who was interrupted may not know.
+        while self._writer._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001
+            self._writer.release()
+
+    def _check_file(self) -> None:
+        """Refuse to write to a file that others no longer find, where it would be lost."""
+        if self._file is not None and _identity(self.path) != self._file:
+            raise StorageError(
+                f"{self.path} is no longer the file that was opened: it was moved, deleted or replaced meanwhile; "
+                "put it back, or open the storage anew"
+            )
 
     def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Wait for a turn to write, and do some work within one transaction.
@@ -118,8 +134,8 @@ class Connections:
         Raises:
             StorageError: SQLite refused, or others kept writing for longer than the timeout.
         """
-        self.line_up()
         try:
+            self.line_up()
             return self.transact(work)
         finally:
             self.leave()
@@ -171,8 +187,11 @@ class Connections:
         """
         if not self._in_memory:
             return self._patiently(lambda: self._lent(work))
-        with self._writer:
+        try:
+            self.line_up()
             return self._patiently(lambda: self._lent(work))
+        finally:
+            self.leave()
 
     def truncate(self, *, wait: bool) -> bool:
         """Bring everything into the database and empty the file beside it; False if a reader was in the way."""
@@ -242,10 +261,15 @@ class Connections:
         if self._closed:
             raise StorageError(f"the storage on {self.path} is closed")
         with self._lending:
-            try:
-                connection = self._idle.pop()
-            except IndexError:
-                connection = self._open()
+            if self._only is not None:
+                self._idle.clear()
+                connection = self._only
+            else:
+                try:
+                    connection = self._idle.pop()
+                except IndexError:
+                    self._check_file()
+                    connection = open_connection(self.path, durable=self._durable, timeout=self._timeout)
             self._lent_out.add(connection)
         return connection
 
@@ -256,8 +280,14 @@ class Connections:
             self._idle.append(connection)
         self._lent_out.discard(connection)
 
-    def _open(self, *, first: bool = False) -> sqlite3.Connection:
-        return open_connection(self.path, durable=self._durable, timeout=self._timeout, first=first)
+
+def _identity(path: str) -> tuple[int, int] | None:
+    """Which file a path leads to; None if to none."""
+    try:
+        found = os.stat(path)  # noqa: PTH116  # every write asks, and a `Path` takes twice as long
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _close(idle: deque[sqlite3.Connection]) -> None:

@@ -16,8 +16,8 @@ _VACUUMED, _SWEPT_PAGES = 64, 2_000
 
 _EXPIRED = "SELECT generation FROM sessions WHERE deadline <= ? ORDER BY deadline LIMIT ?"
 _DELETE_ROWS = """
-    DELETE FROM segments WHERE generation = ?1 AND number IN (
-        SELECT number FROM segments WHERE generation = ?1 LIMIT ?2
+    DELETE FROM segments WHERE generation = :generation AND number IN (
+        SELECT number FROM segments WHERE generation = :generation LIMIT :rows
     )
 """
 _DELETE_TOMBSTONES = "DELETE FROM tombstones WHERE key IN (SELECT key FROM tombstones WHERE until <= ? LIMIT ?)"
@@ -30,7 +30,7 @@ def _expired(connection: sqlite3.Connection, now: float, sessions: int, rows: in
     found = connection.execute(_EXPIRED, (now, sessions)).fetchall()
     freed = 0
     for (generation,) in found:
-        deleted = connection.execute(_DELETE_ROWS, (generation, rows)).rowcount
+        deleted = connection.execute(_DELETE_ROWS, {"generation": generation, "rows": rows}).rowcount
         rows -= deleted
         if rows <= 0:
             return freed, True

@@ -28,7 +28,9 @@ def open_connection(path: str, *, durable: bool, timeout: float, first: bool = F
         StorageError: A newer version of this package wrote it.
     """
     # Each is lent to one thread at a time.
-    connection = sqlite3.connect(path, timeout=timeout, isolation_level=None, check_same_thread=False)
+    # SQLite would make a file that is gone anew, for everyone to read.
+    where = path if path == MEMORY else f"{Path(path).as_uri()}?mode=rw"
+    connection = sqlite3.connect(where, uri=True, timeout=timeout, isolation_level=None, check_same_thread=False)
     try:
         prepare(connection, durable=durable)
         if first and make(connection, path) not in ("wal", "memory"):
@@ -49,14 +51,17 @@ def make_file(path: Path) -> None:
         ConfigurationError: It is a folder, or in one that is not there.
         StorageError: The system refused.
     """
-    if path.is_dir():
-        raise ConfigurationError(f"{path} is a folder; name a file in it")
-    if not path.parent.is_dir():
-        raise ConfigurationError(f"there is no folder {path.parent} for {path.name}; make it first")
     with _making:
         try:
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+            # A link may lead to where nothing is yet.
+            real = path.resolve()
+            if real.is_dir():
+                raise ConfigurationError(f"{path} is a folder; name a file in it")
+            if not real.parent.is_dir():
+                raise ConfigurationError(f"there is no folder {real.parent} for {path.name}; make it first")
+            os.close(os.open(real, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         except FileExistsError:
             return
-        except OSError as error:
-            raise StorageError(f"{path}: {error.strerror}") from error
+        except (OSError, RuntimeError) as error:
+            # Before Python 3.13 links that lead to each other are a RuntimeError.
+            raise StorageError(f"{path}: {getattr(error, 'strerror', None) or error}") from error

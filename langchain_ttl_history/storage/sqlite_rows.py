@@ -19,12 +19,12 @@ __all__ = ["TO_READ", "TO_WRITE", "Look", "create", "key_of", "large", "load", "
 _LOOK = """
     SELECT fence, until, state.generation, state.unwiped, {},
         sessions.generation, created, renewed, deadline, idle, head
-    FROM state LEFT JOIN sessions ON sessions.key = ?1 LEFT JOIN tombstones ON tombstones.key = ?1 AND until > ?2
+    FROM state LEFT JOIN sessions ON sessions.key = :key LEFT JOIN tombstones ON tombstones.key = :key AND until > :now
 """
 TO_READ = _LOOK.format("0")
 # Also whether there is anything to free.
 TO_WRITE = _LOOK.format(
-    "EXISTS (SELECT 1 FROM sessions WHERE deadline <= ?2) OR EXISTS (SELECT 1 FROM tombstones WHERE until <= ?2)"
+    "EXISTS (SELECT 1 FROM sessions WHERE deadline <= :now) OR EXISTS (SELECT 1 FROM tombstones WHERE until <= :now)"
 )
 _CREATE = "INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _KEY = "INSERT INTO segments VALUES (?, 0, ?)"
@@ -51,7 +51,8 @@ class Look(NamedTuple):
 
 def look(connection: sqlite3.Connection, statement: str, name: bytes, now: float) -> Look:
     """Look at a session by its key's digest, with `TO_READ` or `TO_WRITE`."""
-    fence, until, newest, unwiped, litter, *found = connection.execute(statement, (name, now)).fetchone()
+    asked = connection.execute(statement, {"key": name, "now": now})
+    fence, until, newest, unwiped, litter, *found = asked.fetchone()
     row = None if found[0] is None else Row.stored(*found)
     live = None if row is None or row.is_over(now) else row
     return Look(fence or 0, until or 0.0, newest, unwiped, bool(litter), live)

@@ -13,13 +13,12 @@ __all__ = ["Threads"]
 
 T = TypeVar("T")
 
-_THREADS = 4
-
 
 class Threads:
-    """Runs functions beside event loops; starts when it is first used."""
+    """Runs functions beside event loops, so many at once; starts when it is first used."""
 
-    def __init__(self) -> None:
+    def __init__(self, count: int) -> None:
+        self._count = count
         self._executor: ThreadPoolExecutor | None = None
         self._pid = 0
         self._lock = Lock()
@@ -44,6 +43,6 @@ class Threads:
                 self._lock = Lock()
             with self._lock:
                 if self._executor is None or self._pid != os.getpid():
-                    self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="ttl-history-sqlite")
+                    self._executor = ThreadPoolExecutor(self._count, thread_name_prefix="ttl-history-sqlite")
                     self._pid = os.getpid()
         return self._executor

@@ -6,6 +6,7 @@ import gc
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -15,6 +16,7 @@ from langchain_ttl_history.storage import MemoryStorage
 from langchain_ttl_history.storage import memory as module
 from langchain_ttl_history.storage.base import Blob, Change, Guard, Lease, Query, Status, Storage, Usage
 from langchain_ttl_history.testing import Clock, StorageContract
+from tests.storage.interrupts import interrupted
 
 LEASE = Lease(100.0, None)
 
@@ -218,3 +220,24 @@ def test_appends_from_many_threads_all_arrive() -> None:
         thread.join()
     entries = storage.read(key(0), Query(("l",))).lists["l"]
     assert [entry.position for entry in entries] == list(range(1, 801))
+
+
+def test_a_write_that_is_interrupted_anywhere_leaves_nothing_that_refers_to_what_is_gone() -> None:
+    first = Change(LEASE, blobs={"m1": Blob(b"1"), "m2": Blob(b"2")}, append=[("l", b"", ("m1",)), ("l", b"", ("m2",))])
+    second = Change(
+        LEASE,
+        blobs={"m3": Blob(b"3")},
+        append=[("l", b"", ("m3",))],
+        drop=["m1"],
+        trim={"l": frozenset({1})},
+    )
+    step, done = 0, False
+    while not done:
+        storage = MemoryStorage()
+        storage.write(key(1), first)
+        done = not interrupted(partial(storage.write, key(1), second), step, "memory.py", "memory_session.py")
+        step += 1
+        found = storage.read(key(1), Query(outline=True))
+        assert {ref for entry in found.lists["l"] for ref in entry.refs} <= set(found.blobs)
+        assert storage.write(key(1), Change(LEASE, append=[("l", b"", ("m2",))])).status is Status.STORED
+    assert step > 20

@@ -11,6 +11,7 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from langchain_ttl_history.storage import sqlite_updates as updates
 from langchain_ttl_history.storage.base import Blob, Change, Entry, Guard, Lease, Query, Status, Storage
 from langchain_ttl_history.storage.sqlite_schema import FORMAT
 from langchain_ttl_history.testing import Clock, StorageContract
+from tests.storage.interrupts import interrupted
 from tests.storage.sqlite_cases import Opens, traces
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -269,6 +271,40 @@ def test_a_file_it_makes_is_its_owners_alone(opens: Opens, tmp_path: Path) -> No
     }
 
 
+def test_a_file_made_through_a_link_is_its_owners_alone(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link.db").symlink_to(tmp_path / "real" / "s.db")
+    storage = SQLiteStorage(tmp_path / "link.db")
+    storage.write(KEY, saying("hello"))
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "real").iterdir()} == {0o600}
+    storage.close()
+
+
+@pytest.mark.parametrize("how", ["deleted", "moved", "replaced"])
+def test_what_would_be_written_to_a_file_that_is_gone_is_refused(opens: Opens, tmp_path: Path, how: str) -> None:
+    storage, path = opens(), tmp_path / "s.db"
+    storage.write(KEY, saying("hello"))
+    if how == "deleted":
+        path.unlink()
+    else:
+        path.rename(tmp_path / "elsewhere.db")
+    if how == "replaced":
+        path.touch()
+    for _ in range(2):
+        with pytest.raises(StorageError, match="no longer the file"):
+            storage.write(KEY, saying("again"))
+    assert path.exists() == (how == "replaced")
+    if how == "moved":
+        (tmp_path / "elsewhere.db").rename(path)
+        assert storage.write(KEY, saying("again")).status is Status.STORED
+
+
+@pytest.mark.parametrize("name", ["n" * 300, "\ud800"], ids=["too long", "no name"])
+def test_a_name_the_system_refuses_is_said_so(tmp_path: Path, name: str) -> None:
+    with pytest.raises((StorageError, ConfigurationError)):
+        SQLiteStorage(f"{tmp_path}/{name}.db")
+
+
 def test_a_relative_path_stays_the_same_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     storage = SQLiteStorage("here.db")
@@ -476,12 +512,9 @@ def test_a_lock_held_for_too_long_is_an_error(opens: Opens, tmp_path: Path) -> N
 )
 def test_what_is_looked_up_is_found_by_an_index(opens: Opens, statement: str, index: str) -> None:
     connection = opens()._connections._take()
-    plan = [
-        row[3]
-        for row in connection.execute(
-            "EXPLAIN QUERY PLAN " + statement, [b"x"] * (2 if "?1" in statement else statement.count("?"))
-        )
-    ]
+    named = ":key" in statement
+    asked: Any = {"key": b"x", "now": 0.0} if named else [b"x"] * statement.count("?")
+    plan = [row[3] for row in connection.execute("EXPLAIN QUERY PLAN " + statement, asked)]
     connection.close()
     assert any(index in step for step in plan), plan
     # The one row of `state` is all that may be scanned.
@@ -508,6 +541,43 @@ def test_the_loop_is_not_blocked_while_a_write_waits(opens: Opens, tmp_path: Pat
 
     asyncio.run(main())
     other.close()
+
+
+def test_reads_of_a_loop_do_not_wait_for_its_writes(opens: Opens, tmp_path: Path) -> None:
+    storage = opens()
+    other = sqlite3.connect(tmp_path / "s.db", isolation_level=None, check_same_thread=False)
+
+    async def main() -> None:
+        other.execute("BEGIN IMMEDIATE")
+        writes = [asyncio.create_task(storage.awrite(KEY, saying("hello"))) for _ in range(10)]
+        await asyncio.sleep(0)
+        for _ in range(10):
+            await asyncio.wait_for(storage.aread(KEY, Query()), 5)
+        assert not any(write.done() for write in writes)
+        other.execute("ROLLBACK")
+        assert {(await write).status for write in writes} == {Status.STORED}
+
+    asyncio.run(main())
+    other.close()
+
+
+@pytest.mark.parametrize("path", ["s.db", ":memory:"])
+def test_a_call_that_is_interrupted_anywhere_leaves_the_storage_usable(path: str, tmp_path: Path) -> None:
+    storage = SQLiteStorage(path if path == ":memory:" else tmp_path / path, timeout=5)
+    storage.write(KEY, saying("first"))
+    storage.write(KEY, saying("second"))
+    for verb in (lambda: storage.write(KEY, saying("more")), lambda: storage.read(KEY, Query(("log",)))):
+        step = 0
+        while interrupted(verb, step, "sqlite_connections.py"):
+            step += 1
+            # It is that thread that goes on, and what it had it gives back by then.
+            assert storage.write(KEY, saying("mine")).status is Status.STORED
+            with ThreadPoolExecutor(1) as others:
+                assert others.submit(storage.write, KEY, saying("other")).result().status is Status.STORED
+        assert step > 10
+    said = [entry.payload for entry in storage.read(KEY, Query(("log",))).lists["log"]]
+    assert said[:2] == [b"first", b"second"]
+    storage.close()
 
 
 def test_one_storage_serves_several_loops(opens: Opens) -> None:
