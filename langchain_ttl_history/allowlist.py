@@ -56,9 +56,9 @@ class AllowList:
             return known
         if (module, name) not in self._safe and (module, name) not in self._classes:
             raise TypeNotAllowedError(
-                f"type {module}.{name} is not allow-listed. Name it in "
-                f"SessionBuffer(allow_types=[{name}]), or set LANGGRAPH_STRICT_MSGPACK=true, "
-                "with which LangGraph announces the types of a graph's state"
+                f"type {module}.{name} is not allow-listed. Name it in SessionBuffer(allow_types=[{name}]); "
+                "if a graph's state declares it, LANGGRAPH_STRICT_MSGPACK=true does as well, with which LangGraph "
+                "announces such types"
             )
         found: Any = importlib.import_module(module)
         for part in name.split("."):

@@ -13,6 +13,7 @@ from typing import Any
 
 import ormsgpack
 from langchain_core.messages import BaseMessage
+from langchain_core.messages.base import TextAccessor
 from langgraph.checkpoint.serde._msgpack import SAFE_MSGPACK_METHODS, SAFE_MSGPACK_TYPES
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
@@ -31,12 +32,13 @@ __all__ = ["Extensions", "refusal"]
 _MESSAGE, _TYPED, _TUPLE, _PAIRS, _OBJECT = 1, 2, 3, 7, 8
 _LANGGRAPH = JsonPlusSerializer()
 
-# LangGraph's own containers, besides the types its serializer calls safe.
+# LangGraph's own containers, and the text of a message, besides the types its serializer calls safe.
 _SAFE = SAFE_MSGPACK_TYPES | {
     ("langgraph.checkpoint.serde.types", "_DeltaSnapshot"),
     ("langgraph._internal._io", "AddableValuesDict"),
     ("langgraph.pregel._io", "AddableValuesDict"),
     ("collections", "OrderedDict"),
+    (TextAccessor.__module__, TextAccessor.__qualname__),
 }
 
 

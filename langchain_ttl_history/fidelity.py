@@ -49,8 +49,6 @@ def same(left: Any, right: Any) -> bool:
     kind = type(left)
     if left is right:
         return True
-    if isinstance(left, BaseException):
-        return bool(right == repr(left))  # What LangGraph keeps of an error.
     if kind is not type(right):
         return False
     if kind is float:

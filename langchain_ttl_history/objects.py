@@ -11,6 +11,7 @@ import dataclasses
 from collections import deque
 from datetime import datetime
 from enum import Enum
+from functools import cached_property
 from typing import Any
 
 from pydantic import BaseModel
@@ -19,7 +20,7 @@ from langchain_ttl_history.errors import CorruptRecordError
 
 __all__ = ["put_together", "taken_apart"]
 
-_FIELDS, _MODEL, _MADE, _ITEMS, _PLAIN, _FOLDED = range(6)
+_FIELDS, _MODEL, _MADE, _ITEMS, _PLAIN, _FOLDED, _BOUNDED = range(7)
 _BASES: tuple[Any, ...] = (str, int, float, bytes, list, dict)
 # Classes with slots that are neither dataclasses nor models.
 _SLOTTED = {("langgraph.types", "Send"): ("node", "arg", "timeout")}
@@ -44,7 +45,13 @@ def taken_apart(value: Any) -> list[Any] | None:
         return [_MODEL, parts]
     if dataclasses.is_dataclass(value):
         names = [field.name for field in dataclasses.fields(value) if hasattr(value, field.name)]
-        return [_FIELDS, {name: getattr(value, name) for name in names}]
+        # What stands beside the fields as well, but for what is worked out from them when it is asked for.
+        beside = [
+            name
+            for name in getattr(value, "__dict__", ())
+            if name not in names and not isinstance(getattr(kind, name, None), cached_property)
+        ]
+        return [_FIELDS, {name: getattr(value, name) for name in [*names, *beside]}]
     if isinstance(value, tuple):
         return [_MADE, list(value)] if hasattr(kind, "_make") else [_ITEMS, list(value)]
     if isinstance(value, (set, frozenset)):
@@ -53,7 +60,7 @@ def taken_apart(value: Any) -> list[Any] | None:
         # The second time a clock shows an hour; ISO 8601 does not tell it from the first.
         return [_FOLDED, [*value.timetuple()[:6], value.microsecond, value.tzinfo]]
     if kind is deque:
-        return [_ITEMS, list(value)] if value.maxlen is None else None
+        return [_ITEMS, list(value)] if value.maxlen is None else [_BOUNDED, [list(value), value.maxlen]]
     for base in _BASES:
         if isinstance(value, base) and kind is not base:
             return [_PLAIN, base(value)]
@@ -70,6 +77,8 @@ def put_together(cls: Any, how: int, state: Any) -> Any:
         return cls._make(state)
     if how in (_ITEMS, _PLAIN):
         return cls(state)
+    if how == _BOUNDED:
+        return cls(*state)
     if how == _FOLDED:
         return cls(*state, fold=1)
     made = cls.__new__(cls)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from langgraph.checkpoint.base import WRITES_IDX_MAP, writes_sort_key
-from langgraph.checkpoint.serde.types import INTERRUPT, RESUME
+from langgraph.checkpoint.serde.types import ERROR, INTERRUPT, RESUME
 
 from langchain_ttl_history.bodies import Base
 from langchain_ttl_history.codec import Codec
@@ -55,11 +55,16 @@ def encode_writes(
     """
     encoder = Values(codec, where, base, conversation)
     stored = [
-        [WRITES_IDX_MAP.get(channel, index), channel, encoder.encode(value, channel)]
+        [WRITES_IDX_MAP.get(channel, index), channel, encoder.encode(_kept(value, channel), channel)]
         for index, (channel, value) in enumerate(writes)
     ]
     payload = codec.seal(pack([_FORMAT, task_id, path, stored]))
     return payload, tuple(encoder.refs), encoder.blobs
+
+
+def _kept(value: Any, channel: str) -> Any:
+    """What is kept of a write: of the error that a task failed with what LangGraph's own savers keep of it."""
+    return repr(value) if channel == ERROR and isinstance(value, BaseException) else value
 
 
 @decoder("a pending write")

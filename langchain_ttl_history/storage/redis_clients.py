@@ -6,6 +6,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from importlib import import_module
+from inspect import signature
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -21,6 +22,8 @@ _CONNECTIONS = 50
 # How often and after how many seconds a request is sent again when its connection broke: a
 # connection that lay idle is often found closed.
 _RETRIES, _PAUSE, _LONGEST_PAUSE = 2, 0.02, 0.2
+# What the classes of each library are called.
+_NAMES = {"redis": "Redis", "valkey": "Valkey"}
 
 
 class _Scheme(NamedTuple):
@@ -136,10 +139,23 @@ class Made(Clients):
         self._lock = lock()
         self._client: Any = None
         self._async_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, Any] = WeakKeyDictionary()
+        refusals = (ValueError, TypeError, getattr(exceptions_of(self.library), f"{_NAMES[self.library]}Error"))
         try:
-            import_module(f"{self.library}.connection").parse_url(self._url)
-        except (ValueError, TypeError) as error:
+            self._check()
+        except refusals as error:
             raise ConfigurationError(f"{self!r} is no URL that {self.library} understands: {error}") from error
+
+    def _check(self) -> None:
+        """Read the URL as the clients will, which are made only when they are needed."""
+        module = import_module(f"{self.library}.connection")
+        if not self.is_cluster:
+            module.ConnectionPool.from_url(self._url).make_connection()
+            return
+        options = module.parse_url(self._url)
+        kind = options.pop("connection_class", module.Connection)
+        made = getattr(import_module(f"{self.library}.asyncio.cluster"), f"{_NAMES[self.library]}Cluster")
+        known = signature(made.__init__).parameters
+        kind(**{name: value for name, value in options.items() if name not in known})
 
     def __repr__(self) -> str:
         # What stands before the @ is a secret.
@@ -180,7 +196,7 @@ class Made(Clients):
     def _make(self, *, asynchronous: bool) -> Any:
         inner = ".asyncio" if asynchronous else ""
         module = import_module(f"{self.library}{inner}{'.cluster' * self.is_cluster}")
-        made = getattr(module, ("Redis" if self.library == "redis" else "Valkey") + "Cluster" * self.is_cluster)
+        made = getattr(module, _NAMES[self.library] + "Cluster" * self.is_cluster)
         retry = import_module(f"{self.library}{inner}.retry").Retry
         errors = import_module(f"{self.library}.exceptions")
         backoff = import_module(f"{self.library}.backoff").ExponentialBackoff(_LONGEST_PAUSE, _PAUSE)

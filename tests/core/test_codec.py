@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+from langchain_core.messages.base import TextAccessor
 from pydantic import BaseModel
 
 from langchain_ttl_history.bodies import Base, decode_bodies, encode_bodies
@@ -178,7 +179,8 @@ def test_a_value_of_a_learning_codec_comes_out_as_it_went_in(value: Any) -> None
         Decimal("1.10"), date(1, 1, 1),
         datetime(2024, 1, 1, tzinfo=timezone(timedelta(minutes=-330))), timedelta(microseconds=-1), time(23, 59),
         Ticket(1, Point(Frozen((1,)), {2**70})), Model(held=(b"x",)), Name("n"), Count(3), UUID(int=7), {},
-        [], (), set(), "", b"", 0, False, None, deque([1, (2,)]), {"a": {2**70: ("\ud800", math.nan)}},
+        [], (), set(), "", b"", 0, False, None, deque([1, (2,)]), deque([1, (2,)], 3),
+        TextAccessor("text"), {"a": {2**70: ("\ud800", math.nan)}},
     ],
     ids=lambda value: type(value).__name__,
 )  # fmt: skip
@@ -193,6 +195,12 @@ def test_what_an_object_holds_keeps_its_type(codec: Codec, made: Callable[[Any],
     assert exactly(codec.loads(codec.dumps(value, "here")), value)
 
 
+def test_what_an_object_holds_beside_its_fields_comes_back_as_well(codec: Codec) -> None:
+    value = Ticket(1)
+    value.__dict__["beside"] = (2,)
+    assert vars(codec.loads(codec.dumps(value, "here"))) == {**vars(Ticket(1)), "beside": (2,)}
+
+
 def test_an_unknown_type_is_refused_by_name_and_place() -> None:
     with pytest.raises(TypeNotAllowedError, match=r"at this place.*Ticket"):
         Codec().dumps([Ticket(1)], "at this place")
@@ -202,7 +210,9 @@ def test_an_unknown_type_is_refused_by_name_and_place() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [lambda: 1, object, open, iter([]), (each for each in ()), Codec()], ids=lambda value: type(value).__name__
+    "value",
+    [lambda: 1, object, open, iter([]), (each for each in ()), Codec(), ValueError("x")],
+    ids=lambda value: type(value).__name__,
 )
 def test_what_would_not_come_back_is_refused(value: Any) -> None:
     with pytest.raises(TypeNotAllowedError, match="here"):
