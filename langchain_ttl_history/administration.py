@@ -125,7 +125,9 @@ class Administration:
             return valid_id("user_id", user_id)
         if self._default_user is None:
             raise MissingUserError(
-                "no user is named: pass user_id, or make the buffer with SessionBuffer(default_user=...)"
+                "no user is named: pass user_id, which RunnableWithMessageHistory does with "
+                "history_factory_config=buffer.history_factory_config, or make the buffer with "
+                "SessionBuffer(default_user=...)"
             )
         return self._default_user
 

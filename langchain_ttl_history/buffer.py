@@ -13,7 +13,7 @@ from langchain_core.runnables import ConfigurableFieldSpec, RunnableConfig
 
 from langchain_ttl_history.administration import Administration
 from langchain_ttl_history.checkpointer import TTLCheckpointSaver
-from langchain_ttl_history.codec import Codec
+from langchain_ttl_history.codec import Codec, check_serde
 from langchain_ttl_history.display import buffer_card
 from langchain_ttl_history.errors import ConfigurationError
 from langchain_ttl_history.keys import valid_id
@@ -66,6 +66,7 @@ class SessionBuffer(Administration):
             raise ConfigurationError(f"retention must be a Retention, not {retention!r}")
         self._retention = retention or Retention()
         self._default_user = None if default_user is None else valid_id("default_user", default_user)
+        check_serde(serde)
         codec = Codec(allowed=_classes(allow_types), learning=self._storage.private, cipher=serde)
         self._sessions = Sessions(codec, self._retention, self._storage.slack)
         self._tombstone_ttl = max(_DAY, self._retention.idle_seconds or _DAY)
@@ -201,6 +202,8 @@ class SessionBuffer(Administration):
 
 
 def _classes(allow_types: Iterable[type]) -> Sequence[type]:
+    if isinstance(allow_types, type) or not isinstance(allow_types, Iterable):
+        raise ConfigurationError(f"allow_types takes a list of classes, not {allow_types!r}")
     classes = list(allow_types)
     for each in classes:
         if not isinstance(each, type):

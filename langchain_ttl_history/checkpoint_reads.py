@@ -126,12 +126,15 @@ class CheckpointReads:
     def load(self, key: SessionKey, ns: str, id: str | None, lease: Lease | None) -> Flow[Loaded | None]:
         """The latest checkpoint of a namespace, or the one of this id; None if there is none.
 
-        With a lease it is a use, and a run may start with it, so that its token is added.
+        With a lease it is a use, and a run may start with it, so that its token is added. Without one it is a step of
+        a listing, which has found out what is shown.
         """
         if ns:
             return (yield from self._load_sub(key, ns, id, lease))
         head = head_name("")
-        names = (head,) if id is None else (head, _c("", id), _w("", id), INDEX)
+        names: tuple[str, ...] = (head,)
+        if id is not None:
+            names += (_c("", id), _w("", id), *((INDEX,) if lease is not None else ()))
         limits = {} if lease is None else self.sessions.limits
         recall = self.sessions.recall(key)
         query = Query(names, _FOLLOW, (LOG, head), lease, outline_over=limits, known=recall.known)
@@ -146,7 +149,7 @@ class CheckpointReads:
                 found = self._first(key, view)
         elif id is None or id == view.head_id:
             found = self._latest(key, view, view.record, view.head_id)
-        elif self._is_shown(snapshot, id):
+        elif lease is None or self._is_shown(snapshot, id):
             found = self._older(snapshot, id)
         if found is None:
             return None

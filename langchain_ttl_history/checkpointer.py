@@ -24,7 +24,7 @@ from langchain_ttl_history.arrivals import Arrivals
 from langchain_ttl_history.checkpoint_reads import CheckpointReads, Loaded
 from langchain_ttl_history.checkpoint_writes import CheckpointWrites, Put
 from langchain_ttl_history.checkpoints import checkpoint_name
-from langchain_ttl_history.codec import Codec, Serializer
+from langchain_ttl_history.codec import Codec, Serializer, check_serde
 from langchain_ttl_history.delta_channels import delta_history
 from langchain_ttl_history.errors import ConfigurationError
 from langchain_ttl_history.flow import Flow, arun, every_key, run
@@ -67,6 +67,7 @@ class TTLCheckpointSaver(WholeThreads, BaseCheckpointSaver[Any]):
         for name, value in (("user_key", user_key), ("messages_key", messages_key)):
             if type(value) is not str or not value:
                 raise ConfigurationError(f"{name} must be a name, not {value!r}")
+        check_serde(serde)
         if serde is None:
             # LangGraph announces a graph's types only to a serializer that is strict.
             self.serde = _STRICT

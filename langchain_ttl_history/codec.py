@@ -15,7 +15,7 @@ from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
 from langchain_ttl_history.allowlist import TypeName
-from langchain_ttl_history.errors import CorruptRecordError, TypeNotAllowedError
+from langchain_ttl_history.errors import ConfigurationError, CorruptRecordError, TypeNotAllowedError
 from langchain_ttl_history.extensions import Extensions, refusal
 from langchain_ttl_history.fidelity import same, spelled
 from langchain_ttl_history.messages import image_of, images_of, joined, messages_of, pack_message, pack_plain
@@ -25,6 +25,7 @@ from langchain_ttl_history.records import KEYS, pack, unpack, whole
 __all__ = [
     "Codec",
     "Serializer",
+    "check_serde",
     "delta_snapshot",
     "is_snapshot",
     "joined",
@@ -218,6 +219,18 @@ class Codec:
                 raise TypeNotAllowedError(f"{where}: {cause}") from problem
             cause = cause.__cause__ or cause.__context__
         raise TypeNotAllowedError(f"{where}: {refusal(value)}") from problem
+
+
+def check_serde(serde: object) -> None:
+    """Refuse what is no serializer.
+
+    Raises:
+        ConfigurationError: It has not the methods of one.
+    """
+    if serde is not None and not (hasattr(serde, "dumps_typed") and hasattr(serde, "loads_typed")):
+        raise ConfigurationError(
+            f"serde must have dumps_typed and loads_typed, as JsonPlusSerializer has, not {serde!r}"
+        )
 
 
 def delta_snapshot(value: Any) -> Any:

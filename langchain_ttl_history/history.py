@@ -8,9 +8,10 @@ from langchain_core.chat_history import BaseChatMessageHistory
 from langchain_core.messages import BaseMessage, SystemMessage
 
 from langchain_ttl_history.display import Portrait, history_card
+from langchain_ttl_history.errors import TypeNotAllowedError
 from langchain_ttl_history.flow import arun, run
 from langchain_ttl_history.history_writes import add, replace
-from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.sessions import Sessions, Turn
 from langchain_ttl_history.storage.base import Storage
 
@@ -101,23 +102,31 @@ class TTLChatMessageHistory(BaseChatMessageHistory):
             StorageError: The storage could not be reached.
         """
         turn, self._turn = self._turn, None
-        run(self._storage, add(self._sessions, self._key, list(messages), turn))
+        run(self._storage, add(self._sessions, self._key, messages, turn))
 
     async def aadd_messages(self, messages: Sequence[BaseMessage]) -> None:
         """Async :meth:`add_messages`."""
         turn, self._turn = self._turn, None
-        await arun(self._storage, add(self._sessions, self._key, list(messages), turn))
+        await arun(self._storage, add(self._sessions, self._key, messages, turn))
 
     def add_system_message(self, text: str) -> None:
         """Append a system message, an event say, without calling a model.
 
         The next turn sees it, through whichever door.
+
+        Raises:
+            TypeNotAllowedError: It is no text.
         """
-        self.add_messages([SystemMessage(text)])
+        self.add_messages([self._event(text)])
 
     async def aadd_system_message(self, text: str) -> None:
         """Async :meth:`add_system_message`."""
-        await self.aadd_messages([SystemMessage(text)])
+        await self.aadd_messages([self._event(text)])
+
+    def _event(self, text: object) -> SystemMessage:
+        if not isinstance(text, (str, list)):
+            raise TypeNotAllowedError(f"{label(self._key)}: a system message is text, not {text!r}")
+        return SystemMessage(text)
 
     def clear(self) -> None:
         """Delete the session, checkpoints included."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 from uuid import UUID
 
 from langchain_core.messages import (
@@ -32,13 +33,13 @@ REMOVE_ALL_MESSAGES = "__remove_all__"
 """The id LangGraph gives a `RemoveMessage` that removes everything."""
 
 
-def add(sessions: Sessions, key: SessionKey, messages: Sequence[BaseMessage], turn: Turn | None = None) -> Flow[None]:
+def add(sessions: Sessions, key: SessionKey, given: Sequence[BaseMessage], turn: Turn | None = None) -> Flow[None]:
     """Append or update messages, honouring `RemoveMessage`, as one run.
 
     Args:
         sessions: What sessions have in common.
         key: The session.
-        messages: What is said.
+        given: What is said.
         turn: What the run was shown, if it is a turn that began with a read.
 
     Raises:
@@ -46,6 +47,7 @@ def add(sessions: Sessions, key: SessionKey, messages: Sequence[BaseMessage], tu
         SessionDeletedError: The session this continues was deleted.
     """
     guard = Guard() if turn is None else Guard(turn.generation)
+    messages = _listed(given, key)
     if turn is not None:
         messages = _said(messages, turn)
     ready = [_ready(message, key) for message in messages]
@@ -82,7 +84,7 @@ def replace(sessions: Sessions, key: SessionKey, messages: Sequence[BaseMessage]
         SessionDeletedError: The session this continues was deleted.
     """
     ready: dict[str | None, BaseMessage] = {}
-    for message in [_ready(each, key) for each in messages]:
+    for message in [_ready(each, key) for each in _listed(messages, key)]:
         if not isinstance(message, RemoveMessage):
             ready[message.id] = message
         elif message.id == REMOVE_ALL_MESSAGES:
@@ -121,6 +123,19 @@ def _log(sessions: Sessions, key: SessionKey, delta: Delta, blobs: Mapping[str, 
     return True
 
 
+def _listed(messages: object, key: SessionKey) -> list[Any]:
+    """Messages as a list.
+
+    Raises:
+        TypeNotAllowedError: They are not several.
+    """
+    if isinstance(messages, (str, BaseMessage)) or not isinstance(messages, Iterable):
+        raise TypeNotAllowedError(
+            f"{label(key)}: {messages!r} of type {type(messages).__name__} is no list of messages; pass [message]"
+        )
+    return list(messages)
+
+
 def _ready(message: object, key: SessionKey) -> BaseMessage:
     """A message as it is stored: whole, not a chunk, and with an id of its own."""
     if not isinstance(message, BaseMessage):
@@ -135,14 +150,14 @@ def _ready(message: object, key: SessionKey) -> BaseMessage:
     return message
 
 
-def _said(messages: Sequence[BaseMessage], turn: Turn) -> list[BaseMessage]:
+def _said(messages: Sequence[Any], turn: Turn) -> list[Any]:
     """What a turn adds to what it was shown.
 
     A runnable that is a whole agent gives back the history it was shown, and its input once
     more, by now with an id.
     """
     shown = {message.id: message for message in turn.messages}
-    said: list[BaseMessage] = []
+    said: list[Any] = []
     for place, message in enumerate(messages):
         id = getattr(message, "id", None)
         if id:

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from langchain_ttl_history.errors import ConfigurationError
 
-__all__ = ["MAX_ID_BYTES", "SessionKey", "label", "valid_id"]
+__all__ = ["MAX_ID_BYTES", "SessionKey", "label", "user_digest", "valid_id"]
 
 MAX_ID_BYTES = 512
 """The longest user or session id, in UTF-8 bytes."""
@@ -39,6 +39,11 @@ class SessionKey(NamedTuple):
         user, session = (part.encode("utf-8", "surrogatepass") for part in (self.user_id, self.session_id))
         encoded = len(user).to_bytes(4, "big") + user + session
         return hashlib.blake2b(encoded, digest_size=16).hexdigest()
+
+
+def user_digest(user_id: str) -> str:
+    """A fixed-length name of a user that does not tell who it is, and is no session's."""
+    return hashlib.blake2b(user_id.encode("utf-8", "surrogatepass"), digest_size=15).hexdigest()
 
 
 @lru_cache(maxsize=1024)

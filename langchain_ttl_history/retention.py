@@ -92,11 +92,15 @@ def seconds(name: str, value: object) -> float | None:
         value = value.total_seconds()
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ConfigurationError(f"{name} must be seconds, a timedelta, or None for unbounded, not {value!r}")
-    if not math.isfinite(value) or value <= 0:
+    try:
+        found = float(value)
+    except OverflowError:
+        found = math.inf
+    if not math.isfinite(found) or found <= 0:
         raise ConfigurationError(
             f"{name} must be more than 0 seconds and finite, not {value!r}; use None for unbounded"
         )
-    return float(value)
+    return found
 
 
 def _check_count(name: str, value: object) -> None:

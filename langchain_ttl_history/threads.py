@@ -92,8 +92,13 @@ class Threads:
             ConfigurationError: It names no thread, or another user than the bound one.
             MissingUserError: It names no user.
         """
-        configurable = config.get("configurable") or {}
-        thread_id = configurable.get("thread_id")
+        try:
+            configurable = config.get("configurable") or {}
+            thread_id = configurable.get("thread_id")
+        except AttributeError:
+            raise ConfigurationError(
+                f"a config is a mapping that has another in 'configurable', not {config!r}"
+            ) from None
         if thread_id is None:
             raise ConfigurationError(
                 "config['configurable'] has no 'thread_id'; buffer.config(user_id, session_id) makes such a config"

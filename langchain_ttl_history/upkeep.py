@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 
 from langchain_ttl_history.checkpoints import checkpoint_name, decode_record
 from langchain_ttl_history.conversation import LOG, deltas_of
-from langchain_ttl_history.errors import ConfigurationError
+from langchain_ttl_history.errors import ConfigurationError, StorageError
 from langchain_ttl_history.flow import Flow, Read, Write, every_key
 from langchain_ttl_history.index import INDEX, SUBS, Line, lines_of
 from langchain_ttl_history.keeping import keep_only, latest_lines
@@ -21,7 +21,11 @@ _ATTEMPTS = 10
 
 
 def keep_latest(sessions: Sessions, key: SessionKey) -> Flow[None]:
-    """Keep the newest checkpoint of each namespace only."""
+    """Keep the newest checkpoint of each namespace only.
+
+    Raises:
+        StorageError: Others kept writing to the session.
+    """
     for _ in range(_ATTEMPTS):
         snapshot: Snapshot = yield Read(key, Query(outline=True))
         if not snapshot.generation:
@@ -30,10 +34,15 @@ def keep_latest(sessions: Sessions, key: SessionKey) -> Flow[None]:
         outcome: Outcome = yield Write(key, change)
         if outcome.status not in (Status.MOVED, Status.MISSING):
             return
+    raise _overtaken(key)
 
 
 def forget_runs(sessions: Sessions, user_id: str, run_ids: Iterable[object]) -> Flow[None]:
-    """Drop the checkpoints of these runs in a user's sessions, what ran under them, and what they said."""
+    """Drop the checkpoints of these runs in a user's sessions, what ran under them, and what they said.
+
+    Raises:
+        StorageError: Others kept writing to one of them.
+    """
     wanted = {str(run_id) for run_id in run_ids}
     keys = yield from every_key(user_id)
     for key in keys:
@@ -59,6 +68,7 @@ def _forget_in(sessions: Sessions, key: SessionKey, run_ids: Collection[str]) ->
         outcome: Outcome = yield Write(key, change)
         if outcome.status not in (Status.MOVED, Status.MISSING):
             return
+    raise _overtaken(key)
 
 
 def copy(sessions: Sessions, source: SessionKey, target: SessionKey) -> Flow[None]:
@@ -79,6 +89,10 @@ def copy(sessions: Sessions, source: SessionKey, target: SessionKey) -> Flow[Non
     outcome: Outcome = yield Write(target, change)
     if outcome.status is Status.MOVED:
         raise ConfigurationError(f"{label(target)} exists already; delete it first, or copy to another thread")
+
+
+def _overtaken(key: SessionKey) -> StorageError:
+    return StorageError(f"{label(key)}: others kept writing to it, and nothing was dropped; try again")
 
 
 def _lines(snapshot: Snapshot) -> list[Line]:

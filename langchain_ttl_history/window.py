@@ -14,6 +14,8 @@ from functools import lru_cache
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 
+from langchain_ttl_history.errors import ConfigurationError
+
 __all__ = ["Caps", "callers", "calls_of", "cut", "ends_open", "simple_start", "visible", "without_open_group"]
 
 
@@ -199,6 +201,9 @@ def _fitter(messages: Sequence[BaseMessage], caps: Caps, sizes: Sequence[int] | 
             return False
         if caps.tokens is None or caps.token_counter is None:
             return True
-        return caps.token_counter([messages[position] for position in positions]) <= caps.tokens
+        count: object = caps.token_counter([messages[position] for position in positions])
+        if not isinstance(count, (int, float)):
+            raise ConfigurationError(f"token_counter={caps.token_counter!r} must give a number, not {count!r}")
+        return count <= caps.tokens
 
     return fits

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 
 from langchain_ttl_history.errors import ConfigurationError
 from langchain_ttl_history.forks import lock
-from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.keys import SessionKey, user_digest
 from langchain_ttl_history.storage.base import (
     KEEP,
     Change,
@@ -143,8 +143,13 @@ class MemoryStorage:
             for key in keys:
                 if key in self._sessions:
                     self._remove(key)
-                self._tombstones[key.digest] = (self._generation, now + tombstone_ttl)
-                self._tombstones.move_to_end(key.digest)
+            digests = [key.digest for key in keys]
+            if session_id is None:
+                # Of sessions that are over, and forgotten, turns may still run.
+                digests.append(user_digest(user_id))
+            for digest in digests:
+                self._tombstones[digest] = (self._generation, now + tombstone_ttl)
+                self._tombstones.move_to_end(digest)
             self._free_tombstones(now)
             return len(live)
 
@@ -245,8 +250,8 @@ class MemoryStorage:
     def _fence(self, key: SessionKey, now: float) -> int:
         if not self._tombstones:
             return 0
-        fence, until = self._tombstones.get(key.digest, (0, now))
-        return fence if now < until else 0
+        stones = (self._tombstones.get(digest, (0, now)) for digest in (key.digest, user_digest(key.user_id)))
+        return max(fence if now < until else 0 for fence, until in stones)
 
     def _free_tombstones(self, now: float) -> None:
         while self._tombstones:

@@ -69,13 +69,10 @@ class RedisStorage:
         if self._clients.is_cluster:
             # A node may be gone, and another take its place.
             self._unsettled += (errors.ConnectionError,)
-        elif hasattr(errors, "MaxConnectionsError"):
-            # All connections of the client are taken; one will be free.
-            self._unsettled += (errors.MaxConnectionsError,)
         # Of all else that a driver raises, the cluster's own error alone stands outside its tree. What was closed by
         # another thread in the middle of a request raises a ValueError.
-        outside = (getattr(errors, f"{name}ClusterException"), OSError, ValueError)
-        self._failures = (getattr(errors, f"{name}Error"), *outside, *self._unsettled)
+        self._drivers = (getattr(errors, f"{name}Error"), getattr(errors, f"{name}ClusterException"))
+        self._failures = (*self._drivers, OSError, ValueError, *self._unsettled)
         self._no_script = errors.NoScriptError
         self._batches: WeakKeyDictionary[asyncio.AbstractEventLoop, Batches] = WeakKeyDictionary()
         self._settings = Settings(Keys(prefix), References(), Mirrors(), clock)
@@ -199,21 +196,30 @@ class RedisStorage:
         """Raise, unless it may go better in a moment; a request that is sent again is not done twice."""
         if isinstance(error, ConfigurationError):
             raise error  # It is a ValueError, too.
-        if not isinstance(error, self._unsettled) or time.monotonic() > until:
+        # All connections of the client may be taken; one will be free.
+        may_pass = isinstance(error, self._unsettled) or "Too many connections" in str(error)
+        if not may_pass or time.monotonic() > until:
             raise StorageError(f"Redis did not answer: {type(error).__name__}: {error}") from error
 
     def _send(self, request: Eval | Scan) -> Any:
         client = self._clients.client()
-        if isinstance(request, Scan):
-            nodes = _primaries(client)
-            node, command = request.start(nodes)
-            at = client if node is None else client.get_redis_connection(nodes[node])
-            return request.end(nodes, node, at.execute_command(*command, **NEVER_DECODE))
         try:
-            return client.execute_command(*request.by_sha, **NEVER_DECODE)
-        except self._no_script:
-            # The server was restarted, or is another one by now.
-            return client.execute_command(*request.by_source, **NEVER_DECODE)
+            if isinstance(request, Scan):
+                nodes = _primaries(client)
+                node, command = request.start(nodes)
+                at = client if node is None else client.get_redis_connection(nodes[node])
+                return request.end(nodes, node, at.execute_command(*command, **NEVER_DECODE))
+            try:
+                return client.execute_command(*request.by_sha, **NEVER_DECODE)
+            except self._no_script:
+                # The server was restarted, or is another one by now.
+                return client.execute_command(*request.by_source, **NEVER_DECODE)
+        except self._drivers:
+            raise
+        except BaseException:
+            # A signal's perhaps, which can come between a request and its answer: the next one would get that answer.
+            self._clients.drop_idle(client)
+            raise
 
     async def _asend(self, request: Eval | Scan) -> Any:
         client = self._clients.async_client()

@@ -18,8 +18,9 @@ __all__ = ["NEVER_DECODE", "Batches", "Command"]
 NEVER_DECODE = {"NEVER_DECODE": True}
 """The option by which replies are bytes, whatever the client does with those of others."""
 
-# So much a batch takes: all of its requests are answered with the last, and fail if its connection breaks.
-_REQUESTS, _BYTES = 64, 64 * 1024
+# So much a batch takes: all of its requests are answered with the last, and fail if its connection breaks. A session
+# remembers the requests of a few batches; see `numbers.lua`.
+_REQUESTS, _BYTES = 32, 64 * 1024
 
 Command = Sequence["str | bytes | int"]
 """The name of a command and its arguments."""

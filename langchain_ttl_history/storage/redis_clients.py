@@ -57,6 +57,15 @@ class Clients(ABC):
     def async_client(self) -> Any:
         """The async client of the running loop."""
 
+    def drop_idle(self, client: Any) -> None:
+        """Close what no thread uses of a sync client's connections: one may have an answer that nobody read."""
+        nodes = client.get_nodes() if self.is_cluster else ()
+        for each in [getattr(node, f"{self.library}_connection") for node in nodes] or [client]:
+            if each is not None:
+                each.connection_pool.disconnect(False)
+                if each.connection is not None:
+                    each.connection.disconnect()
+
     @abstractmethod
     def close(self) -> None:
         """Close the sync client, if it was made here."""
@@ -164,10 +173,16 @@ class Made(Clients):
 
     def client(self) -> Any:
         """The sync client."""
+        client = self._client
+        if client is not None:
+            return client
+        # Without the lock, for which event loops would wait: a client of a cluster connects at once.
+        made = self._make(asynchronous=False)
         with self._lock:
-            if self._client is None:
-                self._client = self._make(asynchronous=False)
-            return self._client
+            client = self._client = made if self._client is None else self._client
+        if client is not made:
+            made.close()
+        return client
 
     def async_client(self) -> Any:
         """The async client of the running loop."""

@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from langchain_ttl_history.errors import ConfigurationError
-from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.keys import SessionKey, user_digest
 from langchain_ttl_history.storage import sqlite_freeing as freeing
 from langchain_ttl_history.storage import sqlite_listing as listing
 from langchain_ttl_history.storage.base import Change, Outcome, Query, Snapshot, Usage
@@ -85,31 +85,38 @@ class SQLiteStorage:
 
     def read(self, key: SessionKey, query: Query) -> Snapshot:
         """Read parts of one session."""
-        name = _name_of(key)
+        name, user = _name_of(key), _name_of_user(key.user_id)
         now = self._clock()
-        seen = self._connections.outside(lambda connection: look(connection, TO_READ, name, now))
+        seen = self._connections.outside(lambda connection: look(connection, TO_READ, name, user, now))
         row = seen.row
         if row is None:
             return Snapshot(now, seen.fence)
         if query.lease is not None and row.is_due(now, query.lease):
             snapshot, mirror = self._connections.write(
-                lambda connection: self._read(connection, key, name, query, writing=True)
+                lambda connection: self._read(connection, key, name, user, query, writing=True)
             )
         else:
             known = self._mirrors.answer(key, row, query, now, seen.fence)
             if known is not None:
                 return known
-            snapshot, mirror = self._connections.read(lambda connection: self._read(connection, key, name, query))
+            snapshot, mirror = self._connections.read(lambda connection: self._read(connection, key, name, user, query))
         if mirror is not None:
             self._mirrors.put(key, mirror)
         return snapshot
 
     def _read(
-        self, connection: sqlite3.Connection, key: SessionKey, name: bytes, query: Query, *, writing: bool = False
+        self,
+        connection: sqlite3.Connection,
+        key: SessionKey,
+        name: bytes,
+        user: bytes,
+        query: Query,
+        *,
+        writing: bool = False,
     ) -> tuple[Snapshot, Mirror | None]:
         """Read parts of one session, and learn what is not remembered of it."""
         now = self._clock()
-        seen = look(connection, TO_READ, name, now)
+        seen = look(connection, TO_READ, name, user, now)
         if seen.row is None:
             return Snapshot(now, seen.fence), None
         mirror = load(connection, seen.row, self._mirrors.take(key))
@@ -173,8 +180,8 @@ class SQLiteStorage:
         self, connection: sqlite3.Connection, key: SessionKey, name: bytes, change: Change
     ) -> tuple[Outcome, int, Mirror | None]:
         """Change one session, whatever this process remembers of it. Returns also which deletion is to be wiped."""
-        now = self._clock()
-        seen = look(connection, TO_WRITE, name, now)
+        now, user = self._clock(), _name_of_user(key.user_id)
+        seen = look(connection, TO_WRITE, name, user, now)
         mirror = self._mirrors.take(key)
         if seen.row is None:
             mirror = None
@@ -213,7 +220,8 @@ class SQLiteStorage:
             else:
                 chosen = "key", _name_of(SessionKey(user_id, session_id))
             live, gone = freeing.chosen(connection, *chosen, now)
-            keys = [chosen[1]] if session_id is not None else [key for _, key in gone]
+            # Of a user's sessions that are over, and forgotten, turns may still run.
+            keys = [chosen[1]] if session_id is not None else [*(key for _, key in gone), _name_of_user(user_id)]
             tombstones = [(key, fence, now + tombstone_ttl) for key in keys]
             connection.executemany("INSERT OR REPLACE INTO tombstones VALUES (?, ?, ?)", tombstones)
             freeing.some(connection, now)
@@ -306,6 +314,12 @@ class SQLiteStorage:
 def _name_of(key: SessionKey) -> bytes:
     """What stands for a session's key in its row."""
     return bytes.fromhex(key.digest)
+
+
+@lru_cache(maxsize=1024)
+def _name_of_user(user_id: str) -> bytes:
+    """What stands for a user among tombstones."""
+    return bytes.fromhex(user_digest(user_id))
 
 
 def _valid(path: object) -> str:

@@ -17,9 +17,11 @@ from langchain_ttl_history.storage.sqlite_tail import Tail, closed, content, ope
 __all__ = ["TO_READ", "TO_WRITE", "Look", "create", "key_of", "large", "load", "look"]
 
 _LOOK = """
-    SELECT fence, until, state.generation, state.unwiped, {},
+    SELECT stones.fence, stones.until, state.generation, state.unwiped, {},
         sessions.generation, created, renewed, deadline, idle, head
-    FROM state LEFT JOIN sessions ON sessions.key = :key LEFT JOIN tombstones ON tombstones.key = :key AND until > :now
+    FROM state LEFT JOIN sessions ON sessions.key = :key, (
+        SELECT max(fence) AS fence, max(until) AS until FROM tombstones WHERE key IN (:key, :user) AND until > :now
+    ) AS stones
 """
 TO_READ = _LOOK.format("0")
 # Also whether there is anything to free.
@@ -49,9 +51,9 @@ class Look(NamedTuple):
     """The session's, if it is live."""
 
 
-def look(connection: sqlite3.Connection, statement: str, name: bytes, now: float) -> Look:
-    """Look at a session by its key's digest, with `TO_READ` or `TO_WRITE`."""
-    asked = connection.execute(statement, {"key": name, "now": now})
+def look(connection: sqlite3.Connection, statement: str, name: bytes, user: bytes, now: float) -> Look:
+    """Look at a session by the digests of its key and of its user, with `TO_READ` or `TO_WRITE`."""
+    asked = connection.execute(statement, {"key": name, "user": user, "now": now})
     fence, until, newest, unwiped, litter, *found = asked.fetchone()
     row = None if found[0] is None else Row.stored(*found)
     live = None if row is None or row.is_over(now) else row

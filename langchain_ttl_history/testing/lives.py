@@ -128,6 +128,22 @@ class Lives(Cases):
         assert (await self.read(key=OTHERS[1])).fence == 0
         assert await self.call("delete", "ada", None, 60.0) == 0
 
+    async def test_deleting_all_of_a_users_sessions_counts_for_those_that_are_over_by_then(self) -> None:
+        old = (await self.write(blobs={"b": Blob(b"1")})).generation
+        other = (await self.write(OTHERS[1], blobs={"b": Blob(b"1")})).generation
+        self.clock.advance(2 * IDLE)
+        await self.call("sweep")
+        assert await self.call("delete", "ada", None, 60.0) == 0
+        for guard in (Guard(old), Guard(needs="b")):
+            assert (await self.write(guard=guard)).status is Status.DELETED
+            assert (await self.write(SessionKey("ada", "never"), guard=guard)).status is Status.DELETED
+        assert (await self.write(OTHERS[1], guard=Guard(other))).status is Status.STORED
+        new = await self.write(blobs={"b": Blob(b"2")})
+        assert (new.status, (await self.write(guard=Guard(new.generation, "b"))).status) == (Status.STORED,) * 2
+        assert (await self.write(guard=Guard(old))).status is Status.DELETED
+        self.clock.advance(60)
+        assert (await self.read(key=SessionKey("ada", "never"))).fence == 0
+
     # Refusals
 
     async def test_reading_never_creates(self) -> None:

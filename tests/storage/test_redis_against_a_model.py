@@ -46,8 +46,8 @@ class RedisModel(Model):
         storage = self.workers[0]
         (user, _), digest, _ = storage._settings.keys.of(key)
         with admin_of(storage) as admin:
-            stone = admin.hget(user, f"t{digest}")
-        return struct.unpack_from(">QQ", stone)[1] / 1_000_000 if stone else 0.0
+            stones = filter(None, admin.hmget(user, f"t{digest}", "t"))
+        return max((struct.unpack_from(">QQ", stone)[1] / 1_000_000 for stone in stones), default=0.0)
 
     @invariant()
     def every_key_has_a_deadline(self) -> None:

@@ -16,7 +16,7 @@ import valkey.asyncio
 
 from langchain_ttl_history import StorageError
 from langchain_ttl_history.keys import SessionKey
-from langchain_ttl_history.storage import RedisStorage
+from langchain_ttl_history.storage import RedisStorage, redis_requests
 from langchain_ttl_history.storage.base import Change, Lease, Query, Status
 from langchain_ttl_history.storage.redis_batches import Batches
 from tests import servers
@@ -234,6 +234,18 @@ async def test_a_storage_that_was_closed_asks_by_a_new_client(storage: RedisStor
     assert not any(connection.is_connected for connection in pool._available_connections)
 
 
+async def test_a_request_that_is_sent_again_after_much_else_is_not_done_twice(
+    storage: RedisStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = iter(["again...", *(f"{number:08}" for number in range(127)), "again..."])
+    monkeypatch.setattr(redis_requests, "request_name", lambda: next(names))
+    said = ["first", *(f"{number}" for number in range(127))]
+    outcomes = [await storage.awrite(KEYS[0], appended(text)) for text in said]
+    again = await storage.awrite(KEYS[0], appended("first"))
+    assert (again.status, again.position) == (Status.STORED, outcomes[0].position)
+    assert await told(storage, KEYS[0]) == said
+
+
 async def test_each_loop_sends_its_own(server: servers.Server, storage: RedisStorage) -> None:
     async def talk(number: int) -> list[list[str]]:
         await asyncio.gather(*(storage.awrite(key, appended(f"{number}")) for key in KEYS))
@@ -329,10 +341,10 @@ async def test_who_is_alone_asks_by_itself(client: Recorder, batches: Batches) -
     assert client.sent == [[b"4"], [b"5", b"6"], [b"7", b"8"]]
 
 
-async def test_a_batch_takes_64_requests_and_64_kilobytes(client: Recorder, batches: Batches) -> None:
+async def test_a_batch_takes_32_requests_and_64_kilobytes(client: Recorder, batches: Batches) -> None:
     small = [b"%d" % number for number in range(100)]
     assert await ask(batches, *small) == small
-    assert [len(each) for each in client.sent] == [64, 36]
+    assert [len(each) for each in client.sent] == [32, 32, 32, 4]
     client.sent.clear()
     large = [b"1", b"2" * 100_000, b"3", b"4", b"5" * 65_536, b"6" * 40_000, b"7" * 20_000, b"8" * 10_000]
     assert await ask(batches, *large) == large

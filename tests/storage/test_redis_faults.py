@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import redis
 import redis.asyncio
+import valkey
 from langchain_core.messages import HumanMessage
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -18,6 +21,7 @@ from langchain_ttl_history import SessionBuffer, StorageError
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import RedisStorage
 from langchain_ttl_history.storage.base import Blob, Change, Query, Status
+from langchain_ttl_history.storage.redis_clients import Made
 from tests import servers
 from tests.proxy import Proxy
 from tests.storage.redis_cases import KEY, LEASE, appended, assert_sound, kind_here, stored_texts
@@ -413,6 +417,65 @@ async def test_more_calls_at_once_than_connections_wait_for_one(server: servers.
         assert len(admin.client_list()) <= 5
     await storage.aclose()
     await client.aclose()
+
+
+@pytest.mark.parametrize("driver", [redis, valkey])
+def test_more_threads_at_once_than_connections_wait_for_one(server: servers.Server, driver: Any) -> None:
+    client = getattr(driver, driver.__name__.title())(port=server.port, max_connections=2)
+    storage = RedisStorage(client)
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda number: storage.write(KEY, appended(b"%d" % number)), range(100)))
+    assert storage.read(KEY, Query()).position == 100
+    client.close()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, TimeoutError, ValueError])
+@pytest.mark.parametrize("driver", [redis, valkey])
+def test_an_answer_that_nobody_read_is_nobody_elses(
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch, driver: Any, error: type[BaseException]
+) -> None:
+    buffer = SessionBuffer(proxy.url.replace("redis", driver.__name__, 1))
+    for user in ("alice", "bob"):
+        buffer.history(user, "s").add_messages([HumanMessage(f"{user}'s")])
+    send = driver.connection.Connection.send_command
+
+    def interrupted(self: Any, *command: Any, **options: Any) -> None:
+        send(self, *command, **options)
+        raise error  # as a signal's handler may, before the answer is there
+
+    proxy.answers.clear()
+    with monkeypatch.context() as patches:
+        patches.setattr(driver.connection.Connection, "send_command", interrupted)
+        with pytest.raises((error, StorageError)):
+            _ = buffer.history("alice", "s").messages
+    threading.Timer(0.05, proxy.answers.set).start()
+    for _ in range(3):
+        assert [message.content for message in buffer.history("bob", "s").messages] == ["bob's"]
+    buffer.close()
+
+
+def test_a_loop_does_not_wait_for_a_client_that_a_thread_makes(monkeypatch: pytest.MonkeyPatch) -> None:
+    clients = Made("redis+cluster://localhost:1")
+    begun, go_on = threading.Event(), threading.Event()
+
+    def make(*, asynchronous: bool) -> Any:
+        if not asynchronous:
+            begun.set()
+            go_on.wait(10)
+        return redis.Redis()
+
+    monkeypatch.setattr(clients, "_make", make)
+
+    async def main() -> None:
+        assert clients.async_client() is clients.async_client()
+
+    with ThreadPoolExecutor(1) as threads:
+        made = threads.submit(clients.client)
+        assert begun.wait(10)
+        asyncio.run(main())
+        assert not made.done()
+        go_on.set()
+        assert made.result() is clients.client()
 
 
 def test_a_client_that_another_thread_closes_in_the_middle_of_a_request_is_an_error(server: servers.Server) -> None:

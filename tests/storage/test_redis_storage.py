@@ -472,8 +472,14 @@ def test_a_password_is_not_shown() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["redis://localhost:port", "redis://localhost?socket_timeout=x", "redis+tls://localhost"]
-)
+    "url",
+    [
+        "redis://localhost:port", "redis://localhost?socket_timeout=x", "redis+tls://localhost",
+        "redis://localhost?bogus=1", "valkey://localhost?bogus=1", "redis+cluster://localhost?bogus=1",
+        "redis://localhost?max_connections=-1", "redis://localhost?ssl_cert_reqs=none",
+        "rediss://localhost?ssl_cert_reqs=some", "redis://localhost?protocol=9",
+    ],
+)  # fmt: skip
 def test_a_url_that_cannot_be_understood_is_refused_at_once(url: str) -> None:
     with pytest.raises(ConfigurationError):
         SessionBuffer(url)

@@ -4,6 +4,7 @@
 -- user, a hash with
 --   s<digest>  a session: last use, deadline, user id and session id
 --   t<digest>  a tombstone: fence, its own deadline, the request that made it, whether there was one
+--   t          the tombstone of all that is the user's
 --   .          how many sessions have no deadline, and the latest deadline of all others
 -- and every other key is one session, a hash with
 --   *                    times, position, sizes, fence, the newest requests, the next number by kind

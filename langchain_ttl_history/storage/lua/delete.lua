@@ -31,7 +31,7 @@ local total = call('HGET', user, '.')
 if total then
   pinned, latest = unpacked('>I4I8', total)
 end
-local there, fields, gone = 0, {}, {}
+local there, fields, gone, highest = 0, {}, {}, now
 for at, digest in ipairs(digests) do
   local m = alive(call('HGET', KEYS[at + 1], '*'), now)
   local fence, existed = now, m and 1 or 0
@@ -54,12 +54,14 @@ for at, digest in ipairs(digests) do
     end
     gone[#gone + 1] = 's' .. digest
   end
-  there = there + existed
+  there, highest = there + existed, math.max(highest, fence)
   fields[#fields + 1] = 't' .. digest
   fields[#fields + 1] = pack('>I8I8', fence, now + standing) .. request .. char(existed)
 end
-if #digests == 0 then
-  return 0
+if whole then
+  -- Of sessions that are over, and no longer listed, turns may still run.
+  fields[#fields + 1] = 't'
+  fields[#fields + 1] = pack('>I8I8', highest, now + standing)
 end
 latest = math.max(latest, now + standing)
 fields[#fields + 1] = '.'

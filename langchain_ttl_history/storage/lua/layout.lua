@@ -31,16 +31,18 @@ local function check_parts(first, after)
   end
 end
 
--- The fence of a tombstone that stands, and until when.
+-- The fence of the tombstones that stand, of a session and of its user, and until when.
 local function fence_of(digest, now)
-  local stone = call('HGET', user, 't' .. digest)
-  if stone then
-    local fence, till = unpacked('>I8I8', stone)
-    if now < till then
-      return fence, till
+  local highest, last = 0, 0
+  for _, stone in ipairs({ call('HGET', user, 't' .. digest), call('HGET', user, 't') }) do
+    if stone then
+      local fence, till = unpacked('>I8I8', stone)
+      if now < till then
+        highest, last = math.max(highest, fence), math.max(last, till)
+      end
     end
   end
-  return 0, 0
+  return highest, last
 end
 
 -- The field of the table with a number of a kind.
