@@ -35,13 +35,16 @@ class Administration:
         return self._each_session(self._scope(user_id, all_users=all_users))
 
     def _each_session(self, user: str | None) -> Iterator[SessionInfo]:
+        for key in self._keys(user):
+            found = run(self._storage, self._sessions.info(key))
+            if found is not None:
+                yield found
+
+    def _keys(self, user: str | None) -> Iterator[SessionKey]:
         page: str | None = None
         while True:
             keys, page = self._storage.sessions(user, page)
-            for key in keys:
-                found = run(self._storage, self._sessions.info(key))
-                if found is not None:
-                    yield found
+            yield from keys
             if page is None:
                 return
 

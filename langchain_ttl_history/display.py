@@ -123,7 +123,7 @@ def buffer_card(
         for each in some
     ]
     table = f'<table class="ttlh-table"><tr>{heads}</tr>{"".join(lines)}</table>' if lines else ""
-    rest = '<p class="ttlh-note">The next to end; there are others.</p>' if more else ""
+    rest = '<p class="ttlh-note">Those used longest ago; there are others.</p>' if more else ""
     return _card(f"<b>SessionBuffer</b> on <code>{escaped(storage)}</code>", _facts(rows), table, rest)
 
 

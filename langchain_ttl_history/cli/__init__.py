@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from io import TextIOWrapper
 
 __all__ = ["main"]
 
@@ -15,4 +16,11 @@ def main() -> None:
         if error.name not in {"typer", "rich"}:
             raise
         sys.exit("ttl-history needs an extra: pip install 'langchain-ttl-history[cli]'")
-    app()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            # What the terminal has no letter for is spelled out.
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        app()
+    except OSError as error:
+        sys.exit(f"ttl-history: {error}")

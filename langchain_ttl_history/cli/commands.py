@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -15,7 +16,7 @@ from rich.console import Console
 from langchain_ttl_history.buffer import SessionBuffer
 from langchain_ttl_history.cli.drawing import facts, listing, timeline
 from langchain_ttl_history.display import amount
-from langchain_ttl_history.errors import ConfigurationError, TTLHistoryError
+from langchain_ttl_history.errors import ConfigurationError, CorruptRecordError, TTLHistoryError, TypeNotAllowedError
 from langchain_ttl_history.retention import Retention
 from langchain_ttl_history.sessions import SessionInfo
 
@@ -66,16 +67,21 @@ def sessions(
     everyone: Annotated[bool, typer.Option("--all", help="Those of all users.")] = False,
     as_json: Json = False,
 ) -> None:
-    """List the sessions of a user, or of everyone, the next to end first."""
+    """List the sessions of a user, or of everyone, the least recently used first."""
     with opened(context) as buffer:
-        if user is None and not everyone:
+        if (user is None) is not everyone:
             raise ConfigurationError("name a user, or pass --all for the sessions of everyone")
-        found = buffer.sessions(user, all_users=everyone)
+        unread: list[TTLHistoryError] = []
+        found = _readable(buffer, user, unread)
         if as_json:
             for info in found:
                 typer.echo(_json(info))
         else:
             Console().print(listing(found))
+        for error in unread:
+            _complain(error)
+        if unread:
+            raise typer.Exit(1)
 
 
 @app.command()
@@ -148,24 +154,50 @@ def opened(context: typer.Context) -> Iterator[SessionBuffer]:
     """The buffer the options name; errors of this package become a line and exit code 1."""
     chosen: Where = context.obj
     try:
-        if not chosen.url or chosen.url.startswith("memory"):
-            raise ConfigurationError(
-                "no storage to look at: pass --url or set TTL_HISTORY_URL; memory is another process's own"
-            )
+        _check(chosen.url)
         # Unbounded, so that all that is held is shown, whatever the program's own bounds are.
         retention = Retention(idle_ttl=chosen.idle_ttl, max_messages=None, max_checkpoints=None, max_bytes=None)
-        with SessionBuffer(chosen.url, retention=retention, allow_types=map(_class, chosen.types)) as buffer:
+        with SessionBuffer(chosen.url, retention=retention, allow_types=[*map(_class, chosen.types)]) as buffer:
             yield buffer
     except TTLHistoryError as error:
-        typer.echo(f"{error}", err=True)
-        raise typer.Exit(1) from error
+        _complain(error)
+        # What is wrong with the command is no matter of what is stored.
+        raise typer.Exit(2 if isinstance(error, ConfigurationError) else 1) from error
+
+
+def _readable(buffer: SessionBuffer, user: str | None, unread: list[TTLHistoryError]) -> Iterator[SessionInfo]:
+    """What is known of the sessions of a user, or of everyone; why one cannot be read goes to `unread`."""
+    for key in buffer._keys(user):
+        try:
+            found = buffer.info(*key)
+        except (CorruptRecordError, TypeNotAllowedError) as error:
+            unread.append(error)
+        else:
+            if found is not None:
+                yield found
+
+
+def _complain(error: TTLHistoryError) -> None:
+    way = "; here: --allow-type MODULE:CLASS" if isinstance(error, TypeNotAllowedError) else ""
+    typer.echo(f"{error}{way}", err=True)
+
+
+def _check(url: str) -> None:
+    """Refuse a storage where there is nothing to look at."""
+    if not url or url.startswith("memory") or url.endswith(":memory:"):
+        raise ConfigurationError(
+            "no storage to look at: pass --url or set TTL_HISTORY_URL; memory is another process's own"
+        )
+    scheme, _, path = url.partition("sqlite:///")
+    if not scheme and path and not Path(path).exists():
+        raise ConfigurationError(f"there is no file {path}")
 
 
 def _class(name: str) -> type:
     module, _, attribute = name.partition(":")
     try:
         found: Any = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # a module may raise anything when it is imported
         raise ConfigurationError(f"--allow-type {name}: {error}; name it as MODULE:CLASS") from error
     if not isinstance(found, type):
         raise ConfigurationError(f"--allow-type {name} is no class")
@@ -183,4 +215,4 @@ def _sure(question: str, *, yes: bool) -> None:
 
 
 def _json(info: SessionInfo) -> str:
-    return json.dumps(dataclasses.asdict(info), default=lambda time: time.isoformat(), ensure_ascii=False)
+    return json.dumps(dataclasses.asdict(info), default=lambda time: time.isoformat())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -67,9 +68,36 @@ def test_sessions_lists_those_of_a_user(call: Call) -> None:
 
 def test_sessions_lists_those_of_everyone_when_asked_to(call: Call) -> None:
     assert {line.split()[0] for line in call("sessions", "--all").stdout.splitlines()[1:]} == {"alice", "bob"}
-    refused = call("sessions")
-    assert refused.exit_code == 1
-    assert "--all" in refused.stderr
+    for words in (["sessions"], ["sessions", "alice", "--all"], ["--idle-ttl", "-5", "stats"]):
+        refused = call(*words)
+        assert refused.exit_code == 2
+        assert len(refused.stderr.splitlines()) == 1
+
+
+def test_a_session_that_cannot_be_read_does_not_hide_the_others(call: Call, buffer: SessionBuffer) -> None:
+    buffer.history("alice", "notes").add_messages([Note("my note")])
+    for words in (["sessions", "alice"], ["sessions", "--all", "--json"]):
+        listed = call(*words)
+        assert listed.exit_code == 1
+        assert "support" in listed.stdout
+        assert "other" in listed.stdout
+        assert "--allow-type MODULE:CLASS" in listed.stderr
+    assert call("--allow-type", f"{__name__}:Note", "sessions", "alice").exit_code == 0
+
+
+def test_what_a_stream_has_no_letter_for_is_spelled_out(url: str, buffer: SessionBuffer) -> None:
+    buffer.history("alice", "📦").add_messages([HumanMessage("où → là \ud83d")])
+    command = Path(sys.executable).with_name("ttl-history")
+    for encoding in ("ascii", "cp1252", "utf-8"):
+        for words in (["show", "alice", "📦"], ["sessions", "alice"], ["sessions", "alice", "--json"]):
+            environment = {**os.environ, "PYTHONIOENCODING": f"{encoding}:strict"}
+            subprocess.run([command, "--url", url, *words], check=True, capture_output=True, env=environment)
+
+
+def test_a_file_that_is_not_there_is_not_made_by_looking(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["--url", f"sqlite:///{tmp_path}/typo.db", "stats"])
+    assert (done.exit_code, [*tmp_path.iterdir()]) == (2, [])
+    assert "typo.db" in done.stderr
 
 
 def test_sessions_and_info_speak_json(call: Call) -> None:
@@ -144,17 +172,19 @@ def test_a_class_of_the_programs_own_has_to_be_allowed(call: Call, buffer: Sessi
     assert "my note" in allowed.stdout
 
 
-@pytest.mark.parametrize("name", ["nothing", "no.such.module:Class", f"{__name__}:Nothing", f"{__name__}:json", ":"])
+@pytest.mark.parametrize(
+    "name", ["nothing", "no.such.module:Class", f"{__name__}:Nothing", f"{__name__}:json", ":", "..a:X"]
+)
 def test_a_class_that_cannot_be_had_is_named(call: Call, name: str) -> None:
     done = call("--allow-type", name, "stats")
-    assert done.exit_code == 1
+    assert done.exit_code == 2
     assert f"--allow-type {name}" in done.stderr
 
 
 @pytest.mark.parametrize("url", ["", "memory://"])
 def test_without_a_storage_to_look_at_the_way_out_is_named(url: str) -> None:
     done = CliRunner().invoke(app, ["--url", url, "stats"])
-    assert done.exit_code == 1
+    assert done.exit_code == 2
     assert "TTL_HISTORY_URL" in done.stderr
 
 
@@ -165,7 +195,7 @@ def test_the_url_may_come_from_the_environment(url: str, buffer: SessionBuffer) 
 
 def test_a_storage_that_cannot_be_opened_is_one_line_of_error(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["--url", f"sqlite:///{tmp_path}", "stats"])
-    assert done.exit_code == 1
+    assert done.exit_code == 2
     assert len(done.stderr.splitlines()) == 1
 
 
