@@ -17,7 +17,7 @@ from langchain_ttl_history.codec import Codec, is_snapshot
 from langchain_ttl_history.conversation import Seen
 from langchain_ttl_history.errors import CorruptRecordError
 from langchain_ttl_history.plain import plainly
-from langchain_ttl_history.records import decoder, pack, unpack
+from langchain_ttl_history.records import decoder, pack, unpack, unread_form
 from langchain_ttl_history.storage.base import Blob
 from langchain_ttl_history.values import LIST, SNAPSHOT, Values, decode_value, shifted
 
@@ -211,7 +211,7 @@ def decode_record(blob: Blob, codec: Codec) -> Record:
     """
     fields = unpack(codec.unseal(blob.payload))
     if fields[0] != _FORMAT:
-        raise CorruptRecordError(f"a checkpoint is of format {fields[0]}, newer than {_FORMAT}")
+        raise unread_form("a checkpoint", fields[0], _FORMAT)
     _, checkpoint, metadata, parent, run, position, runs, talk, shown, *others = fields
     channel, explicit, values, last = others
     return Record(

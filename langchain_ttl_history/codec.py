@@ -85,7 +85,10 @@ class Codec:
         if self.cipher is None:
             return sealed
         try:
-            kind, data = unpack(sealed)
+            parts = unpack(sealed)
+            if type(parts) is not list or [type(each) for each in parts] != [str, bytes]:
+                raise ValueError("it is not sealed, but was stored by a buffer without serde=, or is damaged")
+            kind, data = parts
             if isinstance(self.cipher, EncryptedSerializer) and "+" not in kind:
                 raise ValueError("it is not encrypted")
             payload = self.cipher.loads_typed((kind, data))

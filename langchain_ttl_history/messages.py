@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 from langchain_ttl_history.errors import CorruptRecordError, TypeNotAllowedError
 from langchain_ttl_history.plain import OPTIONS, plainly
-from langchain_ttl_history.records import KEYS, list_header
+from langchain_ttl_history.records import KEYS, list_header, unread_form
 
 __all__ = [
     "CORE",
@@ -265,7 +265,7 @@ def unpack_messages(
         tag = record[0] if type(record) is list and record else -1
         if type(tag) is not int or not 0 <= tag < known:
             if tag is not None:
-                raise CorruptRecordError(f"message {id!r} is of kind {tag!r}, of a newer version")
+                raise unread_form(f"message {id!r}", tag, known - 1)
             messages.append(_unpack_general(record, id, resolve))
             continue
         _, cls, kind, size, _, state, every = layouts[tag]

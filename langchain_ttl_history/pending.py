@@ -10,8 +10,7 @@ from langgraph.checkpoint.serde.types import ERROR, INTERRUPT, RESUME
 
 from langchain_ttl_history.bodies import Base
 from langchain_ttl_history.codec import Codec
-from langchain_ttl_history.errors import CorruptRecordError
-from langchain_ttl_history.records import decoder, pack, unpack
+from langchain_ttl_history.records import decoder, pack, unpack, unread_form
 from langchain_ttl_history.storage.base import Blob, Entry
 from langchain_ttl_history.values import Values, decode_value
 
@@ -76,9 +75,10 @@ def decode_writes(entries: Iterable[Entry], blobs: Any, codec: Codec) -> list[Wr
     """
     found: dict[tuple[str, int], Write] = {}
     for entry in entries:
-        form, task_id, path, stored = unpack(codec.unseal(entry.payload))
+        form, *others = unpack(codec.unseal(entry.payload))
         if form != _FORMAT:
-            raise CorruptRecordError(f"a write is of format {form}, newer than {_FORMAT}")
+            raise unread_form("a write", form, _FORMAT)
+        task_id, path, stored = others
         for index, channel, value in stored:
             if index < 0 or (task_id, index) not in found:
                 found[task_id, index] = Write(

@@ -12,7 +12,18 @@ from typing_extensions import ParamSpec
 
 from langchain_ttl_history.errors import CorruptRecordError, TypeNotAllowedError
 
-__all__ = ["KEYS", "TEXT", "decoder", "list_header", "pack", "spelled_text", "unpack", "unpack_each", "whole"]
+__all__ = [
+    "KEYS",
+    "TEXT",
+    "decoder",
+    "list_header",
+    "pack",
+    "spelled_text",
+    "unpack",
+    "unpack_each",
+    "unread_form",
+    "whole",
+]
 
 KEYS = ormsgpack.OPT_NON_STR_KEYS
 """Every record is read with this option."""
@@ -81,6 +92,14 @@ def whole(framed: Any) -> Any:
     if mark is not True:
         raise CorruptRecordError("a record is longer than it was")
     return value
+
+
+def unread_form(what: str, form: object, known: int) -> CorruptRecordError:
+    """Why a record cannot be read that does not begin with the number of a known format."""
+    if isinstance(form, str):
+        # What a serializer sealed begins with the name of its kind.
+        return CorruptRecordError(f"{what} is sealed as {form!r}: give the buffer the serde= it was written with")
+    return CorruptRecordError(f"{what} is of format {form!r}, newer than {known}")
 
 
 def unpack_each(packed: Sequence[bytes]) -> list[Any]:

@@ -15,7 +15,8 @@ request, and each has an async twin with an ``a`` before its name.
   then gone whole, as if it had never been; what frees its bytes, and when, is never visible.
 * **Deletion** leaves a tombstone: the key's digest, the newest deleted generation (the *fence*)
   and its own deadline; no content. A write guarded by a generation at or before the fence is
-  refused.
+  refused. Deleting all of a user's sessions leaves one for the user, which counts for every
+  session of theirs, whether it was there or not.
 * **Reading never creates**, and looking something up without a lease never prolongs a life.
 * A storage that cannot answer raises `StorageError`; it never answers with an empty session.
 """

@@ -13,6 +13,8 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, Remove
 from langgraph.channels.delta import DeltaChannel
 from langgraph.checkpoint.base import Checkpoint, empty_checkpoint
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.graph.message import REMOVE_ALL_MESSAGES
 from langgraph.pregel._messages import _messages_delta_reducer
@@ -21,7 +23,7 @@ from typing_extensions import TypedDict
 
 from langchain_ttl_history import CorruptRecordError, Retention, SessionBuffer
 from langchain_ttl_history.keys import SessionKey
-from langchain_ttl_history.storage import MemoryStorage
+from langchain_ttl_history.storage import MemoryStorage, SQLiteStorage
 from langchain_ttl_history.storage.base import Change, Lease, Outcome, Query, Snapshot
 from langchain_ttl_history.testing import Clock
 
@@ -734,3 +736,43 @@ def test_of_a_failed_task_what_langgraph_keeps_of_its_error_is_kept() -> None:
     with pytest.raises(ValueError, match="no"):
         ask(graph, "question")
     assert graph.get_state(CONFIG).tasks[0].error == "ValueError('no')"
+
+
+@pytest.mark.parametrize("url", ["memory", "sqlite"])
+def test_forgetting_a_user_reaches_a_turn_whose_session_is_over(url: str, tmp_path: Path) -> None:
+    clock = Clock()
+    storage = MemoryStorage(clock=clock) if url == "memory" else SQLiteStorage(tmp_path / "s.db", clock=clock)
+    buffer = SessionBuffer(storage, default_user="u", retention=Retention(idle_ttl=100))
+
+    def forgets() -> None:
+        clock.advance(1_000)
+        buffer.sweep()
+        assert buffer.forget("u") == 0
+
+    assert ask(calls_while(buffer, forgets), "question")[-1] == "answer"
+    assert list(buffer.sessions()) == []
+    assert ask(chained(buffer, answers=lambda _: {"messages": [AIMessage("answer")]}), "new") == ["new", "answer"]
+    assert texts(buffer.history(session_id="t").messages) == ["new", "answer"]
+    storage.close()
+
+
+def test_what_was_sealed_says_so(tmp_path: Path) -> None:
+    class Veil:
+        """Turns bytes around."""
+
+        def encrypt(self, plaintext: bytes) -> tuple[str, bytes]:
+            return "veil", plaintext[::-1]
+
+        def decrypt(self, ciphername: str, ciphertext: bytes) -> bytes:
+            return ciphertext[::-1]
+
+    sealing = EncryptedSerializer(Veil(), JsonPlusSerializer())
+    storage = SQLiteStorage(tmp_path / "s.db")
+    plain, sealed = SessionBuffer(storage, default_user="u"), SessionBuffer(storage, default_user="u", serde=sealing)
+    sealed.history(session_id="a").add_system_message("x")
+    plain.history(session_id="b").add_system_message("x")
+    with pytest.raises(CorruptRecordError, match=r"sealed as .bytes.*give the buffer the serde="):
+        _ = plain.history(session_id="a").messages
+    with pytest.raises(CorruptRecordError, match=r"stored by a buffer without serde="):
+        _ = sealed.history(session_id="b").messages
+    storage.close()
