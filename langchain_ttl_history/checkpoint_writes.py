@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -25,6 +25,7 @@ from langchain_ttl_history.index import INDEX, SUBS, line_of
 from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.outlived import held_by, leave_aged
 from langchain_ttl_history.pending import decode_writes, encode_writes
+from langchain_ttl_history.puts import Put
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.spoken import find_talk, keep_cut_first, said
 from langchain_ttl_history.storage.base import (
@@ -38,37 +39,13 @@ from langchain_ttl_history.storage.base import (
 )
 from langchain_ttl_history.values import LIST
 
-__all__ = ["CheckpointWrites", "Put"]
+__all__ = ["CheckpointWrites"]
 
 _c = checkpoint_name
 _w = writes_name
 _NOTHING: frozenset[str] = frozenset()
 # How often a put is planned anew when its session ends in between.
 _ATTEMPTS = 3
-
-
-class Put(NamedTuple):
-    """A checkpoint as a graph hands it over."""
-
-    ns: str
-    id: str
-    name: str
-    """Of the checkpoint, in its session."""
-    parent: str | None
-    parent_name: str
-    """Of its parent, if it has one."""
-    checkpoint: Mapping[str, Any]
-    metadata: dict[str, Any]
-    changed: Container[str]
-    """The channels whose value is another than the parent's, as LangGraph says."""
-
-    @property
-    def guard(self) -> Guard:
-        """What it continues when its run carries no token."""
-        if not self.ns:
-            return Guard(needs=None if self.parent is None else _c("", self.parent))
-        root = (self.metadata.get("parents") or {}).get("")
-        return Guard(needs=_c("", root) if root else None)
 
 
 class _Ground(NamedTuple):

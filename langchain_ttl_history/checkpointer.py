@@ -22,7 +22,7 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from langchain_ttl_history.arrivals import Arrivals
 from langchain_ttl_history.checkpoint_reads import CheckpointReads, Loaded
-from langchain_ttl_history.checkpoint_writes import CheckpointWrites, Put
+from langchain_ttl_history.checkpoint_writes import CheckpointWrites
 from langchain_ttl_history.checkpoints import checkpoint_name
 from langchain_ttl_history.codec import Codec, Serializer, check_serde
 from langchain_ttl_history.delta_channels import delta_history
@@ -30,6 +30,7 @@ from langchain_ttl_history.errors import ConfigurationError
 from langchain_ttl_history.flow import Flow, arun, every_key, run
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.late_writes import LateWrites
+from langchain_ttl_history.puts import Put
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Storage
 from langchain_ttl_history.threads import (

@@ -10,11 +10,9 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable
-from functools import lru_cache
-from pathlib import Path
 
 from langchain_ttl_history.errors import ConfigurationError
-from langchain_ttl_history.keys import SessionKey, user_digest
+from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import sqlite_freeing as freeing
 from langchain_ttl_history.storage import sqlite_listing as listing
 from langchain_ttl_history.storage.base import Change, Outcome, Query, Snapshot, Usage
@@ -22,6 +20,7 @@ from langchain_ttl_history.storage.sqlite_appends import appended
 from langchain_ttl_history.storage.sqlite_changes import planned, refusal, renewal
 from langchain_ttl_history.storage.sqlite_connections import Connections
 from langchain_ttl_history.storage.sqlite_mirror import Mirror, Mirrors
+from langchain_ttl_history.storage.sqlite_names import name_of, name_of_user, valid_path
 from langchain_ttl_history.storage.sqlite_opening import MEMORY
 from langchain_ttl_history.storage.sqlite_row import Row, bytes_of
 from langchain_ttl_history.storage.sqlite_rows import TO_READ, TO_WRITE, create, large, load, look
@@ -65,7 +64,7 @@ class SQLiteStorage:
         timeout: float = 30.0,
         clock: Callable[[], float] | None = None,
     ) -> None:
-        self._path = _valid(path)
+        self._path = valid_path(path)
         if type(timeout) not in (int, float) or not 0 < timeout < 86_400:
             raise ConfigurationError(f"timeout must be seconds between 0 and a day, not {timeout!r}")
         self.private = self._path == MEMORY
@@ -85,7 +84,7 @@ class SQLiteStorage:
 
     def read(self, key: SessionKey, query: Query) -> Snapshot:
         """Read parts of one session."""
-        name, user = _name_of(key), _name_of_user(key.user_id)
+        name, user = name_of(key), name_of_user(key.user_id)
         now = self._clock()
         seen = self._connections.outside(lambda connection: look(connection, TO_READ, name, user, now))
         row = seen.row
@@ -137,7 +136,7 @@ class SQLiteStorage:
             outcome = self._swapped(key, change)
             if outcome is not None:
                 return outcome
-            name = _name_of(key)
+            name = name_of(key)
             outcome, unwiped, mirror = self._connections.transact(
                 lambda connection: self._write(connection, key, name, change)
             )
@@ -180,7 +179,7 @@ class SQLiteStorage:
         self, connection: sqlite3.Connection, key: SessionKey, name: bytes, change: Change
     ) -> tuple[Outcome, int, Mirror | None]:
         """Change one session, whatever this process remembers of it. Returns also which deletion is to be wiped."""
-        now, user = self._clock(), _name_of_user(key.user_id)
+        now, user = self._clock(), name_of_user(key.user_id)
         seen = look(connection, TO_WRITE, name, user, now)
         mirror = self._mirrors.take(key)
         if seen.row is None:
@@ -218,10 +217,10 @@ class SQLiteStorage:
             if session_id is None:
                 chosen = "user", digest(user_id)
             else:
-                chosen = "key", _name_of(SessionKey(user_id, session_id))
+                chosen = "key", name_of(SessionKey(user_id, session_id))
             live, gone = freeing.chosen(connection, *chosen, now)
             # Of a user's sessions that are over, and forgotten, turns may still run.
-            keys = [chosen[1]] if session_id is not None else [*(key for _, key in gone), _name_of_user(user_id)]
+            keys = [chosen[1]] if session_id is not None else [*(key for _, key in gone), name_of_user(user_id)]
             tombstones = [(key, fence, now + tombstone_ttl) for key in keys]
             connection.executemany("INSERT OR REPLACE INTO tombstones VALUES (?, ?, ?)", tombstones)
             freeing.some(connection, now)
@@ -308,30 +307,3 @@ class SQLiteStorage:
         """Async :meth:`close`."""
         await self._writers.run(self._connections.close)
         self.close()
-
-
-@lru_cache(maxsize=1024)
-def _name_of(key: SessionKey) -> bytes:
-    """What stands for a session's key in its row."""
-    return bytes.fromhex(key.digest)
-
-
-@lru_cache(maxsize=1024)
-def _name_of_user(user_id: str) -> bytes:
-    """What stands for a user among tombstones."""
-    return bytes.fromhex(user_digest(user_id))
-
-
-def _valid(path: object) -> str:
-    """A path as a string."""
-    if not isinstance(path, (str, os.PathLike)):
-        raise ConfigurationError(f"path must be a string or a path, not {path!r}")
-    text = os.fspath(path)
-    if not isinstance(text, str) or not text or "\0" in text:
-        raise ConfigurationError(f"path must name a file, not {path!r}")
-    try:
-        os.fsencode(text)
-    except UnicodeEncodeError as error:
-        raise ConfigurationError(f"path must name a file, not {path!r}: {error}") from error
-    # A change of the working directory must not lead to another file.
-    return text if text == MEMORY else str(Path(text).absolute())

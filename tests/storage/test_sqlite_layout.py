@@ -374,7 +374,7 @@ def test_what_is_cut_off_or_overwritten_is_an_error(opens: Opens, where: str) ->
             connection.execute("BEGIN")
             connection.execute(f"UPDATE {table} SET {column} = {damage}")
             try:
-                row = look(connection, TO_READ, bytes.fromhex(KEY.digest), 0.0).row
+                row = look(connection, TO_READ, bytes.fromhex(KEY.digest), b"", 0.0).row
                 assert row is not None
                 load(connection, row, None)
             finally:
