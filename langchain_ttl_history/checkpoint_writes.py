@@ -177,8 +177,8 @@ class CheckpointWrites:
             held = held_by(self.sessions, key, put.parent, token, ground.now)
         record = Record(checkpoint, put.metadata, put.parent, run, seen, shown)
         cut = token.cut if token is not None and not ns else _NOTHING
-        if cut:
-            keep_cut_first(values, self.messages_key, cut)
+        if cut and not keep_cut_first(values, self.messages_key, cut):
+            cut = _NOTHING
         if not ns:
             find_talk(record, values, self.messages_key, before, (ground.writes, tuple(held)), self.sessions.codec, key)
             channel = record.channel or ""

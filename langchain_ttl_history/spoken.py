@@ -67,18 +67,22 @@ def find_talk(
     record.names = applied(held or record.names, writes, codec, key)
 
 
-def keep_cut_first(values: dict[str, Any], channel: str, cut: AbstractSet[str]) -> None:
+def keep_cut_first(values: dict[str, Any], channel: str, cut: AbstractSet[str]) -> bool:
     """Leave what the window had cut where it stood.
 
     A subgraph may hold it still, and hand it back; the graph, which was not shown it, takes it for something new.
+
+    Returns:
+        Whether there is any of it.
     """
     value = values.get(channel)
     messages = snapshot_value(value)
     if not is_conversation(messages) or cut.isdisjoint(map(_id_of, messages)):
-        return
+        return False
     back = [message for message in messages if message.id in cut]
     ordered = back + [message for message in messages if message.id not in cut]
     values[channel] = ordered if value is messages else delta_snapshot(ordered)
+    return True
 
 
 def said(record: Record, value: Any, shown: Sequence[str], before: Record | None, cut: AbstractSet[str]) -> Delta:
@@ -92,7 +96,7 @@ def said(record: Record, value: Any, shown: Sequence[str], before: Record | None
         value: The conversation's channel.
         shown: What the step was shown.
         before: The checkpoint of the same run before this one.
-        cut: Keys of what the window had cut; that it is handed back is nothing that was said.
+        cut: Keys of what the window had cut and is handed back all the same, which is nothing that was said.
     """
     names: Sequence[str] = record.names
     if cut:
