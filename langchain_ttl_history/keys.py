@@ -41,6 +41,7 @@ class SessionKey(NamedTuple):
         return hashlib.blake2b(encoded, digest_size=16).hexdigest()
 
 
+@lru_cache(maxsize=1024)
 def user_digest(user_id: str) -> str:
     """A fixed-length name of a user that does not tell who it is, and is no session's."""
     return hashlib.blake2b(user_id.encode("utf-8", "surrogatepass"), digest_size=15).hexdigest()

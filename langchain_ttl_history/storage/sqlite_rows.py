@@ -17,16 +17,15 @@ from langchain_ttl_history.storage.sqlite_tail import Tail, closed, content, ope
 __all__ = ["TO_READ", "TO_WRITE", "Look", "create", "key_of", "large", "load", "look"]
 
 _LOOK = """
-    SELECT stones.fence, stones.until, state.generation, state.unwiped, {},
+    SELECT own.fence, own.until, users.fence, users.until, state.generation, state.unwiped, {},
         sessions.generation, created, renewed, deadline, idle, head
-    FROM state LEFT JOIN sessions ON sessions.key = :key, (
-        SELECT max(fence) AS fence, max(until) AS until FROM tombstones WHERE key IN (:key, :user) AND until > :now
-    ) AS stones
+    FROM state LEFT JOIN sessions ON sessions.key = ?
+        LEFT JOIN tombstones AS own ON own.key = ? LEFT JOIN tombstones AS users ON users.key = ?
 """
 TO_READ = _LOOK.format("0")
 # Also whether there is anything to free.
 TO_WRITE = _LOOK.format(
-    "EXISTS (SELECT 1 FROM sessions WHERE deadline <= :now) OR EXISTS (SELECT 1 FROM tombstones WHERE until <= :now)"
+    "EXISTS (SELECT 1 FROM sessions WHERE deadline <= ?) OR EXISTS (SELECT 1 FROM tombstones WHERE until <= ?)"
 )
 _CREATE = "INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _KEY = "INSERT INTO segments VALUES (?, 0, ?)"
@@ -53,11 +52,17 @@ class Look(NamedTuple):
 
 def look(connection: sqlite3.Connection, statement: str, name: bytes, user: bytes, now: float) -> Look:
     """Look at a session by the digests of its key and of its user, with `TO_READ` or `TO_WRITE`."""
-    asked = connection.execute(statement, {"key": name, "user": user, "now": now})
-    fence, until, newest, unwiped, litter, *found = asked.fetchone()
+    times = () if statement is TO_READ else (now, now)
+    own, own_until, users, users_until, newest, unwiped, litter, *found = connection.execute(
+        statement, (*times, name, name, user)
+    ).fetchone()
+    fence, until = 0, 0.0
+    for stone, end in ((own, own_until), (users, users_until)):
+        if stone is not None and now < end:
+            fence, until = max(fence, stone), max(until, end)
     row = None if found[0] is None else Row.stored(*found)
     live = None if row is None or row.is_over(now) else row
-    return Look(fence or 0, until or 0.0, newest, unwiped, bool(litter), live)
+    return Look(fence, until, newest, unwiped, bool(litter), live)
 
 
 def create(connection: sqlite3.Connection, row: Row, name: bytes, key: SessionKey) -> None:
