@@ -89,13 +89,13 @@ def test_a_worker_that_missed_more_requests_than_a_server_remembers_is_sent_ever
     begin(storage)
     _, whole = told(storage)
     other = another()
-    for _ in range(140):
+    for _ in range(75):
         other.write(KEY, Change(LEASE, append=[("log", b"", ("m1",))]))
     found, sent = told(storage)
     assert found == told(another())[0]
     assert sent > whole
     assert told(storage)[1] < 0.3 * whole
-    for _ in range(140):
+    for _ in range(75):
         other.write(KEY, Change(LEASE, append=[("log", b"", ("m1",))]))
     assert storage.write(KEY, Change(LEASE, blobs={"c2": Blob(b"", tuple(MESSAGES))})).status is Status.STORED
     assert told(storage)[0] == told(another())[0]

@@ -96,8 +96,8 @@ local function newest_of(m)
   return sub(m.requests, 1, 128)
 end
 
--- A request is known again when it is sent once more while no more than 127 others came in between, which is what a
+-- A request is known again when it is sent once more while no more than 63 others came in between, which is more than a
 -- process has under way that asks much at once.
 local function remember(m, request)
-  m.requests = sub(request .. pack('>I8', m.position) .. m.requests, 1, 2048)
+  m.requests = sub(request .. pack('>I8', m.position) .. m.requests, 1, 1024)
 end
