@@ -81,8 +81,8 @@ def cut(messages: Sequence[BaseMessage], caps: Caps, sizes: Sequence[int] | None
     later = [place for place in starts if not humans or place > humans[-1]]
     if not later:
         return opening
-    cut = bisect_left(later, True, key=lambda place: fits(opening + shown[place:]))
-    return opening + shown[later[min(cut, len(later) - 1)] :]
+    begin = bisect_left(later, True, key=lambda place: fits(opening + shown[place:]))
+    return opening + shown[later[min(begin, len(later) - 1)] :]
 
 
 def simple_start(messages: Sequence[BaseMessage], caps: Caps, sound: int = 0) -> int | None:
@@ -201,9 +201,12 @@ def _fitter(messages: Sequence[BaseMessage], caps: Caps, sizes: Sequence[int] | 
             return False
         if caps.tokens is None or caps.token_counter is None:
             return True
-        count: object = caps.token_counter([messages[position] for position in positions])
-        if not isinstance(count, (int, float)):
-            raise ConfigurationError(f"token_counter={caps.token_counter!r} must give a number, not {count!r}")
-        return count <= caps.tokens
+        count = caps.token_counter([messages[position] for position in positions])
+        try:
+            return count <= caps.tokens
+        except TypeError as error:
+            raise ConfigurationError(
+                f"token_counter={caps.token_counter!r} must give a number, not {count!r}"
+            ) from error
 
     return fits

@@ -252,8 +252,8 @@ class Connections:
             except sqlite3.Error as error:
                 if not _is_busy(error) or time.monotonic() >= until:
                     raise StorageError(f"{self.path}: {error}") from error
-            # SQLite wakes nobody when a lock is given back; those who wait try at different times.
-            time.sleep(random.uniform(0.001, 0.02))  # noqa: S311  # no secret, only apart from others
+            pause = random.uniform(0.001, 0.02)  # noqa: S311  # no secret, only apart from others
+            time.sleep(pause)  # SQLite wakes nobody when a lock is given back.
 
     # Connections
 

@@ -276,18 +276,11 @@ def _postgres() -> Iterator[str | None]:
     data = folder / "data"
     quiet: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, **user}
     subprocess.run([found[-1] / "initdb", "-D", data, "-A", "trust", "-U", "postgres"], check=True, **quiet)
-    process = subprocess.Popen(
-        [found[-1] / "postgres", "-D", data, "-p", str(port), "-h", "127.0.0.1", "-k", str(folder)], **quiet
-    )
+    control = [found[-1] / "pg_ctl", "-D", data, "-w", "-t", str(int(servers.PATIENCE))]
+    options = f"-p {port} -h 127.0.0.1 -k {folder}"
     try:
-        until = time.monotonic() + servers.PATIENCE
-        ready = [found[-1] / "pg_isready", "-h", "127.0.0.1", "-p", str(port)]
-        while subprocess.run(ready, check=False, **quiet).returncode:
-            if time.monotonic() > until:
-                raise RuntimeError("PostgreSQL did not start")
-            time.sleep(0.05)  # a server does not tell when it is ready
+        subprocess.run([*control, "-l", folder / "log", "-o", options, "start"], check=True, **quiet)
         yield f"postgresql://postgres@127.0.0.1:{port}/postgres"
     finally:
-        process.terminate()
-        process.wait()
+        subprocess.run([*control, "-m", "fast", "stop"], check=False, **quiet)
         shutil.rmtree(folder, ignore_errors=True)

@@ -19,6 +19,7 @@ from typer.testing import CliRunner, Result
 
 from langchain_ttl_history import SessionBuffer
 from langchain_ttl_history.cli.commands import app
+from langchain_ttl_history.storage import SQLiteStorage
 from tests.blocks import blocks_of, run
 
 Call = Callable[..., Result]
@@ -128,9 +129,15 @@ def test_show_takes_nothing_said_for_markup_or_a_control_code(call: Call) -> Non
     assert "\x1b" not in shown
 
 
-def test_no_command_that_looks_is_a_use(call: Call, buffer: SessionBuffer) -> None:
+def test_no_command_that_looks_is_a_use(call: Call, buffer: SessionBuffer, tmp_path: Path) -> None:
+    # Used so long ago that the next use would show.
+    then = time.time() - 1_000
+    with SessionBuffer(SQLiteStorage(tmp_path / "sessions.db", clock=lambda: then)) as earlier:
+        earlier.delete("alice", "support")
+        earlier.history("alice", "support").add_system_message("long ago")
     before = buffer.info("alice", "support")
-    time.sleep(0.01)  # the clock of another process cannot be set, and a use would show only later
+    assert before is not None
+    assert before.last_used_at.timestamp() == pytest.approx(then)
     for words in (["sessions", "--all"], ["info", "alice", "support"], ["show", "alice", "support"], ["stats"]):
         assert call(*words).exit_code == 0
     assert buffer.info("alice", "support") == before
