@@ -195,6 +195,11 @@ def test_what_an_object_holds_keeps_its_type(codec: Codec, made: Callable[[Any],
     assert exactly(codec.loads(codec.dumps(value, "here")), value)
 
 
+def test_a_bounded_deque_keeps_its_bound(codec: Codec) -> None:
+    back = codec.loads(codec.dumps(deque([1, 2], 3), "here"))
+    assert (list(back), back.maxlen) == ([1, 2], 3)
+
+
 def test_what_an_object_holds_beside_its_fields_comes_back_as_well(codec: Codec) -> None:
     value = Ticket(1)
     value.__dict__["beside"] = (2,)

@@ -176,6 +176,13 @@ def test_what_is_over_the_cap_keeps_its_question_and_its_newest_group() -> None:
     assert visible(said[2:], Caps(messages=1)) == [3, 4]
 
 
+def test_a_result_that_comes_after_the_human_spoke_again_is_not_cut_from_its_call() -> None:
+    said = [HumanMessage("q"), calls("a"), HumanMessage("still there?"), result("a")]
+    for cap in range(1, 4):
+        assert visible(said, Caps(messages=cap)) == [0, 1, 2, 3]
+    assert visible([*said, HumanMessage("next")], Caps(messages=2)) == [4]
+
+
 def test_nothing_is_shown_of_nothing() -> None:
     assert visible([], Caps(messages=1)) == []
     assert visible([result("a")], Caps(messages=1)) == []

@@ -21,7 +21,7 @@ from langgraph.pregel._messages import _messages_delta_reducer
 from langgraph.types import Command, interrupt
 from typing_extensions import TypedDict
 
-from langchain_ttl_history import CorruptRecordError, Retention, SessionBuffer
+from langchain_ttl_history import CorruptRecordError, Retention, SessionBuffer, StorageError
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import MemoryStorage, SQLiteStorage
 from langchain_ttl_history.storage.base import Change, Lease, Outcome, Query, Snapshot
@@ -776,3 +776,26 @@ def test_what_was_sealed_says_so(tmp_path: Path) -> None:
     with pytest.raises(CorruptRecordError, match=r"stored by a buffer without serde="):
         _ = sealed.history(session_id="b").messages
     storage.close()
+
+
+@pytest.mark.parametrize("what", ["keep_latest", "delete_for_runs"])
+def test_what_others_keep_from_being_dropped_is_not_said_to_be(what: str) -> None:
+    storage = Hooked()
+    buffer = SessionBuffer(storage, default_user="u")
+    saver = buffer.checkpointer()
+    for step in range(2):
+        saver.put(
+            CONFIG, checkpoint(HumanMessage("q", id="q"), version=step + 1), {"run_id": "r"}, {"messages": step + 1}
+        )
+
+    def speaks(query: Query) -> None:
+        if query.outline:
+            buffer.history(session_id="t").add_system_message("in between")
+
+    storage.after_read = speaks
+    with pytest.raises(StorageError, match="others kept writing"):
+        saver.prune(["t"], strategy="keep_latest") if what == "keep_latest" else saver.delete_for_runs(["r"])
+    storage.after_read = None
+    saver.prune(["t"], strategy="keep_latest") if what == "keep_latest" else saver.delete_for_runs(["r"])
+    left = [each.metadata.get("run_id") for each in saver.list(CONFIG)]
+    assert left == (["r"] if what == "keep_latest" else [None]), "what the history said is shown as ever"
