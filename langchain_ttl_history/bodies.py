@@ -23,7 +23,9 @@ class Base:
     known: dict[str, Body] = field(default_factory=dict)
     """For each id its body."""
     contents: dict[bytes, str] = field(default_factory=dict)
-    """For each content that was stored without an id its name."""
+    """For each content that was lately stored without an id its name."""
+    waiting: dict[bytes, str] = field(default_factory=dict)
+    """Those of the checkpoint before: what opens a run is given its id by the step after the one that stores it."""
     sending: dict[str, Blob] = field(default_factory=dict)
     """Bodies among them that are on their way: who refers to one sends it as well, since LangGraph
     stores what a step wrote and its checkpoint at the same time."""
@@ -54,6 +56,10 @@ class Base:
         sound = self.sound
         return len(sound) if tuple(names[: len(sound)]) == sound else 0
 
+    def content_named(self, packed: bytes) -> str | None:
+        """The name of a content that was lately stored without an id."""
+        return self.contents.get(packed) or self.waiting.get(packed)
+
     def learn(self, id: str, body: Body) -> None:
         """Remember a message's body."""
         self.held += len(body.content)
@@ -78,8 +84,8 @@ class Base:
                 self.sending.pop(name, None)
 
     def settle(self, names: Sequence[str]) -> None:
-        """Forget what is not among these, once it is much, and contents that waited for an id."""
-        self.contents = {}
+        """Forget what is not among these, once it is much, and contents that got no id for two checkpoints."""
+        self.waiting, self.contents = self.contents, {}
         if len(self.sending) > len(names) + 16:
             self.sending = {}  # Of writes that failed.
         if len(self.known) > 2 * len(names) + 16:
@@ -191,8 +197,8 @@ def _encode(
             base.learn(id, body)
         return body
     sealed = Blob(packed if codec.cipher is None else codec.seal(packed))
-    content = base.contents.get(packed) if base.contents else None
-    shares = not id or issubclass(cls, ToolMessage)
+    content = base.content_named(packed)
+    shares = content is not None or not id or issubclass(cls, ToolMessage)
     if content is not None:
         base.resend(content, blobs)
     else:
@@ -203,7 +209,7 @@ def _encode(
             base.held += len(packed)
     if not id:
         return Body(content, None, packed)
-    # A tool's result gets its id only after it was written as pending; both copies share the content.
+    # What opens a run, and a tool's result, are stored before they get their ids; both copies share the content.
     name = content + id
     base.send(name, Blob(b"", (content,)) if shares else sealed, blobs)
     body = Body(name, None, packed) if image is None else Body(name, cls, image, exact)

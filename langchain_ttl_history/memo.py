@@ -67,6 +67,8 @@ class Memo:
         """What is known of this generation of a session."""
         with self._lock:
             known = self._known.get(key)
+            if known is not None and not known.generation:
+                known.generation = generation  # It begins with what was stored before this was told.
             if known is not None and known.generation == generation and known.base.size <= _BYTES:
                 self._known.move_to_end(key)
                 return known

@@ -18,3 +18,10 @@ def test_the_checkpoints_put_last_are_remembered_and_those_long_ago_are_not() ->
     assert known == list(range(known[0], 10_000))
     assert len(known) <= 1_000
     assert memo.put_in(SessionKey("bob", "s1"), "c9999") is None
+
+
+def test_what_a_session_began_with_is_still_known_once_its_generation_is() -> None:
+    memo = Memo()
+    first = memo.of(KEY, 0).base
+    assert memo.of(KEY, 7).base is first
+    assert memo.of(KEY, 8).base is not first

@@ -168,6 +168,15 @@ async def test_bytes_grow_with_what_is_new_not_with_steps_times_length(
     assert last <= 1.5 * first
 
 
+async def test_a_question_is_held_once_though_it_gets_its_id_only_after_it_was_stored(session: Session) -> None:
+    graph = StateGraph(MessagesState)
+    graph.add_node("node", lambda state: {"messages": [AIMessage("yes")]})
+    graph.add_edge(START, "node")
+    compiled = graph.compile(checkpointer=session.buffer.checkpointer())
+    await session.run(compiled, {"messages": [HumanMessage("x" * 10_000)]})
+    assert 10_000 < (await session.info()).bytes < 15_000
+
+
 # --- max_bytes --------------------------------------------------------------------------------
 
 
