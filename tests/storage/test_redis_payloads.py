@@ -30,9 +30,14 @@ _pieces = st.one_of(
     st.binary(max_size=40),
     st.sampled_from([*payloads_module._WORDS, b"\xc1", b"\xc1\0", b"\xc1\1", b"\xd9$", b"\n"]),
     st.uuids().map(lambda each: b"\xd9$" + str(each).encode()),
+    st.uuids().map(lambda each: 2 * (b"\xd9$" + str(each).encode())),
     st.uuids().map(lambda each: b"\xd9$" + str(each).upper().encode()),
 )
-_records = st.lists(_pieces, max_size=12).map(b"".join)
+_times = st.one_of(
+    st.datetimes().map(lambda each: each.isoformat(timespec="microseconds")), st.just("2026-02-30T25:61:61.0000001")
+)
+_heads = st.one_of(st.just(b""), _times.map(lambda each: payloads_module._HEAD + each.encode()))
+_records = st.tuples(_heads, st.lists(_pieces, max_size=12).map(b"".join)).map(b"".join)
 
 
 def whole(short: bytes) -> bytes:
@@ -63,11 +68,18 @@ def test_what_was_stored_before_is_read_for_ever() -> None:
     short = bytes.fromhex("c10213c10500c1000123456789abcdef0123456789abcdef")
     expected = b"\xadversions_seen\x13\xa9__input__\x80\0\xd9$01234567-89ab-cdef-0123-456789abcdef"
     assert full_payload(short, len(expected)) == expected
-    assert payloads_module._WORDS[-1] == b"\x92\x00\xc4\x01\xc0"
-    assert len(payloads_module._WORDS) == 16
+    assert payloads_module._WORDS[15] == b"\x92\x00\xc4\x01\xc0"
+    assert payloads_module._WORDS[-1] == b"\x92\x93\x00\xa8messages\x93\x02\x00\x01\x93\x01"
+    assert len(payloads_module._WORDS) == 23
+    short = bytes.fromhex("c1fd00e32124d5599a9fc109c1000123456789abcdef0123456789abcdefc1fe")
+    id = b"\xd9$01234567-89ab-cdef-0123-456789abcdef"
+    expected = b"\x9d\x01\x86\xa1v\x04\xa2ts\xd9 2026-11-26T03:49:55.277471+00:00\xa2id" + id + id
+    assert full_payload(short, len(expected)) == expected
 
 
-@pytest.mark.parametrize("short", [b"four", b"\xc1\xfe", b"\xc1", b"a\xc1", b"\xc1\0123", b"\xc1\1"])
+@pytest.mark.parametrize(
+    "short", [b"four", b"\xc1\xfc", b"\xc1", b"a\xc1", b"\xc1\0123", b"\xc1\1", b"\xc1\xfe", b"\xc1\xfd" + 8 * b"\xff"]
+)
 def test_a_damaged_payload_is_an_error(short: bytes) -> None:
     with pytest.raises(CorruptRecordError):
         full_payload(short, 3)
