@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import suppress
 from importlib import import_module
 from inspect import signature
 from typing import Any, NamedTuple
@@ -40,6 +41,32 @@ SCHEMES: Mapping[str, _Scheme] = {
     for suffix in ("", "+cluster")
 }
 """The schemes of URLs."""
+
+
+class _Opened:
+    """An async client made here, which is closed with its loop.
+
+    A loop closes the generators that were begun in it before it is closed itself, so that `asyncio.run` leaves no
+    connection behind.
+    """
+
+    def __init__(self, client: Any) -> None:
+        self.client = client
+        self.is_closed = False
+        self._end = self._closing()
+        with suppress(StopIteration):
+            self._end.__anext__().send(None)  # It begins.
+
+    async def _closing(self) -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            self.is_closed = True
+            await self.client.aclose()
+
+    async def aclose(self) -> None:
+        """Close the client."""
+        await self._end.aclose()
 
 
 class Clients(ABC):
@@ -147,7 +174,7 @@ class Made(Clients):
             ) from error
         self._lock = lock()
         self._client: Any = None
-        self._async_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, Any] = WeakKeyDictionary()
+        self._async_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, _Opened] = WeakKeyDictionary()
         refusals = (ValueError, TypeError, getattr(exceptions_of(self.library), f"{_NAMES[self.library]}Error"))
         try:
             self._check()
@@ -188,10 +215,13 @@ class Made(Clients):
         """The async client of the running loop."""
         loop = asyncio.get_running_loop()
         with self._lock:
-            client = self._async_clients.get(loop)
-            if client is None:
-                client = self._async_clients[loop] = self._make(asynchronous=True)
-            return client
+            opened = self._async_clients.get(loop)
+            if opened is None:
+                # What belonged to loops that are over has been closed with them.
+                for each in [each for each, other in self._async_clients.items() if other.is_closed]:
+                    del self._async_clients[each]
+                opened = self._async_clients[loop] = _Opened(self._make(asynchronous=True))
+            return opened.client
 
     def close(self) -> None:
         """Close the sync client."""
@@ -204,9 +234,9 @@ class Made(Clients):
         """Close the sync client, and the async one of this loop."""
         self.close()
         with self._lock:
-            client = self._async_clients.pop(asyncio.get_running_loop(), None)
-        if client is not None:
-            await client.aclose()
+            opened = self._async_clients.pop(asyncio.get_running_loop(), None)
+        if opened is not None:
+            await opened.aclose()
 
     def _make(self, *, asynchronous: bool) -> Any:
         inner = ".asyncio" if asynchronous else ""

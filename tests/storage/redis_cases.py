@@ -90,7 +90,8 @@ async def stored_texts(storage: RedisStorage) -> list[bytes]:
 def abandon(storage: RedisStorage) -> None:
     """Close its clients at once, those of event loops as well."""
     storage.close()
-    for loop, client in list(storage._clients._async_clients.items()):
+    for loop, opened in list(storage._clients._async_clients.items()):
+        client = opened.client
         if hasattr(client, "nodes_manager"):
             # A node it began with and the same node as the cluster tells it are equal, but two.
             nodes = [*client.nodes_manager.nodes_cache.values(), *client.nodes_manager.startup_nodes.values()]

@@ -407,6 +407,22 @@ def test_one_storage_serves_threads_and_several_event_loops(server: servers.Serv
     buffer.close()
 
 
+def test_loops_that_are_over_leave_no_connection_behind(server: servers.Server) -> None:
+    """Jobs that call `asyncio.run` each, and never close the buffer, would in the end have no connection left."""
+    buffer = SessionBuffer(server.url)
+
+    async def talk() -> None:
+        await asyncio.gather(*(buffer.history("ada", str(each)).aadd_messages([HumanMessage("x")]) for each in range(3)))
+
+    with server.admin() as admin:
+        before = len(admin.client_list())
+        for _ in range(10):
+            asyncio.run(talk())
+        # The server may not have noticed the last one's end yet.
+        assert len(admin.client_list()) < before + 5
+    buffer.close()
+
+
 @pytest.mark.parametrize("made_here", [True, False])
 async def test_more_calls_at_once_than_connections_wait_for_one(server: servers.Server, *, made_here: bool) -> None:
     client = redis.asyncio.Redis(port=server.port, max_connections=3)
