@@ -4,7 +4,7 @@ A server that takes over from another may lack writes which that one acknowledge
 restored lacks all since. It goes on counting from where it is, so that something else gets the numbers
 that a process remembers of what was lost. Therefore every answer brings the session's newest requests,
 as the server remembers them, newest first: a name that nobody else gives, and the position after it. The
-answer to a read brings up to 32, that to a write up to 8.
+answer to a read brings up to 64, that to a write up to 8.
 Replicas get writes in their order, so who knows a request knows all before it, too.
 """
 
