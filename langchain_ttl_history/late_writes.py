@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from langchain_ttl_history.checkpoints import checkpoint_name
-from langchain_ttl_history.forks import lock
+from langchain_ttl_history.fork_safety import lock
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.memo import Memo
 from langchain_ttl_history.storage.base import Change, Status

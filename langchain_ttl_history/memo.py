@@ -11,7 +11,7 @@ from collections import OrderedDict
 
 from langchain_ttl_history.bodies import Base
 from langchain_ttl_history.checkpoints import Record
-from langchain_ttl_history.forks import lock
+from langchain_ttl_history.fork_safety import lock
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.base import Change
 

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 
 from langchain_ttl_history.errors import ConfigurationError
-from langchain_ttl_history.forks import lock
+from langchain_ttl_history.fork_safety import lock
 from langchain_ttl_history.keys import SessionKey, user_digest
 from langchain_ttl_history.storage.base import (
     KEEP,

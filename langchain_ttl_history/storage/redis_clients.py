@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from langchain_ttl_history.errors import ConfigurationError
-from langchain_ttl_history.forks import lock
+from langchain_ttl_history.fork_safety import lock
 
 __all__ = ["SCHEMES", "Clients", "Given", "Made", "exceptions_of"]
 

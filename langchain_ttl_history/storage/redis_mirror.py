@@ -13,10 +13,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
-from langchain_ttl_history.forks import lock
+from langchain_ttl_history.fork_safety import lock
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.base import Blob
-from langchain_ttl_history.storage.redis_histories import later, newest
+from langchain_ttl_history.storage.redis_lineage import later, newest
 from langchain_ttl_history.storage.redis_numbers import KIND, Known
 
 __all__ = ["NOTHING", "Mirror", "Mirrors", "Remembered"]
@@ -50,7 +50,7 @@ class Mirror:
     Args:
         generation: The session's.
         edition: The session's.
-        requests: The newest requests by now; see `redis_histories`. Those of an answer are set before what it tells
+        requests: The newest requests by now; see `redis_lineage`. Those of an answer are set before what it tells
             is added, and looked at after that.
     """
 

@@ -11,10 +11,10 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from langchain_ttl_history.forks import lock
+from langchain_ttl_history.fork_safety import lock
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.redis_commands import encoded
-from langchain_ttl_history.storage.redis_histories import later
+from langchain_ttl_history.storage.redis_lineage import later
 from langchain_ttl_history.storage.redis_names import short_name
 
 __all__ = ["KIND", "TABLE", "Dropping", "Known", "References", "kind_of"]
@@ -51,7 +51,7 @@ class Known:
     """Counts what was dropped."""
     numbers: dict[str, int] = field(default_factory=dict)
     requests: bytes = b""
-    """The newest requests by then; see `redis_histories`. Set before numbers are added, and looked at after them."""
+    """The newest requests by then; see `redis_lineage`. Set before numbers are added, and looked at after them."""
     dropping: Dropping = ("", frozenset())
 
 

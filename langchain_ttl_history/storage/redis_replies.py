@@ -11,7 +11,7 @@ import ormsgpack
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.records import decoder
 from langchain_ttl_history.storage.base import Blob, Change, Entry, Outcome, Query, Snapshot, Status
-from langchain_ttl_history.storage.redis_histories import later
+from langchain_ttl_history.storage.redis_lineage import later
 from langchain_ttl_history.storage.redis_mirror import Mirror, Remembered
 from langchain_ttl_history.storage.redis_names import full_name
 from langchain_ttl_history.storage.redis_numbers import KIND, TABLE, Known

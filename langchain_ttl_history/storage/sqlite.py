@@ -19,20 +19,20 @@ from langchain_ttl_history.storage.base import Change, Outcome, Query, Snapshot,
 from langchain_ttl_history.storage.sqlite_appends import appended
 from langchain_ttl_history.storage.sqlite_changes import planned, refusal, renewal
 from langchain_ttl_history.storage.sqlite_connections import Connections
+from langchain_ttl_history.storage.sqlite_executor import Executor
 from langchain_ttl_history.storage.sqlite_mirror import Mirror, Mirrors
 from langchain_ttl_history.storage.sqlite_names import name_of, name_of_user, valid_path
 from langchain_ttl_history.storage.sqlite_opening import MEMORY
 from langchain_ttl_history.storage.sqlite_row import Row, bytes_of
 from langchain_ttl_history.storage.sqlite_rows import TO_READ, TO_WRITE, create, large, load, look
 from langchain_ttl_history.storage.sqlite_schema import digest
-from langchain_ttl_history.storage.sqlite_threads import Threads
 
 __all__ = ["SQLiteStorage"]
 
 _UNWIPED = "SELECT unwiped FROM state"
 # How many writes of a process go by what it remembers before one looks whether there is anything to free.
 _LOOKS = 64
-# Threads for event loops; of those that write one is at work, and others wait.
+# Threads for event loops. Of the writers only one is at work at a time; the other waits in line.
 _READERS, _WRITERS = 4, 2
 # After another process wrote to a session so many writes to it do not go by what is remembered.
 _CONTESTED = 32
@@ -72,7 +72,7 @@ class SQLiteStorage:
         self._mirrors = Mirrors()
         self._writes = 0
         # Apart, since writes may wait for those of other processes.
-        self._readers, self._writers = Threads(_READERS), Threads(_WRITERS)
+        self._readers, self._writers = Executor(_READERS), Executor(_WRITERS)
         self._connections = Connections(self._path, durable=bool(durable), timeout=timeout)
         # What a process that was killed in the middle of a deletion left.
         self._connections.truncate(wait=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from langchain_ttl_history.forks import lock
+from langchain_ttl_history.fork_safety import lock
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.base import Blob, Query, Snapshot
 from langchain_ttl_history.storage.memory_session import MemorySession

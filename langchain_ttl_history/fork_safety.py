@@ -1,7 +1,8 @@
-"""What a fork must not find half done: a lock that another thread holds, or a connection of SQLite.
+"""Makes `os.fork` safe: no lock is held, and no SQLite connection is in use, at the moment a process forks.
 
-The child has one thread, so that a lock somebody else held would be held for ever, and what it
-guards be half changed. Whoever has locks is therefore asked to be still while a process forks.
+A child has only the thread that forked. A lock that another thread held would stay locked in it for
+ever, and what that lock guards would be half changed. So before a fork every `Forkable` is paused and
+every lock acquired, and both are released after it, in the parent and in the child.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ __all__ = ["Forkable", "lock", "watch"]
 
 
 class Forkable(Protocol):
-    """Something that can be still while its process forks."""
+    """Something that can pause while its process forks."""
 
     def before_fork(self) -> None:
-        """Wait until nobody changes it, and let nobody begin."""
+        """Wait until no operation is under way, and let none begin."""
 
     def after_fork(self) -> None:
-        """Go on, in the parent and in the child."""
+        """Resume, in the parent and in the child."""
 
 
 _watched: WeakSet[Forkable] = WeakSet()
@@ -31,14 +32,20 @@ _held: list[threading.Lock] = []
 
 
 def lock() -> threading.Lock:
-    """A lock that nobody holds on either side of a fork; who holds it takes no other."""
+    """A lock that no thread holds when a process forks.
+
+    Whoever holds it must not take another one: forking acquires all of them, in no particular order.
+    """
     made = threading.Lock()
     _locks.add(made)
     return made
 
 
 def watch(what: Forkable) -> None:
-    """Ask this before each fork, for as long as it lives, and before any `lock` is taken, which it may take itself."""
+    """Pause this object at each fork, for as long as it lives.
+
+    It is paused before any `lock` is acquired, so its `before_fork` may still take one.
+    """
     _watched.add(what)
 
 

@@ -1,4 +1,4 @@
-"""A few threads of a storage's own, in which its verbs run for event loops; a forked process gets new ones."""
+"""Runs a storage's sync verbs for event loops, in a few threads of its own; a forked process gets new threads."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 from typing import Any, TypeVar
 
-__all__ = ["Threads"]
+__all__ = ["Executor"]
 
 T = TypeVar("T")
 
 
-class Threads:
-    """Runs functions beside event loops, so many at once; starts when it is first used."""
+class Executor:
+    """Runs up to `count` functions at once in threads, which are started on first use."""
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -24,14 +24,14 @@ class Threads:
         self._lock = Lock()
 
     async def run(self, function: Callable[..., T], *arguments: Any) -> T:
-        """What a function gives, run in a thread.
+        """Run a function in a thread and return its result.
 
-        A caller that is cancelled leaves one that has not begun undone, and one that has whole.
+        If the caller is cancelled, a function that has not begun is never run, and one that has begun runs to its end.
         """
         return await asyncio.get_running_loop().run_in_executor(self._started(), function, *arguments)
 
     def close(self) -> None:
-        """Start no more; what runs is not waited for."""
+        """Start no more functions; does not wait for those that run."""
         with self._lock:
             executor, self._executor = self._executor, None
         if executor is not None and self._pid == os.getpid():
