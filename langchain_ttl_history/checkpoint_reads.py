@@ -24,9 +24,9 @@ from langchain_ttl_history.codec import delta_snapshot
 from langchain_ttl_history.conversation import LOG, Seen
 from langchain_ttl_history.flow import Flow, Read
 from langchain_ttl_history.index import INDEX, SUBS, Line, lines_of
-from langchain_ttl_history.keeping import leaves, shown_lines, waiting_roots
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.pending import Write, decode_writes
+from langchain_ttl_history.pruning import leaves, shown_lines, waiting_roots
 from langchain_ttl_history.sessions import Sessions, View
 from langchain_ttl_history.storage.base import Lease, Query, Snapshot
 from langchain_ttl_history.strip import key_of

@@ -20,14 +20,14 @@ from langchain_ttl_history.checkpoints import (
 )
 from langchain_ttl_history.codec import is_snapshot
 from langchain_ttl_history.conversation import LOG, Seen
+from langchain_ttl_history.conversation_changes import find_talk, keep_cut_first, said
+from langchain_ttl_history.expired_turns import held_by, leave_aged
 from langchain_ttl_history.flow import Flow, Read, Write
 from langchain_ttl_history.index import INDEX, SUBS, line_of
 from langchain_ttl_history.keys import SessionKey, label
-from langchain_ttl_history.outlived import held_by, leave_aged
 from langchain_ttl_history.pending import decode_writes, encode_writes
 from langchain_ttl_history.puts import Put
 from langchain_ttl_history.sessions import Sessions
-from langchain_ttl_history.spoken import find_talk, keep_cut_first, said
 from langchain_ttl_history.storage.base import (
     Blob,
     Change,

@@ -9,8 +9,8 @@ from langchain_ttl_history.conversation import LOG, deltas_of
 from langchain_ttl_history.errors import ConfigurationError, StorageError
 from langchain_ttl_history.flow import Flow, Read, Write, every_key
 from langchain_ttl_history.index import INDEX, SUBS, Line, lines_of
-from langchain_ttl_history.keeping import keep_only, latest_lines
 from langchain_ttl_history.keys import SessionKey, label
+from langchain_ttl_history.pruning import keep_only, latest_lines
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Change, Outcome, Query, Snapshot, Status
 

@@ -1,4 +1,4 @@
-"""What is left to a turn whose session ended under it, by expiry or by age."""
+"""What a turn may still store when its session ended while it ran, by expiry or by `max_age`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,15 @@ __all__ = ["held_by", "leave_aged"]
 
 
 def leave_aged(values: dict[str, Any], channel: str, token: Token, retention: Retention, now: float) -> None:
-    """Past the maximal age of the session it loaded, a turn keeps only what it added."""
+    """Remove what a turn did not add itself from its conversation, if the session it loaded is past `max_age`.
+
+    Args:
+        values: The checkpoint's channel values; the conversation is replaced in place.
+        channel: The channel that is the conversation.
+        token: What the turn was shown.
+        retention: Has `max_age`.
+        now: Seconds since the epoch, by the storage's clock.
+    """
     value = values.get(channel)
     messages = snapshot_value(value)
     if not _is_aged(token, retention, now) or not is_conversation(messages):
@@ -32,15 +40,16 @@ def leave_aged(values: dict[str, Any], channel: str, token: Token, retention: Re
 def held_by(
     sessions: Sessions, key: SessionKey, parent: str | None, token: Token | None, now: float
 ) -> dict[str, Blob]:
-    """What a turn over a `DeltaChannel` holds of a session that expired under it, as this process knows it.
+    """The conversation that a turn over a `DeltaChannel` still holds after its session expired, as bodies by name.
 
-    Such a channel hands over what each step writes, and never all that it holds.
+    A `DeltaChannel` hands over only what each step writes, never its whole value, so this is taken from what the
+    process remembers.
     """
     known = sessions.memo.last(key)
     if known is None or (token is not None and known.generation != token.generation):
         return {}
     record = known.records.get(checkpoint_name("", parent or ""))
-    # What began the session has no token, and was shown nothing.
+    # The run that created the session has no token: there was nothing to show it.
     shown = () if token is None else token.names
     names = shown if record is None else record.names
     old = set(shown) if token is not None and _is_aged(token, sessions.retention, now) else set()

@@ -1,4 +1,4 @@
-"""What a checkpoint says: which of its channels is the conversation, and what its step changed in it."""
+"""What a put changes in the conversation: which channel holds it, and which messages the step added or removed."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ def find_talk(
     codec: Codec,
     key: SessionKey,
 ) -> None:
-    """Find out what the conversation at this checkpoint is, and whether a channel is it.
+    """Set on a checkpoint's record which channel holds the conversation, and the names of its messages.
 
     Args:
-        record: The checkpoint; what is found is set on it.
-        values: Its channels' values.
-        channel: The one that may be the conversation.
+        record: The checkpoint's record; updated in place.
+        values: Its channel values.
+        channel: The channel that may hold the conversation.
         before: The checkpoint it builds on.
-        delta: For a `DeltaChannel`: what was written to it on that checkpoint, and the names of what the
-            turn holds of a session that ended under it.
+        delta: For a `DeltaChannel`: the writes to it that are pending on `before`, and the names of the messages
+            that the turn still holds of an expired session (see `expired_turns.held_by`).
         codec: Encodes what was written.
         key: Names the session.
     """
@@ -53,27 +53,32 @@ def find_talk(
     if channel not in counters or channel not in versions:
         return
     writes, held = delta
-    # A `DeltaChannel` between snapshots: its new value is the old one and the parent's
-    # writes, which LangGraph stores first.
+    # A `DeltaChannel` between snapshots: its new value is the old one plus the writes pending on the parent, which
+    # LangGraph stores before this checkpoint.
     record.channel, record.explicit = channel, False
     if before is not None and before.names != record.names:
         record.base = record.names
     if before is not None and before.snapshot and record.base is None and not writes:
-        # Not written since that snapshot, so it is this checkpoint's as well.
+        # Nothing was written since that snapshot, so it is also this checkpoint's value.
         record.explicit = versions[channel] == before.checkpoint["channel_versions"][channel]
     if held:
-        # Nothing is left that a chain of writes could begin with.
+        # The checkpoints that the chain of writes began with are gone, so the whole value is stored.
         record.explicit, record.base = True, None
     record.names = applied(held or record.names, writes, codec, key)
 
 
 def keep_cut_first(values: dict[str, Any], channel: str, cut: AbstractSet[str]) -> bool:
-    """Leave what the window had cut where it stood.
+    """Move messages that the window had cut from the end of the conversation back to its front.
 
-    A subgraph may hold it still, and hand it back; the graph, which was not shown it, takes it for something new.
+    A subgraph may still hold them and return them; the graph, which was not shown them, appends them as new.
+
+    Args:
+        values: The checkpoint's channel values; the conversation is replaced in place.
+        channel: The channel that is the conversation.
+        cut: The keys of the messages that the window cut when the run began.
 
     Returns:
-        Whether there is any of it.
+        Whether the conversation has any of them.
     """
     value = values.get(channel)
     messages = snapshot_value(value)
@@ -86,17 +91,16 @@ def keep_cut_first(values: dict[str, Any], channel: str, cut: AbstractSet[str]) 
 
 
 def said(record: Record, value: Any, shown: Sequence[str], before: Record | None, cut: AbstractSet[str]) -> Delta:
-    """What this step of a run said, and which message of its own turn it follows.
+    """The log entry for a step of a run: what it added and removed, and which message of its turn that follows.
 
-    A run that resumes goes on with the turn that was interrupted; any other opens one, whose
-    first message follows nothing.
+    A run that resumes continues the interrupted turn; any other run opens a turn, whose first message follows nothing.
 
     Args:
-        record: The checkpoint, its conversation set.
-        value: The conversation's channel.
-        shown: What the step was shown.
-        before: The checkpoint of the same run before this one.
-        cut: Keys of what the window had cut and is handed back all the same, which is nothing that was said.
+        record: The checkpoint's record with its conversation set; `record.last` is set here.
+        value: The value of the conversation's channel.
+        shown: The names of the messages that the step was shown.
+        before: The previous checkpoint of the same run; None if this is its first.
+        cut: Keys of messages that the window had cut and that came back (see `keep_cut_first`); they are not new.
     """
     names: Sequence[str] = record.names
     if cut:
@@ -112,11 +116,11 @@ def said(record: Record, value: Any, shown: Sequence[str], before: Record | None
             last = key_of(shown[-1])
     new = [*map(key_of, added)]
     if removed or len(shown) + len(added) > len(names):
-        # Some of them are there already, and were only changed.
+        # Some of the added messages replace ones that were shown, and are not new.
         there = {key_of(name) for name in shown}.difference(removed)
         new = [key for key in new if key not in there]
     if last in removed:
-        # Nothing stands there any more, so what the turn says next follows what stood before it.
+        # The message that the turn would follow was removed, so it follows the nearest one before that.
         keys = [key_of(name) for name in shown]
         before_it = keys[: keys.index(last)] if last in keys else []
         last = next((key for key in reversed(before_it) if key not in removed), None)
@@ -124,6 +128,6 @@ def said(record: Record, value: Any, shown: Sequence[str], before: Record | None
         if last is not None and is_conversation(messages):
             stays = {*before_it}.difference(removed)
             if ends_open([message for message in messages if message.id in stays]):
-                last = None  # Somebody's call, whose results may have come meanwhile.
+                last = None  # That is an open tool call: its results may arrive meanwhile and must follow it.
     record.last = new[-1] if new else last
     return Delta(record.run, removed, added, last)

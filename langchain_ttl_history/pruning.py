@@ -1,4 +1,4 @@
-"""What stays of a session when some of its checkpoints do: pure plans over its index and outline."""
+"""Which checkpoints a session shows and keeps, and what is dropped with the others: pure plans over its outline."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ def latest_lines(lines: Iterable[Line]) -> list[Line]:
 
 
 class Lines:
-    """The index of an outline, read once."""
+    """The index lines in an outline, decoded once."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.indexed = {index: lines_at(snapshot.lists.get(index, ())) for index in (CHAIN, INDEX, SUBS)}
-        # A checkpoint that was put again stands there twice; the newer line counts.
+        # A checkpoint that was put twice has two lines; the newer one counts.
         self.by_id = {(line.ns, line.id): line for lines in self.indexed.values() for line in lines}
 
     def of(self, index: str) -> list[Line]:
@@ -133,9 +133,10 @@ def keep_only(
 
 
 def _heads(snapshot: Snapshot, lines: Lines, listed: Collection[tuple[str, str]], drop: set[str]) -> dict[str, Blob]:
-    """Pointers to the newest checkpoints; where the newest is dropped, to the newest left. All gone are dropped.
+    """The pointers to each namespace's latest checkpoint, moved to the newest one left where the latest is dropped.
 
-    Those that stay are set as well: where somebody else dropped what one of them points at, this is refused.
+    The pointer of a namespace without any checkpoint left is added to `drop`. Pointers that stay as they are get
+    written as well: their references make the storage refuse this change if a checkpoint was dropped meanwhile.
     """
     pointers = {name: pointer for name, pointer in snapshot.blobs.items() if name[0] == "h"}
     gone = [name for name, pointer in pointers.items() if pointer.refs[0] in drop]
@@ -164,7 +165,7 @@ def needed_by(snapshot: Snapshot, drop: Collection[str], log: Iterable[Entry]) -
     before: tuple[str, ...] = ()
     for name, blob in snapshot.blobs.items():
         if name[0] == "c" and name not in drop:
-            # Mostly what the one before refers to, and a little more.
+            # Usually a checkpoint has the references of the previous one and a few more.
             known = len(before)
             same = blob.refs[:known] == before
             needed.update(blob.refs[known:] if same else blob.refs)

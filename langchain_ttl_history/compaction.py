@@ -1,6 +1,6 @@
-"""What is kept when a session is over its caps: pure plans over a whole session's outline.
+"""What is freed of a session that is over its caps: pure plans over an outline of the whole session.
 
-Reads never show more than the caps; these plans only decide what is freed, in batches.
+Reads never show more than the caps allow, so nobody sees when this runs; it frees in batches.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from langchain_ttl_history.checkpoints import (
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.conversation import LOG, deltas_of, unseen
 from langchain_ttl_history.index import INDEX, SUBS
-from langchain_ttl_history.keeping import Lines, keep_only, leaves, needed_by, shown_lines, waiting_roots
+from langchain_ttl_history.pruning import Lines, keep_only, leaves, needed_by, shown_lines, waiting_roots
 from langchain_ttl_history.retention import Retention
 from langchain_ttl_history.storage.base import Change, Entry, Lease, Snapshot
 from langchain_ttl_history.strip import ID, key_of
@@ -27,14 +27,14 @@ from langchain_ttl_history.window import Caps, visible
 
 __all__ = ["hard_limits", "limits", "plan", "together"]
 
-# How much further a session may grow before a write frees it at once; how far under the bound on
-# bytes it then goes. Most writes free nothing.
+# How much further than `Storage.slack` a session may grow before a write frees it at once, and to which part of
+# `max_bytes` it is then reduced, so that the next writes free nothing.
 _MORE_SLACK = 0.25
 _BYTES_GOAL = 0.9
 
 
 def limits(retention: Retention, slack: float) -> dict[str, int]:
-    """The weights of lists from which on whoever reads a session is to free it; see `Storage.slack`."""
+    """For each list the weight above which a read plans what to free; see `Storage.slack`."""
     found: dict[str, int] = {}
     if retention.max_checkpoints is not None:
         found[INDEX] = int(retention.max_checkpoints * slack) + 2
@@ -45,12 +45,12 @@ def limits(retention: Retention, slack: float) -> dict[str, int]:
 
 
 def hard_limits(retention: Retention, slack: float) -> dict[str, int]:
-    """The weights of lists from which on a write frees at once."""
+    """For each list the weight above which a write frees at once."""
     return limits(retention, slack + _MORE_SLACK)
 
 
 def together(change: Change, freed: Change) -> Change | None:
-    """A write that frees as well, as :func:`plan` says; None if the two are of different sessions."""
+    """One change that makes both a write and what :func:`plan` frees; None if they are for different generations."""
     if change.at_generation not in (None, freed.at_generation):
         return None
     used = {ref for blob in change.blobs.values() for ref in blob.refs}
@@ -84,9 +84,9 @@ def plan(
         retention: The caps.
         lease: As for any write.
         codec: Reads the records.
-        shown: Names of the messages that either door shows.
-        bodies: The messages of its conversation.
-        needed: Names of the messages that stay whatever the bounds.
+        shown: Names of the messages that the history or a graph shows.
+        bodies: The messages of its conversation, by name.
+        needed: Names of the messages that stay even over `max_bytes`.
     """
     lines = Lines(snapshot)
     roots = lines.of(INDEX)
@@ -112,7 +112,7 @@ def plan(
     change = keeping(low)
     if snapshot.bytes - _freed(snapshot, change) <= goal:
         return change
-    # Of the log only what is shown stays, and then the oldest messages go.
+    # Checkpoints alone do not free enough: keep only the part of the log that is shown, then cut the oldest messages.
     log = _kept_log(snapshot, shown, 0, codec)
     change = keep_only(snapshot, shown_lines(roots, subs, 1, waiting), lease, log, lines)
     over = snapshot.bytes - _freed(snapshot, change) - goal
@@ -122,12 +122,12 @@ def plan(
 
 
 def _kept_log(snapshot: Snapshot, shown: AbstractSet[str], spare: int | None, codec: Codec) -> list[Entry]:
-    """The newest of the log: what is still shown by it, or may be unseen by a run under way.
+    """The newest entries of the log: those that affect what is shown, and some for runs under way.
 
     Args:
         snapshot: The outline.
-        shown: Names of the messages that either door shows.
-        spare: How many messages are kept for runs under way; None for all.
+        shown: Names of the messages that the history or a graph shows.
+        spare: At least how many messages' entries are kept for runs under way; None keeps all entries.
         codec: Reads the head.
     """
     entries = list(snapshot.lists.get(LOG, ()))
@@ -142,7 +142,7 @@ def _kept_log(snapshot: Snapshot, shown: AbstractSet[str], spare: int | None, co
         later = [entry for entry in entries if entry.position > record.seen.position]
         new = unseen(deltas_of(later), record.seen)
         head = set(map(key_of, record.names)) if any(delta.removed for delta in new) else head
-    # What an unseen change adds outside the window, and removes that is gone, nobody will miss.
+    # An unseen change matters only if it adds a message that is shown, or removes one that the head still has.
     needed = [
         delta.position for delta in new if not shown.isdisjoint(delta.added) or not head.isdisjoint(delta.removed)
     ]
@@ -174,7 +174,7 @@ def _with_fewer_messages(
     needed: AbstractSet[str],
     codec: Codec,
 ) -> Change:
-    """Cut the oldest messages as well, from the head and from the log."""
+    """The change, extended to cut the oldest messages from the head and the log, as many as free `over` bytes."""
 
     def size(name: str) -> int:
         blob = snapshot.blobs[name]
@@ -187,7 +187,7 @@ def _with_fewer_messages(
     fits = {names[each] for each in visible([bodies[name] for name in names], caps, sizes)}
     lost = set(names) - fits - needed
     kept = [entry for entry in snapshot.lists.get(LOG, ()) if entry.position not in change.trim.get(LOG, ())]
-    # What only removes has no references to begin with.
+    # Entries without references only remove messages, and stay.
     empty = {entry.position for entry in kept if entry.refs and lost.issuperset(entry.refs)}
     log = [
         entry._replace(refs=tuple(name for name in entry.refs if name not in lost))
