@@ -16,14 +16,13 @@ from langchain_ttl_history.keys import SessionKey, user_digest
 from langchain_ttl_history.storage.base import (
     KEEP,
     Change,
-    Guard,
     Outcome,
     Query,
     Snapshot,
     Status,
     Usage,
 )
-from langchain_ttl_history.storage.memory_session import MemorySession
+from langchain_ttl_history.storage.memory_session import MemorySession, refusal
 
 __all__ = ["MemoryStorage"]
 
@@ -98,11 +97,9 @@ class MemoryStorage:
             now = self._clock()
             self._free_expired(now)
             session = self._live(key, now)
-            if self._tombstones and self._is_behind(self._fence(key, now), session, change.guard):
-                return Outcome(Status.DELETED)
-            refusal = _refusal(session, change)
-            if refusal is not None:
-                return refusal
+            refused = refusal(session, change, self._fence(key, now) if self._tombstones else 0)
+            if refused is not None:
+                return refused
             if session is None:
                 self._generation = max(self._generation + 1, int(now * 1_000_000))
                 session = self._sessions[key] = MemorySession(self._generation, now)
@@ -120,15 +117,6 @@ class MemoryStorage:
             outcome = Outcome(Status.STORED, _NOTHING, session.generation, session.position, session.bytes, weights)
             self._evict(key)
             return outcome
-
-    @staticmethod
-    def _is_behind(fence: int, session: MemorySession | None, guard: Guard) -> bool:
-        """Whether a write continues what was deleted."""
-        if not fence:
-            return False
-        if guard.generation is not None and guard.generation <= fence:
-            return True
-        return guard.needs is not None and (session is None or guard.needs not in session.blobs)
 
     def delete(self, user_id: str, session_id: str | None, tombstone_ttl: float) -> int:
         """Delete a session, or all of a user's, leaving tombstones."""
@@ -259,33 +247,3 @@ class MemoryStorage:
             if now < until and len(self._tombstones) <= _TOMBSTONES:
                 return
             del self._tombstones[digest]
-
-
-def _refusal(session: MemorySession | None, change: Change) -> Outcome | None:
-    """Why a session cannot be changed so, if it cannot."""
-    if session is None:
-        if change.upkeep:
-            return Outcome(Status.ABSENT)
-        if change.at_generation is not None or change.at_position is not None:
-            return Outcome(Status.MOVED)
-    elif (
-        change.new
-        or change.at_generation not in (None, session.generation)
-        or change.at_position not in (None, session.position)
-    ):
-        return Outcome(Status.MOVED)
-    absent = list[str] if session is None else session.absent
-    missing: list[str] = []
-    for blob in change.blobs.values():
-        if blob.refs:
-            missing += absent(blob.refs)
-    for _, _, refs in change.append:
-        if refs:
-            missing += absent(refs)
-    for _, entry in change.place:
-        missing += absent(entry.refs)
-    if missing:
-        unknown = frozenset(missing).difference(change.blobs)
-        if unknown:
-            return Outcome(Status.MISSING, unknown)
-    return None

@@ -1,4 +1,7 @@
-"""One session in memory: its blobs and lists, its times, and how a write changes them."""
+"""One session in memory: its blobs and lists, its times, how a write changes them, and why one is refused.
+
+The memory storage keeps sessions so, and the SQLite storage what a process remembers of a session.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,16 @@ from langchain_ttl_history.storage.base import (
     Blob,
     Change,
     Entry,
+    Guard,
     Keep,
     Lease,
+    Outcome,
     Query,
     Snapshot,
+    Status,
 )
 
-__all__ = ["MemorySession"]
+__all__ = ["MemorySession", "is_fenced", "refusal"]
 
 # What a name and its container cost besides the payload, in bytes.
 _OVERHEAD = 200
@@ -194,3 +200,48 @@ def _after(entries: list[Entry], mark: int) -> list[Entry]:
     while start and entries[start - 1].position > mark:
         start -= 1
     return entries[start:]
+
+
+def is_fenced(session: MemorySession | None, guard: Guard, fence: int) -> bool:
+    """Whether a write continues what was deleted, while a tombstone with this fence stands."""
+    if guard.generation is not None and guard.generation <= fence:
+        return True
+    return guard.needs is not None and (session is None or guard.needs not in session.blobs)
+
+
+def refusal(session: MemorySession | None, change: Change, fence: int) -> Outcome | None:
+    """Why a change is refused; None if it is not.
+
+    Args:
+        session: The session as it is; None where there is none.
+        change: What is to be written.
+        fence: The newest deleted generation while its tombstone stands, otherwise 0.
+    """
+    if fence and is_fenced(session, change.guard, fence):
+        return Outcome(Status.DELETED)
+    if session is None:
+        if change.upkeep:
+            return Outcome(Status.ABSENT)
+        if change.at_generation is not None or change.at_position is not None:
+            return Outcome(Status.MOVED)
+    elif (
+        change.new
+        or change.at_generation not in (None, session.generation)
+        or change.at_position not in (None, session.position)
+    ):
+        return Outcome(Status.MOVED)
+    absent = list[str] if session is None else session.absent
+    missing: list[str] = []
+    for blob in change.blobs.values():
+        if blob.refs:
+            missing += absent(blob.refs)
+    for _, _, refs in change.append:
+        if refs:
+            missing += absent(refs)
+    for _, entry in change.place:
+        missing += absent(entry.refs)
+    if missing:
+        unknown = frozenset(missing).difference(change.blobs)
+        if unknown:
+            return Outcome(Status.MISSING, unknown)
+    return None

@@ -16,8 +16,9 @@ from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import sqlite_freeing as freeing
 from langchain_ttl_history.storage import sqlite_listing as listing
 from langchain_ttl_history.storage.base import Change, Outcome, Query, Snapshot, Usage
+from langchain_ttl_history.storage.memory_session import refusal
 from langchain_ttl_history.storage.sqlite_appends import appended
-from langchain_ttl_history.storage.sqlite_changes import planned, refusal, renewal
+from langchain_ttl_history.storage.sqlite_changes import planned, renewal
 from langchain_ttl_history.storage.sqlite_connections import Connections
 from langchain_ttl_history.storage.sqlite_executor import Executor
 from langchain_ttl_history.storage.sqlite_mirror import Mirror, Mirrors
@@ -163,7 +164,7 @@ class SQLiteStorage:
             return None
         done = appended(mirror, change, now)
         if done is None:
-            if refusal(mirror, change, mirror.fence if now < mirror.until else 0) is not None:
+            if refusal(mirror.session, change, mirror.fence if now < mirror.until else 0) is not None:
                 self._mirrors.put(key, mirror)
                 return None
             done = planned(mirror, change, now)
@@ -187,7 +188,7 @@ class SQLiteStorage:
         else:
             mirror = load(connection, seen.row, mirror)
             mirror.fence, mirror.until = seen.fence, seen.until
-        refused = refusal(mirror, change, seen.fence)
+        refused = refusal(None if mirror is None else mirror.session, change, seen.fence)
         if refused is not None:
             return refused, seen.unwiped, mirror
         if seen.litter:

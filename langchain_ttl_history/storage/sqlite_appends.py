@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from langchain_ttl_history.storage.base import KEEP, Blob, Change, Entry, Outcome, Status
-from langchain_ttl_history.storage.memory_session import MemorySession
+from langchain_ttl_history.storage.memory_session import MemorySession, is_fenced
 from langchain_ttl_history.storage.sqlite_mirror import Mirror
 from langchain_ttl_history.storage.sqlite_packs import Listed, Named, encode
 from langchain_ttl_history.storage.sqlite_tail import closed
@@ -69,7 +69,7 @@ def _found(mirror: Mirror, change: Change, now: float) -> tuple[list[Named], lis
         change.drop or change.trim or change.place or change.new or change.idle_ttl is not KEEP
         or (change.at_generation is not None and change.at_generation != row.generation)
         or (change.at_position is not None and change.at_position != row.position)
-        or (now < mirror.until and _is_fenced(mirror, change))
+        or (now < mirror.until and is_fenced(mirror.session, change.guard, mirror.fence))
     ):  # fmt: skip
         return None
     named: list[Named] = []
@@ -93,13 +93,6 @@ def _found(mirror: Mirror, change: Change, now: float) -> tuple[list[Named], lis
         position += 1
         listed.append((name, Entry(position, payload, refs)))
     return named, listed
-
-
-def _is_fenced(mirror: Mirror, change: Change) -> bool:
-    generation, needs = change.guard
-    return (generation is not None and generation <= mirror.fence) or (
-        needs is not None and needs not in mirror.session.blobs
-    )
 
 
 def _are_there(refs: tuple[str, ...], session: MemorySession, given: Mapping[str, Blob]) -> bool:

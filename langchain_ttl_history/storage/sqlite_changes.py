@@ -15,37 +15,7 @@ from langchain_ttl_history.storage.sqlite_packs import Large, Listed, Named, Nam
 from langchain_ttl_history.storage.sqlite_tail import SEGMENT, closed, room
 from langchain_ttl_history.storage.sqlite_updates import DELETE, INSERT, LARGE, OUTDATED, REPLACE, Statement, update
 
-__all__ = ["planned", "refusal", "renewal"]
-
-
-def refusal(mirror: Mirror | None, change: Change, fence: int) -> Outcome | None:
-    """Why a change is refused; None if it is not. Without a mirror there is no session."""
-    guard = change.guard
-    stored = {} if mirror is None else mirror.session.blobs
-    if fence:
-        if guard.generation is not None and guard.generation <= fence:
-            return Outcome(Status.DELETED)
-        if guard.needs is not None and guard.needs not in stored:
-            return Outcome(Status.DELETED)
-    if mirror is None and change.upkeep:
-        return Outcome(Status.ABSENT)
-    if change.at_generation is not None and (mirror is None or mirror.row.generation != change.at_generation):
-        return Outcome(Status.MOVED)
-    if change.at_position is not None and (mirror is None or mirror.row.position != change.at_position):
-        return Outcome(Status.MOVED)
-    if change.new and mirror is not None:
-        return Outcome(Status.MOVED)
-    wanted: set[str] = set()
-    for blob in change.blobs.values():
-        if blob.refs:
-            wanted.update(blob.refs)
-    for _, _, refs in change.append:
-        wanted.update(refs)
-    for _, entry in change.place:
-        wanted.update(entry.refs)
-    # One at a time: of two at once, `difference` walks through all of the second.
-    missing = wanted.difference(stored).difference(change.blobs)
-    return Outcome(Status.MISSING, frozenset(missing)) if missing else None
+__all__ = ["planned", "renewal"]
 
 
 def planned(mirror: Mirror, change: Change, now: float, *, force: bool = False) -> tuple[Outcome, list[Statement]]:
