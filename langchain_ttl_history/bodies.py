@@ -21,18 +21,19 @@ class Base:
     """Bodies that are known to be stored, so that they need not be sent again."""
 
     known: dict[str, Body] = field(default_factory=dict)
-    """For each id its body."""
+    """Bodies by message id."""
     contents: dict[bytes, str] = field(default_factory=dict)
-    """For each content that was lately stored without an id its name."""
+    """The names of messages that were stored without an id since the last checkpoint, by their packed content."""
     waiting: dict[bytes, str] = field(default_factory=dict)
-    """Those of the checkpoint before: what opens a run is given its id by the step after the one that stores it."""
+    """Those of the checkpoint before: the message that opens a run gets its id from the step after the one that stores
+    it."""
     sending: dict[str, Blob] = field(default_factory=dict)
-    """Bodies among them that are on their way: who refers to one sends it as well, since LangGraph
-    stores what a step wrote and its checkpoint at the same time."""
+    """Bodies of writes that are not yet confirmed. Whoever refers to one sends it as well, since LangGraph stores what
+    a step wrote and the step's checkpoint concurrently."""
     strip: Strip = NOTHING
-    """The conversation as it was last handed over."""
+    """The conversation as it was last put or read."""
     told: tuple[str, tuple[str, ...]] = ("", ())
-    """What a run was last told it is shown, in a token and as names."""
+    """What the last run to begin was shown: as in its token (`Token.shown`), and as names."""
     sound: tuple[str, ...] = ()
     """The last conversation that was found sound; see `simple_start`."""
     held: int = 0
@@ -47,7 +48,7 @@ class Base:
         return self.held + len(self.strip.images)
 
     def names_told(self, shown: str) -> tuple[str, ...]:
-        """The names in a token, if it is the one told last. So that each name is held once, and not read again."""
+        """The names in a token's `shown`, if it is the one told last; else empty. Saves splitting that string again."""
         told, names = self.told
         return names if told == shown else ()
 
@@ -57,7 +58,7 @@ class Base:
         return len(sound) if tuple(names[: len(sound)]) == sound else 0
 
     def content_named(self, packed: bytes) -> str | None:
-        """The name of a content that was lately stored without an id."""
+        """The name under which this content was recently stored without an id; None if it was not."""
         return self.contents.get(packed) or self.waiting.get(packed)
 
     def learn(self, id: str, body: Body) -> None:
@@ -70,7 +71,7 @@ class Base:
         blobs[name] = self.sending[name] = blob
 
     def resend(self, name: str, blobs: dict[str, Blob]) -> None:
-        """Add a body that is known, and perhaps only on its way, to what is going to be sent."""
+        """Add a known body to what is going to be sent, if the write that stores it is not yet confirmed."""
         blob = self.sending.get(name)
         if blob is not None:
             blobs.setdefault(name, blob)
@@ -78,13 +79,13 @@ class Base:
                 self.resend(ref, blobs)
 
     def sent(self, names: Iterable[str]) -> None:
-        """Know that these are stored."""
+        """Note that the write of these bodies is confirmed."""
         if self.sending:
             for name in names:
                 self.sending.pop(name, None)
 
     def settle(self, names: Sequence[str]) -> None:
-        """Forget what is not among these, once it is much, and contents that got no id for two checkpoints."""
+        """Forget bodies not among these names, if they are many, and contents without an id for two calls."""
         self.waiting, self.contents = self.contents, {}
         if len(self.sending) > len(names) + 16:
             self.sending = {}  # Of writes that failed.
@@ -122,9 +123,9 @@ def _body_read(name: str, message: BaseMessage, blobs: Mapping[str, Blob], codec
 def encode_conversation(
     messages: Sequence[BaseMessage], base: Base, codec: Codec, where: str, blobs: dict[str, Blob]
 ) -> list[str]:
-    """As :func:`encode_bodies`, for all of a conversation, which is remembered for the next time.
+    """As :func:`encode_bodies`, for a whole conversation, which becomes `base.strip` for the next time.
 
-    Every message is packed anew and compared, so one that was changed in place is never missed.
+    Every message is packed and compared, so a message that was changed in place is never missed.
     """
     classes = list(map(type, messages))
     begin, images = codec.images(messages)
@@ -140,12 +141,12 @@ def encode_conversation(
     if count:
         end += strip.ends[start + count - 1] - (strip.ends[start - 1] if start else strip.begin)
     for message in messages[count:]:
-        # What stands behind the image of the last but one is that of the last.
+        # The rest of `images`, after the last but one, is the image of the last message.
         is_last = images and count + len(bodies) + 1 == len(messages) and is_core(message)
         image = images[end:] if is_last else codec.image_of(message)
         if image is None or (images and images[end : end + len(image)] != image):
-            # It stands among them all the same, or stands there as it was before it changed in between: nothing
-            # behind it is found.
+            # The message has no image of its own, so its share of `images` is unknown, or it changed since `images` was
+            # packed. Either way the later images cannot be located any more.
             images = b""
         else:
             end += len(image)
@@ -169,7 +170,7 @@ def encode_bodies(
 
 
 def encode_new(messages: Iterable[BaseMessage], codec: Codec, where: str, blobs: dict[str, Blob]) -> list[str]:
-    """As :func:`encode_bodies`, where nothing is known and nothing is to be remembered."""
+    """As :func:`encode_bodies`, with nothing known before and nothing remembered after."""
     base = Base()
     return [_encode(message, base, codec, where, blobs, None).name for message in messages]
 
@@ -188,7 +189,7 @@ def _encode(
     if packed is None:
         packed = codec.verified_message(message, f"{where}, message {message.id!r}")
     if image is not None and codec.image_of(message) != image:
-        # Changed since it was taken: the run gives a message its id while what a task wrote is being stored.
+        # The message changed since the image was taken: a run may give it an id while a task's writes are being stored.
         image = None
     if id and body is not None and body.cls is None and body.content == packed:
         base.resend(body.name, blobs)
@@ -218,7 +219,7 @@ def _encode(
 
 
 def restored(names: Iterable[str], base: Base, codec: Codec, where: str) -> dict[str, Blob]:
-    """The bodies of these names, as far as they are known, for a session that lost them."""
+    """The bodies of these names that are known, as blobs, to store them again in a session that lost them."""
     blobs: dict[str, Blob] = {}
     for name in names:
         body = base.known.get(name[ID:])

@@ -1,8 +1,7 @@
-"""What this process knows of sessions it lately read or wrote, so that it need not ask again.
+"""A cache of what this process read or wrote of sessions, so that a put needs no read.
 
-Never the truth: a write built on it names the generation it expects, and the bodies it leaves
-out as references; where that is wrong the storage says so and the write is planned anew from a
-read.
+It may be outdated. A write that is planned with it names the generation it expects, and refers to the
+bodies it leaves out; if either is wrong the storage refuses, and the write is planned again from a read.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ __all__ = ["Known", "Memo"]
 
 _SESSIONS = 128
 _RECORDS = 64
-# How many of the checkpoints put last are certainly remembered: more than steps are under way at once.
+# At least so many of the checkpoints put last are remembered: more than there are steps under way at once.
 _PUT = 500
 _BYTES = 32 * 1024 * 1024
 
@@ -32,12 +31,12 @@ class Known:
     def __init__(self, generation: int) -> None:
         self.generation = generation
         self.base = Base()
-        """Bodies known to be stored; who stores more adds them."""
+        """Bodies known to be stored; whoever stores more adds them."""
         self.records: dict[str, Record] = {}
-        """Checkpoints by name, the newest of some runs."""
+        """Checkpoints by name: the latest of each run that was active recently."""
 
     def learn(self, name: str, record: Record, instead: str | None = None) -> None:
-        """Remember a checkpoint's record, instead of its parent's, on which its run is done building."""
+        """Remember a checkpoint's record, and forget that of `instead`, its parent, which its run no longer needs."""
         records = self.records
         if instead is not None:
             records.pop(instead, None)
@@ -53,18 +52,19 @@ class Memo:
     def __init__(self) -> None:
         self._lock = lock()
         self._known: OrderedDict[SessionKey, Known] = OrderedDict()
-        # By hashes: there are many, and each may be held long after its checkpoint is gone. Two halves, of which the
-        # older goes as a whole, take less memory and time than one that is kept in order.
+        # Generations by the hash of a checkpoint's key and name: hashes, since there are many, and each may be held
+        # long after its checkpoint is gone. Two halves, of which the older is dropped as a whole, take less memory and
+        # time than one mapping in the order of use.
         self._put: dict[int, int] = {}
         self._put_before: dict[int, int] = {}
         self._plans: OrderedDict[SessionKey, Change] = OrderedDict()
 
     def last(self, key: SessionKey) -> Known | None:
-        """What is known of the generation of a session last met, though it may be gone."""
+        """What is known of the generation of a session that was seen last, even if that is gone by now."""
         return self._known.get(key)
 
     def of(self, key: SessionKey, generation: int) -> Known:
-        """What is known of this generation of a session."""
+        """What is known of this generation of a session; starts empty if another generation was remembered."""
         with self._lock:
             known = self._known.get(key)
             if known is not None and not known.generation:
@@ -86,14 +86,14 @@ class Memo:
         if len(put) >= _PUT:
             with self._lock:
                 if self._put is put:
-                    # In this order, so that none of them is in neither.
+                    # In this order, so that a reader without the lock finds each entry in one of the two.
                     self._put_before = put
                     self._put = {}
 
     def put_in(self, key: SessionKey, name: str) -> int | None:
         """The generation a checkpoint is known to have been put in, though it may be freed by now."""
         known = hash((key, name))
-        # The newer half first: in between it may become the older one.
+        # The newer half first, since it may become the older one between the two look-ups.
         found = self._put.get(known)
         return self._put_before.get(known) if found is None else found
 
@@ -105,7 +105,7 @@ class Memo:
                 self._plans.popitem(last=False)
 
     def planned(self, key: SessionKey) -> Change | None:
-        """What can be freed of a session; told once."""
+        """Take what can be freed of a session; None if nothing is planned."""
         return self._plans.pop(key, None) if self._plans else None
 
     def drop(self, user_id: str, session_id: str | None = None) -> None:

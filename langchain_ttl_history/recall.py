@@ -1,4 +1,4 @@
-"""What this process remembers of a conversation, so that a read need not give it."""
+"""What this process remembers of a conversation, so that a read can leave it out."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ __all__ = ["Recall"]
 
 
 class Recall:
-    """The messages of a strip.
+    """Completes reads from a strip.
 
-    A body is named after its content, so what is remembered of it is true wherever it stands; whether it
-    is shown is up to the checkpoints and the log, which are always read.
+    A body is named after its content, so a remembered body is never wrong. Which bodies are shown is up to the
+    checkpoints and the log, which are always read.
     """
 
     def __init__(self, strip: Strip, codec: Codec) -> None:
         self._strip = strip
         self._codec = codec
         self.known = frozenset(strip.names[: strip.exact])
-        """The names of the bodies that a read need not give."""
+        """The names of the bodies that a read can leave out."""
 
     def completed(self, found: Mapping[str, Blob]) -> Mapping[str, Blob]:
-        """The blobs that a read gave, and those it left out."""
+        """The blobs that a read returned, and those it left out."""
         return _Completed(found, self._strip, self._codec) if self.known else found
 
     def decode(self, names: Sequence[str], blobs: Mapping[str, Blob]) -> list[BaseMessage]:
@@ -43,14 +43,14 @@ class Recall:
             return decode_bodies(names, blobs, codec)
         begin, images = strip.begin, strip.images
         if strip.ends[count - 1] < len(images):
-            # Images of others stand behind.
+            # The images of further messages follow, which are left out.
             begin, images = joined([images[begin : strip.ends[count - 1]]], count)
         messages = codec.messages_of(images, strip.classes[:count])
         return messages + decode_bodies(names[count:], blobs, codec) if len(names) > count else messages
 
 
 class _Completed(dict[str, Blob]):
-    """Blobs; what a strip knows is made when it is asked for."""
+    """Blobs of which those in a strip are made on demand."""
 
     def __init__(self, found: Mapping[str, Blob], strip: Strip, codec: Codec) -> None:
         super().__init__(found)

@@ -1,4 +1,4 @@
-"""One session read or changed: retention, log, head and window put together, as flows."""
+"""What all operations on a session share: head, log, fold, window and retention put together, as flows."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = ["SessionInfo", "Sessions", "Turn", "View"]
 
 @dataclass(frozen=True)
 class SessionInfo:
-    """What is known of a live session; the times are aware, in UTC."""
+    """A live session's metadata; the times are aware, in UTC."""
 
     user_id: str
     session_id: str
@@ -44,7 +44,7 @@ class SessionInfo:
     created_at: datetime
     last_used_at: datetime
     expires_at: datetime | None
-    """None if it is pinned and has no maximal age."""
+    """None if the session is pinned and there is no `max_age`."""
     read_at: datetime | None = field(default=None, repr=False, compare=False)
     """When this was read, by the storage's clock."""
 
@@ -70,14 +70,15 @@ class View(NamedTuple):
     names: Sequence[str]
     """The whole conversation, before the window."""
     graph: Sequence[str]
-    """What a graph is shown, before the window: the head alone while it waits for results."""
+    """What a graph is shown, before the window: the head alone while that ends in an open tool call."""
     history: Sequence[str]
-    """What the history shows, before the window: without the group that waits for results."""
+    """What the history shows, before the window: everything but the open tool call and its results so far."""
     seen: Seen
-    """What a run has seen that starts with what the graph is shown."""
+    """What a run has seen that starts from what the graph is shown."""
     bodies: Mapping[str, BaseMessage]
+    """The messages, by name."""
     waiting: Sequence[str] = ()
-    """The group that waits for results, if there is one, and what opened its turn."""
+    """The message that opened the turn of the open tool call, then that call and its results so far; else empty."""
 
     @property
     def generation(self) -> int | None:
@@ -97,7 +98,7 @@ class Sessions:
 
     @cached_property
     def lease(self) -> Lease:
-        """What one use gives a session."""
+        """By how long each use extends a session."""
         return Lease(self.retention.idle_seconds, self.retention.age_seconds)
 
     @cached_property
@@ -124,7 +125,12 @@ class Sessions:
         return Recall(NOTHING if known is None else known.base.strip, self.codec)
 
     def look(self, snapshot: Snapshot, recall: Recall) -> View:
-        """The conversation in a snapshot of the root's head, and of the log after its mark, and in what is recalled."""
+        """The conversation in a snapshot.
+
+        Args:
+            snapshot: Has the root's head and the log after its mark; gets the blobs that the read left out.
+            recall: What this process remembers, and the read therefore left out.
+        """
         blobs = snapshot.blobs = recall.completed(snapshot.blobs)
         pointer = blobs.get(head_name(""))
         record = None if pointer is None else pointed_at(pointer, blobs, self.codec)
@@ -168,7 +174,7 @@ class Sessions:
     def windowed(
         self, names: Sequence[str], bodies: Mapping[str, BaseMessage], base: Base | None = None
     ) -> tuple[Sequence[str], list[BaseMessage]]:
-        """The window's names and their messages; `base` remembers what was found out for the next time."""
+        """The window's names and their messages; `base` remembers which messages need no check the next time."""
         messages = [*map(bodies.__getitem__, names)]
         start = simple_start(messages, self.caps, 0 if base is None else base.sound_in(names))
         if start is not None:
@@ -189,21 +195,15 @@ class Sessions:
         return Turn([view.bodies[name] for name in shown], view.generation)
 
     def info(self, key: SessionKey) -> Flow[SessionInfo | None]:
-        """What is known of the session; None if there is none. Not a use."""
-        head = head_name("")
-        query = Query((head, INDEX), ("c", "m"), (LOG, head))
-        snapshot: Snapshot = yield Read(key, query)
-        if not snapshot.generation:
-            return None
-        return self._info(key, self.look(snapshot, Recall(NOTHING, self.codec)))
+        """The session's metadata; None if there is no such session. Not a use."""
+        view = yield from self._glance(key)
+        return None if view is None else self._info(key, view)
 
     def portrait(self, key: SessionKey) -> Flow[Portrait | None]:
-        """The session to look at, what the window cut included; None if there is none. Not a use."""
-        head = head_name("")
-        snapshot: Snapshot = yield Read(key, Query((head, INDEX), ("c", "m"), (LOG, head)))
-        if not snapshot.generation:
+        """The session for display, messages cut by the window included; None if there is none. Not a use."""
+        view = yield from self._glance(key)
+        if view is None:
             return None
-        view = self.look(snapshot, Recall(NOTHING, self.codec))
         shown = frozenset(self.window(view.history, view.bodies))
         return Portrait(
             self._info(key, view),
@@ -212,6 +212,12 @@ class Sessions:
             frozenset(place for place, name in enumerate(view.names) if name in shown),
             frozenset(place for place, name in enumerate(view.names) if name in view.waiting[1:]),
         )
+
+    def _glance(self, key: SessionKey) -> Flow[View | None]:
+        """The conversation as it is now, with the index in its snapshot, read without a lease."""
+        head = head_name("")
+        snapshot: Snapshot = yield Read(key, Query((head, INDEX), ("c", "m"), (LOG, head)))
+        return self.look(snapshot, Recall(NOTHING, self.codec)) if snapshot.generation else None
 
     def _info(self, key: SessionKey, view: View) -> SessionInfo:
         snapshot = view.snapshot
@@ -233,21 +239,21 @@ class Sessions:
 
     @cached_property
     def limits(self) -> Mapping[str, int]:
-        """The weights of lists from which on whoever reads a session is to free it."""
+        """For each list the weight above which a read plans what to free."""
         return limits(self.retention, self.slack)
 
     @cached_property
     def hard_limits(self) -> Mapping[str, int]:
-        """The weights of lists from which on a write frees at once."""
+        """For each list the weight above which a write frees at once."""
         return hard_limits(self.retention, self.slack)
 
     def note(self, key: SessionKey, view: View) -> None:
-        """Remember what a run that read all of a session can free with its first write."""
+        """Plan what the next write can free, if this read was answered with an outline."""
         if view.snapshot.outline and view.snapshot.generation:
             self.memo.plan(key, self._plan(view))
 
     def storing(self, key: SessionKey, change: Change) -> Flow[Outcome]:
-        """Write, and free what was noted when the session was read."""
+        """Write a change, together with what a read planned to free."""
         freed = self.memo.planned(key)
         both = None if freed is None else together(change, freed)
         outcome: Outcome
@@ -255,16 +261,17 @@ class Sessions:
             outcome = yield Write(key, both)
             if outcome.status not in (Status.MOVED, Status.MISSING):
                 return outcome
-        # Without a plan, or where somebody else wrote, or dropped something, in between: another turn will free it.
+        # There is no plan, or it is outdated because somebody else wrote meanwhile: a later turn will free it.
         outcome = yield Write(key, change)
         return outcome
 
     def is_heavy(self, outcome: Outcome) -> bool:
-        """Whether a session is so far over its caps that it is not to wait for the next turn."""
+        """Whether a session is so far over its caps that it is freed now, not at the next turn."""
         bound, most, weights = self.retention.max_bytes, self.hard_limits, outcome.weights
         if bound is not None and outcome.bytes > bound:
             return True
-        return any([weight > most.get(name, weight) for name, weight in weights.items()])  # noqa: C419  # there are two at most, and a generator takes longer
+        # A list, since there are at most two weights and a generator takes longer.
+        return any([weight > most.get(name, weight) for name, weight in weights.items()])  # noqa: C419
 
     def tidy(self, key: SessionKey) -> Flow[None]:
         """Free what is over the caps at once."""
@@ -277,7 +284,7 @@ class Sessions:
         shown = set(self.window(view.names, bodies))
         if view.history is not view.names:
             shown.update(self.window(view.history, bodies))
-        # What a pending interrupt needs stays: the open group and the turn it is in.
+        # A pending interrupt needs the open tool call and the message that opened its turn.
         needed = set(view.waiting)
         return plan(view.snapshot, self.retention, self.lease, self.codec, shown, bodies, needed)
 

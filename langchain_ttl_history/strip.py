@@ -1,4 +1,8 @@
-"""A conversation that is known to be stored, as one string of images to compare another with and to read back."""
+"""A conversation that is known to be stored, as one byte string: to compare the next one with, and to read back.
+
+The name is that of a film strip: the images of the messages, side by side. A message's **image** is all it holds,
+id included, packed (see `messages.image_of`); two messages are the same if their classes and images are.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,7 @@ def body_name(packed: bytes, id: str | None) -> str:
 
 
 def key_of(name: str) -> str:
-    """What tells two messages of a conversation apart: the id, or the content without one."""
+    """What identifies a message in its conversation: its id, or its name if it has none."""
     return name[ID:] or name
 
 
@@ -30,63 +34,67 @@ class Body(NamedTuple):
 
     name: str
     cls: type[BaseMessage] | None
-    """The class of the message whose image `content` is; None if it is the packed message."""
+    """The message's class if `content` is its image; None if `content` is the packed message without its id."""
     content: bytes
     exact: bool = False
-    """Whether the image certainly gives the message back as it is."""
+    """Whether the message can be rebuilt from its image exactly."""
 
 
 class Strip(NamedTuple):
     """A conversation that is known to be stored, the images of its messages side by side.
 
-    A step of a graph hands over what the step before did and a little more, so one comparison with
-    this tells how far the two are the same; and all of it is read at once.
+    A step of a graph hands over the messages of the previous step and a few more, so one comparison with this tells
+    how many are the same; and all of them can be unpacked in one call.
     """
 
     names: list[str]
     classes: list[type[BaseMessage]]
     exact: int
-    """How many of the first images certainly give their messages back."""
+    """From how many of the first images the messages can be rebuilt exactly."""
     begin: int
-    """Where in `images` the first begins."""
+    """The offset in `images` of the first image."""
     ends: list[int]
-    """Where in `images` that of each message ends."""
+    """For each message the offset in `images` of its image's end."""
     images: bytes
-    """As `Codec.images` gives them."""
+    """As `Codec.images` returns them."""
 
     def common(self, first: str, classes: Sequence[type], begin: int, images: bytes) -> tuple[int, int]:
-        """Where a conversation begins in here, and how many of its messages stand here just so.
+        """How much of another conversation is a stretch of this one.
 
         Args:
-            first: The id of its first message.
+            first: The id of the other conversation's first message.
             classes: The classes of all its messages.
-            begin: Where in `images` the first begins.
-            images: The images of all.
+            begin: The offset in `images` of the first image.
+            images: The images of all its messages.
+
+        Returns:
+            The place in this strip of the other's first message, and how many messages from there on are the same:
+            all to the end of the shorter one, or else (0, 0).
         """
         if not self.names:
             return 0, 0
         start, offset = 0, self.begin
         if self.names[0][ID:] != first:
-            # Mostly the window moved on by a turn.
+            # Usually because the window moved on by a turn.
             start = next((at for at, name in enumerate(self.names) if name[ID:] == first), 0)
             if not start:
                 return 0, 0
             offset = self.ends[start - 1]
         end = min(len(self.names), start + len(classes))
-        # An image tells the id as well.
+        # Ids need no comparison of their own: an image includes the id.
         if self.classes[start:end] != classes[: end - start]:
             return 0, 0
         return (start, end - start) if images.startswith(self.images[offset : self.ends[end - 1]], begin) else (0, 0)
 
     def followed(self, start: int, count: int, begin: int, images: bytes, bodies: Iterable[Body]) -> Strip:
-        """A part of this and further messages, as far as each of them has an id and an image.
+        """The strip of a conversation that shares a stretch with this one; it ends before a body without id or image.
 
         Args:
-            start: Where the part begins.
-            count: How many messages it has.
-            begin: Where in `images` the first begins.
-            images: The images of all.
-            bodies: The further messages.
+            start: The place in this strip where the shared stretch begins.
+            count: How many messages are shared.
+            begin: The offset in `images` of the first image.
+            images: The images of the whole new conversation.
+            bodies: The messages after the shared ones.
         """
         names = self.names[start : start + count]
         classes = self.classes[start : start + count]
