@@ -23,7 +23,13 @@ class Administration:
     _tombstone_ttl: float
 
     def info(self, user_id: object = None, session_id: object = None) -> SessionInfo | None:
-        """What is known of a session; None if there is none. Not a use."""
+        """A session's metadata, or None if there is no such session. Does not extend its life.
+
+        Raises:
+            MissingUserError: No user is named, and there is no default user.
+            ConfigurationError: No session is named, or an id is not valid.
+            CorruptRecordError: A record of the session cannot be read.
+        """
         return run(self._storage, self._sessions.info(self._key(user_id, session_id)))
 
     async def ainfo(self, user_id: object = None, session_id: object = None) -> SessionInfo | None:
@@ -31,7 +37,17 @@ class Administration:
         return await arun(self._storage, self._sessions.info(self._key(user_id, session_id)))
 
     def sessions(self, user_id: object = None, *, all_users: bool = False) -> Iterator[SessionInfo]:
-        """The live sessions of a user, or of everyone (an operator's call)."""
+        """The live sessions of a user, least recently used first; read one by one as you iterate.
+
+        Args:
+            user_id: Whose sessions; the default user's if left out.
+            all_users: List the sessions of all users instead: an operator's call.
+
+        Raises:
+            MissingUserError: No user is named, and there is no default user.
+            ConfigurationError: Both `user_id` and `all_users` are given.
+            CorruptRecordError: While iterating: a record of a session cannot be read.
+        """
         return self._each_session(self._scope(user_id, all_users=all_users))
 
     def _each_session(self, user: str | None) -> Iterator[SessionInfo]:
@@ -64,7 +80,15 @@ class Administration:
                 return
 
     def delete(self, user_id: object = None, session_id: object = None) -> bool:
-        """Delete a session for good. Returns whether there was one."""
+        """Delete a session for good; a turn that still runs cannot bring it back.
+
+        Returns:
+            Whether there was such a session.
+
+        Raises:
+            MissingUserError: No user is named, and there is no default user.
+            ConfigurationError: No session is named, or an id is not valid.
+        """
         key = self._key(user_id, session_id)
         self._sessions.memo.drop(*key)
         return bool(self._storage.delete(key.user_id, key.session_id, self._tombstone_ttl))
@@ -76,7 +100,11 @@ class Administration:
         return bool(await self._storage.adelete(key.user_id, key.session_id, self._tombstone_ttl))
 
     def forget(self, user_id: object) -> int:
-        """Delete all sessions of a user, who must be named. Returns how many there were."""
+        """Delete all sessions of a user for good. The default user, too, has to be named.
+
+        Returns:
+            How many live sessions there were.
+        """
         user = valid_id("user_id", user_id)
         self._sessions.memo.drop(user)
         return self._storage.delete(user, None, self._tombstone_ttl)
@@ -88,9 +116,15 @@ class Administration:
         return await self._storage.adelete(user, None, self._tombstone_ttl)
 
     def set_idle_ttl(self, user_id: object = None, session_id: object = None, idle_ttl: Duration = None) -> bool:
-        """Give one session an idle time of its own, from its last use on; None pins it.
+        """Give one session an idle time of its own, counted from its last use.
 
-        Returns whether there is such a session.
+        Args:
+            user_id: Whose session; the default user's if left out.
+            session_id: Which of the user's sessions.
+            idle_ttl: Seconds or a `timedelta`. None pins the session: then only `max_age` ends it.
+
+        Returns:
+            Whether there is such a session.
         """
         key, change = self._idle_change(user_id, session_id, idle_ttl)
         return self._storage.write(key, change).status is Status.STORED
@@ -106,7 +140,7 @@ class Administration:
         return key, Change(self._sessions.lease, idle_ttl=own, upkeep=True)
 
     def stats(self) -> Usage:
-        """How many sessions and bytes the storage holds."""
+        """How many sessions and bytes the storage holds, including expired sessions that are not freed yet."""
         return self._storage.usage()
 
     async def astats(self) -> Usage:
@@ -114,7 +148,11 @@ class Administration:
         return await self._storage.ausage()
 
     def sweep(self) -> int:
-        """Free everything that expired. Returns how many sessions that were."""
+        """Free all expired sessions now; they are invisible in any case.
+
+        Returns:
+            How many were freed.
+        """
         return self._storage.sweep()
 
     async def asweep(self) -> int:

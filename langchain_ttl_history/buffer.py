@@ -1,4 +1,4 @@
-"""The buffer: a storage and a retention; hands out both doors and administers sessions."""
+"""The buffer: a storage and a retention; hands out histories and checkpointers, and administers sessions."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["SessionBuffer", "default_buffer"]
 
 _DAY = 86_400.0
-# So many sessions are listed where a notebook shows a buffer.
+# How many sessions a notebook lists of a buffer.
 _LISTED = 20
 
 
@@ -85,16 +85,29 @@ class SessionBuffer(Administration):
         """How long and how much of a session is kept."""
         return self._retention
 
-    # The doors
+    # Histories and checkpointers
 
     def history(self, user_id: object = None, session_id: object = None) -> TTLChatMessageHistory:
-        """A session's chat history, always live."""
+        """A session's chat history; every read shows the conversation as it is then.
+
+        Args:
+            user_id: Whose session; the default user if left out.
+            session_id: Which of the user's sessions. It need not exist yet.
+
+        Raises:
+            MissingUserError: No user is named, and there is no default user.
+            ConfigurationError: No session is named, or an id is not valid.
+        """
         return self._history(user_id, session_id, repeatable=False)
 
     def get_session_history(self, session_id: str, *, user_id: str | None = None) -> TTLChatMessageHistory:
         """A session's chat history for one call of `RunnableWithMessageHistory`.
 
-        What its first read finds holds until its `add_messages`.
+        Its first read freezes what it shows, until its `add_messages`.
+
+        Raises:
+            MissingUserError: No user is named, and there is no default user.
+            ConfigurationError: An id is not valid.
         """
         return self._history(user_id, session_id, repeatable=True)
 
@@ -108,7 +121,10 @@ class SessionBuffer(Administration):
 
     @property
     def history_factory_config(self) -> list[ConfigurableFieldSpec]:
-        """What `RunnableWithMessageHistory` must ask of a config for `get_session_history`."""
+        """The fields that `RunnableWithMessageHistory` passes from a config to `get_session_history`.
+
+        Pass it as `history_factory_config=`. With a default user it is the session id alone.
+        """
         session = ConfigurableFieldSpec(
             id="session_id",
             annotation=str,
@@ -140,9 +156,12 @@ class SessionBuffer(Administration):
 
         Args:
             user_id: Binds it to one user; a config that names another is refused.
-            user_key: Where a config names the user.
-            messages_key: The channel that is the conversation.
-            serde: Serializes all other channels.
+            user_key: The key in ``config["configurable"]`` that names the user.
+            messages_key: The channel that holds the conversation.
+            serde: Serializes the values of all other channels.
+
+        Raises:
+            ConfigurationError: An argument is not valid.
         """
         return TTLCheckpointSaver(
             self._storage,
@@ -156,7 +175,15 @@ class SessionBuffer(Administration):
         )
 
     def config(self, user_id: object = None, session_id: object = None) -> RunnableConfig:
-        """The config of a session, for chains and graphs."""
+        """The config of a session, for chains and graphs.
+
+        Returns:
+            `user_id`, `session_id` and `thread_id` under `configurable`; the thread id is the session id.
+
+        Raises:
+            MissingUserError: No user is named, and there is no default user.
+            ConfigurationError: No session is named, or an id is not valid.
+        """
         key = self._key(user_id, session_id)
         return {
             "configurable": {
@@ -169,7 +196,7 @@ class SessionBuffer(Administration):
     # Its end
 
     def close(self) -> None:
-        """Close the storage if this buffer opened it."""
+        """Close the storage if this buffer opened it; one that was passed in stays open."""
         if self._owns_storage:
             self._storage.close()
 

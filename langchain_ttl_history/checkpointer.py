@@ -47,9 +47,9 @@ __all__ = ["TTLCheckpointSaver"]
 class TTLCheckpointSaver(WholeThreads, BaseCheckpointSaver[Any]):
     """Keeps a graph's checkpoints in the session of (user, `thread_id`).
 
-    Made by `SessionBuffer.checkpointer`. The user is taken from
-    ``config["configurable"][user_key]``, or is the bound or the default user. Every method has
-    its async twin; on the memory storage both colours do the same.
+    Made by `SessionBuffer.checkpointer`. The user is the one the checkpointer is bound to, or else the one in
+    ``config["configurable"][user_key]``, or else the default user. Every method has an async twin; on the memory
+    storage the two are equivalent.
     """
 
     def __init__(
@@ -115,12 +115,13 @@ class TTLCheckpointSaver(WholeThreads, BaseCheckpointSaver[Any]):
     # Reading
 
     def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
-        """The latest checkpoint of the thread and namespace, or the one `checkpoint_id` names.
+        """The latest checkpoint of the thread and namespace, or the one that `checkpoint_id` names.
 
-        The latest shows the conversation as it is now, what chains said since included.
+        The latest one shows the conversation as it is now, including what chains have said since it was put.
 
         Raises:
-            ConfigurationError: The config names no thread, no user, or another user.
+            ConfigurationError: The config names no thread, or another user than the bound one.
+            MissingUserError: It names no user, and there is no bound or default user.
         """
         key, ns, id = self._threads.place(config)
         lease = self._sessions.lease
@@ -144,9 +145,9 @@ class TTLCheckpointSaver(WholeThreads, BaseCheckpointSaver[Any]):
 
         Args:
             config: Names the thread; its `checkpoint_ns` and `checkpoint_id` narrow the list.
-            filter: Metadata every listed checkpoint has.
-            before: Only checkpoints put before the one this names.
-            limit: At most so many.
+            filter: Metadata that every listed checkpoint has.
+            before: A config; only checkpoints that were put before its `checkpoint_id` are listed.
+            limit: The largest number of checkpoints to list; None lists all.
         """
         for key in run(self._storage, self._keys(config)):
             flow = self._reads.lines(key, self._sessions.lease if config else None)
@@ -276,7 +277,7 @@ class TTLCheckpointSaver(WholeThreads, BaseCheckpointSaver[Any]):
         key, ns, parent = self._threads.place(config)
         told: Mapping[str, Any] | None = config.get("metadata")
         if isinstance(told, ChainMap):
-            # As LangGraph hands it over; to walk through it as it is takes longer than all the rest here.
+            # LangGraph passes a ChainMap, and iterating over that takes longer than everything else here.
             flat = {name: value for each in reversed(told.maps) for name, value in each.items()}
             config = {**config, "metadata": flat}
         kept: Any = get_checkpoint_metadata(config, metadata)
@@ -294,9 +295,9 @@ class TTLCheckpointSaver(WholeThreads, BaseCheckpointSaver[Any]):
     # Versions
 
     def get_next_version(self, current: Any, channel: None) -> Any:
-        """The version after this one: a number that counts up.
+        """The version after this one: an int that counts up from 1.
 
-        Versions another checkpointer made, strings that begin with a number, go on as they are.
+        Versions that another checkpointer made, strings like "00000002.0.123", keep their format and count up.
         """
         if isinstance(current, str):
             count, _, rest = current.partition(".")

@@ -49,7 +49,7 @@ class TTLChatMessageHistory(BaseChatMessageHistory):
         return history_card(*self._key, self._portrait())
 
     def _portrait(self) -> Portrait | None:
-        # To look at a session is no use of it, and does not begin a turn.
+        # Displaying a session is not a use of it, and does not begin a turn.
         return run(self._storage, self._sessions.portrait(self._key))
 
     @property
@@ -91,13 +91,12 @@ class TTLChatMessageHistory(BaseChatMessageHistory):
         self._turn = None
 
     def add_messages(self, messages: Sequence[BaseMessage]) -> None:
-        """Append messages; one whose id is known replaces that message, a `RemoveMessage` removes.
+        """Append messages, or update them: one whose id is known replaces that message, a `RemoveMessage` removes it.
 
-        The messages are stored together or not at all. One without an id gets one, on the stored
-        copy only.
+        The messages are stored together or not at all. A message without an id gets one, on the stored copy only.
 
         Raises:
-            TypeNotAllowedError: One is not a message, or holds what would not come back.
+            TypeNotAllowedError: One is not a message, or holds a value that would not come back as it is.
             SessionDeletedError: The session was deleted since this turn read it.
             StorageError: The storage could not be reached.
         """
@@ -110,12 +109,16 @@ class TTLChatMessageHistory(BaseChatMessageHistory):
         await arun(self._storage, add(self._sessions, self._key, messages, turn))
 
     def add_system_message(self, text: str) -> None:
-        """Append a system message, an event say, without calling a model.
+        """Append a system message, such as an event in the app, without calling a model.
 
-        The next turn sees it, through whichever door.
+        The next turn sees it, be it a chain's or an agent's.
+
+        Args:
+            text: The content: a string, or a list of content blocks.
 
         Raises:
-            TypeNotAllowedError: It is no text.
+            TypeNotAllowedError: `text` is something else.
+            StorageError: The storage could not be reached.
         """
         self.add_messages([self._event(text)])
 
@@ -129,7 +132,11 @@ class TTLChatMessageHistory(BaseChatMessageHistory):
         return SystemMessage(text)
 
     def clear(self) -> None:
-        """Delete the session, checkpoints included."""
+        """Delete the session, its graph state included.
+
+        Raises:
+            StorageError: The storage could not be reached.
+        """
         self._turn = None
         self._sessions.memo.drop(*self._key)
         self._storage.delete(self._key.user_id, self._key.session_id, self._tombstone_ttl)

@@ -1,4 +1,4 @@
-"""What a checkpointer does to whole threads: delete, thin out, copy."""
+"""What a checkpointer does to whole threads: delete, prune, copy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["WholeThreads"]
 
 
 class WholeThreads:
-    """The part of a checkpointer that is about whole threads, all of one user's."""
+    """The methods of a checkpointer that act on whole threads, within one user's sessions."""
 
     _storage: Storage
     _sessions: Sessions
@@ -31,7 +31,7 @@ class WholeThreads:
         await arun(self._storage, self._delete(thread_id))
 
     def delete_for_runs(self, run_ids: Sequence[str]) -> None:
-        """Delete what these runs stored in the user's sessions, and what they said."""
+        """Delete the checkpoints that these runs put in the user's sessions, and the messages they added."""
         run(self._storage, upkeep.forget_runs(self._sessions, self._threads.user(), run_ids))
 
     async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
@@ -51,20 +51,24 @@ class WholeThreads:
         await arun(self._storage, self._copy(source_thread_id, target_thread_id))
 
     def prune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
-        """Thin out the user's threads.
+        """Delete checkpoints of the user's threads.
 
         Args:
             thread_ids: The threads.
             strategy: `keep_latest` keeps the latest checkpoint of each namespace, `delete`
                 deletes the sessions.
+
+        Raises:
+            ConfigurationError: The strategy is neither of the two.
+            StorageError: Others kept writing to a thread.
         """
         for thread_id in checked_strategy(thread_ids, strategy):
-            run(self._storage, self._thinned(thread_id, strategy))
+            run(self._storage, self._pruned(thread_id, strategy))
 
     async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
         """Async :meth:`prune`."""
         for thread_id in checked_strategy(thread_ids, strategy):
-            await arun(self._storage, self._thinned(thread_id, strategy))
+            await arun(self._storage, self._pruned(thread_id, strategy))
 
     def _delete(self, thread_id: str) -> Flow[int]:
         key = self._threads.session(thread_id)
@@ -75,7 +79,7 @@ class WholeThreads:
     def _copy(self, source: str, target: str) -> Flow[None]:
         return upkeep.copy(self._sessions, self._threads.session(source), self._threads.session(target))
 
-    def _thinned(self, thread_id: str, strategy: str) -> Flow[Any]:
+    def _pruned(self, thread_id: str, strategy: str) -> Flow[Any]:
         if strategy == "delete":
             return self._delete(thread_id)
         return upkeep.keep_latest(self._sessions, self._threads.session(thread_id))
