@@ -105,11 +105,11 @@ class Codec:
         return self._extensions.pack_message(message)
 
     def plain_message(self, message: BaseMessage) -> bytes | None:
-        """The message as bytes that certainly come back as they are; None if that is to be tried."""
+        """The message as bytes that are certain to come back exactly; None if :meth:`verified_message` has to try."""
         return pack_plain(message)
 
     def verified_message(self, message: BaseMessage, where: str) -> bytes:
-        """The message as bytes that were read back and found equal.
+        """The message as bytes that were read back and found to be the same.
 
         Raises:
             TypeNotAllowedError: Something in it would not come back as it is.
@@ -124,7 +124,7 @@ class Codec:
         return self._verified(message, encode, decode, where)
 
     def image_of(self, message: BaseMessage) -> bytes | None:
-        """All that this message holds, as bytes to compare; None if that cannot be told."""
+        """Everything this message holds, as bytes to compare; None if they would not show all of it."""
         return image_of(message, self._extensions.default)
 
     def packed_image(self, image: bytes, cls: type[BaseMessage], where: str) -> bytes:
@@ -133,10 +133,7 @@ class Codec:
         return self.plain_message(message) or self.verified_message(message, where)
 
     def images(self, messages: Sequence[BaseMessage]) -> tuple[int, bytes]:
-        """The images of these messages side by side, as one, and where in it the first begins.
-
-        Nothing if one of them holds what has no image.
-        """
+        """The images of these messages as one byte string, and the offset of the first; empty if one has no image."""
         return images_of(messages, self._extensions.default)
 
     def messages_of(self, images: bytes, classes: Sequence[type[BaseMessage]]) -> list[BaseMessage]:
@@ -158,7 +155,7 @@ class Codec:
     # Values
 
     def plain(self, value: Any) -> bytes | None:
-        """A channel's value as bytes that certainly come back as it is; None if that is to be tried."""
+        """A channel's value as bytes that are certain to come back exactly; None if :meth:`dumps` has to try."""
         if self.serde is not None:
             return None
         return _NONE if value is None else plainly(value)
@@ -208,7 +205,7 @@ class Codec:
     ) -> bytes:
         problem: Exception | None = None
         self._extensions.forget_failure()
-        # What MessagePack refuses or quietly changes is spelled out and tried once more.
+        # A second attempt spells out what MessagePack refuses or silently changes.
         for spell in (None, spelled):
             try:
                 packed = encode(spell)
@@ -225,10 +222,10 @@ class Codec:
 
 
 def check_serde(serde: object) -> None:
-    """Refuse what is no serializer.
+    """Check that an argument is a serializer or None.
 
     Raises:
-        ConfigurationError: It has not the methods of one.
+        ConfigurationError: It lacks the methods of a serializer.
     """
     if serde is not None and not (hasattr(serde, "dumps_typed") and hasattr(serde, "loads_typed")):
         raise ConfigurationError(

@@ -9,7 +9,7 @@ unseen change folded in:
 * what the head's run had seen is never applied again;
 * a change that the head's own run made later to the same message wins;
 * an addition goes after the message it says it follows, otherwise to the end;
-* a message that is moved takes along what stands right behind it and was said without the mover's knowledge.
+* a message that is moved takes along the messages right after it that its mover did not know of.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ __all__ = [
     "deltas_of",
     "diff",
     "fold",
+    "keyed",
     "unseen",
 ]
 
@@ -43,14 +44,14 @@ class Seen(NamedTuple):
 
     position: int = 0
     runs: tuple[tuple[str, int | None], ...] = ()
-    """Each with the position up to which its changes are seen; None for a run's own, all of which are."""
+    """(run, position): that run's changes are seen up to the position; all of them where it is None, as for its own."""
 
     def ran(self, delta: Delta) -> bool:
         """Whether one of the runs made this change."""
         return any(run == delta.run and (end is None or delta.position <= end) for run, end in self.runs)
 
     def until(self, position: int) -> Seen:
-        """What somebody has seen who is given this state at a position: its runs' changes so far, no later ones."""
+        """What a reader has seen who is given this state at a position: no changes that the runs made after it."""
         ends = [(run, position if end is None else end) for run, end in self.runs]
         return Seen(self.position, tuple((run, end) for run, end in ends if end > self.position))
 
@@ -60,7 +61,7 @@ class Seen(NamedTuple):
 
     @classmethod
     def unpacked(cls, position: int, runs: Sequence[Any]) -> Seen:
-        """What was stored so."""
+        """What `packed` stored."""
         return cls(position, tuple((run, None) if type(run) is str else (run[0], run[1]) for run in runs))
 
 
@@ -69,11 +70,11 @@ class Delta(NamedTuple):
 
     run: str
     removed: tuple[str, ...] = ()
-    """Keys."""
+    """Keys of the messages that are removed, before others are added."""
     added: tuple[str, ...] = ()
-    """Names, upserted in this order."""
+    """Names of the messages that are added or updated, in this order."""
     after: str | None = None
-    """The key of the message they follow; None means the end."""
+    """The key of the message that the added ones follow; None means the end."""
     position: int = 0
 
     def payload(self) -> bytes:
@@ -97,7 +98,7 @@ def deltas_of(entries: Sequence[Entry]) -> list[Delta]:
 
 
 def unseen(deltas: Iterable[Delta], seen: Seen) -> list[Delta]:
-    """The changes that somebody who has seen so much has not."""
+    """The changes that are not among those seen."""
     return [delta for delta in deltas if delta.position > seen.position and not seen.ran(delta)]
 
 
@@ -106,7 +107,7 @@ def fold(names: Sequence[str], deltas: Sequence[Delta], seen: Seen) -> Sequence[
     new = unseen(deltas, seen)
     if not new:
         return names
-    # Where the head's own run changed a message later than an unseen change did, it stands.
+    # For each key the position of the last change by the head's own run: it wins over unseen changes before it.
     own: dict[str, int] = {}
     for delta in deltas:
         if seen.ran(delta):
@@ -138,9 +139,9 @@ def fold(names: Sequence[str], deltas: Sequence[Delta], seen: Seen) -> Sequence[
 
 
 def _behind_moved(order: Sequence[str], delta: Delta) -> dict[str, list[str]]:
-    """For each message that a change moves what stands right behind it and the change knows nothing of.
+    """For each message that a change moves, the messages right after it that the change does not mention.
 
-    Another run has said that meanwhile, the result of a call perhaps, and it goes where the message goes.
+    Another run added those meanwhile, perhaps as the results of a call, so they move along with the message.
     """
     added = set(map(key_of, delta.added))
     moved = added.intersection(delta.removed)
@@ -178,7 +179,7 @@ def diff(base: Sequence[str], names: Sequence[str]) -> tuple[tuple[str, ...], tu
         if place < len(stays) and stays[place] == key:
             place += 1
         elif place < len(stays):
-            # Something new or moved before something that stays: all that follows is put down again.
+            # A new or moved message precedes some that stay: those are all removed and added again after it.
             moved.update(stays[place:])
             place = len(stays)
     added = [name for key, name in after.items() if key in moved or before.get(key) != name]
@@ -186,7 +187,7 @@ def diff(base: Sequence[str], names: Sequence[str]) -> tuple[tuple[str, ...], tu
 
 
 def _are_new(names: Sequence[str], base: Sequence[str]) -> bool:
-    """Whether these are certainly other messages than those of `base`, and each another one."""
+    """Whether these are certainly new: no key is in `base`, and no two are the same. May be False for new ones, too."""
     every = "\n".join(base)
     if len(names) == 1:
         return key_of(names[0]) not in every
@@ -195,7 +196,7 @@ def _are_new(names: Sequence[str], base: Sequence[str]) -> bool:
 
 
 def keyed(names: Iterable[str]) -> list[str]:
-    """A key for each name, unique even where one message stands twice."""
+    """A key for each name, unique even where a message occurs twice."""
     keys = [key_of(name) for name in names]
     if len(set(keys)) == len(keys):
         return keys

@@ -19,7 +19,7 @@ BYTEARRAY, INTEGER = 5, 6
 
 
 def spelled(value: Any) -> Any:
-    """The value with everything MessagePack refuses or changes written as an extension."""
+    """The value, with everything that MessagePack would refuse or change written as an extension."""
     kind = type(value)
     if kind is str:
         return spelled_text(value)
@@ -41,7 +41,7 @@ def spelled(value: Any) -> Any:
 
 
 class Pairs(list[Any]):
-    """A mapping as a list of pairs, on its way to become an extension."""
+    """A mapping as a list of pairs, to be packed as an extension."""
 
 
 def same(left: Any, right: Any) -> bool:
@@ -73,7 +73,7 @@ def same(left: Any, right: Any) -> bool:
     if kind.__eq__ is by_identity:
         return same(getattr(left, "__dict__", None), getattr(right, "__dict__", None))
     try:
-        # What `==` of times leaves out.
+        # `==` of datetimes and times ignores `fold`.
         return bool(left == right) and getattr(left, "fold", 0) == getattr(right, "fold", 0)
     except (TypeError, ValueError):
         return True  # An array compares element by element; its type and bytes are kept whole.

@@ -114,8 +114,8 @@ class _Layout(NamedTuple):
     values: Callable[[Any], tuple[Any, ...]]
     state: Callable[[list[Any], str, str | None], State]
     every: set[str]
-    """All of its fields. The messages that are rebuilt share it: it takes as much memory as all the rest of a short
-    message, and pydantic only ever adds fields to it."""
+    """All of its fields. Rebuilt messages share this one set, which pydantic only ever adds to: a set for each would
+    take as much memory as the rest of a short message."""
 
 
 def _layout(tag: int, cls: type[BaseMessage], fields: tuple[str, ...]) -> _Layout:
@@ -174,7 +174,7 @@ def pack_message(message: BaseMessage, default: Default, spell: Spell | None = N
 
 
 def pack_plain(message: BaseMessage) -> bytes | None:
-    """The same, of a message of LangChain's own classes that holds nothing but plain data; else None."""
+    """As :func:`pack_message`, for a message of LangChain's own classes that holds only plain data; else None."""
     layout = _BY_CLASS.get(type(message))
     state = message.__dict__
     if layout is None or len(state) != layout.size or message.__pydantic_extra__ or state["type"] != layout.kind:
@@ -188,7 +188,7 @@ def is_core(message: BaseMessage) -> bool:
 
 
 def image_of(message: BaseMessage, default: Default) -> bytes | None:
-    """All that a message holds, id and all, as bytes to compare; None if that cannot be told."""
+    """Everything a message holds, its id included, as bytes to compare; None if they would not show all of it."""
     if type(message) not in _BY_CLASS or message.__pydantic_extra__:
         return None
     try:
@@ -198,10 +198,10 @@ def image_of(message: BaseMessage, default: Default) -> bytes | None:
 
 
 def images_of(messages: Sequence[BaseMessage], default: Default) -> tuple[int, bytes]:
-    """The images of these messages as one, and where in it the first begins; nothing if one of them has none.
+    """The images of these messages as one byte string, and the offset of the first; empty if one has no image.
 
-    MessagePack joins: a list is packed as a header and then its elements, so one call makes the
-    images of all of them, at a third of the cost of a call for each.
+    MessagePack packs a list as a header followed by its elements, so one call makes all images, at a third of the
+    cost of a call for each.
     """
     if any(map(_extra_of, messages)):
         return 0, b""
@@ -213,13 +213,13 @@ def images_of(messages: Sequence[BaseMessage], default: Default) -> tuple[int, b
 
 
 def joined(images: Sequence[bytes], count: int | None = None) -> tuple[int, bytes]:
-    """These images as `images_of` gives them; where they are joined in part, `count` says how many they are."""
+    """These images as `images_of` returns them; `count` is how many they are, where one byte string holds several."""
     header = list_header(len(images) if count is None else count)
     return len(header), b"".join((header, *images))
 
 
 def messages_of(images: bytes, classes: Sequence[type[BaseMessage]], hook: Hook) -> list[BaseMessage]:
-    """The messages of LangChain's own classes whose images these are; images may follow."""
+    """The messages with these images, which are of LangChain's own classes; further bytes after them are ignored."""
     messages: list[BaseMessage] = []
     for state, cls in zip(ormsgpack.unpackb(images, ext_hook=hook, option=KEYS), classes, strict=True):
         message = _new(cls)
@@ -253,7 +253,7 @@ def unpack_messages(
     """
     messages: list[BaseMessage] = []
     layouts, known = _BY_TAG, len(_BY_TAG)
-    # What stands behind the last record would be ignored, so a mark stands there.
+    # MessagePack ignores what follows the last record, so a mark is put there, to notice a record that is too long.
     together = b"".join([list_header(len(packed) + 1), *packed, b"\xc3"])
     try:
         records = ormsgpack.unpackb(together, ext_hook=hook, option=KEYS)

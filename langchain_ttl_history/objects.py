@@ -45,7 +45,7 @@ def taken_apart(value: Any) -> list[Any] | None:
         return [_MODEL, parts]
     if dataclasses.is_dataclass(value):
         names = [field.name for field in dataclasses.fields(value) if hasattr(value, field.name)]
-        # What stands beside the fields as well, but for what is worked out from them when it is asked for.
+        # Attributes that are not fields as well, except the values of cached properties.
         beside = [
             name
             for name in getattr(value, "__dict__", ())
@@ -68,7 +68,7 @@ def taken_apart(value: Any) -> list[Any] | None:
 
 
 def put_together(cls: Any, how: int, state: Any) -> Any:
-    """The object of this class that was taken apart so.
+    """Rebuild an object of this class from what `taken_apart` gave.
 
     Raises:
         CorruptRecordError: It was taken apart in a way that only a newer version knows.
@@ -102,7 +102,7 @@ def put_together(cls: Any, how: int, state: Any) -> Any:
 
 
 def _fill(made: Any, state: dict[str, Any]) -> None:
-    """Give the fields that the class has got since then their defaults."""
+    """Set fields that were added to the class since the object was stored to their defaults."""
     for field in dataclasses.fields(made):
         if field.name in state:
             continue

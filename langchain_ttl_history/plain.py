@@ -1,4 +1,4 @@
-"""Plain data: what MessagePack gives back just as it was, and how to tell."""
+"""Plain data: values that MessagePack gives back exactly, and how to recognise them."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ OPTIONS = (
     | ormsgpack.OPT_PASSTHROUGH_TUPLE
     | ormsgpack.OPT_PASSTHROUGH_UUID
 )
-"""Nothing that MessagePack would quietly turn into something else is packed natively."""
-# For plain data: only names as keys. What is packed natively all the same, and comes back as something
-# else, is a bytearray or an extension; in these bytes one of these begins with, among others.
+"""Types that MessagePack would silently turn into others are passed to a hook instead of being packed natively."""
+# Plain data has only strings as keys. With these options, only a bytearray or an extension would still be packed
+# natively and come back as something else. Each begins with a byte of _SUSPECT; such bytes may occur elsewhere, too.
 _PLAIN = OPTIONS & ~ormsgpack.OPT_NON_STR_KEYS
 _SUSPECT = bytes((*range(0xC4, 0xCA), *range(0xD4, 0xD9)))
 _TEXT = frozenset({str})
@@ -30,7 +30,7 @@ _PLAIN_KINDS = _SCALARS | {list, dict}
 
 
 def plainly(value: Any) -> bytes | None:
-    """A value as bytes that certainly come back as it is, found out without trying; None if that is not certain."""
+    """A value as bytes that are certain to come back exactly; None where only reading them back could tell."""
     try:
         packed = ormsgpack.packb(value, None, _PLAIN)
     except TypeError:

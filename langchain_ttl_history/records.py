@@ -1,4 +1,4 @@
-"""Records of this package's own making: plain data as bytes, and what is wrong when they are not."""
+"""This package's own records: plain data packed as bytes, and errors for those that cannot be unpacked."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 TEXT = 4
-"""The extension type of a text that has half of a surrogate pair in it, which is none to others."""
+"""The extension type of a string with a lone surrogate, which UTF-8 and so MessagePack refuse."""
 
 
 def pack(value: Any) -> bytes:
@@ -41,12 +41,12 @@ def pack(value: Any) -> bytes:
     try:
         return ormsgpack.packb(value)
     except TypeError:
-        # An id may be such a text.
+        # An id may be a string with a lone surrogate.
         return ormsgpack.packb(_spelled(value))
 
 
 def spelled_text(text: str) -> Any:
-    """A text as MessagePack takes it."""
+    """A string as MessagePack takes it: itself, or an extension if it has a lone surrogate."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -83,10 +83,12 @@ def unpack(packed: bytes) -> Any:
 
 
 def whole(framed: Any) -> Any:
-    """The first of two values, where the second is the mark that was put behind it.
+    """The first of two unpacked values, if the second is the mark that was put after it.
 
-    MessagePack ignores what stands behind a value, so that without a mark a damaged record could
-    be read in part.
+    MessagePack ignores what follows a value, so without the mark a damaged record could be read in part.
+
+    Raises:
+        CorruptRecordError: Something else than the mark follows.
     """
     value, mark = framed
     if mark is not True:
@@ -95,9 +97,15 @@ def whole(framed: Any) -> Any:
 
 
 def unread_form(what: str, form: object, known: int) -> CorruptRecordError:
-    """Why a record cannot be read that does not begin with the number of a known format."""
+    """The error for a record that does not begin with the number of a known format.
+
+    Args:
+        what: Names the record.
+        form: What it begins with.
+        known: The newest format this version knows.
+    """
     if isinstance(form, str):
-        # What a serializer sealed begins with the name of its kind.
+        # A record that was sealed by a serializer begins with the name of its kind.
         return CorruptRecordError(f"{what} is sealed as {form!r}: give the buffer the serde= it was written with")
     return CorruptRecordError(f"{what} is of format {form!r}, newer than {known}")
 
@@ -119,14 +127,18 @@ def unpack_each(packed: Sequence[bytes]) -> list[Any]:
 
 
 def list_header(count: int) -> bytes:
-    """How MessagePack begins a list of so many elements."""
+    """The header that MessagePack puts before a list of `count` elements."""
     if count < 16:
         return bytes([0x90 | count])
     return b"\xdc" + count.to_bytes(2, "big") if count < 1 << 16 else b"\xdd" + count.to_bytes(4, "big")
 
 
 def decoder(what: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """Makes a function that reads a record say so when the record does not have its shape."""
+    """Makes a function that reads a record raise `CorruptRecordError` if the record has another shape than expected.
+
+    Args:
+        what: Names the record in the error.
+    """
 
     def decorate(function: Callable[P, T]) -> Callable[P, T]:
         @wraps(function)

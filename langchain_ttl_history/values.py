@@ -1,8 +1,8 @@
-"""Channel values beside each other in one record, sharing its references.
+"""How the channel values of a record are stored, side by side and sharing its tuple of references.
 
-A list of messages, or one message, is stored as references to their bodies; a large value as a
-reference to a blob named after its content; a small one in the record itself; a mapping in which
-messages stand value by value.
+A message or a list of messages is stored as references to their bodies, a mapping that contains lists of
+messages value by value, any other value in the record itself or, if it is large, as a reference to a blob
+named after its content.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Values:
         self.blobs: dict[str, Blob] = {}
 
     def messages(self, value: Sequence[BaseMessage], channel: str, *, whole: bool = False) -> list[int]:
-        """References to these messages' bodies, as start and end; `whole` if they are all of a conversation."""
+        """Refer to these messages' bodies; the references' start and end. `whole`: they are a whole conversation."""
         start = len(self.refs)
         encode = encode_conversation if whole else encode_bodies
         self.refs += encode(value, self.base, self.codec, f"{self.where}, channel {channel!r}", self.blobs)
@@ -71,7 +71,7 @@ class Values:
         return [BLOB, len(self.refs) - 1]
 
     def share(self, stored: Sequence[Any], refs: Sequence[str]) -> list[Any]:
-        """A value another record stored, with its references."""
+        """Take over a value that another record stored, with that record's references."""
         if stored[0] == HERE:
             return list(stored)
         if stored[0] == MAP:
@@ -85,7 +85,7 @@ class Values:
 
 
 def shifted(stored: Sequence[Any], by: int) -> list[Any]:
-    """A stored value once all its references have moved up by so many places."""
+    """A stored value after its references have moved `by` places towards the start."""
     if stored[0] == HERE:
         return list(stored)
     if stored[0] == MAP:
@@ -126,7 +126,7 @@ def _name(data: bytes) -> str:
 
 
 def _holds_conversation(value: dict[Any, Any]) -> bool:
-    """Whether it is a mapping of names in which some messages stand, such as what a graph is given to begin with."""
+    """Whether it is a mapping with string keys that contains a list of messages, such as a graph's input."""
     return any(type(each) is list and each and is_conversation(each) for each in value.values()) and all(
         type(key) is str and key.isascii() for key in value
     )
