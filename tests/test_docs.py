@@ -40,6 +40,14 @@ def test_every_page_is_in_the_navigation() -> None:
         assert str(page.relative_to(ROOT / "docs")) in navigation
 
 
+def test_the_page_on_the_architecture_names_every_module() -> None:
+    package = ROOT / "langchain_ttl_history"
+    modules = {path.stem for folder in (package, package / "storage") for path in folder.glob("*.py")} - {"__init__"}
+    named = set(re.findall(r"\w+", (ROOT / "docs" / "architecture.md").read_text()))
+    assert len(modules) > 50
+    assert modules - named == set()
+
+
 @pytest.mark.parametrize(
     "capability",
     [
