@@ -1,16 +1,34 @@
--- Changes one session, whole or not at all: whatever write.lua leaves.
+-- Makes any change to one session, whole or not at all; write.lua makes the common ones.
 --
 -- KEYS: the user, the session.
--- ARGV[1], packed: digest of the key, the time or -1, margin; idle time and maximal age (-1 unbounded); a name
---   of this request; the session's own idle time (-1 as it is, 1 none); whether it is upkeep, whether it must be
---   new; the position, the generation, the guard's generation it expects (-1 any), the blob the guard needs or
---   ''; blobs (name, mark, what belongs to it, references, whether the payload is shortened), entries to append
---   (list, references, the length of the payload before it was shortened or 0), entries to place (list,
---   position, references, that length), names to drop, lists to trim (list, positions), lists to weigh.
--- ARGV[2]: the key's ids.
--- ARGV[3...]: the payloads of the blobs, of the appended and of the placed entries.
--- Reply: S, numbers, the newest requests, weights, sorts and numbers of the blobs, in one; D behind the fence, A absent, M moved; X
---   and what is missing, each name behind its length.
+-- ARGV[1], packed:
+--    1  the digest of the key
+--    2  the time, or -1 for the server's
+--    3  margin, see `expire`
+--    4  idle time; -1 unbounded
+--    5  maximal age; -1 unbounded
+--    6  the id of this request
+--    7  the session's own idle time from now on; -1 leaves it as it is, 1 pins the session
+--    8  whether this is upkeep
+--    9  whether the session must be new
+--   10  the position it must have; -1 any
+--   11  the generation it must have; -1 any
+--   12  the guard's generation; -1 none
+--   13  the blob that the guard needs, or ''
+--   14  blobs to set: name, mark, what belongs to it, references, whether the payload is shortened
+--   15  entries to append: list, references, the length of the payload before it was shortened or 0
+--   16  entries to place: list, position, references, that length
+--   17  names of blobs and lists to drop
+--   18  lists to trim: list, positions
+--   19  lists whose weights are to be told
+-- ARGV[2]: the ids of user and session.
+-- ARGV[3] and on: the payloads of 14, 15 and 16, in this order.
+-- Reply: one string that begins with a letter.
+--   S  stored; then numbers (see `stored_at`), the newest requests, the weights, and sort and number of each blob of 14
+--   D  refused by the fence
+--   A  absent: upkeep of a session that is not there
+--   M  moved: another position or generation, or not new
+--   X  missing references follow, each name preceded by its length
 
 local session = KEYS[2]
 local a = cmsgpack.unpack(ARGV[1])
@@ -22,7 +40,7 @@ local payload = 2
 local raw = call('HGET', session, '*')
 local m = alive(raw, now)
 
--- What is there of everything this changes, in one go.
+-- What is stored of everything this may change, read with one command.
 local stored, asked = {}, {}
 local function ask(field)
   if stored[field] == nil then
@@ -111,7 +129,7 @@ if (at_generation >= 0 and not (m and m.generation == at_generation))
   return 'M'
 end
 
--- Whether every reference is stored or part of this.
+-- Refuses references that are neither stored nor part of this change.
 local missing, absent = {}, {}
 local function check(refs)
   for _, ref in ipairs(refs) do
@@ -145,7 +163,7 @@ if created then
 end
 local epoch_before, edition_before = m.epoch, m.edition
 local sets, removes, tails, changed = {}, {}, {}, {}
--- Fields and values that nothing else here looks at.
+-- Fields and values that are set as well, and that nothing below reads.
 local values = {}
 
 -- Numbers for the new blobs; one that is there already keeps its own.
@@ -219,7 +237,7 @@ for _, each in ipairs(appends) do
   append(each[1], list_of(each[1]), m.position, encoded(each[2]), ARGV[payload], each[3])
 end
 
--- Entries to place are sorted in; those of one list at once.
+-- Entries to place are merged by position, all of one list at once.
 local placed, order = {}, {}
 for _, each in ipairs(places) do
   local name, position = each[1], each[2]
@@ -281,7 +299,7 @@ for name, list in pairs(lists) do
 end
 store_tails(tails, changed, values)
 
--- When it ends.
+-- The deadline.
 if own >= 0 or not upkeep then
   local used = m.used
   if upkeep then
@@ -295,13 +313,13 @@ if own >= 0 or not upkeep then
   end
   local earliest, latest = ends(m, used, idle, age)
   if upkeep then
-    -- Counted from the last use, which may have been later than is known.
+    -- Counted from the last use, which may be later than the one recorded.
     local _, known = ends(m, m.used, idle, age)
     latest = math.max(earliest, known)
   end
   m.deadline = latest == huge and 0 or latest
 end
--- Names that nothing needs any more are looked for when there may be as many as others.
+-- Unused names are removed once many blobs were dropped.
 local swept = m.dropped > 32 and 3 * m.dropped > call('HLEN', session)
 if swept then
   m.dropped = 0
@@ -314,10 +332,10 @@ if created then
   if raw then
     call('DEL', session)
   end
-  -- Each creation looks at a few others, so that what is over does not pile up.
+  -- Each creation looks at a few other entries, so that those of expired sessions do not pile up.
   local some = call('HRANDFIELD', user, 8, 'WITHVALUES')
   for at = 1, #some, 2 do
-    if byte(some[at]) ~= 46 then
+    if byte(some[at]) ~= 46 then -- not '.'
       local _, ended = unpacked('>I8I8', some[at + 1])
       if ended ~= 0 and ended <= now then
         over[#over + 1] = some[at]
@@ -326,8 +344,8 @@ if created then
   end
 end
 
--- A write that only frees begins with what a server without memory still takes; any other with
--- what it refuses, since the rest of a script is then not refused.
+-- A server out of memory decides by a script's first write whether it accepts the script. A change that only frees
+-- therefore begins with a command that it still accepts, any other with one that it refuses.
 local frees = upkeep and #blobs == 0 and #appends == 0 and #removes > 0
 if frees then
   many('HDEL', session, removes)

@@ -13,14 +13,14 @@
 --   k<number><list>      older entries of a list
 --   t<kind>              a table: the names of the newest blobs of a kind, up to 16, each packed
 --   t<kind><number>      a table that is full
--- A reference is stored as kind and number of the blob it names, and consecutive ones as one run.
--- The kind of a blob is the first letter of its name, and 128 more where the name is long: names
--- of different lengths are mostly of different use, and the more of a kind follow one another, the
--- fewer are the runs. Kind 0 is all whose first byte is not ASCII.
--- The sort of a blob is 1 if it has a header, 2 more once it was set anew with another content, and 4
--- more if its payload is shortened, behind its length as it was. Those never set anew are what they
--- were, whoever remembers them: an edition of the session ends when a blob is dropped, or for the
--- first time set anew.
+-- A reference is stored as the kind and the number of the blob it names, and consecutive references as one run.
+-- The kind of a blob is the first byte of its name, plus 128 if the name is longer than 32 bytes; kind 0 is
+-- for all names whose first byte is not ASCII. Names of different lengths mostly serve different uses, and
+-- with a kind for each use more references are consecutive, which makes fewer runs.
+-- The sort of a blob is a sum of: 1 if it has a header; 2 once it was set again with other content; 4 if its
+-- payload is shortened, and then begins with its original length. A blob that was never set again is what any
+-- client remembers of it. An edition of the session ends when a blob is dropped, or set again for the first
+-- time.
 -- Times are microseconds since the epoch, durations microseconds; 0 is a deadline that never comes.
 
 local call, floor, huge = redis.call, math.floor, math.huge
@@ -70,15 +70,15 @@ local function record(m)
   })
 end
 
--- Where among a session's newest requests, 16 bytes each, one stands; nil if it does not. A server that took over
--- from another may lack requests, and give the numbers anew that others remember of them.
+-- The offset of a request among a session's newest ones, 16 bytes each; nil if it is not among them. A server that took
+-- over from another may lack requests, and may have given the numbers of their blobs to others.
 local function place_of(m, request)
   local at = string.find(m.requests, request, 1, true)
   return at and at % 16 == 1 and at or nil
 end
 
--- When a session ends that was used at this time: at the earliest, and at the latest. What lies
--- between spares most uses the moving of a deadline.
+-- The earliest and the latest deadline for a session that was used at this time. Any deadline in between will do, so
+-- that most uses need not move it.
 local function ends(m, used, idle, age)
   if m.own == 1 then
     idle = -1
@@ -96,8 +96,8 @@ local function ends(m, used, idle, age)
   return first, last
 end
 
--- By how much a session's last use may be later than it says: a tenth of its idle time, or of a
--- second where it has none and might be given one.
+-- By how much a session's last use may be later than the recorded one: a tenth of its idle time, or a tenth of a second
+-- if it has no deadline.
 local function lag_of(m)
   return m.deadline == 0 and 100000 or floor((m.deadline - m.used) / 11)
 end
@@ -118,7 +118,7 @@ local function bound(pinned, latest, now, margin)
   expire(user, pinned > 0 and 0 or latest, now, margin)
 end
 
--- Says in the user's hash how a session stands.
+-- Records a session's last use and deadline in the user's hash.
 local function enlist(m, digest, ids, now, margin)
   local found = call('HMGET', user, 's' .. digest, '.')
   local pinned, latest = 0, 0

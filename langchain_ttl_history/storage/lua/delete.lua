@@ -1,10 +1,15 @@
 -- Deletes sessions of a user, leaving tombstones.
 --
 -- KEYS: the user, the sessions.
--- ARGV[1], packed: the time or -1, margin; how long tombstones stand; a name of this request;
---   whether these have to be all of the user's sessions; the digests of the keys, as in KEYS.
--- Reply: how many sessions there were; where others are listed as well, the digests of all
---   listed, and nothing was done.
+-- ARGV[1], packed:
+--    1  the time, or -1 for the server's
+--    2  margin, see `expire`
+--    3  how long tombstones stand
+--    4  the id of this request
+--    5  whether these must be all of the user's sessions
+--    6  the digests of the keys, in the order of KEYS
+-- Reply: how many live sessions there were. Or, if 5 is set and the user has others: the digests of all, and nothing
+--   was deleted.
 
 local a = cmsgpack.unpack(ARGV[1])
 local now, margin, standing, request, whole, digests = clock(a[1]), a[2], a[3], a[4], a[5], a[6]
@@ -16,7 +21,7 @@ if whole then
   end
   local listed, others = {}, false
   for _, field in ipairs(call('HKEYS', user)) do
-    if byte(field) == 115 then
+    if byte(field) == 115 then -- s, a session
       listed[#listed + 1] = sub(field, 2)
       others = others or not named[sub(field, 2)]
     end
@@ -59,14 +64,14 @@ for at, digest in ipairs(digests) do
   fields[#fields + 1] = pack('>I8I8', fence, now + standing) .. request .. char(existed)
 end
 if whole then
-  -- Of sessions that are over, and no longer listed, turns may still run.
+  -- Turns may still run of sessions that have expired and are no longer listed.
   fields[#fields + 1] = 't'
   fields[#fields + 1] = pack('>I8I8', highest, now + standing)
 end
 latest = math.max(latest, now + standing)
 fields[#fields + 1] = '.'
 fields[#fields + 1] = pack('>I4I8', pinned, latest)
--- First what a server without memory still takes: the rest of a script is then not refused.
+-- First a command that a server out of memory still accepts: it then does not refuse the rest of the script.
 for at = 2, #KEYS do
   call('DEL', KEYS[at])
 end

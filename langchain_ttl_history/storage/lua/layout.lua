@@ -24,14 +24,14 @@ local function many(command, key, fields)
   return answers
 end
 
--- Stops where a list says of itself that it has more parts than can be, so that a damaged one keeps nobody waiting.
+-- Fails if a list claims to have more parts than are possible, so that a damaged one does not block the server.
 local function check_parts(first, after)
   if after - first > 1000000 then
     error('a list is damaged')
   end
 end
 
--- The fence of the tombstones that stand, of a session and of its user, and until when.
+-- The newest fence of the standing tombstones of a session and its user, and until when it counts.
 local function fence_of(digest, now)
   local highest, last = 0, 0
   for _, stone in ipairs({ call('HGET', user, 't' .. digest), call('HGET', user, 't') }) do

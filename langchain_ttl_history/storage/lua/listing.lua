@@ -1,9 +1,11 @@
--- What is known of a user's sessions, in pages.
+-- Lists a user's sessions, a page at a time.
 --
 -- KEYS: the user.
--- ARGV[1], packed: the time or -1; where to go on, '0' at first; whether sessions that are over
---   are told as well.
--- Reply: where to go on, '0' at the end; the time; then digest and entry of each session.
+-- ARGV[1], packed:
+--    1  the time, or -1 for the server's
+--    2  where the page begins, '0' for the first
+--    3  whether expired sessions are listed as well
+-- Reply: where the next page begins, '0' after the last; the time; then digest and entry of each session.
 
 local a = cmsgpack.unpack(ARGV[1])
 local now, cursor, every = clock(a[1]), a[2], a[3]
@@ -16,7 +18,7 @@ else
   reply[1], found = page[1], page[2]
 end
 for at = 1, #found, 2 do
-  if byte(found[at]) == 115 then
+  if byte(found[at]) == 115 then -- s, a session
     local _, deadline = unpacked('>I8I8', found[at + 1])
     if every or deadline == 0 or deadline > now then
       reply[#reply + 1] = sub(found[at], 2)

@@ -1,7 +1,7 @@
--- How lists are changed anywhere but at their end; put in front of the script that does.
+-- How lists are changed elsewhere than at their end; put in front of the script that does that.
 
--- Functions on the lists of a session: `stored` has what is stored, by field, `lists` gets them as they
--- are to become; other parts of them go to `sets` and `removes`, and payloads count for the session.
+-- Functions that change the lists of a session. `stored` has the values read, by field; `lists` gets the changed lists,
+-- `sets` and `removes` their older parts. The payloads are added to and subtracted from `m.bytes`.
 local function changing(session, m, stored, lists, sets, removes)
   local function list_of(name)
     local list = lists[name]

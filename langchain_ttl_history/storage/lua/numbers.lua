@@ -33,7 +33,7 @@ local function store_tails(tails, changed, values)
   end
 end
 
--- The bytes of a stored blob's payload, as it was before it was shortened.
+-- The length of a stored blob's payload before it was shortened.
 local function payload_of(value)
   local sort, start = byte(value), 7
   if sort % 2 == 1 then
@@ -43,7 +43,7 @@ local function payload_of(value)
   return sort >= 4 and unpacked('>I4', value, start) or #value - start + 1
 end
 
--- A blob as it is to be stored, and whether those who remember it have to forget it.
+-- A blob's value as it is to be stored, and whether clients that remember the old one must forget it.
 local function blob_of(old, number, head, payload, short)
   local sort = (head == '' and 0 or 1) + (short and 4 or 0)
   local value = char(sort) .. number .. head .. payload
@@ -65,8 +65,8 @@ local function list_as(list)
   return pack('>I4I4I4I4I8', list.count, list.weight, list.first, list.after, list.newest) .. list.tail
 end
 
--- Appends an entry to a list. `full` is the length of its payload if that was shortened, otherwise 0. What it
--- grew out of is put aside, so that an append does not touch it.
+-- Appends an entry to a list. `full` is the length of its payload before it was shortened, or 0. A part that is full is
+-- put aside into `values`, so that appends do not touch it again.
 local function grow(list, name, position, weight, refs, payload, full, values)
   local entry = pack('>I6I4I4I2', position, #refs, #payload, full) .. refs .. payload
   if #list.tail > 0 and #list.tail + #entry > 1024 then
@@ -82,8 +82,8 @@ local function grow(list, name, position, weight, refs, payload, full, values)
   list.newest = position
 end
 
--- A client that lost the answer sends the request again: it is not done twice. The position after
--- it, or nil if it is new.
+-- The position after a request that was already done, or nil if it is new: a client that lost the answer sends its
+-- request again, and that must not take effect twice.
 local function done(m, request)
   local at = place_of(m, request)
   if at then
@@ -91,13 +91,13 @@ local function done(m, request)
   end
 end
 
--- As many of the newest requests as a writer is told: there are no more between two answers to a few threads.
+-- The newest 8 requests, which the answer to a write carries: more do not come between two answers to a few threads.
 local function newest_of(m)
   return sub(m.requests, 1, 128)
 end
 
--- A request is known again when it is sent once more while no more than 63 others came in between, which is more than a
--- process has under way that asks much at once.
+-- Remembers the newest 64 requests, 16 bytes each. A request that is sent again is recognised if no more than 63 others
+-- came in between, and even a busy process has fewer under way.
 local function remember(m, request)
   m.requests = sub(request .. pack('>I8', m.position) .. m.requests, 1, 1024)
 end

@@ -1,18 +1,32 @@
 -- Reads parts of one session.
 --
 -- KEYS: the user, the session.
--- ARGV[1], packed: digest of the key, the time or -1, margin; idle time (-1 unbounded, -2 for an
---   onlooker), maximal age (-1 unbounded); whether an outline is wanted; names, letters to
---   follow, list to read after a mark or '', blob with the mark, then a list and its most for each
---   list over which an outline is the answer; the generation and the edition of what the client
---   remembers, the newest request by then, and the blobs that are: for each run of numbers, in their order, kind, first and count.
--- ARGV[2]: the key's ids.
--- Reply: [time, fence] as packed numbers; where there is a session its numbers behind them, whether this is an
---   outline, how many of the following strings are of which sort, and the newest requests; then packed lengths, and the strings they
---   are of, several in one. These are of the tables of names that the references need field and value, of the
---   blobs that were named name and value, of the lists name and value, and of the blobs that were followed only
---   the value, since its number says the name. Of an outline they are field and value of all there is. What the
---   client remembers is never sent.
+-- ARGV[1], packed:
+--    1  the digest of the key
+--    2  the time, or -1 for the server's
+--    3  margin, see `expire`
+--    4  idle time; -1 unbounded, -2 if this is not a use
+--    5  maximal age; -1 unbounded
+--    6  whether an outline is wanted
+--    7  names of blobs and lists to read
+--    8  first letters of the names to follow
+--    9  a list to read after a mark, or ''
+--   10  the blob that has the mark
+--   11  lists and their largest weights, in turn: if one weighs more, the answer is an outline
+--   12  the generation of what the client remembers
+--   13  its edition
+--   14  the newest request that the client knew then
+--   15  the blobs it remembers: kind, first number and count of each run, in the order of numbers
+-- ARGV[2]: the ids of user and session.
+-- Reply, without a session: the time and the fence.
+-- Reply, with a session:
+--    1  `head`: times, counts and the fence; whether this is an outline; how many of the strings are of tables, named
+--       blobs and lists; the newest requests
+--    2  the lengths of the strings, packed
+--    3  and on: the strings, several joined in one. In an outline they are field and value of all there is. Otherwise:
+--       field and value of each table of names that the references need; name and value of each blob that was named;
+--       name and value of each list; only the value of each blob that was followed, since its number gives its name.
+--       Blobs that the client remembers are never sent.
 
 local session = KEYS[2]
 local a = cmsgpack.unpack(ARGV[1])
@@ -37,7 +51,7 @@ if not m then
 end
 
 if idle ~= -2 and use(m, now, idle, age) then
-  -- First what a server without memory still takes: the rest of a script is then not refused.
+  -- First a command that a server out of memory still accepts: it then does not refuse the rest of the script.
   expire(session, m.deadline, now, margin)
   call('HSET', session, '*', record(m))
   enlist(m, digest, ARGV[2], now, margin)
@@ -47,7 +61,7 @@ local head = pack(
   m.deadline, m.epoch, m.edition
 )
 
--- A few long strings: clients take long over many small ones, and a server over one that is huge.
+-- Joins strings to some of about 4 kB: clients are slow with many small ones, and a server with one that is huge.
 local function answer(strings, ...)
   local reply, lengths, first, size = { head .. pack('>I4I4I4I4', ...) .. m.requests, '' }, {}, 1, 0
   for at = 1, #strings do
@@ -72,7 +86,7 @@ local remembers = remembered_of(m, remembered, edition, known_by, kept)
 if outline then
   local all = whole(session, m, remembers)
   for at = 1, #all, 2 do
-    if byte(all[at]) == 116 then
+    if byte(all[at]) == 116 then -- t, a table
       all[at] = told(m, all[at])
     end
   end
@@ -104,7 +118,7 @@ end
 
 local tables, blobs, lists, referred = {}, {}, {}, {}
 local seen, given_list = {}, {}
--- What the answer refers to and was not looked at yet.
+-- What the answer refers to that is not looked up yet.
 local next_names, next_runs = {}, {}
 local function wants(kind, first, count)
   next_runs[#next_runs + 1] = { kind, first, count }
@@ -139,7 +153,7 @@ local function give_list(name, raw, has_refs)
   end
 end
 
--- All entries of a list but its newest.
+-- All entries of a list but those in its newest part.
 local function older(name, first, after)
   local parts = {}
   check_parts(first, after)
@@ -176,7 +190,7 @@ local function newer(name, list, mark)
   end
   local parts = { raw }
   check_parts(first, after)
-  -- Back to the mark, so that the cost is that of what is new.
+  -- From the newest part back to the mark, so that a read costs what is new.
   while oldest > mark and after > first do
     after = after - 1
     local part = call('HGET', session, 'k' .. pack('>I4', after) .. name)
@@ -214,7 +228,7 @@ for at = 1, #names do
   end
 end
 
--- The names of blobs by their numbers, asked for at once for many runs.
+-- The names of blobs by their numbers; looks up all runs with one command.
 local known = {}
 local function look_up(wanted)
   local keys = {}
@@ -278,10 +292,10 @@ while #next_names > 0 or #next_runs > 0 do
       referred[#referred + 1] = value
       give_refs(value)
     elseif value then
-      -- Dropped and stored again, under another number.
+      -- The blob was dropped and stored again, with another number.
       give_named(sub(parts[at], 2), value)
     else
-      -- Dropped since; a list of that name is read.
+      -- The blob was dropped since; there may be a list of that name.
       local name = sub(parts[at], 2)
       seen[name] = nil
       next_names[#next_names + 1] = name

@@ -1,7 +1,7 @@
--- What a client remembers of a session, and is not told again; put in front of the script that reads.
+-- What a client remembers of a session and is not sent again; put in front of the script that reads.
 
--- The runs of numbers that a client remembers, by kind: none if they are of another generation, edition or history.
--- With all these blobs refer to it has them.
+-- The runs of numbers that a client remembers, by kind; none if they are of another generation, edition or lineage.
+-- A client that remembers a blob also remembers all it refers to.
 local function remembered_of(m, generation, edition, known_by, kept)
   local remembers = {}
   if m.generation == generation and m.edition == edition and place_of(m, known_by) then
@@ -14,7 +14,7 @@ local function remembered_of(m, generation, edition, known_by, kept)
   return remembers
 end
 
--- Calls `each` with kind, first number and count of what of a run is not remembered.
+-- Calls `each` with kind, first number and count of every part of a run that is not remembered.
 local NONE = {}
 local function unknown(remembers, kind, first, count, each)
   local after = first + count
@@ -31,7 +31,7 @@ local function unknown(remembers, kind, first, count, each)
   end
 end
 
--- The field of a table with its number, which that of the newest of a kind lacks.
+-- The field of a table with its number added, which the field of a kind's newest table lacks.
 local function told(m, field)
   if #field > 2 then
     return field
@@ -46,13 +46,13 @@ local function whole(session, m, remembers)
   end
   local all, asked = {}, {}
   for _, field in ipairs(call('HKEYS', session)) do
-    if byte(field) ~= 98 then
+    if byte(field) ~= 98 then -- not b, a blob
       asked[#asked + 1] = field
     end
   end
   local values, wanted = many('HMGET', session, asked), {}
   for at, field in ipairs(asked) do
-    if byte(field) == 116 then
+    if byte(field) == 116 then -- t, a table
       local listed, start = { cmsgpack.unpack(values[at]) }, unpacked('>I4', told(m, field), 3) * TABLE
       unknown(remembers, byte(field, 2), start, #listed, function(_, first, count)
         for number = first, first + count - 1 do
@@ -64,7 +64,7 @@ local function whole(session, m, remembers)
   end
   values = many('HMGET', session, wanted)
   for at, field in ipairs(wanted) do
-    -- What was dropped may have its name still; what was stored again is then told twice.
+    -- A dropped blob may still have a name in a table. One that was stored again has two, and is sent twice.
     if values[at] then
       all[#all + 1] = field
       all[#all + 1] = values[at]

@@ -1,7 +1,7 @@
--- How many bytes sessions of a user hold.
+-- Sums the bytes that sessions of a user hold.
 --
 -- KEYS: the user, the sessions.
--- Reply: the bytes of all that are there, those that are over included, packed.
+-- Reply: the bytes of all that exist, expired ones included, as 8 bytes.
 
 local total = 0
 for at = 2, #KEYS do

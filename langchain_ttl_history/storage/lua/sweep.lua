@@ -1,7 +1,10 @@
--- Frees sessions of a user that are over, and the tombstones that have stood their time.
+-- Frees expired sessions and expired tombstones of a user.
 --
 -- KEYS: the user, the sessions.
--- ARGV[1], packed: the time or -1, margin; the digests of the keys, as in KEYS.
+-- ARGV[1], packed:
+--    1  the time, or -1 for the server's
+--    2  margin, unused here
+--    3  the digests of the keys, in the order of KEYS
 -- Reply: how many sessions were freed.
 
 local a = cmsgpack.unpack(ARGV[1])

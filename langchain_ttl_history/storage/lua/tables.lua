@@ -1,7 +1,7 @@
--- Drops the names that nothing needs any more; put in front of the script that drops blobs.
+-- Removes unused names from the tables; put in front of the script that drops blobs.
 --
--- A name is needed by its blob and by each reference to it, even to what was dropped. Nobody counts
--- them: all of a session is looked through, once so much was dropped that it is worth it.
+-- A name is used by its blob and by each reference to it, even if the blob was dropped. Uses are not counted:
+-- the whole session is scanned once enough was dropped.
 local function sweep_tables(session, m)
   local needed, all = {}, call('HGETALL', session)
   local function need(kind, first, count)
@@ -16,10 +16,10 @@ local function sweep_tables(session, m)
   end
   for at = 1, #all, 2 do
     local what, value = byte(all[at]), all[at + 1]
-    if what == 98 then
+    if what == 98 then -- b, a blob
       need(byte(value, 2), unpacked('>I4', value, 3), 1)
       runs((parts_of(value)), need)
-    elseif what == 107 or what == 108 then
+    elseif what == 107 or what == 108 then -- k or l, a part of a list
       entries(what == 108 and sub(value, 25) or value, function(_, refs)
         runs(refs, need)
       end)
@@ -28,7 +28,7 @@ local function sweep_tables(session, m)
   local sets, removes = {}, {}
   for at = 1, #all, 2 do
     local field = all[at]
-    if byte(field) == 116 then
+    if byte(field) == 116 then -- t, a table
       local kind, names = byte(field, 2), { cmsgpack.unpack(all[at + 1]) }
       local numbers = needed[kind] or {}
       local start = floor((m.next[kind] - 1) / TABLE)

@@ -1,26 +1,41 @@
--- Stores blobs and appends entries where all they refer to is known: what a write mostly is.
+-- Makes the common change: sets blobs and appends entries whose references the client knows by number or sends along.
 --
 -- KEYS: the user, the session.
--- ARGV[1], packed: the time or -1, margin; idle time and maximal age (-1 unbounded); the generation it
---   expects, the guard's generation (-1 any), the blob the guard needs or ''; the generation and the epoch in
---   which the numbers in references were learnt (-1 where there are none), the newest request then, one that may
---   have begun the next epoch without any change to this, or ''; digest of the key, a name of this request; the kinds of the
---   blobs that may be new; of each blob the name, the length of what is between its number and its payload, 0
---   where that is nothing, the length of its payload, whether that is shortened, and places; of each entry the
---   list, the lengths of its references and of its payload, the length of that before it was shortened or 0, its
---   weight, and places. Places are 0, or after how many bytes a number is to be put into references and of which
---   blob of this write, for each that has none yet.
--- ARGV[2]: the key's ids.
--- ARGV[3]: what the lengths are of, in one, since clients take long over many small arguments.
--- Reply: S, numbers, the newest requests, weights of the lists, sorts and numbers of the blobs, in one; D behind the fence, M moved,
---   R where change.lua has to decide.
+-- ARGV[1], packed:
+--    1  the time, or -1 for the server's
+--    2  margin, see `expire`
+--    3  idle time; -1 unbounded
+--    4  maximal age; -1 unbounded
+--    5  the generation that the session must have; -1 any
+--    6  the guard's generation; -1 none
+--    7  the blob that the guard needs, or ''
+--    8  the generation in which the client learnt the numbers in references; -1 if none depends on them
+--    9  the epoch in which it learnt them; -1 likewise
+--   10  the newest request that it knew then
+--   11  a request that may have begun the next epoch without invalidating those numbers, or ''
+--   12  the digest of the key
+--   13  the id of this request
+--   14  the kinds of the blobs that may be new
+--   15  blobs, five values each: name; length of the header, 0 for none; length of the payload; whether that is
+--       shortened; places
+--   16  entries, six values each: list; length of the references; length of the payload; its length before it was
+--       shortened or 0; weight; places
+--   Places are 0, or two values for each reference to a blob that this write sets and that may have no number yet: the
+--   offset at which its number is put, and the place of the blob in 15.
+-- ARGV[2]: the ids of user and session.
+-- ARGV[3]: headers and payloads of 15, references and payloads of 16, all in one: clients are slow with many arguments.
+-- Reply: one string that begins with a letter.
+--   S  stored; then numbers (see `answer`), the newest requests, the weights, and sort and number of each blob of 15
+--   D  refused by the fence
+--   M  moved: another generation
+--   R  left to change.lua, to which the client turns next
 
 local session, content = KEYS[2], ARGV[3]
 local given, margin, idle, age, at_generation, guarded, needs, known, known_epoch, known_by, dropper, digest, request, kinds, blobs,
   appends = unpack(cmsgpack.unpack(ARGV[1]))
 local now = clock(given)
 
--- All that is looked at, in one go.
+-- All that is stored of what this changes, read with one command.
 local fields, slots, touched = { '*' }, {}, {}
 for at = 1, #blobs, 5 do
   fields[#fields + 1] = 'b' .. blobs[at]
@@ -86,7 +101,7 @@ for each = 1, #kinds do
   looked_at[kinds[each]] = true
 end
 for at = 1, #blobs, 5 do
-  -- Whoever takes a blob for stored that is not gets no number into a table that was not looked at.
+  -- The client takes this blob for stored, but it is not, and the table for its number was not read.
   if not stored[(at + 9) / 5] and not looked_at[kind_of(blobs[at])] then
     return 'R'
   end
