@@ -31,11 +31,11 @@ from langchain_ttl_history.storage.sqlite_schema import digest
 __all__ = ["SQLiteStorage"]
 
 _UNWIPED = "SELECT unwiped FROM state"
-# How many writes of a process go by what it remembers before one looks whether there is anything to free.
+# Of so many writes of a process, one does not use what is remembered, and so notices whether there is anything to free.
 _LOOKS = 64
 # Threads for event loops. Of the writers only one is at work at a time; the other waits in line.
 _READERS, _WRITERS = 4, 2
-# After another process wrote to a session so many writes to it do not go by what is remembered.
+# After another process wrote to a session, so many writes to it do not use what is remembered.
 _CONTESTED = 32
 
 
@@ -43,7 +43,7 @@ class SQLiteStorage:
     """Keeps sessions in one SQLite file.
 
     Args:
-        path: The file, made for its owner alone if it is not there; ":memory:" keeps everything
+        path: The file, created for its owner only if it does not exist; ":memory:" keeps everything
             in this process.
         durable: Whether a write waits until it is on the disk. Without it, no write is lost when a
             process is killed, but the last ones before a power cut may be.
@@ -51,7 +51,7 @@ class SQLiteStorage:
         clock: Gives the time in seconds since the epoch; the same for all who share the file.
 
     Raises:
-        ConfigurationError: The path is no such file's, or its folder is not there.
+        ConfigurationError: An argument is not valid, the folder does not exist, or the file is another program's.
         StorageError: The file cannot be opened, or a newer version wrote it.
     """
 
@@ -72,10 +72,10 @@ class SQLiteStorage:
         self._clock = clock or time.time
         self._mirrors = Mirrors()
         self._writes = 0
-        # Apart, since writes may wait for those of other processes.
+        # Separate, so that reads do not queue behind writes that wait for other processes.
         self._readers, self._writers = Executor(_READERS), Executor(_WRITERS)
         self._connections = Connections(self._path, durable=bool(durable), timeout=timeout)
-        # What a process that was killed in the middle of a deletion left.
+        # Finish the deletion of a process that was killed in the middle of it.
         self._connections.truncate(wait=False)
 
     def __repr__(self) -> str:
@@ -114,7 +114,7 @@ class SQLiteStorage:
         *,
         writing: bool = False,
     ) -> tuple[Snapshot, Mirror | None]:
-        """Read parts of one session, and learn what is not remembered of it."""
+        """Read parts of one session in a transaction, and bring its mirror up to date; `writing` records the use."""
         now = self._clock()
         seen = look(connection, TO_READ, name, user, now)
         if seen.row is None:
@@ -150,7 +150,7 @@ class SQLiteStorage:
         return outcome
 
     def _swapped(self, key: SessionKey, change: Change) -> Outcome | None:
-        """Change one session as this process remembers it, if that is true; None if it is not, or refused."""
+        """Change one session as planned on its mirror; None if that is absent or outdated, or the change is refused."""
         now = self._clock()
         self._writes += 1
         if not self._writes % _LOOKS:
@@ -170,7 +170,7 @@ class SQLiteStorage:
             done = planned(mirror, change, now)
         outcome, statements = done
         if not self._connections.swap(statements):
-            # It is no longer what it was; the next writes look first what others wrote.
+            # Another process wrote meanwhile: the next writes look at the row first.
             self._mirrors.put(key, Mirror(Row.new(0, now), contested=_CONTESTED))
             return None
         self._mirrors.put(key, mirror)
@@ -179,7 +179,7 @@ class SQLiteStorage:
     def _write(
         self, connection: sqlite3.Connection, key: SessionKey, name: bytes, change: Change
     ) -> tuple[Outcome, int, Mirror | None]:
-        """Change one session, whatever this process remembers of it. Returns also which deletion is to be wiped."""
+        """Change one session within a transaction; gives the outcome, the deletion to be wiped or 0, and the mirror."""
         now, user = self._clock(), name_of_user(key.user_id)
         seen = look(connection, TO_WRITE, name, user, now)
         mirror = self._mirrors.take(key)
@@ -220,7 +220,7 @@ class SQLiteStorage:
             else:
                 chosen = "key", name_of(SessionKey(user_id, session_id))
             live, gone = freeing.chosen(connection, *chosen, now)
-            # Of a user's sessions that are over, and forgotten, turns may still run.
+            # Turns may still run of the user's sessions that have expired and are already freed.
             keys = [chosen[1]] if session_id is not None else [*(key for _, key in gone), name_of_user(user_id)]
             tombstones = [(key, fence, now + tombstone_ttl) for key in keys]
             connection.executemany("INSERT OR REPLACE INTO tombstones VALUES (?, ?, ?)", tombstones)
@@ -230,12 +230,12 @@ class SQLiteStorage:
         live, fence = self._connections.write(work)
         self._mirrors.drop(user_id, session_id)
         if not self._connections.truncate(wait=True):
-            # A reader is in the way: the next write does it, in whichever process.
+            # A reader is in the way: the next write of any process will do it.
             self._connections.write(lambda connection: connection.execute("UPDATE state SET unwiped = ?", (fence,)))
         return live
 
     def _wipe(self, unwiped: int) -> None:
-        """Finish what a deletion could not: take what was deleted out of the file beside the database."""
+        """Finish what a deletion could not: remove what was deleted from the write-ahead log."""
         if self._connections.truncate(wait=False):
             done = "UPDATE state SET unwiped = 0 WHERE unwiped = ?"
             self._connections.write(lambda connection: connection.execute(done, (unwiped,)))

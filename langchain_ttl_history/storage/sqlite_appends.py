@@ -1,4 +1,4 @@
-"""What most changes of a session write to a SQLite file: they only go behind what is there. Without I/O."""
+"""What most changes write to a SQLite file: they only append to the session. Without I/O."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ __all__ = ["appended"]
 
 
 def appended(mirror: Mirror, change: Change, now: float) -> tuple[Outcome, list[Statement]] | None:
-    """Change a mirror, and tell what to write; None where that is not so simple, or the change is refused.
+    """Apply to a mirror a change that only appends; returns the outcome, and the statements that do so in the file.
 
-    Told None, the mirror is as it was. Otherwise it is what `planned` makes of it.
+    Returns None, with the mirror unchanged, if the change does more than append or is refused. The result is the same
+    as that of `planned`, which handles any change but takes longer.
     """
     found = _found(mirror, change, now)
     if found is None:
@@ -63,7 +64,7 @@ def appended(mirror: Mirror, change: Change, now: float) -> tuple[Outcome, list[
 
 
 def _found(mirror: Mirror, change: Change, now: float) -> tuple[list[Named], list[Listed]] | None:
-    """What a change adds; None if it does more, or is refused."""
+    """The blobs and entries that a change appends; None if it does more than that, or is refused."""
     row, stored, blobs = mirror.row, mirror.session.blobs, change.blobs
     if (
         change.drop or change.trim or change.place or change.new or change.idle_ttl is not KEEP

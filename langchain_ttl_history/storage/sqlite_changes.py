@@ -1,7 +1,7 @@
 """What any change of a session writes to a SQLite file: planned on its mirror, without I/O.
 
-Whatever drops or replaces something writes the segments anew in which that stood, so that nothing of
-it stays. (See `sqlite_appends` for what does not.)
+A change that drops or replaces something rewrites the segments that contained it, so that nothing of it stays in the
+file. (See `sqlite_appends` for changes that only append.)
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ __all__ = ["planned", "renewal"]
 
 
 def planned(mirror: Mirror, change: Change, now: float, *, force: bool = False) -> tuple[Outcome, list[Statement]]:
-    """Change a mirror, and tell what to write; the first of the statements changes a row if the mirror was true.
+    """Apply a change to a mirror; returns the outcome and the statements that do the same in the file.
 
     Args:
-        mirror: The session's, to be thrown away if it was not true.
-        change: What is not refused.
-        now: The time.
+        mirror: The session's mirror. Throw it away if the first statement changes no row: then it was outdated.
+        change: A change that is not refused.
+        now: Seconds since the epoch.
         force: Write even while a deletion is still to be wiped.
     """
     row, session = mirror.row, mirror.session
@@ -45,19 +45,19 @@ def planned(mirror: Mirror, change: Change, now: float, *, force: bool = False) 
 
 
 def renewal(mirror: Mirror, lease: Lease, now: float) -> Statement:
-    """Make a read a use of a session, and tell what to write."""
+    """Record a read as a use in a mirror; returns the statement that does the same in the file."""
     mirror.row.use(now, lease)
     return update(mirror, renewed=True, force=True)
 
 
 class _Plan:
-    """A change under way: of a mirror, and the statements it takes in the file besides that of the row."""
+    """A change being applied to a mirror, and the statements it needs in the file, except the one for the row."""
 
     def __init__(self, mirror: Mirror) -> None:
         self.mirror = mirror
         self.generation = mirror.row.generation
         self.statements: list[Statement] = []
-        # Segments in which something stands that goes.
+        # Segments that contain something to be removed, and so have to be rewritten.
         self.affected: set[int] = set()
 
     def apply(self, change: Change) -> None:
@@ -91,11 +91,11 @@ class _Plan:
             mirror.tail.wipe()
 
     def _replaces(self, name: str, old: Blob, blob: Blob) -> bool:
-        """Make room for a blob; False if it is stored as it is."""
+        """Remove the old blob of a name that is set again; False if the new one is the same."""
         mirror = self.mirror
         if name in mirror.large:
             if name in mirror.unloaded:
-                # Its payload is not there to be counted.
+                # The payload is not in the mirror, so `set` cannot subtract its length.
                 mirror.session.bytes -= mirror.large[name].size
             self._free_blob(name)
         elif old == blob:
@@ -103,7 +103,7 @@ class _Plan:
         elif old.payload:
             self._free_blob(name)
         else:
-            # It says nothing, so that it may stay until its segment is written anew.
+            # A blob without a payload reveals nothing, so it may stay until its segment is rewritten.
             mirror.outdate(name)
         return True
 
@@ -149,7 +149,7 @@ class _Plan:
         return name, blob, large
 
     def _moved(self) -> tuple[list[Named], list[Listed]]:
-        """Write the segments anew in which something goes. Returns what of them goes to the tail."""
+        """Rewrite the affected segments; returns those of their blobs and entries that are left to go to the tail."""
         mirror, session, affected, tail = self.mirror, self.mirror.session, self.affected, self.mirror.tail
         mirror.row.epoch += 1
         for name in [name for name, ghosts in mirror.ghosts.items() if not ghosts.isdisjoint(affected)]:
@@ -162,7 +162,7 @@ class _Plan:
         for key, home in mirror.homes.items():
             if home in affected:
                 if isinstance(key, str):
-                    # It has to stand behind its ghosts.
+                    # It has to come after the outdated blobs of its name, since the last one read counts.
                     last = home == tail.number or key in mirror.ghosts
                     named[last].append((key, session.blobs[key], mirror.large.get(key)))
                 else:
@@ -179,9 +179,9 @@ class _Plan:
     def _rewrite(
         self, numbers: Sequence[int], named: list[Named], listed: list[Listed]
     ) -> tuple[list[Named], list[Listed]]:
-        """Write to some segments, in place of what stands there, as few as will do. Returns what is left over.
+        """Fill these segments with blobs and entries, and delete those not needed; returns what is left over.
 
-        What is about as old stays together, and so will go together.
+        Content of about the same age stays together, and so will be dropped together.
         """
         parts = deque(_parts(named, listed))
         for number in numbers:
@@ -209,7 +209,7 @@ class _Plan:
             homes[name, entry[0]] = number
 
     def _store(self, named: Sequence[Named], listed: Sequence[Listed]) -> None:
-        """Write some behind what is there."""
+        """Append blobs and entries to the tail."""
         tail = self.mirror.tail
         pack = encode(tail.names, named, listed)
         if tail.length and tail.length + len(pack) > tail.room:
@@ -219,7 +219,7 @@ class _Plan:
         self._settle(tail.number, named, listed)
 
     def _close(self) -> None:
-        """Put the segment aside and begin another; or write it anew if much of it is outdated."""
+        """Turn the full tail into a segment and begin another; or rewrite it in place if much of it is outdated."""
         tail = self.mirror.tail
         if tail.outdated > OUTDATED:
             self.affected = {tail.number}
@@ -233,7 +233,7 @@ class _Plan:
 
 
 def _left(change: Change, position: int) -> list[Listed]:
-    """The entries that a change brings to a session at a position, without those it takes away itself."""
+    """The entries that a change adds to a session at this position, without those that it drops or trims itself."""
     entries: dict[tuple[str, int], Entry] = {}
     for name, payload, refs in change.append:
         position += 1
@@ -248,7 +248,7 @@ def _left(change: Change, position: int) -> list[Listed]:
 
 
 def _parts(named: list[Named], listed: list[Listed]) -> Iterator[tuple[list[Named], list[Listed]]]:
-    """Blobs and entries in parts so small that segments are filled with them."""
+    """Split blobs and entries into parts that are small enough to fill segments well."""
     part: tuple[list[Named], list[Listed]] = [], []
     left = SEGMENT // 8
     for each in named:

@@ -21,13 +21,13 @@ __all__ = ["Connections"]
 
 T = TypeVar("T")
 
-# So many connections wait for their next use; more are open only while more threads read at once.
+# How many idle connections are kept; more are open only while more threads read at once.
 _KEPT = 8
 # How long truncating the file beside the database waits for readers, in milliseconds.
 _READERS_MS = 100
 
-# What other threads of a parent had not given back when it forked. Closing a copy could remove the file beside the
-# database under the parent's hands, so they are kept for good.
+# Connections that other threads of the parent had not given back when it forked. Closing a child's copy of one could
+# remove the write-ahead log while the parent uses it, so they are kept for good.
 _inherited: list[sqlite3.Connection] = []
 
 
@@ -46,7 +46,7 @@ class Connections:
         self._timeout = timeout
         self._in_memory = path == MEMORY
         self._idle: deque[sqlite3.Connection] = deque()
-        # One that knows who holds it: a signal's exception may come between having it and saying so.
+        # An RLock, since it knows its owner: an exception from a signal handler may come right after it was acquired.
         self._writer = threading.RLock()
         # Held to lend a connection, and while the process forks.
         self._lending = threading.Lock()
@@ -57,7 +57,7 @@ class Connections:
             make_file(Path(path))
         watch(self)
         first = self._patiently(lambda: open_connection(path, durable=durable, timeout=timeout, first=True))
-        # In memory a connection is all there is, so that none may be lost.
+        # A database in memory lives in its one connection, which must never be lost.
         self._only = first if self._in_memory else None
         self._file = None if self._in_memory else _identity(path)
         self._give(first)
@@ -65,28 +65,29 @@ class Connections:
     # Forks
 
     def before_fork(self) -> None:
-        """Be still while the process forks, and carry no connection into the child.
+        """Pause while the process forks, and take no connection into the child.
 
-        SQLite believes of a child's copy that it holds the locks of its parent's. Were it used, or merely kept, another
-        process could take itself for the last one, and remove the file beside the database under the child's hands.
+        In a child, SQLite believes that a copied connection holds the locks of the parent's, which it does not. If it
+        were used, or just kept open, another process could take itself for the last user of the file, and remove the
+        write-ahead log while the child uses it.
         """
         until = time.monotonic() + self._timeout
         self._parent = os.getpid()
         self._stands = self._writer.acquire(timeout=self._timeout)
         self._lending.acquire()
         while self._lent_out and time.monotonic() < until:
-            time.sleep(0.001)  # Whoever reads gives its connection back, and takes no lock for it.
+            time.sleep(0.001)  # Reading threads give their connections back without taking `_lending`.
         if not self._in_memory:
             while self._idle:
                 self._idle.pop().close()
 
     def after_fork(self) -> None:
-        """Go on after a fork, on both sides."""
+        """Resume after a fork, in the parent and in the child."""
         self._lending.release()
         if self._stands:
             self._writer.release()
         elif os.getpid() != self._parent:
-            self._writer = threading.RLock()  # Nobody is left to give it back.
+            self._writer = threading.RLock()  # The thread that held it does not exist in the child.
         if os.getpid() != self._parent and self._lent_out:
             _inherited.extend(self._lent_out)
             self._lent_out = set()
@@ -109,19 +110,19 @@ class Connections:
         Raises:
             StorageError: Another thread kept it for longer than the timeout, or the file is gone.
         """
-        # Threads of one process wait in line here; SQLite would let them poll.
+        # Threads of one process queue here; SQLite would make them poll.
         if not self._writer.acquire(timeout=self._timeout):
-            raise StorageError(f"{self.path} was being written to for more than {self._timeout:g} s") from None
+            raise StorageError(f"{self.path} was being written to for more than {self._timeout:g} s")
         self._check_file()
 
     def leave(self) -> None:
-        """Let the next one write."""
-        # As `threading.Condition` asks it; who was interrupted may not know.
+        """End this process's turn to write, whether or not `line_up` got it."""
+        # After an interrupt the caller may not know whether it holds the lock; `threading.Condition` asks so, too.
         while self._writer._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001
             self._writer.release()
 
     def _check_file(self) -> None:
-        """Refuse to write to a file that others no longer find, where it would be lost."""
+        """Refuse to write to a file that is no longer at its path: others would not find what is written."""
         if self._file is not None and _identity(self.path) != self._file:
             raise StorageError(
                 f"{self.path} is no longer the file that was opened: it was moved, deleted or replaced meanwhile; "
@@ -194,7 +195,7 @@ class Connections:
             self.leave()
 
     def truncate(self, *, wait: bool) -> bool:
-        """Bring everything into the database and empty the file beside it; False if a reader was in the way."""
+        """Move the write-ahead log into the database and empty it; False if a reader was in the way."""
 
         def checkpoint(connection: sqlite3.Connection) -> bool:
             connection.execute(f"PRAGMA busy_timeout = {_READERS_MS if wait else 0}")
@@ -244,7 +245,7 @@ class Connections:
         return result
 
     def _patiently(self, attempt: Callable[[], T], until: float | None = None) -> T:
-        """Try until it is done or the time is over; SQLite itself does not wait in every case."""
+        """Repeat an attempt while the file is locked, until the timeout; SQLite's own does not cover every case."""
         until = until or time.monotonic() + self._timeout
         while True:
             try:
@@ -253,7 +254,7 @@ class Connections:
                 if not _is_busy(error) or time.monotonic() >= until:
                     raise StorageError(f"{self.path}: {error}") from error
             pause = random.uniform(0.001, 0.02)  # noqa: S311  # no secret, only apart from others
-            time.sleep(pause)  # SQLite wakes nobody when a lock is given back.
+            time.sleep(pause)  # SQLite wakes nobody when a lock is released.
 
     # Connections
 

@@ -1,8 +1,8 @@
-"""What a process remembers of the sessions it lately used in a SQLite file: pure, without I/O.
+"""A cache of the sessions that a process recently used in a SQLite file: pure, without I/O.
 
-Every write gives a session's row a new version. What is remembered at a version is true as long as
-the row still has it, which each verb looks up or makes a condition of what it writes; so a session
-that one process uses is read from its memory, and what another process wrote is always seen.
+Every write gives a session's row a new version. A mirror is valid as long as the row still has its
+version, which each verb looks up or makes a condition of what it writes. So a session that one process
+uses is read from its memory, and what another process wrote is always seen.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ class Mirror:
     Attributes:
         row: Its row.
         head: What every write changes in the row, as it is stored.
-        fence: The newest deleted generation before it, as long as that counts.
-        until: How long it counts.
+        fence: The newest deleted generation, while its tombstone stands.
+        until: When that tombstone expires, in seconds since the epoch.
         session: The contents.
         tail: The segment that is written to.
-        homes: In which segment each blob and entry stands.
-        ghosts: For a blob, the segments in which older ones of its name still stand.
-        large: Where large payloads are.
+        homes: The segment that contains each blob and entry.
+        ghosts: For a blob, the segments that still contain outdated blobs of its name.
+        large: The rows of large payloads.
         unloaded: Blobs whose large payload is not remembered.
-        contested: How many writes are not to count on nobody else writing.
+        contested: How many more writes must look at the row first, since another process has written.
     """
 
     __slots__ = (
@@ -73,7 +73,7 @@ class Mirror:
 
     @property
     def held(self) -> int:
-        """The payload bytes of all that is learnt."""
+        """The payload bytes of all blobs and entries, counted anew."""
         session = self.session
         listed = [len(entry.payload) for entries in session.lists.values() for entry in entries]
         unloaded = [self.large[name].size for name in self.unloaded]
@@ -95,7 +95,7 @@ class Mirror:
             self.session.blobs[name] = blob._replace(payload=b"")
 
     def outdate(self, name: str) -> None:
-        """Take down that another blob comes to stand in for this one."""
+        """Note that a blob is replaced by one elsewhere, and stays behind as a ghost."""
         home = self.homes.pop(name)
         self.ghosts.setdefault(name, set()).add(home)
         self.tail.outdated += home == self.tail.number
@@ -103,7 +103,7 @@ class Mirror:
     # Learning what was written
 
     def learn(self, segment: int, body: bytes) -> None:
-        """Learn what was written to a segment, of which so much is known. The segments have to come in their order.
+        """Learn what was appended to a segment since the mirror last saw it. Segments must be given in order.
 
         Raises:
             CorruptRecordError: It is damaged.
@@ -133,19 +133,19 @@ class Mirror:
                 weights[name] = 1 + len(entry[2])
 
     def be(self, row: Row) -> None:
-        """Be what the session is with this row, now that everything is learnt."""
+        """Become the mirror of the session as of this row, after all segments were learnt."""
         self.row, self.head = row, row.head
         session = self.session
         session.position, session.bytes = row.position, row.bytes
         for entries in session.lists.values():
-            # What was written anew stands behind what is newer.
+            # Entries in a rewritten segment may come after newer ones.
             entries.sort()
 
 
 class Mirrors:
     """The mirrors of the sessions used last, bounded in number and bytes; safe to share among threads.
 
-    While someone changes one, it is not there for others, so that nobody reads half of a change.
+    A mirror that one thread has taken is hidden from others, so that nobody reads half of a change.
     """
 
     def __init__(self) -> None:
@@ -154,7 +154,7 @@ class Mirrors:
         self._bytes = 0
 
     def answer(self, key: SessionKey, row: Row, query: Query, now: float, fence: int) -> Snapshot | None:
-        """What a session's mirror answers; None if there is none as new as this row, or it does not know all."""
+        """Answer a read from a session's mirror; None if that is older than this row, or lacks a payload."""
         with self._lock:
             place = self._mirrors.get(key)
             if place is None or place.taken:

@@ -20,7 +20,7 @@ from langchain_ttl_history.storage.base import KEEP, Keep, Lease
 __all__ = ["OWN", "Row", "bytes_of"]
 
 _LATE = 0.1
-# Where there is no idle time, the order of the sessions is brought up to date after so many seconds.
+# Without an idle time, the time of the last use, by which sessions are listed, is recorded every so many seconds.
 _OFTEN = 60.0
 OWN = -1.0
 """Stands for "no idle time of its own" in the row."""
@@ -108,7 +108,7 @@ class Row:
         return earliest <= self.deadline <= latest
 
     def use(self, now: float, lease: Lease) -> bool:
-        """Be used now. Returns whether the deadline moved."""
+        """Record a use. Returns whether the deadline moved."""
         self.used = now
         idle = self._idle(lease)
         if idle is None:
@@ -121,7 +121,7 @@ class Row:
         return True
 
     def give(self, idle: float | Keep | None, now: float, lease: Lease) -> None:
-        """Get an idle time of its own, from the last use on."""
+        """Set the session's own idle time, counted from its last use."""
         if idle is KEEP:
             return
         # Reads within a tenth of the old idle time may not have been recorded.

@@ -1,4 +1,4 @@
-"""The rows of a session in a SQLite file: looked at, made, and read to make a mirror of them."""
+"""The rows of a session in a SQLite file: looked up, created, and loaded into a mirror."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ _LARGE = "SELECT body FROM segments WHERE generation = ? AND number = ?"
 
 
 class Look(NamedTuple):
-    """What each verb looks at first."""
+    """The answer to the first statement of each verb."""
 
     fence: int
     until: float
-    """How long the fence stands."""
+    """When the fence's tombstone expires, in seconds since the epoch."""
     newest: int
-    """The newest generation."""
+    """The newest generation in the file."""
     unwiped: int
-    """The deletion that is still to be wiped."""
+    """The deletion that is still to be wiped from the write-ahead log; 0 if there is none."""
     litter: bool
-    """Whether something expired and was not freed yet."""
+    """Whether anything has expired that is not freed yet."""
     row: Row | None
-    """The session's, if it is live."""
+    """The session's row, if the session is live."""
 
 
 def look(connection: sqlite3.Connection, statement: str, name: bytes, user: bytes, now: float) -> Look:
@@ -75,7 +75,7 @@ def create(connection: sqlite3.Connection, row: Row, name: bytes, key: SessionKe
 
 @decoder("a session's key")
 def key_of(body: bytes) -> SessionKey:
-    """The key that a session's row of its key tells."""
+    """The session key that is stored in a session's segment 0."""
     return SessionKey(*unpack(content(body)))
 
 

@@ -1,10 +1,10 @@
-"""How bodies lie in a SQLite file, and the segment of a session that is written to: pure, without I/O.
+"""How bodies are laid out in a SQLite file, and the segment of a session that is written to: pure, without I/O.
 
-What was said, names and ids lie on overflow pages alone. SQLite zeroes such a page as a whole when
-it is freed, while of the rows inside a table's own pages it may leave copies behind when it moves
-them, `secure_delete` or not. Of a row that has overflow pages SQLite keeps that part in the table's
-own page which is left over when they are full. So a body begins with some zeros, its filling, and
-goes on for a whole number of overflow pages: what is left over are the other columns and the filling.
+Messages, names and ids are stored on overflow pages only. SQLite zeroes such a page as a whole when it is
+freed, whereas it may leave copies behind of rows that it moves between a table's own pages, even with
+`secure_delete`. Of a row with overflow pages, SQLite keeps the part in the table's own page that is left
+over when the overflow pages are full. So a body begins with zeros, its filling, and continues for a whole
+number of overflow pages: only the other columns and the filling are left over.
 """
 
 from __future__ import annotations
@@ -86,10 +86,10 @@ class Tail:
         self.room = SEGMENT
 
     def restart(self, number: int) -> None:
-        """Begin another segment, or this one anew.
+        """Begin another segment, or this one again.
 
-        What stands there stays until it is written over, or wiped: each page of it that is to be
-        changed costs as much as one that is written.
+        The old content stays in the body until it is overwritten or wiped, since clearing a page costs as much as
+        writing one.
         """
         self.number = number
         del self.body[_FILLING + _PAGES * _OVERFLOW :]
@@ -98,7 +98,7 @@ class Tail:
         self.room = SEGMENT
 
     def wipe(self) -> None:
-        """Leave nothing behind what is written."""
+        """Clear the body after what is written."""
         start = _FILLING + self.length
         self.body[start:] = bytes(len(self.body) - start)
 
@@ -108,7 +108,7 @@ class Tail:
             self.names.popitem()
 
     def add(self, pack: bytes) -> None:
-        """Write a pack behind those that are there. It grows by doubling, so that short sessions stay small."""
+        """Append a pack. The body grows by doubling, so that short sessions stay small."""
         if not self.length:
             self.room = room(len(pack))
         start = _FILLING + self.length
