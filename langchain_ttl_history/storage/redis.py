@@ -1,8 +1,7 @@
 """Sessions in Redis or Valkey, shared by many workers.
 
-Each verb is one script and one round trip, and the server's clock decides. What a script does,
-and how a session is laid out, stands in ``lua/``; what is sent and how the answer is understood,
-in `redis_requests`.
+Each verb is one script and one round trip, and the server's clock decides. The scripts, and the layout of
+a session, are in ``lua/``; `redis_requests` plans what is sent and reads what is answered.
 """
 
 from __future__ import annotations
@@ -28,8 +27,8 @@ __all__ = ["RedisStorage"]
 
 T = TypeVar("T")
 
-# Seconds for which a request is sent again that a cluster refused while it moves a slot or chooses
-# a primary, or for which there was no connection; and between.
+# For how many seconds a request is retried that a cluster refused while it moves a slot or elects a primary, or for
+# which no connection was free; and the seconds between two attempts.
 _PATIENCE, _PAUSE = 5.0, 0.05
 
 
@@ -63,14 +62,14 @@ class RedisStorage:
         self._clients: Clients = Made(client) if isinstance(client, str) else Given(client, async_client)
         errors = exceptions_of(self._clients.library)
         name = self._clients.library.title()
-        # An async cluster client takes connections away from requests under way when it learns of
-        # a change, and these fail with an AttributeError.
+        # When an async cluster client learns of a change, it takes connections away from requests under way, which then
+        # fail with an AttributeError.
         self._unsettled: tuple[type[Exception], ...] = (errors.ClusterError, errors.TryAgainError, AttributeError)
         if self._clients.is_cluster:
             # A node may be gone, and another take its place.
             self._unsettled += (errors.ConnectionError,)
-        # Of all else that a driver raises, the cluster's own error alone stands outside its tree. What was closed by
-        # another thread in the middle of a request raises a ValueError.
+        # The cluster's exception is the only one of a driver outside its tree of errors. A ValueError comes from a
+        # connection that another thread closed in the middle of a request.
         self._drivers = (getattr(errors, f"{name}Error"), getattr(errors, f"{name}ClusterException"))
         self._failures = (*self._drivers, OSError, ValueError, *self._unsettled)
         self._no_script = errors.NoScriptError
@@ -138,7 +137,7 @@ class RedisStorage:
         batches = self._batches.get(loop)
         if batches is not None:
             await batches.aclose()
-        # Nothing may come between the two: what is asked from now on is for another client.
+        # No await may come between the two: whoever asks from now on must get another client.
         self._batches.pop(loop, None)
         await self._clients.aclose()
 
@@ -193,10 +192,10 @@ class RedisStorage:
             await asyncio.sleep(_PAUSE)
 
     def _check(self, error: BaseException, until: float) -> None:
-        """Raise, unless it may go better in a moment; a request that is sent again is not done twice."""
+        """Raise unless a retry may succeed; a request that is sent again does not take effect twice."""
         if isinstance(error, ConfigurationError):
-            raise error  # It is a ValueError, too.
-        # All connections of the client may be taken; one will be free.
+            raise error  # It is a ValueError, which is among the failures.
+        # The client's connections may all be in use; one will be free.
         may_pass = isinstance(error, self._unsettled) or "Too many connections" in str(error)
         if not may_pass or time.monotonic() > until:
             raise StorageError(f"Redis did not answer: {type(error).__name__}: {error}") from error
@@ -217,7 +216,8 @@ class RedisStorage:
         except self._drivers:
             raise
         except BaseException:
-            # A signal's perhaps, which can come between a request and its answer: the next one would get that answer.
+            # Perhaps an exception from a signal handler, between a request and its answer: the next request on that
+            # connection would get this answer.
             self._clients.drop_idle(client)
             raise
 
@@ -236,9 +236,9 @@ class RedisStorage:
             return await ask(request.by_source)
 
     def _asking(self, client: Any) -> Callable[[Command], Awaitable[Any]]:
-        """How to ask for the reply to a script's command."""
+        """The function that sends a script's command and returns the reply."""
         if self._clients.is_cluster:
-            # What is asked together may be for several nodes.
+            # Requests of one batch may be for several nodes.
             return lambda command: client.execute_command(*command, **NEVER_DECODE)
         loop = asyncio.get_running_loop()
         batches = self._batches.get(loop)
@@ -248,7 +248,7 @@ class RedisStorage:
 
 
 def _primaries(client: Any) -> dict[str, Any]:
-    """The nodes of a cluster that hold keys of their own, by name; none of a single server."""
+    """The primaries of a cluster, by name; empty for a single server."""
     if not hasattr(client, "get_primaries"):
         return {}
     return {node.name: node for node in client.get_primaries()}

@@ -1,9 +1,9 @@
 """Requests that the tasks of one event loop make at the same time, sent to a Redis server together.
 
-A driver takes longer over a request than the server does: it finds a connection, sets a timeout for
-the sending and one for the reply, and waits for both. What is asked in one turn of the loop therefore
-shares a pipeline. No request waits for others to come, nor for a batch that is under way, and one that
-is alone is sent as if there were no batches.
+A driver takes longer for a request than the server does: it finds a connection, sets a timeout for sending
+and one for the reply, and waits for both. Requests made in one turn of the loop therefore share a pipeline.
+No request waits for others to arrive, nor for a batch that is under way, and a single request is sent as if
+there were no batches.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any
 __all__ = ["NEVER_DECODE", "Batches", "Command"]
 
 NEVER_DECODE = {"NEVER_DECODE": True}
-"""The option by which replies are bytes, whatever the client does with those of others."""
+"""The option that makes replies bytes, even if the client decodes replies by default."""
 
-# So much a batch takes: all of its requests are answered with the last, and fail if its connection breaks. A session
-# remembers the requests of a few batches; see `numbers.lua`.
+# The largest batch. All of its requests are answered when the last one is, and fail if its connection breaks. A session
+# remembers as many requests as two batches hold; see `remember` in `numbers.lua`.
 _REQUESTS, _BYTES = 32, 64 * 1024
 
 Command = Sequence["str | bytes | int"]
@@ -31,17 +31,18 @@ class Batches:
 
     def __init__(self, client: Any) -> None:
         self._client = client
-        # What the tasks that are ready by now may still add to.
+        # The batch that other tasks may still join, in this turn of the loop.
         self._open: _Batch | None = None
         self._under_way: set[_Batch] = set()
-        # Whether others asked as well, lately, or are just doing so.
+        # Whether several tasks were asking at the same time lately.
         self._is_busy = False
+        # Whether a request is under way that is sent without a batch.
         self._has_one = False
 
     async def ask(self, command: Command) -> Any:
         """The reply to a command; one that is cancelled may be executed nevertheless."""
         if not (self._is_busy or self._has_one):
-            # A batch, and a task for it, would cost what they save the others.
+            # For a single request, a batch and its task would only add cost.
             self._has_one = True
             try:
                 return await _reply(self._client, command)
@@ -62,7 +63,7 @@ class Batches:
             raise
 
     async def aclose(self) -> None:
-        """Return once nothing is under way that nobody waits for."""
+        """Cancel batches whose answers nobody waits for, and return when they have ended."""
         left = [batch.task for batch in self._under_way if batch.task is not None and not batch.is_awaited]
         for task in left:
             task.cancel()
@@ -71,7 +72,7 @@ class Batches:
 
     def _begin(self, batch: _Batch) -> None:
         self._under_way.add(batch)
-        # It runs for all who ask, not in the context of the first of them.
+        # The task runs for all who ask, so it must not run in the context of the first of them.
         batch.task = Context().run(asyncio.get_running_loop().create_task, self._send(batch))
         batch.task.add_done_callback(lambda _: self._end(batch))
 
@@ -81,7 +82,7 @@ class Batches:
         self._is_busy = not batch.is_of_one or len(self._under_way) > 1
 
     def _end(self, batch: _Batch) -> None:
-        # It may have been cancelled before it began, with all else that runs in the loop.
+        # The task may have been cancelled before it began, for example when the loop shuts down.
         self._close(batch)
         self._under_way.discard(batch)
         batch.cancel()
@@ -115,7 +116,7 @@ class _Batch:
         return len(self._asked) < _REQUESTS and self._size + size <= _BYTES
 
     def add(self, command: Command, size: int) -> asyncio.Future[Any]:
-        """Where the reply to a command will be."""
+        """Add a command; returns the future of its reply."""
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._asked.append((command, answer))
         self._size += size
@@ -127,7 +128,7 @@ class _Batch:
             self.task.cancel()
 
     def cancel(self) -> None:
-        """Let nobody wait any more."""
+        """Cancel all answers that are still awaited."""
         for _, answer in self._asked:
             answer.cancel()
 
@@ -153,7 +154,7 @@ async def _reply(client: Any, command: Command) -> Any:
 
 
 async def _replies(client: Any, commands: Sequence[Command]) -> Sequence[Any]:
-    """The replies to commands, or errors in their places; what befalls all of them is raised."""
+    """The replies to commands, each of which may be an error; an error that concerns all of them is raised."""
     if len(commands) <= 1:
         return [await _reply(client, command) for command in commands]
     pipeline = client.pipeline(transaction=False)

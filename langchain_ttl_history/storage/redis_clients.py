@@ -85,7 +85,7 @@ class Clients(ABC):
         """The async client of the running loop."""
 
     def drop_idle(self, client: Any) -> None:
-        """Close what no thread uses of a sync client's connections: one may have an answer that nobody read."""
+        """Close the connections of a sync client that no thread uses: one may hold an answer that nobody read."""
         nodes = client.get_nodes() if self.is_cluster else ()
         for each in [getattr(node, f"{self.library}_connection") for node in nodes] or [client]:
             if each is not None:
@@ -182,7 +182,7 @@ class Made(Clients):
             raise ConfigurationError(f"{self!r} is no URL that {self.library} understands: {error}") from error
 
     def _check(self) -> None:
-        """Read the URL as the clients will, which are made only when they are needed."""
+        """Parse the URL as the clients will, to report an error now; they are made only when needed."""
         module = import_module(f"{self.library}.connection")
         if not self.is_cluster:
             module.ConnectionPool.from_url(self._url).make_connection()
@@ -194,7 +194,7 @@ class Made(Clients):
         kind(**{name: value for name, value in options.items() if name not in known})
 
     def __repr__(self) -> str:
-        # What stands before the @ is a secret.
+        # The part before the @ may hold a password.
         scheme, _, rest = self._url.partition("://")
         return repr(f"{scheme}{'+cluster' * self.is_cluster}://{rest.rpartition('@')[2]}")
 
@@ -203,7 +203,7 @@ class Made(Clients):
         client = self._client
         if client is not None:
             return client
-        # Without the lock, for which event loops would wait: a client of a cluster connects at once.
+        # Made without the lock: a cluster's client connects when it is made, and event loops would wait for the lock.
         made = self._make(asynchronous=False)
         with self._lock:
             client = self._client = made if self._client is None else self._client
@@ -251,13 +251,13 @@ class Made(Clients):
         }
         if self.is_cluster:
             return made.from_url(self._url, **options)
-        # A client of valkey-py sends again only after errors that are named here as well.
+        # valkey-py retries only after errors that are also named here.
         options["retry_on_error"] = [errors.ConnectionError]
         pools = import_module(f"{self.library}{inner}.connection")
         if not asynchronous:
-            # As many as there are threads that call at once.
+            # No limit: there are as many connections as threads that call at once.
             return made.from_pool(pools.ConnectionPool.from_url(self._url, max_connections=2**31, **options))
-        # Who finds all connections taken waits for one, up to a timeout, and is not refused.
+        # A task that finds all connections in use waits for one, up to a timeout, instead of being refused.
         options |= {"max_connections": _CONNECTIONS, "timeout": _DEFAULTS["socket_timeout"]}
         return made.from_pool(pools.BlockingConnectionPool.from_url(self._url, **options))
 

@@ -1,9 +1,9 @@
-"""The blobs that this process lately read or wrote in Redis, so that a read need not send them again.
+"""A cache of the blobs that this process recently read or wrote in Redis, so that a read need not send them again.
 
-A blob is what its number says for as long as its session's edition lasts, which the server tells with
-every answer: an edition ends when a blob is dropped, or set anew with another content. A read says
-which numbers are remembered here, and only if generation, edition and history are still the same the
-server leaves them out. Lists are always sent.
+Within an edition of a session a number stands for the same blob with the same content; the edition ends when a
+blob is dropped or set again with other content, and is told with every answer. A read says which numbers are
+remembered here, and the server leaves them out if generation, edition and lineage are still the same. Lists
+are always sent.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from langchain_ttl_history.storage.redis_numbers import KIND, Known
 
 __all__ = ["NOTHING", "Mirror", "Mirrors", "Remembered"]
 
-# How many bytes are remembered of a session, and of all together.
+# How many bytes are remembered of one session, and of all together.
 _EACH = 4 * 1024 * 1024
 _BYTES = 32 * 1024 * 1024
 # What a name and its containers cost besides the payload, in bytes.
@@ -29,29 +29,29 @@ _OVERHEAD = 300
 
 
 class Remembered(NamedTuple):
-    """What a read says is remembered."""
+    """What a read tells the server that is remembered; its first four fields are arguments of the script."""
 
     generation: int = -1
     edition: int = -1
     by: str = ""
-    """The newest request by then."""
+    """The id of the newest request that was known then."""
     runs: Sequence[int] = ()
     """The numbers, as kind, first number and count of each run."""
     numbers: Mapping[str, int] = {}
-    """The same by name, which the server is not told."""
+    """The same numbers by name; not sent."""
 
 
 NOTHING = Remembered()
 
 
 class Mirror:
-    """Some blobs of one edition of a session, with all they refer to. More may be added, as true as the rest.
+    """Some blobs of one edition of a session, with all they refer to. Others may be added, never changed.
 
     Args:
         generation: The session's.
         edition: The session's.
-        requests: The newest requests by now; see `redis_lineage`. Those of an answer are set before what it tells
-            is added, and looked at after that.
+        requests: The newest requests; see `redis_lineage`. Set them before adding what an answer tells, and read them
+            after reading anything else, since threads share a mirror without a lock.
     """
 
     __slots__ = ("blobs", "edition", "generation", "numbers", "requests", "size")
@@ -84,7 +84,7 @@ class Mirror:
             waiting = later
 
     def without(self, names: Collection[str], edition: int) -> Mirror:
-        """What is left in the next edition, which has something else for these names, or nothing."""
+        """The mirror for the next edition, in which these names were dropped or set again."""
         gone = set(names)
         mirror = Mirror(self.generation, edition, self.requests)
         mirror.add({name: blob for name, blob in list(self.blobs.items()) if name not in gone}, self.numbers)
@@ -95,7 +95,7 @@ class Mirror:
         return {number: name for name, number in list(self.numbers.items())}
 
     def remembered(self) -> Remembered:
-        """What a read says of it."""
+        """What a read tells the server about this mirror."""
         numbers = dict(self.numbers)
         runs: list[int] = []
         first = after = -1
@@ -112,7 +112,7 @@ class Mirror:
     def complete(
         self, blobs: dict[str, Blob], refs: Iterable[str], follow: tuple[str, ...], known: AbstractSet[str]
     ) -> None:
-        """Add what these references lead to, but for what is known."""
+        """Add the remembered blobs that these references lead to, except those the caller knows."""
         find = self.blobs.get
         pending = list(refs)
         while pending:
@@ -128,12 +128,12 @@ _NUMBER = (1 << KIND) - 1
 
 
 class Mirrors:
-    """Those of many sessions; the least recently used is forgotten first."""
+    """The mirrors of many sessions; the least recently used is forgotten first."""
 
     def __init__(self) -> None:
         self._lock = lock()
         self._mirrors: OrderedDict[SessionKey, Mirror] = OrderedDict()
-        # Those with which they were counted, since they grow.
+        # The size with which each mirror was added to `_size`, since mirrors grow.
         self._sizes: dict[SessionKey, int] = {}
         self._size = 0
 
@@ -158,7 +158,16 @@ class Mirrors:
         self, key: SessionKey, told: Known, editions: tuple[int, int], found: Mapping[str, Blob],
         numbers: Mapping[str, int], gone: Collection[str],
     ) -> None:  # fmt: skip
-        """Remember what a write stored, between two editions, and forget what it dropped or set anew."""
+        """Remember what a write stored, and forget what it dropped or set again.
+
+        Args:
+            key: The session.
+            told: The numbers that the write's answer told.
+            editions: The session's editions before and after the write.
+            found: The blobs that it stored.
+            numbers: The numbers of those blobs that may be remembered, by name.
+            gone: The names that it dropped or set again.
+        """
         before, after = editions
         with self._lock:
             mirror = self._mirrors.get(key)
@@ -166,7 +175,7 @@ class Mirrors:
                 return
             latest = later(told.requests, mirror.requests)
             if mirror.generation == told.generation and mirror.edition > before and latest is not None:
-                return  # The answer to a write that another overtook.
+                return  # Another write, after this one, was answered first.
             if (mirror.generation, mirror.edition) != (told.generation, before) or latest is None:
                 mirror = None
             else:

@@ -1,6 +1,6 @@
-"""Names as Redis holds them: the ids and digests in them take half as long as they are written.
+"""Names as Redis holds them: the ids and digests in them are shortened, mostly to half their length.
 
-The first letter stays what it is, since scripts go by it, and what comes of it is text still.
+The first letter stays as it is, since scripts depend on it, and a shortened name is still text.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from functools import lru_cache
 
 __all__ = ["full_name", "short_name"]
 
-# So many names are remembered of each sort, since most are met several times.
+# How many results are cached of each function, since most names occur several times.
 _MOST = 8192
-# Before each of them stands which it is; such a sign in a name stands behind a 4.
+# A UUID, a digest of 16 bytes and one of 12 are replaced by \1, \2 or \3 and their base64. A character from \1 to \4
+# in the name itself is preceded by \4.
 _PARTS = re.compile(
     "([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})|([0-9a-f]{32})(?![0-9a-f-])|([0-9a-f]{24})|[\1-\4]"
 )

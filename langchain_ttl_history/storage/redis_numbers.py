@@ -1,8 +1,8 @@
-"""The numbers that blobs have in Redis, as far as this process knows them.
+"""A cache of the numbers that blobs have in Redis.
 
-A reference is stored as a number, and most references of a write follow one another, so what is
-known here is sent as a few runs. It is only a short cut: the server refuses numbers of another
-generation or history, or learnt before something was dropped, and then names are sent.
+A reference is stored as a number, and most references of a write are consecutive, so those known here are
+sent as a few runs. This is only a short cut: the server refuses numbers of another generation or lineage,
+or from before something was dropped, and then names are sent.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from langchain_ttl_history.storage.redis_commands import encoded
 from langchain_ttl_history.storage.redis_lineage import later
 from langchain_ttl_history.storage.redis_names import short_name
 
-__all__ = ["KIND", "TABLE", "Dropping", "Known", "References", "kind_of"]
+__all__ = ["KIND", "TABLE", "Dropping", "Known", "References", "kind_of", "runs"]
 
 TABLE = 16
-"""How many names are in a table."""
+"""How many names a table holds."""
 KIND = 32
-"""A number here has its kind in the bits from this one on."""
+"""A number in this process has its kind in the bits from this one on."""
 # How many names are remembered of all sessions together.
 _MOST = 200_000
-# What `write.lua` replaces by the number of a blob of the same write, as a run of one.
+# A run of one, in which `write.lua` puts the number of a blob that the same write stores.
 _PLACE = b"\xff\0\0\0\0\0\0\1"
 
 
@@ -39,7 +39,7 @@ def kind_of(name: str) -> int:
 
 
 Dropping = tuple[str, frozenset[str]]
-"""A request of this process under way that drops blobs, and their names."""
+"""The id of a request of this process that is under way and drops blobs, and the names of those."""
 
 
 @dataclass(slots=True)
@@ -48,10 +48,11 @@ class Known:
 
     generation: int
     epoch: int
-    """Counts what was dropped."""
+    """Counts the changes that dropped blobs."""
     numbers: dict[str, int] = field(default_factory=dict)
     requests: bytes = b""
-    """The newest requests by then; see `redis_lineage`. Set before numbers are added, and looked at after them."""
+    """The newest requests; see `redis_lineage`. Set before numbers are added, and read after them, since threads share
+    this without a lock."""
     dropping: Dropping = ("", frozenset())
 
 
@@ -60,7 +61,8 @@ def runs(
 ) -> tuple[bytes, list[int]] | None:
     """References as they are stored; None if one has no number yet.
 
-    Pairs of gap and count, or 255, a kind, the first number and the count. A gap is counted from -100.
+    Each run takes two bytes, the gap since the last one plus 100 and the count; or eight: 255, the kind, the first
+    number (4 bytes) and the count (2 bytes).
 
     Args:
         refs: Names of blobs.
@@ -69,7 +71,7 @@ def runs(
         start: How many bytes will be in front of the runs.
 
     Returns:
-        The runs, and for each number that is missing in them after how many bytes, and whose it is.
+        The runs, and for each number that is still missing in them its offset and the place of its blob in `own`.
     """
     out = bytearray()
     missing: list[int] = []
@@ -96,7 +98,7 @@ def runs(
 
 
 def _tell(out: bytearray, told: int, first: int, after: int) -> int:
-    """Add a run to others of which the last ended before `told`, or is not known."""
+    """Append a run; `told` is the number after the previous run, or -1. Returns the number after this one."""
     while first < after:
         count = min(after - first, 65_535)
         gap = first - told
@@ -110,7 +112,7 @@ def _tell(out: bytearray, told: int, first: int, after: int) -> int:
 
 
 class References:
-    """What is known of many sessions; the least recently used is forgotten first."""
+    """The numbers known of many sessions; the least recently used is forgotten first."""
 
     def __init__(self) -> None:
         self._lock = lock()
@@ -118,17 +120,17 @@ class References:
         self._size = 0
 
     def of(self, key: SessionKey) -> Known | None:
-        """What is known of a session. More may be added to it, which is as true as the rest."""
+        """What is known of a session. Other threads may add to it, but never change what is there."""
         return self._known.get(key)
 
     def learn(self, key: SessionKey, told: Known | None, dropped: Collection[str] = (), before: int = -1) -> None:
-        """Remember what a request told; None if that is nothing.
+        """Remember what the answer to a request told.
 
         Args:
             key: The session.
-            told: The numbers of blobs after it.
-            dropped: What it dropped, if that is all that changed since the epoch before.
-            before: The epoch before it, if it is a write's.
+            told: The numbers of blobs after the request; None if there is no session.
+            dropped: The names that the request dropped, if nothing else was dropped since epoch `before`.
+            before: The epoch before the request, if that is a write.
         """
         if told is None:
             self.forget(key)
@@ -143,7 +145,7 @@ class References:
                     known.numbers.update(told.numbers)
                     told = known
                 elif known.epoch > told.epoch:
-                    told = known  # The answer to a request that another overtook.
+                    told = known  # Another request, after this one, was answered first.
                 elif known.epoch == before:
                     gone = set(dropped)
                     kept = {name: number for name, number in known.numbers.items() if name not in gone}

@@ -1,8 +1,8 @@
-"""Payloads as Redis holds them: records lose the words and ids they repeat.
+"""Payloads as Redis holds them: words, ids and times in records are replaced by short codes.
 
-A server's memory is what sessions cost most. Records are what refers to others, and entries of lists.
-This takes a few microseconds; a real compression would spare more, but takes longer, and lets go of the
-interpreter, so that others come before a write.
+Memory of the server is the main cost of sessions. Only records are shortened: blobs that refer to others, and
+entries of lists. This takes a few microseconds. A real compression would save more, but takes longer, and
+releases the interpreter lock, so that other threads would delay a write.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from langchain_ttl_history.errors import CorruptRecordError
 
 __all__ = ["full_payload", "short_entry", "short_record"]
 
-# What is in no text and no type of MessagePack stands before a code: that of a word, or one of the codes below.
+# Precedes every code: that of a word, or one of those below. This byte occurs in no UTF-8 text, and is no type of
+# MessagePack.
 _MARK = b"\xc1"
-# What is stored was made with these very words in this very order: more may be added at the end.
+# Part of the stored format: add words at the end, never change or reorder them.
 _WORDS = (
     b"\xb0channel_versions", b"\xadversions_seen", b"\xb0updated_channels", b"\xa9__start__", b"\xa9__input__\x80",
     b"branch:to:", b"\xa8messages", b"\xa1v\x04\xa2ts\xd9 ", b"+00:00\xa2id", b"\xa6source\xa4loop\xa4step",
@@ -28,22 +29,22 @@ _WORDS = (
     b"\xc0\xa8messages\xc3\x83\xa8messages\x93\x02\x00", b"~__pregel_pull, ",
     b"\x92\x93\x00\xa8messages\x93\x02\x00\x01\x93\x01",
 )  # fmt: skip
-# A longer word before one that it contains.
+# Longer words first, since they may contain shorter ones.
 _CODES = sorted([(word, _MARK + bytes((code,))) for code, word in enumerate(_WORDS, 1)], key=lambda each: -len(each[0]))
-# Those that stand in entries: what tasks wrote.
+# The words that occur in entries, which hold what tasks wrote.
 _IN_ENTRIES = [(word, code) for word, code in _CODES if code[1] in {6, 7, 16, 22, 23}]
-# Stands before an id of 16 bytes.
+# Precedes an id of 16 bytes.
 _ID = b"\xc1\0"
-# The id before once more: a checkpoint names its run twice, and often its parent.
+# Stands for the same id as the one before: a checkpoint names its run twice, and often its parent.
 _AGAIN = b"\xc1\xfe"
-# How a checkpoint of LangGraph's fourth format begins, before its time; and that with the time, of 8 bytes.
+# The start of a checkpoint of LangGraph's fourth format, up to its time; and the code for both, before 8 bytes of time.
 _HEAD = b"\x9d\x01\x86\xa1v\x04\xa2ts\xd9 "
 _TIMED_HEAD = b"\xc1\xfd"
 _TIME = len("2026-11-26T03:49:55.277471")
 _YEAR_1 = datetime(1, 1, 1, tzinfo=timezone.utc)
 _UUID = re.compile(rb"\xd9\$([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})")
 _CODE = re.compile(rb"\xc1(?:\0(.{16})|\xfd(.{8})|(.)?)", re.DOTALL)
-# Entries of more bytes are stored as they are: their length as it was has 16 bits.
+# Longer entries are stored as they are: the field for their original length has 16 bits.
 _MOST = 0xFFFF
 
 

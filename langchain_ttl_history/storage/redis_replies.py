@@ -1,4 +1,4 @@
-"""What the scripts reply, understood. No I/O here."""
+"""Parses what the scripts reply. No I/O here."""
 
 from __future__ import annotations
 
@@ -34,9 +34,10 @@ Names = dict[int, str]
 
 
 def is_completed(reply: Sequence[bytes], mirror: Mirror, by: str) -> bool:
-    """Whether what is remembered still completes what `read.lua` replies.
+    """Whether a mirror may complete the reply of `read.lua`.
 
-    Not if it has become another history's since the request `by`.
+    It may not if the server left out what was remembered as of request `by`, but the mirror has become one of another
+    lineage since.
     """
     requests = _requests_of(reply)
     return by.encode() not in requests or later(requests, mirror.requests) is not None
@@ -50,13 +51,17 @@ def _requests_of(reply: Sequence[bytes]) -> bytes:
 def snapshot(
     reply: Sequence[bytes], query: Query, mirror: Mirror | None, remembered: Remembered
 ) -> tuple[Snapshot, Known | None, Mirror | None]:
-    """What `read.lua` replies, together with what was remembered; the numbers it tells of; what to remember.
+    """Parse the reply of `read.lua`.
 
     Args:
         reply: The reply.
         query: What was asked.
-        mirror: Where what was remembered is.
+        mirror: The remembered blobs, of which the server may have left out some; None if nothing was remembered.
         remembered: What the server was told that is remembered.
+
+    Returns:
+        The snapshot, completed from the mirror; the numbers that the reply told; the mirror to remember from now on.
+        The last two are None if there is no session.
     """
     if len(reply) == 1:
         now, fence = _NOW.unpack(reply[0])
@@ -88,7 +93,7 @@ def snapshot(
         mirror.requests = later(requests, mirror.requests) or requests
     mirror.add(blobs, lasting)
     if outline:
-        # Without what another thread's answer has added since.
+        # Only what was left out: another thread's answer may have added more to the mirror since.
         blobs = {name: mirror.blobs[name] for name in left_out} | blobs
     else:
         refs = [ref for blob in blobs.values() for ref in blob.refs]
@@ -118,7 +123,7 @@ _Found = tuple[dict[str, bytes], list[tuple[str, bytes]]]
 
 
 def _some(strings: Sequence[bytes], names: Names, tables: int, blobs: int, lists: int) -> _Found:
-    """What was asked for, from tables, named blobs, lists, and blobs that were followed."""
+    """The blobs and lists in a reply that is not an outline."""
     for field, value in _pairs(strings[:tables]):
         _learn(names, field, value)
     listed, followed = tables + blobs, tables + blobs + lists
@@ -129,7 +134,7 @@ def _some(strings: Sequence[bytes], names: Names, tables: int, blobs: int, lists
 
 
 def _every(strings: Sequence[bytes], names: Names) -> _Found:
-    """The same, from every field of a session."""
+    """The blobs and lists in an outline, which has every field of the session."""
     values: dict[str, bytes] = {}
     newest: list[tuple[str, bytes]] = []
     older: dict[str, list[tuple[int, bytes]]] = {}
@@ -216,11 +221,11 @@ def _refs(runs: bytes, names: Names) -> tuple[str, ...]:
 
 
 def _also(raw: bytes) -> tuple[str, ...]:
-    return tuple(map(full_name, _behind_lengths(raw)))
+    return tuple(map(full_name, _without_lengths(raw)))
 
 
-def _behind_lengths(raw: bytes) -> Iterator[bytes]:
-    """Strings, each behind its length."""
+def _without_lengths(raw: bytes) -> Iterator[bytes]:
+    """The strings in joined strings, each preceded by its length in 4 bytes."""
     at = 0
     while at < len(raw):
         end = at + 4 + int.from_bytes(raw[at : at + 4], "big")
@@ -229,24 +234,24 @@ def _behind_lengths(raw: bytes) -> Iterator[bytes]:
 
 
 class Stored(NamedTuple):
-    """What a write did to what is remembered."""
+    """What the answer to a write tells for the caches."""
 
     known: Known
-    """The numbers of its blobs."""
+    """The numbers of the blobs it stored, in the epoch after it."""
     epoch: int
-    """The one before it."""
+    """The epoch before it."""
     editions: tuple[int, int]
-    """Those before and after it."""
+    """The editions before and after it."""
     lasting: dict[str, int]
-    """The numbers of those of its blobs that are as they were first set."""
+    """The numbers of those of its blobs that were never set again with other content, and so may be remembered."""
 
 
 @decoder("a session")
 def stored(reply: bytes, change: Change, weighed: Sequence[str]) -> tuple[Outcome, Stored | None]:
-    """What a write replies: its outcome, and what there is to remember if the numbers of its blobs are told."""
+    """Parse the reply of a write: its outcome, and what to remember; None if the reply tells no numbers."""
     status = reply[:1]
     if status == b"X":
-        return Outcome(Status.MISSING, frozenset(map(full_name, _behind_lengths(reply[1:])))), None
+        return Outcome(Status.MISSING, frozenset(map(full_name, _without_lengths(reply[1:])))), None
     if status != b"S":
         return Outcome(_STATUS[status]), None
     generation, position, size, epoch_before, epoch, before, after, length = _OUTCOME.unpack_from(reply, 1)
@@ -262,7 +267,7 @@ def stored(reply: bytes, change: Change, weighed: Sequence[str]) -> tuple[Outcom
         weights={name: weight for name, weight in zip(weighed, weights, strict=True) if weight},
     )
     if len(reply) != start + 6 * len(change.blobs):
-        return outcome, None  # It was done before.
+        return outcome, None  # The request had been done before, and was sent again.
     numbers: dict[str, int] = {}
     lasting: dict[str, int] = {}
     for name, at in zip(change.blobs, range(start, len(reply), 6), strict=True):
@@ -280,7 +285,7 @@ def _text(raw: bytes) -> str:
 
 
 class Listed(NamedTuple):
-    """A session as the user's key tells it; times are microseconds since the epoch."""
+    """A session as its user's hash lists it; times are microseconds since the epoch."""
 
     digest: str
     used: int
@@ -290,7 +295,7 @@ class Listed(NamedTuple):
 
 @decoder("a user's index")
 def listed(reply: Sequence[Any]) -> tuple[list[Listed], str | None]:
-    """What `listing.lua` replies: sessions, and where to go on."""
+    """Parse the reply of `listing.lua`: sessions, and where the next page begins; None after the last."""
     now = int.from_bytes(reply[1], "big")
     found = []
     for digest, entry in _pairs(reply[2:]):

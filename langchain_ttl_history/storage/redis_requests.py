@@ -33,7 +33,7 @@ __all__ = [
 
 T = TypeVar("T")
 
-# So many keys are looked at for a page of a scan.
+# How many keys a server looks at for a page of a scan.
 _PAGE = 1000
 _MICRO = 1_000_000
 
@@ -43,9 +43,9 @@ Plan = Generator["Eval | Scan", Any, T]
 _READ = Script.load("read", "layout", "remembered")
 _DELETE, _SWEEP = (Script.load(each, "layout") for each in ("delete", "sweep"))
 _LISTING, _SIZES = map(Script.load, ("listing", "sizes"))
-# What write.lua answers where it is not for it to decide.
+# The answer of write.lua to a write that it leaves to change.lua.
 _REFUSED = b"R"
-# So many keys are sent at once to be weighed.
+# Of how many sessions one request sums the bytes.
 _WEIGHED = 500
 
 
@@ -98,9 +98,9 @@ def write(to: Settings, key: SessionKey, change: Change) -> Plan[Outcome]:
     address = to.keys.of(key)
     request = request_name()
     known = to.numbers.of(key)
-    # Looked up once: another thread may begin to drop something else before the answer is here.
+    # Looked up once: another thread may begin to drop something else before the answer arrives.
     dropping = ("", frozenset[str]()) if known is None else known.dropping
-    # Of a session of which nothing is known there may be nothing.
+    # A session of which nothing is known may not exist, and write.lua cannot create it.
     planned = None if known is None else writes.lean(address, to.now, to.margin, change, known, dropping, request)
     reply = _REFUSED
     if planned is not None:
@@ -131,7 +131,7 @@ def delete(to: Settings, key: SessionKey, tombstone_ttl: float) -> Plan[int]:
 
 
 def forget(to: Settings, user_id: str, tombstone_ttl: float) -> Plan[int]:
-    """Delete all of a user's sessions. The script is told their keys, so they are looked up first."""
+    """Delete all of a user's sessions. The script must be given their keys, so those are looked up first."""
     user = to.keys.user(user_id)
     digests: list[str] = []
     request = request_name()
@@ -223,5 +223,5 @@ def _listing(
 
 
 def _sorted(found: Iterable[Listed]) -> list[SessionKey]:
-    # A scan may tell the same twice.
+    # A scan may return a session twice.
     return list(dict.fromkeys(each.key for each in sorted(found, key=lambda each: each.used)))

@@ -1,4 +1,4 @@
-"""Writes to Redis as values: the lean one, for what is mostly written, and the one for any change."""
+"""Writes to Redis as values: a lean one for the common change, and one for any change."""
 
 from __future__ import annotations
 
@@ -32,10 +32,19 @@ Address = tuple[tuple[bytes, bytes], str, bytes]
 def lean(
     to: Address, now: int, margin: int, change: Change, known: Known, dropping: Dropping, request: str
 ) -> Eval | None:
-    """A write of blobs and entries that refers to nothing but what is known and what it stores itself.
+    """The request for a change that `write.lua` can make; None if that takes `change.lua`.
 
-    Returns:
-        None if the change is more than that.
+    Such a change only sets blobs and appends entries, and refers only to blobs that it sets itself or whose numbers are
+    known.
+
+    Args:
+        to: The keys of the session, its digest, and its ids.
+        now: Microseconds since the epoch, or -1 for the server's time.
+        margin: By how many milliseconds keys outlive their deadlines.
+        change: What to write.
+        known: The numbers this process knows.
+        dropping: A request of this process under way that drops blobs; see `Dropping`.
+        request: The id of this request.
     """
     blobs, append = change.blobs, change.append
     if (
@@ -54,7 +63,7 @@ def lean(
     ):
         return None
     kinds: dict[int, None] = {}
-    # Whether something is right only if the numbers are.
+    # Whether the write depends on the numbers, so that the server has to check that they are still valid.
     counts = bool(dropped)
     stored: list[Any] = []
     content: list[bytes] = []
@@ -71,7 +80,7 @@ def lean(
                 return None
             told, missing = found
             counts = counts or 4 * len(missing) < len(told)
-            belonging = _behind_lengths(also)
+            belonging = _with_lengths(also)
             content += (_HEADER.pack(mark, len(told), len(belonging)), told, belonging, payload)
             stored += (short_name(name), 16 + len(told) + len(belonging), len(payload), short is not None, missing or 0)
         else:
@@ -99,14 +108,14 @@ def lean(
 _kind = lru_cache(maxsize=4096)(kind_of)
 
 
-def _behind_lengths(names: Sequence[str]) -> bytes:
-    """Names in one, each behind its length."""
+def _with_lengths(names: Sequence[str]) -> bytes:
+    """Names joined, each preceded by its length in 4 bytes."""
     raw = [encoded(short_name(name)) for name in names]
     return b"".join([b"%b%b" % (len(name).to_bytes(4, "big"), name) for name in raw])
 
 
 def change(to: Address, now: int, margin: int, change: Change, request: str) -> Eval:
-    """Any write; references are sent as names."""
+    """The request for any change; references are sent as names. Arguments as for :func:`lean`."""
     keys, digest, ids = to
     guard = change.guard
     blobs, payloads = [], []
@@ -142,7 +151,7 @@ def times(lease: Lease) -> tuple[int, int]:
 
 
 def micro(seconds: float) -> int:
-    """A duration in microseconds, as far as a server's Lua can count them: for 140 years."""
+    """A duration in microseconds, limited to 140 years, which a server's Lua can still represent exactly."""
     return min(round(seconds * _MICRO), _LONGEST)
 
 
