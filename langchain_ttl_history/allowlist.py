@@ -21,8 +21,8 @@ class AllowList:
     """Classes that may be rebuilt.
 
     Args:
-        safe: Those that always may, by module and name.
-        allowed: Further ones, as classes or (module, name).
+        safe: Classes that are always allowed, by module and name.
+        allowed: Further classes, themselves or as (module, name).
     """
 
     def __init__(self, safe: Collection[TypeName], allowed: Iterable[type | TypeName] = ()) -> None:
@@ -40,13 +40,13 @@ class AllowList:
                 self._classes.setdefault(tuple(each), None)
 
     def copy(self) -> AllowList:
-        """A list that begins with the same classes and then goes its own way."""
+        """An independent list of the same classes."""
         twin = AllowList(self._safe)
         twin._classes = dict(self._classes)
         return twin
 
     def resolve(self, module: str, name: str) -> Any:
-        """The class, or what else stands under that name in an allowed place.
+        """The class, or whatever else has an allowed name.
 
         Raises:
             TypeNotAllowedError: It is not on the list.

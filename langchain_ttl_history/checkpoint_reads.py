@@ -34,7 +34,7 @@ from langchain_ttl_history.strip import key_of
 __all__ = ["FIRST_METADATA", "TOKEN_KEY", "CheckpointReads", "Loaded", "Token", "first_checkpoint"]
 
 TOKEN_KEY = "__ttl_history__"  # noqa: S105  # no secret: what a run has seen
-"""The entry of `versions_seen` in which a run carries what it has seen."""
+"""The entry of a checkpoint's `versions_seen` that carries a run's token."""
 
 FIRST_METADATA: Mapping[str, Any] = {"source": "input", "step": -1, "parents": {}}
 """The metadata of the checkpoint that a session without one shows."""
@@ -63,19 +63,19 @@ class Token(NamedTuple):
         cut = frozenset(map(key_of, whole)).difference(map(key_of, names)) if len(whole) > len(names) else _NOTHING
         shown = "\n".join(names)
         if shown.count("\n") >= max(1, len(names)):
-            shown = json.dumps(names)  # An id has a line break of its own.
+            shown = json.dumps(names)  # An id contains a line break.
         return cls(snapshot.generation, id, seen, cut, shown)
 
     @property
     def names(self) -> tuple[str, ...]:
         """The conversation it was shown."""
-        # A name begins with an m.
+        # A name begins with an m, so a bracket tells that it is JSON.
         return tuple(json.loads(self.shown) if self.shown[:1] == "[" else self.shown.split("\n") if self.shown else ())
 
     def versions(self) -> dict[str, int]:
-        """As an entry of `versions_seen`.
+        """The token as an entry of `versions_seen`.
 
-        All of it is in the keys: LangGraph takes a session for new, and infers the node of an
+        All of it is in the keys and every version is 0: LangGraph treats a thread as new, and infers the node of an
         update, only while every version in there is falsy.
         """
         seen = self.seen
@@ -88,7 +88,7 @@ class Token(NamedTuple):
         stored = versions_seen.pop(TOKEN_KEY, None)
         if not stored:
             return None
-        # LangGraph may have added channels of its own behind, when it marks a snapshot as seen.
+        # LangGraph may have added channels after ours, when it marked a snapshot as seen.
         head, shown, *added = stored
         if added:
             for node, seen in versions_seen.items():
@@ -100,13 +100,13 @@ class Token(NamedTuple):
 
 @lru_cache(maxsize=256)
 def _parsed(head: str) -> tuple[int, str, Seen, frozenset[str]]:
-    """The part of a token that every put of its run reads."""
+    """The first part of a token, which every put of its run needs; cached, since all of them bring the same."""
     generation, id, position, runs, cut = json.loads(head)
     return generation, id, Seen.unpacked(position, runs), frozenset(cut)
 
 
 class Loaded(NamedTuple):
-    """A checkpoint as a graph is given it."""
+    """A checkpoint as LangGraph gets it."""
 
     ns: str
     id: str
@@ -126,8 +126,8 @@ class CheckpointReads:
     def load(self, key: SessionKey, ns: str, id: str | None, lease: Lease | None) -> Flow[Loaded | None]:
         """The latest checkpoint of a namespace, or the one of this id; None if there is none.
 
-        With a lease it is a use, and a run may start with it, so that its token is added. Without one it is a step of
-        a listing, which has found out what is shown.
+        With a lease, reading is a use, and a run may start from the checkpoint, so a token is added. Without one, it is
+        a step of a listing, which has already checked that the checkpoint is within the cap.
         """
         if ns:
             return (yield from self._load_sub(key, ns, id, lease))
@@ -179,7 +179,7 @@ class CheckpointReads:
         versions = record.checkpoint["channel_versions"]
         unchanged = shown is record.names or tuple(shown) == record.names
         if channel is None and messages and self.messages_key not in versions:
-            # The graph has not used the channel yet, but a chain has spoken.
+            # The graph has not written to the channel yet, but a chain has added messages.
             channel, unchanged = self.messages_key, False
         loaded = self._loaded(snapshot, id, record, channel, messages, unchanged=unchanged)
         token = Token.of(snapshot, id, view.seen, shown, view.graph)
@@ -213,7 +213,7 @@ class CheckpointReads:
         codec = self.sessions.codec
         values = record.decode_values(snapshot.blobs, codec)
         if channel is not None and (record.explicit or not unchanged):
-            # A `DeltaChannel` whose chain of writes no longer tells it all is given a snapshot.
+            # A `DeltaChannel` whose chain of writes no longer gives the whole value gets a snapshot.
             as_delta = record.snapshot or not record.explicit
             values[channel] = delta_snapshot(messages) if as_delta else messages
         writes = decode_writes(snapshot.lists.get(_w("", id), ()), snapshot.blobs, codec)
@@ -233,7 +233,7 @@ class CheckpointReads:
         name = _c("", id)
         there = known.records.get(name)
         if there is None or (there.names != names and not set(names) <= set(there.names)):
-            # Another process put it, or it was long ago.
+            # Another process put it, or it was forgotten.
             known.learn(name, record)
             self.sessions.memo.put(key, name, snapshot.generation)
             known.base.learn_read(names, messages, snapshot.blobs, self.sessions.codec)
@@ -263,7 +263,7 @@ class CheckpointReads:
         return Loaded(ns, found, checkpoint, dict(record.metadata), record.parent, writes)
 
     def lines(self, key: SessionKey, lease: Lease | None) -> Flow[tuple[list[Line], str | None]]:
-        """The checkpoints a session shows, oldest first; the id of the one shown instead of none."""
+        """The checkpoints a session lists, oldest first; if only a chain has written, none and the first one's id."""
         head = head_name("")
         query = Query((INDEX, SUBS, head), (), (LOG, head), lease)
         snapshot: Snapshot = yield Read(key, query)
@@ -281,7 +281,7 @@ class CheckpointReads:
 
 
 def _handed(record: Record, values: dict[str, Any]) -> dict[str, Any]:
-    """A checkpoint for LangGraph, which changes what it is handed in place."""
+    """A checkpoint for LangGraph, with copies of the mappings that LangGraph changes in place."""
     checkpoint = record.checkpoint
     return {
         **checkpoint,

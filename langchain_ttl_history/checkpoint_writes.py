@@ -44,7 +44,7 @@ __all__ = ["CheckpointWrites"]
 _c = checkpoint_name
 _w = writes_name
 _NOTHING: frozenset[str] = frozenset()
-# How often a put is planned anew when its session ends in between.
+# How many times a put is planned if its session changes between its read and its write.
 _ATTEMPTS = 3
 
 
@@ -52,15 +52,16 @@ class _Ground(NamedTuple):
     """What a put builds on."""
 
     generation: int | None
-    """The generation it was found in; None if nothing was looked up."""
+    """The generation the parent was found in; None if nothing was looked up."""
     now: float
+    """Seconds since the epoch by the storage's clock; 0 if nothing was looked up."""
     parent: Record | None
     writes: tuple[Any, ...]
-    """What was written to the conversation on the parent, for a `DeltaChannel`."""
+    """The writes to the conversation that are pending on the parent, for a `DeltaChannel`."""
     freed: bool = False
-    """Whether that parent is gone."""
+    """Whether the parent was freed meanwhile, and comes from memory."""
     remembered: bool = False
-    """Whether it is what this process remembers, so that bodies may be left out."""
+    """Whether all of this comes from memory, so that bodies may be left out of the write."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class CheckpointWrites:
         """Store a checkpoint and what it changed in the conversation.
 
         Returns:
-            The change and what became of it. A subgraph's that was refused holds all it needs.
+            The change and what became of it. A subgraph's change that was refused can be written again later.
 
         Raises:
             TypeNotAllowedError: A value would not come back as it is; nothing was stored.
@@ -98,7 +99,7 @@ class CheckpointWrites:
             ground = yield from self._read(key, put)
             known = None if remembered is None else remembered[0]
             if ground.parent is None and known is not None and known.generation == ground.generation and known.parent:
-                # It was freed under its run, which goes on all the same. What it shared may be gone as well.
+                # The parent was freed while its run went on. The values that it shared may be gone as well.
                 ground = ground._replace(parent=replace(known.parent, values={}), freed=True)
             change, record = self._planned(key, put, checkpoint, token, ground, Base())
             outcome = yield Write(key, change)
@@ -112,14 +113,14 @@ class CheckpointWrites:
         """What this process knows of what a put builds on; None if that must be read."""
         known = self.sessions.memo.last(key)
         if put.parent is None:
-            # A run that loaded something and builds on nothing is a copy of the first checkpoint.
+            # A put with a token but without a parent is a copy of the first checkpoint.
             generation = None if token is None else token.generation
             if known is None or (token is not None and known.generation != token.generation):
                 known = self.sessions.memo.of(key, generation or 0)
             return _Ground(generation, 0.0, None, (), remembered=True), known.base
         if known is None or (token is not None and token.generation != known.generation):
             return None
-        # Looked up once: another run that builds on it as well may put an end to what is remembered of it.
+        # Looked up once: another run that builds on the same parent may make this process forget it.
         parent = known.records.get(put.parent_name)
         if parent is None:
             return None
@@ -155,7 +156,7 @@ class CheckpointWrites:
     ) -> tuple[Change, Record]:
         ns, before = put.ns, ground.parent
         values: dict[str, Any] = dict(put.checkpoint["channel_values"])
-        # A copy of a checkpoint builds on that one's parent, not on what it loaded.
+        # A copy of a checkpoint builds on that checkpoint's parent, not on the checkpoint that was loaded.
         first = token is not None and (
             token.id == put.parent or (before is not None and put.metadata.get("source") == "fork")
         )
@@ -183,7 +184,7 @@ class CheckpointWrites:
             find_talk(record, values, self.messages_key, before, (ground.writes, tuple(held)), self.sessions.codec, key)
             channel = record.channel or ""
             if ground.remembered and channel in values and channel not in put.changed and shown and same:
-                # As it was shown, so that all of it is stored: no need to look at what it holds.
+                # The conversation is as it was shown, so all of it is stored already and need not be encoded.
                 record.plain = not is_snapshot(values.pop(channel))
         where = label(key)
         blobs = encode_values(record, values, base, self.sessions.codec, where, before)
@@ -201,8 +202,8 @@ class CheckpointWrites:
             append.append((LOG, delta.payload(), delta.added))
         guard = put.guard if token is None else Guard(token.generation)
         if guard.needs is not None and (met := self.sessions.memo.put_in(key, guard.needs)):
-            guard = Guard(met)  # Whether it is still there or was freed.
-        # What was written on a checkpoint after it was freed is of no more use.
+            guard = Guard(met)  # This holds even if the checkpoint was freed since.
+        # Writes that were made pending on a checkpoint after it was freed are of no more use.
         orphan = (_w(ns, put.parent or ""),) if ground.freed else ()
         change = Change(self.sessions.lease, guard, blobs, append, drop=orphan, at_generation=ground.generation or None)
         return change, record
@@ -215,14 +216,14 @@ class CheckpointWrites:
         if not put.ns:
             known.base.settle(record.names)
         before = known.records.get(put.parent_name)
-        # Others may still build on what is not this run's own.
+        # Forget the parent only if it is this run's own: other runs may still build on another's.
         known.learn(put.name, record, put.parent_name if before is not None and before.run == record.run else None)
         memo.put(key, put.name, outcome.generation)
         if self.sessions.is_heavy(outcome):
             yield from self.sessions.tidy(key)
 
     def _keep_first(self, token: Token, blobs: dict[str, Blob]) -> list[tuple[str, bytes, tuple[str, ...]]]:
-        """Store the checkpoint that a session without one showed, now that one builds on it."""
+        """Store the first checkpoint, which was shown but never stored, now that another builds on it."""
         if token.id != first_checkpoint_id(token.generation):
             return []
         channel = self.messages_key
@@ -252,14 +253,14 @@ class CheckpointWrites:
         """Store writes pending on a checkpoint, perhaps before that is put.
 
         Returns:
-            The change and what became of it; one that was refused holds all it needs.
+            The change and what became of it. One that was refused can be written again later.
 
         Raises:
             TypeNotAllowedError: A value would not come back as it is; nothing was stored.
         """
         name, memo = _c(ns, id), self.sessions.memo
-        # Pending on a checkpoint that was freed meanwhile, writes would never be read nor freed:
-        # so they refer to it, where it is known to have been put.
+        # Writes pending on a checkpoint that was freed meanwhile would never be read or freed. So if the checkpoint is
+        # known to have been put, they refer to it, and the storage refuses them if it is gone.
         there = memo.put_in(key, name)
         refers = there is not None
 
@@ -280,7 +281,7 @@ class CheckpointWrites:
         if outcome.status is Status.STORED:
             base.sent(change.blobs)
         if outcome.status is Status.MOVED:
-            # The session expired with that checkpoint, and may begin anew with these writes.
+            # The session expired, and the checkpoint with it: these writes may start a new session.
             there, refers = None, False
             change = planned(Base())
             outcome = yield Write(key, change)
@@ -289,11 +290,11 @@ class CheckpointWrites:
                 parent = None if known is None else known.records.get(name)
                 if parent is None or not parent.is_delta:
                     return change, outcome
-                # Freed meanwhile, but the next put makes its conversation of what is written on it, and then drops it.
+                # The checkpoint was freed, but the next put needs these writes for its conversation; it drops them.
                 refers = False
             change = planned(Base())
             outcome = yield Write(key, change)
         elif outcome.status is Status.DELETED:
-            # Stored later, if at all, when nothing may be left of what is known now.
+            # It may be written again later, when the bodies known now may be gone, so it has to bring all of them.
             change = planned(Base())
         return change, outcome

@@ -61,7 +61,7 @@ def first_checkpoint_id(generation: int) -> str:
 
 
 def overwritten(value: Any) -> tuple[bool, Any]:
-    """Whether a write replaces a channel's value, and what it writes."""
+    """Whether a write replaces a channel's value (LangGraph's `Overwrite`), and the value it writes."""
     if type(value).__name__ == "Overwrite" and hasattr(value, "value"):
         return True, value.value
     if isinstance(value, dict) and set(value) == {"__overwrite__"}:
@@ -85,14 +85,13 @@ class Record:
     last: str | None = None
     """The key of the last message that its run's turn has said so far."""
     base: tuple[str, ...] | None = None
-    """What its run was shown as the parent's conversation, where that differs from what the
-    parent's own channel would give."""
+    """The names that its run was shown as the parent's conversation, if that differs from the parent's own value."""
     channel: str | None = None
     """The channel that is the conversation; None if there is none."""
     explicit: bool = True
-    """Whether that channel stores the conversation, and not a chain of writes."""
+    """Whether the channel's value is stored here; if not, it is the result of a chain of writes."""
     plain: bool = False
-    """Whether a conversation stored without looking at its value is a list, not a snapshot."""
+    """For a conversation that is stored without encoding its value: whether that is a list, not a snapshot."""
     values: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     refs: tuple[str, ...] = ()
 
@@ -124,9 +123,9 @@ def encode_values(
     where: str,
     before: Record | None = None,
 ) -> dict[str, Blob]:
-    """Set a record's values and references, and its conversation where a channel's value is it.
+    """Set a record's values and references, and its conversation if a channel's value is the conversation.
 
-    A channel whose version is that of the checkpoint `before` shares the value stored there.
+    A channel that has the same version as in the checkpoint `before` shares the value stored there.
 
     Returns:
         The blobs it needs that `base` lacks.
@@ -150,7 +149,7 @@ def encode_values(
         if record.channel is not None and record.explicit:
             stored[record.channel] = [LIST if record.plain else SNAPSHOT, *talk]
     if before is not None:
-        # First, since a run that is further by now may have changed what it hands over.
+        # Before encoding: the run may have gone on and already changed the values it handed over.
         versions = record.checkpoint["channel_versions"]
         earlier = before.checkpoint["channel_versions"]
         for channel, spec in before.values.items():
@@ -247,11 +246,11 @@ def without_messages(blob: Blob, lost: Collection[str], codec: Codec) -> Blob:
     fields = unpack(codec.unseal(blob.payload))
     start, end = fields[7]
     kept = tuple(name for name in blob.refs[start:end] if name not in lost)
-    # The conversation stands first among the references, so all others move up.
+    # The conversation comes first among the references, so all others move towards the start.
     shift = end - start - len(kept)
     fields[7] = [0, len(kept)]
     if fields[9] is not None and not fields[10]:
-        # A chain of writes would still tell of what is cut, so it ends here with a snapshot.
+        # The chain of writes would bring back what is cut, so the channel gets a snapshot here.
         fields[10], fields[11][fields[9]] = True, [SNAPSHOT, start, end]
     if fields[8] is not None:
         fields[8] = [place - shift for place in fields[8]]

@@ -1,4 +1,4 @@
-"""LangGraph's `DeltaChannel`: values spread over the writes of a chain of checkpoints."""
+"""Support for LangGraph's `DeltaChannel`, whose value is spread over the pending writes of a chain of checkpoints."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def applied(names: tuple[str, ...], writes: Sequence[Any], codec: Codec, key: Se
         try:
             messages = convert_to_messages(value if isinstance(value, list) else [value])
         except (ValueError, NotImplementedError):  # What LangChain raises for what is no message.
-            continue  # It is another reducer's business.
+            continue  # Another reducer than that for messages may accept it.
         for message in messages:
             if isinstance(message, RemoveMessage):
                 shown.pop(message.id or "", None)

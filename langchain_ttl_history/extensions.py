@@ -1,4 +1,4 @@
-"""What is neither plain data nor a message, as extensions of the stored format, and back.
+"""Values that are neither plain data nor a message, as extensions of the stored format.
 
 On the way in an object is taken apart, or packed by LangGraph's serializer; on the way out only
 allow-listed types are rebuilt, and what is not allowed raises, where LangGraph's own reader would
@@ -57,20 +57,20 @@ class Extensions:
         self._failure = local()
 
     def allowing(self, extra: Iterable[TypeName]) -> Extensions:
-        """The same that allow more types, and share what these learn."""
+        """A copy that allows more types. If types are learned, the two share one list, otherwise each has its own."""
         twin = Extensions((), learning=self._learning)
         twin._allowed = self._allowed if self._learning else self._allowed.copy()
         twin._allowed.allow(extra)
         return twin
 
-    # MessagePack does not pass on what a hook raises, so it is remembered here.
+    # MessagePack raises an error of its own in place of what a hook raised, so the first failure is remembered here.
 
     def forget_failure(self) -> None:
-        """Begin anew."""
+        """Forget the failure of an earlier attempt in this thread."""
         self._failure.__dict__.clear()
 
     def failure(self, error: Exception) -> Exception:
-        """What went wrong since, where MessagePack raised this error; told once."""
+        """Take the failure behind an error that MessagePack raised; that error itself if no hook failed."""
         found: Exception = self._failure.__dict__.pop("error", error)
         return found
 
@@ -96,7 +96,7 @@ class Extensions:
             raise self.unread("a message", error) from error
 
     def unread(self, what: str, error: Exception) -> Exception:
-        """What is wrong with a record that raised this error when it was read."""
+        """The exception to raise for a record whose reading raised this error."""
         inner = self.failure(error)
         kind = TypeNotAllowedError if isinstance(inner, TypeNotAllowedError) else CorruptRecordError
         return kind(f"{what} cannot be read: {inner}")
@@ -125,7 +125,7 @@ class Extensions:
             self._allowed.remember(value)
         parts = taken_apart(value)
         if parts is not None:
-            # Spelled out at once: what stands inside may compare equal and yet be another type.
+            # Spelled out at once: a part could come back as an equal value of another type, unnoticed.
             return self._ext(_OBJECT, [kind.__module__, kind.__qualname__, *map(spelled, parts)])
         try:
             return ormsgpack.Ext(_TYPED, pack(list(_LANGGRAPH.dumps_typed(value))))

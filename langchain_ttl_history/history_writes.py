@@ -1,4 +1,4 @@
-"""What a chain, or a program, says in a session: messages added, updated, removed, replaced."""
+"""What a chat history writes: messages added, updated, removed, or replaced as a whole."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def add(sessions: Sessions, key: SessionKey, given: Sequence[BaseMessage], turn:
     blobs: dict[str, Blob] = {}
     names = encode_new(added.values(), sessions.codec, label(key), blobs)
     delta = Delta(_new_id(), tuple(removed), tuple(names), after)
-    # It counts on nothing, since it brings all its bodies.
+    # No retry is needed: the change brings every body it refers to.
     yield from _log(sessions, key, delta, blobs, guard)
 
 
@@ -127,7 +127,7 @@ def _listed(messages: object, key: SessionKey) -> list[Any]:
     """Messages as a list.
 
     Raises:
-        TypeNotAllowedError: They are not several.
+        TypeNotAllowedError: They are a single message or a string, or cannot be iterated over.
     """
     if isinstance(messages, (str, BaseMessage)) or not isinstance(messages, Iterable):
         raise TypeNotAllowedError(
@@ -151,10 +151,10 @@ def _ready(message: object, key: SessionKey) -> BaseMessage:
 
 
 def _said(messages: Sequence[Any], turn: Turn) -> list[Any]:
-    """What a turn adds to what it was shown.
+    """The messages that a turn adds to those it was shown.
 
-    A runnable that is a whole agent gives back the history it was shown, and its input once
-    more, by now with an id.
+    A runnable that is a whole agent returns the history it was shown and its input as well. The input then comes twice:
+    as it was given, without an id, and as the agent returned it, with one.
     """
     shown = {message.id: message for message in turn.messages}
     said: list[Any] = []
@@ -172,7 +172,7 @@ def _said(messages: Sequence[Any], turn: Turn) -> list[Any]:
 
 
 def _caller(result: ToolMessage, view: View) -> str | None:
-    """The key of the message a tool's result goes after: its call, or that call's results."""
+    """The key of the message that a tool's result follows: its call, or the last result of that call so far."""
     found: str | None = None
     for name, key in zip(view.names, keyed(view.names), strict=True):
         message = view.bodies[name]

@@ -17,7 +17,7 @@ INDEX = "index"
 SUBS = "subs"
 """The list of subgraphs' lines."""
 CHAIN = "chain"
-"""The list of lines that are kept only because others are spread over their writes."""
+"""The list of checkpoints that are kept only because a `DeltaChannel` of a listed one needs their writes."""
 
 _FORMAT = 1
 

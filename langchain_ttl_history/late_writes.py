@@ -1,4 +1,4 @@
-"""Telling what comes late to a deleted session from what comes early to a new one."""
+"""Tells writes that come late to a deleted session from writes that come early to a new one."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _REFUSED = 1_000
 
 
 class LateWrites:
-    """Pending writes, and checkpoints of subgraphs, that wait for a checkpoint where a tombstone stands.
+    """Holds back pending writes and subgraph checkpoints that a tombstone refused, until their checkpoint arrives.
 
-    Such writes may come before their checkpoint, and a subgraph's checkpoint before that of the root, and carry
-    nothing that says which generation they belong to. They wait here, in the process that makes both, until that
-    checkpoint is stored or refused.
+    Pending writes may come before their checkpoint, and a subgraph's checkpoint before the root's, and neither says
+    which generation it belongs to. So they wait here, in the process that makes both, until the checkpoint they need
+    is stored or refused.
 
     Args:
-        memo: Knows which checkpoints this process stored; it is told of one before this is.
+        memo: Knows which checkpoints this process stored. It must be told of a checkpoint before `settled` is called.
     """
 
     def __init__(self, memo: Memo) -> None:
@@ -45,14 +45,14 @@ class LateWrites:
         self._lock = lock()
 
     def settled(self, key: SessionKey, name: str, status: Status) -> Sequence[Change]:
-        """What waited for a checkpoint and can be stored, now that it is; what waited for a refused one is dropped."""
+        """The changes that waited for a checkpoint, to be written if it was stored; drops them if it was refused."""
         if status is Status.STORED:
             if not self._held and not self._told:
                 return ()
             with self._lock:
                 self._told.pop(hash(key), None)
                 waited = self._held.pop((key, name), ())
-            # Still only while the checkpoint is there, which may have been deleted by now.
+            # They still need the checkpoint (`Guard.needs`), which may have been deleted by now.
             return [replace(change, at_generation=None) for change in waited]
         with self._lock:
             self._refuse(key, name)
@@ -60,28 +60,28 @@ class LateWrites:
         return ()
 
     def _refuse(self, key: SessionKey, name: str) -> None:
-        """Drop what waited for a checkpoint, and for those among that in turn."""
+        """Drop what waited for a checkpoint, and in turn what waited for any checkpoint among that."""
         _remember(self._refused, hash((key, name)))
         for change in self._held.pop((key, name), ()):
             for each in checkpoints_of(change):
                 self._refuse(key, each)
 
     def came_late(self, key: SessionKey, change: Change, status: Status) -> bool:
-        """Whether this was refused though the checkpoint it needs was met, perhaps only since: it is tried once more.
+        """Whether to try a refused change once more, because the checkpoint it needs was settled, perhaps just now.
 
-        What else was refused waits for that checkpoint.
+        Any other change that was refused waits here for that checkpoint.
         """
         if status is not Status.DELETED:
             return False
         name = change.guard.needs
         if name is None:
-            # It says which generation it belongs to.
+            # It names its generation, which was deleted: there is nothing to wait for.
             self._tell(key)
             return False
         with self._lock:
             held = self._held.setdefault((key, name), [])
             held.append(change)
-            # Looked up now that it can be found: who stores the checkpoint meanwhile looks here without the lock.
+            # Checked only after the change can be found here: `settled` looks without the lock, and would miss it.
             if self._memo.put_in(key, name) is not None or hash((key, name)) in self._refused:
                 held.remove(change)
                 if not held:
@@ -92,12 +92,12 @@ class LateWrites:
             return False
 
     def retried(self, key: SessionKey, status: Status) -> None:
-        """Say so if what came late was refused again."""
+        """Log if the second attempt was refused as well."""
         if status is Status.DELETED:
             self._tell(key)
 
     def _tell(self, key: SessionKey) -> None:
-        """Say that writes of this session are refused: once, until one is stored."""
+        """Log that writes to this session are refused; only once until one is stored."""
         with self._lock:
             known = hash(key) in self._told
             _remember(self._told, hash(key))

@@ -62,7 +62,7 @@ def encode_writes(
 
 
 def _kept(value: Any, channel: str) -> Any:
-    """What is kept of a write: of the error that a task failed with what LangGraph's own savers keep of it."""
+    """The value to store: for the error of a failed task its `repr`, as LangGraph's own savers store it."""
     return repr(value) if channel == ERROR and isinstance(value, BaseException) else value
 
 

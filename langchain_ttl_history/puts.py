@@ -1,4 +1,4 @@
-"""A checkpoint on its way into a session."""
+"""A checkpoint that is to be put, with the names it and its parent have in a session."""
 
 from __future__ import annotations
 

@@ -47,10 +47,10 @@ class Threads:
     default_user: str | None
 
     def of_user(self, user_id: object) -> Threads:
-        """One user's only.
+        """The same, limited to one user's sessions.
 
         Raises:
-            ConfigurationError: They are another user's already, or the id is bad.
+            ConfigurationError: These are limited to another user already, or the id is not valid.
         """
         user = valid_id("user_id", user_id)
         if self.user_id not in (None, user):
@@ -58,11 +58,11 @@ class Threads:
         return Threads(self.user_key, user, self.default_user)
 
     def user(self, named: object = None) -> str:
-        """The user a config names, or who is meant where it names none.
+        """The user that a config names, or else the bound or the default user.
 
         Raises:
-            ConfigurationError: It is another than the bound one.
-            MissingUserError: Nobody is meant.
+            ConfigurationError: The config names another user than the bound one.
+            MissingUserError: It names none, and there is no bound or default user.
         """
         if named is not None:
             user = valid_id(self.user_key, named)
@@ -132,7 +132,7 @@ class Threads:
 
 @lru_cache(maxsize=1024)
 def _key_of(user_id: str, thread_id: str, user_key: str) -> SessionKey:
-    """The key of a user and a thread, checked once for the many steps of a turn."""
+    """The key of a user and a thread; cached, so that it is validated once for the many steps of a turn."""
     return SessionKey(valid_id(user_key, user_id), valid_id("thread_id", thread_id))
 
 
@@ -176,8 +176,8 @@ def selected(
     places = [("", first)] if first is not None else [(line.ns, line.id) for line in lines]
     wanted = [place for place in places if (ns is None or place[0] == ns) and (not id or place[1] == id)]
     if end:
-        # Among its like a checkpoint comes before another that was put later, whatever the
-        # clocks of the workers said; elsewhere ids, which count up, must do.
+        # Where `before` is listed, the order of puts decides, whatever the clocks of the workers said. In other threads
+        # ids have to do, which count up with time.
         ids = [place[1] for place in wanted]
         wanted = wanted[: ids.index(end)] if end in ids else [p for p in wanted if p[1] < end]
     return wanted[::-1]

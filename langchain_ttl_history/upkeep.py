@@ -1,4 +1,4 @@
-"""Pruning, copying and deleting parts of a session, as flows."""
+"""Prunes, copies and deletes parts of a session, as flows."""
 
 from __future__ import annotations
 

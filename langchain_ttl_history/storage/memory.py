@@ -28,13 +28,13 @@ __all__ = ["MemoryStorage"]
 
 # Expired sessions freed by each write, so that freeing keeps up with creating.
 _FREED_PER_WRITE = 2
-# So many deletions a day are remembered; beyond that the oldest are forgotten.
+# How many tombstones are kept; beyond that the oldest are forgotten.
 _TOMBSTONES = 100_000
 _NOTHING: frozenset[str] = frozenset()
 
 
 def _wall_clock() -> Callable[[], float]:
-    """Seconds since the epoch that never jump: the wall clock as it was when this was called."""
+    """A clock that starts at the wall clock's time, in seconds since the epoch, and never jumps."""
     offset = time.time() - time.monotonic()
     return lambda: offset + time.monotonic()
 
@@ -133,7 +133,7 @@ class MemoryStorage:
                     self._remove(key)
             digests = [key.digest for key in keys]
             if session_id is None:
-                # Of sessions that are over, and forgotten, turns may still run.
+                # Turns may still run of sessions that have expired and are already freed.
                 digests.append(user_digest(user_id))
             for digest in digests:
                 self._tombstones[digest] = (self._generation, now + tombstone_ttl)
@@ -167,7 +167,7 @@ class MemoryStorage:
             return len(over)
 
     def close(self) -> None:
-        """Nothing was opened; the sessions stay for who still holds this storage."""
+        """Do nothing: there is nothing to close, and the sessions stay for whoever still holds this storage."""
 
     async def aread(self, key: SessionKey, query: Query) -> Snapshot:
         """Async :meth:`read`."""

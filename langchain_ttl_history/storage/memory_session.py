@@ -26,7 +26,7 @@ __all__ = ["MemorySession", "is_fenced", "refusal"]
 
 # What a name and its container cost besides the payload, in bytes.
 _OVERHEAD = 200
-# So few references are looked up sooner than compared.
+# Fewer references than this are looked up faster than compared with `sound`.
 _MANY = 8
 
 
@@ -50,15 +50,15 @@ class MemorySession:
         self.lists: dict[str, list[Entry]] = {}
         self.weights: dict[str, int] = {}
         self.sound: tuple[str, ...] = ()
-        """References that were found to be stored, and are until something is dropped."""
+        """References that were found to be stored; valid until something is dropped."""
         self.cost = 0
-        """What it takes of the storage's bound on bytes."""
+        """How many bytes it counts for in the storage's `max_bytes`."""
 
     def use(self, now: float, lease: Lease) -> None:
-        """Be used now."""
+        """Record a use, and move the deadline."""
         self.last_used_at = now
         if self.idle_ttl is KEEP and lease.max_age is None and lease.idle_ttl is not None:
-            self.deadline = now + lease.idle_ttl  # As `renew` does, of most sessions.
+            self.deadline = now + lease.idle_ttl  # The result of `renew` for most sessions, found faster.
         else:
             self.renew(lease)
 
@@ -73,7 +73,7 @@ class MemorySession:
     def absent(self, refs: tuple[str, ...]) -> list[str]:
         """Which of these names are not those of blobs."""
         known = len(self.sound)
-        # Mostly what the checkpoint before refers to, and a little more.
+        # Usually these are the references of the previous checkpoint and a few more.
         rest = refs[known:] if known and refs[:known] == self.sound else refs
         found = list(filterfalse(self.blobs.__contains__, rest))
         if not found and len(refs) >= _MANY:
@@ -170,7 +170,7 @@ class MemorySession:
             others = [each for each in self.lists.get(name, ()) if each[0] != entry.position]
             self.replace(name, sorted([*others, entry]))
             self.position = max(self.position, entry.position)
-        # What refers to others goes first: a signal's exception may come between any two steps.
+        # Entries go before the blobs they refer to: an exception from a signal handler may come between any two steps.
         for name, positions in change.trim.items():
             kept = [entry for entry in self.lists.get(name, ()) if entry[0] not in positions]
             self.replace(name, kept)
