@@ -77,7 +77,7 @@ def history_card(user_id: str, session_id: str, portrait: Portrait | None) -> st
 
 
 def info_card(facts: Facts) -> str:
-    """What is known of a session."""
+    """A session's metadata as a card."""
     rows = [
         _fact("messages", f"{facts.messages:,}"),
         _fact("checkpoints", f"{facts.checkpoints:,}"),

@@ -1,7 +1,7 @@
 """Operations as flows: written once, run sync or async.
 
 A flow is a generator that yields requests to a storage and is sent their answers. It does no I/O
-itself; `run` and `arun` do it, and are the only place where the two colours differ.
+itself; `run` and `arun` do it, and are the only place where sync and async differ.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ def run(storage: Storage, flow: Flow[T]) -> T:
     """Run a flow, blocking.
 
     Raises:
-        CorruptRecordError: It met such a record; the message names the session.
-        TypeNotAllowedError: It met a type that may not be stored or rebuilt; likewise.
+        CorruptRecordError: A record cannot be read; the message names the session.
+        TypeNotAllowedError: A type may not be stored or rebuilt; the message names the session.
     """
     request: Request | None = None
     try:
@@ -130,7 +130,7 @@ async def arun(storage: Storage, flow: Flow[T]) -> T:
 
 
 def _named(error: CorruptRecordError | TypeNotAllowedError, request: Request | None) -> TTLHistoryError:
-    """The error with the session's name in front, where it has none yet."""
+    """The error with the session's name put before its message, unless it is already there."""
     if not isinstance(request, (Read, Write)) or str(error).startswith("session "):
         return error
     return type(error)(f"{label(request.key)}: {error}")

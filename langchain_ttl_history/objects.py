@@ -1,8 +1,8 @@
 """Objects taken apart into plain data and put together again, exactly and without calling them.
 
 What LangGraph's serializer would pack whole (a dataclass, a pydantic model, a named tuple, a
-set, a subclass of a plain type) is packed part by part instead, so that what stands inside keeps
-its type as well.
+set, a subclass of a plain type) is packed part by part instead, so that the values in it keep
+their types as well.
 """
 
 from __future__ import annotations

@@ -161,12 +161,12 @@ def opened(context: typer.Context) -> Iterator[SessionBuffer]:
             yield buffer
     except TTLHistoryError as error:
         _complain(error)
-        # What is wrong with the command is no matter of what is stored.
+        # As other commands do, exit with 2 for wrong usage.
         raise typer.Exit(2 if isinstance(error, ConfigurationError) else 1) from error
 
 
 def _readable(buffer: SessionBuffer, user: str | None, unread: list[TTLHistoryError]) -> Iterator[SessionInfo]:
-    """What is known of the sessions of a user, or of everyone; why one cannot be read goes to `unread`."""
+    """The sessions of a user, or of everyone; errors of those that cannot be read are added to `unread`."""
     for key in buffer._keys(user):
         try:
             found = buffer.info(*key)

@@ -37,7 +37,7 @@ def listing(sessions: Iterable[Facts]) -> Table:
 
 
 def facts(session: Facts) -> Table:
-    """What is known of a session, a line each."""
+    """A session's metadata, one item per line."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim")
     table.add_column()

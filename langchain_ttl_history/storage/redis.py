@@ -153,7 +153,7 @@ class RedisStorage:
             return requests.everyone(self._settings, after)
         return requests.page(self._settings, user_id, after)
 
-    # The two colours
+    # Sync and async
 
     def _run(self, plan: Plan[T]) -> T:
         try:

@@ -1,7 +1,7 @@
 """Requests to Redis as values: what is sent, and how the answer is understood. No I/O here.
 
-A verb is a plan: a generator that yields requests and is sent their answers, so that it is
-written once for both colours. The scripts in ``lua/`` say what they take and answer.
+A verb is a plan: a generator that yields requests and is sent their answers, so that it is written once for
+sync and async. The headers of the scripts in ``lua/`` describe their arguments and replies.
 """
 
 from __future__ import annotations

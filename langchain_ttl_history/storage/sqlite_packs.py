@@ -1,4 +1,4 @@
-"""Packs: what one write stores of a session, as bytes that go behind those of the writes before it.
+"""Packs: what one write stores of a session, as bytes that are appended to those of earlier writes.
 
 A pack begins with its size and that of its header; payloads follow. A segment is a run of packs.
 Within one, a name is spelled out where it is used first and a number from then on, so that a

@@ -28,11 +28,13 @@ __all__ = ["Clock", "StorageContract"]
 
 
 class StorageContract(Contents, Lives):
-    """What every storage promises, a sentence a test.
+    """What every storage promises, one sentence per test.
+
+    Override `make`; override `make_broken` if the storage can be out of reach.
 
     Attributes:
-        asynchronous: Whether the async twins are tested.
-        slack: By which part of its idle time a session may live longer.
+        asynchronous: Whether the async twins are tested instead of the sync verbs.
+        slack: By which fraction of its idle time a session may live longer; 0.1 is a tenth.
     """
 
     async def test_sessions_are_listed_least_recently_used_first(self) -> None:

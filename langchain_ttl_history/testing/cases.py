@@ -1,4 +1,4 @@
-"""What the tests of a storage have in common: a clock, a storage for each, and both colours of its verbs."""
+"""What the tests of a storage have in common: a clock, a storage for each, and its verbs, sync or async."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Cases:
 
     def make(self, clock: Callable[[], float]) -> Storage:
         """A fresh, empty storage that goes by this clock."""
-        raise NotImplementedError  # The one thing a storage's own suite has to say.
+        raise NotImplementedError  # The one method that a storage's own suite has to define.
 
     def make_broken(self, clock: Callable[[], float]) -> Storage | None:
         """A storage that cannot answer; None if there is no such thing."""
