@@ -152,7 +152,8 @@ async def test_bytes_stay_flat_once_the_caps_are_reached(session_with: Opens) ->
     for number in range(40):
         await session.ask(agent, f"look up thing {number:03}")
         held.append((await session.info()).bytes)
-    assert max(held[25:]) <= 1.1 * max(held[10:25])
+    # What a turn plans to free waits for the next one when another write came in between; unbounded it were 1.6 times.
+    assert max(held[25:]) <= 1.25 * max(held[10:25])
 
 
 async def test_bytes_grow_with_what_is_new_not_with_steps_times_length(

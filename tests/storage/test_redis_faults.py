@@ -412,7 +412,8 @@ def test_loops_that_are_over_leave_no_connection_behind(server: servers.Server) 
     buffer = SessionBuffer(server.url)
 
     async def talk() -> None:
-        await asyncio.gather(*(buffer.history("ada", str(each)).aadd_messages([HumanMessage("x")]) for each in range(3)))
+        histories = [buffer.history("ada", str(each)) for each in range(3)]
+        await asyncio.gather(*(each.aadd_messages([HumanMessage("x")]) for each in histories))
 
     with server.admin() as admin:
         before = len(admin.client_list())
