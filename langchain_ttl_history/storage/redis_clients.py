@@ -9,6 +9,7 @@ from contextlib import suppress
 from importlib import import_module
 from inspect import signature
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
 from langchain_ttl_history.errors import ConfigurationError
@@ -114,8 +115,9 @@ class Given(Clients):
             client, async_client = None, client
         for name, each, right in (("client", client, False), ("async_client", async_client, True)):
             if each is not None and (_library(each) is None or _is_async(each) is not right):
+                shown = repr(each) if _library(each) is None else _shown(each)
                 raise ConfigurationError(
-                    f"{name} must be {'an async' if right else 'a'} client of redis-py or valkey-py, not {each!r}"
+                    f"{name} must be {'an async' if right else 'a'} client of redis-py or valkey-py, not {shown}"
                 )
         if client is None and async_client is None:
             raise ConfigurationError("RedisStorage needs a client of redis-py or valkey-py: sync, async or both")
@@ -124,7 +126,7 @@ class Given(Clients):
         self.is_cluster = hasattr(async_client if client is None else client, "get_primaries")
 
     def __repr__(self) -> str:
-        return ", ".join(repr(each) for each in (self._client, self._async_client) if each is not None)
+        return ", ".join(_shown(each) for each in (self._client, self._async_client) if each is not None)
 
     def client(self) -> Any:
         """The sync client."""
@@ -155,7 +157,7 @@ class Made(Clients):
     """Clients made from a URL when they are first needed: one for all threads, one for each loop.
 
     Raises:
-        ConfigurationError: The URL's scheme is not known, or its driver is not installed.
+        ConfigurationError: The URL's scheme is not known, its driver is not installed, or it cannot be read.
     """
 
     def __init__(self, url: str) -> None:
@@ -172,6 +174,7 @@ class Made(Clients):
             raise ConfigurationError(
                 f"{name}:// needs the package {self.library!r}: pip install 'langchain-ttl-history[{self.library}]'"
             ) from error
+        self._refuse_bare_secret()
         self._lock = lock()
         self._client: Any = None
         self._async_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, _Opened] = WeakKeyDictionary()
@@ -180,6 +183,17 @@ class Made(Clients):
             self._check()
         except refusals as error:
             raise ConfigurationError(f"{self!r} is no URL that {self.library} understands: {error}") from error
+
+    def _refuse_bare_secret(self) -> None:
+        """Refuse a URL whose password cannot be told from the rest, without what a driver says: it quotes a part."""
+        with suppress(ValueError):
+            _ = urlsplit(self._url).port
+            return
+        if "@" in self._url:
+            raise ConfigurationError(
+                f"{self!r} cannot be read: the port must be a number up to 65535, and special characters of a user "
+                "name or password written as codes, which urllib.parse.quote(password, safe='') does"
+            )
 
     def _check(self) -> None:
         """Parse the URL as the clients will, to report an error now; they are made only when needed."""
@@ -194,9 +208,11 @@ class Made(Clients):
         kind(**{name: value for name, value in options.items() if name not in known})
 
     def __repr__(self) -> str:
-        # The part before the @ may hold a password.
+        # The part before the @ may hold a password, and so may an option.
         scheme, _, rest = self._url.partition("://")
-        return repr(f"{scheme}{'+cluster' * self.is_cluster}://{rest.rpartition('@')[2]}")
+        place, _, options = rest.partition("?")
+        shown = "..." if "@" in options else place.rpartition("@")[2]
+        return repr(f"{scheme}{'+cluster' * self.is_cluster}://{shown}")
 
     def client(self) -> Any:
         """The sync client."""
@@ -272,6 +288,13 @@ def _library(client: Any) -> str | None:
 
 def _is_async(client: Any) -> bool:
     return any(".asyncio" in each.__module__ for each in type(client).__mro__)
+
+
+def _shown(client: Any) -> str:
+    """What a client of a driver is, without its password, which some versions of redis-py show."""
+    known = getattr(getattr(client, "connection_pool", None), "connection_kwargs", {})
+    where = ", ".join(f"{name}={known[name]!r}" for name in ("host", "port", "path", "db") if name in known)
+    return f"{_library(client)}{'.asyncio' * _is_async(client)}.{type(client).__name__}({where})"
 
 
 def exceptions_of(library: str) -> Any:

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import redis
@@ -467,8 +468,40 @@ async def test_a_url_needs_no_server_and_no_loop_until_it_is_used(url: str, driv
     await storage.aclose()
 
 
-def test_a_password_is_not_shown() -> None:
-    assert "secret" not in repr(SessionBuffer("redis://me:secret@localhost:1/0"))
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://me:secret@localhost:1/0", "redis://localhost:1/0?username=me&password=secret",
+        "redis://localhost:1?password=any@secret", "redis+cluster://localhost:1?password=secret",
+    ],
+)  # fmt: skip
+def test_a_password_is_not_shown(url: str) -> None:
+    assert "secret" not in repr(SessionBuffer(url))
+
+
+@pytest.mark.parametrize("scheme", ["redis", "valkey", "redis+cluster"])
+@pytest.mark.parametrize("password", ["secret/a", "secret#a", "secret?a", "a[secret", "a[secret]a"])
+def test_a_password_that_breaks_its_url_is_not_shown_but_explained(scheme: str, password: str) -> None:
+    with pytest.raises(ConfigurationError, match="quote") as refused:
+        SessionBuffer(f"{scheme}://:{password}@localhost:1/0")
+    assert "secret" not in str(refused.value)
+    assert refused.value.__context__ is None
+    SessionBuffer(f"{scheme}://:{quote(password, safe='')}@localhost:1/0")
+
+
+@pytest.mark.parametrize("library", [redis, valkey])
+def test_what_a_driver_shows_of_a_client_is_not_shown(library: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some versions of redis-py show the password."""
+    name = library.__name__.title()
+    clients = [getattr(each, name)(host="here", password="secret") for each in (library, library.asyncio)]
+    for each in clients:
+        monkeypatch.setattr(type(each), "__repr__", lambda self: f"{self.connection_pool.connection_kwargs}")
+    shown = repr(SessionBuffer(RedisStorage(*clients)))
+    assert "secret" not in shown
+    assert f"{library.__name__}.asyncio.{name}(host='here'" in shown
+    with pytest.raises(ConfigurationError) as refused:
+        RedisStorage(clients[1], clients[1])
+    assert "secret" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
