@@ -35,6 +35,7 @@ from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Storage
 from langchain_ttl_history.threads import (
     Threads,
+    checked_name,
     checkpoint_id_of,
     matches,
     selected,
@@ -284,13 +285,14 @@ class TTLCheckpointSaver(WholeThreads, BaseCheckpointSaver[Any]):
         if counters := kept.get("counters_since_delta_snapshot"):
             # LangGraph expects its pairs back as lists, which is what its own savers make of them.
             kept["counters_since_delta_snapshot"] = {k: list(v) for k, v in counters.items()}
-        id = checkpoint["id"]
+        id = checked_name("checkpoint['id']", checkpoint["id"])
         name, parent_name = checkpoint_name(ns, id), checkpoint_name(ns, parent or "")
         return key, Put(ns, id, name, parent, parent_name, cast(Mapping[str, Any], checkpoint), kept, changed)
 
     def _placed(self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, path: str) -> Flow[None]:
         key, ns, id = self._threads.place(config)
-        return self._arrivals.put_writes(key, ns, checkpoint_id_of(id), writes, task_id, path)
+        task, path = checked_name("task_id", task_id), checked_name("task_path", path)
+        return self._arrivals.put_writes(key, ns, checkpoint_id_of(id), writes, task, path)
 
     # Versions
 

@@ -14,7 +14,7 @@ from langchain_ttl_history.errors import ConfigurationError, MissingUserError
 from langchain_ttl_history.index import Line
 from langchain_ttl_history.keys import SessionKey, valid_id
 
-__all__ = ["OwnedThread", "Threads", "checked_strategy", "checkpoint_id_of", "matches", "selected"]
+__all__ = ["OwnedThread", "Threads", "checked_name", "checked_strategy", "checkpoint_id_of", "matches", "selected"]
 
 
 class OwnedThread(str):  # noqa: SLOT000  # str has no room for a named slot
@@ -114,8 +114,8 @@ class Threads:
         """The session, namespace and checkpoint a config names."""
         key = self.key(config)
         configurable = config["configurable"]
-        id = configurable.get("checkpoint_id")
-        return key, configurable.get("checkpoint_ns") or "", None if not id else str(id)
+        ns, id = configurable.get("checkpoint_ns") or "", configurable.get("checkpoint_id")
+        return key, checked_name("checkpoint_ns", ns), None if not id else str(id)
 
     def config(self, given: RunnableConfig | None, key: SessionKey, ns: str, id: str) -> RunnableConfig:
         """The config of a checkpoint, with the user exactly where the caller gave one."""
@@ -134,6 +134,17 @@ class Threads:
 def _key_of(user_id: str, thread_id: str, user_key: str) -> SessionKey:
     """The key of a user and a thread; cached, so that it is validated once for the many steps of a turn."""
     return SessionKey(valid_id(user_key, user_id), valid_id("thread_id", thread_id))
+
+
+def checked_name(name: str, value: object) -> str:
+    """What LangGraph names something by: a namespace, a checkpoint, a task.
+
+    Raises:
+        ConfigurationError: It is no string, and what is stored under it could not be read again.
+    """
+    if not isinstance(value, str):
+        raise ConfigurationError(f"{name} must be a string, not {value!r} of type {type(value).__name__}")
+    return value
 
 
 def checkpoint_id_of(id: str | None) -> str:

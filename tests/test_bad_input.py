@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
+from langgraph.checkpoint.base import empty_checkpoint
 
 import langchain_ttl_history
 from langchain_ttl_history import (
@@ -306,6 +307,27 @@ async def test_an_unknown_prune_strategy_is_refused(session: Session) -> None:
     with pytest.raises(ConfigurationError, match="keep_latest"):
         await session.colour.call(saver, "prune", ["s1"], strategy="everything")
     assert await session.texts() == ["x"]
+
+
+@pytest.mark.parametrize("bad", [5, True, b"x", ["x"], math.nan])
+async def test_what_names_a_checkpoint_or_a_task_is_a_string(session: Session, bad: Any) -> None:
+    """What was stored under anything else could not be read again."""
+    saver, put, put_writes = session.buffer.checkpointer(), "put", "put_writes"
+    config: Any = {"configurable": {"user_id": "alice", "thread_id": "s1"}}
+    written = await session.colour.call(saver, put, config, empty_checkpoint(), {}, {})
+    elsewhere = {"configurable": {**written["configurable"], "checkpoint_ns": bad}}
+    for word, name, arguments in (
+        ("checkpoint_ns", "get_tuple", (elsewhere,)),
+        ("checkpoint_ns", put, (elsewhere, empty_checkpoint(), {}, {})),
+        ("checkpoint_ns", put_writes, (elsewhere, [("a", 1)], "task")),
+        ("id", put, (config, {**empty_checkpoint(), "id": bad}, {}, {})),
+        ("task_id", put_writes, (written, [("a", 1)], bad)),
+        ("task_path", put_writes, (written, [("a", 1)], "task", bad)),
+    ):
+        with pytest.raises(ConfigurationError, match=word):
+            await session.colour.call(saver, name, *arguments)
+    assert [found.config for found in await session.colour.collect(saver, "list", config)] == [written]
+    assert (await session.colour.call(saver, "get_tuple", config)).pending_writes == []
 
 
 async def test_sessions_of_one_user_and_of_all_cannot_both_be_asked_for(session: Session) -> None:
