@@ -35,6 +35,7 @@ from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Storage
 from langchain_ttl_history.threads import (
     Threads,
+    check_narrowing,
     checked_name,
     checkpoint_id_of,
     matches,
@@ -149,7 +150,11 @@ class TTLCheckpointSaver(WholeThreads, BaseCheckpointSaver[Any]):
             filter: Metadata that every listed checkpoint has.
             before: A config; only checkpoints that were put before its `checkpoint_id` are listed.
             limit: The largest number of checkpoints to list; None lists all.
+
+        Raises:
+            ConfigurationError: An argument is of the wrong type.
         """
+        check_narrowing(filter, before, limit)
         for key in run(self._storage, self._keys(config)):
             flow = self._reads.lines(key, self._sessions.lease if config else None)
             for ns, id in selected(run(self._storage, flow), config, before):
@@ -169,6 +174,7 @@ class TTLCheckpointSaver(WholeThreads, BaseCheckpointSaver[Any]):
         limit: int | None = None,
     ) -> AsyncIterator[CheckpointTuple]:
         """Async :meth:`list`."""
+        check_narrowing(filter, before, limit)
         for key in await arun(self._storage, self._keys(config)):
             flow = self._reads.lines(key, self._sessions.lease if config else None)
             for ns, id in selected(await arun(self._storage, flow), config, before):

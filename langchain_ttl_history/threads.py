@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -14,7 +14,17 @@ from langchain_ttl_history.errors import ConfigurationError, MissingUserError
 from langchain_ttl_history.index import Line
 from langchain_ttl_history.keys import SessionKey, valid_id
 
-__all__ = ["OwnedThread", "Threads", "checked_name", "checked_strategy", "checkpoint_id_of", "matches", "selected"]
+__all__ = [
+    "OwnedThread",
+    "Threads",
+    "check_narrowing",
+    "checked_name",
+    "checked_strategy",
+    "checkpoint_id_of",
+    "listed",
+    "matches",
+    "selected",
+]
 
 
 class OwnedThread(str):  # noqa: SLOT000  # str has no room for a named slot
@@ -162,11 +172,35 @@ def checked_strategy(thread_ids: Sequence[str], strategy: str) -> Sequence[str]:
     """The threads to prune, if the strategy is one that is known.
 
     Raises:
-        ConfigurationError: It is not.
+        ConfigurationError: It is not, or these are no threads.
     """
     if strategy not in ("keep_latest", "delete"):
         raise ConfigurationError(f"strategy must be 'keep_latest' or 'delete', not {strategy!r}")
-    return thread_ids
+    return listed("thread_ids", thread_ids)
+
+
+def listed(name: str, ids: object) -> list[Any]:
+    """Several ids.
+
+    Raises:
+        ConfigurationError: They are one string, whose letters are not meant, or not several.
+    """
+    if isinstance(ids, (str, bytes)) or not isinstance(ids, Iterable):
+        raise ConfigurationError(f"{name} takes a list, not {ids!r}; pass [{name[:-1]}]")
+    return [*ids]
+
+
+def check_narrowing(filter: object, before: object, limit: object) -> None:
+    """Refuse what cannot narrow a list of checkpoints.
+
+    Raises:
+        ConfigurationError: It names what is wrong.
+    """
+    for name, value, form in (("filter", filter, "{'source': 'loop'}"), ("before", before, "a config")):
+        if value is not None and not isinstance(value, Mapping):
+            raise ConfigurationError(f"{name} must be a mapping like {form}, or None, not {value!r}")
+    if limit is not None and not isinstance(limit, int):
+        raise ConfigurationError(f"limit must be a whole number, or None for all, not {limit!r}")
 
 
 def matches(found: Loaded, filter: Mapping[str, Any] | None) -> bool:
@@ -184,9 +218,10 @@ def selected(
     configurable = (config or {}).get("configurable") or {}
     ns, id = configurable.get("checkpoint_ns"), configurable.get("checkpoint_id")
     end = ((before or {}).get("configurable") or {}).get("checkpoint_id")
+    id, end = (str(each) if each else None for each in (id, end))
     places = [("", first)] if first is not None else [(line.ns, line.id) for line in lines]
-    wanted = [place for place in places if (ns is None or place[0] == ns) and (not id or place[1] == id)]
-    if end:
+    wanted = [place for place in places if (ns is None or place[0] == ns) and (id is None or place[1] == id)]
+    if end is not None:
         # Where `before` is listed, the order of puts decides, whatever the clocks of the workers said. In other threads
         # ids have to do, which count up with time.
         ids = [place[1] for place in wanted]

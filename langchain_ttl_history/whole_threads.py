@@ -9,7 +9,7 @@ from langchain_ttl_history import upkeep
 from langchain_ttl_history.flow import Delete, Flow, arun, run
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Storage
-from langchain_ttl_history.threads import Threads, checked_strategy
+from langchain_ttl_history.threads import Threads, checked_strategy, listed
 
 __all__ = ["WholeThreads"]
 
@@ -32,11 +32,11 @@ class WholeThreads:
 
     def delete_for_runs(self, run_ids: Sequence[str]) -> None:
         """Delete the checkpoints that these runs put in the user's sessions, and the messages they added."""
-        run(self._storage, upkeep.forget_runs(self._sessions, self._threads.user(), run_ids))
+        run(self._storage, upkeep.forget_runs(self._sessions, self._threads.user(), listed("run_ids", run_ids)))
 
     async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
         """Async :meth:`delete_for_runs`."""
-        await arun(self._storage, upkeep.forget_runs(self._sessions, self._threads.user(), run_ids))
+        await arun(self._storage, upkeep.forget_runs(self._sessions, self._threads.user(), listed("run_ids", run_ids)))
 
     def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Copy a user's session to a thread that is not there yet.
@@ -59,7 +59,7 @@ class WholeThreads:
                 deletes the sessions.
 
         Raises:
-            ConfigurationError: The strategy is neither of the two.
+            ConfigurationError: An argument is of the wrong type, or the strategy is neither of the two.
             StorageError: Others kept writing to a thread.
         """
         for thread_id in checked_strategy(thread_ids, strategy):

@@ -330,6 +330,26 @@ async def test_what_names_a_checkpoint_or_a_task_is_a_string(session: Session, b
     assert (await session.colour.call(saver, "get_tuple", config)).pending_writes == []
 
 
+@pytest.mark.parametrize("ids", ["s1", b"s1", None, 5])
+async def test_several_threads_or_runs_are_a_list(session: Session, ids: Any) -> None:
+    """Of a string the letters would be taken."""
+    for name in "s1":
+        await session("alice", name).event("kept")
+    saver = session.buffer.checkpointer(user_id="alice")
+    with pytest.raises(ConfigurationError, match=r"thread_ids takes a list.*\[thread_id\]"):
+        await session.colour.call(saver, "prune", ids, strategy="delete")
+    with pytest.raises(ConfigurationError, match=r"run_ids takes a list.*\[run_id\]"):
+        await session.colour.call(saver, "delete_for_runs", ids)
+    assert [await session("alice", name).texts() for name in "s1"] == [["kept"], ["kept"]]
+
+
+@pytest.mark.parametrize(("name", "value"), [("filter", "loop"), ("before", "1f0"), ("limit", "5"), ("limit", 1.5)])
+async def test_what_narrows_no_list_is_refused_by_name(session: Session, name: str, value: Any) -> None:
+    saver = session.buffer.checkpointer(user_id="alice")
+    with pytest.raises(ConfigurationError, match=f"^{name} must be"):
+        await session.colour.collect(saver, "list", {"configurable": {"thread_id": "s1"}}, **{name: value})
+
+
 async def test_sessions_of_one_user_and_of_all_cannot_both_be_asked_for(session: Session) -> None:
     with pytest.raises((ConfigurationError, TypeError)):
         await session.sessions("alice", all_users=True)
