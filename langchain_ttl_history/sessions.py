@@ -289,5 +289,9 @@ class Sessions:
         return plan(view.snapshot, self.retention, self.lease, self.codec, shown, bodies, needed)
 
 
+# Later than any clock's time zone can tell is as good as never.
+_LATEST = datetime(9999, 1, 1, tzinfo=timezone.utc).timestamp()
+
+
 def _time(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, timezone.utc)
+    return datetime.fromtimestamp(min(seconds, _LATEST), timezone.utc)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
+from datetime import timedelta, timezone
 from typing import Any
 
 import pytest
@@ -229,6 +229,19 @@ async def test_a_retention_without_an_idle_time_keeps_sessions(
     clock.advance(10_000_000)
     assert await session.texts() == ["one"]
     assert (await session.info()).expires_at is None
+
+
+@pytest.mark.parametrize("seconds", [1e12, 1e300, timedelta.max])
+async def test_a_session_that_outlives_the_calendar_can_be_looked_at(session: Session, seconds: float) -> None:
+    other = session("alice", "s2")
+    await session.add(HumanMessage("one"))
+    await other.add(HumanMessage("two"))
+    await session.colour.call(session.buffer, "set_idle_ttl", *session.key, seconds)
+    info = await session.info()
+    assert info.expires_at > info.last_used_at + timedelta(days=50_000)
+    assert info.expires_at.astimezone(timezone(timedelta(hours=14))).tzinfo is not None
+    assert len(await session.sessions(all_users=True)) == 2
+    assert session.buffer._repr_html_()
 
 
 async def test_set_idle_ttl_of_an_unknown_session_creates_nothing(session: Session) -> None:
