@@ -26,7 +26,7 @@ from langchain_ttl_history.checkpoint_writes import CheckpointWrites
 from langchain_ttl_history.checkpoints import checkpoint_name
 from langchain_ttl_history.codec import Codec, Serializer, check_serde
 from langchain_ttl_history.delta_channels import delta_history
-from langchain_ttl_history.errors import ConfigurationError
+from langchain_ttl_history.errors import ConfigurationError, shown
 from langchain_ttl_history.flow import Flow, arun, every_key, run
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.late_writes import LateWrites
@@ -69,7 +69,7 @@ class TTLCheckpointSaver(WholeThreads, BaseCheckpointSaver[Any]):
         super().__init__(serde=serde)
         for name, value in (("user_key", user_key), ("messages_key", messages_key)):
             if type(value) is not str or not value:
-                raise ConfigurationError(f"{name} must be a name, not {value!r}")
+                raise ConfigurationError(f"{name} must be a name, not {shown(value)}")
         check_serde(serde)
         if serde is None:
             # LangGraph announces a graph's types only to a serializer that is strict.

@@ -15,7 +15,7 @@ from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
 from langchain_ttl_history.allowlist import TypeName
-from langchain_ttl_history.errors import ConfigurationError, CorruptRecordError, TypeNotAllowedError
+from langchain_ttl_history.errors import ConfigurationError, CorruptRecordError, TypeNotAllowedError, shown
 from langchain_ttl_history.extensions import Extensions, refusal
 from langchain_ttl_history.fidelity import same, spelled
 from langchain_ttl_history.messages import image_of, images_of, joined, messages_of, pack_message, pack_plain
@@ -229,7 +229,7 @@ def check_serde(serde: object) -> None:
     """
     if serde is not None and not (hasattr(serde, "dumps_typed") and hasattr(serde, "loads_typed")):
         raise ConfigurationError(
-            f"serde must have dumps_typed and loads_typed, as JsonPlusSerializer has, not {serde!r}"
+            f"serde must have dumps_typed and loads_typed, as JsonPlusSerializer has, not {shown(serde)}"
         )
 
 

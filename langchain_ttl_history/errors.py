@@ -1,6 +1,11 @@
-"""Every error this package raises on purpose, in one tree."""
+"""Every error this package raises on purpose, in one tree, and how one shows what it refuses."""
 
 from __future__ import annotations
+
+from datetime import timedelta
+from decimal import Decimal
+from reprlib import Repr
+from uuid import UUID
 
 __all__ = [
     "ConfigurationError",
@@ -10,6 +15,7 @@ __all__ = [
     "StorageError",
     "TTLHistoryError",
     "TypeNotAllowedError",
+    "shown",
 ]
 
 
@@ -39,3 +45,26 @@ class TypeNotAllowedError(TTLHistoryError, TypeError, ValueError):
 
 class SessionDeletedError(TTLHistoryError):
     """The session was deleted while this turn was running; its write was refused."""
+
+
+class _Brief(Repr):
+    """Like `repr`, but short, and never fails: what is refused may be a whole conversation, or have no `repr`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxlong = self.maxother = 80
+
+    def repr_int(self, x: int, level: int) -> str:
+        try:
+            return super().repr_int(x, level)
+        except ValueError:
+            return "an int of too many digits to show"
+
+    def repr_instance(self, x: object, level: int) -> str:
+        # Whatever an object says of itself: a client's password, say.
+        plain = isinstance(x, (type, timedelta, float, bytes, UUID, Decimal))
+        return super().repr_instance(x, level) if plain else object.__repr__(x).partition(" at ")[0] + ">"
+
+
+shown = _Brief().repr
+"""How an error shows what it refuses."""

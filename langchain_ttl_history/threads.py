@@ -10,7 +10,7 @@ from typing import Any
 from langchain_core.runnables import RunnableConfig
 
 from langchain_ttl_history.checkpoint_reads import Loaded
-from langchain_ttl_history.errors import ConfigurationError, MissingUserError
+from langchain_ttl_history.errors import ConfigurationError, MissingUserError, shown
 from langchain_ttl_history.index import Line
 from langchain_ttl_history.keys import SessionKey, valid_id
 
@@ -107,7 +107,7 @@ class Threads:
             thread_id = configurable.get("thread_id")
         except AttributeError:
             raise ConfigurationError(
-                f"a config is a mapping that has another in 'configurable', not {config!r}"
+                f"a config is a mapping that has another in 'configurable', not {shown(config)}"
             ) from None
         if thread_id is None:
             raise ConfigurationError(
@@ -153,7 +153,7 @@ def checked_name(name: str, value: object) -> str:
         ConfigurationError: It is no string, and what is stored under it could not be read again.
     """
     if not isinstance(value, str):
-        raise ConfigurationError(f"{name} must be a string, not {value!r} of type {type(value).__name__}")
+        raise ConfigurationError(f"{name} must be a string, not {shown(value)} of type {type(value).__name__}")
     return value
 
 
@@ -175,7 +175,7 @@ def checked_strategy(thread_ids: Sequence[str], strategy: str) -> Sequence[str]:
         ConfigurationError: It is not, or these are no threads.
     """
     if strategy not in ("keep_latest", "delete"):
-        raise ConfigurationError(f"strategy must be 'keep_latest' or 'delete', not {strategy!r}")
+        raise ConfigurationError(f"strategy must be 'keep_latest' or 'delete', not {shown(strategy)}")
     return listed("thread_ids", thread_ids)
 
 
@@ -186,7 +186,7 @@ def listed(name: str, ids: object) -> list[Any]:
         ConfigurationError: They are one string, whose letters are not meant, or not several.
     """
     if isinstance(ids, (str, bytes)) or not isinstance(ids, Iterable):
-        raise ConfigurationError(f"{name} takes a list, not {ids!r}; pass [{name[:-1]}]")
+        raise ConfigurationError(f"{name} takes a list, not {shown(ids)}; pass [{name[:-1]}]")
     return [*ids]
 
 
@@ -198,9 +198,9 @@ def check_narrowing(filter: object, before: object, limit: object) -> None:
     """
     for name, value, form in (("filter", filter, "{'source': 'loop'}"), ("before", before, "a config")):
         if value is not None and not isinstance(value, Mapping):
-            raise ConfigurationError(f"{name} must be a mapping like {form}, or None, not {value!r}")
+            raise ConfigurationError(f"{name} must be a mapping like {form}, or None, not {shown(value)}")
     if limit is not None and not isinstance(limit, int):
-        raise ConfigurationError(f"limit must be a whole number, or None for all, not {limit!r}")
+        raise ConfigurationError(f"limit must be a whole number, or None for all, not {shown(limit)}")
 
 
 def matches(found: Loaded, filter: Mapping[str, Any] | None) -> bool:

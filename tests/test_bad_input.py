@@ -298,6 +298,40 @@ async def test_a_value_that_cannot_be_stored_is_named_with_its_session_and_chann
     assert dumps(await session.messages()) == before
 
 
+class Loud:
+    """What must not be asked what it is: it fails, or tells a secret."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("secret")
+
+
+@pytest.mark.parametrize(
+    "bad", [10**5000, "long " * 10_000, Loud(), [Loud()], {"a": Loud()}], ids=lambda bad: type(bad).__name__
+)
+async def test_an_error_is_short_whatever_it_refuses(session: Session, bad: Any) -> None:
+    saver = session.buffer.checkpointer()
+    for attempt in (
+        lambda: session.buffer.history(bad, "s1"),
+        lambda: session.buffer.history("alice", bad),
+        lambda: session.buffer.set_idle_ttl("alice", "s1", bad),
+        lambda: Retention(idle_ttl=bad),
+        lambda: SessionBuffer(bad),
+        lambda: SessionBuffer(retention=bad),
+        lambda: SessionBuffer(serde=bad),
+        lambda: SessionBuffer(allow_types=[bad]),
+        lambda: session.buffer.checkpointer(serde=bad),
+        lambda: saver.get_tuple(bad),
+        lambda: saver.get_tuple({"configurable": {"user_id": bad, "thread_id": "s1"}}),
+    ):
+        with pytest.raises(ConfigurationError) as refused:
+            attempt()
+        assert len(str(refused.value)) < 500
+    for messages in (bad, [bad]):
+        with pytest.raises(TypeNotAllowedError) as unstored:
+            await session.colour.call(session.history, "add_messages", messages)
+        assert len(str(unstored.value)) < 500
+
+
 # --- calls ------------------------------------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
-from langchain_ttl_history.errors import ConfigurationError
+from langchain_ttl_history.errors import ConfigurationError, shown
 from langchain_ttl_history.fork_safety import lock
 
 __all__ = ["SCHEMES", "Clients", "Given", "Made", "exceptions_of"]
@@ -115,9 +115,9 @@ class Given(Clients):
             client, async_client = None, client
         for name, each, right in (("client", client, False), ("async_client", async_client, True)):
             if each is not None and (_library(each) is None or _is_async(each) is not right):
-                shown = repr(each) if _library(each) is None else _shown(each)
+                told = shown(each) if _library(each) is None else _shown(each)
                 raise ConfigurationError(
-                    f"{name} must be {'an async' if right else 'a'} client of redis-py or valkey-py, not {shown}"
+                    f"{name} must be {'an async' if right else 'a'} client of redis-py or valkey-py, not {told}"
                 )
         if client is None and async_client is None:
             raise ConfigurationError("RedisStorage needs a client of redis-py or valkey-py: sync, async or both")
