@@ -129,7 +129,12 @@ class TTLChatMessageHistory(BaseChatMessageHistory):
     def _event(self, text: object) -> SystemMessage:
         if not isinstance(text, (str, list)):
             raise TypeNotAllowedError(f"{label(self._key)}: a system message is text, not {shown(text)}")
-        return SystemMessage(text)
+        try:
+            return SystemMessage(text)
+        except ValueError as error:
+            raise TypeNotAllowedError(
+                f"{label(self._key)}: a system message is text or a list of content blocks, not {shown(text)}"
+            ) from error
 
     def clear(self) -> None:
         """Delete the session, its graph state included.

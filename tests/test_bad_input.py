@@ -266,9 +266,9 @@ async def test_a_message_that_is_not_a_message_is_refused(session: Session, mess
     assert await session.texts() == ["before"]
 
 
-@pytest.mark.parametrize("event", [None, 42, HumanMessage("x")])
+@pytest.mark.parametrize("event", [None, 42, HumanMessage("x"), [["nested"]], [None], [5]])
 async def test_an_event_that_is_no_text_is_refused(session: Session, event: Any) -> None:
-    with pytest.raises((TypeError, ValueError)):
+    with pytest.raises(TypeNotAllowedError, match="a system message is text"):
         await session.event(event)
     assert await session.messages() == []
 
