@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
-from langchain_ttl_history.errors import ConfigurationError, StorageError
+from langchain_ttl_history.errors import ConfigurationError, StorageError, shown
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import redis_requests as requests
 from langchain_ttl_history.storage.base import Change, Outcome, Query, Snapshot, Usage
@@ -57,8 +57,10 @@ class RedisStorage:
         prefix: str = "ttl-history",
         clock: Callable[[], float] | None = None,
     ) -> None:
-        if not prefix or "{" in prefix or "}" in prefix:
-            raise ConfigurationError(f"prefix must be a string without braces, not {prefix!r}")
+        if type(prefix) is not str or not prefix.isprintable() or not prefix or "{" in prefix or "}" in prefix:
+            raise ConfigurationError(f"prefix must be a string without braces and control codes, not {shown(prefix)}")
+        if isinstance(client, str) and async_client is not None:
+            raise ConfigurationError("a URL makes both clients; pass async_client beside a client only")
         self._clients: Clients = Made(client) if isinstance(client, str) else Given(client, async_client)
         errors = exceptions_of(self._clients.library)
         name = self._clients.library.title()

@@ -435,8 +435,13 @@ def test_a_sync_client_is_no_async_one() -> None:
         RedisStorage(redis.asyncio.Redis(), redis.asyncio.Redis())
 
 
-@pytest.mark.parametrize("prefix", ["", "{a}", "a}"])
-def test_a_prefix_without_sense_is_refused(prefix: str) -> None:
+def test_a_url_takes_no_client_beside_it() -> None:
+    with pytest.raises(ConfigurationError, match="async_client"):
+        RedisStorage("redis://localhost", redis.asyncio.Redis())
+
+
+@pytest.mark.parametrize("prefix", ["", "{a}", "a}", None, 3, b"a", "a\0", "\ud800"])
+def test_a_prefix_without_sense_is_refused(prefix: Any) -> None:
     with pytest.raises(ConfigurationError, match="prefix"):
         RedisStorage("redis://localhost", prefix=prefix)
 
