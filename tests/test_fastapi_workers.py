@@ -174,3 +174,20 @@ def test_a_user_reaches_only_what_is_theirs(workers: list[Worker]) -> None:
         assert [each["messages"] for each in client.get("/sessions").json()] == [4]
         assert client.delete("/sessions/s1").status_code == 204
         assert client.get("/sessions").json() == []
+
+
+def test_a_user_is_not_told_which_server_is_down() -> None:
+    port = servers.free_port()
+    worker = Worker(f"redis://127.0.0.1:{port}/0")
+    try:
+        answered = None
+        with worker.client(USERS[0]) as client:
+            while answered is None:
+                assert worker.process.poll() is None, "the worker ended"
+                with suppress(httpx.ConnectError):
+                    answered = client.get("/sessions")
+                time.sleep(0.05)
+        assert answered.status_code == 503
+        assert str(port) not in answered.text
+    finally:
+        worker.stop()

@@ -9,6 +9,7 @@ a turn that a worker did not live to finish is finished by the next one.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -29,6 +30,9 @@ TOKENS: dict[str, str] = json.loads(os.environ.get("CHAT_TOKENS", '{"alice-token
 """Whose token it is. A real service asks its identity provider instead."""
 LOST_AFTER = timedelta(seconds=float(os.environ.get("CHAT_LOST_AFTER", "30")))
 """A turn that has stored nothing for so long is taken for lost with its worker."""
+UNAVAILABLE = "the sessions are out of reach; try again in a moment"
+
+logger = logging.getLogger("uvicorn.error")
 
 
 @asynccontextmanager
@@ -71,7 +75,9 @@ class Said(BaseModel):
 @app.exception_handler(StorageError)
 async def unavailable(_: Request, error: StorageError) -> JSONResponse:
     """The storage is down: nothing was answered and nothing was lost."""
-    return JSONResponse({"detail": str(error)}, 503, {"Retry-After": "1"})
+    # It names the server, which is nothing for a user.
+    logger.error("%s", error)
+    return JSONResponse({"detail": UNAVAILABLE}, 503, {"Retry-After": "1"})
 
 
 @app.exception_handler(ConfigurationError)
@@ -96,9 +102,10 @@ async def turn(agent: Any, config: Any, text: str, *, lost: bool) -> AsyncIterat
     try:
         async for each in steps(agent, config, text, lost=lost):
             yield each
-    except StorageError as error:
+    except StorageError:
         # The answer has begun, so it is too late for a status.
-        yield event("error", str(error))
+        logger.exception("a turn was cut short")
+        yield event("error", UNAVAILABLE)
 
 
 async def steps(agent: Any, config: Any, text: str, *, lost: bool) -> AsyncIterator[str]:
