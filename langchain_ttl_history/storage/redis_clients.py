@@ -198,10 +198,16 @@ class Made(Clients):
     def _check(self) -> None:
         """Parse the URL as the clients will, to report an error now; they are made only when needed."""
         module = import_module(f"{self.library}.connection")
+        database = urlsplit(self._url).path.strip("/")
+        if database and not (database.isascii() and database.isdigit()):
+            # The drivers would take database 0, or 12 where 1/2 stands.
+            raise ValueError("the path must be the number of a database")
         if not self.is_cluster:
             module.ConnectionPool.from_url(self._url).make_connection()
             return
         options = module.parse_url(self._url)
+        if options.get("db"):
+            raise ValueError("a cluster has database 0 alone")
         kind = options.pop("connection_class", module.Connection)
         made = getattr(import_module(f"{self.library}.asyncio.cluster"), f"{_NAMES[self.library]}Cluster")
         known = signature(made.__init__).parameters

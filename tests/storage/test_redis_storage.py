@@ -516,6 +516,8 @@ def test_what_a_driver_shows_of_a_client_is_not_shown(library: Any, monkeypatch:
         "redis://localhost?bogus=1", "valkey://localhost?bogus=1", "redis+cluster://localhost?bogus=1",
         "redis://localhost?max_connections=-1", "redis://localhost?ssl_cert_reqs=none",
         "rediss://localhost?ssl_cert_reqs=some", "redis://localhost?protocol=9",
+        "redis://localhost/sessions", "valkey://localhost/1/2", "redis://localhost/-1",
+        "redis+cluster://localhost/3", "valkey+cluster://localhost?db=3", "redis+cluster://localhost/sessions",
     ],
 )  # fmt: skip
 def test_a_url_that_cannot_be_understood_is_refused_at_once(url: str) -> None:
