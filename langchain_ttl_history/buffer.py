@@ -254,5 +254,8 @@ def default_buffer() -> SessionBuffer:
     global _default
     with _default_lock:
         if _default is None:
-            _default = SessionBuffer(os.environ.get("TTL_HISTORY_URL") or None)
+            try:
+                _default = SessionBuffer(os.environ.get("TTL_HISTORY_URL") or None)
+            except ConfigurationError as error:
+                raise ConfigurationError(f"TTL_HISTORY_URL: {error}") from error
         return _default

@@ -227,6 +227,15 @@ def test_an_unknown_url_scheme_is_refused_and_the_known_ones_named(url: str) -> 
     assert "memory" in str(refused.value)
 
 
+def test_a_bad_url_in_the_environment_is_said_to_stand_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("langchain_ttl_history.buffer._default", None)
+    monkeypatch.setenv("TTL_HISTORY_URL", "postgres://localhost")
+    with pytest.raises(ConfigurationError, match="TTL_HISTORY_URL: no storage is known for 'postgres' URLs"):
+        langchain_ttl_history.default_buffer()
+    monkeypatch.delenv("TTL_HISTORY_URL")
+    assert langchain_ttl_history.default_buffer() is langchain_ttl_history.default_buffer()
+
+
 @pytest.mark.parametrize("storage", [42, object(), dict, []])
 def test_a_storage_that_is_no_storage_is_refused(storage: Any) -> None:
     with pytest.raises(ConfigurationError):
