@@ -6,9 +6,11 @@ the next to evict is always the first, and no thread and no scan is needed.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from functools import partial
 
 from langchain_ttl_history.errors import ConfigurationError
 from langchain_ttl_history.fork_safety import lock
@@ -35,8 +37,13 @@ _NOTHING: frozenset[str] = frozenset()
 
 def _wall_clock() -> Callable[[], float]:
     """A clock that starts at the wall clock's time, in seconds since the epoch, and never jumps."""
-    offset = time.time() - time.monotonic()
-    return lambda: offset + time.monotonic()
+    steady: Callable[[], float] = time.monotonic
+    # While the machine sleeps `time.monotonic` stands still, except on Windows, and these go on.
+    id = getattr(time, "CLOCK_MONOTONIC" if sys.platform == "darwin" else "CLOCK_BOOTTIME", None)
+    if id is not None:
+        steady = partial(time.clock_gettime, id)
+    offset = time.time() - steady()
+    return lambda: offset + steady()
 
 
 class MemoryStorage:

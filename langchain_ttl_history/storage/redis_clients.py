@@ -217,8 +217,8 @@ class Made(Clients):
         # The part before the @ may hold a password, and so may an option.
         scheme, _, rest = self._url.partition("://")
         place, _, options = rest.partition("?")
-        shown = "..." if "@" in options else place.rpartition("@")[2]
-        return repr(f"{scheme}{'+cluster' * self.is_cluster}://{shown}")
+        host = "..." if "@" in options else place.rpartition("@")[2]
+        return repr(f"{scheme}{'+cluster' * self.is_cluster}://{host}")
 
     def client(self) -> Any:
         """The sync client."""

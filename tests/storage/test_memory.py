@@ -239,3 +239,16 @@ def test_a_write_that_is_interrupted_anywhere_leaves_nothing_that_refers_to_what
         assert {ref for entry in found.lists["l"] for ref in entry.refs} <= set(found.blobs)
         assert storage.write(key(1), Change(LEASE, append=[("l", b"", ("m2",))])).status is Status.STORED
     assert step > 20
+
+
+@pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="this system has no clock that counts its sleep")
+def test_a_session_grows_old_while_the_machine_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    since_boot = 1_000.0
+    monkeypatch.setattr(time, "monotonic", lambda: 500.0)  # As while it sleeps.
+    monkeypatch.setattr(time, "clock_gettime", lambda which: since_boot if which == time.CLOCK_BOOTTIME else 500.0)
+    storage = MemoryStorage()
+    storage.write(key(1), Change(Lease(60.0, None), blobs={"m1": Blob(b"text")}))
+    since_boot += 59
+    assert storage.read(key(1), Query()).generation
+    since_boot += 2
+    assert not storage.read(key(1), Query()).generation
