@@ -135,16 +135,24 @@ def _kept_log(snapshot: Snapshot, shown: AbstractSet[str], spare: int | None, co
         return entries
     pointer = snapshot.blobs.get(head_name(""))
     head: set[str] = set()
+    needed: list[int] = []
     if pointer is None:
         new = deltas_of(entries)
     else:
         record = pointed_at(pointer, snapshot.blobs, codec)
-        later = [entry for entry in entries if entry.position > record.seen.position]
-        new = unseen(deltas_of(later), record.seen)
-        head = set(map(key_of, record.names)) if any(delta.removed for delta in new) else head
-    # An unseen change matters only if it adds a message that is shown, or removes one that the head still has.
-    needed = [
-        delta.position for delta in new if not shown.isdisjoint(delta.added) or not head.isdisjoint(delta.removed)
+        later = deltas_of([entry for entry in entries if entry.position > record.seen.position])
+        new = unseen(later, record.seen)
+        if any(delta.removed for delta in later):
+            head = set(map(key_of, record.names))
+            # A call that its results bring back is not in the head; perhaps only a change that was seen has it.
+            told = shown - {*record.names}
+            needed = [delta.position for delta in later if not told.isdisjoint(delta.added)]
+    # An unseen change matters only if it adds a message that is shown, or removes one that the head still has. What its
+    # run did not know of when it removed something may be results that keep their call.
+    needed += [
+        delta.position if delta.known is None else min(delta.position, delta.known + 1)
+        for delta in new
+        if not shown.isdisjoint(delta.added) or not head.isdisjoint(delta.removed)
     ]
     first = min(needed, default=snapshot.position + 1)
     start = next((at for at, each in enumerate(entries) if each.position >= first), len(entries))

@@ -9,12 +9,14 @@ unseen change folded in:
 * what the head's run had seen is never applied again;
 * a change that the head's own run made later to the same message wins;
 * an addition goes after the message it says it follows, otherwise to the end;
+* a removal takes no tool call whose results it knew nothing of;
 * a message that is moved takes along the messages right after it that its mover did not know of.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 from langchain_ttl_history.errors import CorruptRecordError
@@ -29,6 +31,7 @@ __all__ = [
     "deltas_of",
     "diff",
     "fold",
+    "informed",
     "keyed",
     "unseen",
 ]
@@ -55,6 +58,11 @@ class Seen(NamedTuple):
         ends = [(run, position if end is None else end) for run, end in self.runs]
         return Seen(self.position, tuple((run, end) for run, end in ends if end > self.position))
 
+    @property
+    def last(self) -> int:
+        """The position up to which it may have seen what others said."""
+        return max(self.position, *(end or 0 for _, end in self.runs), 0)
+
     def packed(self) -> list[str | list[str | int]]:
         """The runs as they are stored."""
         return [run if end is None else [run, end] for run, end in self.runs]
@@ -76,10 +84,17 @@ class Delta(NamedTuple):
     after: str | None = None
     """The key of the message that the added ones follow; None means the end."""
     position: int = 0
+    known: int | None = None
+    """The position up to which its run knew what others said, where it removes; None means all before it."""
+
+    def ignores(self, other: Delta) -> bool:
+        """Whether its run did not know of this change."""
+        return self.run != other.run and other.position > (self.position if self.known is None else self.known)
 
     def payload(self) -> bytes:
         """The entry's payload; `added` are its references."""
-        return pack([_FORMAT, self.run, list(self.removed), self.after])
+        known = () if self.known is None else (self.known,)
+        return pack([_FORMAT, self.run, list(self.removed), self.after, *known])
 
 
 @decoder("a log entry")
@@ -93,13 +108,61 @@ def deltas_of(entries: Sequence[Entry]) -> list[Delta]:
     for entry, record in zip(entries, unpack_each([entry.payload for entry in entries]), strict=True):
         if record[0] != _FORMAT:
             raise CorruptRecordError(f"a log entry is of format {record[0]}, newer than {_FORMAT}")
-        deltas.append(Delta(record[1], tuple(record[2]), entry.refs, record[3], entry.position))
+        _, run, removed, after, *known = record
+        deltas.append(Delta(run, tuple(removed), entry.refs, after, entry.position, *known))
     return deltas
 
 
 def unseen(deltas: Iterable[Delta], seen: Seen) -> list[Delta]:
     """The changes that are not among those seen."""
     return [delta for delta in deltas if delta.position > seen.position and not seen.ran(delta)]
+
+
+def informed(deltas: Sequence[Delta], is_result: Callable[[str], bool]) -> Sequence[Delta]:
+    """The changes, where none removes a tool call whose results it knew nothing of.
+
+    While a run waits for results, another that starts is shown the call without them, and so is who replaces what such
+    a run left. What these remove leaves the call to its results, which bring it back where it is gone already.
+
+    Args:
+        deltas: Changes in their order.
+        is_result: Whether the message of this name is a tool's result.
+    """
+    removals: dict[str, list[Delta]] = {}
+    for delta in deltas:
+        if delta.removed:
+            for key in {*delta.removed}.difference(map(key_of, delta.added)):
+                removals.setdefault(key, []).append(delta)
+    if not removals:
+        return deltas
+    # Of each call that is removed the newest names, its own first and those of its results so far behind.
+    groups: dict[str, dict[str, str]] = {}
+    call_of: dict[str, str] = {}
+    spared: set[tuple[int, str]] = set()
+    told: list[Delta] = []
+    for delta in deltas:
+        call = call_of.get(delta.after or "", delta.after or "")
+        results = {key_of(name): name for name in takewhile(is_result, delta.added)} if call in removals else {}
+        late = [each for each in removals[call] if each.ignores(delta)] if results else []
+        if late and call in groups:
+            told.append(delta._replace(added=(*groups[call].values(), *delta.added)))
+        else:
+            told.append(delta)
+        spared.update((each.position, call) for each in late)
+        call_of.update(dict.fromkeys(results, call))
+        if call in groups:
+            groups[call].update(results)
+        for name in delta.added:
+            if key_of(name) in removals:
+                groups.setdefault(key_of(name), {})[key_of(name)] = name
+    if not spared:
+        return deltas
+    return [
+        delta._replace(
+            removed=tuple(key for key in delta.removed if (delta.position, call_of.get(key, key)) not in spared)
+        )
+        for delta in told
+    ]
 
 
 def fold(names: Sequence[str], deltas: Sequence[Delta], seen: Seen) -> Sequence[str]:

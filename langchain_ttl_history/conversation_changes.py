@@ -130,4 +130,4 @@ def said(record: Record, value: Any, shown: Sequence[str], before: Record | None
             if ends_open([message for message in messages if message.id in stays]):
                 last = None  # That is an open tool call: its results may arrive meanwhile and must follow it.
     record.last = new[-1] if new else last
-    return Delta(record.run, removed, added, last)
+    return Delta(record.run, removed, added, last, known=record.seen.last if removed else None)

@@ -100,7 +100,8 @@ def replace(sessions: Sessions, key: SessionKey, messages: Sequence[BaseMessage]
         removed, added = diff(view.history, names)
         if not removed and not added:
             return
-        if (yield from _log(sessions, key, Delta(_new_id(), removed, added), blobs, guard)):
+        delta = Delta(_new_id(), removed, added, known=view.snapshot.position if removed else None)
+        if (yield from _log(sessions, key, delta, blobs, guard)):
             return
     raise StorageError(
         f"{label(key)}: others kept freeing what the new conversation shares with the old one; try again"

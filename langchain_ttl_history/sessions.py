@@ -8,13 +8,13 @@ from datetime import datetime, timezone
 from functools import cached_property
 from typing import NamedTuple
 
-from langchain_core.messages import BaseMessage, HumanMessage
+from langchain_core.messages import BaseMessage, HumanMessage, ToolMessage
 
 from langchain_ttl_history.bodies import Base
 from langchain_ttl_history.checkpoints import Record, head_name, pointed_at
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.compaction import hard_limits, limits, plan, together
-from langchain_ttl_history.conversation import LOG, Seen, deltas_of, fold, keyed
+from langchain_ttl_history.conversation import LOG, Seen, deltas_of, fold, informed, keyed
 from langchain_ttl_history.display import Portrait, info_card
 from langchain_ttl_history.flow import Flow, Read, Write
 from langchain_ttl_history.index import INDEX, lines_of
@@ -141,7 +141,11 @@ class Sessions:
             return View(snapshot, None, None, names, names, names, Seen(snapshot.position), bodies)
         shown = recall.decode(record.names, blobs)
         bodies = dict(zip(record.names, shown, strict=True))
-        names = fold(record.names, deltas, record.seen)
+
+        def is_result(name: str) -> bool:
+            return isinstance(bodies.get(name) or recall.decode([name], blobs)[0], ToolMessage)
+
+        names = fold(record.names, informed(deltas, is_result), record.seen)
         if names is not record.names:
             new = [name for name in names if name not in bodies]
             bodies.update(zip(new, recall.decode(new, blobs), strict=True))

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from langchain_ttl_history.codec import pack
-from langchain_ttl_history.conversation import Delta, Seen, deltas_of, diff, fold, keyed, unseen
+from langchain_ttl_history.conversation import Delta, Seen, deltas_of, diff, fold, informed, keyed, unseen
 from langchain_ttl_history.errors import CorruptRecordError
 from langchain_ttl_history.storage.base import Entry
 from langchain_ttl_history.strip import body_name, key_of
@@ -259,6 +259,73 @@ def test_keys_are_unique_and_those_of_the_messages_where_they_can_be(names: list
     assert keyed(names[: len(names) // 2]) == unique_keys[: len(names) // 2]
 
 
+# --- calls and their results ------------------------------------------------------------------
+
+CALLS = [name(each) for each in ("question", "call", "result", "second", "answer")]
+QUESTION, CALL, RESULT, SECOND, ANSWER = CALLS
+RESULTS = {RESULT, SECOND}
+
+
+def turn_with(*others: Delta) -> list[Delta]:
+    """What a run said that called a tool, and changes of others."""
+    said = [
+        Delta("run", (), (QUESTION, CALL), None, 10),
+        Delta("run", (), (RESULT,), key_of(CALL), 20),
+        Delta("run", (), (SECOND,), key_of(RESULT), 30),
+        Delta("run", (), (ANSWER,), key_of(SECOND), 40),
+    ]
+    return sorted([*said, *others], key=lambda delta: delta.position)
+
+
+def removal(position: int, *removed: str, known: int | None, run: str = "other") -> Delta:
+    return Delta(run, tuple(map(key_of, removed)), (name("summary"),), None, position, known)
+
+
+def told(head: list[str], deltas: list[Delta], seen: Seen) -> list[str]:
+    return list(fold(head, informed(deltas, RESULTS.__contains__), seen))
+
+
+@pytest.mark.parametrize("position", [12, 22, 32, 42])
+@pytest.mark.parametrize("known", [10, 11])
+def test_a_removal_takes_no_call_whose_results_it_knew_nothing_of(position: int, known: int) -> None:
+    deltas = turn_with(removal(position, QUESTION, CALL, known=known))
+    its_run, other = Seen(5, (("run", None),)), Seen(5, (("run", known), ("other", None)))
+    assert told(CALLS, deltas, its_run) == [*CALLS[1:], name("summary")]
+    assert told([name("summary")], deltas, other) == [name("summary"), *CALLS[1:]]
+    assert sorted(told([], deltas, NOTHING_SEEN)) == sorted([name("summary"), *CALLS[1:]])
+
+
+def test_who_knew_one_of_two_results_leaves_that_as_well() -> None:
+    deltas = turn_with(removal(35, QUESTION, CALL, RESULT, known=25))
+    assert told(CALLS, deltas, Seen(5, (("run", None),))) == [*CALLS[1:], name("summary")]
+    other = Seen(5, (("run", 25), ("other", None)))
+    assert told([name("summary")], deltas, other) == [name("summary"), *CALLS[1:]]
+
+
+@pytest.mark.parametrize("known", [None, 30, 41])
+def test_a_removal_of_a_call_whose_results_it_knew_stands(known: int | None) -> None:
+    deltas = turn_with(removal(42, CALL, RESULT, SECOND, known=known))
+    assert told(CALLS, deltas, Seen(5, (("run", None),))) == [QUESTION, ANSWER, name("summary")]
+    own = turn_with(removal(42, *CALLS[:4], known=5, run="run"))
+    assert told([ANSWER, name("summary")], own, Seen(5, (("run", None),))) == [ANSWER, name("summary")]
+    assert told([], own, NOTHING_SEEN) == [ANSWER, name("summary")]
+
+
+def test_a_removal_of_what_is_no_call_stands_though_its_run_did_not_know_what_followed() -> None:
+    deltas = [
+        Delta("run", (), (QUESTION, ANSWER), None, 10),
+        removal(15, QUESTION, ANSWER, known=10),
+        Delta("run", (), (name("more"),), key_of(ANSWER), 20),
+    ]
+    head = [QUESTION, ANSWER, name("more")]
+    assert told(head, deltas, Seen(5, (("run", None),))) == [name("more"), name("summary")]
+
+
+@given(deltas=logs())
+def test_where_there_are_no_results_every_change_stands(deltas: list[Delta]) -> None:
+    assert informed(deltas, lambda _: False) is deltas
+
+
 # --- entries ----------------------------------------------------------------------------------
 
 changes = st.builds(
@@ -268,6 +335,7 @@ changes = st.builds(
     st.lists(named, max_size=3).map(tuple),
     st.none() | st.text(max_size=8),
     st.integers(1, 2**40),
+    st.none() | st.integers(0, 2**40),
 )
 
 

@@ -799,3 +799,59 @@ def test_what_others_keep_from_being_dropped_is_not_said_to_be(what: str) -> Non
     saver.prune(["t"], strategy="keep_latest") if what == "keep_latest" else saver.delete_for_runs(["r"])
     left = [each.metadata.get("run_id") for each in saver.list(CONFIG)]
     assert left == (["r"] if what == "keep_latest" else [None]), "what the history said is shown as ever"
+
+
+def other_that(buffer: SessionBuffer, way: str) -> Any:
+    """An agent that takes away all that it was shown, or that the history shows while its tool runs."""
+    if way == "summarises":
+        return chained(
+            buffer,
+            sums=lambda _: {"messages": [RemoveMessage(id=REMOVE_ALL_MESSAGES), HumanMessage("new")]},
+            answers=lambda _: {"messages": [AIMessage("other answer")]},
+        )
+
+    def replaced() -> None:
+        buffer.history(session_id="t").messages = [HumanMessage("new")]
+
+    return calls_while(buffer, replaced)
+
+
+@pytest.mark.parametrize("way", ["summarises", "replaces"])
+@pytest.mark.parametrize("durability", ["sync", "exit"])
+def test_an_agent_in_a_tool_of_another_does_not_take_away_the_call_it_runs_in(way: str, durability: str) -> None:
+    buffer = SessionBuffer(default_user="u")
+    history = buffer.history(session_id="t")
+    history.add_messages([HumanMessage("old"), AIMessage("older")])
+    other = other_that(buffer, way)
+    ask(calls_while(buffer, lambda: ask(other, "other question", durability)), "question")
+    shown = texts(history.messages)
+    assert shown[:3] == ["call", "result", "answer"]
+    assert "new" in shown
+    assert not {"old", "older", "question"} & {*shown}
+    assert texts(calls_while(buffer, lambda: None).get_state(CONFIG).values["messages"]) == shown
+
+
+@pytest.mark.parametrize("ends", ["before the tool", "before the answer", "last"])
+@pytest.mark.parametrize("edits", [0, 100], ids=["as stored", "once freed"])
+def test_a_run_that_summarises_beside_a_call_leaves_it_with_its_result(ends: str, edits: int) -> None:
+    buffer = SessionBuffer(default_user="u", retention=Retention(max_messages=5))
+    history = buffer.history(session_id="t")
+    history.add_messages([HumanMessage("old"), AIMessage("older")])
+    other = other_that(buffer, "summarises")
+    question = {"messages": [HumanMessage("other question")]}
+    steps: Any = other.stream(question, CONFIG, stream_mode="values", durability="sync")
+    agent = calls_while(buffer, lambda: next(steps) and list(steps if ends == "before the tool" else []))
+    asked = {"messages": [HumanMessage("question")]}
+    for state in agent.stream(asked, CONFIG, stream_mode="values", durability="sync"):
+        if ends == "before the answer" and texts(state["messages"])[-1] == "result":
+            assert [*steps]
+    assert [*steps] or ends != "last"
+    summary = next(message for message in history.messages if message.text == "new")
+    for _ in range(edits):
+        # The log grows, and what is shown stays as it is.
+        assert history.messages
+        history.add_messages([summary])
+    shown = texts(history.messages)
+    group = ["call", "result", "answer"]
+    assert [text for text in shown if text in group] == group
+    assert [text for text in shown if text not in group] == ["new", "other answer"]
