@@ -125,9 +125,8 @@ def said(record: Record, value: Any, shown: Sequence[str], before: Record | None
         before_it = keys[: keys.index(last)] if last in keys else []
         last = next((key for key in reversed(before_it) if key not in removed), None)
         messages = snapshot_value(value)
-        if last is not None and is_conversation(messages):
-            stays = {*before_it}.difference(removed)
-            if ends_open([message for message in messages if message.id in stays]):
-                last = None  # That is an open tool call: its results may arrive meanwhile and must follow it.
+        stays = {*before_it}.difference(removed)
+        if not is_conversation(messages) or ends_open([message for message in messages if message.id in stays]):
+            last = None  # Perhaps an open tool call: its results may arrive meanwhile and must follow it.
     record.last = new[-1] if new else last
     return Delta(record.run, removed, added, last, known=record.seen.last if removed else None)

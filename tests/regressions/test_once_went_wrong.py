@@ -620,15 +620,21 @@ def ask(graph: Any, question: str, durability: str = "sync") -> list[str]:
 CALL: Any = {"name": "tool", "args": {}, "id": "c"}
 
 
-def calls_while(buffer: SessionBuffer, other: Callable[[], object]) -> Any:
+DELTAS: Any = TypedDict(  # type: ignore[misc]  # made here
+    "DELTAS", {"messages": Annotated[list[BaseMessage], DeltaChannel(_messages_delta_reducer)]}
+)
+
+
+def calls_while(buffer: SessionBuffer, other: Callable[[], object], state: Any = MessagesState) -> Any:
     """A graph during whose tool call something else happens."""
 
-    def tool(_: MessagesState) -> Any:
+    def tool(_: Any) -> Any:
         other()
         return {"messages": [ToolMessage("result", tool_call_id="c")]}
 
     return chained(
         buffer,
+        state,
         model=lambda _: {"messages": [AIMessage("call", tool_calls=[CALL])]},
         tool=tool,
         end=lambda _: {"messages": [AIMessage("answer")]},
@@ -651,14 +657,16 @@ def test_a_call_that_another_run_keeps_when_it_summarises_keeps_its_result(keeps
     assert texts(history.messages) == [*first, "call", "result", "answer", "other question", "other answer"]
 
 
-def test_a_run_that_takes_its_question_back_does_not_speak_between_a_call_and_its_result() -> None:
+@pytest.mark.parametrize("state", [MessagesState, DELTAS], ids=["a list", "a delta channel"])
+def test_a_run_that_takes_its_question_back_does_not_speak_between_a_call_and_its_result(state: Any) -> None:
     buffer = SessionBuffer(default_user="u")
     other = chained(
         buffer,
+        state,
         forgets=lambda state: {"messages": [RemoveMessage(id=state["messages"][-1].id)]},
         answers=lambda _: {"messages": [AIMessage("other answer")]},
     )
-    ask(calls_while(buffer, lambda: ask(other, "other question")), "question")
+    ask(calls_while(buffer, lambda: ask(other, "other question"), state), "question")
     assert texts(buffer.history(session_id="t").messages) == ["question", "call", "result", "answer", "other answer"]
 
 
