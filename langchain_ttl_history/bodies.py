@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from langchain_core.messages import BaseMessage, ToolMessage
 
 from langchain_ttl_history.codec import Codec, joined
-from langchain_ttl_history.errors import CorruptRecordError
+from langchain_ttl_history.errors import CorruptRecordError, TypeNotAllowedError, shown
 from langchain_ttl_history.messages import is_core, pack_plain
 from langchain_ttl_history.storage.base import Blob
 from langchain_ttl_history.strip import ID, NOTHING, Body, Strip, body_name, key_of
 
-__all__ = ["Base", "decode_bodies", "encode_bodies", "encode_conversation", "encode_new", "restored"]
+__all__ = ["Base", "check_id", "decode_bodies", "encode_bodies", "encode_conversation", "encode_new", "restored"]
 
 
 @dataclass
@@ -175,9 +175,23 @@ def encode_new(messages: Iterable[BaseMessage], codec: Codec, where: str, blobs:
     return [_encode(message, base, codec, where, blobs, None).name for message in messages]
 
 
+def check_id(message: BaseMessage, where: str) -> None:
+    """Refuse a message whose id is no text, as one may be that was assigned.
+
+    Raises:
+        TypeNotAllowedError: It would not come back as it is; `where` names the place.
+    """
+    id = message.id
+    if id is not None and not isinstance(id, str):
+        raise TypeNotAllowedError(
+            f"{where}: the id {shown(id)} of a message is of type {type(id).__name__}, and not text; pass str(id)"
+        )
+
+
 def _encode(
     message: BaseMessage, base: Base, codec: Codec, where: str, blobs: dict[str, Blob], image: bytes | None
 ) -> Body:
+    check_id(message, where)
     id, cls = message.id, type(message)
     body = base.known.get(id) if id else None
     if body is not None and image is not None and body.cls is cls and body.content == image:

@@ -15,7 +15,7 @@ from langchain_core.messages import (
     message_chunk_to_message,
 )
 
-from langchain_ttl_history.bodies import Base, encode_bodies, encode_new
+from langchain_ttl_history.bodies import Base, check_id, encode_bodies, encode_new
 from langchain_ttl_history.conversation import LOG, Delta, diff, keyed
 from langchain_ttl_history.errors import SessionDeletedError, StorageError, TypeNotAllowedError, shown
 from langchain_ttl_history.flow import Flow
@@ -146,6 +146,7 @@ def _ready(message: object, key: SessionKey) -> BaseMessage:
         )
     if isinstance(message, BaseMessageChunk):
         message = message_chunk_to_message(message)
+    check_id(message, label(key))
     if not message.id:
         message = message.model_copy(update={"id": _new_id()})
     return message

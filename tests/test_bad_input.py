@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, RemoveMessage
 from langgraph.checkpoint.base import empty_checkpoint
 
 import langchain_ttl_history
@@ -272,6 +272,29 @@ async def test_a_message_that_is_not_a_message_is_refused(session: Session, mess
     assert type(message).__name__ in str(refused.value)
     with pytest.raises(TypeNotAllowedError):
         await session.replace([message])
+    assert await session.texts() == ["before"]
+
+
+@pytest.mark.parametrize("id", [0, 42, uuid.UUID(int=7), b"x"])
+async def test_a_message_whose_id_is_no_text_is_refused_by_every_door(session: Session, id: Any) -> None:
+    await session.add(HumanMessage("before"))
+    agent = build_graph("agent", session.buffer.checkpointer())
+
+    def bad(message: BaseMessage) -> BaseMessage:
+        message.id = id  # Nothing checks what is assigned.
+        return message
+
+    question: Any = {"messages": [bad(HumanMessage("x"))]}
+    for tried in (
+        session.add(bad(HumanMessage("x"))),
+        session.add(bad(RemoveMessage(id="x"))),
+        session.replace([bad(HumanMessage("x"))]),
+        session.colour.call(agent, "invoke", question, session.config),
+    ):
+        with pytest.raises(TypeNotAllowedError) as refused:
+            await tried
+        for word in ("s1", repr(id), type(id).__name__):
+            assert word in str(refused.value)
     assert await session.texts() == ["before"]
 
 
