@@ -15,6 +15,7 @@ from langchain_ttl_history.checkpoints import (
     encode_record,
     encode_values,
     first_checkpoint_id,
+    first_shown_in,
     head_name,
     writes_name,
 )
@@ -263,6 +264,8 @@ class CheckpointWrites:
         # known to have been put, they refer to it, and the storage refuses them if it is gone.
         there = memo.put_in(key, name)
         refers = there is not None
+        # What a session without a checkpoint shows as its first is stored once one builds on it, and says whose it is.
+        begun = first_shown_in(id) if there is None and not ns else None
 
         def planned(base: Base) -> Change:
             payload, refs, blobs = encode_writes(
@@ -271,7 +274,8 @@ class CheckpointWrites:
             if refers:
                 refs = (*refs, name)
             append = [(_w(ns, id), payload, refs)]
-            guard = Guard(needs=name) if there is None else Guard(there)
+            known_in = begun if there is None else there
+            guard = Guard(needs=name) if known_in is None else Guard(known_in)
             return Change(self.sessions.lease, guard, blobs, append=append, at_generation=there)
 
         known = memo.last(key)

@@ -28,6 +28,7 @@ __all__ = [
     "encode_record",
     "encode_values",
     "first_checkpoint_id",
+    "first_shown_in",
     "head_name",
     "overwritten",
     "pointed_at",
@@ -58,6 +59,19 @@ def first_checkpoint_id(generation: int) -> str:
     ticks = generation * 10 + 0x01B21DD213814000
     number = (ticks >> 12) << 80 | 0x6 << 76 | (ticks & 0xFFF) << 64 | 0b10 << 62
     return str(UUID(int=number))
+
+
+def first_shown_in(id: str) -> int | None:
+    """The generation whose :func:`first_checkpoint_id` this is; None if it is another checkpoint's."""
+    if not id.endswith("-8000-000000000000"):
+        return None
+    try:
+        number = UUID(id).int
+    except ValueError:
+        return None
+    ticks = (number >> 80) << 12 | (number >> 64) & 0xFFF
+    generation = max(0, ticks - 0x01B21DD213814000) // 10
+    return generation if first_checkpoint_id(generation) == id else None
 
 
 def overwritten(value: Any) -> tuple[bool, Any]:

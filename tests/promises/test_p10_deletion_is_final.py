@@ -238,6 +238,20 @@ async def test_a_later_new_turn_starts_clean(session: Session, deletion: str, ki
 
 
 @kinds
+@pytest.mark.parametrize("durability", ["sync", "async", "exit"])
+async def test_a_later_turn_that_a_chain_went_before_is_kept(session: Session, kind: str, durability: str) -> None:
+    await session.event("deleted")
+    await session.delete()
+    await session.event("anew")
+    agent = build_graph(kind, session.buffer.checkpointer())
+    # With "exit" a `DeltaChannel` is first written to on the checkpoint that the chain's session shows.
+    for question in ("hello", "again"):
+        await session.ask(agent, question, durability=durability)
+    assert await session.texts() == ["anew", "hello", "re: hello", "again", "re: again"]
+    assert await session.seen_by(agent) == await session.texts()
+
+
+@kinds
 async def test_a_new_turn_works_while_the_deleted_one_still_runs(session: Session, kind: str) -> None:
     gate = Gate()
     agent = build_graph(kind, session.buffer.checkpointer(), tools=Tools(gates={"whales": gate}).all)
