@@ -67,7 +67,8 @@ def cut(messages: Sequence[BaseMessage], caps: Caps, sizes: Sequence[int] | None
     """As :func:`visible`, whatever the conversation and the caps."""
     shown, blocks, _ = _paired(messages)
     fits = _fitter(messages, caps, sizes)
-    if fits(shown):
+    # A counter of somebody's may not know what to count in nothing.
+    if not shown or fits(shown):
         return shown
     # A cut may stand only where a block begins; `starts` are places in `shown`.
     starts = [place for place, block in enumerate(blocks) if place == block]

@@ -342,6 +342,18 @@ async def test_a_cap_on_tokens_uses_the_counter_it_was_given(session_with: Opens
     assert await session.texts() == ["3333", "5"]
 
 
+async def test_a_counter_of_tokens_is_not_asked_about_nothing(session_with: Opens) -> None:
+    # As models that are asked over their provider's API, and LangChain's `trim_messages`, have it.
+    session = session_with(max_tokens=10, token_counter=lambda messages: len(str(messages[0].content)))
+    agent = build_graph("agent", session.buffer.checkpointer())
+    assert await session.texts() == []
+    await session.ask(agent, "hello")
+    await session.add(RemoveMessage("__remove_all__"))
+    assert await session.texts() == []
+    info = await session.info()
+    assert info.messages == 0
+
+
 async def test_a_cap_on_tokens_counts_as_langchain_does_without_a_counter(
     session_with: Opens,
 ) -> None:
