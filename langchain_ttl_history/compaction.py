@@ -5,7 +5,7 @@ Reads never show more than the caps allow, so nobody sees when this runs; it fre
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
@@ -17,7 +17,7 @@ from langchain_ttl_history.checkpoints import (
     without_messages,
 )
 from langchain_ttl_history.codec import Codec
-from langchain_ttl_history.conversation import LOG, deltas_of, unseen
+from langchain_ttl_history.conversation import LOG, Delta, deltas_of, unseen
 from langchain_ttl_history.index import INDEX, SUBS
 from langchain_ttl_history.pruning import Lines, keep_only, leaves, needed_by, shown_lines, waiting_roots
 from langchain_ttl_history.retention import Retention
@@ -74,6 +74,7 @@ def plan(
     lease: Lease,
     codec: Codec,
     shown: AbstractSet[str],
+    names: Sequence[str],
     bodies: Mapping[str, BaseMessage],
     needed: AbstractSet[str],
 ) -> Change:
@@ -85,7 +86,8 @@ def plan(
         lease: As for any write.
         codec: Reads the records.
         shown: Names of the messages that the history or a graph shows.
-        bodies: The messages of its conversation, by name.
+        names: Names of its conversation.
+        bodies: The messages of its conversation, and perhaps of its head, by name.
         needed: Names of the messages that stay even over `max_bytes`.
     """
     lines = Lines(snapshot)
@@ -118,7 +120,7 @@ def plan(
     over = snapshot.bytes - _freed(snapshot, change) - goal
     if over <= 0:
         return change
-    return _with_fewer_messages(snapshot, change, over, bodies, needed, codec)
+    return _with_fewer_messages(snapshot, change, over, log, names, bodies, needed, codec)
 
 
 def _kept_log(snapshot: Snapshot, shown: AbstractSet[str], spare: int | None, codec: Codec) -> list[Entry]:
@@ -135,6 +137,7 @@ def _kept_log(snapshot: Snapshot, shown: AbstractSet[str], spare: int | None, co
         return entries
     pointer = snapshot.blobs.get(head_name(""))
     head: set[str] = set()
+    record = None
     needed: list[int] = []
     if pointer is None:
         new = deltas_of(entries)
@@ -147,12 +150,13 @@ def _kept_log(snapshot: Snapshot, shown: AbstractSet[str], spare: int | None, co
             # A call that its results bring back is not in the head; perhaps only a change that was seen has it.
             told = shown - {*record.names}
             needed = [delta.position for delta in later if not told.isdisjoint(delta.added)]
-    # An unseen change matters only if it adds a message that is shown, or removes one that the head still has. What its
-    # run did not know of when it removed something may be results that keep their call.
+    # An unseen change matters only if it adds a message that is shown, perhaps edited since, or removes one that the head
+    # still has. What its run did not know of when it removed something may be results that keep their call.
+    keys = set(map(key_of, shown))
     needed += [
         delta.position if delta.known is None else min(delta.position, delta.known + 1)
         for delta in new
-        if not shown.isdisjoint(delta.added) or not head.isdisjoint(delta.removed)
+        if not keys.isdisjoint(map(key_of, delta.added)) or not head.isdisjoint(delta.removed)
     ]
     first = min(needed, default=snapshot.position + 1)
     start = next((at for at, each in enumerate(entries) if each.position >= first), len(entries))
@@ -160,7 +164,34 @@ def _kept_log(snapshot: Snapshot, shown: AbstractSet[str], spare: int | None, co
     while start and held < spare:
         start -= 1
         held += len(entries[start].refs)
-    return entries[start:]
+    return _without_edits(entries[start:], new, set(map(key_of, record.names if record else ())))
+
+
+def _without_edits(entries: Sequence[Entry], new: Sequence[Delta], head: AbstractSet[str]) -> list[Entry]:
+    """What is kept of the log, less unseen edits of what goes, which would put that where they stand."""
+    first = entries[0].position if entries else 0
+    edits = {delta.position: delta for delta in new if delta.position >= first}
+    gone: set[str] = set()
+    for delta in new:
+        if delta.position < first:
+            # What was removed, and put down again, is another message.
+            gone = gone.difference(delta.removed).union(map(key_of, delta.added))
+    gone -= head
+    if not gone:
+        return list(entries)
+    kept: list[Entry] = []
+    for entry in entries:
+        edit = edits.get(entry.position)
+        if edit is None:
+            kept.append(entry)
+            continue
+        gone.difference_update(edit.removed)
+        refs = tuple(name for name in entry.refs if key_of(name) not in gone)
+        if refs == entry.refs:
+            kept.append(entry)
+        elif refs or edit.removed:
+            kept.append(entry._replace(refs=refs))
+    return kept
 
 
 def _freed(snapshot: Snapshot, change: Change) -> int:
@@ -178,6 +209,8 @@ def _with_fewer_messages(
     snapshot: Snapshot,
     change: Change,
     over: int,
+    kept: Sequence[Entry],
+    names: Sequence[str],
     bodies: Mapping[str, BaseMessage],
     needed: AbstractSet[str],
     codec: Codec,
@@ -189,14 +222,24 @@ def _with_fewer_messages(
         content = snapshot.blobs[blob.refs[0]] if blob.refs else blob
         return len(content.payload)
 
-    names = [name for name in bodies if name in snapshot.blobs]
-    sizes = [size(name) for name in names]
-    caps = Caps(bytes=max(1, sum(sizes) - over))
-    fits = {names[each] for each in visible([bodies[name] for name in names], caps, sizes)}
-    lost = set(names) - fits - needed
-    kept = [entry for entry in snapshot.lists.get(LOG, ()) if entry.position not in change.trim.get(LOG, ())]
-    # Entries without references only remove messages, and stay.
-    empty = {entry.position for entry in kept if entry.refs and lost.issuperset(entry.refs)}
+    # An edited message stands where it stood before, so that it stays or goes with all that it was.
+    held = {name for name in (*bodies, *(ref for entry in kept for ref in entry.refs)) if name in snapshot.blobs}
+    weights: dict[str, int] = {}
+    for name in held:
+        weights[key_of(name)] = weights.get(key_of(name), 0) + size(name)
+    order = [name for name in _with_removed(names, bodies) if name in held]
+    sizes = [weights[key_of(name)] for name in order]
+    removed = sum(weights.values()) - sum(weights[key] for key in set(map(key_of, order)))
+    caps = Caps(bytes=max(1, sum(sizes) - max(0, over - removed)))
+    stays = {key_of(order[each]) for each in visible([bodies[name] for name in order], caps, sizes)}
+    stays.update(map(key_of, needed))
+    lost = {name for name in held if key_of(name) not in stays}
+    # What removes something that stays is needed without what it added, which may be nothing to begin with.
+    empty = {
+        entry.position
+        for entry, delta in zip(kept, deltas_of(kept), strict=True)
+        if entry.refs and lost.issuperset(entry.refs) and stays.isdisjoint(delta.removed)
+    }
     log = [
         entry._replace(refs=tuple(name for name in entry.refs if name not in lost))
         for entry in kept
@@ -214,6 +257,24 @@ def _with_fewer_messages(
         change,
         blobs=blobs,
         drop=sorted(drop),
-        place=[*change.place, *((LOG, entry) for entry in log)],
+        place=[*(each for each in change.place if each[0] != LOG), *((LOG, entry) for entry in log)],
         trim={**change.trim, LOG: change.trim.get(LOG, frozenset()) | empty},
     )
+
+
+def _with_removed(names: Sequence[str], bodies: Iterable[str]) -> list[str]:
+    """A conversation with what was removed of its head, where it stood: a run under way may have it still."""
+    keys = set(map(key_of, names))
+    before: dict[str, list[str]] = {}
+    removed: list[str] = []
+    for name in bodies:
+        key = key_of(name)
+        if key not in keys:
+            removed.append(name)
+        elif key not in before:
+            before[key], removed = removed, []
+    order: list[str] = []
+    for name in names:
+        order += before.pop(key_of(name), ())
+        order.append(name)
+    return order + removed

@@ -115,9 +115,13 @@ def keep_only(
     place = [
         (CHAIN, Entry(line.position, line.payload())) for each in chain if (line := by_id[each]).position not in chained
     ]
-    entries = list(snapshot.lists.get(LOG, ()) if log is None else log)
+    logged = snapshot.lists.get(LOG, ())
+    entries = list(logged if log is None else log)
     stays = {entry.position for entry in entries}
-    trim[LOG] = frozenset([entry.position for entry in snapshot.lists.get(LOG, ()) if entry.position not in stays])
+    trim[LOG] = frozenset([entry.position for entry in logged if entry.position not in stays])
+    if log is not None:
+        before = {entry.position: entry for entry in logged}
+        place += [(LOG, entry) for entry in entries if entry != before[entry.position]]
     needed = needed_by(snapshot, drop, entries)
     unneeded = {name for name in snapshot.blobs if name[0] in "mv" and name not in needed}
     return Change(

@@ -290,7 +290,7 @@ class Sessions:
             shown.update(self.window(view.history, bodies))
         # A pending interrupt needs the open tool call and the message that opened its turn.
         needed = set(view.waiting)
-        return plan(view.snapshot, self.retention, self.lease, self.codec, shown, bodies, needed)
+        return plan(view.snapshot, self.retention, self.lease, self.codec, shown, view.names, bodies, needed)
 
 
 # Later than any clock's time zone can tell is as good as never.

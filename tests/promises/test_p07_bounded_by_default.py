@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, TypedDict
 
 import pytest
-from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage, ToolMessage
 from langchain_core.tools import tool
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import Command, interrupt
@@ -79,6 +79,38 @@ async def test_slack_in_freeing_messages_is_never_visible(session_with: Opens) -
         assert len(await session.messages()) == expected
         assert (await session.info()).messages == expected
         assert len((await session.state(agent)).values["messages"]) == expected
+
+
+async def test_a_message_that_was_edited_keeps_its_place_when_others_are_freed(session_with: Opens) -> None:
+    session = session_with(max_messages=4)
+    said: list[str] = []
+    for number in range(40):
+        for message in (HumanMessage(f"h{number}"), AIMessage(f"a{number}")):
+            await session.add(message)
+            said.append(str(message.content))
+        oldest = (await session.messages())[0]
+        await session.add(HumanMessage(f"edited in {number}", id=oldest.id))
+        said = [f"edited in {number}", *said[-4:][1:]]
+        assert await session.texts() == said
+
+
+@pytest.mark.parametrize("graph_first", [False, True])
+async def test_what_was_put_down_anew_is_not_freed_with_what_it_was(session_with: Opens, graph_first: bool) -> None:
+    session = session_with(max_messages=4)
+    if graph_first:
+        await session.ask(build_graph("agent", session.buffer.checkpointer()), "a turn")
+    again = HumanMessage("again", id="again")
+    await session.add(again)
+    for number in range(5):
+        await session.add(HumanMessage(f"h{number}"))
+    await session.add(RemoveMessage(id="again"))
+    for number in range(5, 40):
+        if number % 6 == 0:
+            await session.add(RemoveMessage(id="again"))
+            await session.add(again)
+        await session.add(HumanMessage(f"h{number}"))
+        if number % 6 < 3:
+            assert "again" in await session.texts() or number < 6
 
 
 @pytest.mark.parametrize("kind", GRAPH_KINDS)
@@ -267,6 +299,29 @@ async def test_the_head_and_the_newest_group_stay_even_over_the_cap_on_bytes(ses
     assert await session.seen_by(agent) == shown
     saver = session.buffer.checkpointer()
     assert await session.colour.call(saver, "get_tuple", session.config) is not None
+
+
+@pytest.mark.parametrize("size", [1, 1_500, 3_000, 6_000])
+@pytest.mark.parametrize("kind", [*GRAPH_KINDS, "chain"])
+async def test_a_message_that_was_edited_is_as_old_as_before_where_bytes_are_short(
+    session_with: Opens, kind: str, size: int
+) -> None:
+    session = session_with(max_bytes=size)
+    whole = session_with(max_bytes=None)
+    agent = build_graph(kind if kind in GRAPH_KINDS else "agent", whole.buffer.checkpointer())
+    said = []
+    for question in ("first " + "x" * 400, "second " + "x" * 400, "third"):
+        if kind == "chain":
+            await whole.add(HumanMessage(question), AIMessage(f"re: {question}"))
+        else:
+            await whole.ask(agent, question)
+        said += [question, f"re: {question}"]
+    oldest = (await whole.messages())[0]
+    await session.add(HumanMessage("edited", id=oldest.id))
+    shown = await session.texts()
+    expected = ["edited", *said[1:]]
+    assert shown == expected[-len(shown) :], "the oldest go first, and nothing moves"
+    assert shown[-2:] == ["third", "re: third"]
 
 
 async def test_the_newest_group_of_a_history_alone_stays_over_the_cap_on_bytes(
