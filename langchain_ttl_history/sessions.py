@@ -11,7 +11,7 @@ from typing import NamedTuple
 from langchain_core.messages import BaseMessage, HumanMessage, ToolMessage
 
 from langchain_ttl_history.bodies import Base
-from langchain_ttl_history.checkpoints import Record, head_name, pointed_at
+from langchain_ttl_history.checkpoints import Record, head_name, pointed_at, writes_name
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.compaction import hard_limits, limits, plan, together
 from langchain_ttl_history.conversation import LOG, Seen, deltas_of, fold, informed, keyed
@@ -20,6 +20,7 @@ from langchain_ttl_history.flow import Flow, Read, Write
 from langchain_ttl_history.index import INDEX, lines_of
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.memo import Memo
+from langchain_ttl_history.pruning import leaves, waiting_roots
 from langchain_ttl_history.recall import Recall
 from langchain_ttl_history.retention import Retention
 from langchain_ttl_history.storage.base import Change, Lease, Outcome, Query, Snapshot, Status
@@ -201,7 +202,7 @@ class Sessions:
     def info(self, key: SessionKey) -> Flow[SessionInfo | None]:
         """The session's metadata; None if there is no such session. Not a use."""
         view = yield from self._glance(key)
-        return None if view is None else self._info(key, view)
+        return None if view is None else (yield from self._info(key, view))
 
     def portrait(self, key: SessionKey) -> Flow[Portrait | None]:
         """The session for display, messages cut by the window included; None if there is none. Not a use."""
@@ -210,7 +211,7 @@ class Sessions:
             return None
         shown = frozenset(self.window(view.history, view.bodies))
         return Portrait(
-            self._info(key, view),
+            (yield from self._info(key, view)),
             self.retention,
             [view.bodies[name] for name in view.names],
             frozenset(place for place, name in enumerate(view.names) if name in shown),
@@ -223,15 +224,27 @@ class Sessions:
         snapshot: Snapshot = yield Read(key, Query((head, INDEX), ("c", "m"), (LOG, head)))
         return self.look(snapshot, Recall(NOTHING, self.codec)) if snapshot.generation else None
 
-    def _info(self, key: SessionKey, view: View) -> SessionInfo:
-        snapshot = view.snapshot
+    def _listed(self, key: SessionKey, snapshot: Snapshot) -> Flow[int]:
+        """How many root checkpoints are listed: the newest, and those that wait for an answer whatever their age."""
         lines = lines_of(snapshot.lists.get(INDEX, ()))
         cap = self.retention.max_checkpoints
+        if cap is None or len(lines) <= cap:
+            return len(lines)
+        old = {line.id for line in lines[:-cap]}
+        ends = [line for line in leaves(lines) if line.id in old]
+        if not ends:
+            return cap
+        writes: Snapshot = yield Read(key, Query(tuple(writes_name("", line.id) for line in ends)))
+        return cap + len(waiting_roots(ends, writes, self.codec))
+
+    def _info(self, key: SessionKey, view: View) -> Flow[SessionInfo]:
+        snapshot = view.snapshot
+        listed = yield from self._listed(key, snapshot)
         return SessionInfo(
             key.user_id,
             key.session_id,
             len(self.window(view.history, view.bodies)),
-            len(lines) if cap is None else min(cap, len(lines)),
+            listed,
             snapshot.bytes,
             _time(snapshot.created_at),
             _time(snapshot.last_used_at),

@@ -365,6 +365,22 @@ async def test_pruning_never_drops_what_a_pending_interrupt_needs(session_with: 
     ]
 
 
+@pytest.mark.parametrize("cap", [1, 3])
+async def test_info_counts_what_waits_beyond_the_cap_as_it_is_listed(session_with: Opens, cap: int) -> None:
+    session = session_with(max_checkpoints=cap)
+    agent = build_graph("agent", session.buffer.checkpointer(), tools=[lookup])
+    await session.ask(agent, "hello")
+    before = (await session.state(agent)).config
+    await session.ask(agent, "look up whales")
+    fork = {"messages": [HumanMessage("never mind")]}
+    await session.colour.call(agent, "invoke", fork, before)
+    for number in range(12):
+        listed = await session.states(agent)
+        assert listed[-1].interrupts
+        assert len(listed) == cap + 1 == (await session.info()).checkpoints
+        await session.ask(agent, f"hello {number}")
+
+
 @pytest.mark.parametrize("cap", [1, 2, 4, 9])
 async def test_pruning_keeps_a_delta_channel_down_to_its_nearest_snapshot(session_with: Opens, cap: int) -> None:
     session = session_with(max_checkpoints=cap, max_messages=None)
