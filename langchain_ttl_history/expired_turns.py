@@ -51,7 +51,9 @@ def held_by(
     record = known.records.get(checkpoint_name("", parent or ""))
     # The run that created the session has no token: there was nothing to show it.
     shown = () if token is None else token.names
-    names = shown if record is None else record.names
+    # Of what it loaded it holds what it was shown, which others may have added to since that was put.
+    loaded = token is not None and token.id == parent
+    names = shown if record is None or loaded else record.names
     old = set(shown) if token is not None and _is_aged(token, sessions.retention, now) else set()
     kept = [name for name in names if name not in old]
     return restored(kept, known.base, sessions.codec, label(key))

@@ -718,6 +718,30 @@ def test_a_turn_over_a_delta_channel_loses_nothing_when_its_session_expires_unde
     assert texts(history.messages) == held
 
 
+@pytest.mark.parametrize("durability", ["sync", "exit"])
+def test_a_turn_over_a_delta_channel_keeps_what_a_chain_changed_before_it_when_its_session_expires_under_it(
+    durability: str,
+) -> None:
+    clock = Clock()
+    buffer = SessionBuffer(MemoryStorage(clock=clock), default_user="u", retention=Retention(idle_ttl=1_000))
+    history = buffer.history(session_id="t")
+
+    def answer(state: Any) -> Any:
+        if state["messages"][-1].text == "second":
+            clock.advance(5_000)
+        return {"messages": [AIMessage("done")]}
+
+    channel = DeltaChannel(_messages_delta_reducer, snapshot_frequency=50)
+    state: Any = TypedDict("State", {"messages": Annotated[list[BaseMessage], channel]})  # type: ignore[misc]  # made here
+    graph = chained(buffer, state, answer=answer)
+    config: Any = {"configurable": {"thread_id": "t"}}
+    graph.invoke({"messages": [HumanMessage("first", id="first")]}, config)
+    history.add_messages([RemoveMessage(id="first"), HumanMessage("meanwhile")])
+    held = graph.invoke({"messages": [HumanMessage("second")]}, config, durability=durability)["messages"]
+    assert texts(held) == ["done", "meanwhile", "second", "done"]
+    assert texts(history.messages) == texts(held)
+
+
 def test_a_channel_that_did_not_change_is_stored_as_it_was_though_the_run_went_on() -> None:
     saver = SessionBuffer(default_user="u").checkpointer()
     joined = {"a"}
