@@ -17,7 +17,7 @@ from langchain_ttl_history.checkpoints import (
     without_messages,
 )
 from langchain_ttl_history.codec import Codec
-from langchain_ttl_history.conversation import LOG, Delta, deltas_of, unseen
+from langchain_ttl_history.conversation import LOG, deltas_of, unseen, without_edits
 from langchain_ttl_history.index import INDEX, SUBS
 from langchain_ttl_history.pruning import Lines, keep_only, leaves, needed_by, shown_lines, waiting_roots
 from langchain_ttl_history.retention import Retention
@@ -150,8 +150,8 @@ def _kept_log(snapshot: Snapshot, shown: AbstractSet[str], spare: int | None, co
             # A call that its results bring back is not in the head; perhaps only a change that was seen has it.
             told = shown - {*record.names}
             needed = [delta.position for delta in later if not told.isdisjoint(delta.added)]
-    # An unseen change matters only if it adds a message that is shown, perhaps edited since, or removes one that the head
-    # still has. What its run did not know of when it removed something may be results that keep their call.
+    # An unseen change matters only if it adds a message that is shown, even if edited since, or removes one that the
+    # head still has. What its run did not know of when it removed something may be results that keep their call.
     keys = set(map(key_of, shown))
     needed += [
         delta.position if delta.known is None else min(delta.position, delta.known + 1)
@@ -164,34 +164,7 @@ def _kept_log(snapshot: Snapshot, shown: AbstractSet[str], spare: int | None, co
     while start and held < spare:
         start -= 1
         held += len(entries[start].refs)
-    return _without_edits(entries[start:], new, set(map(key_of, record.names if record else ())))
-
-
-def _without_edits(entries: Sequence[Entry], new: Sequence[Delta], head: AbstractSet[str]) -> list[Entry]:
-    """What is kept of the log, less unseen edits of what goes, which would put that where they stand."""
-    first = entries[0].position if entries else 0
-    edits = {delta.position: delta for delta in new if delta.position >= first}
-    gone: set[str] = set()
-    for delta in new:
-        if delta.position < first:
-            # What was removed, and put down again, is another message.
-            gone = gone.difference(delta.removed).union(map(key_of, delta.added))
-    gone -= head
-    if not gone:
-        return list(entries)
-    kept: list[Entry] = []
-    for entry in entries:
-        edit = edits.get(entry.position)
-        if edit is None:
-            kept.append(entry)
-            continue
-        gone.difference_update(edit.removed)
-        refs = tuple(name for name in entry.refs if key_of(name) not in gone)
-        if refs == entry.refs:
-            kept.append(entry)
-        elif refs or edit.removed:
-            kept.append(entry._replace(refs=refs))
-    return kept
+    return without_edits(entries[start:], new, () if record is None else record.names)
 
 
 def _freed(snapshot: Snapshot, change: Change) -> int:

@@ -34,6 +34,7 @@ __all__ = [
     "informed",
     "keyed",
     "unseen",
+    "without_edits",
 ]
 
 LOG = "log"
@@ -163,6 +164,36 @@ def informed(deltas: Sequence[Delta], is_result: Callable[[str], bool]) -> Seque
         )
         for delta in told
     ]
+
+
+def without_edits(entries: Sequence[Entry], new: Sequence[Delta], head: Iterable[str]) -> list[Entry]:
+    """What is kept of the log, less edits of what goes, which would put that where they stand.
+
+    Args:
+        entries: What is kept.
+        new: The changes that the head has not seen, those that go as well.
+        head: Names of the head's messages.
+    """
+    kept = {entry.position: entry for entry in entries}
+    there = set(map(key_of, head))
+    gone: set[str] = set()
+    for delta in new:
+        # What was removed, and put down again, is another message.
+        gone.difference_update(delta.removed)
+        there.difference_update(delta.removed)
+        entry = kept.get(delta.position)
+        if entry is None:
+            gone.update(key for key in map(key_of, delta.added) if key not in there)
+            continue
+        refs = tuple(name for name in entry.refs if key_of(name) not in gone)
+        there.update(map(key_of, refs))
+        if refs == entry.refs:
+            continue
+        if refs or delta.removed:
+            kept[delta.position] = entry._replace(refs=refs)
+        else:
+            del kept[delta.position]
+    return [*kept.values()]
 
 
 def fold(names: Sequence[str], deltas: Sequence[Delta], seen: Seen) -> Sequence[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 from langchain_ttl_history.checkpoints import checkpoint_name, decode_record
-from langchain_ttl_history.conversation import LOG, deltas_of
+from langchain_ttl_history.conversation import LOG, deltas_of, unseen, without_edits
 from langchain_ttl_history.errors import ConfigurationError, StorageError
 from langchain_ttl_history.flow import Flow, Read, Write, every_key
 from langchain_ttl_history.index import INDEX, SUBS, Line, lines_of
@@ -63,7 +63,14 @@ def _forget_in(sessions: Sessions, key: SessionKey, run_ids: Collection[str]) ->
             if line.id in gone and (blob := snapshot.blobs.get(checkpoint_name(line.ns, line.id))) is not None
         }
         entries = snapshot.lists.get(LOG, ())
-        log = [entry for entry, delta in zip(entries, deltas_of(entries), strict=True) if delta.run not in runs]
+        deltas = deltas_of(entries)
+        log = [entry for entry, delta in zip(entries, deltas, strict=True) if delta.run not in runs]
+        newest = next((line for line in reversed(keep) if not line.ns), None)
+        if newest is None:
+            log = without_edits(log, deltas, ())
+        else:
+            head = decode_record(snapshot.blobs[checkpoint_name("", newest.id)], sessions.codec)
+            log = without_edits(log, unseen(deltas, head.seen), head.names)
         change = keep_only(snapshot, keep, sessions.lease, log)
         outcome: Outcome = yield Write(key, change)
         if outcome.status not in (Status.MOVED, Status.MISSING):

@@ -399,3 +399,18 @@ async def test_deleting_a_run_takes_its_checkpoints_only(session: Session) -> No
     assert await session.seen_by(agent) == ["run-1", "re: run-1", "run-2", "re: run-2"]
     await session.colour.call(saver, "delete_for_runs", ["run-2"])
     assert await session.colour.collect(saver, "list", session.config) == []
+
+
+@pytest.mark.parametrize("kind", GRAPH_KINDS)
+async def test_deleting_a_run_takes_what_it_said_as_it_was_edited_since(session: Session, kind: str) -> None:
+    saver = session.buffer.checkpointer(user_id="alice")
+    agent = build_graph(kind, saver)
+    for run in ("run-1", "run-2"):
+        config: Any = {**session.config, "metadata": {"run_id": run}}
+        await session.colour.call(agent, "invoke", {"messages": [HumanMessage(run, id=run)]}, config)
+    await session.add(HumanMessage("edited", id="run-2"), HumanMessage("meanwhile"))
+    await session.add(HumanMessage("edited", id="run-1"))
+    await session.colour.call(saver, "delete_for_runs", ["run-2"])
+    assert await session.texts() == await session.seen_by(agent) == ["edited", "re: run-1", "meanwhile"]
+    await session.colour.call(saver, "delete_for_runs", ["run-1"])
+    assert await session.texts() == ["meanwhile"]
