@@ -21,7 +21,7 @@ from langchain_ttl_history.checkpoints import (
     writes_name,
 )
 from langchain_ttl_history.codec import delta_snapshot
-from langchain_ttl_history.conversation import LOG, Seen
+from langchain_ttl_history.conversation import LOG, Seen, deltas_of, done_with
 from langchain_ttl_history.flow import Flow, Read
 from langchain_ttl_history.index import INDEX, SUBS, Line, lines_of
 from langchain_ttl_history.keys import SessionKey
@@ -183,6 +183,10 @@ class CheckpointReads:
             channel, unchanged = self.messages_key, False
         loaded = self._loaded(snapshot, id, record, channel, messages, unchanged=unchanged)
         token = Token.of(snapshot, id, view.seen, shown, view.graph)
+        if token.cut and view.graph is not view.names:
+            # Edits wait while the graph does; those of what its run leaves out have nothing left to change.
+            deltas = deltas_of(snapshot.lists.get(LOG, ()))
+            token = token._replace(seen=done_with(token.cut, deltas, token.seen))
         self._learn(key, snapshot, id, record, shown, messages).told = token.shown, tuple(shown)
         if channel is not None:
             loaded.checkpoint["channel_versions"].setdefault(channel, 1)

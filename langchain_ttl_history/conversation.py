@@ -30,6 +30,7 @@ __all__ = [
     "Seen",
     "deltas_of",
     "diff",
+    "done_with",
     "fold",
     "informed",
     "keyed",
@@ -117,6 +118,17 @@ def deltas_of(entries: Sequence[Entry]) -> list[Delta]:
 def unseen(deltas: Iterable[Delta], seen: Seen) -> list[Delta]:
     """The changes that are not among those seen."""
     return [delta for delta in deltas if delta.position > seen.position and not seen.ran(delta)]
+
+
+def done_with(keys: frozenset[str], deltas: Iterable[Delta], seen: Seen) -> Seen:
+    """What somebody has seen who lets go of these messages: also the runs whose unseen changes are to them alone.
+
+    An edit of a message that is gone would otherwise add it anew, at the end.
+    """
+    new = unseen(deltas, seen)
+    others = {delta.run for delta in new if not keys.issuperset((*delta.removed, *map(key_of, delta.added)))}
+    ends = {delta.run: delta.position for delta in new if delta.run not in others}
+    return Seen(seen.position, (*seen.runs, *ends.items()))
 
 
 def informed(deltas: Sequence[Delta], is_result: Callable[[str], bool]) -> Sequence[Delta]:

@@ -476,6 +476,29 @@ def test_a_call_that_waits_for_its_results_outlives_a_replacement_of_what_is_sho
     assert ids(history.messages) == ["old", "h", "call", "result"]
 
 
+@pytest.mark.parametrize("what", ["edited", "as it was"])
+def test_what_the_window_cuts_while_a_graph_waits_does_not_come_back_as_the_newest(what: str) -> None:
+    buffer = SessionBuffer(default_user="u", retention=Retention(max_messages=3))
+
+    def model(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [AIMessage("", id="call", tool_calls=[{"id": "c", "name": "t", "args": {}}])]}
+
+    def tools(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [ToolMessage(str(interrupt("go?")), tool_call_id="c", id="result")]}
+
+    agent = graph_of(buffer, model, tools)
+    history = buffer.history(session_id="t")
+    history.add_messages([HumanMessage("old", id="old"), AIMessage("answer", id="answer")])
+    agent.invoke({"messages": [HumanMessage("h", id="h")]}, CONFIG)
+    # The history has room for it, without the call that waits; the graph has not.
+    assert ids(history.messages) == ["old", "answer", "h"]
+    history.add_messages([HumanMessage("edited" if what == "edited" else "old", id="old")])
+    history.add_messages([HumanMessage("meanwhile", id="meanwhile")])
+    agent.invoke(Command(resume="yes"), CONFIG)
+    assert "old" not in ids(history.messages)
+    assert ids(agent.get_state(CONFIG).values["messages"])[-1] == "meanwhile"
+
+
 def test_a_removal_among_messages_counts_for_those_before_it() -> None:
     history = SessionBuffer(default_user="u").history(session_id="t")
     everything = RemoveMessage(id=REMOVE_ALL_MESSAGES)
