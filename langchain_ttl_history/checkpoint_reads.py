@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from langchain_core.messages import BaseMessage
 
+from langchain_ttl_history.amendments import done_with
 from langchain_ttl_history.bodies import Base, decode_bodies
 from langchain_ttl_history.checkpoints import (
     Record,
@@ -21,7 +22,7 @@ from langchain_ttl_history.checkpoints import (
     writes_name,
 )
 from langchain_ttl_history.codec import delta_snapshot
-from langchain_ttl_history.conversation import LOG, Seen, deltas_of, done_with
+from langchain_ttl_history.conversation import LOG, Seen, deltas_of
 from langchain_ttl_history.flow import Flow, Read
 from langchain_ttl_history.index import INDEX, SUBS, Line, lines_of
 from langchain_ttl_history.keys import SessionKey

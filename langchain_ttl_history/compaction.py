@@ -11,13 +11,14 @@ from dataclasses import replace
 
 from langchain_core.messages import BaseMessage
 
+from langchain_ttl_history.amendments import without_edits
 from langchain_ttl_history.checkpoints import (
     head_name,
     pointed_at,
     without_messages,
 )
 from langchain_ttl_history.codec import Codec
-from langchain_ttl_history.conversation import LOG, deltas_of, unseen, without_edits
+from langchain_ttl_history.conversation import LOG, deltas_of, unseen
 from langchain_ttl_history.index import INDEX, SUBS
 from langchain_ttl_history.pruning import Lines, keep_only, leaves, needed_by, shown_lines, waiting_roots
 from langchain_ttl_history.retention import Retention

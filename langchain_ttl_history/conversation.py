@@ -9,14 +9,12 @@ unseen change folded in:
 * what the head's run had seen is never applied again;
 * a change that the head's own run made later to the same message wins;
 * an addition goes after the message it says it follows, otherwise to the end;
-* a removal takes no tool call whose results it knew nothing of;
 * a message that is moved takes along the messages right after it that its mover did not know of.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from itertools import takewhile
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from langchain_ttl_history.errors import CorruptRecordError
@@ -30,12 +28,9 @@ __all__ = [
     "Seen",
     "deltas_of",
     "diff",
-    "done_with",
     "fold",
-    "informed",
     "keyed",
     "unseen",
-    "without_edits",
 ]
 
 LOG = "log"
@@ -62,7 +57,7 @@ class Seen(NamedTuple):
 
     @property
     def last(self) -> int:
-        """The position up to which it may have seen what others said."""
+        """The newest position that it may have seen."""
         return max(self.position, *(end or 0 for _, end in self.runs), 0)
 
     def packed(self) -> list[str | list[str | int]]:
@@ -87,7 +82,7 @@ class Delta(NamedTuple):
     """The key of the message that the added ones follow; None means the end."""
     position: int = 0
     known: int | None = None
-    """The position up to which its run knew what others said, where it removes; None means all before it."""
+    """For a removal the position up to which its run knew the log; None means everything before it."""
 
     def ignores(self, other: Delta) -> bool:
         """Whether its run did not know of this change."""
@@ -118,94 +113,6 @@ def deltas_of(entries: Sequence[Entry]) -> list[Delta]:
 def unseen(deltas: Iterable[Delta], seen: Seen) -> list[Delta]:
     """The changes that are not among those seen."""
     return [delta for delta in deltas if delta.position > seen.position and not seen.ran(delta)]
-
-
-def done_with(keys: frozenset[str], deltas: Iterable[Delta], seen: Seen) -> Seen:
-    """What somebody has seen who lets go of these messages: also the runs whose unseen changes are to them alone.
-
-    An edit of a message that is gone would otherwise add it anew, at the end.
-    """
-    new = unseen(deltas, seen)
-    others = {delta.run for delta in new if not keys.issuperset((*delta.removed, *map(key_of, delta.added)))}
-    ends = {delta.run: delta.position for delta in new if delta.run not in others}
-    return Seen(seen.position, (*seen.runs, *ends.items()))
-
-
-def informed(deltas: Sequence[Delta], is_result: Callable[[str], bool]) -> Sequence[Delta]:
-    """The changes, where none removes a tool call whose results it knew nothing of.
-
-    While a run waits for results, another that starts is shown the call without them, and so is who replaces what such
-    a run left. What these remove leaves the call to its results, which bring it back where it is gone already.
-
-    Args:
-        deltas: Changes in their order.
-        is_result: Whether the message of this name is a tool's result.
-    """
-    removals: dict[str, list[Delta]] = {}
-    for delta in deltas:
-        if delta.removed:
-            for key in {*delta.removed}.difference(map(key_of, delta.added)):
-                removals.setdefault(key, []).append(delta)
-    if not removals:
-        return deltas
-    # Of each call that is removed the newest names, its own first and those of its results so far behind.
-    groups: dict[str, dict[str, str]] = {}
-    call_of: dict[str, str] = {}
-    spared: set[tuple[int, str]] = set()
-    told: list[Delta] = []
-    for delta in deltas:
-        call = call_of.get(delta.after or "", delta.after or "")
-        results = {key_of(name): name for name in takewhile(is_result, delta.added)} if call in removals else {}
-        late = [each for each in removals[call] if each.ignores(delta)] if results else []
-        if late and call in groups:
-            told.append(delta._replace(added=(*groups[call].values(), *delta.added)))
-        else:
-            told.append(delta)
-        spared.update((each.position, call) for each in late)
-        call_of.update(dict.fromkeys(results, call))
-        if call in groups:
-            groups[call].update(results)
-        for name in delta.added:
-            if key_of(name) in removals:
-                groups.setdefault(key_of(name), {})[key_of(name)] = name
-    if not spared:
-        return deltas
-    return [
-        delta._replace(
-            removed=tuple(key for key in delta.removed if (delta.position, call_of.get(key, key)) not in spared)
-        )
-        for delta in told
-    ]
-
-
-def without_edits(entries: Sequence[Entry], new: Sequence[Delta], head: Iterable[str]) -> list[Entry]:
-    """What is kept of the log, less edits of what goes, which would put that where they stand.
-
-    Args:
-        entries: What is kept.
-        new: The changes that the head has not seen, those that go as well.
-        head: Names of the head's messages.
-    """
-    kept = {entry.position: entry for entry in entries}
-    there = set(map(key_of, head))
-    gone: set[str] = set()
-    for delta in new:
-        # What was removed, and put down again, is another message.
-        gone.difference_update(delta.removed)
-        there.difference_update(delta.removed)
-        entry = kept.get(delta.position)
-        if entry is None:
-            gone.update(key for key in map(key_of, delta.added) if key not in there)
-            continue
-        refs = tuple(name for name in entry.refs if key_of(name) not in gone)
-        there.update(map(key_of, refs))
-        if refs == entry.refs:
-            continue
-        if refs or delta.removed:
-            kept[delta.position] = entry._replace(refs=refs)
-        else:
-            del kept[delta.position]
-    return [*kept.values()]
 
 
 def fold(names: Sequence[str], deltas: Sequence[Delta], seen: Seen) -> Sequence[str]:

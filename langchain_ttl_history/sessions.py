@@ -10,11 +10,12 @@ from typing import NamedTuple
 
 from langchain_core.messages import BaseMessage, HumanMessage, ToolMessage
 
+from langchain_ttl_history.amendments import informed
 from langchain_ttl_history.bodies import Base
 from langchain_ttl_history.checkpoints import Record, head_name, pointed_at, writes_name
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.compaction import hard_limits, limits, plan, together
-from langchain_ttl_history.conversation import LOG, Seen, deltas_of, fold, informed, keyed
+from langchain_ttl_history.conversation import LOG, Seen, deltas_of, fold, keyed
 from langchain_ttl_history.display import Portrait, info_card
 from langchain_ttl_history.flow import Flow, Read, Write
 from langchain_ttl_history.index import INDEX, lines_of

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
+from langchain_ttl_history.amendments import without_edits
 from langchain_ttl_history.checkpoints import checkpoint_name, decode_record
-from langchain_ttl_history.conversation import LOG, deltas_of, unseen, without_edits
+from langchain_ttl_history.conversation import LOG, deltas_of, unseen
 from langchain_ttl_history.errors import ConfigurationError, StorageError
 from langchain_ttl_history.flow import Flow, Read, Write, every_key
 from langchain_ttl_history.index import INDEX, SUBS, Line, lines_of

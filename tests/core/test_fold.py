@@ -8,8 +8,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from langchain_ttl_history.amendments import informed
 from langchain_ttl_history.codec import pack
-from langchain_ttl_history.conversation import Delta, Seen, deltas_of, diff, fold, informed, keyed, unseen
+from langchain_ttl_history.conversation import Delta, Seen, deltas_of, diff, fold, keyed, unseen
 from langchain_ttl_history.errors import CorruptRecordError
 from langchain_ttl_history.storage.base import Entry
 from langchain_ttl_history.strip import body_name, key_of

@@ -1,0 +1,104 @@
+"""Which edits and removals in the log still count when they meet something their run did not know of.
+
+That can be the results of a tool call that they remove, or that a message they edit was cut or freed. The fold applies
+what is left of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import takewhile
+
+from langchain_ttl_history.conversation import Delta, Seen, unseen
+from langchain_ttl_history.storage.base import Entry
+from langchain_ttl_history.strip import key_of
+
+__all__ = ["done_with", "informed", "without_edits"]
+
+
+def done_with(keys: frozenset[str], deltas: Iterable[Delta], seen: Seen) -> Seen:
+    """What a run has seen that leaves these messages out: also the runs whose unseen changes concern only them.
+
+    An edit of a message that is gone would otherwise add it again, at the end.
+    """
+    new = unseen(deltas, seen)
+    others = {delta.run for delta in new if not keys.issuperset((*delta.removed, *map(key_of, delta.added)))}
+    ends = {delta.run: delta.position for delta in new if delta.run not in others}
+    return Seen(seen.position, (*seen.runs, *ends.items()))
+
+
+def informed(deltas: Sequence[Delta], is_result: Callable[[str], bool]) -> Sequence[Delta]:
+    """The changes, without removals of tool calls whose results the remover did not know of.
+
+    A run that starts while another waits for results is shown the call without them, and so is an edit of what that run
+    left. If either removes the call, the results keep it, or bring it back if it is gone already.
+
+    Args:
+        deltas: Changes in their order.
+        is_result: Whether the message of this name is a tool's result.
+    """
+    removals: dict[str, list[Delta]] = {}
+    for delta in deltas:
+        if delta.removed:
+            for key in {*delta.removed}.difference(map(key_of, delta.added)):
+                removals.setdefault(key, []).append(delta)
+    if not removals:
+        return deltas
+    # Of each call that is removed the newest names, its own first and those of its results so far behind.
+    groups: dict[str, dict[str, str]] = {}
+    call_of: dict[str, str] = {}
+    spared: set[tuple[int, str]] = set()
+    told: list[Delta] = []
+    for delta in deltas:
+        call = call_of.get(delta.after or "", delta.after or "")
+        results = {key_of(name): name for name in takewhile(is_result, delta.added)} if call in removals else {}
+        late = [each for each in removals[call] if each.ignores(delta)] if results else []
+        if late and call in groups:
+            told.append(delta._replace(added=(*groups[call].values(), *delta.added)))
+        else:
+            told.append(delta)
+        spared.update((each.position, call) for each in late)
+        call_of.update(dict.fromkeys(results, call))
+        if call in groups:
+            groups[call].update(results)
+        for name in delta.added:
+            if key_of(name) in removals:
+                groups.setdefault(key_of(name), {})[key_of(name)] = name
+    if not spared:
+        return deltas
+    return [
+        delta._replace(
+            removed=tuple(key for key in delta.removed if (delta.position, call_of.get(key, key)) not in spared)
+        )
+        for delta in told
+    ]
+
+
+def without_edits(entries: Sequence[Entry], new: Sequence[Delta], head: Iterable[str]) -> list[Entry]:
+    """The kept entries, without edits of messages that are freed: alone, an edit would add its message where it stands.
+
+    Args:
+        entries: The entries that are kept.
+        new: The changes that the head has not seen, freed ones included.
+        head: Names of the head's messages.
+    """
+    kept = {entry.position: entry for entry in entries}
+    there = set(map(key_of, head))
+    gone: set[str] = set()
+    for delta in new:
+        # A message that is added after it was removed counts as another one.
+        gone.difference_update(delta.removed)
+        there.difference_update(delta.removed)
+        entry = kept.get(delta.position)
+        if entry is None:
+            gone.update(key for key in map(key_of, delta.added) if key not in there)
+            continue
+        refs = tuple(name for name in entry.refs if key_of(name) not in gone)
+        there.update(map(key_of, refs))
+        if refs == entry.refs:
+            continue
+        if refs or delta.removed:
+            kept[delta.position] = entry._replace(refs=refs)
+        else:
+            del kept[delta.position]
+    return [*kept.values()]
