@@ -199,7 +199,11 @@ class SessionBuffer(Administration):
     # Its end
 
     def close(self) -> None:
-        """Close the storage if this buffer opened it; one that was passed in stays open."""
+        """Close the storage if this buffer opened it; one that was passed in stays open.
+
+        Afterwards SQLite refuses every call with a `StorageError`, Redis connects again when it is used, and memory
+        keeps its sessions.
+        """
         if self._owns_storage:
             self._storage.close()
 

@@ -2,14 +2,14 @@
 
 from typing import TYPE_CHECKING
 
-from langchain_ttl_history.storage.base import Storage
+from langchain_ttl_history.storage.base import Storage, Usage
 from langchain_ttl_history.storage.memory import MemoryStorage
 
 if TYPE_CHECKING:
     from langchain_ttl_history.storage.redis import RedisStorage
     from langchain_ttl_history.storage.sqlite import SQLiteStorage
 
-__all__ = ["MemoryStorage", "RedisStorage", "SQLiteStorage", "Storage"]
+__all__ = ["MemoryStorage", "RedisStorage", "SQLiteStorage", "Storage", "Usage"]
 
 
 def __getattr__(name: str) -> object:

@@ -199,7 +199,9 @@ class Usage(NamedTuple):
     """What a storage holds."""
 
     sessions: int
+    """How many sessions, those included that expired and are not freed yet."""
     bytes: int
+    """Their bytes: all payloads, and as much of the storage's own overhead as it knows of."""
 
 
 class Storage(Protocol):
