@@ -288,8 +288,7 @@ class Sessions:
         bound, most, weights = self.retention.max_bytes, self.hard_limits, outcome.weights
         if bound is not None and outcome.bytes > bound:
             return True
-        # A list, since there are at most two weights and a generator takes longer.
-        return any([weight > most.get(name, weight) for name, weight in weights.items()])  # noqa: C419
+        return any([weight > most.get(name, weight) for name, weight in weights.items()])  # noqa: C419  # a generator is slower
 
     def tidy(self, key: SessionKey) -> Flow[None]:
         """Free what is over the caps at once."""
