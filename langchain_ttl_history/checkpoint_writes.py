@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from langchain_ttl_history.bodies import Base
 from langchain_ttl_history.checkpoint_reads import FIRST_METADATA, Token, first_checkpoint
@@ -20,14 +20,14 @@ from langchain_ttl_history.checkpoints import (
     writes_name,
 )
 from langchain_ttl_history.codec import is_snapshot
-from langchain_ttl_history.conversation import LOG, Seen
+from langchain_ttl_history.conversation import LOG
 from langchain_ttl_history.conversation_changes import find_talk, keep_cut_first, said
 from langchain_ttl_history.expired_turns import held_by, leave_aged
 from langchain_ttl_history.flow import Flow, Read, Write
 from langchain_ttl_history.index import INDEX, SUBS, line_of
 from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.pending import decode_writes, encode_writes
-from langchain_ttl_history.puts import Put
+from langchain_ttl_history.puts import Ground, Put, Start
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import (
     Blob,
@@ -47,22 +47,6 @@ _w = writes_name
 _NOTHING: frozenset[str] = frozenset()
 # How many times a put is planned if its session changes between its read and its write.
 _ATTEMPTS = 3
-
-
-class _Ground(NamedTuple):
-    """What a put builds on."""
-
-    generation: int | None
-    """The generation the parent was found in; None if nothing was looked up."""
-    now: float
-    """Seconds since the epoch by the storage's clock; 0 if nothing was looked up."""
-    parent: Record | None
-    writes: tuple[Any, ...]
-    """The writes to the conversation that are pending on the parent, for a `DeltaChannel`."""
-    freed: bool = False
-    """Whether the parent was freed meanwhile, and comes from memory."""
-    remembered: bool = False
-    """Whether all of this comes from memory, so that bodies may be left out of the write."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +94,7 @@ class CheckpointWrites:
             yield from self._done(key, put, record, outcome)
         return change, outcome
 
-    def _remembered(self, key: SessionKey, put: Put, token: Token | None) -> tuple[_Ground, Base] | None:
+    def _remembered(self, key: SessionKey, put: Put, token: Token | None) -> tuple[Ground, Base] | None:
         """What this process knows of what a put builds on; None if that must be read."""
         known = self.sessions.memo.last(key)
         if put.parent is None:
@@ -118,7 +102,7 @@ class CheckpointWrites:
             generation = None if token is None else token.generation
             if known is None or (token is not None and known.generation != token.generation):
                 known = self.sessions.memo.of(key, generation or 0)
-            return _Ground(generation, 0.0, None, (), remembered=True), known.base
+            return Ground(generation, 0.0, None, (), remembered=True), known.base
         if known is None or (token is not None and token.generation != known.generation):
             return None
         # Looked up once: another run that builds on the same parent may make this process forget it.
@@ -127,11 +111,11 @@ class CheckpointWrites:
             return None
         if not put.ns and self.messages_key not in put.checkpoint["channel_values"]:
             return None  # Perhaps a `DeltaChannel`, whose pending writes are needed.
-        return _Ground(known.generation, 0.0, parent, (), remembered=True), known.base
+        return Ground(known.generation, 0.0, parent, (), remembered=True), known.base
 
-    def _read(self, key: SessionKey, put: Put) -> Flow[_Ground]:
+    def _read(self, key: SessionKey, put: Put) -> Flow[Ground]:
         if put.parent is None:
-            return _Ground(None, 0.0, None, ())
+            return Ground(None, 0.0, None, ())
         names = (_c(put.ns, put.parent), _w(put.ns, put.parent))
         found: Snapshot = yield Read(key, Query(names, ("m", "v")))
         codec = self.sessions.codec
@@ -144,7 +128,7 @@ class CheckpointWrites:
                 for write in decode_writes(found.lists.get(names[1], ()), found.blobs, codec)
                 if write.channel == self.messages_key
             )
-        return _Ground(found.generation, found.now, record, writes)
+        return Ground(found.generation, found.now, record, writes)
 
     def _planned(
         self,
@@ -152,25 +136,12 @@ class CheckpointWrites:
         put: Put,
         checkpoint: dict[str, Any],
         token: Token | None,
-        ground: _Ground,
+        ground: Ground,
         base: Base,
     ) -> tuple[Change, Record]:
         ns, before = put.ns, ground.parent
+        run, shown, seen, first, same = Start.of(put, token, ground, base)
         values: dict[str, Any] = dict(put.checkpoint["channel_values"])
-        # A copy of a checkpoint builds on that checkpoint's parent, not on the checkpoint that was loaded.
-        first = token is not None and (
-            token.id == put.parent or (before is not None and put.metadata.get("source") == "fork")
-        )
-        same = token is None or token.generation == ground.generation
-        starts = first or before is None
-        run = put.id if before is None or starts else before.run
-        shown: tuple[str, ...] = ()
-        seen = Seen(0, ((run, None),))
-        if before is not None and not first:
-            shown, seen = before.names, before.seen
-        elif token is not None and same:
-            shown = base.names_told(token.shown) or token.names
-            seen = Seen(token.seen.position, (*token.seen.runs, (run, None)))
         held: dict[str, Blob] = {}
         if token is not None and not same:
             leave_aged(values, self.messages_key, token, self.sessions.retention, ground.now)
@@ -195,19 +166,22 @@ class CheckpointWrites:
         if first and before is None and token is not None and same and not ns:
             append += self._keep_first(token, blobs)
         if not ns:
-            delta = said(record, values.get(self.messages_key), shown, None if starts else before, cut)
+            delta = said(record, values.get(self.messages_key), shown, None if first else before, cut)
         blobs[put.name] = encode_record(record, self.sessions.codec, where)
         blobs[head_name(ns)] = Blob(b"", (put.name,), seen.position, (_w(ns, put.id),))
         append.append((SUBS if ns else INDEX, line_of(ns, put.id, record), ()))
         if not ns and (delta.removed or delta.added):
             append.append((LOG, delta.payload(), delta.added))
-        guard = put.guard if token is None else Guard(token.generation)
-        if guard.needs is not None and (met := self.sessions.memo.put_in(key, guard.needs)):
-            guard = Guard(met)  # This holds even if the checkpoint was freed since.
         # Writes that were made pending on a checkpoint after it was freed are of no more use.
         orphan = (_w(ns, put.parent or ""),) if ground.freed else ()
-        change = Change(self.sessions.lease, guard, blobs, append, drop=orphan, at_generation=ground.generation or None)
-        return change, record
+        guard, generation = self._guard(key, put, token), ground.generation or None
+        return Change(self.sessions.lease, guard, blobs, append, drop=orphan, at_generation=generation), record
+
+    def _guard(self, key: SessionKey, put: Put, token: Token | None) -> Guard:
+        guard = put.guard if token is None else Guard(token.generation)
+        if guard.needs is not None and (met := self.sessions.memo.put_in(key, guard.needs)):
+            return Guard(met)  # This holds even if the checkpoint was freed since.
+        return guard
 
     def _done(self, key: SessionKey, put: Put, record: Record, outcome: Outcome) -> Flow[None]:
         memo = self.sessions.memo
