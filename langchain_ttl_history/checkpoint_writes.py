@@ -275,4 +275,7 @@ class CheckpointWrites:
         elif outcome.status is Status.DELETED:
             # It may be written again later, when the bodies known now may be gone, so it has to bring all of them.
             change = planned(Base())
+        # These may be the last writes of a run, and they outdate what a put at the same moment planned to free.
+        if outcome.status is Status.STORED and self.sessions.is_heavy(outcome):
+            yield from self.sessions.tidy(key)
         return change, outcome

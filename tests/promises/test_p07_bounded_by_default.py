@@ -10,6 +10,7 @@ from typing import Annotated, Any, TypedDict
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage, ToolMessage
 from langchain_core.tools import tool
+from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import Command, interrupt
 
@@ -222,6 +223,50 @@ async def test_bytes_are_bounded_as_info_reports_them(session_with: Opens) -> No
         assert (await session.info()).bytes <= 20_000
         assert_valid_chat(await session.messages())
     assert (await session.texts())[-2:] == ["y" * 500, "z" * 500]
+
+
+async def test_what_is_left_pending_by_the_last_step_is_bounded_as_well(session_with: Opens) -> None:
+    session = session_with(max_bytes=20_000)
+
+    def node(state: MessagesState) -> dict[str, Any]:
+        if state["messages"][-1].content == "now":
+            return {"messages": [AIMessage(str(interrupt("hold " * 1_600)))]}
+        return {"messages": [AIMessage("answer " * 300)]}
+
+    graph = StateGraph(MessagesState).add_node("node", node).add_edge(START, "node")
+    compiled = graph.compile(checkpointer=session.buffer.checkpointer())
+    for number in range(8):
+        await session.ask(compiled, f"q{number}")
+    await session.ask(compiled, "now")
+    assert (await session.info()).bytes <= 20_000
+    assert (await session.run(compiled, Command(resume="yes")))["messages"][-1].content == "yes"
+
+
+async def test_bytes_are_bounded_whoever_writes_while_they_are_freed(open_buffer: Callable[..., SessionBuffer]) -> None:
+    buffer = open_buffer(max_bytes=20_000)
+    saver = buffer.checkpointer()
+    config = saver.put(
+        {"configurable": {"user_id": "alice", "thread_id": "s1", "checkpoint_ns": ""}}, empty_checkpoint(), {}, {}
+    )
+    storage = saver._storage
+    real, written = storage.read, []
+
+    def read(key: Any, query: Any) -> Any:
+        found = real(key, query)
+        if query.outline and not written:
+            # A task of the run's last step comes in between what is planned to be freed and the freeing.
+            written.append(query)
+            saver.put_writes(config, [("note", "n")], "task")
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(storage, "read", read)
+        history = buffer.history("alice", "s1")
+        while not written:
+            history.add_messages([HumanMessage("q"), AIMessage("answer " * 300)])
+    info = buffer.info("alice", "s1")
+    assert info is not None
+    assert info.bytes <= 20_000
 
 
 @pytest.mark.parametrize("where", ["message", "channel", "metadata", "writes", "artifact"])
