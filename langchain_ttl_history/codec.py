@@ -121,6 +121,7 @@ class Codec:
         def decode(packed: bytes) -> Any:
             return self.message(packed, message.id)
 
+        self._extensions.learn(message)
         return self._verified(message, encode, decode, where)
 
     def image_of(self, message: BaseMessage) -> bytes | None:

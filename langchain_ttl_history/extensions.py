@@ -76,6 +76,11 @@ class Extensions:
 
     # Messages
 
+    def learn(self, message: BaseMessage) -> None:
+        """Allow the classes of a message this process stores, if types are learned; LangChain's own need no leave."""
+        if self._learning and not is_core(message):
+            self._allowed.remember(message)
+
     def pack_message(self, message: BaseMessage) -> bytes:
         """The message without its id; cheap, and the same bytes for the same content."""
         try:
@@ -114,8 +119,7 @@ class Extensions:
     def _packable(self, value: Any) -> Any:
         kind = type(value)
         if isinstance(value, BaseMessage):
-            if self._learning and not is_core(value):
-                self._allowed.remember(value)
+            self.learn(value)
             return self._ext(_MESSAGE, [value.id, self.pack_message(value)])
         if kind is int:  # Of more than 64 bits, or MessagePack would not have asked.
             return ormsgpack.Ext(INTEGER, str(value).encode())

@@ -68,6 +68,21 @@ async def test_where_nobody_else_writes_whatever_this_process_stored_is_rebuilt(
     assert stored.ticket == 7
 
 
+@pytest.mark.parametrize("kind", ["history", "graph"])
+async def test_in_memory_a_custom_message_may_be_the_first_that_is_stored(
+    session: Session, storage: Any, kind: str
+) -> None:
+    session = through(session, Interposed(storage, private=True))
+    mine = TicketMessage("help", ticket=7)
+    if kind == "history":
+        await session.add(mine)
+    else:
+        await session.run(graph_that_writes(session.buffer.checkpointer(), 1), {"messages": [mine]})
+    stored = (await session.messages())[0]
+    assert type(stored) is TicketMessage
+    assert stored.ticket == 7
+
+
 UNLISTED: dict[str, tuple[Any, type]] = {
     "a dataclass": (Point(1), Point),
     "a pydantic model": (Settings(name="n"), Settings),
