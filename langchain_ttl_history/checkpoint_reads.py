@@ -19,6 +19,7 @@ from langchain_ttl_history.checkpoints import (
     decode_record,
     first_checkpoint_id,
     head_name,
+    target_of,
     writes_name,
 )
 from langchain_ttl_history.codec import delta_snapshot
@@ -254,7 +255,7 @@ class CheckpointReads:
         names = (head_name(ns),) if id is None else (_c(ns, id), _w(ns, id))
         snapshot: Snapshot = yield Read(key, Query(names, _FOLLOW, None, lease))
         pointer = snapshot.blobs.get(head_name(ns))
-        name = pointer.refs[0] if pointer is not None else _c(ns, id or "")
+        name = target_of(pointer) if pointer is not None else _c(ns, id or "")
         if name not in snapshot.blobs:
             return None
         codec = self.sessions.codec

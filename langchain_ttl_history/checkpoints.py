@@ -32,6 +32,7 @@ __all__ = [
     "head_name",
     "overwritten",
     "pointed_at",
+    "target_of",
     "without_messages",
     "writes_name",
 ]
@@ -243,13 +244,24 @@ def decode_record(blob: Blob, codec: Codec) -> Record:
     )
 
 
+def target_of(pointer: Blob) -> str:
+    """The name of the checkpoint a head points at.
+
+    Raises:
+        CorruptRecordError: It is damaged, and points at none.
+    """
+    if not pointer.refs:
+        raise CorruptRecordError("the pointer to the latest checkpoint is damaged")
+    return pointer.refs[0]
+
+
 def pointed_at(pointer: Blob, blobs: Mapping[str, Blob], codec: Codec) -> Record:
     """The checkpoint a head points at.
 
     Raises:
         CorruptRecordError: It is gone, damaged or of a newer format.
     """
-    blob = blobs.get(pointer.refs[0])
+    blob = blobs.get(target_of(pointer))
     if blob is None:
         raise CorruptRecordError("the latest checkpoint is gone")
     return decode_record(blob, codec)

@@ -15,6 +15,7 @@ from langchain_ttl_history.amendments import without_edits
 from langchain_ttl_history.checkpoints import (
     head_name,
     pointed_at,
+    target_of,
     without_messages,
 )
 from langchain_ttl_history.codec import Codec
@@ -222,7 +223,7 @@ def _with_fewer_messages(
     blobs = dict(change.blobs)
     pointer = blobs.get(head_name("")) or snapshot.blobs.get(head_name(""))
     if pointer is not None:
-        name = pointer.refs[0]
+        name = target_of(pointer)
         blobs[name] = without_messages(snapshot.blobs[name], lost, codec)
     after = {**snapshot.blobs, **blobs}
     used = needed_by(replace(snapshot, blobs=after), change.drop, log)

@@ -9,7 +9,14 @@ from langchain_core.messages import RemoveMessage
 from langchain_core.messages.utils import convert_to_messages
 
 from langchain_ttl_history.bodies import decode_bodies, encode_new
-from langchain_ttl_history.checkpoints import checkpoint_name, decode_record, head_name, overwritten, writes_name
+from langchain_ttl_history.checkpoints import (
+    checkpoint_name,
+    decode_record,
+    head_name,
+    overwritten,
+    target_of,
+    writes_name,
+)
 from langchain_ttl_history.codec import Codec, delta_snapshot
 from langchain_ttl_history.conversation import keyed
 from langchain_ttl_history.flow import Flow, Read
@@ -35,7 +42,7 @@ def delta_history(
     names = (head_name(ns),) if id is None else (_c(ns, id),)
     snapshot: Snapshot = yield Read(key, Query(names, ("c", "m")))
     pointer = snapshot.blobs.get(head_name(ns))
-    name = pointer.refs[0] if pointer is not None else _c(ns, id or "")
+    name = target_of(pointer) if pointer is not None else _c(ns, id or "")
     record = None
     if name in snapshot.blobs:
         record = decode_record(snapshot.blobs[name], codec)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from langchain_ttl_history.checkpoints import checkpoint_name, writes_name
+from langchain_ttl_history.checkpoints import checkpoint_name, target_of, writes_name
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.conversation import LOG
 from langchain_ttl_history.index import CHAIN, INDEX, SUBS, Line, lines_at
@@ -143,7 +143,7 @@ def _heads(snapshot: Snapshot, lines: Lines, listed: Collection[tuple[str, str]]
     written as well: their references make the storage refuse this change if a checkpoint was dropped meanwhile.
     """
     pointers = {name: pointer for name, pointer in snapshot.blobs.items() if name[0] == "h"}
-    gone = [name for name, pointer in pointers.items() if pointer.refs[0] in drop]
+    gone = [name for name, pointer in pointers.items() if target_of(pointer) in drop]
     if not gone:
         return pointers
     left: dict[str, Line] = {}

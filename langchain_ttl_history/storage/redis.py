@@ -7,12 +7,13 @@ a session, are in ``lua/``; `redis_requests` plans what is sent and reads what i
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
-from langchain_ttl_history.errors import ConfigurationError, StorageError, shown
+from langchain_ttl_history.errors import ConfigurationError, CorruptRecordError, StorageError, shown
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import redis_requests as requests
 from langchain_ttl_history.storage.base import Change, Outcome, Query, Snapshot, Usage
@@ -30,6 +31,8 @@ T = TypeVar("T")
 # For how many seconds a request is retried that a cluster refused while it moves a slot or elects a primary, or for
 # which no connection was free; and the seconds between two attempts.
 _PATIENCE, _PAUSE = 5.0, 0.05
+# What the server says of a script that could not take apart what is stored.
+_DAMAGE = re.compile("user_script.*(bad argument|attempt to |Missing bytes|Bad data format|is damaged)", re.DOTALL)
 
 
 class RedisStorage:
@@ -197,6 +200,8 @@ class RedisStorage:
         """Raise unless a retry may succeed; a request that is sent again does not take effect twice."""
         if isinstance(error, ConfigurationError):
             raise error  # It is a ValueError, which is among the failures.
+        if _DAMAGE.search(str(error)):
+            raise CorruptRecordError(f"a record is damaged: {error}") from error
         # The client's connections may all be in use; one will be free.
         may_pass = isinstance(error, self._unsettled) or "Too many connections" in str(error)
         if not may_pass or time.monotonic() > until:
