@@ -9,7 +9,7 @@ from langchain_ttl_history.flow import arun, run
 from langchain_ttl_history.keys import SessionKey, valid_id
 from langchain_ttl_history.retention import Duration, seconds
 from langchain_ttl_history.sessions import SessionInfo, Sessions
-from langchain_ttl_history.storage.base import Change, Status, Storage, Usage
+from langchain_ttl_history.storage.base import KEEP, Change, Keep, Status, Storage, Usage
 
 __all__ = ["Administration"]
 
@@ -115,13 +115,13 @@ class Administration:
         self._sessions.memo.drop(user)
         return await self._storage.adelete(user, None, self._tombstone_ttl)
 
-    def set_idle_ttl(self, user_id: object = None, session_id: object = None, idle_ttl: Duration = None) -> bool:
+    def set_idle_ttl(self, user_id: object = None, session_id: object = None, idle_ttl: Duration | Keep = KEEP) -> bool:
         """Give one session an idle time of its own, counted from its last use.
 
         Args:
             user_id: Whose session; the default user's if left out.
             session_id: Which of the user's sessions.
-            idle_ttl: Seconds or a `timedelta`. None pins the session: then only `max_age` ends it.
+            idle_ttl: Seconds or a `timedelta`; it has to be given. None pins the session: then only `max_age` ends it.
 
         Returns:
             Whether there is such a session.
@@ -129,13 +129,17 @@ class Administration:
         key, change = self._idle_change(user_id, session_id, idle_ttl)
         return self._storage.write(key, change).status is Status.STORED
 
-    async def aset_idle_ttl(self, user_id: object = None, session_id: object = None, idle_ttl: Duration = None) -> bool:
+    async def aset_idle_ttl(
+        self, user_id: object = None, session_id: object = None, idle_ttl: Duration | Keep = KEEP
+    ) -> bool:
         """Async :meth:`set_idle_ttl`."""
         key, change = self._idle_change(user_id, session_id, idle_ttl)
         return (await self._storage.awrite(key, change)).status is Status.STORED
 
-    def _idle_change(self, user_id: object, session_id: object, idle_ttl: Duration) -> tuple[SessionKey, Change]:
+    def _idle_change(self, user_id: object, session_id: object, idle_ttl: Duration | Keep) -> tuple[SessionKey, Change]:
         key = self._key(user_id, session_id)
+        if isinstance(idle_ttl, Keep):
+            raise ConfigurationError("idle_ttl is missing: pass seconds, a timedelta, or None to pin the session")
         own = seconds("idle_ttl", idle_ttl)
         return key, Change(self._sessions.lease, idle_ttl=own, upkeep=True)
 

@@ -39,6 +39,10 @@ class AllowList:
             else:
                 self._classes.setdefault(tuple(each), None)
 
+    def allow_all(self, other: AllowList) -> None:
+        """Add the classes of another list."""
+        self._classes.update(other._classes)
+
     def copy(self) -> AllowList:
         """An independent list of the same classes."""
         twin = AllowList(self._safe)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from itertools import islice
 from threading import Lock
 from types import TracebackType
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from langchain_core.runnables import ConfigurableFieldSpec, RunnableConfig
 
@@ -31,6 +33,8 @@ __all__ = ["SessionBuffer", "default_buffer"]
 _DAY = 86_400.0
 # How many sessions a notebook lists of a buffer.
 _LISTED = 20
+# For each private storage the codec that was made for it first: what one buffer stores, another one reads.
+_learning: WeakKeyDictionary[Storage, Codec] = WeakKeyDictionary()
 
 
 class SessionBuffer(Administration):
@@ -71,6 +75,9 @@ class SessionBuffer(Administration):
         self._default_user = None if default_user is None else valid_id("default_user", default_user)
         check_serde(serde)
         codec = Codec(allowed=_classes(allow_types), learning=self._storage.private, cipher=serde)
+        if self._storage.private:
+            with suppress(TypeError):  # A storage without a hash; its buffers learn apart.
+                codec.learn_with(_learning.setdefault(self._storage, codec))
         self._sessions = Sessions(codec, self._retention, self._storage.slack)
         self._tombstone_ttl = max(_DAY, self._retention.idle_seconds or _DAY)
 

@@ -70,6 +70,8 @@ class TTLCheckpointSaver(WholeThreads, BaseCheckpointSaver[Any]):
         for name, value in (("user_key", user_key), ("messages_key", messages_key)):
             if type(value) is not str or not value:
                 raise ConfigurationError(f"{name} must be a name, not {shown(value)}")
+        if user_key in _RESERVED_KEYS:
+            raise ConfigurationError(f"user_key must not be {user_key!r}, by which LangGraph names something else")
         check_serde(serde)
         if serde is None:
             # LangGraph announces a graph's types only to a serializer that is strict.
@@ -314,3 +316,4 @@ class TTLCheckpointSaver(WholeThreads, BaseCheckpointSaver[Any]):
 
 
 _STRICT = JsonPlusSerializer(allowed_msgpack_modules=None)
+_RESERVED_KEYS = frozenset({"thread_id", "checkpoint_ns", "checkpoint_id", "checkpoint_map"})

@@ -68,6 +68,10 @@ class Codec:
         twin._extensions = self._extensions.allowing(extra)
         return twin
 
+    def learn_with(self, other: Codec) -> None:
+        """Share what is learned with another codec for the same storage."""
+        self._extensions.learn_with(other._extensions)
+
     # Payloads
 
     def seal(self, payload: bytes) -> bytes:

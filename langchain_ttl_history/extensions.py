@@ -63,6 +63,12 @@ class Extensions:
         twin._allowed.allow(extra)
         return twin
 
+    def learn_with(self, other: Extensions) -> None:
+        """Share the list of another, so that each rebuilds the types that either packed."""
+        if other._allowed is not self._allowed:
+            other._allowed.allow_all(self._allowed)
+            self._allowed = other._allowed
+
     # MessagePack raises an error of its own in place of what a hook raised, so the first failure is remembered here.
 
     def forget_failure(self) -> None:

@@ -260,6 +260,19 @@ def test_a_key_that_is_no_name_is_refused(name: str, value: Any) -> None:
         SessionBuffer().checkpointer(**{name: value})
 
 
+@pytest.mark.parametrize("key", ["thread_id", "checkpoint_id", "checkpoint_ns"])
+def test_a_user_key_that_means_something_else_is_refused(key: str) -> None:
+    with pytest.raises(ConfigurationError, match=key):
+        SessionBuffer().checkpointer(user_key=key)
+
+
+async def test_an_idle_time_that_was_forgotten_pins_no_session(session: Session) -> None:
+    await session.add(HumanMessage("one"))
+    with pytest.raises(ConfigurationError, match="idle_ttl is missing"):
+        await session.colour.call(session.buffer, "set_idle_ttl", *session.key)
+    assert (await session.info()).expires_at is not None
+
+
 # --- messages ---------------------------------------------------------------------------------
 
 

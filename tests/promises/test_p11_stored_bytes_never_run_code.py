@@ -23,6 +23,7 @@ from langchain_ttl_history import (
     TTLHistoryError,
     TypeNotAllowedError,
 )
+from langchain_ttl_history.storage import MemoryStorage
 
 from .helpers import GRAPH_KINDS, Session, build_chain, build_graph, dumps
 from .samples import Order, Point, Settings, TicketMessage
@@ -81,6 +82,16 @@ async def test_in_memory_a_custom_message_may_be_the_first_that_is_stored(
     stored = (await session.messages())[0]
     assert type(stored) is TicketMessage
     assert stored.ticket == 7
+
+
+async def test_in_memory_what_one_buffer_stored_another_over_the_same_storage_rebuilds() -> None:
+    storage = MemoryStorage()
+    first, second = SessionBuffer(storage), SessionBuffer(storage)
+    first.history("ada", "s1").add_messages([TicketMessage("help", ticket=7)])
+    second.history("ada", "s1").add_messages([TicketMessage("thanks", ticket=8)])
+    for buffer in (first, second):
+        stored = buffer.history("ada", "s1").messages
+        assert [(type(each), each.ticket) for each in stored] == [(TicketMessage, 7), (TicketMessage, 8)]
 
 
 UNLISTED: dict[str, tuple[Any, type]] = {
