@@ -19,7 +19,7 @@ from langchain_ttl_history.checkpoints import (
     without_messages,
 )
 from langchain_ttl_history.codec import Codec
-from langchain_ttl_history.conversation import LOG, deltas_of, unseen
+from langchain_ttl_history.conversation import LOG, Delta, deltas_of, unseen
 from langchain_ttl_history.index import INDEX, SUBS
 from langchain_ttl_history.pruning import Lines, keep_only, leaves, needed_by, shown_lines, waiting_roots
 from langchain_ttl_history.retention import Retention
@@ -166,7 +166,22 @@ def _kept_log(snapshot: Snapshot, shown: AbstractSet[str], spare: int | None, co
     while start and held < spare:
         start -= 1
         held += len(entries[start].refs)
+    start = _with_followed(entries, start, new)
     return without_edits(entries[start:], new, () if record is None else record.names)
+
+
+def _with_followed(entries: Sequence[Entry], start: int, new: Sequence[Delta]) -> int:
+    """The place in the log from which it is kept, if those from `start` on are, and the unseen ones that these follow.
+
+    What follows a message that is gone is shown at the end, perhaps behind what was said later.
+    """
+    places = {entry.position: at for at, entry in enumerate(entries)}
+    added = {key_of(name): places[delta.position] for delta in reversed(new) for name in delta.added}
+    for delta in reversed(new):
+        if places[delta.position] < start:
+            break
+        start = min(start, added.get(delta.after or "", start))
+    return start
 
 
 def _freed(snapshot: Snapshot, change: Change) -> int:

@@ -713,6 +713,32 @@ def test_what_was_removed_meanwhile_does_not_come_back_where_bytes_are_short(siz
     assert texts(history.messages)[-1] == "last"
 
 
+def test_a_question_is_not_freed_while_a_turn_beside_it_keeps_its_answer() -> None:
+    steps = range(4)
+    buffer = SessionBuffer(default_user="u", retention=Retention(max_messages=6))
+    history = buffer.history(session_id="t")
+
+    def turn(name: str, meanwhile: Callable[[], object] = lambda: None) -> Any:
+        def answers(state: MessagesState) -> Any:
+            meanwhile()
+            return {"messages": [AIMessage(f"{name} answer")]}
+
+        def says(at: int) -> Any:
+            return lambda _: {"messages": [AIMessage(f"{name} {at}")]}
+
+        return chained(buffer, **{f"says{at}": says(at) for at in steps}, answers=answers)
+
+    newest = turn("third")
+    older = turn("second", lambda: ask(newest, "third question"))
+    ask(turn("first", lambda: ask(older, "second question")), "first question")
+    said = ["third question", *(f"third {at}" for at in steps), "third answer"]
+    assert texts(history.messages) == said
+    for event in range(3):
+        history.add_system_message(f"event {event}")
+        said.append(f"event {event}")
+        assert texts(history.messages) == ["third question", *said[-5:]]
+
+
 @pytest.mark.parametrize("speaks", [True, False], ids=["a chain began", "a graph began"])
 @pytest.mark.parametrize("frequency", [2, 50])
 @pytest.mark.parametrize("late", [0, 1], ids=["first turn", "later turn"])
