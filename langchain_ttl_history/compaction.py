@@ -33,6 +33,8 @@ __all__ = ["hard_limits", "limits", "plan", "together"]
 # `max_bytes` it is then reduced, so that the next writes free nothing.
 _MORE_SLACK = 0.25
 _BYTES_GOAL = 0.9
+# How many removals are kept for a run whose tool call the head's run began in. No more than `limits` leaves room for.
+_REMOVALS = 16
 
 
 def limits(retention: Retention, slack: float) -> dict[str, int]:
@@ -141,23 +143,29 @@ def _kept_log(snapshot: Snapshot, shown: AbstractSet[str], spare: int | None, co
     head: set[str] = set()
     record = None
     needed: list[int] = []
+    removing: list[Delta] = []
     if pointer is None:
-        new = deltas_of(entries)
+        new = matter = deltas_of(entries)
     else:
         record = pointed_at(pointer, snapshot.blobs, codec)
         later = deltas_of([entry for entry in entries if entry.position > record.seen.position])
-        new = unseen(later, record.seen)
+        new = matter = unseen(later, record.seen)
         if any(delta.removed for delta in later):
             head = set(map(key_of, record.names))
             # A call that its results bring back is not in the head; perhaps only a change that was seen has it.
             told = shown - {*record.names}
             needed = [delta.position for delta in later if not told.isdisjoint(delta.added)]
+        if any(end is not None for _, end in record.seen.runs):
+            # The head's run began inside a tool call of another one, which has seen nothing of this yet, and perhaps
+            # goes on with what was removed meanwhile.
+            matter = later
+            removing = [delta for delta in later if delta.removed][-_REMOVALS:]
     # An unseen change matters only if it adds a message that is shown, even if edited since, or removes one that the
     # head still has. What its run did not know of when it removed something may be results that keep their call.
     keys = set(map(key_of, shown))
     needed += [
         delta.position if delta.known is None else min(delta.position, delta.known + 1)
-        for delta in new
+        for delta in matter
         if not keys.isdisjoint(map(key_of, delta.added)) or not head.isdisjoint(delta.removed)
     ]
     first = min(needed, default=snapshot.position + 1)
@@ -167,7 +175,19 @@ def _kept_log(snapshot: Snapshot, shown: AbstractSet[str], spare: int | None, co
         start -= 1
         held += len(entries[start].refs)
     start = _with_followed(entries, start, new)
-    return without_edits(entries[start:], new, () if record is None else record.names)
+    kept = [*_removals(entries[:start], removing), *entries[start:]]
+    return without_edits(kept, new, () if record is None else record.names)
+
+
+def _removals(entries: Sequence[Entry], deltas: Sequence[Delta]) -> list[Entry]:
+    """What is left of the entries if only these removals are kept, without what they add or only move."""
+    left: dict[int, bytes] = {}
+    for delta in deltas:
+        added = {*map(key_of, delta.added)}
+        removed = tuple(key for key in delta.removed if key not in added)
+        if removed:
+            left[delta.position] = delta._replace(removed=removed, added=()).payload()
+    return [Entry(entry.position, left[entry.position]) for entry in entries if entry.position in left]
 
 
 def _with_followed(entries: Sequence[Entry], start: int, new: Sequence[Delta]) -> int:

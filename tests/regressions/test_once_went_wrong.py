@@ -739,6 +739,38 @@ def test_a_question_is_not_freed_while_a_turn_beside_it_keeps_its_answer() -> No
         assert texts(history.messages) == ["third question", *said[-5:]]
 
 
+@pytest.mark.parametrize("thoughts", [3, 5])
+def test_what_an_agent_in_a_tool_removed_does_not_come_back_however_much_was_said_in_its_own_tools(
+    thoughts: int,
+) -> None:
+    def summarises(state: MessagesState) -> Any:
+        call = AIMessage("inner call", tool_calls=[CALL])
+        return {"messages": [RemoveMessage(id=REMOVE_ALL_MESSAGES), HumanMessage("summary"), call]}
+
+    def thinks(at: int) -> Any:
+        return lambda _: {"messages": [AIMessage(f"thought {at}")]}
+
+    def forgets(state: MessagesState) -> Any:
+        return {"messages": [RemoveMessage(id=message.id) for message in state["messages"][-1 - thoughts :]]}
+
+    buffer = SessionBuffer(default_user="u", retention=Retention(max_messages=6))
+    innermost = chained(buffer, **{f"thinks{at}": thinks(at) for at in range(thoughts)}, forgets=forgets)
+
+    def tool(_: Any) -> Any:
+        for number in range(4):
+            ask(innermost, f"innermost question {number}")
+        return {"messages": [ToolMessage("inner result", tool_call_id="c")]}
+
+    inner = chained(buffer, sums=summarises, tool=tool, ends=lambda _: {"messages": [AIMessage("inner answer")]})
+    ask(calls_while(buffer, lambda: ask(inner, "inner question")), "question")
+    shown = texts(buffer.history(session_id="t").messages)
+    if thoughts == 3:
+        assert shown == ["summary", "inner call", "inner result", "inner answer"]
+    else:
+        # The thoughts had cut the summary before they were removed.
+        assert shown == ["call", "result", "answer", "inner answer"]
+
+
 @pytest.mark.parametrize("speaks", [True, False], ids=["a chain began", "a graph began"])
 @pytest.mark.parametrize("frequency", [2, 50])
 @pytest.mark.parametrize("late", [0, 1], ids=["first turn", "later turn"])
