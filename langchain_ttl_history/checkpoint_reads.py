@@ -201,7 +201,8 @@ class CheckpointReads:
         record = decode_record(blob, self.sessions.codec)
         bodies = dict(zip(record.names, decode_bodies(record.names, snapshot.blobs, self.sessions.codec), strict=True))
         shown, messages = self.sessions.windowed(record.names, bodies)
-        loaded = self._loaded(snapshot, id, record, record.channel, messages, unchanged=True)
+        whole = len(shown) == len(record.names)
+        loaded = self._loaded(snapshot, id, record, record.channel, messages, unchanged=whole)
         seen = Seen(snapshot.position)
         token = Token.of(snapshot, id, seen, shown, record.names)
         return loaded, token

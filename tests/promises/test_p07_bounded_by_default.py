@@ -115,6 +115,28 @@ async def test_what_was_put_down_anew_is_not_freed_with_what_it_was(session_with
 
 
 @pytest.mark.parametrize("kind", GRAPH_KINDS)
+@pytest.mark.parametrize("durability", ["sync", "exit"])
+async def test_an_older_checkpoint_shows_the_window_and_a_fork_from_it_keeps_the_order(
+    session_with: Opens, kind: str, durability: str
+) -> None:
+    session = session_with(max_messages=3)
+    graph = build_graph(kind, session.buffer.checkpointer())
+    await session.ask(graph, "research a, b")
+    await session.ask(graph, "research c, d")
+    older = await session.states(graph)
+    assert all(len(state.values.get("messages", [])) <= 3 for state in older)
+    fork = next(state for state in older[2:] if len(state.values["messages"]) == 3 and state.next == ("model",))
+    shown = texts(fork.values["messages"])
+    assert shown[0] == "research c, d"
+    given = {"messages": [HumanMessage("another")]}
+    result = await session.colour.call(graph, "invoke", given, fork.config, durability=durability)
+    told = texts(result["messages"])
+    assert told == [*shown, "another", "re: another"]
+    uncapped = session_with(max_messages=None)
+    assert (await uncapped.texts())[-5:] == told
+
+
+@pytest.mark.parametrize("kind", GRAPH_KINDS)
 async def test_slack_in_freeing_checkpoints_is_never_visible(session_with: Opens, kind: str) -> None:
     session = session_with(max_checkpoints=7)
     saver = session.buffer.checkpointer()
