@@ -121,9 +121,20 @@ class Given(Clients):
                 )
         if client is None and async_client is None:
             raise ConfigurationError("RedisStorage needs a client of redis-py or valkey-py: sync, async or both")
+        if getattr(client, "connection", None) is not None and not hasattr(client, "single_connection_lock"):
+            # Threads would get each other's answers, and LangGraph stores in threads of its own.
+            raise ConfigurationError(
+                f"{_shown(client)} shares one connection among threads without a lock; "
+                "make it without single_connection_client"
+            )
+        kinds = [(_library(each) or "", _is_of_cluster(each)) for each in (client, async_client) if each is not None]
+        if kinds[0] != kinds[-1]:
+            raise ConfigurationError(
+                "client and async_client must be of the same driver, and both of a cluster or neither; "
+                f"not {_shown(client)} and {_shown(async_client)}"
+            )
         self._client, self._async_client = client, async_client
-        self.library = _library(async_client if client is None else client) or ""
-        self.is_cluster = hasattr(async_client if client is None else client, "get_primaries")
+        self.library, self.is_cluster = kinds[0]
 
     def __repr__(self) -> str:
         return ", ".join(_shown(each) for each in (self._client, self._async_client) if each is not None)
@@ -294,6 +305,10 @@ def _library(client: Any) -> str | None:
 
 def _is_async(client: Any) -> bool:
     return any(".asyncio" in each.__module__ for each in type(client).__mro__)
+
+
+def _is_of_cluster(client: Any) -> bool:
+    return hasattr(client, "get_primaries")
 
 
 def _shown(client: Any) -> str:

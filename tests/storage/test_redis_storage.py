@@ -435,6 +435,29 @@ def test_a_sync_client_is_no_async_one() -> None:
         RedisStorage(redis.asyncio.Redis(), redis.asyncio.Redis())
 
 
+def test_clients_of_two_drivers_or_for_two_sorts_of_servers_are_refused() -> None:
+    """The errors of one of them would be taken for those of the other, or not be known at all."""
+    cluster = redis.asyncio.RedisCluster(host="localhost")
+    for pair in (
+        (redis.Redis(), valkey.asyncio.Valkey()),
+        (valkey.Valkey(), redis.asyncio.Redis()),
+        (redis.Redis(), cluster),
+    ):
+        with pytest.raises(ConfigurationError, match="of the same driver, and both of a cluster or neither"):
+            RedisStorage(*pair)
+
+
+def test_a_client_that_mixes_up_the_answers_of_threads_is_refused() -> None:
+    port = servers.shared(kind_here()).port
+    one = valkey.Valkey(port=port, single_connection_client=True)
+    with pytest.raises(ConfigurationError, match="without single_connection_client"):
+        RedisStorage(one)
+    one.close()
+    locked = redis.Redis(port=port, single_connection_client=True)
+    assert RedisStorage(locked).read(KEY, Query()).generation == 0
+    locked.close()
+
+
 def test_a_url_takes_no_client_beside_it() -> None:
     with pytest.raises(ConfigurationError, match="async_client"):
         RedisStorage("redis://localhost", redis.asyncio.Redis())
