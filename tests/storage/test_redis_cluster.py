@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -162,6 +164,32 @@ async def test_a_resharding_during_traffic_loses_nothing(
     assert refused == []
     for node in cluster.nodes:
         assert_sound(node)
+
+
+@pytest.mark.parametrize("driver", ["redis", "valkey"])
+async def test_a_worker_may_do_no_more_in_a_cluster_than_the_docs_say(
+    cluster: servers.Cluster, move: Move, driver: str
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "redis.md").read_text("utf-8")
+    told = re.findall(r"ACL SETUSER worker (on [^`]*)```|In a cluster the drivers also need `([^`]*)`", page)
+    rights = re.sub(r"['\\\\]", "", " ".join(one or other for one, other in told)).split()
+    for node in cluster.nodes:
+        with node.admin() as admin:
+            admin.execute_command("ACL SETUSER", "worker", "reset", *rights)
+    buffer = SessionBuffer(cluster.url.replace("redis+", f"{driver}+").replace("://", "://worker:password@"))
+    await buffer.aforget(KEY.user_id)
+    move.begin()
+    keys = move.keys()
+    for key in keys:
+        move.move(key)
+    assert [each async for each in buffer.asessions(KEY.user_id)] == list(buffer.sessions(KEY.user_id)) == []
+    move.end()
+    history = buffer.history(KEY.user_id, driver)
+    history.add_messages([HumanMessage("hello")])
+    await history.aadd_messages([HumanMessage("again")])
+    assert [each.messages for each in buffer.sessions(KEY.user_id)] == [2]
+    assert await buffer.aforget(KEY.user_id) == 1
+    await buffer.aclose()
 
 
 async def test_a_cluster_that_cannot_be_reached_is_an_error() -> None:
