@@ -250,6 +250,10 @@ class RedisStorage:
         loop = asyncio.get_running_loop()
         batches = self._batches.get(loop)
         if batches is None:
+            # Those of loops that are over refer to them, and so do not go by themselves.
+            for each in [each() for each in self._batches.keyrefs()]:
+                if each is not None and each.is_closed():
+                    self._batches.pop(each, None)
             batches = self._batches[loop] = Batches(client)
         return batches.ask
 

@@ -250,8 +250,11 @@ class Made(Clients):
         with self._lock:
             opened = self._async_clients.get(loop)
             if opened is None:
-                # What belonged to loops that are over has been closed with them.
-                for each in [each for each, other in self._async_clients.items() if other.is_closed]:
+                # What belonged to loops that are over has been closed with them, or is when it is let go of: a client
+                # refers to its loop, so that no such entry goes by itself.
+                for each in [
+                    each for each, other in self._async_clients.items() if other.is_closed or each.is_closed()
+                ]:
                     del self._async_clients[each]
                 opened = self._async_clients[loop] = _Opened(self._make(asynchronous=True))
             return opened.client
