@@ -18,8 +18,9 @@ from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import redis_requests as requests
 from langchain_ttl_history.storage.base import Change, Outcome, Query, Snapshot, Usage
 from langchain_ttl_history.storage.redis_batches import NEVER_DECODE, Batches, Command
-from langchain_ttl_history.storage.redis_clients import Clients, Given, Made, exceptions_of
+from langchain_ttl_history.storage.redis_clients import Clients, Given, Made
 from langchain_ttl_history.storage.redis_commands import Eval, Keys, Scan
+from langchain_ttl_history.storage.redis_drivers import exceptions_of
 from langchain_ttl_history.storage.redis_mirror import Mirrors
 from langchain_ttl_history.storage.redis_numbers import References
 from langchain_ttl_history.storage.redis_requests import Plan, Settings

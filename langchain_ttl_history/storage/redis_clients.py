@@ -14,8 +14,9 @@ from weakref import WeakKeyDictionary
 
 from langchain_ttl_history.errors import ConfigurationError, shown
 from langchain_ttl_history.fork_safety import lock
+from langchain_ttl_history.storage.redis_drivers import described, exceptions_of, is_async, is_of_cluster, library_of
 
-__all__ = ["SCHEMES", "Clients", "Given", "Made", "exceptions_of"]
+__all__ = ["SCHEMES", "Clients", "Given", "Made"]
 
 # Seconds; a URL may say otherwise: ?socket_timeout=1&socket_connect_timeout=1
 _DEFAULTS: Mapping[str, float] = {"socket_timeout": 5.0, "socket_connect_timeout": 5.0}
@@ -111,11 +112,11 @@ class Given(Clients):
     """
 
     def __init__(self, client: Any, async_client: Any) -> None:
-        if async_client is None and client is not None and _is_async(client):
+        if async_client is None and client is not None and is_async(client):
             client, async_client = None, client
         for name, each, right in (("client", client, False), ("async_client", async_client, True)):
-            if each is not None and (_library(each) is None or _is_async(each) is not right):
-                told = shown(each) if _library(each) is None else _shown(each)
+            if each is not None and (library_of(each) is None or is_async(each) is not right):
+                told = shown(each) if library_of(each) is None else described(each)
                 raise ConfigurationError(
                     f"{name} must be {'an async' if right else 'a'} client of redis-py or valkey-py, not {told}"
                 )
@@ -124,20 +125,20 @@ class Given(Clients):
         if getattr(client, "connection", None) is not None and not hasattr(client, "single_connection_lock"):
             # Threads would get each other's answers, and LangGraph stores in threads of its own.
             raise ConfigurationError(
-                f"{_shown(client)} shares one connection among threads without a lock; "
+                f"{described(client)} shares one connection among threads without a lock; "
                 "make it without single_connection_client"
             )
-        kinds = [(_library(each) or "", _is_of_cluster(each)) for each in (client, async_client) if each is not None]
+        kinds = [(library_of(each) or "", is_of_cluster(each)) for each in (client, async_client) if each is not None]
         if kinds[0] != kinds[-1]:
             raise ConfigurationError(
                 "client and async_client must be of the same driver, and both of a cluster or neither; "
-                f"not {_shown(client)} and {_shown(async_client)}"
+                f"not {described(client)} and {described(async_client)}"
             )
         self._client, self._async_client = client, async_client
         self.library, self.is_cluster = kinds[0]
 
     def __repr__(self) -> str:
-        return ", ".join(_shown(each) for each in (self._client, self._async_client) if each is not None)
+        return ", ".join(described(each) for each in (self._client, self._async_client) if each is not None)
 
     def client(self) -> Any:
         """The sync client."""
@@ -296,31 +297,3 @@ class Made(Clients):
         # A task that finds all connections in use waits for one, up to a timeout, instead of being refused.
         options |= {"max_connections": _CONNECTIONS, "timeout": _DEFAULTS["socket_timeout"]}
         return made.from_pool(pools.BlockingConnectionPool.from_url(self._url, **options))
-
-
-def _library(client: Any) -> str | None:
-    for each in type(client).__mro__:
-        package = each.__module__.partition(".")[0]
-        if package in ("redis", "valkey"):
-            return package
-    return None
-
-
-def _is_async(client: Any) -> bool:
-    return any(".asyncio" in each.__module__ for each in type(client).__mro__)
-
-
-def _is_of_cluster(client: Any) -> bool:
-    return hasattr(client, "get_primaries")
-
-
-def _shown(client: Any) -> str:
-    """What a client of a driver is, without its password, which some versions of redis-py show."""
-    known = getattr(getattr(client, "connection_pool", None), "connection_kwargs", {})
-    where = ", ".join(f"{name}={known[name]!r}" for name in ("host", "port", "path", "db") if name in known)
-    return f"{_library(client)}{'.asyncio' * _is_async(client)}.{type(client).__name__}({where})"
-
-
-def exceptions_of(library: str) -> Any:
-    """The module of a driver's errors."""
-    return import_module(f"{library}.exceptions")

@@ -1,0 +1,39 @@
+"""What clients of redis-py and valkey-py are: of which driver, async or not, of a cluster or not."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__all__ = ["described", "exceptions_of", "is_async", "is_of_cluster", "library_of"]
+
+
+def library_of(client: Any) -> str | None:
+    """The package an object is of, redis or valkey; None if it is of neither."""
+    for each in type(client).__mro__:
+        package = each.__module__.partition(".")[0]
+        if package in ("redis", "valkey"):
+            return package
+    return None
+
+
+def is_async(client: Any) -> bool:
+    """Whether a client of a driver is for event loops."""
+    return any(".asyncio" in each.__module__ for each in type(client).__mro__)
+
+
+def is_of_cluster(client: Any) -> bool:
+    """Whether a client of a driver is a cluster's."""
+    return hasattr(client, "get_primaries")
+
+
+def described(client: Any) -> str:
+    """What a client of a driver is, without its password, which some versions of redis-py show."""
+    known = getattr(getattr(client, "connection_pool", None), "connection_kwargs", {})
+    where = ", ".join(f"{name}={known[name]!r}" for name in ("host", "port", "path", "db") if name in known)
+    return f"{library_of(client)}{'.asyncio' * is_async(client)}.{type(client).__name__}({where})"
+
+
+def exceptions_of(library: str) -> Any:
+    """The module of a driver's errors."""
+    return import_module(f"{library}.exceptions")
