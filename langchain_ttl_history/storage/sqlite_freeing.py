@@ -57,10 +57,12 @@ def batch(connection: sqlite3.Connection, now: float) -> tuple[int, bool]:
 
 
 def vacuum(connection: sqlite3.Connection) -> bool:
-    """Give back some of the free pages. Returns whether there are more."""
+    """Give back some of the free pages. Returns whether there are more that can be given back."""
+    (before,) = connection.execute("PRAGMA freelist_count").fetchone()
     connection.execute(f"PRAGMA incremental_vacuum({_SWEPT_PAGES})").fetchall()
     (free,) = connection.execute("PRAGMA freelist_count").fetchone()
-    return bool(free)
+    # A file that an operator rebuilt with other settings cannot give back any.
+    return bool(0 < free < before)
 
 
 def by_key(connection: sqlite3.Connection, key: bytes) -> None:

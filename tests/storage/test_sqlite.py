@@ -329,6 +329,24 @@ def test_another_programs_file_is_refused_and_left_as_it_is(tmp_path: Path) -> N
     assert [each.name for each in tmp_path.iterdir()] == ["other.db"]
 
 
+def test_a_sweep_ends_where_an_operator_rebuilt_the_file_so_that_it_gives_back_no_page(
+    opens: Opens, clock: Clock, tmp_path: Path
+) -> None:
+    with closing(opens()) as storage:
+        storage.write(KEY, Change(LEASE, blobs={"m": Blob(b"x" * 50_000)}))
+    with closing(sqlite3.connect(tmp_path / "s.db", isolation_level=None)) as connection:
+        for statement in ("PRAGMA journal_mode = DELETE", "PRAGMA auto_vacuum = NONE", "VACUUM"):
+            connection.execute(statement)
+    clock.advance(1_000)
+    storage = opens()
+    with ThreadPoolExecutor(1) as pool:
+        swept = pool.submit(storage.sweep)
+        try:
+            assert swept.result(10.0) == 1
+        finally:
+            storage.close()
+
+
 def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_bytes(b"Dear diary, " * 500)
