@@ -19,8 +19,11 @@ APPLICATION = 0x54544C48
 FORMAT = 1
 """The version of the format this module writes."""
 
-# A new file's settings; without effect on one that is there.
+# A new file's settings; without effect on one that is there. Without them no page could be given back, and text
+# would share pages with what `sqlite_tail` keeps it apart from.
 _NEW = (f"PRAGMA page_size = {PAGE}", "PRAGMA auto_vacuum = INCREMENTAL")
+_INCREMENTAL = 2
+"""What SQLite calls `auto_vacuum = INCREMENTAL`."""
 _SETTINGS = (
     "PRAGMA secure_delete = ON",
     "PRAGMA trusted_schema = OFF",
@@ -76,7 +79,7 @@ def check(connection: sqlite3.Connection, where: str) -> bool:
     """Whether the file is one of ours; False if it is empty. Changes nothing.
 
     Raises:
-        ConfigurationError: It is another program's.
+        ConfigurationError: It is another program's, perhaps one without tables.
         StorageError: A newer version of this package wrote it.
     """
     (application,) = connection.execute("PRAGMA application_id").fetchone()
@@ -89,9 +92,21 @@ def check(connection: sqlite3.Connection, where: str) -> bool:
                 "langchain-ttl-history can read; upgrade it, or name another file"
             )
         return True
-    if application or version or tables:
+    if application or version or tables or not _can_be_ours(connection):
         raise ConfigurationError(f"{where} is another program's SQLite file; name one that is not there yet")
     return False
+
+
+def _can_be_ours(connection: sqlite3.Connection) -> bool:
+    """Whether a file without tables has the settings of a new file, or can still get them.
+
+    They stand fixed from the first page on, which may be there without any table: where another program only chose
+    the journal or dropped its tables, or where one of ours was killed before it made them.
+    """
+    pages, size, vacuum = [
+        connection.execute(f"PRAGMA {setting}").fetchone()[0] for setting in ("page_count", "page_size", "auto_vacuum")
+    ]
+    return not pages or (size == PAGE and vacuum == _INCREMENTAL)
 
 
 def prepare(connection: sqlite3.Connection, *, durable: bool) -> None:

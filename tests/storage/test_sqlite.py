@@ -29,7 +29,7 @@ from langchain_ttl_history.storage import sqlite_mirror as mirrors
 from langchain_ttl_history.storage import sqlite_rows as rows
 from langchain_ttl_history.storage import sqlite_updates as updates
 from langchain_ttl_history.storage.base import Blob, Change, Entry, Guard, Lease, Query, Status, Storage
-from langchain_ttl_history.storage.sqlite_schema import FORMAT
+from langchain_ttl_history.storage.sqlite_schema import _NEW, FORMAT
 from langchain_ttl_history.testing import Clock, StorageContract
 from tests.storage.interrupts import interrupted
 from tests.storage.sqlite_cases import Opens, traces
@@ -327,6 +327,27 @@ def test_another_programs_file_is_refused_and_left_as_it_is(tmp_path: Path) -> N
         SQLiteStorage(path)
     assert path.read_bytes() == before
     assert [each.name for each in tmp_path.iterdir()] == ["other.db"]
+
+
+@pytest.mark.parametrize("trace", ["PRAGMA journal_mode = WAL", "VACUUM", "CREATE TABLE x (y); DROP TABLE x"])
+def test_another_programs_file_without_tables_is_refused_and_left_as_it_is(tmp_path: Path, trace: str) -> None:
+    path = tmp_path / "other.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(trace)
+    before = path.read_bytes()
+    assert before
+    with pytest.raises(ConfigurationError, match="another program's"):
+        SQLiteStorage(path)
+    assert path.read_bytes() == before
+
+
+def test_a_file_whose_maker_was_killed_before_it_had_tables_is_used(opens: Opens, tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "s.db")) as connection:
+        for pragma in (*_NEW, "PRAGMA journal_mode = WAL"):
+            connection.execute(pragma)
+    assert (tmp_path / "s.db").stat().st_size
+    opens().write(KEY, saying("hello"))
+    assert said(opens()) == ["hello"]
 
 
 def test_a_sweep_ends_where_an_operator_rebuilt_the_file_so_that_it_gives_back_no_page(
