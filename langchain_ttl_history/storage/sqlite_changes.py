@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from langchain_ttl_history.storage.base import KEEP, Blob, Change, Entry, Lease, Outcome, Status
 from langchain_ttl_history.storage.sqlite_mirror import Key, Mirror
-from langchain_ttl_history.storage.sqlite_packs import Large, Listed, Named, Names, encode
+from langchain_ttl_history.storage.sqlite_packs import Large, Listed, Named, Names, encode, sealed
 from langchain_ttl_history.storage.sqlite_tail import SEGMENT, closed, room
 from langchain_ttl_history.storage.sqlite_updates import DELETE, INSERT, LARGE, OUTDATED, REPLACE, Statement, update
 
@@ -144,7 +144,7 @@ class _Plan:
         mirror = self.mirror
         mirror.row.large += 1
         large = mirror.large[name] = Large(mirror.row.large, len(blob.payload))
-        self.statements.append((INSERT, (self.generation, -large.number, closed(blob.payload))))
+        self.statements.append((INSERT, (self.generation, -large.number, closed(sealed(blob.payload)))))
         mirror.load(name, blob)
         return name, blob, large
 

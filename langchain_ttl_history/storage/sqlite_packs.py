@@ -1,6 +1,7 @@
 """Packs: what one write stores of a session, as bytes that are appended to those of earlier writes.
 
-A pack begins with its size and that of its header; payloads follow. A segment is a run of packs.
+A pack begins with its size, the size of its header and a checksum; header and payloads follow. A segment is a run of
+packs.
 Within one, a name is spelled out where it is used first and a number from then on, so that a
 checkpoint that shows 80 messages takes about 100 bytes for them.
 """
@@ -11,12 +12,13 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 from struct import Struct
 from typing import Any, NamedTuple
+from zlib import crc32
 
 from langchain_ttl_history.errors import CorruptRecordError
 from langchain_ttl_history.records import decoder, pack, unpack
 from langchain_ttl_history.storage.base import Blob, Entry
 
-__all__ = ["Large", "Listed", "Named", "Names", "decode", "encode", "size_of"]
+__all__ = ["Large", "Listed", "Named", "Names", "decode", "encode", "sealed", "size_of", "unsealed"]
 
 Names = dict[str, int]
 """The names of a segment and their numbers, which count up from 0."""
@@ -36,6 +38,9 @@ Listed = tuple[str, Entry]
 """An entry of a list."""
 
 _SIZES = Struct(">II")
+# Set in the second size where a checksum of what follows it comes next, as from format 2 on; the first size counts it.
+_SUMMED = 1 << 31
+_SUM = Struct(">I")
 
 
 def encode(names: Names, named: Iterable[Named], listed: Iterable[Listed]) -> bytes:
@@ -63,7 +68,24 @@ def encode(names: Names, named: Iterable[Named], listed: Iterable[Listed]) -> by
     new = [*islice(names, known, None)] if len(names) > known else ()
     header = parts[0] = pack([new, blobs, entries])
     body = b"".join(parts)
-    return _SIZES.pack(len(body), len(header)) + body
+    return _SIZES.pack(_SUM.size + len(body), len(header) | _SUMMED) + _SUM.pack(crc32(body)) + body
+
+
+def sealed(payload: bytes) -> bytes:
+    """A large payload as its row holds it, with a checksum behind it."""
+    return payload + _SUM.pack(crc32(payload))
+
+
+def unsealed(found: bytes, size: int) -> bytes:
+    """The large payload of this size in a row's content.
+
+    Raises:
+        CorruptRecordError: It is not what was written. Format 1 had no checksum.
+    """
+    payload = found[:size]
+    if len(payload) < size or found[size:] not in (b"", _SUM.pack(crc32(payload))):
+        raise CorruptRecordError("a large payload is not what was written")
+    return payload
 
 
 def _numbers(names: Names, some: Sequence[str]) -> Sequence[int]:
@@ -97,7 +119,15 @@ def decode(body: bytes, start: int, names: list[str]) -> tuple[list[Named], list
             raise CorruptRecordError("a segment is cut off")
         size, header = _SIZES.unpack_from(body, start)
         start += _SIZES.size
-        end, at = start + size, start + header
+        end = start + size
+        if end > len(body):
+            raise CorruptRecordError("a segment is cut off")
+        if header & _SUMMED:
+            (told,) = _SUM.unpack_from(body, start)
+            start += _SUM.size
+            if crc32(memoryview(body)[start:end]) != told:
+                raise CorruptRecordError("a segment is not what was written")
+        at = start + (header & ~_SUMMED)
         new, blobs, entries = unpack(body[start:at])
         names += new
         for number, length, *links in blobs:
@@ -113,7 +143,7 @@ def decode(body: bytes, start: int, names: list[str]) -> tuple[list[Named], list
         for number, position, length, refs in entries:
             listed.append((names[number], Entry(position, body[at : at + length], _named(names, refs))))
             at += length
-        if at != end or end > len(body):
+        if at != end:
             raise CorruptRecordError("a segment is cut off")
         start = end
     return named, listed

@@ -9,7 +9,7 @@ from langchain_ttl_history.errors import CorruptRecordError
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.records import decoder, pack, unpack
 from langchain_ttl_history.storage.sqlite_mirror import Mirror
-from langchain_ttl_history.storage.sqlite_packs import size_of
+from langchain_ttl_history.storage.sqlite_packs import size_of, unsealed
 from langchain_ttl_history.storage.sqlite_row import Row
 from langchain_ttl_history.storage.sqlite_schema import digest
 from langchain_ttl_history.storage.sqlite_tail import Tail, closed, content, opened, room
@@ -109,7 +109,8 @@ def load(connection: sqlite3.Connection, row: Row, mirror: Mirror | None) -> Mir
 
 def large(connection: sqlite3.Connection, mirror: Mirror, name: str) -> bytes:
     """The payload of a large blob."""
-    found = connection.execute(_LARGE, (mirror.row.generation, -mirror.large[name].number)).fetchone()
+    place = mirror.large[name]
+    found = connection.execute(_LARGE, (mirror.row.generation, -place.number)).fetchone()
     if found is None:
         raise CorruptRecordError("a large payload is gone")
-    return content(found[0])
+    return unsealed(content(found[0]), place.size)

@@ -16,8 +16,8 @@ __all__ = ["FORMAT", "check", "digest", "make", "prepare"]
 
 APPLICATION = 0x54544C48
 """Says that a file is one of ours: "TTLH"."""
-FORMAT = 1
-"""The version of the format this module writes."""
+FORMAT = 2
+"""The version of the format this module writes: since 2, packs and large payloads have checksums."""
 
 # A new file's settings; without effect on one that is there. Without them no page could be given back, and text
 # would share pages with what `sqlite_tail` keeps it apart from.
@@ -134,9 +134,11 @@ def make(connection: sqlite3.Connection, where: str) -> str:
     for pragma in () if there else _NEW:
         connection.execute(pragma).fetchall()
     (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
-    if not there:
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version < FORMAT:
+        # An older file is read as it is, but what is written to it from now on an older version could not read.
         connection.execute("BEGIN IMMEDIATE")
-        for statement in () if check(connection, where) else _TABLES:
+        for statement in (f"PRAGMA user_version = {FORMAT}",) if check(connection, where) else _TABLES:
             connection.execute(statement)
         connection.execute("COMMIT")
     return str(mode)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from langchain_core.messages import AIMessage, HumanMessage
 
 from langchain_ttl_history import SessionBuffer
 from langchain_ttl_history.errors import ConfigurationError, CorruptRecordError, SessionDeletedError, StorageError
@@ -383,6 +384,19 @@ def test_a_file_of_a_newer_format_is_refused(opens: Opens, tmp_path: Path) -> No
     connection.close()
     with pytest.raises(StorageError, match=f"format {FORMAT + 1}, newer than {FORMAT}"):
         opens()
+
+
+@pytest.mark.parametrize("length", [20, 3_000, 200_000])
+def test_a_text_that_changed_on_the_disk_is_an_error(tmp_path: Path, length: int) -> None:
+    path = tmp_path / "s.db"
+    with closing(SQLiteStorage(path)) as storage:
+        SessionBuffer(storage).history("ada", "s1").add_messages([HumanMessage("x" * length), AIMessage("y" * length)])
+    raw = path.read_bytes()
+    # Within a page, since others lie in between.
+    assert b"yyyyyyyyyy" in raw
+    path.write_bytes(raw.replace(b"yyyyyyyyyy", b"yyyyyyyyyz", 1))
+    with closing(SQLiteStorage(path)) as storage, pytest.raises(CorruptRecordError, match="s1"):
+        _ = SessionBuffer(storage).history("ada", "s1").messages
 
 
 @pytest.mark.parametrize("version", range(1, FORMAT + 1))
