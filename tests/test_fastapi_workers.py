@@ -54,17 +54,16 @@ class Worker:
             trust_env=False,
         )
 
-    def ready(self) -> None:
-        """Return once it answers."""
+    def first_answer(self) -> httpx.Response:
+        """What it answers once it has started."""
         end = time.monotonic() + PATIENCE
         with self.client(USERS[0]) as client:
             while True:
                 with suppress(httpx.TransportError):
-                    client.get("/sessions").raise_for_status()
-                    return
+                    return client.get("/sessions")
                 assert time.monotonic() < end, "the worker did not start"
                 assert self.process.poll() is None, "the worker ended"
-                time.sleep(0.05)
+                time.sleep(0.05)  # It tells nobody that it has started.
 
     def stop(self) -> None:
         """End it."""
@@ -78,7 +77,7 @@ def workers() -> Iterator[list[Worker]]:
     started = [Worker(server.url, pace=0.05 if number == 2 else 0.0) for number in range(3)]
     try:
         for worker in started:
-            worker.ready()
+            worker.first_answer().raise_for_status()
         yield started
     finally:
         for worker in started:
@@ -109,7 +108,7 @@ def take_turn(worker: Worker, user: str, text: str) -> list[tuple[str, Any]]:
                 response.raise_for_status()
                 return list(events(response))
         assert time.monotonic() < end, "the session never became free"
-        time.sleep(0.1)
+        time.sleep(0.1)  # A worker tells nobody when it is done with a session.
 
 
 def conversation(worker: Worker, user: str) -> list[dict[str, Any]]:
@@ -180,13 +179,7 @@ def test_a_user_is_not_told_which_server_is_down() -> None:
     port = servers.free_port()
     worker = Worker(f"redis://127.0.0.1:{port}/0")
     try:
-        answered = None
-        with worker.client(USERS[0]) as client:
-            while answered is None:
-                assert worker.process.poll() is None, "the worker ended"
-                with suppress(httpx.ConnectError):
-                    answered = client.get("/sessions")
-                time.sleep(0.05)
+        answered = worker.first_answer()
         assert answered.status_code == 503
         assert str(port) not in answered.text
     finally:
