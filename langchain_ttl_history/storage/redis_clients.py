@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import suppress
@@ -190,10 +192,10 @@ class Made(Clients):
         self._lock = lock()
         self._client: Any = None
         self._async_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, _Opened] = WeakKeyDictionary()
-        refusals = (ValueError, TypeError, getattr(exceptions_of(self.library), f"{_NAMES[self.library]}Error"))
+        own = getattr(exceptions_of(self.library), f"{_NAMES[self.library]}Error")
         try:
             self._check()
-        except refusals as error:
+        except (ValueError, TypeError, LookupError, own) as error:
             raise ConfigurationError(f"{self!r} is no URL that {self.library} understands: {error}") from error
 
     def _refuse_bare_secret(self) -> None:
@@ -214,10 +216,15 @@ class Made(Clients):
         if database and not (database.isascii() and database.isdigit()):
             # The drivers would take database 0, or 12 where 1/2 stands.
             raise ValueError("the path must be the number of a database")
+        options = module.parse_url(self._url)
+        # The drivers find out about these only when they send something.
+        codecs.lookup(options.get("encoding", "utf-8"))
+        for name in _DEFAULTS:
+            if not 0 < options.get(name, 1) < threading.TIMEOUT_MAX:
+                raise ValueError(f"{name} must be a number of seconds above 0")
         if not self.is_cluster:
             module.ConnectionPool.from_url(self._url).make_connection()
             return
-        options = module.parse_url(self._url)
         if options.get("db"):
             raise ValueError("a cluster has database 0 alone")
         kind = options.pop("connection_class", module.Connection)

@@ -536,6 +536,9 @@ def test_what_a_driver_shows_of_a_client_is_not_shown(library: Any, monkeypatch:
     "url",
     [
         "redis://localhost:port", "redis://localhost?socket_timeout=x", "redis+tls://localhost",
+        "redis://localhost?encoding=bogus", "valkey+cluster://localhost?encoding=bogus",
+        "redis://localhost?socket_timeout=inf", "redis://localhost?socket_timeout=nan",
+        "redis+cluster://localhost?socket_connect_timeout=0", "redis://localhost?socket_timeout=-1",
         "redis://localhost?bogus=1", "valkey://localhost?bogus=1", "redis+cluster://localhost?bogus=1",
         "redis://localhost?max_connections=-1", "redis://localhost?ssl_cert_reqs=none",
         "rediss://localhost?ssl_cert_reqs=some", "redis://localhost?protocol=9",
