@@ -57,10 +57,6 @@ class Base:
         sound = self.sound
         return len(sound) if tuple(names[: len(sound)]) == sound else 0
 
-    def content_named(self, packed: bytes) -> str | None:
-        """The name under which this content was recently stored without an id; None if it was not."""
-        return self.contents.get(packed) or self.waiting.get(packed)
-
     def learn(self, id: str, body: Body) -> None:
         """Remember a message's body."""
         self.held += len(body.content)
@@ -191,8 +187,9 @@ def check_id(message: BaseMessage, where: str) -> None:
 def _encode(
     message: BaseMessage, base: Base, codec: Codec, where: str, blobs: dict[str, Blob], image: bytes | None
 ) -> Body:
-    check_id(message, where)
     id, cls = message.id, type(message)
+    if type(id) is not str:
+        check_id(message, where)
     body = base.known.get(id) if id else None
     if body is not None and image is not None and body.cls is cls and body.content == image:
         if base.sending:
@@ -212,7 +209,7 @@ def _encode(
             base.learn(id, body)
         return body
     sealed = Blob(packed if codec.cipher is None else codec.seal(packed))
-    content = base.content_named(packed)
+    content = base.contents.get(packed) or base.waiting.get(packed)
     shares = content is not None or not id or issubclass(cls, ToolMessage)
     if content is not None:
         base.resend(content, blobs)

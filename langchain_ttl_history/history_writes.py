@@ -146,7 +146,8 @@ def _ready(message: object, key: SessionKey) -> BaseMessage:
         )
     if isinstance(message, BaseMessageChunk):
         message = message_chunk_to_message(message)
-    check_id(message, label(key))
+    if type(message.id) is not str:
+        check_id(message, label(key))
     if not message.id:
         message = message.model_copy(update={"id": _new_id()})
     return message
