@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import threading
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -59,6 +59,10 @@ class Hooked(MemoryStorage):
 
 def stores_root(change: Change) -> bool:
     return any(name.startswith("c\0") for name in change.blobs)
+
+
+def stores_subgraph(change: Change) -> bool:
+    return any(name.startswith("c") for name in change.blobs) and not stores_root(change)
 
 
 def ids(messages: list[BaseMessage]) -> list[str | None]:
@@ -264,12 +268,17 @@ def test_a_subgraph_that_is_faster_than_its_roots_checkpoint_is_kept_after_a_del
     if deletion:
         deleted(buffer)
 
+    overtaken = threading.Event()
+
     def hold_up(change: Change) -> None:
         if stores_root(change):
-            # Real time: LangGraph's own thread has to overtake this one.
-            time.sleep(0.05)
+            assert overtaken.wait(10), "the subgraph waited for its root"
 
-    storage.before_write = hold_up
+    def overtake(change: Change) -> None:
+        if stores_subgraph(change):
+            overtaken.set()
+
+    storage.before_write, storage.after_write = hold_up, overtake
     config: Any = {"configurable": {"thread_id": "t"}}
     graph.invoke({"messages": [HumanMessage("hi", id="h")]}, config)
     (task,) = graph.get_state(config, subgraphs=True).tasks
@@ -390,15 +399,31 @@ def test_an_id_that_is_no_text_to_others_may_stand_anywhere(url: str, tmp_path: 
 # --- turns beside each other ----------------------------------------------------------------------
 
 
+def chained(buffer: SessionBuffer, state: Any = MessagesState, **nodes: Any) -> Any:
+    """A graph of these nodes, one after the other."""
+    graph: Any = StateGraph(state)
+    for name, node in nodes.items():
+        graph.add_node(name, node)
+    for before, after in zip([START, *nodes], nodes, strict=False):
+        graph.add_edge(before, after)
+    return graph.compile(checkpointer=buffer.checkpointer())
+
+
 def graph_of(buffer: SessionBuffer, *steps: Callable[[MessagesState], dict[str, Any]]) -> Any:
-    """A graph of these steps, one after the other."""
-    builder = StateGraph(MessagesState)
-    before = START
-    for number, step in enumerate(steps):
-        builder.add_node(f"step{number}", step)  # type: ignore[type-var]  # a plain function of the state
-        builder.add_edge(before, f"step{number}")
-        before = f"step{number}"
-    return builder.compile(checkpointer=buffer.checkpointer())
+    """The same, where names do not matter."""
+    return chained(buffer, **{f"step{number}": step for number, step in enumerate(steps)})
+
+
+def asking(buffer: SessionBuffer) -> Any:
+    """A graph that calls a tool, which asks a person."""
+
+    def model(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [AIMessage("", id="call", tool_calls=[{"id": "c", "name": "t", "args": {}}])]}
+
+    def tools(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [ToolMessage(str(interrupt("go?")), tool_call_id="c", id="result")]}
+
+    return graph_of(buffer, model, tools)
 
 
 def test_what_a_run_removes_does_not_come_back_after_its_session_expired_under_it() -> None:
@@ -455,14 +480,7 @@ def test_a_copy_of_a_head_that_waits_for_a_tool_is_all_of_it_on_another_worker_t
 @pytest.mark.parametrize("way", ["set", "remove all"])
 def test_a_call_that_waits_for_its_results_outlives_a_replacement_of_what_is_shown(way: str) -> None:
     buffer = SessionBuffer(default_user="u")
-
-    def model(state: MessagesState) -> dict[str, Any]:
-        return {"messages": [AIMessage("", id="call", tool_calls=[{"id": "c", "name": "t", "args": {}}])]}
-
-    def tools(state: MessagesState) -> dict[str, Any]:
-        return {"messages": [ToolMessage(str(interrupt("go?")), tool_call_id="c", id="result")]}
-
-    agent = graph_of(buffer, model, tools)
+    agent = asking(buffer)
     history = buffer.history(session_id="t")
     history.add_messages([HumanMessage("old", id="old")])
     agent.invoke({"messages": [HumanMessage("h", id="h")]}, CONFIG)
@@ -479,14 +497,7 @@ def test_a_call_that_waits_for_its_results_outlives_a_replacement_of_what_is_sho
 @pytest.mark.parametrize("what", ["edited", "as it was"])
 def test_what_the_window_cuts_while_a_graph_waits_does_not_come_back_as_the_newest(what: str) -> None:
     buffer = SessionBuffer(default_user="u", retention=Retention(max_messages=3))
-
-    def model(state: MessagesState) -> dict[str, Any]:
-        return {"messages": [AIMessage("", id="call", tool_calls=[{"id": "c", "name": "t", "args": {}}])]}
-
-    def tools(state: MessagesState) -> dict[str, Any]:
-        return {"messages": [ToolMessage(str(interrupt("go?")), tool_call_id="c", id="result")]}
-
-    agent = graph_of(buffer, model, tools)
+    agent = asking(buffer)
     history = buffer.history(session_id="t")
     history.add_messages([HumanMessage("old", id="old"), AIMessage("answer", id="answer")])
     agent.invoke({"messages": [HumanMessage("h", id="h")]}, CONFIG)
@@ -623,16 +634,6 @@ def test_what_a_subgraph_holds_beyond_the_window_stays_where_it_stood(asks: bool
 
 def texts(messages: list[BaseMessage]) -> list[str]:
     return [message.text for message in messages]
-
-
-def chained(buffer: SessionBuffer, state: Any = MessagesState, **nodes: Any) -> Any:
-    """A graph of these nodes, one after the other."""
-    graph: Any = StateGraph(state)
-    for name, node in nodes.items():
-        graph.add_node(name, node)
-    for before, after in zip([START, *nodes], nodes, strict=False):
-        graph.add_edge(before, after)
-    return graph.compile(checkpointer=buffer.checkpointer())
 
 
 def ask(graph: Any, question: str, durability: str = "sync") -> list[str]:
