@@ -61,6 +61,10 @@ def test_records_and_entries_take_less() -> None:
     assert len(short_record(payload) or payload) < 0.6 * len(payload)
     assert len(short_entry(payload)[0]) < 0.8 * len(payload)
     assert short_entry(payload * 1_000) == (payload * 1_000, 0)
+    id = b"\xd9$" + str(uuid4()).encode()
+    assert len(short_entry(2 * id)[0]) == len(short_entry(id)[0]) + 2
+    timed = payloads_module._HEAD + b"2026-11-26T03:49:55.277471+00:00\xa2id" + id
+    assert len(short_record(timed) or timed) < 0.5 * len(timed)
 
 
 def test_what_was_stored_before_is_read_for_ever() -> None:
