@@ -20,20 +20,12 @@ from langgraph.checkpoint.base import (
 )
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
-from langchain_ttl_history.arrivals import Arrivals
-from langchain_ttl_history.checkpoint_reads import CheckpointReads, Loaded
-from langchain_ttl_history.checkpoint_writes import CheckpointWrites
-from langchain_ttl_history.checkpoints import checkpoint_name
-from langchain_ttl_history.codec import Codec, Serializer, check_serde
-from langchain_ttl_history.delta_channels import delta_history
-from langchain_ttl_history.errors import ConfigurationError, shown
-from langchain_ttl_history.flow import Flow, arun, every_key, run
-from langchain_ttl_history.keys import SessionKey
-from langchain_ttl_history.late_writes import LateWrites
-from langchain_ttl_history.puts import Put
-from langchain_ttl_history.sessions import Sessions
-from langchain_ttl_history.storage.base import Storage
-from langchain_ttl_history.threads import (
+from langchain_ttl_history.checkpointing.arrivals import Arrivals
+from langchain_ttl_history.checkpointing.delta_channels import delta_history
+from langchain_ttl_history.checkpointing.late_writes import LateWrites
+from langchain_ttl_history.checkpointing.puts import Put
+from langchain_ttl_history.checkpointing.reads import CheckpointReads, Loaded
+from langchain_ttl_history.checkpointing.threads import (
     Threads,
     check_narrowing,
     checked_name,
@@ -41,7 +33,15 @@ from langchain_ttl_history.threads import (
     matches,
     selected,
 )
-from langchain_ttl_history.whole_threads import WholeThreads
+from langchain_ttl_history.checkpointing.whole_threads import WholeThreads
+from langchain_ttl_history.checkpointing.writes import CheckpointWrites
+from langchain_ttl_history.checkpoints import checkpoint_name
+from langchain_ttl_history.codec import Codec, Serializer, check_serde
+from langchain_ttl_history.errors import ConfigurationError, shown
+from langchain_ttl_history.flow import Flow, arun, every_key, run
+from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.sessions import Sessions
+from langchain_ttl_history.storage.base import Storage
 
 __all__ = ["TTLCheckpointSaver"]
 

@@ -14,13 +14,13 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
-from langchain_ttl_history.allowlist import TypeName
+from langchain_ttl_history.encoding.allowlist import TypeName
+from langchain_ttl_history.encoding.extensions import Extensions, refusal
+from langchain_ttl_history.encoding.fidelity import same, spelled
+from langchain_ttl_history.encoding.messages import image_of, images_of, joined, messages_of, pack_message, pack_plain
+from langchain_ttl_history.encoding.plain import OPTIONS, plainly
+from langchain_ttl_history.encoding.records import KEYS, pack, unpack, whole
 from langchain_ttl_history.errors import ConfigurationError, CorruptRecordError, TypeNotAllowedError, shown
-from langchain_ttl_history.extensions import Extensions, refusal
-from langchain_ttl_history.fidelity import same, spelled
-from langchain_ttl_history.messages import image_of, images_of, joined, messages_of, pack_message, pack_plain
-from langchain_ttl_history.plain import OPTIONS, plainly
-from langchain_ttl_history.records import KEYS, pack, unpack, whole
 
 __all__ = [
     "Codec",

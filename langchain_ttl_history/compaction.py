@@ -24,7 +24,7 @@ from langchain_ttl_history.index import INDEX, SUBS
 from langchain_ttl_history.pruning import Lines, keep_only, leaves, needed_by, shown_lines, waiting_roots
 from langchain_ttl_history.retention import Retention
 from langchain_ttl_history.storage.base import Change, Entry, Lease, Snapshot
-from langchain_ttl_history.strip import ID, key_of
+from langchain_ttl_history.stored.strip import ID, key_of
 from langchain_ttl_history.window import Caps, visible
 
 __all__ = ["hard_limits", "limits", "plan", "together"]

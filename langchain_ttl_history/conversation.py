@@ -17,10 +17,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from langchain_ttl_history.encoding.records import decoder, pack, unpack_each
 from langchain_ttl_history.errors import CorruptRecordError
-from langchain_ttl_history.records import decoder, pack, unpack_each
 from langchain_ttl_history.storage.base import Entry
-from langchain_ttl_history.strip import key_of
+from langchain_ttl_history.stored.strip import key_of
 
 __all__ = [
     "LOG",

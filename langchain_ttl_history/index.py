@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from langchain_ttl_history.checkpoints import Record
+from langchain_ttl_history.encoding.records import decoder, pack, unpack_each
 from langchain_ttl_history.errors import CorruptRecordError
-from langchain_ttl_history.records import decoder, pack, unpack_each
 from langchain_ttl_history.storage.base import Entry
 
 __all__ = ["CHAIN", "INDEX", "SUBS", "Line", "line_of", "lines_at", "lines_of"]

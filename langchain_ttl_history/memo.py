@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from langchain_ttl_history.bodies import Base
 from langchain_ttl_history.checkpoints import Record
 from langchain_ttl_history.fork_safety import lock
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.base import Change
+from langchain_ttl_history.stored.bodies import Base
 
 __all__ = ["Known", "Memo"]
 

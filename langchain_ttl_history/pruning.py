@@ -8,8 +8,8 @@ from langchain_ttl_history.checkpoints import checkpoint_name, target_of, writes
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.conversation import LOG
 from langchain_ttl_history.index import CHAIN, INDEX, SUBS, Line, lines_at
-from langchain_ttl_history.pending import waits_for_answer
 from langchain_ttl_history.storage.base import Blob, Change, Entry, Lease, Snapshot
+from langchain_ttl_history.stored.pending import waits_for_answer
 
 __all__ = ["Lines", "keep_only", "latest_lines", "leaves", "needed_by", "shown_lines", "waiting_roots"]
 

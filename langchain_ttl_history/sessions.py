@@ -11,7 +11,6 @@ from typing import NamedTuple
 from langchain_core.messages import BaseMessage, HumanMessage, ToolMessage
 
 from langchain_ttl_history.amendments import informed
-from langchain_ttl_history.bodies import Base
 from langchain_ttl_history.checkpoints import Record, head_name, pointed_at, writes_name
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.compaction import hard_limits, limits, plan, together
@@ -22,10 +21,11 @@ from langchain_ttl_history.index import INDEX, lines_of
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.memo import Memo
 from langchain_ttl_history.pruning import leaves, waiting_roots
-from langchain_ttl_history.recall import Recall
 from langchain_ttl_history.retention import Retention
 from langchain_ttl_history.storage.base import Change, Lease, Outcome, Query, Snapshot, Status
-from langchain_ttl_history.strip import NOTHING
+from langchain_ttl_history.stored.bodies import Base
+from langchain_ttl_history.stored.recall import Recall
+from langchain_ttl_history.stored.strip import NOTHING
 from langchain_ttl_history.window import Caps, cut, simple_start, without_open_group
 
 __all__ = ["SessionInfo", "Sessions", "Turn", "View"]

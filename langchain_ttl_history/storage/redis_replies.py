@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import ormsgpack
 
+from langchain_ttl_history.encoding.records import decoder
 from langchain_ttl_history.keys import SessionKey
-from langchain_ttl_history.records import decoder
 from langchain_ttl_history.storage.base import Blob, Change, Entry, Outcome, Query, Snapshot, Status
 from langchain_ttl_history.storage.redis_lineage import later
 from langchain_ttl_history.storage.redis_mirror import Mirror, Remembered

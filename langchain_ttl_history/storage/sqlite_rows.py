@@ -5,9 +5,9 @@ from __future__ import annotations
 import sqlite3
 from typing import NamedTuple
 
+from langchain_ttl_history.encoding.records import decoder, pack, unpack
 from langchain_ttl_history.errors import CorruptRecordError
 from langchain_ttl_history.keys import SessionKey
-from langchain_ttl_history.records import decoder, pack, unpack
 from langchain_ttl_history.storage.sqlite_mirror import Mirror
 from langchain_ttl_history.storage.sqlite_packs import size_of, unsealed
 from langchain_ttl_history.storage.sqlite_row import Row

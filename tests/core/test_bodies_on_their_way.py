@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 
-from langchain_ttl_history.bodies import Base, encode_bodies
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.storage.base import Blob
+from langchain_ttl_history.stored.bodies import Base, encode_bodies
 
 SAID = [HumanMessage("q", id="1"), AIMessage("a", id="2"), ToolMessage("r", tool_call_id="c", id="3")]
 

@@ -20,12 +20,12 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMe
 from langchain_core.messages.base import TextAccessor
 from pydantic import BaseModel
 
-from langchain_ttl_history.bodies import Base, decode_bodies, encode_bodies
 from langchain_ttl_history.codec import Codec
+from langchain_ttl_history.encoding.fidelity import same
+from langchain_ttl_history.encoding.records import pack, unpack
 from langchain_ttl_history.errors import CorruptRecordError, TTLHistoryError, TypeNotAllowedError
-from langchain_ttl_history.fidelity import same
-from langchain_ttl_history.records import pack, unpack
-from langchain_ttl_history.strip import body_name, key_of
+from langchain_ttl_history.stored.bodies import Base, decode_bodies, encode_bodies
+from langchain_ttl_history.stored.strip import body_name, key_of
 
 often = settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 
-from langchain_ttl_history.bodies import Base, decode_bodies, encode_bodies, encode_conversation
 from langchain_ttl_history.codec import Codec
-from langchain_ttl_history.plain import plainly
-from langchain_ttl_history.recall import Recall
+from langchain_ttl_history.encoding.plain import plainly
 from langchain_ttl_history.storage.base import Blob
+from langchain_ttl_history.stored.bodies import Base, decode_bodies, encode_bodies, encode_conversation
+from langchain_ttl_history.stored.recall import Recall
 
 from .test_codec import TYPES, Remark, alike, exactly, identified, often, values
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
-from langchain_ttl_history.bodies import Base
 from langchain_ttl_history.codec import Codec, delta_snapshot
-from langchain_ttl_history.values import Values, decode_value, shifted
+from langchain_ttl_history.stored.bodies import Base
+from langchain_ttl_history.stored.values import Values, decode_value, shifted
 
 SAID: list[BaseMessage] = [HumanMessage("question", id="h"), AIMessage("answer", id="a")]
 LONG = "x" * 500

@@ -14,11 +14,11 @@ from typing import Any
 
 from langchain_core.messages import BaseMessage
 
-from langchain_ttl_history.bodies import Base, decode_bodies, encode_bodies, encode_conversation
 from langchain_ttl_history.codec import Codec, delta_snapshot, is_snapshot
+from langchain_ttl_history.encoding.messages import CORE
 from langchain_ttl_history.errors import CorruptRecordError
-from langchain_ttl_history.messages import CORE
 from langchain_ttl_history.storage.base import Blob
+from langchain_ttl_history.stored.bodies import Base, decode_bodies, encode_bodies, encode_conversation
 
 __all__ = ["HERE", "LIST", "SNAPSHOT", "Values", "decode_value", "is_conversation", "shifted"]
 

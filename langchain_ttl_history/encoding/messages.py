@@ -1,7 +1,7 @@
 """Messages as compact records: the fields of each class in a fixed order, no names, no id.
 
 The id is left out so that two copies of one message, before and after it got its id, share one
-record; it travels in the record's name (see `conversation.py`). The order of fields below is
+record; it travels in the record's name (see `conversation`). The order of fields below is
 part of the stored format: add at the end, never reorder.
 """
 
@@ -16,9 +16,9 @@ from langchain_core import messages as lc
 from langchain_core.messages import BaseMessage
 from pydantic import BaseModel
 
+from langchain_ttl_history.encoding.plain import OPTIONS, plainly
+from langchain_ttl_history.encoding.records import KEYS, list_header, unread_form
 from langchain_ttl_history.errors import CorruptRecordError, TypeNotAllowedError
-from langchain_ttl_history.plain import OPTIONS, plainly
-from langchain_ttl_history.records import KEYS, list_header, unread_form
 
 __all__ = [
     "CORE",

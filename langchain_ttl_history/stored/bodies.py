@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from langchain_core.messages import BaseMessage, ToolMessage
 
 from langchain_ttl_history.codec import Codec, joined
+from langchain_ttl_history.encoding.messages import is_core, pack_plain
 from langchain_ttl_history.errors import CorruptRecordError, TypeNotAllowedError, shown
-from langchain_ttl_history.messages import is_core, pack_plain
 from langchain_ttl_history.storage.base import Blob
-from langchain_ttl_history.strip import ID, NOTHING, Body, Strip, body_name, key_of
+from langchain_ttl_history.stored.strip import ID, NOTHING, Body, Strip, body_name, key_of
 
 __all__ = ["Base", "check_id", "decode_bodies", "encode_bodies", "encode_conversation", "encode_new", "restored"]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from langchain_core.runnables import RunnableConfig
 
-from langchain_ttl_history.checkpoint_reads import Loaded
+from langchain_ttl_history.checkpointing.reads import Loaded
 from langchain_ttl_history.errors import ConfigurationError, MissingUserError, shown
 from langchain_ttl_history.index import Line
 from langchain_ttl_history.keys import SessionKey, valid_id

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 from langchain_core.messages import BaseMessage
 
-from langchain_ttl_history.bodies import decode_bodies
 from langchain_ttl_history.codec import Codec, joined
 from langchain_ttl_history.storage.base import Blob
-from langchain_ttl_history.strip import Strip
+from langchain_ttl_history.stored.bodies import decode_bodies
+from langchain_ttl_history.stored.strip import Strip
 
 __all__ = ["Recall"]
 

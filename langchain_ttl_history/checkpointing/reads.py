@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 from langchain_core.messages import BaseMessage
 
 from langchain_ttl_history.amendments import done_with
-from langchain_ttl_history.bodies import Base, decode_bodies
 from langchain_ttl_history.checkpoints import (
     Record,
     checkpoint_name,
@@ -27,11 +26,12 @@ from langchain_ttl_history.conversation import LOG, Seen, deltas_of
 from langchain_ttl_history.flow import Flow, Read
 from langchain_ttl_history.index import INDEX, SUBS, Line, lines_of
 from langchain_ttl_history.keys import SessionKey
-from langchain_ttl_history.pending import Write, decode_writes
 from langchain_ttl_history.pruning import leaves, shown_lines, waiting_roots
 from langchain_ttl_history.sessions import Sessions, View
 from langchain_ttl_history.storage.base import Lease, Query, Snapshot
-from langchain_ttl_history.strip import key_of
+from langchain_ttl_history.stored.bodies import Base, decode_bodies
+from langchain_ttl_history.stored.pending import Write, decode_writes
+from langchain_ttl_history.stored.strip import key_of
 
 __all__ = ["FIRST_METADATA", "TOKEN_KEY", "CheckpointReads", "Loaded", "Token", "first_checkpoint"]
 

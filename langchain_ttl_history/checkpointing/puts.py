@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Container, Mapping
 from typing import Any, NamedTuple
 
-from langchain_ttl_history.bodies import Base
-from langchain_ttl_history.checkpoint_reads import Token
+from langchain_ttl_history.checkpointing.reads import Token
 from langchain_ttl_history.checkpoints import Record, checkpoint_name
 from langchain_ttl_history.conversation import Seen
 from langchain_ttl_history.storage.base import Guard
+from langchain_ttl_history.stored.bodies import Base
 
 __all__ = ["Ground", "Put", "Start"]
 

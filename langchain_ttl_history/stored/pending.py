@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 from langgraph.checkpoint.base import WRITES_IDX_MAP, writes_sort_key
 from langgraph.checkpoint.serde.types import ERROR, INTERRUPT, RESUME
 
-from langchain_ttl_history.bodies import Base
 from langchain_ttl_history.codec import Codec
-from langchain_ttl_history.records import decoder, pack, unpack, unread_form
+from langchain_ttl_history.encoding.records import decoder, pack, unpack, unread_form
 from langchain_ttl_history.storage.base import Blob, Entry
-from langchain_ttl_history.values import Values, decode_value
+from langchain_ttl_history.stored.bodies import Base
+from langchain_ttl_history.stored.values import Values, decode_value
 
 __all__ = ["Write", "decode_writes", "encode_writes", "waits_for_answer"]
 

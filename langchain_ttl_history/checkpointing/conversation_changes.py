@@ -9,13 +9,13 @@ from typing import Any
 
 from langchain_core.messages import HumanMessage
 
+from langchain_ttl_history.checkpointing.delta_channels import applied
 from langchain_ttl_history.checkpoints import Record
 from langchain_ttl_history.codec import Codec, delta_snapshot, snapshot_value
 from langchain_ttl_history.conversation import Delta, diff
-from langchain_ttl_history.delta_channels import applied
 from langchain_ttl_history.keys import SessionKey
-from langchain_ttl_history.strip import key_of
-from langchain_ttl_history.values import is_conversation
+from langchain_ttl_history.stored.strip import key_of
+from langchain_ttl_history.stored.values import is_conversation
 from langchain_ttl_history.window import ends_open
 
 __all__ = ["find_talk", "keep_cut_first", "said"]

@@ -18,13 +18,13 @@ from langgraph.checkpoint.serde._msgpack import SAFE_MSGPACK_METHODS, SAFE_MSGPA
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
-from langchain_ttl_history.allowlist import AllowList, TypeName
+from langchain_ttl_history.encoding.allowlist import AllowList, TypeName
+from langchain_ttl_history.encoding.fidelity import BYTEARRAY, INTEGER, Pairs, spelled
+from langchain_ttl_history.encoding.messages import is_core, pack_message, unpack_messages
+from langchain_ttl_history.encoding.objects import put_together, taken_apart
+from langchain_ttl_history.encoding.plain import OPTIONS
+from langchain_ttl_history.encoding.records import KEYS, TEXT, pack
 from langchain_ttl_history.errors import CorruptRecordError, TypeNotAllowedError
-from langchain_ttl_history.fidelity import BYTEARRAY, INTEGER, Pairs, spelled
-from langchain_ttl_history.messages import is_core, pack_message, unpack_messages
-from langchain_ttl_history.objects import put_together, taken_apart
-from langchain_ttl_history.plain import OPTIONS
-from langchain_ttl_history.records import KEYS, TEXT, pack
 
 __all__ = ["Extensions", "refusal"]
 

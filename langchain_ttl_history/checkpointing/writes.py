@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from langchain_ttl_history.bodies import Base
-from langchain_ttl_history.checkpoint_reads import FIRST_METADATA, Token, first_checkpoint
+from langchain_ttl_history.checkpointing.conversation_changes import find_talk, keep_cut_first, said
+from langchain_ttl_history.checkpointing.expired_turns import held_by, leave_aged
+from langchain_ttl_history.checkpointing.puts import Ground, Put, Start
+from langchain_ttl_history.checkpointing.reads import FIRST_METADATA, Token, first_checkpoint
 from langchain_ttl_history.checkpoints import (
     Record,
     checkpoint_name,
@@ -21,13 +23,9 @@ from langchain_ttl_history.checkpoints import (
 )
 from langchain_ttl_history.codec import is_snapshot
 from langchain_ttl_history.conversation import LOG
-from langchain_ttl_history.conversation_changes import find_talk, keep_cut_first, said
-from langchain_ttl_history.expired_turns import held_by, leave_aged
 from langchain_ttl_history.flow import Flow, Read, Write
 from langchain_ttl_history.index import INDEX, SUBS, line_of
 from langchain_ttl_history.keys import SessionKey, label
-from langchain_ttl_history.pending import decode_writes, encode_writes
-from langchain_ttl_history.puts import Ground, Put, Start
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import (
     Blob,
@@ -38,7 +36,9 @@ from langchain_ttl_history.storage.base import (
     Snapshot,
     Status,
 )
-from langchain_ttl_history.values import LIST
+from langchain_ttl_history.stored.bodies import Base
+from langchain_ttl_history.stored.pending import decode_writes, encode_writes
+from langchain_ttl_history.stored.values import LIST
 
 __all__ = ["CheckpointWrites"]
 

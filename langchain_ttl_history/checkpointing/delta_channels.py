@@ -8,7 +8,6 @@ from typing import Any
 from langchain_core.messages import RemoveMessage
 from langchain_core.messages.utils import convert_to_messages
 
-from langchain_ttl_history.bodies import decode_bodies, encode_new
 from langchain_ttl_history.checkpoints import (
     checkpoint_name,
     decode_record,
@@ -21,9 +20,10 @@ from langchain_ttl_history.codec import Codec, delta_snapshot
 from langchain_ttl_history.conversation import keyed
 from langchain_ttl_history.flow import Flow, Read
 from langchain_ttl_history.keys import SessionKey, label
-from langchain_ttl_history.pending import Write, decode_writes
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Query, Snapshot
+from langchain_ttl_history.stored.bodies import decode_bodies, encode_new
+from langchain_ttl_history.stored.pending import Write, decode_writes
 
 __all__ = ["applied", "delta_history"]
 

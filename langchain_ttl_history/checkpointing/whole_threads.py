@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from langchain_ttl_history import upkeep
+from langchain_ttl_history.checkpointing import upkeep
+from langchain_ttl_history.checkpointing.threads import Threads, checked_strategy, listed
 from langchain_ttl_history.flow import Delete, Flow, arun, run
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Storage
-from langchain_ttl_history.threads import Threads, checked_strategy, listed
 
 __all__ = ["WholeThreads"]
 

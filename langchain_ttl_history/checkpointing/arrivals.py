@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from langchain_ttl_history.checkpoint_writes import CheckpointWrites
+from langchain_ttl_history.checkpointing.late_writes import LateWrites, checkpoints_of
+from langchain_ttl_history.checkpointing.puts import Put
+from langchain_ttl_history.checkpointing.writes import CheckpointWrites
 from langchain_ttl_history.flow import Flow, Write
 from langchain_ttl_history.keys import SessionKey
-from langchain_ttl_history.late_writes import LateWrites, checkpoints_of
-from langchain_ttl_history.puts import Put
 from langchain_ttl_history.storage.base import Change, Outcome, Status
 
 __all__ = ["Arrivals"]

@@ -9,8 +9,8 @@ from typing import Any
 import ormsgpack
 from langchain_core.messages import BaseMessage
 
-from langchain_ttl_history.objects import taken_apart
-from langchain_ttl_history.records import spelled_text
+from langchain_ttl_history.encoding.objects import taken_apart
+from langchain_ttl_history.encoding.records import spelled_text
 
 __all__ = ["BYTEARRAY", "INTEGER", "Pairs", "same", "spelled"]
 

@@ -1,0 +1,1 @@
+"""How the parts of a session are stored: messages, channel values, pending writes."""
