@@ -16,16 +16,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from langchain_ttl_history.keys import SessionKey
-from langchain_ttl_history.storage import (
-    MemoryStorage,
-    SQLiteStorage,
-    sqlite,
-    sqlite_appends,
-    sqlite_changes,
-    sqlite_mirror,
-    sqlite_tail,
-)
+from langchain_ttl_history.storage import MemoryStorage, SQLiteStorage
 from langchain_ttl_history.storage.base import KEEP, Blob, Change, Entry, Guard, Lease, Outcome, Query, Status, Storage
+from langchain_ttl_history.storage.sqlite import appends, changes, mirror, tail
+from langchain_ttl_history.storage.sqlite import storage as verbs
 from langchain_ttl_history.testing import Clock
 from tests.promises.conftest import sqlite_file
 
@@ -387,14 +381,14 @@ class SQLiteSmallModel(SQLiteModel):
 
     def opened(self) -> list[Storage]:
         self.patches = pytest.MonkeyPatch()
-        for module in (sqlite_appends, sqlite_changes):
+        for module in (appends, changes):
             self.patches.setattr(module, "LARGE", 4)
             self.patches.setattr(module, "OUTDATED", 2)
-        for module in (sqlite_changes, sqlite_tail):
+        for module in (changes, tail):
             self.patches.setattr(module, "SEGMENT", 150)
-        self.patches.setattr(sqlite, "_LOOKS", 5)
-        self.patches.setattr(sqlite, "_CONTESTED", 2)
-        self.patches.setattr(sqlite_mirror, "_EACH", 10_000)
+        self.patches.setattr(verbs, "_LOOKS", 5)
+        self.patches.setattr(verbs, "_CONTESTED", 2)
+        self.patches.setattr(mirror, "_EACH", 10_000)
         return super().opened()
 
     def teardown(self) -> None:

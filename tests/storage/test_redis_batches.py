@@ -16,9 +16,10 @@ import valkey.asyncio
 
 from langchain_ttl_history import StorageError
 from langchain_ttl_history.keys import SessionKey
-from langchain_ttl_history.storage import RedisStorage, redis_requests
+from langchain_ttl_history.storage import RedisStorage
 from langchain_ttl_history.storage.base import Change, Lease, Query, Status
-from langchain_ttl_history.storage.redis_batches import Batches
+from langchain_ttl_history.storage.redis import requests as requests_module
+from langchain_ttl_history.storage.redis.batches import Batches
 from tests import servers
 from tests.proxy import Proxy
 from tests.storage.redis_cases import assert_sound
@@ -238,7 +239,7 @@ async def test_a_request_that_is_sent_again_after_much_else_is_not_done_twice(
     storage: RedisStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = iter(["again...", *(f"{number:08}" for number in range(63)), "again..."])
-    monkeypatch.setattr(redis_requests, "request_name", lambda: next(names))
+    monkeypatch.setattr(requests_module, "request_name", lambda: next(names))
     said = ["first", *(f"{number}" for number in range(63))]
     outcomes = [await storage.awrite(KEYS[0], appended(text)) for text in said]
     again = await storage.awrite(KEYS[0], appended("first"))

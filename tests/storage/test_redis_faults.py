@@ -23,7 +23,7 @@ from langchain_ttl_history import SessionBuffer, StorageError
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import RedisStorage
 from langchain_ttl_history.storage.base import Blob, Change, Query, Status
-from langchain_ttl_history.storage.redis_clients import Made
+from langchain_ttl_history.storage.redis.clients import Made
 from tests import servers
 from tests.proxy import Proxy
 from tests.storage.redis_cases import KEY, LEASE, appended, assert_sound, kind_here, stored_texts

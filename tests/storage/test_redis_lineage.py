@@ -8,8 +8,8 @@ import pytest
 
 from langchain_ttl_history.storage import RedisStorage
 from langchain_ttl_history.storage.base import Blob, Change, Query, Status
-from langchain_ttl_history.storage.redis_lineage import later, newest
-from langchain_ttl_history.storage.redis_mirror import Mirror
+from langchain_ttl_history.storage.redis.lineage import later, newest
+from langchain_ttl_history.storage.redis.mirror import Mirror
 
 from .test_redis_remembered import KEY, LEASE, MESSAGES, TURN, another, begin, told
 

@@ -9,9 +9,11 @@ import pytest
 import redis
 
 from langchain_ttl_history.keys import SessionKey
-from langchain_ttl_history.storage import RedisStorage, redis_mirror, redis_requests
+from langchain_ttl_history.storage import RedisStorage
 from langchain_ttl_history.storage.base import Blob, Change, Entry, Lease, Query, Status
-from langchain_ttl_history.storage.redis_commands import Eval
+from langchain_ttl_history.storage.redis import mirror as mirror_module
+from langchain_ttl_history.storage.redis import requests as requests_module
+from langchain_ttl_history.storage.redis.commands import Eval
 from langchain_ttl_history.testing import Clock
 from tests.storage.redis_cases import assert_counts
 
@@ -212,8 +214,8 @@ def test_nothing_is_remembered_of_what_was_deleted_or_is_over(
 
 
 def test_what_is_remembered_is_bounded(storage: RedisStorage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(redis_mirror, "_EACH", 60_000)
-    monkeypatch.setattr(redis_mirror, "_BYTES", 150_000)
+    monkeypatch.setattr(mirror_module, "_EACH", 60_000)
+    monkeypatch.setattr(mirror_module, "_BYTES", 150_000)
     keys = [SessionKey("ada", f"s{number}") for number in range(9)]
     mirrors = storage._settings.mirrors
     for key in keys:
@@ -361,9 +363,9 @@ def test_what_is_dropped_while_another_drop_begins_is_not_referred_to(
             plan.send(reply)
         return stop.value.value
 
-    first = redis_requests.write(settings, KEY, Change(LEASE, drop=["ma"]))
-    lean = redis_requests.write(settings, KEY, Change(LEASE, append=[("log", b"", ("mc",))]))
-    second = redis_requests.write(settings, KEY, Change(LEASE, drop=["mb"]))
+    first = requests_module.write(settings, KEY, Change(LEASE, drop=["ma"]))
+    lean = requests_module.write(settings, KEY, Change(LEASE, append=[("log", b"", ("mc",))]))
+    second = requests_module.write(settings, KEY, Change(LEASE, drop=["mb"]))
     dropped = storage._reply(next(first))
     written = storage._reply(next(lean))
     request = next(second)  # Begins before the answers of the others are here.

@@ -14,7 +14,7 @@ from langchain_ttl_history import Retention, SessionBuffer
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import RedisStorage
 from langchain_ttl_history.storage.base import Blob, Change, Lease
-from langchain_ttl_history.storage.redis_commands import request_name
+from langchain_ttl_history.storage.redis.commands import request_name
 from tests.langgraph.test_requests import agent
 from tests.storage.redis_cases import admin_of
 
@@ -156,7 +156,7 @@ def test_no_two_requests_have_the_same_name_not_even_of_forked_processes() -> No
     assert len({*names}) == 1_000
     program = """
 import os
-from langchain_ttl_history.storage.redis_commands import request_name
+from langchain_ttl_history.storage.redis.commands import request_name
 request_name()
 reading, writing = os.pipe()
 child = os.fork()

@@ -20,8 +20,8 @@ from langchain_ttl_history import ConfigurationError, Retention, SessionBuffer
 from langchain_ttl_history import storage as storages
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import RedisStorage
-from langchain_ttl_history.storage import redis_numbers as numbers_module
 from langchain_ttl_history.storage.base import Blob, Change, Entry, Guard, Lease, Query, Status
+from langchain_ttl_history.storage.redis import numbers as numbers_module
 from langchain_ttl_history.testing import Clock
 from tests import servers
 from tests.storage.redis_cases import abandon, admin_of, assert_counts, kind_here, moved, open_cluster, open_redis

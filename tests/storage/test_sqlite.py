@@ -24,13 +24,10 @@ from langchain_ttl_history import SessionBuffer
 from langchain_ttl_history.errors import ConfigurationError, CorruptRecordError, SessionDeletedError, StorageError
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import SQLiteStorage
-from langchain_ttl_history.storage import sqlite_freeing as freeing
-from langchain_ttl_history.storage import sqlite_listing as listing
-from langchain_ttl_history.storage import sqlite_mirror as mirrors
-from langchain_ttl_history.storage import sqlite_rows as rows
-from langchain_ttl_history.storage import sqlite_updates as updates
 from langchain_ttl_history.storage.base import Blob, Change, Entry, Guard, Lease, Query, Status, Storage
-from langchain_ttl_history.storage.sqlite_schema import _NEW, FORMAT
+from langchain_ttl_history.storage.sqlite import freeing, listing, lookup, updates
+from langchain_ttl_history.storage.sqlite import mirror as mirrors
+from langchain_ttl_history.storage.sqlite.schema import _NEW, FORMAT
 from langchain_ttl_history.testing import Clock, StorageContract
 from tests.storage.interrupts import interrupted
 from tests.storage.sqlite_cases import Opens, traces
@@ -551,14 +548,14 @@ def test_a_lock_held_for_too_long_is_an_error(opens: Opens, tmp_path: Path) -> N
     [
         (listing._LIST_USER, "USING INDEX sessions_of_user"),
         (listing._LIST_ALL, "USING INDEX sessions_by_use"),
-        (rows.TO_WRITE, "sqlite_autoindex_sessions_1 (key=?)"),
-        (rows.TO_WRITE, "sessions_by_deadline (deadline<?)"),
-        (rows.TO_WRITE, "SEARCH users USING PRIMARY KEY (key=?)"),
+        (lookup.TO_WRITE, "sqlite_autoindex_sessions_1 (key=?)"),
+        (lookup.TO_WRITE, "sessions_by_deadline (deadline<?)"),
+        (lookup.TO_WRITE, "SEARCH users USING PRIMARY KEY (key=?)"),
         (freeing._EXPIRED, "sessions_by_deadline (deadline<?)"),
         ("SELECT generation, key, deadline FROM sessions WHERE user = ?", "sessions_of_user (user=?)"),
-        (rows._TAIL, "INTEGER PRIMARY KEY (rowid=?)"),
-        (rows._SEGMENTS, "PRIMARY KEY (generation=? AND number>?)"),
-        (rows._LARGE, "PRIMARY KEY (generation=? AND number=?)"),
+        (lookup._TAIL, "INTEGER PRIMARY KEY (rowid=?)"),
+        (lookup._SEGMENTS, "PRIMARY KEY (generation=? AND number>?)"),
+        (lookup._LARGE, "PRIMARY KEY (generation=? AND number=?)"),
         (updates.CHANGE, "INTEGER PRIMARY KEY (rowid=?)"),
         (updates.RENEW, "INTEGER PRIMARY KEY (rowid=?)"),
         (updates.REPLACE, "PRIMARY KEY (generation=? AND number=?)"),
@@ -623,7 +620,7 @@ def test_a_call_that_is_interrupted_anywhere_leaves_the_storage_usable(path: str
     write, read = partial(storage.write, KEY, saying("more")), partial(storage.read, KEY, Query(("log",)))
     for verb in (write, read):
         step = 0
-        while interrupted(verb, step, "sqlite_connections.py"):
+        while interrupted(verb, step, "connections.py"):
             step += 1
             # It is that thread that goes on, and what it had it gives back by then.
             assert storage.write(KEY, saying("mine")).status is Status.STORED

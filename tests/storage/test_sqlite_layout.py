@@ -14,14 +14,13 @@ import pytest
 from langchain_ttl_history.errors import CorruptRecordError
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import SQLiteStorage
-from langchain_ttl_history.storage import sqlite_appends as appends
-from langchain_ttl_history.storage import sqlite_changes as changes
-from langchain_ttl_history.storage import sqlite_mirror as mirrors
 from langchain_ttl_history.storage.base import Blob, Change, Entry, Lease, Outcome, Query, Status
-from langchain_ttl_history.storage.sqlite_packs import Large, decode, encode
-from langchain_ttl_history.storage.sqlite_rows import TO_READ, load, look
-from langchain_ttl_history.storage.sqlite_tail import PAGE, SEGMENT
-from langchain_ttl_history.storage.sqlite_updates import LARGE, OUTDATED
+from langchain_ttl_history.storage.sqlite import appends, changes
+from langchain_ttl_history.storage.sqlite import mirror as mirrors
+from langchain_ttl_history.storage.sqlite.lookup import TO_READ, load, look
+from langchain_ttl_history.storage.sqlite.packs import Large, decode, encode
+from langchain_ttl_history.storage.sqlite.tail import PAGE, SEGMENT
+from langchain_ttl_history.storage.sqlite.updates import LARGE, OUTDATED
 from tests.storage.sqlite_cases import Opens, traces
 
 KEY = SessionKey("ada", "s1")

@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 from langchain_ttl_history.errors import ConfigurationError, StorageError
-from langchain_ttl_history.storage.sqlite_schema import make, prepare
+from langchain_ttl_history.storage.sqlite.schema import make, prepare
 
 __all__ = ["MEMORY", "make_file", "open_connection"]
 

@@ -1,7 +1,7 @@
 """Sessions in Redis or Valkey, shared by many workers.
 
 Each verb is one script and one round trip, and the server's clock decides. The scripts, and the layout of
-a session, are in ``lua/``; `redis_requests` plans what is sent and reads what is answered.
+a session, are in ``lua/``; `requests` plans what is sent and reads what is answered.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from weakref import WeakKeyDictionary
 
 from langchain_ttl_history.errors import ConfigurationError, CorruptRecordError, StorageError, shown
 from langchain_ttl_history.keys import SessionKey
-from langchain_ttl_history.storage import redis_requests as requests
 from langchain_ttl_history.storage.base import Change, Outcome, Query, Snapshot, Usage
-from langchain_ttl_history.storage.redis_batches import NEVER_DECODE, Batches, Command
-from langchain_ttl_history.storage.redis_clients import Clients, Given, Made
-from langchain_ttl_history.storage.redis_commands import Eval, Keys, Scan
-from langchain_ttl_history.storage.redis_drivers import exceptions_of
-from langchain_ttl_history.storage.redis_mirror import Mirrors
-from langchain_ttl_history.storage.redis_numbers import References
-from langchain_ttl_history.storage.redis_requests import Plan, Settings
+from langchain_ttl_history.storage.redis import requests
+from langchain_ttl_history.storage.redis.batches import NEVER_DECODE, Batches, Command
+from langchain_ttl_history.storage.redis.clients import Clients, Given, Made
+from langchain_ttl_history.storage.redis.commands import Eval, Keys, Scan
+from langchain_ttl_history.storage.redis.drivers import exceptions_of
+from langchain_ttl_history.storage.redis.mirror import Mirrors
+from langchain_ttl_history.storage.redis.numbers import References
+from langchain_ttl_history.storage.redis.requests import Plan, Settings
 
 __all__ = ["RedisStorage"]
 

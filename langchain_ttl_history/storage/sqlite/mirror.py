@@ -13,9 +13,9 @@ from langchain_ttl_history.fork_safety import lock
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.base import Blob, Query, Snapshot
 from langchain_ttl_history.storage.memory_session import MemorySession
-from langchain_ttl_history.storage.sqlite_packs import Large, decode
-from langchain_ttl_history.storage.sqlite_row import Row
-from langchain_ttl_history.storage.sqlite_tail import Tail
+from langchain_ttl_history.storage.sqlite.packs import Large, decode
+from langchain_ttl_history.storage.sqlite.row import Row
+from langchain_ttl_history.storage.sqlite.tail import Tail
 
 __all__ = ["Key", "Mirror", "Mirrors"]
 

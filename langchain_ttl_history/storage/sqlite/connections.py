@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from langchain_ttl_history.errors import StorageError
 from langchain_ttl_history.fork_safety import watch
-from langchain_ttl_history.storage.sqlite_opening import MEMORY, make_file, open_connection
+from langchain_ttl_history.storage.sqlite.opening import MEMORY, make_file, open_connection
 
 __all__ = ["Connections"]
 

@@ -1,6 +1,6 @@
 """The tables of a SQLite file, and its format version.
 
-Names, ids and what was said stand in bodies alone, of which `sqlite_tail` tells how they lie in the
+Names, ids and what was said stand in bodies alone, of which `tail` tells how they lie in the
 file; in all other columns there are numbers and digests.
 """
 
@@ -10,7 +10,7 @@ import hashlib
 import sqlite3
 
 from langchain_ttl_history.errors import ConfigurationError, StorageError
-from langchain_ttl_history.storage.sqlite_tail import PAGE
+from langchain_ttl_history.storage.sqlite.tail import PAGE
 
 __all__ = ["FORMAT", "check", "digest", "make", "prepare"]
 
@@ -20,7 +20,7 @@ FORMAT = 2
 """The version of the format this module writes: since 2, packs and large payloads have checksums."""
 
 # A new file's settings; without effect on one that is there. Without them no page could be given back, and text
-# would share pages with what `sqlite_tail` keeps it apart from.
+# would share pages with what `tail` keeps it apart from.
 _NEW = (f"PRAGMA page_size = {PAGE}", "PRAGMA auto_vacuum = INCREMENTAL")
 _INCREMENTAL = 2
 """What SQLite calls `auto_vacuum = INCREMENTAL`."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sqlite3
 
 from langchain_ttl_history.keys import SessionKey
-from langchain_ttl_history.storage.sqlite_rows import key_of
-from langchain_ttl_history.storage.sqlite_schema import digest
+from langchain_ttl_history.storage.sqlite.lookup import key_of
+from langchain_ttl_history.storage.sqlite.schema import digest
 
 __all__ = ["page"]
 

@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 
 from langchain_ttl_history.errors import ConfigurationError, shown
 from langchain_ttl_history.fork_safety import lock
-from langchain_ttl_history.storage.redis_drivers import described, exceptions_of, is_async, is_of_cluster, library_of
+from langchain_ttl_history.storage.redis.drivers import described, exceptions_of, is_async, is_of_cluster, library_of
 
 __all__ = ["SCHEMES", "Clients", "Given", "Made"]
 

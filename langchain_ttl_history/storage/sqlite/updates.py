@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from langchain_ttl_history.storage.sqlite_mirror import Mirror
-from langchain_ttl_history.storage.sqlite_tail import SEGMENT
+from langchain_ttl_history.storage.sqlite.mirror import Mirror
+from langchain_ttl_history.storage.sqlite.tail import SEGMENT
 
 __all__ = ["DELETE", "INSERT", "LARGE", "OUTDATED", "REPLACE", "Statement", "update"]
 

@@ -10,7 +10,7 @@ number of overflow pages: only the other columns and the filling are left over.
 from __future__ import annotations
 
 from langchain_ttl_history.errors import CorruptRecordError
-from langchain_ttl_history.storage.sqlite_packs import Names
+from langchain_ttl_history.storage.sqlite.packs import Names
 
 __all__ = ["PAGE", "SEGMENT", "Tail", "closed", "content", "opened", "room"]
 

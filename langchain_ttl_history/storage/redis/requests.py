@@ -10,13 +10,13 @@ from collections.abc import Collection, Generator, Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from langchain_ttl_history.keys import SessionKey
-from langchain_ttl_history.storage import redis_writes as writes
 from langchain_ttl_history.storage.base import Change, Outcome, Query, Snapshot
-from langchain_ttl_history.storage.redis_commands import Eval, Keys, Scan, Script, packed, request_name
-from langchain_ttl_history.storage.redis_mirror import NOTHING, Mirrors
-from langchain_ttl_history.storage.redis_names import short_name
-from langchain_ttl_history.storage.redis_numbers import References
-from langchain_ttl_history.storage.redis_replies import Listed, is_completed, listed, snapshot, stored
+from langchain_ttl_history.storage.redis import writes
+from langchain_ttl_history.storage.redis.commands import Eval, Keys, Scan, Script, packed, request_name
+from langchain_ttl_history.storage.redis.mirror import NOTHING, Mirrors
+from langchain_ttl_history.storage.redis.names import short_name
+from langchain_ttl_history.storage.redis.numbers import References
+from langchain_ttl_history.storage.redis.replies import Listed, is_completed, listed, snapshot, stored
 
 __all__ = [
     "Plan",

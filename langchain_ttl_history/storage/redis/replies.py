@@ -11,11 +11,11 @@ import ormsgpack
 from langchain_ttl_history.encoding.records import decoder
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.base import Blob, Change, Entry, Outcome, Query, Snapshot, Status
-from langchain_ttl_history.storage.redis_lineage import later
-from langchain_ttl_history.storage.redis_mirror import Mirror, Remembered
-from langchain_ttl_history.storage.redis_names import full_name
-from langchain_ttl_history.storage.redis_numbers import KIND, TABLE, Known
-from langchain_ttl_history.storage.redis_payloads import full_payload
+from langchain_ttl_history.storage.redis.lineage import later
+from langchain_ttl_history.storage.redis.mirror import Mirror, Remembered
+from langchain_ttl_history.storage.redis.names import full_name
+from langchain_ttl_history.storage.redis.numbers import KIND, TABLE, Known
+from langchain_ttl_history.storage.redis.payloads import full_payload
 
 __all__ = ["Listed", "Stored", "is_completed", "listed", "snapshot", "stored", "table_names"]
 

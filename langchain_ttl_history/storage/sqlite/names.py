@@ -8,7 +8,7 @@ from pathlib import Path
 
 from langchain_ttl_history.errors import ConfigurationError
 from langchain_ttl_history.keys import SessionKey, user_digest
-from langchain_ttl_history.storage.sqlite_opening import MEMORY
+from langchain_ttl_history.storage.sqlite.opening import MEMORY
 
 __all__ = ["name_of", "name_of_user", "valid_path"]
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 from langchain_ttl_history.storage.base import KEEP, Blob, Change, Entry, Outcome, Status
 from langchain_ttl_history.storage.memory_session import MemorySession, is_fenced
-from langchain_ttl_history.storage.sqlite_mirror import Mirror
-from langchain_ttl_history.storage.sqlite_packs import Listed, Named, encode
-from langchain_ttl_history.storage.sqlite_tail import closed
-from langchain_ttl_history.storage.sqlite_updates import INSERT, LARGE, OUTDATED, Statement, update
+from langchain_ttl_history.storage.sqlite.mirror import Mirror
+from langchain_ttl_history.storage.sqlite.packs import Listed, Named, encode
+from langchain_ttl_history.storage.sqlite.tail import closed
+from langchain_ttl_history.storage.sqlite.updates import INSERT, LARGE, OUTDATED, Statement, update
 
 __all__ = ["appended"]
 

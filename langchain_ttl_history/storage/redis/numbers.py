@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 
 from langchain_ttl_history.fork_safety import lock
 from langchain_ttl_history.keys import SessionKey
-from langchain_ttl_history.storage.redis_commands import encoded
-from langchain_ttl_history.storage.redis_lineage import later
-from langchain_ttl_history.storage.redis_names import short_name
+from langchain_ttl_history.storage.redis.commands import encoded
+from langchain_ttl_history.storage.redis.lineage import later
+from langchain_ttl_history.storage.redis.names import short_name
 
 __all__ = ["KIND", "TABLE", "Dropping", "Known", "References", "kind_of", "runs"]
 
@@ -51,7 +51,7 @@ class Known:
     """Counts the changes that dropped blobs."""
     numbers: dict[str, int] = field(default_factory=dict)
     requests: bytes = b""
-    """The newest requests; see `redis_lineage`. Set before numbers are added, and read after them, since threads share
+    """The newest requests; see `lineage`. Set before numbers are added, and read after them, since threads share
     this without a lock."""
     dropping: Dropping = ("", frozenset())
 

@@ -8,11 +8,11 @@ from typing import NamedTuple
 from langchain_ttl_history.encoding.records import decoder, pack, unpack
 from langchain_ttl_history.errors import CorruptRecordError
 from langchain_ttl_history.keys import SessionKey
-from langchain_ttl_history.storage.sqlite_mirror import Mirror
-from langchain_ttl_history.storage.sqlite_packs import size_of, unsealed
-from langchain_ttl_history.storage.sqlite_row import Row
-from langchain_ttl_history.storage.sqlite_schema import digest
-from langchain_ttl_history.storage.sqlite_tail import Tail, closed, content, opened, room
+from langchain_ttl_history.storage.sqlite.mirror import Mirror
+from langchain_ttl_history.storage.sqlite.packs import size_of, unsealed
+from langchain_ttl_history.storage.sqlite.row import Row
+from langchain_ttl_history.storage.sqlite.schema import digest
+from langchain_ttl_history.storage.sqlite.tail import Tail, closed, content, opened, room
 
 __all__ = ["TO_READ", "TO_WRITE", "Look", "create", "key_of", "large", "load", "look"]
 

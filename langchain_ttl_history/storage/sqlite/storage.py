@@ -13,20 +13,19 @@ from collections.abc import Callable
 
 from langchain_ttl_history.errors import ConfigurationError
 from langchain_ttl_history.keys import SessionKey
-from langchain_ttl_history.storage import sqlite_freeing as freeing
-from langchain_ttl_history.storage import sqlite_listing as listing
 from langchain_ttl_history.storage.base import Change, Outcome, Query, Snapshot, Usage
 from langchain_ttl_history.storage.memory_session import refusal
-from langchain_ttl_history.storage.sqlite_appends import appended
-from langchain_ttl_history.storage.sqlite_changes import planned, renewal
-from langchain_ttl_history.storage.sqlite_connections import Connections
-from langchain_ttl_history.storage.sqlite_executor import Executor
-from langchain_ttl_history.storage.sqlite_mirror import Mirror, Mirrors
-from langchain_ttl_history.storage.sqlite_names import name_of, name_of_user, valid_path
-from langchain_ttl_history.storage.sqlite_opening import MEMORY
-from langchain_ttl_history.storage.sqlite_row import Row, bytes_of
-from langchain_ttl_history.storage.sqlite_rows import TO_READ, TO_WRITE, create, large, load, look
-from langchain_ttl_history.storage.sqlite_schema import digest
+from langchain_ttl_history.storage.sqlite import freeing, listing
+from langchain_ttl_history.storage.sqlite.appends import appended
+from langchain_ttl_history.storage.sqlite.changes import planned, renewal
+from langchain_ttl_history.storage.sqlite.connections import Connections
+from langchain_ttl_history.storage.sqlite.executor import Executor
+from langchain_ttl_history.storage.sqlite.lookup import TO_READ, TO_WRITE, create, large, load, look
+from langchain_ttl_history.storage.sqlite.mirror import Mirror, Mirrors
+from langchain_ttl_history.storage.sqlite.names import name_of, name_of_user, valid_path
+from langchain_ttl_history.storage.sqlite.opening import MEMORY
+from langchain_ttl_history.storage.sqlite.row import Row, bytes_of
+from langchain_ttl_history.storage.sqlite.schema import digest
 
 __all__ = ["SQLiteStorage"]
 

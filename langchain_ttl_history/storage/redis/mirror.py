@@ -16,8 +16,8 @@ from typing import NamedTuple
 from langchain_ttl_history.fork_safety import lock
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.base import Blob
-from langchain_ttl_history.storage.redis_lineage import later, newest
-from langchain_ttl_history.storage.redis_numbers import KIND, Known
+from langchain_ttl_history.storage.redis.lineage import later, newest
+from langchain_ttl_history.storage.redis.numbers import KIND, Known
 
 __all__ = ["NOTHING", "Mirror", "Mirrors", "Remembered"]
 
@@ -50,7 +50,7 @@ class Mirror:
     Args:
         generation: The session's.
         edition: The session's.
-        requests: The newest requests; see `redis_lineage`. Set them before adding what an answer tells, and read them
+        requests: The newest requests; see `lineage`. Set them before adding what an answer tells, and read them
             after reading anything else, since threads share a mirror without a lock.
     """
 

@@ -1,7 +1,7 @@
 """What any change of a session writes to a SQLite file: planned on its mirror, without I/O.
 
 A change that drops or replaces something rewrites the segments that contained it, so that nothing of it stays in the
-file. (See `sqlite_appends` for changes that only append.)
+file. (See `appends` for changes that only append.)
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 
 from langchain_ttl_history.storage.base import KEEP, Blob, Change, Entry, Lease, Outcome, Status
-from langchain_ttl_history.storage.sqlite_mirror import Key, Mirror
-from langchain_ttl_history.storage.sqlite_packs import Large, Listed, Named, Names, encode, sealed
-from langchain_ttl_history.storage.sqlite_tail import SEGMENT, closed, room
-from langchain_ttl_history.storage.sqlite_updates import DELETE, INSERT, LARGE, OUTDATED, REPLACE, Statement, update
+from langchain_ttl_history.storage.sqlite.mirror import Key, Mirror
+from langchain_ttl_history.storage.sqlite.packs import Large, Listed, Named, Names, encode, sealed
+from langchain_ttl_history.storage.sqlite.tail import SEGMENT, closed, room
+from langchain_ttl_history.storage.sqlite.updates import DELETE, INSERT, LARGE, OUTDATED, REPLACE, Statement, update
 
 __all__ = ["planned", "renewal"]
 

@@ -8,11 +8,11 @@ from struct import Struct
 from typing import Any
 
 from langchain_ttl_history.storage.base import KEEP, Change, Lease
-from langchain_ttl_history.storage.redis_commands import Eval, Script, encoded, packed
-from langchain_ttl_history.storage.redis_lineage import newest
-from langchain_ttl_history.storage.redis_names import short_name
-from langchain_ttl_history.storage.redis_numbers import Dropping, Known, kind_of, runs
-from langchain_ttl_history.storage.redis_payloads import short_entry, short_record
+from langchain_ttl_history.storage.redis.commands import Eval, Script, encoded, packed
+from langchain_ttl_history.storage.redis.lineage import newest
+from langchain_ttl_history.storage.redis.names import short_name
+from langchain_ttl_history.storage.redis.numbers import Dropping, Known, kind_of, runs
+from langchain_ttl_history.storage.redis.payloads import short_entry, short_record
 
 __all__ = ["change", "lean", "micro", "times", "weighed"]
 

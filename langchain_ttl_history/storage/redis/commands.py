@@ -39,7 +39,7 @@ class Script(NamedTuple):
     @classmethod
     def load(cls, name: str, *shared: str) -> Script:
         """The script of a file in ``lua/``, behind what all of them share and what else it needs."""
-        folder = files("langchain_ttl_history.storage") / "lua"
+        folder = files("langchain_ttl_history.storage.redis") / "lua"
         source = "".join((folder / f"{each}.lua").read_text("utf-8") for each in ("common", *shared, name))
         return cls(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
 

@@ -1,0 +1,5 @@
+"""Sessions in Redis or Valkey: one server, one behind Sentinel, or a cluster."""
+
+from langchain_ttl_history.storage.redis.storage import RedisStorage
+
+__all__ = ["RedisStorage"]
