@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -194,6 +195,9 @@ def _check(url: str) -> None:
 
 
 def _class(name: str) -> type:
+    if str(Path.cwd()) not in sys.path:
+        # An installed command does not look there by itself. Last, so that the program's modules hide no others.
+        sys.path.append(str(Path.cwd()))
     module, _, attribute = name.partition(":")
     try:
         found: Any = getattr(import_module(module), attribute)

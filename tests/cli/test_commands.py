@@ -200,6 +200,17 @@ def test_the_url_may_come_from_the_environment(url: str, buffer: SessionBuffer) 
     assert done.stdout.startswith("3 sessions")
 
 
+def test_a_class_is_found_in_the_folder_the_command_is_called_in(url: str, tmp_path: Path) -> None:
+    (tmp_path / "my_notes.py").write_text(
+        "from langchain_core.messages import HumanMessage\n\nclass Note(HumanMessage):\n    pass\n"
+    )
+    command = [Path(sys.executable).with_name("ttl-history"), "--url", url, "--allow-type", "my_notes:Note", "stats"]
+    with SessionBuffer(url) as buffer:
+        buffer.sweep()
+    done = subprocess.run(command, check=False, capture_output=True, cwd=tmp_path, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_storage_that_cannot_be_opened_is_one_line_of_error(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["--url", f"sqlite:///{tmp_path}", "stats"])
     assert done.exit_code == 2
