@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from langchain_ttl_history.buffer import SessionBuffer
-from langchain_ttl_history.cli.drawing import facts, listing, timeline
+from langchain_ttl_history.cli.drawing import console, facts, listing, timeline
 from langchain_ttl_history.display import amount
 from langchain_ttl_history.errors import ConfigurationError, CorruptRecordError, TTLHistoryError, TypeNotAllowedError
 from langchain_ttl_history.retention import Retention
@@ -78,7 +77,7 @@ def sessions(
             for info in found:
                 typer.echo(_json(info))
         else:
-            Console().print(listing(found))
+            console().print(listing(found))
         for error in unread:
             _complain(error)
         if unread:
@@ -95,7 +94,7 @@ def info(context: typer.Context, user: User, session: Session, *, as_json: Json 
         if as_json:
             typer.echo(_json(found))
         else:
-            Console().print(facts(found))
+            console().print(facts(found))
 
 
 @app.command()
@@ -105,9 +104,9 @@ def show(context: typer.Context, user: User, session: Session) -> None:
         portrait = buffer.history(user, session)._portrait()
         if portrait is None:
             raise _missing(user, session)
-        console = Console()
+        screen = console()
         for part in timeline(portrait):
-            console.print(part)
+            screen.print(part)
 
 
 @app.command()
@@ -168,7 +167,7 @@ def opened(context: typer.Context) -> Iterator[SessionBuffer]:
 
 def _readable(buffer: SessionBuffer, user: str | None, unread: list[TTLHistoryError]) -> Iterator[SessionInfo]:
     """The sessions of a user, or of everyone; errors of those that cannot be read are added to `unread`."""
-    for key in buffer._keys(user):
+    for key in buffer._keys(buffer._scope(user, all_users=user is None)):
         try:
             found = buffer.info(*key)
         except (CorruptRecordError, TypeNotAllowedError) as error:
@@ -195,10 +194,10 @@ def _check(url: str) -> None:
 
 
 def _class(name: str) -> type:
+    module, _, attribute = name.partition(":")
     if str(Path.cwd()) not in sys.path:
         # An installed command does not look there by itself. Last, so that the program's modules hide no others.
         sys.path.append(str(Path.cwd()))
-    module, _, attribute = name.partition(":")
     try:
         found: Any = getattr(import_module(module), attribute)
     except Exception as error:  # a module may raise anything when it is imported

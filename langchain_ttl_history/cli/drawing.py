@@ -3,27 +3,41 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator
 
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
-from rich.console import RenderableType
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from langchain_ttl_history.display import Facts, Portrait, amount, span
 from langchain_ttl_history.window import callers
 
-__all__ = ["facts", "listing", "timeline"]
+__all__ = ["console", "facts", "listing", "timeline"]
 
 _STYLES = {"human": "bold cyan", "ai": "bold green", "tool": "yellow", "system": "magenta"}
 _SHOWN_CHARS = 1_000
+_PIPE_WIDTH = 10_000
+"""Wider than anything shown, so that nothing is wrapped for a program that reads it."""
+
+
+def console() -> Console:
+    """Where to print: as wide as the terminal, or without a bound where the output goes to a file or a program."""
+    found = Console()
+    if not found.is_terminal and "COLUMNS" not in os.environ:
+        found.width = _PIPE_WIDTH
+    return found
 
 
 def listing(sessions: Iterable[Facts]) -> Table:
     """A table of sessions."""
     table = Table(box=None, header_style="dim", pad_edge=False)
-    for name in ("user", "session", "messages", "checkpoints", "size", "idle left"):
-        table.add_column(name, justify="right" if name in {"messages", "checkpoints", "size"} else "left")
+    for name in ("user", "session"):
+        # Whole, since it is what the other commands are given.
+        table.add_column(name, overflow="fold")
+    for name in ("messages", "checkpoints", "size", "idle left"):
+        table.add_column(name, justify="left" if name == "idle left" else "right", no_wrap=True)
     for each in sessions:
         table.add_row(
             _plain(each.user_id),
@@ -39,8 +53,8 @@ def listing(sessions: Iterable[Facts]) -> Table:
 def facts(session: Facts) -> Table:
     """A session's metadata, one item per line."""
     table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim")
-    table.add_column()
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
     for name, value in (
         ("user", _plain(session.user_id)),
         ("session", _plain(session.session_id)),
@@ -69,7 +83,7 @@ def timeline(portrait: Portrait) -> Iterator[RenderableType]:
                 lines += _call(call["name"], call["args"], call["id"], results)
         row = Table.grid(padding=(0, 2))
         row.add_column(width=8, justify="right", style=_STYLES.get(message.type, "bold"))
-        row.add_column()
+        row.add_column(overflow="fold")
         row.add_row(message.type, Text("\n").join(lines))
         yield row
 

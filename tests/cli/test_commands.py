@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
@@ -73,6 +74,26 @@ def test_sessions_lists_those_of_everyone_when_asked_to(call: Call) -> None:
         refused = call(*words)
         assert refused.exit_code == 2
         assert len(refused.stderr.splitlines()) == 1
+
+
+def test_a_user_who_cannot_be_one_is_refused_when_listed_too(call: Call) -> None:
+    assert call("sessions", "").exit_code == call("info", "", "s").exit_code == 2
+
+
+@pytest.mark.parametrize("columns", ["80", None], ids=["narrow", "piped"])
+def test_no_name_and_nothing_said_is_cut_off(buffer: SessionBuffer, url: str, columns: str | None) -> None:
+    user, session, link = "auth0|" + "7" * 32, str(UUID(int=2**127)), "https://example.com/" + "path/" * 20 + "end"
+    buffer.history(user, session).add_messages([HumanMessage(f"See {link} please")])
+    environment = {key: value for key, value in os.environ.items() if key != "COLUMNS"}
+    environment |= {"COLUMNS": columns} if columns else {}
+    command = Path(sys.executable).with_name("ttl-history")
+    for words in (["sessions", user], ["info", user, session], ["show", user, session]):
+        done = subprocess.run(
+            [command, "--url", url, *words], check=True, capture_output=True, env=environment, text=True
+        )
+        assert "…" not in done.stdout
+        if columns is None:  # for a program, which looks for the whole of it on one line
+            assert (f"See {link} please" if "show" in words else session) in done.stdout
 
 
 def test_a_session_that_cannot_be_read_does_not_hide_the_others(call: Call, buffer: SessionBuffer) -> None:
@@ -179,6 +200,17 @@ def test_a_class_of_the_programs_own_has_to_be_allowed(call: Call, buffer: Sessi
     assert "my note" in allowed.stdout
 
 
+def test_a_class_is_found_in_the_folder_the_command_is_called_in(url: str, tmp_path: Path) -> None:
+    (tmp_path / "my_notes.py").write_text(
+        "from langchain_core.messages import HumanMessage\n\nclass Note(HumanMessage):\n    pass\n"
+    )
+    command = [Path(sys.executable).with_name("ttl-history"), "--url", url, "--allow-type", "my_notes:Note", "stats"]
+    with SessionBuffer(url) as buffer:
+        buffer.sweep()
+    done = subprocess.run(command, check=False, capture_output=True, cwd=tmp_path, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize(
     "name", ["nothing", "no.such.module:Class", f"{__name__}:Nothing", f"{__name__}:json", ":", "..a:X"]
 )
@@ -198,17 +230,6 @@ def test_without_a_storage_to_look_at_the_way_out_is_named(url: str) -> None:
 def test_the_url_may_come_from_the_environment(url: str, buffer: SessionBuffer) -> None:
     done = CliRunner().invoke(app, ["stats"], env={"TTL_HISTORY_URL": url})
     assert done.stdout.startswith("3 sessions")
-
-
-def test_a_class_is_found_in_the_folder_the_command_is_called_in(url: str, tmp_path: Path) -> None:
-    (tmp_path / "my_notes.py").write_text(
-        "from langchain_core.messages import HumanMessage\n\nclass Note(HumanMessage):\n    pass\n"
-    )
-    command = [Path(sys.executable).with_name("ttl-history"), "--url", url, "--allow-type", "my_notes:Note", "stats"]
-    with SessionBuffer(url) as buffer:
-        buffer.sweep()
-    done = subprocess.run(command, check=False, capture_output=True, cwd=tmp_path, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_storage_that_cannot_be_opened_is_one_line_of_error(tmp_path: Path) -> None:
