@@ -62,7 +62,7 @@ class _Brief(Repr):
 
     def repr_instance(self, x: object, level: int) -> str:
         # Whatever an object says of itself: a client's password, say.
-        plain = isinstance(x, (type, timedelta, float, bytes, UUID, Decimal))
+        plain = isinstance(x, (type(None), bool, type, timedelta, float, bytes, UUID, Decimal))
         return super().repr_instance(x, level) if plain else object.__repr__(x).partition(" at ")[0] + ">"
 
 

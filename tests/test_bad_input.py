@@ -192,6 +192,16 @@ def test_a_duration_of_nothing_is_refused(name: str, value: Any) -> None:
 
 
 def test_a_retention_takes_seconds_timedeltas_and_none() -> None:
+@pytest.mark.parametrize("value", [True, False, None])
+def test_a_bool_and_none_are_shown_as_they_are_written(value: Any) -> None:
+    for attempt in (
+        lambda: SessionBuffer().forget(value),
+        lambda: SessionBuffer().history("alice", "s1").add_system_message(value),
+    ):
+        with pytest.raises((ConfigurationError, TypeNotAllowedError), match=r"not (True|False|None)\b"):
+            attempt()
+
+
     Retention(idle_ttl=0.5, max_age=timedelta(days=1), max_messages=1, max_tokens=None)
     Retention(idle_ttl=None, max_age=None, max_messages=None, max_bytes=None, max_checkpoints=None)
 
