@@ -16,7 +16,7 @@ from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
 from langchain_ttl_history.encoding.allowlist import TypeName
 from langchain_ttl_history.encoding.extensions import Extensions, refusal
-from langchain_ttl_history.encoding.fidelity import same, spelled
+from langchain_ttl_history.encoding.fidelity import changed, same, spelled
 from langchain_ttl_history.encoding.messages import image_of, images_of, joined, messages_of, pack_message, pack_plain
 from langchain_ttl_history.encoding.plain import OPTIONS, plainly
 from langchain_ttl_history.encoding.records import KEYS, pack, unpack, whole
@@ -209,13 +209,16 @@ class Codec:
         where: str,
     ) -> bytes:
         problem: Exception | None = None
+        culprit = value
         self._extensions.forget_failure()
         # A second attempt spells out what MessagePack refuses or silently changes.
         for spell in (None, spelled):
             try:
                 packed = encode(spell)
-                if same(value, decode(packed)):
+                found = decode(packed)
+                if same(value, found):
                     return packed
+                culprit = changed(value, found)
             except Exception as error:  # noqa: BLE001  # a class's own code may raise anything
                 problem = self._extensions.failure(error)
         cause: BaseException | None = problem
@@ -223,7 +226,7 @@ class Codec:
             if isinstance(cause, TypeNotAllowedError):
                 raise TypeNotAllowedError(f"{where}: {cause}") from problem
             cause = cause.__cause__ or cause.__context__
-        raise TypeNotAllowedError(f"{where}: {refusal(value)}") from problem
+        raise TypeNotAllowedError(f"{where}: {refusal(culprit)}") from problem
 
 
 def check_serde(serde: object) -> None:

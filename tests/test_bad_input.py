@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import uuid
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -26,6 +27,13 @@ from langchain_ttl_history import (
 from langchain_ttl_history.storage import MemoryStorage
 
 from .promises.helpers import Colour, Session, build_graph, dumps
+
+
+@dataclass
+class Holder:
+    """An object of a program's own, that holds another."""
+
+    held: Any
 
 
 @pytest.fixture(params=["sync", "async"])
@@ -184,14 +192,6 @@ def test_a_count_that_is_no_whole_number_is_refused(name: str, value: Any) -> No
         Retention(**{name: value})
 
 
-@pytest.mark.parametrize("name", ["idle_ttl", "max_age"])
-@pytest.mark.parametrize("value", [timedelta(0), timedelta(seconds=-1)])
-def test_a_duration_of_nothing_is_refused(name: str, value: Any) -> None:
-    with pytest.raises(ConfigurationError, match=name):
-        Retention(**{name: value})
-
-
-def test_a_retention_takes_seconds_timedeltas_and_none() -> None:
 @pytest.mark.parametrize("value", [True, False, None])
 def test_a_bool_and_none_are_shown_as_they_are_written(value: Any) -> None:
     for attempt in (
@@ -202,6 +202,14 @@ def test_a_bool_and_none_are_shown_as_they_are_written(value: Any) -> None:
             attempt()
 
 
+@pytest.mark.parametrize("name", ["idle_ttl", "max_age"])
+@pytest.mark.parametrize("value", [timedelta(0), timedelta(seconds=-1)])
+def test_a_duration_of_nothing_is_refused(name: str, value: Any) -> None:
+    with pytest.raises(ConfigurationError, match=name):
+        Retention(**{name: value})
+
+
+def test_a_retention_takes_seconds_timedeltas_and_none() -> None:
     Retention(idle_ttl=0.5, max_age=timedelta(days=1), max_messages=1, max_tokens=None)
     Retention(idle_ttl=None, max_age=None, max_messages=None, max_bytes=None, max_checkpoints=None)
 
@@ -351,6 +359,26 @@ async def test_a_value_that_cannot_be_stored_is_named_with_its_session_and_chann
     for word in ("s1", "message", "Lock"):
         assert word in str(refused.value)
     assert dumps(await session.messages()) == before
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        [ValueError("x")],
+        {"a": (1, {2: ValueError("x")})},
+        Holder(ValueError("x")),
+        HumanMessage("x", extra=[ValueError()]),
+    ],
+    ids=lambda held: type(held).__name__,
+)
+async def test_the_part_that_would_come_back_as_something_else_is_named_and_not_what_holds_it(
+    session: Session, held: Any
+) -> None:
+    message = AIMessage("a", additional_kwargs={"x": held})
+    with pytest.raises(TypeNotAllowedError, match=r"builtins\.ValueError cannot be stored") as refused:
+        await session.add(message)
+    # A serializer for the channels does nothing for a message.
+    assert "outside the messages, checkpointer(serde=...)" in str(refused.value)
 
 
 class Loud:

@@ -221,5 +221,5 @@ def refusal(value: object) -> str:
     return (
         f"a value of type {type(value).__module__}.{type(value).__qualname__} cannot be "
         "stored, since it would not come back as it is. Store plain data, a dataclass or a "
-        "pydantic model, or give the checkpointer a serde= that knows the type"
+        "pydantic model; outside the messages, checkpointer(serde=...) takes a serializer that knows the type"
     )

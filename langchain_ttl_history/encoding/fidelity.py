@@ -12,7 +12,7 @@ from langchain_core.messages import BaseMessage
 from langchain_ttl_history.encoding.objects import taken_apart
 from langchain_ttl_history.encoding.records import spelled_text
 
-__all__ = ["BYTEARRAY", "INTEGER", "Pairs", "same", "spelled"]
+__all__ = ["BYTEARRAY", "INTEGER", "Pairs", "changed", "same", "spelled"]
 
 BYTEARRAY, INTEGER = 5, 6
 """Extension types of the stored format, besides that of texts."""
@@ -77,3 +77,23 @@ def same(left: Any, right: Any) -> bool:
         return bool(left == right) and getattr(left, "fold", 0) == getattr(right, "fold", 0)
     except (TypeError, ValueError):
         return True  # An array compares element by element; its type and bytes are kept whole.
+
+
+def changed(left: Any, right: Any) -> Any:
+    """The innermost part of a value that came back as something else, so that it and not what holds it is named."""
+    if type(left) is not type(right):
+        return left
+    pairs: list[tuple[Any, Any]] = []
+    if type(left) in (list, tuple):
+        pairs = [*zip(left, right, strict=False)]
+    elif type(left) is dict:
+        pairs = [*zip(left, right, strict=False), *zip(left.values(), right.values(), strict=False)]
+    elif isinstance(left, BaseMessage):
+        pairs = [(each, vars(right).get(name)) for name, each in vars(left).items()]
+        pairs.append((left.__pydantic_extra__, right.__pydantic_extra__))
+    else:
+        pairs = [(taken_apart(left), taken_apart(right))]
+    for before, after in pairs:
+        if before is not None and not same(before, after):
+            return changed(before, after)
+    return left
