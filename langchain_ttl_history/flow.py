@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+_WAY_OUT = "; if a newer version wrote it, upgrade this one, otherwise restore the storage or delete the session"
 
 
 class Read(NamedTuple):
@@ -130,7 +131,9 @@ async def arun(storage: Storage, flow: Flow[T]) -> T:
 
 
 def _named(error: CorruptRecordError | TypeNotAllowedError, request: Request | None) -> TTLHistoryError:
-    """The error with the session's name put before its message, unless it is already there."""
+    """The error with the session's name put before its message and the way out after it, unless they are there."""
     if not isinstance(request, (Read, Write)) or str(error).startswith("session "):
         return error
-    return type(error)(f"{label(request.key)}: {error}")
+    # One that misses a serializer says so itself, and so does one about a type.
+    way = "" if isinstance(error, TypeNotAllowedError) or "serde=" in str(error) else _WAY_OUT
+    return type(error)(f"{label(request.key)}: {error}{way}")

@@ -258,7 +258,7 @@ def unpack_messages(
     try:
         records = ormsgpack.unpackb(together, ext_hook=hook, option=KEYS)
     except (ormsgpack.MsgpackDecodeError, TypeError) as error:
-        raise CorruptRecordError(f"a message cannot be read: {error}") from error
+        raise CorruptRecordError(f"its bytes are damaged: {error}") from error
     if records.pop() is not True:
         raise CorruptRecordError("a message is longer than it was")
     for record, id in zip(records, ids, strict=True):
@@ -288,7 +288,7 @@ def _unpack_general(record: list[Any], id: str | None, resolve: Resolve) -> Base
     except TypeNotAllowedError:
         raise
     except (ValueError, TypeError, IndexError) as error:
-        raise CorruptRecordError(f"a message cannot be read: {error}") from error
+        raise CorruptRecordError(f"its bytes are damaged: {error}") from error
     message = cls.__new__(cls)
     _set_state(message, state)
     _set_present(message, set(state))
