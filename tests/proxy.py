@@ -40,9 +40,11 @@ class Proxy:
         for each in (self._listener, *self._sockets):
             _close(each)
 
-    def lead_to(self, port: int) -> None:
-        """Pass new connections on to another port, and break those there are."""
+    def lead_to(self, port: int, *, keep: bool = False) -> None:
+        """Pass new connections on to another port, and break those there are unless they are to be kept."""
         self._to = port
+        if keep:
+            return
         sockets, self._sockets = self._sockets, []
         for each in sockets:
             _close(each)

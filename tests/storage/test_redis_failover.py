@@ -61,6 +61,23 @@ async def test_a_worker_goes_on_with_the_replica_that_took_over(
     assert_sound(replica)
 
 
+async def test_a_worker_leaves_a_primary_that_was_made_a_replica_without_breaking_its_connections(
+    server: servers.Server, replica: servers.Server, proxy: Proxy, open_: Any, call: Any
+) -> None:
+    storage = open_(proxy.url)
+    await call(storage, "write", KEY, appended(b"one"))
+    servers.wait_for(lambda: servers.has_all(replica, server), "the replica")
+    promote(replica)
+    proxy.lead_to(replica.port, keep=True)
+    with server.admin() as admin:
+        admin.replicaof("127.0.0.1", replica.port)
+    with pytest.raises(StorageError, match="read only replica"):
+        await call(storage, "write", KEY, appended(b"refused"))
+    assert (await call(storage, "write", KEY, appended(b"two"))).status is Status.STORED
+    assert await stored_texts(open_(replica.url)) == [b"one", b"two"]
+    assert_sound(replica)
+
+
 async def test_what_the_replica_never_got_is_not_taken_for_what_it_was_told_since(
     server: servers.Server, replica: servers.Server, proxy: Proxy, open_: Any, call: Any
 ) -> None:

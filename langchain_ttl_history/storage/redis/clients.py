@@ -89,13 +89,18 @@ class Clients(ABC):
         """The async client of the running loop."""
 
     def drop_idle(self, client: Any) -> None:
-        """Close the connections of a sync client that no thread uses: one may hold an answer that nobody read."""
+        """Close the connections of a sync client that no thread uses, so that requests to come get new ones."""
         nodes = client.get_nodes() if self.is_cluster else ()
         for each in [getattr(node, f"{self.library}_connection") for node in nodes] or [client]:
             if each is not None:
                 each.connection_pool.disconnect(False)
                 if each.connection is not None:
                     each.connection.disconnect()
+
+    async def adrop_idle(self, client: Any) -> None:
+        """Async :meth:`drop_idle`, of a single server's client; a cluster's learns by itself who is the primary."""
+        if not self.is_cluster:
+            await client.connection_pool.disconnect(inuse_connections=False)
 
     @abstractmethod
     def close(self) -> None:

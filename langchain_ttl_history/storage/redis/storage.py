@@ -10,6 +10,7 @@ import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -185,6 +186,8 @@ class RedisStorage:
             try:
                 return self._send(request)
             except self._failures as error:
+                if _is_of_replica(error):
+                    self._clients.drop_idle(self._clients.client())
                 self._check(error, until)
             time.sleep(_PAUSE)  # A failover or a slot's move ends by itself, and nobody tells when.
 
@@ -194,6 +197,9 @@ class RedisStorage:
             try:
                 return await self._asend(request)
             except self._failures as error:
+                if _is_of_replica(error):
+                    with suppress(*self._failures):
+                        await self._clients.adrop_idle(self._clients.async_client())
                 self._check(error, until)
             await asyncio.sleep(_PAUSE)
 
@@ -257,6 +263,15 @@ class RedisStorage:
                     self._batches.pop(each, None)
             batches = self._batches[loop] = Batches(client)
         return batches.ask
+
+
+def _is_of_replica(error: BaseException) -> bool:
+    """Whether a replica refused a write; perhaps the primary that the connection was made to has become one.
+
+    Its connections live on, so only a new one finds the server that took its place. Redis 6.2 quotes the refusal in an
+    error of the script.
+    """
+    return "read only replica" in str(error)
 
 
 def _primaries(client: Any) -> dict[str, Any]:
