@@ -6,6 +6,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib import import_module
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
 
@@ -21,6 +23,7 @@ from langchain_ttl_history import storage as storages
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import RedisStorage
 from langchain_ttl_history.storage.base import Blob, Change, Entry, Guard, Lease, Query, Status
+from langchain_ttl_history.storage.redis import clients as clients_module
 from langchain_ttl_history.storage.redis import numbers as numbers_module
 from langchain_ttl_history.testing import Clock
 from tests import servers
@@ -494,6 +497,20 @@ async def test_a_url_needs_no_server_and_no_loop_until_it_is_used(url: str, driv
         assert sync.connection_pool.connection_kwargs["port"] == 1
     assert repr(storage) == f"RedisStorage('{url}')"
     await storage.aclose()
+
+
+@pytest.mark.parametrize("url", ["valkey://localhost:1", "valkeys+cluster://localhost:1"])
+def test_a_url_is_understood_with_the_first_versions_of_a_driver(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those before valkey-py 6.1.1 have no `parse_url` in this module."""
+
+    def older(name: str) -> Any:
+        module = import_module(name)
+        if not name.endswith(".connection"):
+            return module
+        return SimpleNamespace(**{name: what for name, what in vars(module).items() if name != "parse_url"})
+
+    monkeypatch.setattr(clients_module, "import_module", older)
+    assert repr(RedisStorage(url)) == f"RedisStorage('{url}')"
 
 
 @pytest.mark.parametrize(

@@ -221,21 +221,22 @@ class Made(Clients):
         if database and not (database.isascii() and database.isdigit()):
             # The drivers would take database 0, or 12 where 1/2 stands.
             raise ValueError("the path must be the number of a database")
-        options = module.parse_url(self._url)
+        # Not by `parse_url`, which only newer versions have there.
+        pool = module.ConnectionPool.from_url(self._url)
+        options = pool.connection_kwargs
         # The drivers find out about these only when they send something.
         codecs.lookup(options.get("encoding", "utf-8"))
         for name in _DEFAULTS:
             if not 0 < options.get(name, 1) < threading.TIMEOUT_MAX:
                 raise ValueError(f"{name} must be a number of seconds above 0")
         if not self.is_cluster:
-            module.ConnectionPool.from_url(self._url).make_connection()
+            pool.make_connection()
             return
         if options.get("db"):
             raise ValueError("a cluster has database 0 alone")
-        kind = options.pop("connection_class", module.Connection)
         made = getattr(import_module(f"{self.library}.asyncio.cluster"), f"{_NAMES[self.library]}Cluster")
         known = signature(made.__init__).parameters
-        kind(**{name: value for name, value in options.items() if name not in known})
+        pool.connection_class(**{name: value for name, value in options.items() if name not in known})
 
     def __repr__(self) -> str:
         # The part before the @ may hold a password, and so may an option.
