@@ -310,6 +310,9 @@ async def test_a_server_without_memory_refuses_writes_whole_and_still_answers(
         assert freed.status is Status.STORED
         assert await call(storage, "delete", *KEY, 60.0) == 1
         assert (await call(storage, "read", KEY, Query())).fence > 0
+        # A user who has no session may have a turn that still runs.
+        assert await call(storage, "delete", "eve", None, 60.0) == 0
+        assert (await call(storage, "read", SessionKey("eve", "s1"), Query())).fence > 0
         assert_sound(server)
         admin.config_set("maxmemory", 0)
     assert (await call(storage, "write", KEY, appended(b"again"))).status is Status.STORED

@@ -71,7 +71,9 @@ end
 latest = math.max(latest, now + standing)
 fields[#fields + 1] = '.'
 fields[#fields + 1] = pack('>I4I8', pinned, latest)
--- First a command that a server out of memory still accepts: it then does not refuse the rest of the script.
+-- First a command that a server out of memory still accepts: it then does not refuse the rest of the script. There is
+-- no field 's', and perhaps no session.
+call('HDEL', user, 's')
 for at = 2, #KEYS do
   call('DEL', KEYS[at])
 end
