@@ -488,6 +488,30 @@ def test_an_answer_that_nobody_read_is_nobody_elses(
     buffer.close()
 
 
+@pytest.mark.parametrize("driver", [redis, valkey])
+def test_a_call_of_a_pool_that_closes_all_or_nothing_can_be_interrupted(
+    server: servers.Server, monkeypatch: pytest.MonkeyPatch, driver: Any
+) -> None:
+    class Pool(driver.BlockingConnectionPool):  # type: ignore[misc]  # its class is only known here
+        def disconnect(self) -> None:
+            """As in redis-py 6 and in valkey-py before 6.1.1."""
+            for connection in self._connections:
+                connection.disconnect()
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    client = getattr(driver, driver.__name__.title())(connection_pool=Pool(port=server.port))
+    storage = RedisStorage(client)
+    storage.write(KEY, appended(b"one"))
+    with monkeypatch.context() as patches:
+        patches.setattr(driver.connection.Connection, "read_response", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            storage.read(KEY, Query())
+    assert storage.read(KEY, Query()).position == 1
+    client.close()
+
+
 def test_a_loop_does_not_wait_for_a_client_that_a_thread_makes(monkeypatch: pytest.MonkeyPatch) -> None:
     clients = Made("redis+cluster://localhost:1")
     begun, go_on = threading.Event(), threading.Event()

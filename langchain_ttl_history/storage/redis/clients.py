@@ -93,7 +93,9 @@ class Clients(ABC):
         nodes = client.get_nodes() if self.is_cluster else ()
         for each in [getattr(node, f"{self.library}_connection") for node in nodes] or [client]:
             if each is not None:
-                each.connection_pool.disconnect(False)
+                pool = each.connection_pool
+                # Blocking pools of older versions cannot close the idle ones alone.
+                pool.disconnect(*[False] * bool(signature(pool.disconnect).parameters))
                 if each.connection is not None:
                     each.connection.disconnect()
 
