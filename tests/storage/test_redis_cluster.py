@@ -192,6 +192,23 @@ async def test_a_worker_may_do_no_more_in_a_cluster_than_the_docs_say(
     await buffer.aclose()
 
 
+def test_a_connection_that_another_thread_closes_is_not_noticed(
+    storage: RedisStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As versions 6 of the drivers do when they learn of a change of the cluster."""
+    client = storage._clients.client()
+    send, closed = client.execute_command, iter([ValueError("I/O operation on closed file.")])
+
+    def ask(*command: Any, **options: Any) -> Any:
+        if (error := next(closed, None)) is not None:
+            raise error
+        return send(*command, **options)
+
+    monkeypatch.setattr(client, "execute_command", ask)
+    assert storage.read(KEY, Query()).generation == 0
+    client.close()
+
+
 async def test_a_cluster_that_cannot_be_reached_is_an_error() -> None:
     storage = RedisStorage(f"redis+cluster://127.0.0.1:{servers.free_port()}")
     with pytest.raises(StorageError):

@@ -73,8 +73,8 @@ class RedisStorage:
         # fail with an AttributeError.
         self._unsettled: tuple[type[Exception], ...] = (errors.ClusterError, errors.TryAgainError, AttributeError)
         if self._clients.is_cluster:
-            # A node may be gone, and another take its place.
-            self._unsettled += (errors.ConnectionError,)
+            # A node may be gone, and another take its place; a thread that learns of it closes connections of others.
+            self._unsettled += (errors.ConnectionError, ValueError)
         # The cluster's exception is the only one of a driver outside its tree of errors. A ValueError comes from a
         # connection that another thread closed in the middle of a request.
         self._drivers = (getattr(errors, f"{name}Error"), getattr(errors, f"{name}ClusterException"))
