@@ -113,6 +113,32 @@ def test_a_session_that_another_worker_made_anew_is_not_taken_for_the_old_one(op
     assert said(one) == ["newer"]
 
 
+@pytest.mark.parametrize("size", [10, 2_000])
+@pytest.mark.parametrize("others", [0, 2, 5, 9, 40])
+def test_a_backup_that_is_brought_back_into_the_open_file_is_what_everybody_sees(
+    opens: Opens, tmp_path: Path, others: int, size: int
+) -> None:
+    def words(what: str, count: int) -> list[str]:
+        return [f"{what} {number} {'x' * size}" for number in range(count)]
+
+    storage = opens()
+    for each in words("before", 20):
+        storage.write(KEY, saying(each))
+    with closing(sqlite3.connect(tmp_path / "s.db")) as file, closing(sqlite3.connect(":memory:")) as backup:
+        file.backup(backup)
+        for each in words("lost", 5):
+            storage.write(KEY, saying(each))
+        backup.backup(file)
+    other = opens()
+    expected = words("before", 20) + words("after", others)
+    for each in expected[20:]:
+        other.write(KEY, saying(each))
+    assert said(storage) == said(other) == expected
+    storage.write(KEY, saying("on", drop=["mbefore 3 " + "x" * size], trim={"log": frozenset({4})}))
+    del expected[3]
+    assert said(storage) == said(other) == said(opens()) == [*expected, "on"]
+
+
 def test_what_is_remembered_of_sessions_is_bounded(opens: Opens, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mirrors, "_SESSIONS", 3)
     monkeypatch.setattr(mirrors, "_BYTES", 30_000)

@@ -89,17 +89,20 @@ def load(connection: sqlite3.Connection, row: Row, mirror: Mirror | None) -> Mir
     known = None if mirror is None else mirror.row
     if mirror is None or known is None or (known.generation, known.epoch) != (row.generation, row.epoch):
         mirror = Mirror(row, contested=0 if mirror is None else mirror.contested)
-    elif known.version == row.version:
+    elif mirror.head == row.head:
         return mirror
-    elif known.version > row.version:
+    elif known.version >= row.version or known.segment > row.segment:
+        # Another thread has seen more than this transaction, or a backup was brought back into the file.
         mirror = Mirror(row)
     tail = mirror.tail
     if row.segment > 1 and tail.number < row.segment:
         for number, body in connection.execute(_SEGMENTS, (row.generation, tail.number)):
-            mirror.learn(number, content(body))
+            if not mirror.learn(number, content(body)):
+                return load(connection, row, None)
     ((body,),) = connection.execute(_TAIL, (row.generation,))
     written = opened(body, row.length)
-    mirror.learn(row.segment, written)
+    if not mirror.learn(row.segment, written):
+        return load(connection, row, None)
     tail.body, tail.room = bytearray(body), room(size_of(written))
     mirror.be(row)
     if mirror is not given and mirror.held != row.bytes:

@@ -1,8 +1,9 @@
 """A cache of the sessions that a process recently used in a SQLite file: pure, without I/O.
 
-Every write gives a session's row a new version. A mirror is valid as long as the row still has its
-version, which each verb looks up or makes a condition of what it writes. So a session that one process
-uses is read from its memory, and what another process wrote is always seen.
+Every write gives a session's row a new head. A mirror is valid as long as the row still has its
+head, which each verb looks up or makes a condition of what it writes. So a session that one process
+uses is read from its memory, and what another process wrote is always seen. So is what a backup brought
+back into the open file: then the same version may have other content, or even a lower one be newer.
 """
 
 from __future__ import annotations
@@ -102,8 +103,10 @@ class Mirror:
 
     # Learning what was written
 
-    def learn(self, segment: int, body: bytes) -> None:
+    def learn(self, segment: int, body: bytes) -> bool:
         """Learn what was appended to a segment since the mirror last saw it. Segments must be given in order.
+
+        Returns False if the segment does not begin as the mirror remembers it, and so was not appended to.
 
         Raises:
             CorruptRecordError: It is damaged.
@@ -111,6 +114,8 @@ class Mirror:
         tail, session, homes = self.tail, self.session, self.homes
         if segment != tail.number:
             tail.restart(segment)
+        elif not body.startswith(tail.content):
+            return False
         names = list(tail.names)
         named, listed = decode(body, tail.length, names)
         tail.length, tail.names = len(body), dict(zip(names, range(len(names)), strict=True))
@@ -131,6 +136,7 @@ class Mirror:
             else:
                 lists[name] = [entry]
                 weights[name] = 1 + len(entry[2])
+        return True
 
     def be(self, row: Row) -> None:
         """Become the mirror of the session as of this row, after all segments were learnt."""
@@ -154,13 +160,13 @@ class Mirrors:
         self._bytes = 0
 
     def answer(self, key: SessionKey, row: Row, query: Query, now: float, fence: int) -> Snapshot | None:
-        """Answer a read from a session's mirror; None if that is older than this row, or lacks a payload."""
+        """Answer a read from a session's mirror; None if that is not as this row, or lacks a payload."""
         with self._lock:
             place = self._mirrors.get(key)
             if place is None or place.taken:
                 return None
             mirror = place.mirror
-            if mirror.row.generation != row.generation or mirror.row.version < row.version:
+            if mirror.row.generation != row.generation or mirror.head != row.head:
                 return None
             self._mirrors.move_to_end(key)
             snapshot = mirror.answer(query, now, fence)
