@@ -9,6 +9,7 @@ import random
 import sqlite3
 import tempfile
 import threading
+import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -564,6 +565,17 @@ def test_a_lock_held_for_too_long_is_an_error(opens: Opens, tmp_path: Path) -> N
     other.execute("ROLLBACK")
     other.close()
     storage.write(KEY, saying("hello"))
+
+
+def test_a_lock_is_waited_for_as_long_as_the_timeout_says(opens: Opens, tmp_path: Path) -> None:
+    storage = opens(timeout=1.0)
+    storage.write(KEY, saying("remembered, so that the next write is one statement"))
+    with closing(sqlite3.connect(tmp_path / "s.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        began = time.monotonic()
+        with pytest.raises(StorageError, match="locked"):
+            storage.write(KEY, saying("hello"))
+        assert 0.9 < time.monotonic() - began < 1.9
 
 
 # --- indexes ----------------------------------------------------------------------------------

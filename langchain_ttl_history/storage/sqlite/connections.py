@@ -174,7 +174,7 @@ class Connections:
         try:
             return connection.execute(statement, values).rowcount == 1
         except sqlite3.Error as error:
-            if not _is_busy(error):
+            if not _is_busy(error) or time.monotonic() >= until:
                 raise StorageError(f"{self.path}: {error}") from error
         finally:
             self._give(connection)
