@@ -218,6 +218,31 @@ def test_writes_free_what_expired_and_the_file_stays_small(opens: Opens, clock: 
     assert max(sizes[300:]) <= 1.3 * max(sizes[:300])
 
 
+@pytest.mark.parametrize("size", [8_000, 20_000])
+def test_a_session_that_is_partly_freed_stays_over(opens: Opens, clock: Clock, size: int) -> None:
+    late = Clock(clock.now)
+    writer, reader, other = opens(), opens(), opens(clock=late)
+    for number in range(200):
+        writer.write(KEY, Change(LEASE, blobs={f"m{number}": Blob(bytes(size))}))
+    late.advance(1_000.0)
+    other.write(SessionKey("bob", "s1"), saying("frees a part"))
+    rows = other._connections.read(
+        lambda connection: connection.execute("SELECT count(*), count(DISTINCT generation) FROM segments").fetchone()
+    )
+    assert rows[0] > 10  # a part of the first session, since one write frees less
+    assert rows[1] == 2
+    # For these two the time has not come, as after the clock was set back, or to a write that waited for its turn.
+    assert not reader.read(KEY, Query(outline=True)).generation
+    outcome = writer.write(KEY, saying("anew"))
+    assert outcome.status is Status.STORED
+    assert outcome.bytes == 2 * len("anew")
+    assert said(writer) == said(reader) == ["anew"]
+    assert writer.sweep() == 0
+    late.advance(1_000.0)
+    assert other.sweep() == 2
+    assert writer.usage() == (0, 0)
+
+
 def test_a_sweep_frees_all_at_once_and_gives_the_pages_back(opens: Opens, clock: Clock, tmp_path: Path) -> None:
     storage = opens()
     storage.sweep()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 
+from langchain_ttl_history.storage.sqlite.row import OVER
+
 __all__ = ["batch", "by_key", "chosen", "some", "vacuum"]
 
 # What one write frees along the way, so that freeing keeps up with creating and no write takes long.
@@ -21,6 +23,7 @@ _DELETE_ROWS = """
     )
 """
 _DELETE_TOMBSTONES = "DELETE FROM tombstones WHERE key IN (SELECT key FROM tombstones WHERE until <= ? LIMIT ?)"
+_END = "UPDATE sessions SET deadline = ? WHERE generation = ?"
 _DELETE_SEGMENTS = "DELETE FROM segments WHERE generation = ?"
 _DELETE_SESSION = "DELETE FROM sessions WHERE generation = ?"
 
@@ -33,6 +36,8 @@ def _expired(connection: sqlite3.Connection, now: float, sessions: int, rows: in
         deleted = connection.execute(_DELETE_ROWS, {"generation": generation, "rows": rows}).rowcount
         rows -= deleted
         if rows <= 0:
+            # A clock that is set back must not show half a session, nor a write continue it that was planned in time.
+            connection.execute(_END, (OVER, generation))
             return freed, True
         connection.execute(_DELETE_SESSION, (generation,))
         freed += 1

@@ -17,13 +17,15 @@ from struct import Struct
 from langchain_ttl_history.errors import CorruptRecordError
 from langchain_ttl_history.storage.base import KEEP, Keep, Lease
 
-__all__ = ["OWN", "Row", "bytes_of"]
+__all__ = ["OVER", "OWN", "Row", "bytes_of"]
 
 _LATE = 0.1
 # Without an idle time, the time of the last use, by which sessions are listed, is recorded every so many seconds.
 _OFTEN = 60.0
 OWN = -1.0
 """Stands for "no idle time of its own" in the row."""
+OVER = 0.0
+"""The deadline of a session of which a part is freed: over whatever the clock says, and nothing is written to it."""
 
 _HEAD = Struct(">QIIIIQQd")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from langchain_ttl_history.storage.sqlite.mirror import Mirror
+from langchain_ttl_history.storage.sqlite.row import OVER
 from langchain_ttl_history.storage.sqlite.tail import SEGMENT
 
 __all__ = ["DELETE", "INSERT", "LARGE", "OUTDATED", "REPLACE", "Statement", "update"]
@@ -17,9 +18,11 @@ LARGE = SEGMENT // 3
 OUTDATED = 50
 """A segment in which more blobs than these were replaced is written anew when it is full."""
 
-# The row of a session changes only if it is still what a process remembers, and nobody's deletion
-# waits to be wiped, which the next write has to see to.
-_WHERE = "WHERE generation = ? AND head = ? AND NOT EXISTS (SELECT 1 FROM state WHERE unwiped > ?)"
+# The row of a session changes only if it is still what a process remembers, no part of the session is freed, and
+# nobody's deletion waits to be wiped, which the next write has to see to.
+_WHERE = f"""
+    WHERE generation = ? AND head = ? AND deadline IS NOT {OVER} AND NOT EXISTS (SELECT 1 FROM state WHERE unwiped > ?)
+"""
 CHANGE = f"UPDATE sessions SET head = ?, tail = ? {_WHERE}"
 RENEW = f"UPDATE sessions SET head = ?, tail = ?, renewed = ?, deadline = ?, idle = ? {_WHERE}"
 INSERT = "INSERT INTO segments VALUES (?, ?, ?)"
