@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 
 from langchain_ttl_history.errors import ConfigurationError, MissingUserError
-from langchain_ttl_history.flow import arun, run
+from langchain_ttl_history.flow import Flow, Write, arun, run
 from langchain_ttl_history.keys import SessionKey, valid_id
 from langchain_ttl_history.retention import Duration, seconds
 from langchain_ttl_history.sessions import SessionInfo, Sessions
-from langchain_ttl_history.storage.base import KEEP, Change, Keep, Status, Storage, Usage
+from langchain_ttl_history.storage.base import KEEP, Change, Keep, Outcome, Status, Storage, Usage
 
 __all__ = ["Administration"]
 
@@ -126,15 +126,17 @@ class Administration:
         Returns:
             Whether there is such a session.
         """
-        key, change = self._idle_change(user_id, session_id, idle_ttl)
-        return self._storage.write(key, change).status is Status.STORED
+        return run(self._storage, self._giving(*self._idle_change(user_id, session_id, idle_ttl)))
 
     async def aset_idle_ttl(
         self, user_id: object = None, session_id: object = None, idle_ttl: Duration | Keep = KEEP
     ) -> bool:
         """Async :meth:`set_idle_ttl`."""
-        key, change = self._idle_change(user_id, session_id, idle_ttl)
-        return (await self._storage.awrite(key, change)).status is Status.STORED
+        return await arun(self._storage, self._giving(*self._idle_change(user_id, session_id, idle_ttl)))
+
+    def _giving(self, key: SessionKey, change: Change) -> Flow[bool]:
+        outcome: Outcome = yield Write(key, change)
+        return outcome.status is Status.STORED
 
     def _idle_change(self, user_id: object, session_id: object, idle_ttl: Duration | Keep) -> tuple[SessionKey, Change]:
         key = self._key(user_id, session_id)

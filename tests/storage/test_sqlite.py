@@ -571,6 +571,69 @@ def test_a_row_that_is_cut_off_is_an_error_that_names_the_session(opens: Opens) 
         _ = SessionBuffer(storage).history("ada", "s1").messages
 
 
+DAMAGE = {
+    "no state": "DELETE FROM state",
+    "a state of text": "UPDATE state SET generation = 'text'",
+    "a tombstone of text": "UPDATE tombstones SET fence = 'text'",
+    "an end of text": "UPDATE tombstones SET until = 'text'",
+    "a time of text": "UPDATE sessions SET created = 'text'",
+    "a time before all": "UPDATE sessions SET created = -9e999",
+    "a use of text": "UPDATE sessions SET renewed = 'text'",
+    "a deadline of text": "UPDATE sessions SET deadline = ''",
+    "an idle time of text": "UPDATE sessions SET idle = 'text'",
+    "a short head": "UPDATE sessions SET head = substr(head, 2)",
+    "a head that is a number": "UPDATE sessions SET head = 1",
+    "a use at no time": "UPDATE sessions SET head = CAST(substr(head, 1, 40) || x'7ff8000000000000' AS BLOB)",
+    "a tail that is a number": "UPDATE sessions SET tail = 1.5",
+    "a short tail": "UPDATE sessions SET tail = substr(tail, 2)",
+    "a short key": "UPDATE segments SET body = substr(body, 2) WHERE number = 0",
+    "another key": "UPDATE segments SET body = CAST(replace(body, 'ada', 'adb') AS BLOB) WHERE number = 0",
+    "no key": "DELETE FROM segments WHERE number = 0",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_whatever_stands_in_a_damaged_row_each_call_works_or_says_what_is_damaged(
+    opens: Opens, tmp_path: Path, damage: str
+) -> None:
+    with closing(opens()) as storage:
+        buffer = SessionBuffer(storage)
+        buffer.history("ada", "s1").add_system_message("hello")
+        buffer.delete("bob", "s1")
+    with closing(sqlite3.connect(tmp_path / "s.db", isolation_level=None)) as file:
+        assert file.execute(DAMAGE[damage]).rowcount > 0
+    buffer = SessionBuffer(opens())
+    calls: dict[str, Callable[[], Any]] = {
+        "read": lambda: [message.content for message in buffer.history("ada", "s1").messages],
+        "get_tuple": lambda: buffer.checkpointer().get_tuple(buffer.config("ada", "s1")),
+        "info": lambda: buffer.info("ada", "s1"),
+        "sessions": lambda: [info.session_id for info in buffer.sessions("ada")],
+        "all sessions": lambda: [info.session_id for info in buffer.sessions(all_users=True)],
+        "stats": buffer.stats,
+        "add": lambda: buffer.history("ada", "s1").add_system_message("hello"),
+        "add to another": lambda: buffer.history("bob", "s1").add_system_message("hello"),
+        "set_idle_ttl": lambda: buffer.set_idle_ttl("ada", "s1", 5),
+        "delete": lambda: buffer.delete("ada", "s1"),
+        "forget": lambda: buffer.forget("bob"),
+        "sweep": buffer.sweep,
+    }
+    failed = {}
+    for name, call in calls.items():
+        try:
+            found = call()
+        except CorruptRecordError as error:
+            failed[name] = str(error)
+        else:
+            assert found == {"read": ["hello"], "sessions": ["s1"], "all sessions": ["s1"]}.get(name, found)
+    assert failed
+    for name, error in failed.items():
+        assert "s.db" in error
+        if name in ("read", "get_tuple", "info", "add", "set_idle_ttl"):
+            assert error.startswith("session ('ada', 's1')")
+    if "state" not in damage:
+        assert failed.keys().isdisjoint({"delete", "forget", "sweep"})
+
+
 def test_a_closed_storage_says_so(opens: Opens) -> None:
     storage = opens()
     storage.close()
@@ -615,7 +678,10 @@ def test_a_lock_is_waited_for_as_long_as_the_timeout_says(opens: Opens, tmp_path
         (lookup.TO_WRITE, "sessions_by_deadline (deadline<?)"),
         (lookup.TO_WRITE, "SEARCH users USING PRIMARY KEY (key=?)"),
         (freeing._EXPIRED, "sessions_by_deadline (deadline<?)"),
-        ("SELECT generation, key, deadline FROM sessions WHERE user = ?", "sessions_of_user (user=?)"),
+        (
+            "SELECT generation, key, deadline IS NULL OR deadline > ? FROM sessions WHERE user = ?",
+            "sessions_of_user (user=?)",
+        ),
         (lookup._TAIL, "INTEGER PRIMARY KEY (rowid=?)"),
         (lookup._SEGMENTS, "PRIMARY KEY (generation=? AND number>?)"),
         (lookup._LARGE, "PRIMARY KEY (generation=? AND number=?)"),

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from langchain_ttl_history.errors import StorageError
+from langchain_ttl_history.errors import CorruptRecordError, StorageError
 from langchain_ttl_history.fork_safety import watch
 from langchain_ttl_history.storage.sqlite.opening import MEMORY, make_file, open_connection
 
@@ -253,6 +253,8 @@ class Connections:
             except sqlite3.Error as error:
                 if not _is_busy(error) or time.monotonic() >= until:
                     raise StorageError(f"{self.path}: {error}") from error
+            except CorruptRecordError as error:
+                raise CorruptRecordError(f"{self.path}: {error}") from error
             pause = random.uniform(0.001, 0.02)  # noqa: S311  # no secret, only apart from others
             time.sleep(pause)  # SQLite wakes nobody when a lock is released.
 

@@ -84,13 +84,12 @@ def chosen(
     Returns how many of them were live, and the generation and key of each that was found.
     """
     found = connection.execute(
-        f"SELECT generation, key, deadline FROM sessions WHERE {column} = ?",  # "key" or "user"
-        (value,),
+        f"SELECT generation, key, deadline IS NULL OR deadline > ? FROM sessions WHERE {column} = ?",  # "key" or "user"
+        (now, value),
     ).fetchall()
     for generation, _, _ in found:
         _remove(connection, generation)
-    live = sum(deadline is None or now < deadline for _, _, deadline in found)
-    return live, [(generation, key) for generation, key, _ in found]
+    return sum(live for _, _, live in found), [(generation, key) for generation, key, _ in found]
 
 
 def _remove(connection: sqlite3.Connection, generation: int) -> None:

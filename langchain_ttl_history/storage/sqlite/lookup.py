@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
+from operator import index
 from typing import NamedTuple
 
 from langchain_ttl_history.encoding.records import decoder, pack, unpack
-from langchain_ttl_history.errors import CorruptRecordError
+from langchain_ttl_history.errors import CorruptRecordError, shown
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.sqlite.mirror import Mirror
 from langchain_ttl_history.storage.sqlite.packs import size_of, unsealed
@@ -14,7 +15,7 @@ from langchain_ttl_history.storage.sqlite.row import Row
 from langchain_ttl_history.storage.sqlite.schema import digest
 from langchain_ttl_history.storage.sqlite.tail import Tail, closed, content, opened, room
 
-__all__ = ["TO_READ", "TO_WRITE", "Look", "create", "key_of", "large", "load", "look"]
+__all__ = ["TO_READ", "TO_WRITE", "Look", "create", "key_of", "large", "load", "look", "state"]
 
 _LOOK = """
     SELECT own.fence, own.until, users.fence, users.until, state.generation, state.unwiped, {},
@@ -50,8 +51,13 @@ class Look(NamedTuple):
     """The session's row, if the session is live."""
 
 
+@decoder("a session's row")
 def look(connection: sqlite3.Connection, statement: str, name: bytes, user: bytes, now: float) -> Look:
-    """Look at a session by the digests of its key and of its user, with `TO_READ` or `TO_WRITE`."""
+    """Look at a session by the digests of its key and of its user, with `TO_READ` or `TO_WRITE`.
+
+    Raises:
+        CorruptRecordError: The row is damaged, or that of the file's state.
+    """
     times = () if statement is TO_READ else (now, now)
     own, own_until, users, users_until, newest, unwiped, litter, *found = connection.execute(
         statement, (*times, name, name, user)
@@ -62,7 +68,18 @@ def look(connection: sqlite3.Connection, statement: str, name: bytes, user: byte
             fence, until = max(fence, stone), max(until, end)
     row = None if found[0] is None else Row.stored(*found)
     live = None if row is None or row.is_over(now) else row
-    return Look(fence, until, newest, unwiped, bool(litter), live)
+    return Look(index(fence), until, index(newest), index(unwiped), bool(litter), live)
+
+
+@decoder("the state of the file")
+def state(connection: sqlite3.Connection) -> tuple[int, int]:
+    """The newest generation in the file, and the deletion that is still to be wiped or 0.
+
+    Raises:
+        CorruptRecordError: It is damaged.
+    """
+    newest, unwiped = connection.execute("SELECT generation, unwiped FROM state").fetchone()
+    return index(newest), index(unwiped)
 
 
 def create(connection: sqlite3.Connection, row: Row, name: bytes, key: SessionKey) -> None:
@@ -74,11 +91,19 @@ def create(connection: sqlite3.Connection, row: Row, name: bytes, key: SessionKe
 
 
 @decoder("a session's key")
-def key_of(body: bytes) -> SessionKey:
-    """The session key that is stored in a session's segment 0."""
-    return SessionKey(*unpack(content(body)))
+def key_of(name: bytes, body: bytes) -> SessionKey:
+    """The session key that is stored in a session's segment 0, and whose digest stands in its row.
+
+    Raises:
+        CorruptRecordError: One of the two is damaged, or gone.
+    """
+    key = SessionKey(*unpack(content(body)))
+    if bytes.fromhex(key.digest) != name:
+        raise CorruptRecordError(f"a session's key, perhaps {shown(key)}, is not what was written")
+    return key
 
 
+@decoder("a session")
 def load(connection: sqlite3.Connection, row: Row, mirror: Mirror | None) -> Mirror:
     """A mirror of the session as it is now: the one given, with what was written since, or a new one.
 
@@ -110,6 +135,7 @@ def load(connection: sqlite3.Connection, row: Row, mirror: Mirror | None) -> Mir
     return mirror
 
 
+@decoder("a large payload")
 def large(connection: sqlite3.Connection, mirror: Mirror, name: str) -> bytes:
     """The payload of a large blob."""
     place = mirror.large[name]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import builtins
 from dataclasses import dataclass
+from math import inf
 from struct import Struct
 
 from langchain_ttl_history.errors import CorruptRecordError
@@ -72,7 +73,13 @@ class Row:
         """A row as it was stored."""
         if len(head) != _HEAD.size:
             raise CorruptRecordError("a session's row is cut off")
-        return cls(generation, created, renewed, deadline, idle, *_HEAD.unpack(head))
+        row = cls(generation, created, renewed, deadline, idle, *_HEAD.unpack(head))
+        if not (
+            0.0 <= created < inf and 0.0 <= renewed < inf and 0.0 <= row.used < inf
+            and (deadline is None or deadline >= 0.0) and (idle is None or idle >= OWN)
+        ):  # fmt: skip
+            raise CorruptRecordError("a session's row has times that none can have")
+        return row
 
     @property
     def head(self) -> builtins.bytes:

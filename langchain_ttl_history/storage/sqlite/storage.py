@@ -20,16 +20,15 @@ from langchain_ttl_history.storage.sqlite.appends import appended
 from langchain_ttl_history.storage.sqlite.changes import planned, renewal
 from langchain_ttl_history.storage.sqlite.connections import Connections
 from langchain_ttl_history.storage.sqlite.executor import Executor
-from langchain_ttl_history.storage.sqlite.lookup import TO_READ, TO_WRITE, create, large, load, look
+from langchain_ttl_history.storage.sqlite.lookup import TO_READ, TO_WRITE, create, large, load, look, state
 from langchain_ttl_history.storage.sqlite.mirror import Mirror, Mirrors
 from langchain_ttl_history.storage.sqlite.names import name_of, name_of_user, valid_path
 from langchain_ttl_history.storage.sqlite.opening import MEMORY
-from langchain_ttl_history.storage.sqlite.row import Row, bytes_of
+from langchain_ttl_history.storage.sqlite.row import Row
 from langchain_ttl_history.storage.sqlite.schema import digest
 
 __all__ = ["SQLiteStorage"]
 
-_UNWIPED = "SELECT unwiped FROM state"
 # Of so many writes of a process, one does not use what is remembered, and so notices whether there is anything to free.
 _LOOKS = 64
 # Threads for event loops. Of the writers only one is at work at a time; the other waits in line.
@@ -209,7 +208,7 @@ class SQLiteStorage:
 
         def work(connection: sqlite3.Connection) -> tuple[int, int]:
             now = self._clock()
-            (newest,) = connection.execute("SELECT generation FROM state").fetchone()
+            newest, _ = state(connection)
             # A turn that outlived its session must not bring it back either, so whatever could
             # have been created until now is behind the fence, found or not.
             fence = max(newest, int(now * 1_000_000))
@@ -250,8 +249,7 @@ class SQLiteStorage:
 
     def usage(self) -> Usage:
         """How much is held, expired sessions that were not freed yet included."""
-        rows = self._connections.read(lambda connection: connection.execute("SELECT head FROM sessions").fetchall())
-        return Usage(len(rows), sum(bytes_of(head) for (head,) in rows))
+        return self._connections.read(listing.usage)
 
     def sweep(self) -> int:
         """Free everything that expired, and give back the file's free pages. Returns how many sessions that were."""
@@ -264,7 +262,7 @@ class SQLiteStorage:
                 break
         while self._connections.write(freeing.vacuum):
             pass
-        (unwiped,) = self._connections.read(lambda connection: connection.execute(_UNWIPED).fetchone())
+        _, unwiped = self._connections.read(state)
         if unwiped:
             self._wipe(unwiped)
         else:
