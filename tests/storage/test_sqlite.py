@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import multiprocessing
 import os
 import random
+import resource
 import sqlite3
 import tempfile
 import threading
@@ -541,6 +543,62 @@ def test_a_full_disk_is_an_error_and_leaves_what_was_there(opens: Opens, tmp_pat
         assert said(each) == ["before"]
     storage.write(KEY, saying("after"))
     assert said(opens()) == ["before", "after"]
+
+
+def leave_a_log(path: str) -> None:
+    """Write more than stands in the file itself, and end as a process does that is killed."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as reader:
+        storage = SQLiteStorage(path)
+        storage.write(KEY, saying("before"))
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM state").fetchall()
+        for number in range(60):
+            storage.write(KEY, saying(f"{number} {'x' * 10_000}"))
+        os._exit(0)
+
+
+def read_on_a_full_disk(path: str, size: int) -> None:
+    """Read while no file may grow over this size."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    storage = SQLiteStorage(path)
+    assert len(said(storage)) == 61
+    with pytest.raises(StorageError):
+        storage.write(KEY, saying("x" * 100_000))
+    assert len(said(storage)) == 61
+
+
+def test_what_is_stored_can_be_read_on_a_full_disk_by_a_process_that_starts_there(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    for work, *arguments in ((leave_a_log,), (read_on_a_full_disk, 64 * 1024)):
+        process = multiprocessing.get_context("spawn").Process(target=work, args=(str(path), *arguments))
+        process.start()
+        process.join(60)
+        assert process.exitcode == 0
+    assert path.stat().st_size <= 64 * 1024 < path.with_name("s.db-wal").stat().st_size
+    with closing(SQLiteStorage(path)) as storage:
+        assert len(said(storage)) == 61
+
+
+def test_a_write_that_is_stored_does_not_fail_because_it_could_not_finish_a_deletion(
+    opens: Opens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = opens()
+    storage.write(KEY, saying("SECRET"))
+    with closing(sqlite3.connect(tmp_path / "s.db", isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM state").fetchall()
+        storage.delete("ada", "s1", 60.0)
+
+    def full(*, wait: bool) -> bool:
+        raise StorageError("s.db: database or disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage._connections, "truncate", full)
+        assert storage.write(KEY, saying("stored")).status is Status.STORED
+    assert traces(tmp_path, b"SECRET")
+    assert storage.write(KEY, saying("and the next")).status is Status.STORED
+    assert not traces(tmp_path, b"SECRET")
+    assert said(opens()) == ["stored", "and the next"]
 
 
 def test_a_damaged_file_is_an_error_and_never_an_empty_session(opens: Opens, tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
-from langchain_ttl_history.errors import ConfigurationError
+from langchain_ttl_history.errors import ConfigurationError, StorageError
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.base import Change, Outcome, Query, Snapshot, Usage
 from langchain_ttl_history.storage.memory_session import refusal
@@ -73,8 +74,10 @@ class SQLiteStorage:
         # Separate, so that reads do not queue behind writes that wait for other processes.
         self._readers, self._writers = Executor(_READERS), Executor(_WRITERS)
         self._connections = Connections(self._path, durable=bool(durable), timeout=timeout)
-        # Finish the deletion of a process that was killed in the middle of it.
-        self._connections.truncate(wait=False)
+        # Finish the deletion of a process that was killed in the middle of it. Where the disk is full it has to wait:
+        # what is stored can still be read.
+        with suppress(StorageError):
+            self._connections.truncate(wait=False)
 
     def __repr__(self) -> str:
         return f"SQLiteStorage({self._path!r})"
@@ -144,7 +147,9 @@ class SQLiteStorage:
         finally:
             self._connections.leave()
         if unwiped:
-            self._wipe(unwiped)
+            # Whoever made this write must not repeat it because that fails, which is left to the next one.
+            with suppress(StorageError):
+                self._wipe(unwiped)
         return outcome
 
     def _swapped(self, key: SessionKey, change: Change) -> Outcome | None:
