@@ -617,6 +617,15 @@ def test_a_damaged_file_is_an_error_and_never_an_empty_session(opens: Opens, tmp
     pytest.fail(f"read {sum(len(each.blobs) for each in found)} of 50 sessions")
 
 
+def test_a_damaged_name_of_an_index_is_an_error_that_says_so(opens: Opens, tmp_path: Path) -> None:
+    opens().close()
+    path = tmp_path / "s.db"
+    content = path.read_bytes().replace(b"sessions_of_user", b"sessions_of_\xf3ser")
+    path.write_bytes(content.replace(b"CREATE INDEX sessions_of", b"CREATE INDEZ sessions_of"))
+    with pytest.raises(StorageError, match=r"s\.db: .*sessions_of_.*ser"):
+        opens()
+
+
 def test_a_row_that_is_cut_off_is_an_error_that_names_the_session(opens: Opens) -> None:
     storage = opens()
     SessionBuffer(storage).history("ada", "s1").add_system_message("hello")

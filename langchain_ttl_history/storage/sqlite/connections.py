@@ -253,6 +253,9 @@ class Connections:
             except sqlite3.Error as error:
                 if not _is_busy(error) or time.monotonic() >= until:
                     raise StorageError(f"{self.path}: {error}") from error
+            except UnicodeDecodeError as error:
+                # SQLite's message quotes a damaged name, and Python cannot read it.
+                raise StorageError(f"{self.path}: the database is damaged: {error.object!r}") from error
             except CorruptRecordError as error:
                 raise CorruptRecordError(f"{self.path}: {error}") from error
             pause = random.uniform(0.001, 0.02)  # noqa: S311  # no secret, only apart from others
