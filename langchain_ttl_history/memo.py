@@ -26,14 +26,21 @@ _BYTES = 32 * 1024 * 1024
 class Known:
     """What is known of one generation of a session."""
 
-    __slots__ = ("base", "generation", "records")
+    __slots__ = ("base", "before", "generation", "records")
 
-    def __init__(self, generation: int) -> None:
+    def __init__(self, generation: int, before: Known | None = None) -> None:
         self.generation = generation
+        self.before = before
+        """What was known of another generation before; a turn that began in that may still go on."""
         self.base = Base()
         """Bodies known to be stored; whoever stores more adds them."""
         self.records: dict[str, Record] = {}
         """Checkpoints by name: the latest of each run that was active recently."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of all content."""
+        return self.base.size + (0 if self.before is None else self.before.base.size)
 
     def learn(self, name: str, record: Record, instead: str | None = None) -> None:
         """Remember a checkpoint's record, and forget that of `instead`, its parent, which its run no longer needs."""
@@ -63,6 +70,13 @@ class Memo:
         """What is known of the generation of a session that was seen last, even if that is gone by now."""
         return self._known.get(key)
 
+    def last_with(self, key: SessionKey, name: str, generation: int | None) -> Known | None:
+        """What is known of the generation that has a checkpoint; if that is not remembered, of the given one."""
+        last = self._known.get(key)
+        both = [each for each in (last, last and last.before) if each is not None]
+        having = [each for each in both if name in each.records]
+        return next(iter(having or [each for each in both if each.generation == generation]), None)
+
     def of(self, key: SessionKey, generation: int) -> Known:
         """What is known of this generation of a session; starts empty if another generation was remembered."""
         with self._lock:
@@ -72,11 +86,14 @@ class Memo:
             if known is not None and known.generation == generation and known.base.size <= _BYTES:
                 self._known.move_to_end(key)
                 return known
-            known = self._known[key] = Known(generation)
+            before = None if known is None or known.generation == generation else known
+            if before is not None:
+                before.before = None
+            known = self._known[key] = Known(generation, before)
             self._known.move_to_end(key)
-            held = sum(each.base.size for each in self._known.values())
+            held = sum(each.size for each in self._known.values())
             while len(self._known) > _SESSIONS or (len(self._known) > 1 and held > _BYTES):
-                held -= self._known.popitem(last=False)[1].base.size
+                held -= self._known.popitem(last=False)[1].size
             return known
 
     def put(self, key: SessionKey, name: str, generation: int) -> None:

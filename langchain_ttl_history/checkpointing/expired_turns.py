@@ -45,10 +45,12 @@ def held_by(
     A `DeltaChannel` hands over only what each step writes, never its whole value, so this is taken from what the
     process remembers.
     """
-    known = sessions.memo.last(key)
-    if known is None or (token is not None and known.generation != token.generation):
+    # Others may have begun the session anew meanwhile, or this turn itself, if it expired before.
+    name = checkpoint_name("", parent or "")
+    known = sessions.memo.last_with(key, name, None if token is None else token.generation)
+    if known is None:
         return {}
-    record = known.records.get(checkpoint_name("", parent or ""))
+    record = known.records.get(name)
     # The run that created the session has no token: there was nothing to show it.
     shown = () if token is None else token.names
     # Of what it loaded it holds what it was shown, which others may have added to since that was put.

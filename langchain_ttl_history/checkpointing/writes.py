@@ -188,6 +188,9 @@ class CheckpointWrites:
         known = memo.last(key)
         if known is None or known.generation != outcome.generation:
             known = memo.of(key, outcome.generation)
+        if known.before is not None and put.parent_name not in known.records:
+            # The session ended under its run, which brought along what it shows, and may have to once more.
+            known.base.take(record.names, known.before.base)
         if not put.ns:
             known.base.settle(record.names)
         before = known.records.get(put.parent_name)

@@ -62,6 +62,13 @@ class Base:
         self.held += len(body.content)
         self.known[id] = body
 
+    def take(self, names: Iterable[str], other: Base) -> None:
+        """Remember the bodies of these names that another base knows."""
+        for name in names:
+            body = other.known.get(name[ID:])
+            if body is not None and body.name == name:
+                self.learn(name[ID:], body)
+
     def send(self, name: str, blob: Blob, blobs: dict[str, Blob]) -> None:
         """Add a new body to what is going to be sent."""
         blobs[name] = self.sending[name] = blob

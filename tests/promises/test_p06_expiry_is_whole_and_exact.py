@@ -18,7 +18,7 @@ from langchain_ttl_history.storage import MemoryStorage
 from langchain_ttl_history.testing import Clock
 
 from .conftest import StorageCase
-from .helpers import GRAPH_KINDS, Colour, Gate, ScriptedModel, Session, build_chain, build_graph, texts
+from .helpers import GRAPH_KINDS, Colour, Gate, ScriptedModel, Session, Tools, build_chain, build_graph, texts
 
 IDLE = 100.0
 MOMENT = 0.01
@@ -298,6 +298,47 @@ async def test_expiring_in_the_middle_of_a_turn_loses_nothing_of_what_the_turn_h
     assert await session.texts() == texts(result["messages"])
     await session.ask(agent, "next")
     assert texts(model.inputs[-1]) == [*texts(result["messages"]), "next"]
+
+
+@pytest.mark.parametrize("kind", GRAPH_KINDS)
+async def test_a_turn_loses_nothing_however_often_its_session_expires(
+    session: Session, clock: Clock, case: StorageCase, kind: str
+) -> None:
+    gates = {thing: Gate() for thing in ("whales", "squid", "krill")}
+    model = ScriptedModel()
+    agent = build_graph(kind, session.buffer.checkpointer(), model, Tools(gates=gates).all)
+    await session.say(build_chain(session.buffer), "hello")
+    for question in ("research whales, squid", "look up krill"):
+        slow = session.begin(agent, question)
+        for thing, gate in gates.items():
+            if thing in question:
+                await gate.reached()
+                clock.advance(past(case))
+                gate.release()
+        result = await slow
+        assert texts(result["messages"])[:2] == ["hello", "re: hello"]
+        assert await session.texts() == texts(result["messages"])
+    await session.ask(agent, "next")
+    assert texts(model.inputs[-1]) == [*texts(result["messages"]), "next"]
+
+
+@pytest.mark.parametrize("kind", GRAPH_KINDS)
+async def test_a_turn_loses_nothing_where_its_expired_session_was_begun_and_read_anew_meanwhile(
+    session: Session, clock: Clock, case: StorageCase, kind: str
+) -> None:
+    gate = Gate()
+    agent = build_graph(kind, session.buffer.checkpointer(), ScriptedModel(gates={"slow": gate}))
+    await session.ask(agent, "look up krill")
+    slow = session.begin(agent, "slow")
+    await gate.reached()
+    clock.advance(past(case))
+    await session.event("signed in again")
+    assert await session.seen_by(agent) == ["signed in again"]
+    gate.release()
+    result = await slow
+    assert len(result["messages"]) == 6
+    assert await session.texts() == [*texts(result["messages"]), "signed in again"]
+    assert await session.seen_by(agent) == await session.texts()
 
 
 @pytest.mark.parametrize("kind", GRAPH_KINDS)
