@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from operator import attrgetter
 from typing import Any
@@ -28,7 +28,7 @@ def find_talk(
     values: Mapping[str, Any],
     channel: str,
     before: Record | None,
-    delta: tuple[tuple[Any, ...], tuple[str, ...]],
+    delta: tuple[tuple[Any, ...], Iterable[str] | None],
     codec: Codec,
     key: SessionKey,
 ) -> None:
@@ -40,7 +40,7 @@ def find_talk(
         channel: The channel that may hold the conversation.
         before: The checkpoint it builds on.
         delta: For a `DeltaChannel`: the writes to it that are pending on `before`, and the names of the messages
-            that the turn still holds of an expired session (see `expired_turns.held_by`).
+            that the turn still holds if the chain of writes before is gone (see `expired_turns.held_by`), else None.
         codec: Encodes what was written.
         key: Names the session.
     """
@@ -61,10 +61,10 @@ def find_talk(
     if before is not None and before.snapshot and record.base is None and not writes:
         # Nothing was written since that snapshot, so it is also this checkpoint's value.
         record.explicit = versions[channel] == before.checkpoint["channel_versions"][channel]
-    if held:
+    if held is not None:
         # The checkpoints that the chain of writes began with are gone, so the whole value is stored.
-        record.explicit, record.base = True, None
-    record.names = applied(held or record.names, writes, codec, key)
+        record.explicit, record.base, record.names = True, None, tuple(held)
+    record.names = applied(record.names, writes, codec, key)
 
 
 def keep_cut_first(values: dict[str, Any], channel: str, cut: AbstractSet[str]) -> bool:

@@ -1,4 +1,4 @@
-"""What a turn may still store when its session ended while it ran, by expiry or by `max_age`."""
+"""What a turn may still store when its session ended, or its checkpoint was freed, while it ran."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def leave_aged(values: dict[str, Any], channel: str, token: Token, retention: Re
 def held_by(
     sessions: Sessions, key: SessionKey, parent: str | None, token: Token | None, now: float
 ) -> dict[str, Blob]:
-    """The conversation that a turn over a `DeltaChannel` still holds after its session expired, as bodies by name.
+    """The conversation that a turn over a `DeltaChannel` still holds when what it built on is gone, as bodies by name.
 
     A `DeltaChannel` hands over only what each step writes, never its whole value, so this is taken from what the
     process remembers.

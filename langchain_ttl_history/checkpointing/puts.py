@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from langchain_ttl_history.checkpointing.reads import Token
@@ -50,8 +51,19 @@ class Ground(NamedTuple):
     """The writes to the conversation that are pending on the parent, for a `DeltaChannel`."""
     freed: bool = False
     """Whether the parent was freed meanwhile, and comes from memory."""
+    reduced: bool = False
+    """Whether the parent was freed, or some of its messages were."""
     remembered: bool = False
     """Whether all of this comes from memory, so that bodies may be left out of the write."""
+
+    def as_remembered(self, parent: Record | None) -> Ground:
+        """With the parent as its run knows it, where that was freed, or messages of it, while the run went on."""
+        if parent is None or (self.parent is not None and self.parent.names == parent.names):
+            return self
+        if self.parent is not None:
+            return self._replace(parent=replace(self.parent, names=parent.names), reduced=True)
+        # The values that it shared may be gone as well.
+        return self._replace(parent=replace(parent, values={}), freed=True, reduced=True)
 
 
 class Start(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from langchain_ttl_history.checkpointing.conversation_changes import find_talk, keep_cut_first, said
@@ -80,12 +80,12 @@ class CheckpointWrites:
                 return change, outcome
             if outcome.status is Status.DELETED and not put.ns:
                 return change, outcome
+        # Looked up once: another run that builds on the same parent may make this process forget it.
+        known = self._known_ground(key, put) if remembered is None else remembered[0]
         for _ in range(_ATTEMPTS):
             ground = yield from self._read(key, put)
-            known = None if remembered is None else remembered[0]
-            if ground.parent is None and known is not None and known.generation == ground.generation and known.parent:
-                # The parent was freed while its run went on. The values that it shared may be gone as well.
-                ground = ground._replace(parent=replace(known.parent, values={}), freed=True)
+            if known is not None and known.generation == ground.generation:
+                ground = ground.as_remembered(known.parent)
             change, record = self._planned(key, put, checkpoint, token, ground, Base())
             outcome = yield Write(key, change)
             if outcome.status not in (Status.MOVED, Status.MISSING):
@@ -105,13 +105,17 @@ class CheckpointWrites:
             return Ground(generation, 0.0, None, (), remembered=True), known.base
         if known is None or (token is not None and token.generation != known.generation):
             return None
-        # Looked up once: another run that builds on the same parent may make this process forget it.
-        parent = known.records.get(put.parent_name)
-        if parent is None:
-            return None
         if not put.ns and self.messages_key not in put.checkpoint["channel_values"]:
             return None  # Perhaps a `DeltaChannel`, whose pending writes are needed.
-        return Ground(known.generation, 0.0, parent, (), remembered=True), known.base
+        ground = self._known_ground(key, put)
+        return None if ground is None else (ground, known.base)
+
+    def _known_ground(self, key: SessionKey, put: Put) -> Ground | None:
+        known = self.sessions.memo.last(key)
+        parent = None if known is None else known.records.get(put.parent_name)
+        if known is None or parent is None:
+            return None
+        return Ground(known.generation, 0.0, parent, (), remembered=True)
 
     def _read(self, key: SessionKey, put: Put) -> Flow[Ground]:
         if put.parent is None:
@@ -142,18 +146,19 @@ class CheckpointWrites:
         ns, before = put.ns, ground.parent
         run, shown, seen, first, same = Start.of(put, token, ground, base)
         values: dict[str, Any] = dict(put.checkpoint["channel_values"])
-        held: dict[str, Blob] = {}
+        held: dict[str, Blob] | None = None
         if token is not None and not same:
             leave_aged(values, self.messages_key, token, self.sessions.retention, ground.now)
-        ended = before is None and put.parent is not None and (token is None or not same)
-        if ended and not ns and self.messages_key not in values:
+        # What a run builds on is gone if its session ended, and perhaps if its parent was freed.
+        gone = before is None and put.parent is not None and not (first and same)
+        if (gone or ground.reduced) and not ns and self.messages_key not in values:
             held = held_by(self.sessions, key, put.parent, token, ground.now)
         record = Record(checkpoint, put.metadata, put.parent, run, seen, shown)
         cut = token.cut if token is not None and not ns else _NOTHING
         if cut and not keep_cut_first(values, self.messages_key, cut):
             cut = _NOTHING
         if not ns:
-            find_talk(record, values, self.messages_key, before, (ground.writes, tuple(held)), self.sessions.codec, key)
+            find_talk(record, values, self.messages_key, before, (ground.writes, held), self.sessions.codec, key)
             channel = record.channel or ""
             if ground.remembered and channel in values and channel not in put.changed and shown and same:
                 # The conversation is as it was shown, so all of it is stored already and need not be encoded.

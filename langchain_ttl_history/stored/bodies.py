@@ -15,6 +15,9 @@ from langchain_ttl_history.stored.strip import ID, NOTHING, Body, Strip, body_na
 
 __all__ = ["Base", "check_id", "decode_bodies", "encode_bodies", "encode_conversation", "encode_new", "restored"]
 
+# How many bodies are remembered that others took the place of.
+_REPLACED = 64
+
 
 @dataclass
 class Base:
@@ -22,6 +25,8 @@ class Base:
 
     known: dict[str, Body] = field(default_factory=dict)
     """Bodies by message id."""
+    replaced: dict[str, Body] = field(default_factory=dict)
+    """Bodies by name that an edit or a removal of the same id replaced: a run under way may still hold them."""
     contents: dict[bytes, str] = field(default_factory=dict)
     """The names of messages that were stored without an id since the last checkpoint, by their packed content."""
     waiting: dict[bytes, str] = field(default_factory=dict)
@@ -59,14 +64,25 @@ class Base:
 
     def learn(self, id: str, body: Body) -> None:
         """Remember a message's body."""
+        before = self.known.get(id)
+        if before is not None and before.name != body.name:
+            self.replaced[before.name] = before
+            if len(self.replaced) > _REPLACED:
+                # Another thread may do the same: the oldest can be gone by now.
+                self.replaced.pop(next(iter(list(self.replaced))), None)
         self.held += len(body.content)
         self.known[id] = body
+
+    def named(self, name: str) -> Body | None:
+        """The body of this name, if it is remembered."""
+        body = self.known.get(name[ID:])
+        return body if body is not None and body.name == name else self.replaced.get(name)
 
     def take(self, names: Iterable[str], other: Base) -> None:
         """Remember the bodies of these names that another base knows."""
         for name in names:
-            body = other.known.get(name[ID:])
-            if body is not None and body.name == name:
+            body = other.named(name)
+            if body is not None:
                 self.learn(name[ID:], body)
 
     def send(self, name: str, blob: Blob, blobs: dict[str, Blob]) -> None:
@@ -95,7 +111,8 @@ class Base:
         if len(self.known) > 2 * len(names) + 16:
             ids = {name[ID:] for name in names}
             kept = {id: body for id, body in list(self.known.items()) if id in ids}
-            self.known, self.held = kept, sum(len(body.content) for body in kept.values())
+            held = (*kept.values(), *list(self.replaced.values()))
+            self.known, self.held = kept, sum(len(body.content) for body in held)
 
     def learn_read(
         self, names: Sequence[str], messages: Sequence[BaseMessage], blobs: Mapping[str, Blob], codec: Codec
@@ -240,8 +257,8 @@ def restored(names: Iterable[str], base: Base, codec: Codec, where: str) -> dict
     """The bodies of these names that are known, as blobs, to store them again in a session that lost them."""
     blobs: dict[str, Blob] = {}
     for name in names:
-        body = base.known.get(name[ID:])
-        if body is None or body.name != name:
+        body = base.named(name)
+        if body is None:
             continue
         packed = body.content if body.cls is None else codec.packed_image(body.content, body.cls, where)
         blobs[name] = Blob(codec.seal(packed))

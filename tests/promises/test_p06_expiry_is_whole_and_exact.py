@@ -9,7 +9,7 @@ from datetime import timedelta, timezone
 from typing import Any
 
 import pytest
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage
 from langchain_core.tools import tool
 from langgraph.types import Command, interrupt
 
@@ -339,6 +339,26 @@ async def test_a_turn_loses_nothing_where_its_expired_session_was_begun_and_read
     assert len(result["messages"]) == 6
     assert await session.texts() == [*texts(result["messages"]), "signed in again"]
     assert await session.seen_by(agent) == await session.texts()
+
+
+@pytest.mark.parametrize("kind", GRAPH_KINDS)
+async def test_a_turn_loses_nothing_that_was_removed_of_its_session_before_that_expired(
+    session: Session, clock: Clock, case: StorageCase, kind: str
+) -> None:
+    gate = Gate()
+    agent = build_graph(kind, session.buffer.checkpointer(), ScriptedModel(gates={"slow": gate}))
+    await session.ask(agent, "look up krill")
+    slow = session.begin(agent, "slow")
+    await gate.reached()
+    question = (await session.messages())[0]
+    removal = {"messages": [RemoveMessage(id=str(question.id))]}
+    await session.colour.call(agent, "update_state", session.config, removal, "model")
+    assert "look up krill" not in await session.texts()
+    clock.advance(past(case))
+    gate.release()
+    result = await slow
+    assert len(result["messages"]) == 6
+    assert await session.texts() == texts(result["messages"])
 
 
 @pytest.mark.parametrize("kind", GRAPH_KINDS)
