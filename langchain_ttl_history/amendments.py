@@ -90,7 +90,7 @@ def without_edits(entries: Sequence[Entry], new: Sequence[Delta], head: Iterable
         gone.difference_update(delta.removed)
         there.difference_update(delta.removed)
         entry = kept.get(delta.position)
-        if entry is None:
+        if entry is None or not entry.refs:
             gone.update(key for key in map(key_of, delta.added) if key not in there)
             continue
         refs = tuple(name for name in entry.refs if key_of(name) not in gone)

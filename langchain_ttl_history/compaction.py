@@ -5,6 +5,7 @@ Reads never show more than the caps allow, so nobody sees when this runs; it fre
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
@@ -33,8 +34,9 @@ __all__ = ["hard_limits", "limits", "plan", "together"]
 # `max_bytes` it is then reduced, so that the next writes free nothing.
 _MORE_SLACK = 0.25
 _BYTES_GOAL = 0.9
-# How many removals are kept for a run whose tool call the head's run began in. No more than `limits` leaves room for.
+# How many removals are kept for runs under way, no more than `limits` leaves room for, and in what part of `max_bytes`.
 _REMOVALS = 16
+_REMOVALS_SHARE = 0.125
 
 
 def limits(retention: Retention, slack: float) -> dict[str, int]:
@@ -98,13 +100,14 @@ def plan(
     roots = lines.of(INDEX)
     subs = lines.of(SUBS)
     waiting = waiting_roots(leaves(roots), snapshot, codec)
-    log = _kept_log(snapshot, shown, retention.max_messages, codec)
+    bound = retention.max_bytes
+    room = math.inf if bound is None else bound * _REMOVALS_SHARE
+    log = _kept_log(snapshot, shown, retention.max_messages, room, codec)
 
     def keeping(cap: int | None) -> Change:
         return keep_only(snapshot, shown_lines(roots, subs, cap, waiting), lease, log, lines)
 
     change = keeping(retention.max_checkpoints)
-    bound = retention.max_bytes
     if bound is None or snapshot.bytes <= bound or snapshot.bytes - _freed(snapshot, change) <= bound:
         return change
     goal = int(bound * _BYTES_GOAL)
@@ -119,7 +122,7 @@ def plan(
     if snapshot.bytes - _freed(snapshot, change) <= goal:
         return change
     # Checkpoints alone do not free enough: keep only the part of the log that is shown, then cut the oldest messages.
-    log = _kept_log(snapshot, shown, 0, codec)
+    log = _kept_log(snapshot, shown, 0, room, codec)
     change = keep_only(snapshot, shown_lines(roots, subs, 1, waiting), lease, log, lines)
     over = snapshot.bytes - _freed(snapshot, change) - goal
     if over <= 0:
@@ -127,13 +130,14 @@ def plan(
     return _with_fewer_messages(snapshot, change, over, log, names, bodies, needed, codec)
 
 
-def _kept_log(snapshot: Snapshot, shown: AbstractSet[str], spare: int | None, codec: Codec) -> list[Entry]:
+def _kept_log(snapshot: Snapshot, shown: AbstractSet[str], spare: int | None, room: float, codec: Codec) -> list[Entry]:
     """The newest entries of the log: those that affect what is shown, and some for runs under way.
 
     Args:
         snapshot: The outline.
         shown: Names of the messages that the history or a graph shows.
         spare: At least how many messages' entries are kept for runs under way; None keeps all entries.
+        room: How many bytes the removals may take that are kept for them besides.
         codec: Reads the head.
     """
     entries = list(snapshot.lists.get(LOG, ()))
@@ -143,7 +147,6 @@ def _kept_log(snapshot: Snapshot, shown: AbstractSet[str], spare: int | None, co
     head: set[str] = set()
     record = None
     needed: list[int] = []
-    removing: list[Delta] = []
     if pointer is None:
         new = matter = deltas_of(entries)
     else:
@@ -159,7 +162,6 @@ def _kept_log(snapshot: Snapshot, shown: AbstractSet[str], spare: int | None, co
             # The head's run began inside a tool call of another one, which has seen nothing of this yet, and perhaps
             # goes on with what was removed meanwhile.
             matter = later
-            removing = [delta for delta in later if delta.removed][-_REMOVALS:]
     # An unseen change matters only if it adds a message that is shown, even if edited since, or removes one that the
     # head still has. What its run did not know of when it removed something may be results that keep their call.
     keys = set(map(key_of, shown))
@@ -175,19 +177,26 @@ def _kept_log(snapshot: Snapshot, shown: AbstractSet[str], spare: int | None, co
         start -= 1
         held += len(entries[start].refs)
     start = _with_followed(entries, start, new)
-    kept = [*_removals(entries[:start], removing), *entries[start:]]
+    kept = [*_removals(entries[:start], room), *entries[start:]]
     return without_edits(kept, new, () if record is None else record.names)
 
 
-def _removals(entries: Sequence[Entry], deltas: Sequence[Delta]) -> list[Entry]:
-    """What is left of the entries if only these removals are kept, without what they add or only move."""
-    left: dict[int, bytes] = {}
-    for delta in deltas:
+def _removals(entries: Sequence[Entry], room: float) -> list[Entry]:
+    """The newest removals, in at most `room` bytes, without what they add or only move.
+
+    A run under way may go on with what was removed or cut meanwhile, and would bring it back.
+    """
+    left: list[Entry] = []
+    for delta in reversed(deltas_of(entries)):
         added = {*map(key_of, delta.added)}
         removed = tuple(key for key in delta.removed if key not in added)
         if removed:
-            left[delta.position] = delta._replace(removed=removed, added=()).payload()
-    return [Entry(entry.position, left[entry.position]) for entry in entries if entry.position in left]
+            payload = delta._replace(removed=removed, added=()).payload()
+            room -= len(payload)
+            if room < 0 or len(left) == _REMOVALS:
+                break
+            left.append(Entry(delta.position, payload))
+    return left[::-1]
 
 
 def _with_followed(entries: Sequence[Entry], start: int, new: Sequence[Delta]) -> int:

@@ -716,6 +716,36 @@ def test_what_was_removed_meanwhile_does_not_come_back_where_bytes_are_short(siz
     assert texts(history.messages)[-1] == "last"
 
 
+@pytest.mark.parametrize("who", ["the others", "a chain"])
+@pytest.mark.parametrize(("state", "size"), [(MessagesState, 1_800), (DELTAS, 2_500), (DELTAS, 3_500)])
+def test_what_was_removed_under_a_run_whose_checkpoint_was_freed_does_not_come_back(
+    state: Any, who: str, size: int
+) -> None:
+    buffer = SessionBuffer(default_user="u", retention=Retention(max_bytes=size))
+    history = buffer.history(session_id="t")
+    history.add_messages([HumanMessage("old", id="old"), AIMessage("older")])
+
+    def removes(state: Any) -> Any:
+        there = who == "the others" and "old" in ids(state["messages"])
+        return {"messages": [RemoveMessage(id="old")] if there else [AIMessage("other")]}
+
+    other = chained(buffer, state, removes=removes)
+
+    def others() -> None:
+        for number in range(8):
+            ask(other, f"question {number}")
+            if number == 0 and who == "a chain":
+                history.add_messages([RemoveMessage(id="old")])
+
+    agent = calls_while(buffer, others, state)
+    held = ask(agent, "question")
+    assert held == ["old", "older", "question", "call", "result", "answer"]
+    shown = texts(history.messages)
+    assert "old" not in shown
+    assert {*held[2:]} <= {*shown}
+    assert texts(agent.get_state(CONFIG).values["messages"]) == shown
+
+
 def test_a_question_is_not_freed_while_a_turn_beside_it_keeps_its_answer() -> None:
     steps = range(4)
     buffer = SessionBuffer(default_user="u", retention=Retention(max_messages=6))
