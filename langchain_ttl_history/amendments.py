@@ -90,8 +90,9 @@ def without_edits(entries: Sequence[Entry], new: Sequence[Delta], head: Iterable
         gone.difference_update(delta.removed)
         there.difference_update(delta.removed)
         entry = kept.get(delta.position)
-        if entry is None or not entry.refs:
-            gone.update(key for key in map(key_of, delta.added) if key not in there)
+        left = () if entry is None else entry.refs
+        gone.update(key_of(name) for name in delta.added if key_of(name) not in there and name not in left)
+        if entry is None:
             continue
         refs = tuple(name for name in entry.refs if key_of(name) not in gone)
         there.update(map(key_of, refs))

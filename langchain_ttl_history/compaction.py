@@ -12,16 +12,11 @@ from dataclasses import replace
 
 from langchain_core.messages import BaseMessage
 
-from langchain_ttl_history.amendments import without_edits
-from langchain_ttl_history.checkpoints import (
-    head_name,
-    pointed_at,
-    target_of,
-    without_messages,
-)
+from langchain_ttl_history.checkpoints import head_name, target_of, without_messages
 from langchain_ttl_history.codec import Codec
-from langchain_ttl_history.conversation import LOG, Delta, deltas_of, unseen
+from langchain_ttl_history.conversation import LOG, deltas_of
 from langchain_ttl_history.index import INDEX, SUBS
+from langchain_ttl_history.log_kept import kept_log
 from langchain_ttl_history.pruning import Lines, keep_only, leaves, needed_by, shown_lines, waiting_roots
 from langchain_ttl_history.retention import Retention
 from langchain_ttl_history.storage.base import Change, Entry, Lease, Snapshot
@@ -34,8 +29,7 @@ __all__ = ["hard_limits", "limits", "plan", "together"]
 # `max_bytes` it is then reduced, so that the next writes free nothing.
 _MORE_SLACK = 0.25
 _BYTES_GOAL = 0.9
-# How many removals are kept for runs under way, no more than `limits` leaves room for, and in what part of `max_bytes`.
-_REMOVALS = 16
+# In what part of `max_bytes` removals are kept for runs under way.
 _REMOVALS_SHARE = 0.125
 
 
@@ -102,7 +96,7 @@ def plan(
     waiting = waiting_roots(leaves(roots), snapshot, codec)
     bound = retention.max_bytes
     room = math.inf if bound is None else bound * _REMOVALS_SHARE
-    log = _kept_log(snapshot, shown, retention.max_messages, room, codec)
+    log = kept_log(snapshot, shown, names, retention.max_messages, room, codec)
 
     def keeping(cap: int | None) -> Change:
         return keep_only(snapshot, shown_lines(roots, subs, cap, waiting), lease, log, lines)
@@ -122,95 +116,12 @@ def plan(
     if snapshot.bytes - _freed(snapshot, change) <= goal:
         return change
     # Checkpoints alone do not free enough: keep only the part of the log that is shown, then cut the oldest messages.
-    log = _kept_log(snapshot, shown, 0, room, codec)
+    log = kept_log(snapshot, shown, names, 0, room, codec)
     change = keep_only(snapshot, shown_lines(roots, subs, 1, waiting), lease, log, lines)
     over = snapshot.bytes - _freed(snapshot, change) - goal
     if over <= 0:
         return change
     return _with_fewer_messages(snapshot, change, over, log, names, bodies, needed, codec)
-
-
-def _kept_log(snapshot: Snapshot, shown: AbstractSet[str], spare: int | None, room: float, codec: Codec) -> list[Entry]:
-    """The newest entries of the log: those that affect what is shown, and some for runs under way.
-
-    Args:
-        snapshot: The outline.
-        shown: Names of the messages that the history or a graph shows.
-        spare: At least how many messages' entries are kept for runs under way; None keeps all entries.
-        room: How many bytes the removals may take that are kept for them besides.
-        codec: Reads the head.
-    """
-    entries = list(snapshot.lists.get(LOG, ()))
-    if spare is None:
-        return entries
-    pointer = snapshot.blobs.get(head_name(""))
-    head: set[str] = set()
-    record = None
-    needed: list[int] = []
-    if pointer is None:
-        new = matter = deltas_of(entries)
-    else:
-        record = pointed_at(pointer, snapshot.blobs, codec)
-        later = deltas_of([entry for entry in entries if entry.position > record.seen.position])
-        new = matter = unseen(later, record.seen)
-        if any(delta.removed for delta in later):
-            head = set(map(key_of, record.names))
-            # A call that its results bring back is not in the head; perhaps only a change that was seen has it.
-            told = shown - {*record.names}
-            needed = [delta.position for delta in later if not told.isdisjoint(delta.added)]
-        if any(end is not None for _, end in record.seen.runs):
-            # The head's run began inside a tool call of another one, which has seen nothing of this yet, and perhaps
-            # goes on with what was removed meanwhile.
-            matter = later
-    # An unseen change matters only if it adds a message that is shown, even if edited since, or removes one that the
-    # head still has. What its run did not know of when it removed something may be results that keep their call.
-    keys = set(map(key_of, shown))
-    needed += [
-        delta.position if delta.known is None else min(delta.position, delta.known + 1)
-        for delta in matter
-        if not keys.isdisjoint(map(key_of, delta.added)) or not head.isdisjoint(delta.removed)
-    ]
-    first = min(needed, default=snapshot.position + 1)
-    start = next((at for at, each in enumerate(entries) if each.position >= first), len(entries))
-    held = sum(len(entry.refs) for entry in entries[start:])
-    while start and held < spare:
-        start -= 1
-        held += len(entries[start].refs)
-    start = _with_followed(entries, start, new)
-    kept = [*_removals(entries[:start], room), *entries[start:]]
-    return without_edits(kept, new, () if record is None else record.names)
-
-
-def _removals(entries: Sequence[Entry], room: float) -> list[Entry]:
-    """The newest removals, in at most `room` bytes, without what they add or only move.
-
-    A run under way may go on with what was removed or cut meanwhile, and would bring it back.
-    """
-    left: list[Entry] = []
-    for delta in reversed(deltas_of(entries)):
-        added = {*map(key_of, delta.added)}
-        removed = tuple(key for key in delta.removed if key not in added)
-        if removed:
-            payload = delta._replace(removed=removed, added=()).payload()
-            room -= len(payload)
-            if room < 0 or len(left) == _REMOVALS:
-                break
-            left.append(Entry(delta.position, payload))
-    return left[::-1]
-
-
-def _with_followed(entries: Sequence[Entry], start: int, new: Sequence[Delta]) -> int:
-    """The place in the log from which it is kept, if those from `start` on are, and the unseen ones that these follow.
-
-    What follows a message that is gone is shown at the end, perhaps behind what was said later.
-    """
-    places = {entry.position: at for at, entry in enumerate(entries)}
-    added = {key_of(name): places[delta.position] for delta in reversed(new) for name in delta.added}
-    for delta in reversed(new):
-        if places[delta.position] < start:
-            break
-        start = min(start, added.get(delta.after or "", start))
-    return start
 
 
 def _freed(snapshot: Snapshot, change: Change) -> int:

@@ -22,6 +22,8 @@ from langgraph.types import Command, interrupt
 from typing_extensions import TypedDict
 
 from langchain_ttl_history import CorruptRecordError, Retention, SessionBuffer, StorageError
+from langchain_ttl_history.compaction import hard_limits
+from langchain_ttl_history.conversation import LOG
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import MemoryStorage, SQLiteStorage
 from langchain_ttl_history.storage.base import Change, Lease, Outcome, Query, Snapshot
@@ -802,6 +804,40 @@ def test_what_an_agent_in_a_tool_removed_does_not_come_back_however_much_was_sai
     else:
         # The thoughts had cut the summary before they were removed.
         assert shown == ["call", "result", "answer", "inner answer"]
+
+
+@pytest.mark.parametrize("begins", ["a chain", "a graph", "a graph that waits"])
+@pytest.mark.parametrize("change", ["removal", "replacement", "edits", "notices"])
+def test_the_log_is_freed_whatever_was_changed_before_what_is_shown(begins: str, change: str) -> None:
+    retention = Retention(max_messages=4)
+    buffer = SessionBuffer(default_user="u", retention=retention)
+    history = buffer.history(session_id="t")
+    history.add_messages([HumanMessage("old", id="old"), AIMessage("older", id="older")])
+    if begins == "a graph":
+        ask(chained(buffer, answers=lambda _: {"messages": [AIMessage("answer")]}), "question")
+    elif begins == "a graph that waits":
+        asking(buffer).invoke({"messages": [HumanMessage("question")]}, CONFIG)
+    edited = history.messages[0]
+    if change == "removal":
+        history.add_messages([RemoveMessage(id="older")])
+    elif change == "replacement":
+        history.messages = [HumanMessage("new"), edited]
+    kept = texts(history.messages)
+    for number in range(100):
+        text = f"said {number}"
+        if change == "edits":
+            history.add_messages([edited.model_copy(update={"content": text})])
+            assert texts(history.messages) == [text, *kept[1:]]
+        elif change == "notices":
+            history.add_messages([AIMessage(text, id="notice")])
+            history.add_messages([RemoveMessage(id="notice")])
+            assert texts(history.messages) == kept
+        else:
+            history.add_messages([HumanMessage(text)])
+            assert texts(history.messages)[-1] == text
+    entries = MemoryStorage.read(history._storage, KEY, Query(outline=True)).lists[LOG]  # type: ignore[arg-type]
+    weight = sum(1 + len(entry.refs) for entry in entries)
+    assert weight <= hard_limits(retention, MemoryStorage.slack)[LOG]
 
 
 @pytest.mark.parametrize("speaks", [True, False], ids=["a chain began", "a graph began"])

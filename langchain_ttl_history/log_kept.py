@@ -1,0 +1,206 @@
+"""Which changes stay in the log when a session is freed, and what is left of them: pure, over an outline.
+
+A change stays if it affects what is shown. Of those between the oldest such change and the newest ones, which stay for
+runs under way, only what still counts is kept: an edit that a later one replaced, or a message that was removed again,
+would otherwise stay for as long as anything said before it is shown. Of those before, it is what they did to the head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Set as AbstractSet
+
+from langchain_ttl_history.amendments import without_edits
+from langchain_ttl_history.checkpoints import Record, head_name, pointed_at
+from langchain_ttl_history.codec import Codec
+from langchain_ttl_history.conversation import LOG, Delta, Seen, deltas_of, unseen
+from langchain_ttl_history.storage.base import Entry, Snapshot
+from langchain_ttl_history.stored.strip import key_of
+
+__all__ = ["kept_log"]
+
+# How many removals are kept for runs under way. No more than `compaction.limits` leaves room for.
+_REMOVALS = 16
+
+
+def kept_log(
+    snapshot: Snapshot, shown: AbstractSet[str], names: Iterable[str], spare: int | None, room: float, codec: Codec
+) -> list[Entry]:
+    """The entries of the log that stay: those that affect what is shown, and the newest, for runs under way.
+
+    Args:
+        snapshot: The outline.
+        shown: Names of the messages that the history or a graph shows.
+        names: Names of the conversation.
+        spare: At least how many messages' entries are kept for runs under way; None keeps all entries.
+        room: How many bytes the removals may take that are kept for them besides.
+        codec: Reads the head.
+    """
+    entries = list(snapshot.lists.get(LOG, ()))
+    if spare is None:
+        return entries
+    pointer = snapshot.blobs.get(head_name(""))
+    record = None if pointer is None else pointed_at(pointer, snapshot.blobs, codec)
+    seen = Seen() if record is None else record.seen
+    head = () if record is None else record.names
+    later = deltas_of([entry for entry in entries if entry.position > seen.position])
+    new = unseen(later, seen)
+    # The head's run began inside a tool call of another one, which has seen nothing of this yet, and perhaps goes on
+    # with what was removed meanwhile.
+    nested = any(end is not None for _, end in seen.runs)
+    matter = later if nested else new
+    first = min(_needed(later, matter, shown, record), default=snapshot.position + 1)
+    recent, held = len(entries), 0
+    while recent and held < spare:
+        recent -= 1
+        held += len(entries[recent].refs)
+    removing = _newest_removals(entries[:recent], room)
+    start = next((at for at, each in enumerate(entries) if each.position >= first), len(entries))
+    start = _with_followed(entries, min(start, recent), new)
+    kept = [
+        *_of_the_head(entries[:start], removing, matter, later, head, seen),
+        *_thinned(entries[start:], max(0, recent - start), removing, head, {*map(key_of, names)}),
+    ]
+    return without_edits(kept, new, head)
+
+
+def _newest_removals(entries: Sequence[Entry], room: float) -> frozenset[int]:
+    """The positions of the newest removals, whoever has seen them, in at most `room` bytes.
+
+    A run under way may go on with what was removed or cut meanwhile, and would bring it back.
+    """
+    found: set[int] = set()
+    for delta in reversed(deltas_of(entries)):
+        removed = _only_removed(delta)
+        if removed:
+            room -= len(delta._replace(removed=removed, added=()).payload())
+            if room < 0 or len(found) == _REMOVALS:
+                break
+            found.add(delta.position)
+    return frozenset(found)
+
+
+def _only_removed(delta: Delta) -> tuple[str, ...]:
+    """The keys of the messages that a change removes, without those that it only moves."""
+    added = {*map(key_of, delta.added)}
+    return tuple(key for key in delta.removed if key not in added)
+
+
+def _needed(
+    later: Sequence[Delta], matter: Sequence[Delta], shown: AbstractSet[str], record: Record | None
+) -> list[int]:
+    """The positions of changes that are needed in full."""
+    keys = set(map(key_of, shown))
+    needed = [delta.position for delta in matter if not keys.isdisjoint(map(key_of, delta.added))]
+    if record is None or not any(delta.removed for delta in later):
+        return needed
+    # A call that its results bring back is not in the head; perhaps only a change that was seen has it.
+    told = shown - {*record.names}
+    needed += [delta.position for delta in later if not told.isdisjoint(delta.added)]
+    # What its run did not know of when it removed something may be results that keep their call.
+    head = set(map(key_of, record.names))
+    for removal in matter:
+        if head.isdisjoint(removal.removed):
+            continue
+        behind = {*removal.removed}
+        for delta in later:
+            if delta.after in behind and removal.ignores(delta):
+                behind.update(map(key_of, delta.added))
+                needed.append(delta.position)
+    return needed
+
+
+def _of_the_head(
+    entries: Sequence[Entry],
+    removing: AbstractSet[int],
+    matter: Sequence[Delta],
+    later: Sequence[Delta],
+    head: Iterable[str],
+    seen: Seen,
+) -> list[Entry]:
+    """What is left of the entries if only removals and the last edits of the head's messages are kept.
+
+    The head has its messages for as long as it is the head, and without these they would be shown as they were before,
+    once what was said after them is removed.
+
+    Args:
+        entries: Those that are freed.
+        removing: Positions of changes whose removals are kept, whatever they remove.
+        matter: Changes that matter as far as they concern what the head has.
+        later: The changes that the head's run had not seen when it began.
+        head: Names of the head's messages.
+        seen: What the head's run has seen.
+    """
+    # A later change that the head's own run made to a message wins, and so does a later edit.
+    own = {key: delta.position for delta in later if seen.ran(delta) for key in _touched(delta)}
+    newest = {key_of(name): delta.position for delta in matter for name in delta.added}
+    there = set(map(key_of, head))
+    concerned = {delta.position for delta in matter}
+    left: list[Entry] = []
+    for delta in deltas_of(entries):
+        at = delta.position
+        if at not in concerned:
+            if at in removing:
+                left.append(Entry(at, delta._replace(removed=_only_removed(delta), added=()).payload()))
+            continue
+        counting = {key for key in _touched(delta) if key in there and own.get(key, 0) < at}
+        removed = tuple(key for key in _only_removed(delta) if key in counting or at in removing)
+        there.difference_update(removed)
+        edits = counting.difference(delta.removed)
+        added = tuple(name for name in delta.added if key_of(name) in edits and newest[key_of(name)] == at)
+        if removed or added:
+            left.append(Entry(at, delta._replace(removed=removed, added=added).payload(), added))
+    return left
+
+
+def _touched(delta: Delta) -> Iterable[str]:
+    return (*delta.removed, *map(key_of, delta.added))
+
+
+def _thinned(
+    entries: Sequence[Entry], count: int, removing: AbstractSet[int], head: Iterable[str], here: Collection[str]
+) -> list[Entry]:
+    """The entries, less what no longer counts of the first ones.
+
+    Args:
+        entries: Those that are kept.
+        count: How many of the first may be thinned.
+        removing: Positions of changes whose removals are kept, whatever they remove.
+        head: Names of the head's messages.
+        here: Keys of the conversation's messages.
+    """
+    if not count:
+        return [*entries]
+    deltas = deltas_of(entries)
+    followed = {delta.after for delta in deltas}
+    newest = {key_of(name): delta.position for delta in deltas for name in delta.added}
+    there = set(map(key_of, head))
+    thinned: list[Entry] = []
+    for entry, delta in zip(entries[:count], deltas, strict=False):
+        removed = tuple(key for key in delta.removed if key in there or delta.position in removing)
+        there.difference_update(delta.removed)
+        added = tuple(
+            name
+            for name, key in zip(delta.added, map(key_of, delta.added), strict=True)
+            if (key in here or key in followed) and not (key in there and newest[key] > delta.position)
+        )
+        there.update(map(key_of, added))
+        if (removed, added) == (delta.removed, delta.added):
+            thinned.append(entry)
+        elif removed or added:
+            thinned.append(Entry(entry.position, delta._replace(removed=removed, added=added).payload(), added))
+    return [*thinned, *entries[count:]]
+
+
+def _with_followed(entries: Sequence[Entry], start: int, new: Sequence[Delta]) -> int:
+    """The place in the log from which it is kept, if those from `start` on are, and the unseen ones that these follow.
+
+    What follows a message that is gone is shown at the end, perhaps behind what was said later.
+    """
+    places = {entry.position: at for at, entry in enumerate(entries)}
+    added = {key_of(name): places[delta.position] for delta in reversed(new) for name in delta.added}
+    for delta in reversed(new):
+        if places[delta.position] < start:
+            break
+        start = min(start, added.get(delta.after or "", start))
+    return start
