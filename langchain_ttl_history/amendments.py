@@ -17,14 +17,17 @@ __all__ = ["done_with", "informed", "without_edits"]
 
 
 def done_with(keys: frozenset[str], deltas: Iterable[Delta], seen: Seen) -> Seen:
-    """What a run has seen that leaves these messages out: also the runs whose unseen changes concern only them.
+    """What a run has seen that leaves these messages out: also their unseen edits, whatever else was added with them.
 
     An edit of a message that is gone would otherwise add it again, at the end.
     """
-    new = unseen(deltas, seen)
-    others = {delta.run for delta in new if not keys.issuperset((*delta.removed, *map(key_of, delta.added)))}
-    ends = {delta.run: delta.position for delta in new if delta.run not in others}
-    return Seen(seen.position, (*seen.runs, *ends.items()))
+    edits: list[tuple[int, str]] = []
+    anew: set[str] = set()
+    for delta in unseen(deltas, seen):
+        # A message that is added after it was removed counts as another one.
+        anew.update(delta.removed)
+        edits += [(delta.position, key) for key in map(key_of, delta.added) if key in keys and key not in anew]
+    return seen._replace(edits=(*seen.edits, *edits))
 
 
 def informed(deltas: Sequence[Delta], is_result: Callable[[str], bool]) -> Sequence[Delta]:

@@ -40,11 +40,13 @@ _FORMAT = 1
 
 
 class Seen(NamedTuple):
-    """What a run has seen: every change up to a position, and those of some runs beyond it."""
+    """What a run has seen: every change up to a position, and beyond it those of some runs, and some edits."""
 
     position: int = 0
     runs: tuple[tuple[str, int | None], ...] = ()
     """(run, position): that run's changes are seen up to the position; all of them where it is None, as for its own."""
+    edits: tuple[tuple[int, str], ...] = ()
+    """(position, key): of the change at the position, what it made of this message is seen."""
 
     def ran(self, delta: Delta) -> bool:
         """Whether one of the runs made this change."""
@@ -53,7 +55,7 @@ class Seen(NamedTuple):
     def until(self, position: int) -> Seen:
         """What a reader has seen who is given this state at a position: no changes that the runs made after it."""
         ends = [(run, position if end is None else end) for run, end in self.runs]
-        return Seen(self.position, tuple((run, end) for run, end in ends if end > self.position))
+        return self._replace(runs=tuple((run, end) for run, end in ends if end > self.position))
 
     @property
     def last(self) -> int:
@@ -61,13 +63,21 @@ class Seen(NamedTuple):
         return max(self.position, *(end or 0 for _, end in self.runs), 0)
 
     def packed(self) -> list[str | list[str | int]]:
-        """The runs as they are stored."""
-        return [run if end is None else [run, end] for run, end in self.runs]
+        """The runs and edits as they are stored."""
+        stored: list[str | list[str | int]] = [run if end is None else [run, end] for run, end in self.runs]
+        stored += [[position, key] for position, key in self.edits]
+        return stored
 
     @classmethod
-    def unpacked(cls, position: int, runs: Sequence[Any]) -> Seen:
+    def unpacked(cls, position: int, stored: Sequence[Any]) -> Seen:
         """What `packed` stored."""
-        return cls(position, tuple((run, None) if type(run) is str else (run[0], run[1]) for run in runs))
+        runs = [each for each in stored if type(each) is str or type(each[0]) is str]
+        edits = [each for each in stored if type(each) is not str and type(each[0]) is int]
+        return cls(
+            position,
+            tuple((run, None) if type(run) is str else (run[0], run[1]) for run in runs),
+            tuple((position, key) for position, key in edits),
+        )
 
 
 class Delta(NamedTuple):
@@ -112,7 +122,16 @@ def deltas_of(entries: Sequence[Entry]) -> list[Delta]:
 
 def unseen(deltas: Iterable[Delta], seen: Seen) -> list[Delta]:
     """The changes that are not among those seen."""
-    return [delta for delta in deltas if delta.position > seen.position and not seen.ran(delta)]
+    new = [delta for delta in deltas if delta.position > seen.position and not seen.ran(delta)]
+    if not seen.edits:
+        return new
+    known = {*seen.edits}
+    left = [tuple(name for name in delta.added if (delta.position, key_of(name)) not in known) for delta in new]
+    return [
+        delta._replace(added=added)
+        for delta, added in zip(new, left, strict=True)
+        if added or delta.removed or not delta.added
+    ]
 
 
 def fold(names: Sequence[str], deltas: Sequence[Delta], seen: Seen) -> Sequence[str]:

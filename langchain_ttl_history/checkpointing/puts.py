@@ -92,4 +92,4 @@ class Start(NamedTuple):
         if token is None or not same:
             return cls(put.id, (), Seen(0, ((put.id, None),)), first, same)
         shown = base.names_told(token.shown) or token.names
-        return cls(put.id, shown, Seen(token.seen.position, (*token.seen.runs, (put.id, None))), first, same)
+        return cls(put.id, shown, token.seen._replace(runs=(*token.seen.runs, (put.id, None))), first, same)

@@ -498,8 +498,9 @@ def test_a_call_that_waits_for_its_results_outlives_a_replacement_of_what_is_sho
     assert ids(history.messages) == ["old", "h", "call", "result"]
 
 
+@pytest.mark.parametrize("together", [False, True], ids=["two calls", "one call"])
 @pytest.mark.parametrize("what", ["edited", "as it was"])
-def test_what_the_window_cuts_while_a_graph_waits_does_not_come_back_as_the_newest(what: str) -> None:
+def test_what_the_window_cuts_while_a_graph_waits_does_not_come_back_as_the_newest(what: str, together: bool) -> None:
     buffer = SessionBuffer(default_user="u", retention=Retention(max_messages=3))
     agent = asking(buffer)
     history = buffer.history(session_id="t")
@@ -507,11 +508,27 @@ def test_what_the_window_cuts_while_a_graph_waits_does_not_come_back_as_the_newe
     agent.invoke({"messages": [HumanMessage("h", id="h")]}, CONFIG)
     # The history has room for it, without the call that waits; the graph has not.
     assert ids(history.messages) == ["old", "answer", "h"]
-    history.add_messages([HumanMessage("edited" if what == "edited" else "old", id="old")])
-    history.add_messages([HumanMessage("meanwhile", id="meanwhile")])
+    edit = HumanMessage("edited" if what == "edited" else "old", id="old")
+    meanwhile = HumanMessage("meanwhile", id="meanwhile")
+    for messages in [[edit, meanwhile]] if together else [[edit], [meanwhile]]:
+        history.add_messages(messages)
     agent.invoke(Command(resume="yes"), CONFIG)
     assert "old" not in ids(history.messages)
     assert ids(agent.get_state(CONFIG).values["messages"])[-1] == "meanwhile"
+
+
+@pytest.mark.parametrize("together", [False, True], ids=["two calls", "one call"])
+def test_what_is_put_down_anew_while_a_graph_waits_is_kept_though_the_window_cut_what_it_was(together: bool) -> None:
+    buffer = SessionBuffer(default_user="u", retention=Retention(max_messages=3))
+    agent = asking(buffer)
+    history = buffer.history(session_id="t")
+    history.add_messages([HumanMessage("old", id="old"), AIMessage("answer", id="answer")])
+    agent.invoke({"messages": [HumanMessage("h", id="h")]}, CONFIG)
+    anew = [RemoveMessage(id="old"), HumanMessage("anew", id="old")]
+    for messages in [anew] if together else [[each] for each in anew]:
+        history.add_messages(messages)
+    agent.invoke(Command(resume="yes"), CONFIG)
+    assert texts(history.messages)[-1] == "anew"
 
 
 def test_a_removal_among_messages_counts_for_those_before_it() -> None:
