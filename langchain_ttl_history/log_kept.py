@@ -146,7 +146,8 @@ def _of_the_head(
         counting = {key for key in _touched(delta) if key in there and own.get(key, 0) < at}
         removed = tuple(key for key in _only_removed(delta) if key in counting or at in removing)
         there.difference_update(removed)
-        edits = counting.difference(delta.removed)
+        # Of a message that was moved and edited, what it says is kept, where the head has it.
+        edits = counting.difference(removed)
         added = tuple(name for name in delta.added if key_of(name) in edits and newest[key_of(name)] == at)
         if removed or added:
             left.append(Entry(at, delta._replace(removed=removed, added=added).payload(), added))

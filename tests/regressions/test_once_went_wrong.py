@@ -857,6 +857,24 @@ def test_the_log_is_freed_whatever_was_changed_before_what_is_shown(begins: str,
     assert weight <= hard_limits(retention, MemoryStorage.slack)[LOG]
 
 
+@pytest.mark.parametrize("moved", [False, True], ids=["in place", "moved"])
+def test_an_edit_is_kept_though_the_window_cuts_it_and_shows_it_again(moved: bool) -> None:
+    buffer = SessionBuffer(default_user="u", retention=Retention(max_messages=3))
+    history = buffer.history(session_id="t")
+    ask(chained(buffer, answers=lambda _: {"messages": [AIMessage("answer", id="answer")]}), "question")
+    question, answer = history.messages
+    edited = question.model_copy(update={"content": "edited"})
+    if moved:
+        history.messages = [answer, edited]
+    else:
+        history.add_messages([edited])
+    for number in range(40):
+        history.add_messages([HumanMessage(f"said {number}", id=f"said {number}")])
+    while history.messages[-1].text.startswith("said"):
+        history.add_messages([RemoveMessage(id=str(history.messages[-1].id))])
+    assert "edited" in texts(history.messages)
+
+
 @pytest.mark.parametrize("speaks", [True, False], ids=["a chain began", "a graph began"])
 @pytest.mark.parametrize("frequency", [2, 50])
 @pytest.mark.parametrize("late", [0, 1], ids=["first turn", "later turn"])
