@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from itertools import takewhile
 
-from langchain_ttl_history.conversation import Delta, Seen, unseen
+from langchain_ttl_history.conversation import Delta, Seen, deltas_of, unseen
 from langchain_ttl_history.storage.base import Entry
 from langchain_ttl_history.stored.strip import key_of
 
@@ -86,12 +86,14 @@ def without_edits(entries: Sequence[Entry], new: Sequence[Delta], head: Iterable
         head: Names of the head's messages.
     """
     kept = {entry.position: entry for entry in entries}
+    removing = {delta.position: delta.removed for delta in deltas_of(entries)}
     there = set(map(key_of, head))
     gone: set[str] = set()
     for delta in new:
         # A message that is added after it was removed counts as another one.
         gone.difference_update(delta.removed)
-        there.difference_update(delta.removed)
+        # A removal that is freed leaves the head its message.
+        there.difference_update(removing.get(delta.position, ()))
         entry = kept.get(delta.position)
         left = () if entry is None else entry.refs
         gone.update(key_of(name) for name in delta.added if key_of(name) not in there and name not in left)

@@ -865,9 +865,8 @@ def test_an_edit_is_kept_though_the_window_cuts_it_and_shows_it_again(moved: boo
     question, answer = history.messages
     edited = question.model_copy(update={"content": "edited"})
     if moved:
-        history.messages = [answer, edited]
-    else:
-        history.add_messages([edited])
+        history.messages = [answer, question]
+    history.add_messages([edited])
     for number in range(40):
         history.add_messages([HumanMessage(f"said {number}", id=f"said {number}")])
     while history.messages[-1].text.startswith("said"):
