@@ -14,6 +14,7 @@ from typing import Any
 import ormsgpack
 from langchain_core.messages import BaseMessage
 from langchain_core.messages.base import TextAccessor
+from langchain_core.runnables.utils import AddableDict
 from langgraph.checkpoint.serde._msgpack import SAFE_MSGPACK_METHODS, SAFE_MSGPACK_TYPES
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
@@ -32,11 +33,13 @@ __all__ = ["Extensions", "refusal"]
 _MESSAGE, _TYPED, _TUPLE, _PAIRS, _OBJECT = 1, 2, 3, 7, 8
 _LANGGRAPH = JsonPlusSerializer()
 
-# LangGraph's own containers, and the text of a message, besides the types its serializer calls safe.
+# LangGraph's own containers, the one in which a streamed LangChain runnable hands its output to a graph, and the text
+# of a message, besides the types LangGraph's serializer calls safe.
 _SAFE = SAFE_MSGPACK_TYPES | {
     ("langgraph.checkpoint.serde.types", "_DeltaSnapshot"),
     ("langgraph._internal._io", "AddableValuesDict"),
     ("langgraph.pregel._io", "AddableValuesDict"),
+    (AddableDict.__module__, AddableDict.__qualname__),
     ("collections", "OrderedDict"),
     (TextAccessor.__module__, TextAccessor.__qualname__),
 }

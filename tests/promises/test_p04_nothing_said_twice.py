@@ -199,6 +199,24 @@ async def test_a_history_around_a_whole_agent_stores_each_message_exactly_once(
 
 
 @pytest.mark.parametrize("kind", GRAPH_KINDS)
+async def test_a_history_around_a_streamed_agent_stores_each_message_exactly_once(session: Session, kind: str) -> None:
+    # A streamed runnable passes the agent a dictionary of a class of LangChain's as its input.
+    agent = build_graph(kind, session.buffer.checkpointer())
+    wrapped = with_history(
+        agent,
+        session.buffer,
+        input_messages_key="messages",
+        output_messages_key="messages",
+    )
+    expected: list[str] = []
+    for turn in range(2):
+        given = {"messages": [HumanMessage(f"hello {turn}")]}
+        assert await session.colour.collect(wrapped, "stream", given, session.config)
+        expected += [f"hello {turn}", f"re: hello {turn}"]
+        assert await session.texts() == await session.seen_by(agent) == expected
+
+
+@pytest.mark.parametrize("kind", GRAPH_KINDS)
 async def test_a_history_with_its_own_key_around_an_agent_stores_each_message_once(session: Session, kind: str) -> None:
     agent = build_graph(kind, session.buffer.checkpointer())
 
