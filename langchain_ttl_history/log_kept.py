@@ -67,12 +67,15 @@ def kept_log(
 def _newest_removals(entries: Sequence[Entry], room: float) -> frozenset[int]:
     """The positions of the newest removals, whoever has seen them, in at most `room` bytes.
 
-    A run under way may go on with what was removed or cut meanwhile, and would bring it back.
+    A run under way may go on with what was removed or cut meanwhile, and would bring it back. Of a message that was
+    removed again and again the last removal is enough.
     """
     found: set[int] = set()
+    gone: set[str] = set()
     for delta in reversed(deltas_of(entries)):
         removed = _only_removed(delta)
-        if removed:
+        if not gone.issuperset(removed):
+            gone.update(removed)
             room -= len(delta._replace(removed=removed, added=()).payload())
             if room < 0 or len(found) == _REMOVALS:
                 break
