@@ -11,7 +11,7 @@ from itertools import takewhile
 
 from langchain_ttl_history.conversation import Delta, Seen, deltas_of, unseen
 from langchain_ttl_history.storage.base import Entry
-from langchain_ttl_history.stored.strip import key_of
+from langchain_ttl_history.stored.names import key_of
 
 __all__ = ["done_with", "informed", "without_edits"]
 

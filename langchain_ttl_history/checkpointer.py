@@ -35,13 +35,13 @@ from langchain_ttl_history.checkpointing.threads import (
 )
 from langchain_ttl_history.checkpointing.whole_threads import WholeThreads
 from langchain_ttl_history.checkpointing.writes import CheckpointWrites
-from langchain_ttl_history.checkpoints import checkpoint_name
 from langchain_ttl_history.codec import Codec, Serializer, check_serde
 from langchain_ttl_history.errors import ConfigurationError, shown
 from langchain_ttl_history.flow import Flow, arun, every_key, run
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Storage
+from langchain_ttl_history.stored.names import checkpoint_name
 
 __all__ = ["TTLCheckpointSaver"]
 

@@ -1,9 +1,4 @@
-r"""Checkpoint records: how a graph's checkpoints and pending writes are stored.
-
-Names in a session: ``c<ns>\0<id>`` is a checkpoint, ``w<ns>\0<id>`` the list of writes pending
-on it, ``h<ns>`` points at the namespace's latest checkpoint, ``v<digest>`` is a large channel
-value (see `values`), ``m...`` a message's body (see `conversation`).
-"""
+"""Checkpoint records: how a graph's checkpoints are stored."""
 
 from __future__ import annotations
 
@@ -23,36 +18,18 @@ from langchain_ttl_history.stored.values import LIST, SNAPSHOT, Values, decode_v
 
 __all__ = [
     "Record",
-    "checkpoint_name",
     "decode_record",
     "encode_record",
     "encode_values",
     "first_checkpoint_id",
     "first_shown_in",
-    "head_name",
     "overwritten",
     "pointed_at",
     "target_of",
     "without_messages",
-    "writes_name",
 ]
 
 _FORMAT = 1
-
-
-def checkpoint_name(ns: str, id: str) -> str:
-    """The name of a checkpoint."""
-    return f"c{ns}\0{id}"
-
-
-def writes_name(ns: str, id: str) -> str:
-    """The name of the list of writes pending on a checkpoint."""
-    return f"w{ns}\0{id}"
-
-
-def head_name(ns: str) -> str:
-    """The name of what points at a namespace's latest checkpoint."""
-    return f"h{ns}"
 
 
 def first_checkpoint_id(generation: int) -> str:

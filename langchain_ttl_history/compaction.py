@@ -12,15 +12,14 @@ from dataclasses import replace
 
 from langchain_core.messages import BaseMessage
 
-from langchain_ttl_history.checkpoints import head_name, target_of, without_messages
+from langchain_ttl_history.checkpoints import target_of, without_messages
 from langchain_ttl_history.codec import Codec
-from langchain_ttl_history.conversation import LOG, deltas_of
-from langchain_ttl_history.index import INDEX, SUBS
+from langchain_ttl_history.conversation import deltas_of
 from langchain_ttl_history.log_kept import kept_log
 from langchain_ttl_history.pruning import Lines, keep_only, leaves, needed_by, shown_lines, waiting_roots
 from langchain_ttl_history.retention import Retention
 from langchain_ttl_history.storage.base import Change, Entry, Lease, Snapshot
-from langchain_ttl_history.stored.strip import ID, key_of
+from langchain_ttl_history.stored.names import BODY, ID, INDEX, LOG, SUBS, VALUE, head_name, key_of
 from langchain_ttl_history.window import Caps, visible
 
 __all__ = ["hard_limits", "limits", "plan", "together"]
@@ -182,7 +181,7 @@ def _with_fewer_messages(
         blobs[name] = without_messages(snapshot.blobs[name], lost, codec)
     after = {**snapshot.blobs, **blobs}
     used = needed_by(replace(snapshot, blobs=after), change.drop, log)
-    drop = {*change.drop, *(each for each in after if each[0] in "mv" and each not in used)}
+    drop = {*change.drop, *(each for each in after if each[0] in (BODY, VALUE) and each not in used)}
     return replace(
         change,
         blobs=blobs,

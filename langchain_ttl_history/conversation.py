@@ -20,10 +20,9 @@ from typing import Any, NamedTuple
 from langchain_ttl_history.encoding.records import decoder, pack, unpack_each
 from langchain_ttl_history.errors import CorruptRecordError
 from langchain_ttl_history.storage.base import Entry
-from langchain_ttl_history.stored.strip import key_of
+from langchain_ttl_history.stored.names import key_of
 
 __all__ = [
-    "LOG",
     "Delta",
     "Seen",
     "deltas_of",
@@ -32,9 +31,6 @@ __all__ = [
     "keyed",
     "unseen",
 ]
-
-LOG = "log"
-"""The list of changes."""
 
 _FORMAT = 1
 

@@ -15,13 +15,14 @@ from langchain_core.messages import (
     message_chunk_to_message,
 )
 
-from langchain_ttl_history.conversation import LOG, Delta, diff, keyed
+from langchain_ttl_history.conversation import Delta, diff, keyed
 from langchain_ttl_history.errors import SessionDeletedError, StorageError, TypeNotAllowedError, shown
 from langchain_ttl_history.flow import Flow
 from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.sessions import Sessions, Turn, View
 from langchain_ttl_history.storage.base import Blob, Change, Guard, Status
 from langchain_ttl_history.stored.bodies import Base, check_id, encode_bodies, encode_new
+from langchain_ttl_history.stored.names import LOG
 from langchain_ttl_history.window import calls_of
 
 __all__ = ["add", "replace"]

@@ -10,14 +10,7 @@ from langchain_ttl_history.encoding.records import decoder, pack, unpack_each
 from langchain_ttl_history.errors import CorruptRecordError
 from langchain_ttl_history.storage.base import Entry
 
-__all__ = ["CHAIN", "INDEX", "SUBS", "Line", "line_of", "lines_at", "lines_of"]
-
-INDEX = "index"
-"""The list of the root graph's lines."""
-SUBS = "subs"
-"""The list of subgraphs' lines."""
-CHAIN = "chain"
-"""The list of checkpoints that are kept only because a `DeltaChannel` of a listed one needs their writes."""
+__all__ = ["Line", "line_of", "lines_at", "lines_of"]
 
 _FORMAT = 1
 

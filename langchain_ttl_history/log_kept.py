@@ -11,11 +11,11 @@ from collections.abc import Collection, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 
 from langchain_ttl_history.amendments import without_edits
-from langchain_ttl_history.checkpoints import Record, head_name, pointed_at
+from langchain_ttl_history.checkpoints import Record, pointed_at
 from langchain_ttl_history.codec import Codec
-from langchain_ttl_history.conversation import LOG, Delta, Seen, deltas_of, unseen
+from langchain_ttl_history.conversation import Delta, Seen, deltas_of, unseen
 from langchain_ttl_history.storage.base import Entry, Snapshot
-from langchain_ttl_history.stored.strip import key_of
+from langchain_ttl_history.stored.names import LOG, head_name, key_of
 
 __all__ = ["kept_log"]
 

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from langchain_ttl_history.checkpoints import checkpoint_name, target_of, writes_name
+from langchain_ttl_history.checkpoints import target_of
 from langchain_ttl_history.codec import Codec
-from langchain_ttl_history.conversation import LOG
-from langchain_ttl_history.index import CHAIN, INDEX, SUBS, Line, lines_at
+from langchain_ttl_history.index import Line, lines_at
 from langchain_ttl_history.storage.base import Blob, Change, Entry, Lease, Snapshot
+from langchain_ttl_history.stored.names import (
+    BODY,
+    CHAIN,
+    CHECKPOINT,
+    HEAD,
+    INDEX,
+    LOG,
+    SUBS,
+    VALUE,
+    WRITES,
+    checkpoint_name,
+    writes_name,
+)
 from langchain_ttl_history.stored.pending import waits_for_answer
 
 __all__ = ["Lines", "keep_only", "latest_lines", "leaves", "needed_by", "shown_lines", "waiting_roots"]
@@ -123,7 +135,7 @@ def keep_only(
         before = {entry.position: entry for entry in logged}
         place += [(LOG, entry) for entry in entries if entry != before[entry.position]]
     needed = needed_by(snapshot, drop, entries)
-    unneeded = {name for name in snapshot.blobs if name[0] in "mv" and name not in needed}
+    unneeded = {name for name in snapshot.blobs if name[0] in (BODY, VALUE) and name not in needed}
     return Change(
         lease,
         blobs=_heads(snapshot, lines, listed, drop),
@@ -142,7 +154,7 @@ def _heads(snapshot: Snapshot, lines: Lines, listed: Collection[tuple[str, str]]
     The pointer of a namespace without any checkpoint left is added to `drop`. Pointers that stay as they are get
     written as well: their references make the storage refuse this change if a checkpoint was dropped meanwhile.
     """
-    pointers = {name: pointer for name, pointer in snapshot.blobs.items() if name[0] == "h"}
+    pointers = {name: pointer for name, pointer in snapshot.blobs.items() if name[0] == HEAD}
     gone = [name for name, pointer in pointers.items() if target_of(pointer) in drop]
     if not gone:
         return pointers
@@ -168,14 +180,14 @@ def needed_by(snapshot: Snapshot, drop: Collection[str], log: Iterable[Entry]) -
     needed: set[str] = set()
     before: tuple[str, ...] = ()
     for name, blob in snapshot.blobs.items():
-        if name[0] == "c" and name not in drop:
+        if name[0] == CHECKPOINT and name not in drop:
             # Usually a checkpoint has the references of the previous one and a few more.
             known = len(before)
             same = blob.refs[:known] == before
             needed.update(blob.refs[known:] if same else blob.refs)
             before = blob.refs
     for name, entries in snapshot.lists.items():
-        if name[0] == "w" and name not in drop:
+        if name[0] == WRITES and name not in drop:
             for entry in entries:
                 needed.update(entry.refs)
     for entry in log:

@@ -11,19 +11,20 @@ from typing import NamedTuple
 from langchain_core.messages import BaseMessage, HumanMessage, ToolMessage
 
 from langchain_ttl_history.amendments import informed
-from langchain_ttl_history.checkpoints import Record, head_name, pointed_at, writes_name
+from langchain_ttl_history.checkpoints import Record, pointed_at
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.compaction import hard_limits, limits, plan, together
-from langchain_ttl_history.conversation import LOG, Seen, deltas_of, fold, keyed
+from langchain_ttl_history.conversation import Seen, deltas_of, fold, keyed
 from langchain_ttl_history.display import Portrait, info_card
 from langchain_ttl_history.flow import Flow, Read, Write
-from langchain_ttl_history.index import INDEX, lines_of
+from langchain_ttl_history.index import lines_of
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.memo import Memo
 from langchain_ttl_history.pruning import leaves, waiting_roots
 from langchain_ttl_history.retention import Retention
 from langchain_ttl_history.storage.base import Change, Lease, Outcome, Query, Snapshot, Status
 from langchain_ttl_history.stored.bodies import Base
+from langchain_ttl_history.stored.names import BODY, CHECKPOINT, INDEX, LOG, head_name, writes_name
 from langchain_ttl_history.stored.recall import Recall
 from langchain_ttl_history.stored.strip import NOTHING
 from langchain_ttl_history.window import Caps, cut, simple_start, without_open_group
@@ -111,11 +112,11 @@ class Sessions:
 
     # Reading
 
-    def view(self, key: SessionKey, lease: Lease | None, follow: str = "cm") -> Flow[View]:
+    def view(self, key: SessionKey, lease: Lease | None) -> Flow[View]:
         """The conversation as it is now."""
         head, recall = head_name(""), self.recall(key)
         limits = {} if lease is None else self.limits
-        query = Query((head,), tuple(follow), (LOG, head), lease, outline_over=limits, known=recall.known)
+        query = Query((head,), (CHECKPOINT, BODY), (LOG, head), lease, outline_over=limits, known=recall.known)
         snapshot: Snapshot = yield Read(key, query)
         view = self.look(snapshot, recall)
         self.note(key, view)
@@ -222,7 +223,7 @@ class Sessions:
     def _glance(self, key: SessionKey) -> Flow[View | None]:
         """The conversation as it is now, with the index in its snapshot, read without a lease."""
         head = head_name("")
-        snapshot: Snapshot = yield Read(key, Query((head, INDEX), ("c", "m"), (LOG, head)))
+        snapshot: Snapshot = yield Read(key, Query((head, INDEX), (CHECKPOINT, BODY), (LOG, head)))
         return self.look(snapshot, Recall(NOTHING, self.codec)) if snapshot.generation else None
 
     def _listed(self, key: SessionKey, snapshot: Snapshot) -> Flow[int]:

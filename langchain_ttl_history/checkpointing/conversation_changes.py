@@ -14,7 +14,7 @@ from langchain_ttl_history.checkpoints import Record
 from langchain_ttl_history.codec import Codec, delta_snapshot, snapshot_value
 from langchain_ttl_history.conversation import Delta, diff
 from langchain_ttl_history.keys import SessionKey
-from langchain_ttl_history.stored.strip import key_of
+from langchain_ttl_history.stored.names import key_of
 from langchain_ttl_history.stored.values import is_conversation
 from langchain_ttl_history.window import ends_open
 

@@ -8,14 +8,7 @@ from typing import Any
 from langchain_core.messages import RemoveMessage
 from langchain_core.messages.utils import convert_to_messages
 
-from langchain_ttl_history.checkpoints import (
-    checkpoint_name,
-    decode_record,
-    head_name,
-    overwritten,
-    target_of,
-    writes_name,
-)
+from langchain_ttl_history.checkpoints import decode_record, overwritten, target_of
 from langchain_ttl_history.codec import Codec, delta_snapshot
 from langchain_ttl_history.conversation import keyed
 from langchain_ttl_history.flow import Flow, Read
@@ -23,12 +16,10 @@ from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Query, Snapshot
 from langchain_ttl_history.stored.bodies import decode_bodies, encode_new
+from langchain_ttl_history.stored.names import BODY, CHECKPOINT, VALUE, checkpoint_name, head_name, writes_name
 from langchain_ttl_history.stored.pending import Write, decode_writes
 
 __all__ = ["applied", "delta_history"]
-
-_c = checkpoint_name
-_w = writes_name
 
 
 def delta_history(
@@ -39,18 +30,18 @@ def delta_history(
     collected: dict[str, list[Write]] = {channel: [] for channel in channels}
     seeds: dict[str, Any] = {}
     remaining = set(channels)
-    names = (head_name(ns),) if id is None else (_c(ns, id),)
-    snapshot: Snapshot = yield Read(key, Query(names, ("c", "m")))
+    names = (head_name(ns),) if id is None else (checkpoint_name(ns, id),)
+    snapshot: Snapshot = yield Read(key, Query(names, (CHECKPOINT, BODY)))
     pointer = snapshot.blobs.get(head_name(ns))
-    name = target_of(pointer) if pointer is not None else _c(ns, id or "")
+    name = target_of(pointer) if pointer is not None else checkpoint_name(ns, id or "")
     record = None
     if name in snapshot.blobs:
         record = decode_record(snapshot.blobs[name], codec)
     while record is not None and record.parent is not None and remaining:
         parent = record.parent
-        query = Query((_c(ns, parent), _w(ns, parent), *(record.base or ())), ("m", "v"))
+        query = Query((checkpoint_name(ns, parent), writes_name(ns, parent), *(record.base or ())), (BODY, VALUE))
         snapshot = yield Read(key, query)
-        writes = decode_writes(snapshot.lists.get(_w(ns, parent), ()), snapshot.blobs, codec)
+        writes = decode_writes(snapshot.lists.get(writes_name(ns, parent), ()), snapshot.blobs, codec)
         for channel in remaining:
             found = [write for write in writes if write.channel == channel]
             collected[channel] = found + collected[channel]
@@ -58,7 +49,7 @@ def delta_history(
             shown = decode_bodies(record.base, snapshot.blobs, codec)
             seeds[record.channel] = delta_snapshot(shown)
             remaining.discard(record.channel)
-        blob = snapshot.blobs.get(_c(ns, parent))
+        blob = snapshot.blobs.get(checkpoint_name(ns, parent))
         if blob is None:
             break
         record = decode_record(blob, codec)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from langchain_ttl_history.checkpointing.reads import Token
-from langchain_ttl_history.checkpoints import checkpoint_name
 from langchain_ttl_history.codec import delta_snapshot, snapshot_value
 from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.retention import Retention
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Blob
 from langchain_ttl_history.stored.bodies import restored
-from langchain_ttl_history.stored.strip import key_of
+from langchain_ttl_history.stored.names import checkpoint_name, key_of
 from langchain_ttl_history.stored.values import is_conversation
 
 __all__ = ["held_by", "leave_aged"]

@@ -7,18 +7,15 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
 
-from langchain_ttl_history.checkpoints import checkpoint_name
 from langchain_ttl_history.fork_safety import lock
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.memo import Memo
 from langchain_ttl_history.storage.base import Change, Status
+from langchain_ttl_history.stored.names import CHECKPOINT
 
 __all__ = ["LateWrites", "checkpoints_of"]
 
 logger = logging.getLogger(__name__)
-
-# What the names of checkpoints begin with.
-_CHECKPOINT = checkpoint_name("", "")[0]
 
 # How many checkpoints are waited for, and how many of those that were refused are remembered.
 _HELD = 1_000
@@ -110,7 +107,7 @@ class LateWrites:
 
 def checkpoints_of(change: Change) -> list[str]:
     """The names of the checkpoints that a change stores."""
-    return [name for name in change.blobs if name[0] == _CHECKPOINT]
+    return [name for name in change.blobs if name[0] == CHECKPOINT]
 
 
 def _remember(hashes: OrderedDict[int, None], known: int) -> None:

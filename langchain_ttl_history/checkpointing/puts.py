@@ -7,10 +7,11 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from langchain_ttl_history.checkpointing.reads import Token
-from langchain_ttl_history.checkpoints import Record, checkpoint_name
+from langchain_ttl_history.checkpoints import Record
 from langchain_ttl_history.conversation import Seen
 from langchain_ttl_history.storage.base import Guard
 from langchain_ttl_history.stored.bodies import Base
+from langchain_ttl_history.stored.names import checkpoint_name
 
 __all__ = ["Ground", "Put", "Start"]
 

@@ -12,26 +12,30 @@ from typing import Any, NamedTuple
 from langchain_core.messages import BaseMessage
 
 from langchain_ttl_history.amendments import done_with
-from langchain_ttl_history.checkpoints import (
-    Record,
-    checkpoint_name,
-    decode_record,
-    first_checkpoint_id,
-    head_name,
-    target_of,
-    writes_name,
-)
+from langchain_ttl_history.checkpoints import Record, decode_record, first_checkpoint_id, target_of
 from langchain_ttl_history.codec import delta_snapshot
-from langchain_ttl_history.conversation import LOG, Seen, deltas_of
+from langchain_ttl_history.conversation import Seen, deltas_of
 from langchain_ttl_history.flow import Flow, Read
-from langchain_ttl_history.index import INDEX, SUBS, Line, lines_of
+from langchain_ttl_history.index import Line, lines_of
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.pruning import leaves, shown_lines, waiting_roots
 from langchain_ttl_history.sessions import Sessions, View
 from langchain_ttl_history.storage.base import Lease, Query, Snapshot
 from langchain_ttl_history.stored.bodies import Base, decode_bodies
+from langchain_ttl_history.stored.names import (
+    BODY,
+    CHECKPOINT,
+    INDEX,
+    LOG,
+    SUBS,
+    VALUE,
+    WRITES,
+    checkpoint_name,
+    head_name,
+    key_of,
+    writes_name,
+)
 from langchain_ttl_history.stored.pending import Write, decode_writes
-from langchain_ttl_history.stored.strip import key_of
 
 __all__ = ["FIRST_METADATA", "TOKEN_KEY", "CheckpointReads", "Loaded", "Token", "first_checkpoint"]
 
@@ -42,9 +46,7 @@ FIRST_METADATA: Mapping[str, Any] = {"source": "input", "step": -1, "parents": {
 """The metadata of the checkpoint that a session without one shows."""
 
 _NOTHING: frozenset[str] = frozenset()
-_FOLLOW = ("c", "m", "v", "w")
-_c = checkpoint_name
-_w = writes_name
+_FOLLOW = (CHECKPOINT, BODY, VALUE, WRITES)
 
 
 class Token(NamedTuple):
@@ -136,7 +138,7 @@ class CheckpointReads:
         head = head_name("")
         names: tuple[str, ...] = (head,)
         if id is not None:
-            names += (_c("", id), _w("", id), *((INDEX,) if lease is not None else ()))
+            names += (checkpoint_name("", id), writes_name("", id), *((INDEX,) if lease is not None else ()))
         limits = {} if lease is None else self.sessions.limits
         recall = self.sessions.recall(key)
         query = Query(names, _FOLLOW, (LOG, head), lease, outline_over=limits, known=recall.known)
@@ -195,7 +197,7 @@ class CheckpointReads:
         return loaded, token
 
     def _older(self, snapshot: Snapshot, id: str) -> tuple[Loaded, Token] | None:
-        blob = snapshot.blobs.get(_c("", id))
+        blob = snapshot.blobs.get(checkpoint_name("", id))
         if blob is None:
             return None
         record = decode_record(blob, self.sessions.codec)
@@ -223,7 +225,7 @@ class CheckpointReads:
             # A `DeltaChannel` whose chain of writes no longer gives the whole value gets a snapshot.
             as_delta = record.snapshot or not record.explicit
             values[channel] = delta_snapshot(messages) if as_delta else messages
-        writes = decode_writes(snapshot.lists.get(_w("", id), ()), snapshot.blobs, codec)
+        writes = decode_writes(snapshot.lists.get(writes_name("", id), ()), snapshot.blobs, codec)
         return Loaded("", id, _handed(record, values), dict(record.metadata), record.parent, writes)
 
     def _learn(
@@ -237,7 +239,7 @@ class CheckpointReads:
     ) -> Base:
         """Remember what the run that starts here will build on."""
         known = self.sessions.memo.of(key, snapshot.generation)
-        name = _c("", id)
+        name = checkpoint_name("", id)
         there = known.records.get(name)
         if there is None or (there.names != names and not set(names) <= set(there.names)):
             # Another process put it, or it was forgotten.
@@ -253,17 +255,17 @@ class CheckpointReads:
         return any(line.id == id for line in shown_lines(lines, (), cap, waiting))
 
     def _load_sub(self, key: SessionKey, ns: str, id: str | None, lease: Lease | None) -> Flow[Loaded | None]:
-        names = (head_name(ns),) if id is None else (_c(ns, id), _w(ns, id))
+        names = (head_name(ns),) if id is None else (checkpoint_name(ns, id), writes_name(ns, id))
         snapshot: Snapshot = yield Read(key, Query(names, _FOLLOW, None, lease))
         pointer = snapshot.blobs.get(head_name(ns))
-        name = target_of(pointer) if pointer is not None else _c(ns, id or "")
+        name = target_of(pointer) if pointer is not None else checkpoint_name(ns, id or "")
         if name not in snapshot.blobs:
             return None
         codec = self.sessions.codec
         record = decode_record(snapshot.blobs[name], codec)
         found = record.checkpoint["id"]
         values = record.decode_values(snapshot.blobs, codec)
-        writes = decode_writes(snapshot.lists.get(_w(ns, found), ()), snapshot.blobs, codec)
+        writes = decode_writes(snapshot.lists.get(writes_name(ns, found), ()), snapshot.blobs, codec)
         self.sessions.memo.of(key, snapshot.generation).learn(name, record)
         self.sessions.memo.put(key, name, snapshot.generation)
         checkpoint = _handed(record, values)
@@ -282,7 +284,7 @@ class CheckpointReads:
         waiting: set[str] = set()
         if cap is not None and len(roots) > cap:
             ends = leaves(roots)
-            writes: Snapshot = yield Read(key, Query(tuple(_w("", line.id) for line in ends)))
+            writes: Snapshot = yield Read(key, Query(tuple(writes_name("", line.id) for line in ends)))
             waiting = waiting_roots(ends, writes, self.sessions.codec)
         return shown_lines(roots, subs, cap, waiting), None
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 from langchain_ttl_history.amendments import without_edits
-from langchain_ttl_history.checkpoints import checkpoint_name, decode_record
-from langchain_ttl_history.conversation import LOG, deltas_of, unseen
+from langchain_ttl_history.checkpoints import decode_record
+from langchain_ttl_history.conversation import deltas_of, unseen
 from langchain_ttl_history.errors import ConfigurationError, StorageError
 from langchain_ttl_history.flow import Flow, Read, Write, every_key
-from langchain_ttl_history.index import INDEX, SUBS, Line, lines_of
+from langchain_ttl_history.index import Line, lines_of
 from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.pruning import keep_only, latest_lines
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Change, Outcome, Query, Snapshot, Status
+from langchain_ttl_history.stored.names import INDEX, LOG, SUBS, checkpoint_name
 
 __all__ = ["copy", "forget_runs", "keep_latest"]
 

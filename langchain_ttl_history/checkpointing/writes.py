@@ -12,19 +12,15 @@ from langchain_ttl_history.checkpointing.puts import Ground, Put, Start
 from langchain_ttl_history.checkpointing.reads import FIRST_METADATA, Token, first_checkpoint
 from langchain_ttl_history.checkpoints import (
     Record,
-    checkpoint_name,
     decode_record,
     encode_record,
     encode_values,
     first_checkpoint_id,
     first_shown_in,
-    head_name,
-    writes_name,
 )
 from langchain_ttl_history.codec import is_snapshot
-from langchain_ttl_history.conversation import LOG
 from langchain_ttl_history.flow import Flow, Read, Write
-from langchain_ttl_history.index import INDEX, SUBS, line_of
+from langchain_ttl_history.index import line_of
 from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import (
@@ -37,13 +33,12 @@ from langchain_ttl_history.storage.base import (
     Status,
 )
 from langchain_ttl_history.stored.bodies import Base
+from langchain_ttl_history.stored.names import BODY, INDEX, LOG, SUBS, VALUE, checkpoint_name, head_name, writes_name
 from langchain_ttl_history.stored.pending import decode_writes, encode_writes
 from langchain_ttl_history.stored.values import LIST
 
 __all__ = ["CheckpointWrites"]
 
-_c = checkpoint_name
-_w = writes_name
 _NOTHING: frozenset[str] = frozenset()
 # How many times a put is planned if its session changes between its read and its write.
 _ATTEMPTS = 3
@@ -120,8 +115,8 @@ class CheckpointWrites:
     def _read(self, key: SessionKey, put: Put) -> Flow[Ground]:
         if put.parent is None:
             return Ground(None, 0.0, None, ())
-        names = (_c(put.ns, put.parent), _w(put.ns, put.parent))
-        found: Snapshot = yield Read(key, Query(names, ("m", "v")))
+        names = (checkpoint_name(put.ns, put.parent), writes_name(put.ns, put.parent))
+        found: Snapshot = yield Read(key, Query(names, (BODY, VALUE)))
         codec = self.sessions.codec
         blob = found.blobs.get(names[0])
         record = None if blob is None else decode_record(blob, codec)
@@ -173,12 +168,12 @@ class CheckpointWrites:
         if not ns:
             delta = said(record, values.get(self.messages_key), shown, None if first else before, cut)
         blobs[put.name] = encode_record(record, self.sessions.codec, where)
-        blobs[head_name(ns)] = Blob(b"", (put.name,), seen.position, (_w(ns, put.id),))
+        blobs[head_name(ns)] = Blob(b"", (put.name,), seen.position, (writes_name(ns, put.id),))
         append.append((SUBS if ns else INDEX, line_of(ns, put.id, record), ()))
         if not ns and (delta.removed or delta.added):
             append.append((LOG, delta.payload(), delta.added))
         # Writes that were made pending on a checkpoint after it was freed are of no more use.
-        orphan = (_w(ns, put.parent or ""),) if ground.freed else ()
+        orphan = (writes_name(ns, put.parent or ""),) if ground.freed else ()
         guard, generation = self._guard(key, put, token), ground.generation or None
         return Change(self.sessions.lease, guard, blobs, append, drop=orphan, at_generation=generation), record
 
@@ -221,7 +216,7 @@ class CheckpointWrites:
             refs=token.names,
             values={channel: [LIST, 0, len(token.names)]},
         )
-        blobs[_c("", token.id)] = encode_record(record, self.sessions.codec)
+        blobs[checkpoint_name("", token.id)] = encode_record(record, self.sessions.codec)
         return [(INDEX, line_of("", token.id, record), ())]
 
     def put_writes(
@@ -241,7 +236,7 @@ class CheckpointWrites:
         Raises:
             TypeNotAllowedError: A value would not come back as it is; nothing was stored.
         """
-        name, memo = _c(ns, id), self.sessions.memo
+        name, memo = checkpoint_name(ns, id), self.sessions.memo
         # Writes pending on a checkpoint that was freed meanwhile would never be read or freed. So if the checkpoint is
         # known to have been put, they refer to it, and the storage refuses them if it is gone.
         there = memo.put_in(key, name)
@@ -255,7 +250,7 @@ class CheckpointWrites:
             )
             if refers:
                 refs = (*refs, name)
-            append = [(_w(ns, id), payload, refs)]
+            append = [(writes_name(ns, id), payload, refs)]
             known_in = begun if there is None else there
             guard = Guard(needs=name) if known_in is None else Guard(known_in)
             return Change(self.sessions.lease, guard, blobs, append=append, at_generation=there)

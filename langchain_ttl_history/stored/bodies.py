@@ -11,7 +11,8 @@ from langchain_ttl_history.codec import Codec, joined
 from langchain_ttl_history.encoding.messages import is_core, pack_plain
 from langchain_ttl_history.errors import CorruptRecordError, TypeNotAllowedError, shown
 from langchain_ttl_history.storage.base import Blob
-from langchain_ttl_history.stored.strip import ID, NOTHING, Body, Strip, body_name, key_of
+from langchain_ttl_history.stored.names import ID, body_name, key_of
+from langchain_ttl_history.stored.strip import NOTHING, Body, Strip
 
 __all__ = ["Base", "check_id", "decode_bodies", "encode_bodies", "encode_conversation", "encode_new", "restored"]
 

@@ -6,27 +6,14 @@ id included, packed (see `messages.image_of`); two messages are the same if thei
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from langchain_core.messages import BaseMessage
 
-__all__ = ["ID", "NOTHING", "Body", "Strip", "body_name", "key_of"]
+from langchain_ttl_history.stored.names import ID
 
-_DIGEST = 24
-ID = 1 + _DIGEST
-"""Where the id begins in a body's name."""
-
-
-def body_name(packed: bytes, id: str | None) -> str:
-    """The name of a body: m, the digest of its content, its id."""
-    return "m" + hashlib.blake2b(packed, digest_size=_DIGEST // 2).hexdigest() + (id or "")
-
-
-def key_of(name: str) -> str:
-    """What identifies a message in its conversation: its id, or its name if it has none."""
-    return name[ID:] or name
+__all__ = ["NOTHING", "Body", "Strip"]
 
 
 class Body(NamedTuple):

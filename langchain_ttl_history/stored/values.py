@@ -7,7 +7,6 @@ named after its content.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -19,6 +18,7 @@ from langchain_ttl_history.encoding.messages import CORE
 from langchain_ttl_history.errors import CorruptRecordError
 from langchain_ttl_history.storage.base import Blob
 from langchain_ttl_history.stored.bodies import Base, decode_bodies, encode_bodies, encode_conversation
+from langchain_ttl_history.stored.names import value_name
 
 __all__ = ["HERE", "LIST", "SNAPSHOT", "Values", "decode_value", "is_conversation", "shifted"]
 
@@ -65,7 +65,7 @@ class Values:
             data = self.codec.dumps(value, f"{self.where}, channel {channel!r}")
         if len(data) <= _INLINE:
             return [HERE, data]
-        name = _name(data)
+        name = value_name(data)
         self.blobs[name] = Blob(self.codec.seal(data))
         self.refs.append(name)
         return [BLOB, len(self.refs) - 1]
@@ -107,7 +107,7 @@ def decode_value(stored: Sequence[Any], refs: Sequence[str], blobs: Any, codec: 
         if name not in blobs:
             raise CorruptRecordError("a channel's value is gone")
         data = codec.unseal(blobs[name].payload)
-        if _name(data) != name:
+        if value_name(data) != name:
             raise CorruptRecordError("a channel's value is damaged")
         return codec.loads(data)
     if kind == MAP:
@@ -118,11 +118,6 @@ def decode_value(stored: Sequence[Any], refs: Sequence[str], blobs: Any, codec: 
     if kind == LIST:
         return messages
     return messages[0] if kind == MESSAGE else delta_snapshot(messages)
-
-
-def _name(data: bytes) -> str:
-    """The name of a large value: v and the digest of its content."""
-    return "v" + hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def _holds_conversation(value: dict[Any, Any]) -> bool:

@@ -25,7 +25,7 @@ from langchain_ttl_history.encoding.fidelity import same
 from langchain_ttl_history.encoding.records import pack, unpack
 from langchain_ttl_history.errors import CorruptRecordError, TTLHistoryError, TypeNotAllowedError
 from langchain_ttl_history.stored.bodies import Base, decode_bodies, encode_bodies
-from langchain_ttl_history.stored.strip import body_name, key_of
+from langchain_ttl_history.stored.names import body_name, key_of
 
 often = settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 

@@ -13,7 +13,7 @@ from langchain_ttl_history.codec import pack
 from langchain_ttl_history.conversation import Delta, Seen, deltas_of, diff, fold, keyed, unseen
 from langchain_ttl_history.errors import CorruptRecordError
 from langchain_ttl_history.storage.base import Entry
-from langchain_ttl_history.stored.strip import body_name, key_of
+from langchain_ttl_history.stored.names import body_name, key_of
 
 NOTHING_SEEN = Seen()
 often = settings(max_examples=300)

@@ -1,0 +1,82 @@
+r"""The names of what a session holds in its storage. Their first letter tells what it is.
+
+```text
+ h<ns>             points at a namespace's latest checkpoint; the root's namespace is empty
+ c<ns>\0<id>       a checkpoint
+ w<ns>\0<id>       the list of the writes pending on it
+ m<digest><id>     a message's body
+ v<digest>         a large value of a channel
+ log               the list of changes of the conversation
+ index subs chain  lists of lines about checkpoints; see `index`
+```
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+__all__ = [
+    "BODY",
+    "CHAIN",
+    "CHECKPOINT",
+    "HEAD",
+    "ID",
+    "INDEX",
+    "LOG",
+    "SUBS",
+    "VALUE",
+    "WRITES",
+    "body_name",
+    "checkpoint_name",
+    "head_name",
+    "key_of",
+    "value_name",
+    "writes_name",
+]
+
+HEAD, CHECKPOINT, WRITES, BODY, VALUE = "h", "c", "w", "m", "v"
+"""The first letters."""
+
+LOG = "log"
+"""The list of changes of the conversation."""
+INDEX = "index"
+"""The list of the root graph's lines."""
+SUBS = "subs"
+"""The list of subgraphs' lines."""
+CHAIN = "chain"
+"""The list of checkpoints that are kept only because a `DeltaChannel` of a listed one needs their writes."""
+
+# Letters of the digest in a body's name.
+_DIGEST = 24
+ID = 1 + _DIGEST
+"""Where the id begins in a body's name."""
+
+
+def head_name(ns: str) -> str:
+    """The name of what points at a namespace's latest checkpoint."""
+    return f"h{ns}"
+
+
+def checkpoint_name(ns: str, id: str) -> str:
+    """The name of a checkpoint."""
+    return f"c{ns}\0{id}"
+
+
+def writes_name(ns: str, id: str) -> str:
+    """The name of the list of writes pending on a checkpoint."""
+    return f"w{ns}\0{id}"
+
+
+def body_name(packed: bytes, id: str | None) -> str:
+    """The name of a message's body, by its packed content and its id."""
+    return "m" + hashlib.blake2b(packed, digest_size=_DIGEST // 2).hexdigest() + (id or "")
+
+
+def key_of(name: str) -> str:
+    """What identifies a message in its conversation, by its body's name: its id, or that name if it has none."""
+    return name[ID:] or name
+
+
+def value_name(data: bytes) -> str:
+    """The name of a large value, by its content."""
+    return "v" + hashlib.blake2b(data, digest_size=16).hexdigest()
