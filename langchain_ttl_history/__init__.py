@@ -14,7 +14,7 @@ from langchain_ttl_history.errors import (
     TypeNotAllowedError,
 )
 from langchain_ttl_history.retention import Retention
-from langchain_ttl_history.sessions import SessionInfo
+from langchain_ttl_history.session_info import SessionInfo
 
 if TYPE_CHECKING:
     from langchain_ttl_history.history import TTLChatMessageHistory

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 
+from langchain_ttl_history import session_info
 from langchain_ttl_history.errors import ConfigurationError, MissingUserError
 from langchain_ttl_history.flow import Flow, Write, arun, run
 from langchain_ttl_history.keys import SessionKey, valid_id
 from langchain_ttl_history.retention import Duration, seconds
-from langchain_ttl_history.sessions import SessionInfo, Sessions
+from langchain_ttl_history.session_info import SessionInfo
+from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import KEEP, Change, Keep, Outcome, Status, Storage, Usage
 
 __all__ = ["Administration"]
@@ -30,11 +32,11 @@ class Administration:
             ConfigurationError: No session is named, or an id is not valid.
             CorruptRecordError: A record of the session cannot be read.
         """
-        return run(self._storage, self._sessions.info(self._key(user_id, session_id)))
+        return run(self._storage, session_info.info(self._sessions, self._key(user_id, session_id)))
 
     async def ainfo(self, user_id: object = None, session_id: object = None) -> SessionInfo | None:
         """Async :meth:`info`."""
-        return await arun(self._storage, self._sessions.info(self._key(user_id, session_id)))
+        return await arun(self._storage, session_info.info(self._sessions, self._key(user_id, session_id)))
 
     def sessions(self, user_id: object = None, *, all_users: bool = False) -> Iterator[SessionInfo]:
         """The live sessions of a user, least recently used first; read one by one as you iterate.
@@ -52,7 +54,7 @@ class Administration:
 
     def _each_session(self, user: str | None) -> Iterator[SessionInfo]:
         for key in self._keys(user):
-            found = run(self._storage, self._sessions.info(key))
+            found = run(self._storage, session_info.info(self._sessions, key))
             if found is not None:
                 yield found
 
@@ -73,7 +75,7 @@ class Administration:
         while True:
             keys, page = await self._storage.asessions(user, page)
             for key in keys:
-                found = await arun(self._storage, self._sessions.info(key))
+                found = await arun(self._storage, session_info.info(self._sessions, key))
                 if found is not None:
                     yield found
             if page is None:

@@ -12,6 +12,7 @@ from langchain_ttl_history.errors import TypeNotAllowedError, shown
 from langchain_ttl_history.flow import arun, run
 from langchain_ttl_history.history_writes import add, replace
 from langchain_ttl_history.keys import SessionKey, label
+from langchain_ttl_history.session_info import portrait
 from langchain_ttl_history.sessions import Sessions, Turn
 from langchain_ttl_history.storage.base import Storage
 
@@ -50,7 +51,7 @@ class TTLChatMessageHistory(BaseChatMessageHistory):
 
     def _portrait(self) -> Portrait | None:
         # Displaying a session is not a use of it, and does not begin a turn.
-        return run(self._storage, self._sessions.portrait(self._key))
+        return run(self._storage, portrait(self._sessions, self._key))
 
     @property
     def user_id(self) -> str:

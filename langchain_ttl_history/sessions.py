@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from functools import cached_property
 from typing import NamedTuple
 
@@ -15,44 +14,18 @@ from langchain_ttl_history.checkpoints import Record, pointed_at
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.compaction import hard_limits, limits, plan, together
 from langchain_ttl_history.conversation import Seen, deltas_of, fold, keyed
-from langchain_ttl_history.display import Portrait, info_card
 from langchain_ttl_history.flow import Flow, Read, Write
-from langchain_ttl_history.index import lines_of
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.memo import Memo
-from langchain_ttl_history.pruning import leaves, waiting_roots
 from langchain_ttl_history.retention import Retention
 from langchain_ttl_history.storage.base import Change, Lease, Outcome, Query, Snapshot, Status
 from langchain_ttl_history.stored.bodies import Base
-from langchain_ttl_history.stored.names import BODY, CHECKPOINT, INDEX, LOG, head_name, writes_name
+from langchain_ttl_history.stored.names import BODY, CHECKPOINT, LOG, head_name
 from langchain_ttl_history.stored.recall import Recall
 from langchain_ttl_history.stored.strip import NOTHING
 from langchain_ttl_history.window import Caps, cut, simple_start, without_open_group
 
-__all__ = ["SessionInfo", "Sessions", "Turn", "View"]
-
-
-@dataclass(frozen=True)
-class SessionInfo:
-    """A live session's metadata; the times are aware, in UTC."""
-
-    user_id: str
-    session_id: str
-    messages: int
-    """How many messages its history shows."""
-    checkpoints: int
-    """How many root checkpoints it lists."""
-    bytes: int
-    """Every payload byte it holds."""
-    created_at: datetime
-    last_used_at: datetime
-    expires_at: datetime | None
-    """None if the session is pinned and there is no `max_age`."""
-    read_at: datetime | None = field(default=None, repr=False, compare=False)
-    """When this was read, by the storage's clock."""
-
-    def _repr_html_(self) -> str:
-        return info_card(self)
+__all__ = ["Sessions", "Turn", "View"]
 
 
 class Turn(NamedTuple):
@@ -201,59 +174,6 @@ class Sessions:
         shown = self.window(view.history, view.bodies)
         return Turn([view.bodies[name] for name in shown], view.generation)
 
-    def info(self, key: SessionKey) -> Flow[SessionInfo | None]:
-        """The session's metadata; None if there is no such session. Not a use."""
-        view = yield from self._glance(key)
-        return None if view is None else (yield from self._info(key, view))
-
-    def portrait(self, key: SessionKey) -> Flow[Portrait | None]:
-        """The session for display, messages cut by the window included; None if there is none. Not a use."""
-        view = yield from self._glance(key)
-        if view is None:
-            return None
-        shown = frozenset(self.window(view.history, view.bodies))
-        return Portrait(
-            (yield from self._info(key, view)),
-            self.retention,
-            [view.bodies[name] for name in view.names],
-            frozenset(place for place, name in enumerate(view.names) if name in shown),
-            frozenset(place for place, name in enumerate(view.names) if name in view.waiting[1:]),
-        )
-
-    def _glance(self, key: SessionKey) -> Flow[View | None]:
-        """The conversation as it is now, with the index in its snapshot, read without a lease."""
-        head = head_name("")
-        snapshot: Snapshot = yield Read(key, Query((head, INDEX), (CHECKPOINT, BODY), (LOG, head)))
-        return self.look(snapshot, Recall(NOTHING, self.codec)) if snapshot.generation else None
-
-    def _listed(self, key: SessionKey, snapshot: Snapshot) -> Flow[int]:
-        """How many root checkpoints are listed: the newest, and those that wait for an answer whatever their age."""
-        lines = lines_of(snapshot.lists.get(INDEX, ()))
-        cap = self.retention.max_checkpoints
-        if cap is None or len(lines) <= cap:
-            return len(lines)
-        old = {line.id for line in lines[:-cap]}
-        ends = [line for line in leaves(lines) if line.id in old]
-        if not ends:
-            return cap
-        writes: Snapshot = yield Read(key, Query(tuple(writes_name("", line.id) for line in ends)))
-        return cap + len(waiting_roots(ends, writes, self.codec))
-
-    def _info(self, key: SessionKey, view: View) -> Flow[SessionInfo]:
-        snapshot = view.snapshot
-        listed = yield from self._listed(key, snapshot)
-        return SessionInfo(
-            key.user_id,
-            key.session_id,
-            len(self.window(view.history, view.bodies)),
-            listed,
-            snapshot.bytes,
-            _time(snapshot.created_at),
-            _time(snapshot.last_used_at),
-            None if snapshot.expires_at is None else _time(snapshot.expires_at),
-            _time(snapshot.now),
-        )
-
     # Freeing
 
     @cached_property
@@ -305,11 +225,3 @@ class Sessions:
         # A pending interrupt needs the open tool call and the message that opened its turn.
         needed = set(view.waiting)
         return plan(view.snapshot, self.retention, self.lease, self.codec, shown, view.names, bodies, needed)
-
-
-# Later than any clock's time zone can tell is as good as never.
-_LATEST = datetime(9999, 1, 1, tzinfo=timezone.utc).timestamp()
-
-
-def _time(seconds: float) -> datetime:
-    return datetime.fromtimestamp(min(seconds, _LATEST), timezone.utc)

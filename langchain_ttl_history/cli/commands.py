@@ -18,7 +18,7 @@ from langchain_ttl_history.cli.drawing import console, facts, listing, timeline
 from langchain_ttl_history.display import amount
 from langchain_ttl_history.errors import ConfigurationError, CorruptRecordError, TTLHistoryError, TypeNotAllowedError
 from langchain_ttl_history.retention import Retention
-from langchain_ttl_history.sessions import SessionInfo
+from langchain_ttl_history.session_info import SessionInfo
 
 __all__ = ["app"]
 

@@ -23,10 +23,10 @@ from typing_extensions import TypedDict
 
 from langchain_ttl_history import CorruptRecordError, Retention, SessionBuffer, StorageError
 from langchain_ttl_history.compaction import hard_limits
-from langchain_ttl_history.conversation import LOG
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import MemoryStorage, SQLiteStorage
 from langchain_ttl_history.storage.base import Change, Lease, Outcome, Query, Snapshot
+from langchain_ttl_history.stored.names import LOG
 from langchain_ttl_history.testing import Clock
 
 CONFIG: Any = {"configurable": {"thread_id": "t", "checkpoint_ns": ""}}

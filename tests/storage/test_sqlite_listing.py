@@ -11,7 +11,7 @@ from langchain_core.messages import HumanMessage
 
 from langchain_ttl_history import SessionBuffer
 from langchain_ttl_history.keys import SessionKey
-from langchain_ttl_history.sessions import SessionInfo
+from langchain_ttl_history.session_info import SessionInfo
 from langchain_ttl_history.storage import SQLiteStorage
 from langchain_ttl_history.storage.base import Change, Lease, Query, Snapshot
 from langchain_ttl_history.storage.sqlite import listing

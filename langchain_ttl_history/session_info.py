@@ -1,0 +1,108 @@
+"""What is told of a session without using it: its metadata, and its conversation for display."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+
+from langchain_ttl_history.display import Portrait, info_card
+from langchain_ttl_history.flow import Flow, Read
+from langchain_ttl_history.index import lines_of
+from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.pruning import leaves, waiting_roots
+from langchain_ttl_history.sessions import Sessions, View
+from langchain_ttl_history.storage.base import Query, Snapshot
+from langchain_ttl_history.stored.names import BODY, CHECKPOINT, INDEX, LOG, head_name, writes_name
+from langchain_ttl_history.stored.recall import Recall
+from langchain_ttl_history.stored.strip import NOTHING
+
+__all__ = ["SessionInfo", "info", "portrait"]
+
+
+@dataclass(frozen=True)
+class SessionInfo:
+    """A live session's metadata; the times are aware, in UTC."""
+
+    user_id: str
+    session_id: str
+    messages: int
+    """How many messages its history shows."""
+    checkpoints: int
+    """How many root checkpoints it lists."""
+    bytes: int
+    """Every payload byte it holds."""
+    created_at: datetime
+    last_used_at: datetime
+    expires_at: datetime | None
+    """None if the session is pinned and there is no `max_age`."""
+    read_at: datetime | None = field(default=None, repr=False, compare=False)
+    """When this was read, by the storage's clock."""
+
+    def _repr_html_(self) -> str:
+        return info_card(self)
+
+
+def info(sessions: Sessions, key: SessionKey) -> Flow[SessionInfo | None]:
+    """The session's metadata; None if there is no such session. Not a use."""
+    view = yield from _glance(sessions, key)
+    return None if view is None else (yield from _info(sessions, key, view))
+
+
+def portrait(sessions: Sessions, key: SessionKey) -> Flow[Portrait | None]:
+    """The session for display, messages cut by the window included; None if there is none. Not a use."""
+    view = yield from _glance(sessions, key)
+    if view is None:
+        return None
+    shown = frozenset(sessions.window(view.history, view.bodies))
+    return Portrait(
+        (yield from _info(sessions, key, view)),
+        sessions.retention,
+        [view.bodies[name] for name in view.names],
+        frozenset(place for place, name in enumerate(view.names) if name in shown),
+        frozenset(place for place, name in enumerate(view.names) if name in view.waiting[1:]),
+    )
+
+
+def _glance(sessions: Sessions, key: SessionKey) -> Flow[View | None]:
+    """The conversation as it is now, with the index in its snapshot, read without a lease."""
+    head = head_name("")
+    snapshot: Snapshot = yield Read(key, Query((head, INDEX), (CHECKPOINT, BODY), (LOG, head)))
+    return sessions.look(snapshot, Recall(NOTHING, sessions.codec)) if snapshot.generation else None
+
+
+def _listed(sessions: Sessions, key: SessionKey, snapshot: Snapshot) -> Flow[int]:
+    """How many root checkpoints are listed: the newest, and those that wait for an answer whatever their age."""
+    lines = lines_of(snapshot.lists.get(INDEX, ()))
+    cap = sessions.retention.max_checkpoints
+    if cap is None or len(lines) <= cap:
+        return len(lines)
+    old = {line.id for line in lines[:-cap]}
+    ends = [line for line in leaves(lines) if line.id in old]
+    if not ends:
+        return cap
+    writes: Snapshot = yield Read(key, Query(tuple(writes_name("", line.id) for line in ends)))
+    return cap + len(waiting_roots(ends, writes, sessions.codec))
+
+
+def _info(sessions: Sessions, key: SessionKey, view: View) -> Flow[SessionInfo]:
+    snapshot = view.snapshot
+    listed = yield from _listed(sessions, key, snapshot)
+    return SessionInfo(
+        key.user_id,
+        key.session_id,
+        len(sessions.window(view.history, view.bodies)),
+        listed,
+        snapshot.bytes,
+        _time(snapshot.created_at),
+        _time(snapshot.last_used_at),
+        None if snapshot.expires_at is None else _time(snapshot.expires_at),
+        _time(snapshot.now),
+    )
+
+
+# Later than any clock's time zone can tell is as good as never.
+_LATEST = datetime(9999, 1, 1, tzinfo=timezone.utc).timestamp()
+
+
+def _time(seconds: float) -> datetime:
+    return datetime.fromtimestamp(min(seconds, _LATEST), timezone.utc)
