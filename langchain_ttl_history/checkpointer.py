@@ -23,15 +23,13 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langchain_ttl_history.checkpointing.arrivals import Arrivals
 from langchain_ttl_history.checkpointing.delta_channels import delta_history
 from langchain_ttl_history.checkpointing.late_writes import LateWrites
+from langchain_ttl_history.checkpointing.listing import check_narrowing, matches, selected
 from langchain_ttl_history.checkpointing.puts import Put
 from langchain_ttl_history.checkpointing.reads import CheckpointReads, Loaded
 from langchain_ttl_history.checkpointing.threads import (
     Threads,
-    check_narrowing,
     checked_name,
     checkpoint_id_of,
-    matches,
-    selected,
 )
 from langchain_ttl_history.checkpointing.whole_threads import WholeThreads
 from langchain_ttl_history.checkpointing.writes import CheckpointWrites

@@ -1,29 +1,21 @@
-"""Threads as LangGraph names them: ids in configs, and which checkpoints a call to list means."""
+"""Threads as LangGraph's configs name them: whose session it is, which namespace and which checkpoint."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from langchain_core.runnables import RunnableConfig
 
-from langchain_ttl_history.checkpointing.reads import Loaded
 from langchain_ttl_history.errors import ConfigurationError, MissingUserError, shown
-from langchain_ttl_history.index import Line
 from langchain_ttl_history.keys import SessionKey, valid_id
 
 __all__ = [
     "OwnedThread",
     "Threads",
-    "check_narrowing",
     "checked_name",
-    "checked_strategy",
     "checkpoint_id_of",
-    "listed",
-    "matches",
-    "selected",
 ]
 
 
@@ -166,64 +158,3 @@ def checkpoint_id_of(id: str | None) -> str:
     if id is None:
         raise ConfigurationError("config['configurable'] has no 'checkpoint_id' to write to")
     return id
-
-
-def checked_strategy(thread_ids: Sequence[str], strategy: str) -> Sequence[str]:
-    """The threads to prune, if the strategy is one that is known.
-
-    Raises:
-        ConfigurationError: It is not, or these are no threads.
-    """
-    if strategy not in ("keep_latest", "delete"):
-        raise ConfigurationError(f"strategy must be 'keep_latest' or 'delete', not {shown(strategy)}")
-    return listed("thread_ids", thread_ids)
-
-
-def listed(name: str, ids: object) -> list[Any]:
-    """Several ids.
-
-    Raises:
-        ConfigurationError: They are one string, whose letters are not meant, or not several.
-    """
-    if isinstance(ids, (str, bytes)) or not isinstance(ids, Iterable):
-        raise ConfigurationError(f"{name} takes a list, not {shown(ids)}; pass [{name[:-1]}]")
-    return [*ids]
-
-
-def check_narrowing(filter: object, before: object, limit: object) -> None:
-    """Refuse what cannot narrow a list of checkpoints.
-
-    Raises:
-        ConfigurationError: It names what is wrong.
-    """
-    for name, value, form in (("filter", filter, "{'source': 'loop'}"), ("before", before, "a config")):
-        if value is not None and not isinstance(value, Mapping):
-            raise ConfigurationError(f"{name} must be a mapping like {form}, or None, not {shown(value)}")
-    if limit is not None and not isinstance(limit, int):
-        raise ConfigurationError(f"limit must be a whole number, or None for all, not {shown(limit)}")
-
-
-def matches(found: Loaded, filter: Mapping[str, Any] | None) -> bool:
-    """Whether a checkpoint has all of this metadata."""
-    return all(found.metadata.get(name) == value for name, value in (filter or {}).items())
-
-
-def selected(
-    found: tuple[Sequence[Line], str | None],
-    config: RunnableConfig | None,
-    before: RunnableConfig | None,
-) -> Sequence[tuple[str, str]]:
-    """Namespace and id of the checkpoints to list, newest first."""
-    lines, first = found
-    configurable = (config or {}).get("configurable") or {}
-    ns, id = configurable.get("checkpoint_ns"), configurable.get("checkpoint_id")
-    end = ((before or {}).get("configurable") or {}).get("checkpoint_id")
-    id, end = (str(each) if each else None for each in (id, end))
-    places = [("", first)] if first is not None else [(line.ns, line.id) for line in lines]
-    wanted = [place for place in places if (ns is None or place[0] == ns) and (id is None or place[1] == id)]
-    if end is not None:
-        # Where `before` is listed, the order of puts decides, whatever the clocks of the workers said. In other threads
-        # ids have to do, which count up with time.
-        ids = [place[1] for place in wanted]
-        wanted = wanted[: ids.index(end)] if end in ids else [p for p in wanted if p[1] < end]
-    return wanted[::-1]

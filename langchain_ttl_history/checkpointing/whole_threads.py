@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from langchain_ttl_history.checkpointing import upkeep
-from langchain_ttl_history.checkpointing.threads import Threads, checked_strategy, listed
+from langchain_ttl_history.checkpointing.threads import Threads
+from langchain_ttl_history.errors import ConfigurationError, shown
 from langchain_ttl_history.flow import Delete, Flow, arun, run
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Storage
@@ -32,11 +33,11 @@ class WholeThreads:
 
     def delete_for_runs(self, run_ids: Sequence[str]) -> None:
         """Delete the checkpoints that these runs put in the user's sessions, and the messages they added."""
-        run(self._storage, upkeep.forget_runs(self._sessions, self._threads.user(), listed("run_ids", run_ids)))
+        run(self._storage, upkeep.forget_runs(self._sessions, self._threads.user(), _listed("run_ids", run_ids)))
 
     async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
         """Async :meth:`delete_for_runs`."""
-        await arun(self._storage, upkeep.forget_runs(self._sessions, self._threads.user(), listed("run_ids", run_ids)))
+        await arun(self._storage, upkeep.forget_runs(self._sessions, self._threads.user(), _listed("run_ids", run_ids)))
 
     def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Copy a user's session to a thread that is not there yet.
@@ -62,12 +63,12 @@ class WholeThreads:
             ConfigurationError: An argument is of the wrong type, or the strategy is neither of the two.
             StorageError: Others kept writing to a thread.
         """
-        for thread_id in checked_strategy(thread_ids, strategy):
+        for thread_id in _checked(thread_ids, strategy):
             run(self._storage, self._pruned(thread_id, strategy))
 
     async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
         """Async :meth:`prune`."""
-        for thread_id in checked_strategy(thread_ids, strategy):
+        for thread_id in _checked(thread_ids, strategy):
             await arun(self._storage, self._pruned(thread_id, strategy))
 
     def _delete(self, thread_id: str) -> Flow[int]:
@@ -83,3 +84,25 @@ class WholeThreads:
         if strategy == "delete":
             return self._delete(thread_id)
         return upkeep.keep_latest(self._sessions, self._threads.session(thread_id))
+
+
+def _checked(thread_ids: Sequence[str], strategy: str) -> Sequence[str]:
+    """The threads to prune, if the strategy is one that is known.
+
+    Raises:
+        ConfigurationError: It is not, or these are no threads.
+    """
+    if strategy not in ("keep_latest", "delete"):
+        raise ConfigurationError(f"strategy must be 'keep_latest' or 'delete', not {shown(strategy)}")
+    return _listed("thread_ids", thread_ids)
+
+
+def _listed(name: str, ids: object) -> list[Any]:
+    """Several ids.
+
+    Raises:
+        ConfigurationError: They are one string, whose letters are not meant, or not several.
+    """
+    if isinstance(ids, (str, bytes)) or not isinstance(ids, Iterable):
+        raise ConfigurationError(f"{name} takes a list, not {shown(ids)}; pass [{name[:-1]}]")
+    return [*ids]

@@ -1,0 +1,53 @@
+"""Which checkpoints a call to `list` means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from langchain_core.runnables import RunnableConfig
+
+from langchain_ttl_history.checkpointing.reads import Loaded
+from langchain_ttl_history.errors import ConfigurationError, shown
+from langchain_ttl_history.index import Line
+
+__all__ = ["check_narrowing", "matches", "selected"]
+
+
+def check_narrowing(filter: object, before: object, limit: object) -> None:
+    """Refuse what cannot narrow a list of checkpoints.
+
+    Raises:
+        ConfigurationError: It names what is wrong.
+    """
+    for name, value, form in (("filter", filter, "{'source': 'loop'}"), ("before", before, "a config")):
+        if value is not None and not isinstance(value, Mapping):
+            raise ConfigurationError(f"{name} must be a mapping like {form}, or None, not {shown(value)}")
+    if limit is not None and not isinstance(limit, int):
+        raise ConfigurationError(f"limit must be a whole number, or None for all, not {shown(limit)}")
+
+
+def matches(found: Loaded, filter: Mapping[str, Any] | None) -> bool:
+    """Whether a checkpoint has all of this metadata."""
+    return all(found.metadata.get(name) == value for name, value in (filter or {}).items())
+
+
+def selected(
+    found: tuple[Sequence[Line], str | None],
+    config: RunnableConfig | None,
+    before: RunnableConfig | None,
+) -> Sequence[tuple[str, str]]:
+    """Namespace and id of the checkpoints to list, newest first."""
+    lines, first = found
+    configurable = (config or {}).get("configurable") or {}
+    ns, id = configurable.get("checkpoint_ns"), configurable.get("checkpoint_id")
+    end = ((before or {}).get("configurable") or {}).get("checkpoint_id")
+    id, end = (str(each) if each else None for each in (id, end))
+    places = [("", first)] if first is not None else [(line.ns, line.id) for line in lines]
+    wanted = [place for place in places if (ns is None or place[0] == ns) and (id is None or place[1] == id)]
+    if end is not None:
+        # Where `before` is listed, the order of puts decides, whatever the clocks of the workers said. In other threads
+        # ids have to do, which count up with time.
+        ids = [place[1] for place in wanted]
+        wanted = wanted[: ids.index(end)] if end in ids else [p for p in wanted if p[1] < end]
+    return wanted[::-1]
