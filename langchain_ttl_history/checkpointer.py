@@ -24,7 +24,9 @@ from langchain_ttl_history.checkpointing.arrivals import Arrivals
 from langchain_ttl_history.checkpointing.delta_channels import delta_history
 from langchain_ttl_history.checkpointing.late_writes import LateWrites
 from langchain_ttl_history.checkpointing.listing import check_narrowing, matches, selected
-from langchain_ttl_history.checkpointing.puts import Put
+from langchain_ttl_history.checkpointing.pending_writes import PendingWrites
+from langchain_ttl_history.checkpointing.put_inputs import Put
+from langchain_ttl_history.checkpointing.puts import CheckpointPuts
 from langchain_ttl_history.checkpointing.reads import CheckpointReads, Loaded
 from langchain_ttl_history.checkpointing.threads import (
     Threads,
@@ -32,7 +34,6 @@ from langchain_ttl_history.checkpointing.threads import (
     checkpoint_id_of,
 )
 from langchain_ttl_history.checkpointing.whole_threads import WholeThreads
-from langchain_ttl_history.checkpointing.writes import CheckpointWrites
 from langchain_ttl_history.codec import Codec, Serializer, check_serde
 from langchain_ttl_history.errors import ConfigurationError, shown
 from langchain_ttl_history.flow import Flow, arun, every_key, run
@@ -83,8 +84,10 @@ class TTLCheckpointSaver(WholeThreads, BaseCheckpointSaver[Any]):
 
     def _use(self, sessions: Sessions) -> None:
         self._sessions = sessions
-        self._reads = CheckpointReads(sessions, self._messages_key)
-        self._arrivals = Arrivals(CheckpointWrites(sessions, self._messages_key), self._late)
+        messages_key = self._messages_key
+        self._reads = CheckpointReads(sessions, messages_key)
+        puts, pending = CheckpointPuts(sessions, messages_key), PendingWrites(sessions, messages_key)
+        self._arrivals = Arrivals(puts, pending, self._late)
 
     def for_user(self, user_id: object) -> TTLCheckpointSaver:
         """This checkpointer for one user's sessions only.

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from langchain_ttl_history.checkpointing.late_writes import LateWrites, checkpoints_of
-from langchain_ttl_history.checkpointing.puts import Put
-from langchain_ttl_history.checkpointing.writes import CheckpointWrites
+from langchain_ttl_history.checkpointing.pending_writes import PendingWrites
+from langchain_ttl_history.checkpointing.put_inputs import Put
+from langchain_ttl_history.checkpointing.puts import CheckpointPuts
 from langchain_ttl_history.flow import Flow, Write
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.base import Change, Outcome, Status
@@ -20,7 +21,8 @@ __all__ = ["Arrivals"]
 class Arrivals:
     """Stores what a graph hands over, and what had to wait for it."""
 
-    writes: CheckpointWrites
+    puts: CheckpointPuts
+    pending: PendingWrites
     late: LateWrites
 
     def put(self, key: SessionKey, put: Put) -> Flow[None]:
@@ -29,7 +31,7 @@ class Arrivals:
         Raises:
             TypeNotAllowedError: A value would not come back as it is; nothing was stored.
         """
-        change, outcome = yield from self.writes.put(key, put)
+        change, outcome = yield from self.puts.put(key, put)
         if put.ns and outcome.status is Status.DELETED and change.guard.needs is not None:
             # Perhaps the root's checkpoint is still on its way, which this one needs.
             if not self.late.came_late(key, change, outcome.status):
@@ -46,7 +48,7 @@ class Arrivals:
         Raises:
             TypeNotAllowedError: A value would not come back as it is; nothing was stored.
         """
-        change, outcome = yield from self.writes.put_writes(key, ns, id, writes, task_id, path)
+        change, outcome = yield from self.pending.put_writes(key, ns, id, writes, task_id, path)
         if self.late.came_late(key, change, outcome.status):
             self.late.retried(key, (yield Write(key, change)).status)
 
@@ -61,4 +63,4 @@ class Arrivals:
     def _note(self, key: SessionKey, change: Change, outcome: Outcome) -> None:
         if outcome.status is Status.STORED:
             for each in checkpoints_of(change):
-                self.writes.sessions.memo.put(key, each, outcome.generation)
+                self.puts.sessions.memo.put(key, each, outcome.generation)

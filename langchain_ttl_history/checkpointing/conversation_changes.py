@@ -18,12 +18,12 @@ from langchain_ttl_history.stored.names import key_of
 from langchain_ttl_history.stored.values import is_conversation
 from langchain_ttl_history.window import ends_open
 
-__all__ = ["find_talk", "keep_cut_first", "said"]
+__all__ = ["find_channel", "keep_cut_first", "said"]
 
 _id_of = attrgetter("id")
 
 
-def find_talk(
+def find_channel(
     record: Record,
     values: Mapping[str, Any],
     channel: str,

@@ -1,96 +1,249 @@
-"""A checkpoint that is to be put, what it builds on, and how it continues its run."""
+"""Stores a checkpoint, and what its step changed in the conversation."""
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
-from dataclasses import replace
-from typing import Any, NamedTuple
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import Any
 
-from langchain_ttl_history.checkpointing.reads import Token
-from langchain_ttl_history.checkpoints import Record
-from langchain_ttl_history.conversation import Seen
-from langchain_ttl_history.storage.base import Guard
+from langchain_ttl_history.checkpointing.conversation_changes import find_channel, keep_cut_first, said
+from langchain_ttl_history.checkpointing.expired_turns import held_by, leave_aged
+from langchain_ttl_history.checkpointing.put_inputs import Ground, Put, Start
+from langchain_ttl_history.checkpointing.reads import FIRST_METADATA, Token, first_checkpoint
+from langchain_ttl_history.checkpoints import (
+    Record,
+    decode_record,
+    encode_record,
+    encode_values,
+    first_checkpoint_id,
+)
+from langchain_ttl_history.codec import is_snapshot
+from langchain_ttl_history.flow import Flow, Read, Write
+from langchain_ttl_history.index import line_of
+from langchain_ttl_history.keys import SessionKey, label
+from langchain_ttl_history.sessions import Sessions
+from langchain_ttl_history.storage.base import (
+    Blob,
+    Change,
+    Guard,
+    Outcome,
+    Query,
+    Snapshot,
+    Status,
+)
 from langchain_ttl_history.stored.bodies import Base
-from langchain_ttl_history.stored.names import checkpoint_name
+from langchain_ttl_history.stored.names import BODY, INDEX, LOG, SUBS, VALUE, checkpoint_name, head_name, writes_name
+from langchain_ttl_history.stored.pending import decode_writes
+from langchain_ttl_history.stored.values import LIST
 
-__all__ = ["Ground", "Put", "Start"]
+__all__ = ["CheckpointPuts"]
 
-
-class Put(NamedTuple):
-    """A checkpoint as a graph hands it over."""
-
-    ns: str
-    id: str
-    name: str
-    """Of the checkpoint, in its session."""
-    parent: str | None
-    parent_name: str
-    """Of its parent, if it has one."""
-    checkpoint: Mapping[str, Any]
-    metadata: dict[str, Any]
-    changed: Container[str]
-    """The channels whose value is another than the parent's, as LangGraph says."""
-
-    @property
-    def guard(self) -> Guard:
-        """What it continues when its run carries no token."""
-        if not self.ns:
-            return Guard(needs=None if self.parent is None else checkpoint_name("", self.parent))
-        root = (self.metadata.get("parents") or {}).get("")
-        return Guard(needs=checkpoint_name("", root) if root else None)
+_NOTHING: frozenset[str] = frozenset()
+# How many times a put is planned if its session changes between its read and its write.
+_ATTEMPTS = 3
 
 
-class Ground(NamedTuple):
-    """What a put builds on."""
+@dataclass(frozen=True)
+class CheckpointPuts:
+    """Puts of checkpoints; `messages_key` is the channel that is the conversation."""
 
-    generation: int | None
-    """The generation the parent was found in; None if nothing was looked up."""
-    now: float
-    """Seconds since the epoch by the storage's clock; 0 if nothing was looked up."""
-    parent: Record | None
-    writes: tuple[Any, ...]
-    """The writes to the conversation that are pending on the parent, for a `DeltaChannel`."""
-    freed: bool = False
-    """Whether the parent was freed meanwhile, and comes from memory."""
-    reduced: bool = False
-    """Whether the parent was freed, or some of its messages were."""
-    remembered: bool = False
-    """Whether all of this comes from memory, so that bodies may be left out of the write."""
+    sessions: Sessions
+    messages_key: str = "messages"
 
-    def as_remembered(self, parent: Record | None) -> Ground:
-        """With the parent as its run knows it, where that was freed, or messages of it, while the run went on."""
-        if parent is None or (self.parent is not None and self.parent.names == parent.names):
-            return self
-        if self.parent is not None:
-            return self._replace(parent=replace(self.parent, names=parent.names), reduced=True)
-        # The values that it shared may be gone as well.
-        return self._replace(parent=replace(parent, values={}), freed=True, reduced=True)
+    def put(self, key: SessionKey, put: Put) -> Flow[tuple[Change, Outcome]]:
+        """Store a checkpoint and what it changed in the conversation.
 
+        Returns:
+            The change and what became of it. A subgraph's change that was refused can be written again later.
 
-class Start(NamedTuple):
-    """What a put starts from: what its run was shown, and what it has seen of the log."""
+        Raises:
+            TypeNotAllowedError: A value would not come back as it is; nothing was stored.
+        """
+        checkpoint = dict(put.checkpoint)
+        del checkpoint["channel_values"]
+        seen = checkpoint["versions_seen"] = dict(checkpoint["versions_seen"])
+        token = Token.taken_from(seen)
+        remembered = self._remembered(key, put, token)
+        if remembered is not None:
+            ground, base = remembered
+            change, record = self._planned(key, put, checkpoint, token, ground, base)
+            outcome: Outcome = yield from self.sessions.storing(key, change)
+            if outcome.status is Status.STORED:
+                base.sent(change.blobs)
+                yield from self._done(key, put, record, outcome)
+                return change, outcome
+            if outcome.status is Status.DELETED and not put.ns:
+                return change, outcome
+        # Looked up once: another run that builds on the same parent may make this process forget it.
+        known = self._known_ground(key, put) if remembered is None else remembered[0]
+        for _ in range(_ATTEMPTS):
+            ground = yield from self._read(key, put)
+            if known is not None and known.generation == ground.generation:
+                ground = ground.as_remembered(known.parent)
+            change, record = self._planned(key, put, checkpoint, token, ground, Base())
+            outcome = yield Write(key, change)
+            if outcome.status not in (Status.MOVED, Status.MISSING):
+                break
+        if outcome.status is Status.STORED:
+            yield from self._done(key, put, record, outcome)
+        return change, outcome
 
-    run: str
-    """The id of the first checkpoint of its run."""
-    shown: tuple[str, ...]
-    seen: Seen
-    first: bool
-    """Whether it is the first put since its run loaded a checkpoint."""
-    same: bool
-    """Whether the session is the one that its run loaded, and not one that began after that ended."""
+    def _remembered(self, key: SessionKey, put: Put, token: Token | None) -> tuple[Ground, Base] | None:
+        """What this process knows of what a put builds on; None if that must be read."""
+        known = self.sessions.memo.last(key)
+        if put.parent is None:
+            # A put with a token but without a parent is a copy of the first checkpoint.
+            generation = None if token is None else token.generation
+            if known is None or (token is not None and known.generation != token.generation):
+                known = self.sessions.memo.of(key, generation or 0)
+            return Ground(generation, 0.0, None, (), remembered=True), known.base
+        if known is None or (token is not None and token.generation != known.generation):
+            return None
+        if not put.ns and self.messages_key not in put.checkpoint["channel_values"]:
+            return None  # Perhaps a `DeltaChannel`, whose pending writes are needed.
+        ground = self._known_ground(key, put)
+        return None if ground is None else (ground, known.base)
 
-    @classmethod
-    def of(cls, put: Put, token: Token | None, ground: Ground, base: Base) -> Start:
-        """How this put starts, by the token of its run and by what it builds on."""
-        before = ground.parent
-        # A copy of a checkpoint builds on that checkpoint's parent, not on the checkpoint that was loaded.
-        first = token is not None and (
-            token.id == put.parent or (before is not None and put.metadata.get("source") == "fork")
+    def _known_ground(self, key: SessionKey, put: Put) -> Ground | None:
+        known = self.sessions.memo.last(key)
+        parent = None if known is None else known.records.get(put.parent_name)
+        if known is None or parent is None:
+            return None
+        return Ground(known.generation, 0.0, parent, (), remembered=True)
+
+    def _read(self, key: SessionKey, put: Put) -> Flow[Ground]:
+        if put.parent is None:
+            return Ground(None, 0.0, None, ())
+        names = (checkpoint_name(put.ns, put.parent), writes_name(put.ns, put.parent))
+        found: Snapshot = yield Read(key, Query(names, (BODY, VALUE)))
+        codec = self.sessions.codec
+        blob = found.blobs.get(names[0])
+        record = None if blob is None else decode_record(blob, codec)
+        writes: tuple[Any, ...] = ()
+        if not put.ns and self.messages_key not in put.checkpoint["channel_values"]:
+            writes = tuple(
+                write.value
+                for write in decode_writes(found.lists.get(names[1], ()), found.blobs, codec)
+                if write.channel == self.messages_key
+            )
+        return Ground(found.generation, found.now, record, writes)
+
+    def _planned(
+        self,
+        key: SessionKey,
+        put: Put,
+        checkpoint: dict[str, Any],
+        token: Token | None,
+        ground: Ground,
+        base: Base,
+    ) -> tuple[Change, Record]:
+        before, codec, where = ground.parent, self.sessions.codec, label(key)
+        start = Start.of(put, token, ground, base)
+        record = Record(checkpoint, put.metadata, put.parent, start.run, start.seen, start.shown)
+        values: dict[str, Any] = dict(put.checkpoint["channel_values"])
+        append: list[tuple[str, bytes, tuple[str, ...]]] = []
+        if put.ns:
+            blobs = encode_values(record, values, base, codec, where, before)
+            append.append((SUBS, line_of(put.ns, put.id, record), ()))
+        else:
+            cut, held = self._find_conversation(key, put, token, ground, start, record, values)
+            blobs = encode_values(record, values, base, codec, where, before)
+            if held:
+                blobs.update({name: held[name] for name in record.names if name in held})
+            if start.first and before is None and token is not None and start.same:
+                append += self._keep_first(token, blobs)
+            delta = said(record, values.get(self.messages_key), start.shown, None if start.first else before, cut)
+            append.append((INDEX, line_of("", put.id, record), ()))
+            if delta.removed or delta.added:
+                append.append((LOG, delta.payload(), delta.added))
+        blobs[put.name] = encode_record(record, codec, where)
+        blobs[head_name(put.ns)] = Blob(b"", (put.name,), start.seen.position, (writes_name(put.ns, put.id),))
+        # Writes that were made pending on a checkpoint after it was freed are of no more use.
+        orphan = (writes_name(put.ns, put.parent or ""),) if ground.freed else ()
+        guard, generation = self._guard(key, put, token), ground.generation or None
+        return Change(self.sessions.lease, guard, blobs, append, drop=orphan, at_generation=generation), record
+
+    def _find_conversation(
+        self,
+        key: SessionKey,
+        put: Put,
+        token: Token | None,
+        ground: Ground,
+        start: Start,
+        record: Record,
+        values: dict[str, Any],
+    ) -> tuple[AbstractSet[str], dict[str, Blob] | None]:
+        """Set on a root checkpoint's record which channel holds the conversation, and its messages if they are known.
+
+        Args:
+            key: The session.
+            put: The put.
+            token: That of its run.
+            ground: What it builds on.
+            start: How it continues its run.
+            record: The checkpoint's record; updated in place.
+            values: The channel values; left are those that have to be encoded, in the order they are stored.
+
+        Returns:
+            The keys of the messages that the window had cut and that came back; and the bodies, by name, that the turn
+            holds where what it builds on is gone, else None.
+        """
+        before, channel = ground.parent, self.messages_key
+        if token is not None and not start.same:
+            leave_aged(values, channel, token, self.sessions.retention, ground.now)
+        held: dict[str, Blob] | None = None
+        # What a run builds on is gone if its session ended, and perhaps if its parent was freed.
+        is_gone = before is None and put.parent is not None and not (start.first and start.same)
+        if (is_gone or ground.reduced) and channel not in values:
+            held = held_by(self.sessions, key, put.parent, token, ground.now)
+        cut = _NOTHING if token is None else token.cut
+        if cut and not keep_cut_first(values, channel, cut):
+            cut = _NOTHING
+        find_channel(record, values, channel, before, (ground.writes, held), self.sessions.codec, key)
+        found = record.channel or ""
+        if ground.remembered and found in values and found not in put.changed and start.shown and start.same:
+            # The conversation is as it was shown, so all of it is stored already and need not be encoded.
+            record.plain = not is_snapshot(values.pop(found))
+        return cut, held
+
+    def _guard(self, key: SessionKey, put: Put, token: Token | None) -> Guard:
+        guard = put.guard if token is None else Guard(token.generation)
+        if guard.needs is not None and (met := self.sessions.memo.put_in(key, guard.needs)):
+            return Guard(met)  # This holds even if the checkpoint was freed since.
+        return guard
+
+    def _done(self, key: SessionKey, put: Put, record: Record, outcome: Outcome) -> Flow[None]:
+        memo = self.sessions.memo
+        known = memo.last(key)
+        if known is None or known.generation != outcome.generation:
+            known = memo.of(key, outcome.generation)
+        if known.before is not None and put.parent_name not in known.records:
+            # The session ended under its run, which brought along what it shows, and may have to once more.
+            known.base.take(record.names, known.before.base)
+        if not put.ns:
+            known.base.settle(record.names)
+        before = known.records.get(put.parent_name)
+        # Forget the parent only if it is this run's own: other runs may still build on another's.
+        known.learn(put.name, record, put.parent_name if before is not None and before.run == record.run else None)
+        memo.put(key, put.name, outcome.generation)
+        if self.sessions.is_heavy(outcome):
+            yield from self.sessions.tidy(key)
+
+    def _keep_first(self, token: Token, blobs: dict[str, Blob]) -> list[tuple[str, bytes, tuple[str, ...]]]:
+        """Store the first checkpoint, which was shown but never stored, now that another builds on it."""
+        if token.id != first_checkpoint_id(token.generation):
+            return []
+        channel = self.messages_key
+        record = Record(
+            first_checkpoint(token.id, token.generation, channel),
+            dict(FIRST_METADATA),
+            None,
+            token.id,
+            token.seen,
+            token.names,
+            channel=channel,
+            refs=token.names,
+            values={channel: [LIST, 0, len(token.names)]},
         )
-        same = token is None or token.generation == ground.generation
-        if before is not None and not first:
-            return cls(before.run, before.names, before.seen, first, same)
-        if token is None or not same:
-            return cls(put.id, (), Seen(0, ((put.id, None),)), first, same)
-        shown = base.names_told(token.shown) or token.names
-        return cls(put.id, shown, token.seen._replace(runs=(*token.seen.runs, (put.id, None))), first, same)
+        blobs[checkpoint_name("", token.id)] = encode_record(record, self.sessions.codec)
+        return [(INDEX, line_of("", token.id, record), ())]

@@ -1,0 +1,96 @@
+"""What a put is planned from: the checkpoint, what it builds on, and how it continues its run."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from langchain_ttl_history.checkpointing.reads import Token
+from langchain_ttl_history.checkpoints import Record
+from langchain_ttl_history.conversation import Seen
+from langchain_ttl_history.storage.base import Guard
+from langchain_ttl_history.stored.bodies import Base
+from langchain_ttl_history.stored.names import checkpoint_name
+
+__all__ = ["Ground", "Put", "Start"]
+
+
+class Put(NamedTuple):
+    """A checkpoint as a graph hands it over."""
+
+    ns: str
+    id: str
+    name: str
+    """Of the checkpoint, in its session."""
+    parent: str | None
+    parent_name: str
+    """Of its parent, if it has one."""
+    checkpoint: Mapping[str, Any]
+    metadata: dict[str, Any]
+    changed: Container[str]
+    """The channels whose value is another than the parent's, as LangGraph says."""
+
+    @property
+    def guard(self) -> Guard:
+        """What it continues when its run carries no token."""
+        if not self.ns:
+            return Guard(needs=None if self.parent is None else checkpoint_name("", self.parent))
+        root = (self.metadata.get("parents") or {}).get("")
+        return Guard(needs=checkpoint_name("", root) if root else None)
+
+
+class Ground(NamedTuple):
+    """What a put builds on."""
+
+    generation: int | None
+    """The generation the parent was found in; None if nothing was looked up."""
+    now: float
+    """Seconds since the epoch by the storage's clock; 0 if nothing was looked up."""
+    parent: Record | None
+    writes: tuple[Any, ...]
+    """The writes to the conversation that are pending on the parent, for a `DeltaChannel`."""
+    freed: bool = False
+    """Whether the parent was freed meanwhile, and comes from memory."""
+    reduced: bool = False
+    """Whether the parent was freed, or some of its messages were."""
+    remembered: bool = False
+    """Whether all of this comes from memory, so that bodies may be left out of the write."""
+
+    def as_remembered(self, parent: Record | None) -> Ground:
+        """With the parent as its run knows it, where that was freed, or messages of it, while the run went on."""
+        if parent is None or (self.parent is not None and self.parent.names == parent.names):
+            return self
+        if self.parent is not None:
+            return self._replace(parent=replace(self.parent, names=parent.names), reduced=True)
+        # The values that it shared may be gone as well.
+        return self._replace(parent=replace(parent, values={}), freed=True, reduced=True)
+
+
+class Start(NamedTuple):
+    """What a put starts from: what its run was shown, and what it has seen of the log."""
+
+    run: str
+    """The id of the first checkpoint of its run."""
+    shown: tuple[str, ...]
+    seen: Seen
+    first: bool
+    """Whether it is the first put since its run loaded a checkpoint."""
+    same: bool
+    """Whether the session is the one that its run loaded, and not one that began after that ended."""
+
+    @classmethod
+    def of(cls, put: Put, token: Token | None, ground: Ground, base: Base) -> Start:
+        """How this put starts, by the token of its run and by what it builds on."""
+        before = ground.parent
+        # A copy of a checkpoint builds on that checkpoint's parent, not on the checkpoint that was loaded.
+        first = token is not None and (
+            token.id == put.parent or (before is not None and put.metadata.get("source") == "fork")
+        )
+        same = token is None or token.generation == ground.generation
+        if before is not None and not first:
+            return cls(before.run, before.names, before.seen, first, same)
+        if token is None or not same:
+            return cls(put.id, (), Seen(0, ((put.id, None),)), first, same)
+        shown = base.names_told(token.shown) or token.names
+        return cls(put.id, shown, token.seen._replace(runs=(*token.seen.runs, (put.id, None))), first, same)
