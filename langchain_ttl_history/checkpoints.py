@@ -126,37 +126,41 @@ def encode_values(
         TypeNotAllowedError: A value would not come back as it is.
     """
     encoder = Values(codec, where, base)
-    stored: dict[str, Any] = {}
-    talk: list[int] | None = None
-    if record.channel is not None and record.explicit and record.channel in values:
-        value = values[record.channel]
-        snapshot = is_snapshot(value)
-        said = value.value if snapshot else value
-        talk = encoder.messages(said, record.channel, whole=True)
-        stored[record.channel] = [SNAPSHOT if snapshot else LIST, *talk]
-        record.names = tuple(encoder.refs[talk[0] : talk[1]])
-    else:
-        talk = [0, len(record.names)]
-        encoder.refs += record.names
-        if record.channel is not None and record.explicit:
-            stored[record.channel] = [LIST if record.plain else SNAPSHOT, *talk]
+    stored = _encode_conversation(record, values, encoder)
     if before is not None:
         # Before encoding: the run may have gone on and already changed the values it handed over.
-        versions = record.checkpoint["channel_versions"]
-        earlier = before.checkpoint["channel_versions"]
-        for channel, spec in before.values.items():
-            if (
-                channel not in stored
-                and channel in versions
-                and versions[channel] == earlier.get(channel)
-                and channel != record.channel
-            ):
-                stored[channel] = encoder.share(spec, before.refs)
+        _share_unchanged(record, before, encoder, stored)
     for channel, value in values.items():
         if channel not in stored:
             stored[channel] = encoder.encode(value, channel)
     record.values, record.refs = stored, tuple(encoder.refs)
     return encoder.blobs
+
+
+def _encode_conversation(record: Record, values: Mapping[str, Any], encoder: Values) -> dict[str, Any]:
+    """The conversation's channel as it is stored, if its value is; its messages come first among the references."""
+    channel = record.channel if record.explicit else None
+    if channel is not None and channel in values:
+        value = values[channel]
+        snapshot = is_snapshot(value)
+        start, end = encoder.messages(value.value if snapshot else value, channel, whole=True)
+        record.names = tuple(encoder.refs[start:end])
+        return {channel: [SNAPSHOT if snapshot else LIST, start, end]}
+    encoder.refs += record.names
+    return {} if channel is None else {channel: [LIST if record.plain else SNAPSHOT, 0, len(record.names)]}
+
+
+def _share_unchanged(record: Record, before: Record, encoder: Values, stored: dict[str, Any]) -> None:
+    """Take over what an earlier record stored of channels that have the same version in both."""
+    versions, earlier = record.checkpoint["channel_versions"], before.checkpoint["channel_versions"]
+    for channel, value in before.values.items():
+        if (
+            channel not in stored
+            and channel in versions
+            and versions[channel] == earlier.get(channel)
+            and channel != record.channel
+        ):
+            stored[channel] = encoder.share(value, before.refs)
 
 
 def encode_record(record: Record, codec: Codec, where: str = "a new checkpoint") -> Blob:
@@ -169,7 +173,7 @@ def encode_record(record: Record, codec: Codec, where: str = "a new checkpoint")
     if record.base is not None:
         shown = [len(refs), len(refs) + len(record.base)]
         refs += record.base
-    talk = [0, len(record.names)]
+    conversation = [0, len(record.names)]
     fields = [
         _FORMAT,
         record.checkpoint,
@@ -178,7 +182,7 @@ def encode_record(record: Record, codec: Codec, where: str = "a new checkpoint")
         record.run,
         record.seen.position,
         record.seen.packed(),
-        talk,
+        conversation,
         shown,
         record.channel,
         record.explicit,
@@ -203,7 +207,7 @@ def decode_record(blob: Blob, codec: Codec) -> Record:
     fields = unpack(codec.unseal(blob.payload))
     if fields[0] != _FORMAT:
         raise unread_form("a checkpoint", fields[0], _FORMAT)
-    _, checkpoint, metadata, parent, run, position, runs, talk, shown, *others = fields
+    _, checkpoint, metadata, parent, run, position, runs, conversation, shown, *others = fields
     channel, explicit, values, last = others
     return Record(
         checkpoint,
@@ -211,7 +215,7 @@ def decode_record(blob: Blob, codec: Codec) -> Record:
         parent,
         run,
         Seen.unpacked(position, runs),
-        blob.refs[talk[0] : talk[1]],
+        blob.refs[conversation[0] : conversation[1]],
         last,
         None if shown is None else blob.refs[shown[0] : shown[1]],
         channel,
