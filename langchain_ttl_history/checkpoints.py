@@ -30,6 +30,8 @@ __all__ = [
 ]
 
 _FORMAT = 1
+# The places of some fields in a packed record; see `encode_record`.
+_CONVERSATION, _SHOWN, _CHANNEL, _EXPLICIT, _VALUES = 7, 8, 9, 10, 11
 
 
 def first_checkpoint_id(generation: int) -> str:
@@ -249,19 +251,25 @@ def pointed_at(pointer: Blob, blobs: Mapping[str, Blob], codec: Codec) -> Record
 
 
 def without_messages(blob: Blob, lost: Collection[str], codec: Codec) -> Blob:
-    """A checkpoint whose conversation lacks some messages."""
+    """A checkpoint whose conversation lacks some messages.
+
+    Args:
+        blob: The checkpoint.
+        lost: The names of the messages that go.
+        codec: Unseals and seals it.
+    """
     fields = unpack(codec.unseal(blob.payload))
-    start, end = fields[7]
+    start, end = fields[_CONVERSATION]
     kept = tuple(name for name in blob.refs[start:end] if name not in lost)
     # The conversation comes first among the references, so all others move towards the start.
     shift = end - start - len(kept)
-    fields[7] = [0, len(kept)]
-    if fields[9] is not None and not fields[10]:
+    fields[_CONVERSATION] = [0, len(kept)]
+    if fields[_SHOWN] is not None:
+        fields[_SHOWN] = [place - shift for place in fields[_SHOWN]]
+    own, values = fields[_CHANNEL], fields[_VALUES]
+    if own is not None and not fields[_EXPLICIT]:
         # The chain of writes would bring back what is cut, so the channel gets a snapshot here.
-        fields[10], fields[11][fields[9]] = True, [SNAPSHOT, start, end]
-    if fields[8] is not None:
-        fields[8] = [place - shift for place in fields[8]]
-    for channel, stored in fields[11].items():
-        own = channel == fields[9] and fields[10]
-        fields[11][channel] = [stored[0], 0, len(kept)] if own else shifted(stored, shift)
+        fields[_EXPLICIT], values[own] = True, [SNAPSHOT, start, end]
+    for channel, stored in values.items():
+        values[channel] = [stored[0], 0, len(kept)] if channel == own else shifted(stored, shift)
     return blob._replace(payload=codec.seal(pack(fields)), refs=kept + blob.refs[end:])
