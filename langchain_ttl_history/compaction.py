@@ -6,6 +6,7 @@ Reads never show more than the caps allow, so nobody sees when this runs; it fre
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
@@ -15,7 +16,7 @@ from langchain_core.messages import BaseMessage
 from langchain_ttl_history.checkpoints import target_of, without_messages
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.conversation import deltas_of
-from langchain_ttl_history.log_kept import kept_log
+from langchain_ttl_history.log_trimming import kept_entries
 from langchain_ttl_history.pruning import Lines, keep_only, leaves, needed_by, shown_lines, waiting_roots
 from langchain_ttl_history.retention import Retention
 from langchain_ttl_history.storage.base import Change, Entry, Lease, Snapshot
@@ -95,43 +96,40 @@ def plan(
     waiting = waiting_roots(leaves(roots), snapshot, codec)
     bound = retention.max_bytes
     room = math.inf if bound is None else bound * _REMOVALS_SHARE
-    log = kept_log(snapshot, shown, names, retention.max_messages, room, codec)
+    log = kept_entries(snapshot, shown, names, retention.max_messages, room, codec)
 
     def keeping(cap: int | None) -> Change:
         return keep_only(snapshot, shown_lines(roots, subs, cap, waiting), lease, log, lines)
 
     change = keeping(retention.max_checkpoints)
-    if bound is None or snapshot.bytes <= bound or snapshot.bytes - _freed(snapshot, change) <= bound:
+    if bound is None or snapshot.bytes <= bound or _bytes_after(snapshot, change) <= bound:
         return change
     goal = int(bound * _BYTES_GOAL)
-    low, high = 1, len(roots) if retention.max_checkpoints is None else retention.max_checkpoints
-    while low < high:
-        middle = (low + high + 1) // 2
-        if snapshot.bytes - _freed(snapshot, keeping(middle)) <= goal:
-            low = middle
-        else:
-            high = middle - 1
-    change = keeping(low)
-    if snapshot.bytes - _freed(snapshot, change) <= goal:
+    most = len(roots) if retention.max_checkpoints is None else retention.max_checkpoints
+    # More checkpoints never take fewer bytes, so the largest number that fits is found by bisection.
+    fitting = bisect_right(range(1, most + 1), goal, key=lambda cap: _bytes_after(snapshot, keeping(cap)))
+    change = keeping(max(1, fitting))
+    if _bytes_after(snapshot, change) <= goal:
         return change
     # Checkpoints alone do not free enough: keep only the part of the log that is shown, then cut the oldest messages.
-    log = kept_log(snapshot, shown, names, 0, room, codec)
+    log = kept_entries(snapshot, shown, names, 0, room, codec)
     change = keep_only(snapshot, shown_lines(roots, subs, 1, waiting), lease, log, lines)
-    over = snapshot.bytes - _freed(snapshot, change) - goal
+    over = _bytes_after(snapshot, change) - goal
     if over <= 0:
         return change
     return _with_fewer_messages(snapshot, change, over, log, names, bodies, needed, codec)
 
 
-def _freed(snapshot: Snapshot, change: Change) -> int:
-    freed = 0
+def _bytes_after(snapshot: Snapshot, change: Change) -> int:
+    """The payload bytes that a session will hold after what a change drops and trims."""
+    left = snapshot.bytes
     for name in change.drop:
         if name in snapshot.blobs:
-            freed += len(snapshot.blobs[name].payload)
-        freed += sum(len(entry.payload) for entry in snapshot.lists.get(name, ()))
+            left -= len(snapshot.blobs[name].payload)
+        left -= sum(len(entry.payload) for entry in snapshot.lists.get(name, ()))
     for name, positions in change.trim.items():
-        freed += sum(len(entry.payload) for entry in snapshot.lists.get(name, ()) if entry.position in positions)
-    return freed
+        left -= sum(len(entry.payload) for entry in snapshot.lists.get(name, ()) if entry.position in positions)
+    return left
 
 
 def _with_fewer_messages(

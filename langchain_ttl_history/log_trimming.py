@@ -17,13 +17,13 @@ from langchain_ttl_history.conversation import Delta, Seen, deltas_of, unseen
 from langchain_ttl_history.storage.base import Entry, Snapshot
 from langchain_ttl_history.stored.names import LOG, head_name, key_of
 
-__all__ = ["kept_log"]
+__all__ = ["kept_entries"]
 
 # How many removals are kept for runs under way. No more than `compaction.limits` leaves room for.
 _REMOVALS = 16
 
 
-def kept_log(
+def kept_entries(
     snapshot: Snapshot, shown: AbstractSet[str], names: Iterable[str], spare: int | None, room: float, codec: Codec
 ) -> list[Entry]:
     """The entries of the log that stay: those that affect what is shown, and the newest, for runs under way.
