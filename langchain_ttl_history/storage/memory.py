@@ -156,7 +156,7 @@ class MemoryStorage:
             if user_id is not None:
                 keys = [SessionKey(user_id, each) for each in self._users.get(user_id, ())]
                 keys = sorted(keys, key=lambda key: self._sessions[key].last_used_at)
-            return [key for key in keys if not self._is_over(self._sessions[key], now)], None
+            return [key for key in keys if not self._sessions[key].is_expired(now)], None
 
     def usage(self) -> Usage:
         """How much is held."""
@@ -167,11 +167,11 @@ class MemoryStorage:
         """Free everything that expired."""
         with self._lock:
             now = self._clock()
-            over = [key for key, session in self._sessions.items() if self._is_over(session, now)]
-            for key in over:
+            expired = [key for key, session in self._sessions.items() if session.is_expired(now)]
+            for key in expired:
                 self._remove(key)
             self._free_tombstones(now)
-            return len(over)
+            return len(expired)
 
     def close(self) -> None:
         """Do nothing: there is nothing to close, and the sessions stay for whoever still holds this storage."""
@@ -205,13 +205,9 @@ class MemoryStorage:
 
     # Called with the lock held.
 
-    @staticmethod
-    def _is_over(session: MemorySession, now: float) -> bool:
-        return session.deadline is not None and now >= session.deadline
-
     def _live(self, key: SessionKey, now: float) -> MemorySession | None:
         session = self._sessions.get(key)
-        if session is not None and self._is_over(session, now):
+        if session is not None and session.is_expired(now):
             self._remove(key)
             return None
         return session
@@ -238,7 +234,7 @@ class MemoryStorage:
     def _free_expired(self, now: float) -> None:
         for _ in range(_FREED_PER_WRITE):
             oldest = next(iter(self._sessions.items()), None)
-            if oldest is None or not self._is_over(oldest[1], now):
+            if oldest is None or not oldest[1].is_expired(now):
                 return
             self._remove(oldest[0])
 

@@ -54,6 +54,10 @@ class MemorySession:
         self.cost = 0
         """How many bytes it counts for in the storage's `max_bytes`."""
 
+    def is_expired(self, now: float) -> bool:
+        """Whether its deadline has passed."""
+        return self.deadline is not None and now >= self.deadline
+
     def use(self, now: float, lease: Lease) -> None:
         """Record a use, and move the deadline."""
         self.last_used_at = now

@@ -289,7 +289,7 @@ class Listed(NamedTuple):
 
     digest: str
     used: int
-    is_over: bool
+    is_expired: bool
     key: SessionKey
 
 

@@ -72,14 +72,14 @@ class Settings(NamedTuple):
 def read(to: Settings, key: SessionKey, query: Query) -> Plan[Snapshot]:
     """Read parts of one session."""
     keys, digest, ids = to.keys.of(key)
-    over: list[str | int] = []
+    outline_over: list[str | int] = []
     for name, most in query.outline_over.items():
-        over += (short_name(name), most)
+        outline_over += (short_name(name), most)
     marked_list, marked_blob = query.after_mark or ("", "")
     idle, age = (-2, -1) if query.lease is None else writes.times(query.lease)
     arguments = [
         digest, to.now, to.margin, idle, age, query.outline, [short_name(name) for name in query.names],
-        query.follow, short_name(marked_list), short_name(marked_blob), over,
+        query.follow, short_name(marked_list), short_name(marked_blob), outline_over,
     ]  # fmt: skip
     mirror = to.mirrors.of(key)
     remembered = NOTHING if mirror is None else mirror.remembered()
@@ -170,7 +170,7 @@ def usage(to: Settings) -> Plan[tuple[int, int]]:
     """How many sessions there are, and how many bytes they hold."""
     sessions = size = 0
     for user in (yield from _users(to)):
-        keys = [to.keys.session(user, each.digest) for each in (yield from _every(to, user, over=True))]
+        keys = [to.keys.session(user, each.digest) for each in (yield from _every(to, user, with_expired=True))]
         sessions += len(keys)
         for start in range(0, len(keys), _WEIGHED):
             reply = yield Eval(_SIZES, [user, *keys[start : start + _WEIGHED]], [])
@@ -179,13 +179,13 @@ def usage(to: Settings) -> Plan[tuple[int, int]]:
 
 
 def sweep(to: Settings) -> Plan[int]:
-    """Free what is over. Returns how many sessions that were."""
+    """Free what expired. Returns how many sessions that were."""
     freed = 0
     for user in (yield from _users(to)):
         after: str | None = None
         while True:
-            found, after = yield from _listing(to, user, after, over=True)
-            digests = [each.digest for each in found if each.is_over]
+            found, after = yield from _listing(to, user, after, with_expired=True)
+            digests = [each.digest for each in found if each.is_expired]
             keys = [user, *(to.keys.session(user, digest) for digest in digests)]
             freed += yield Eval(_SWEEP, keys, [packed([to.now, to.margin, digests])])
             if after is None:
@@ -204,21 +204,21 @@ def _users(to: Settings) -> Plan[set[bytes]]:
             return users
 
 
-def _every(to: Settings, user: bytes, *, over: bool = False) -> Plan[list[Listed]]:
+def _every(to: Settings, user: bytes, *, with_expired: bool = False) -> Plan[list[Listed]]:
     """All pages of a user's sessions."""
     every: list[Listed] = []
     after: str | None = None
     while True:
-        found, after = yield from _listing(to, user, after, over=over)
+        found, after = yield from _listing(to, user, after, with_expired=with_expired)
         every += found
         if after is None:
             return every
 
 
 def _listing(
-    to: Settings, user: bytes, after: str | None, *, over: bool = False
+    to: Settings, user: bytes, after: str | None, *, with_expired: bool = False
 ) -> Plan[tuple[list[Listed], str | None]]:
-    reply = yield Eval(_LISTING, [user], [packed([to.now, after or "0", over])])
+    reply = yield Eval(_LISTING, [user], [packed([to.now, after or "0", with_expired])])
     return listed(reply)
 
 

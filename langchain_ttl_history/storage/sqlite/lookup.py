@@ -67,7 +67,7 @@ def look(connection: sqlite3.Connection, statement: str, name: bytes, user: byte
         if stone is not None and now < end:
             fence, until = max(fence, stone), max(until, end)
     row = None if found[0] is None else Row.stored(*found)
-    live = None if row is None or row.is_over(now) else row
+    live = None if row is None or row.is_expired(now) else row
     return Look(index(fence), until, index(newest), index(unwiped), bool(litter), live)
 
 

@@ -88,7 +88,7 @@ class Row:
             self.version, self.epoch, self.segment, self.length, self.large, self.position, self.bytes, self.used
         )
 
-    def is_over(self, now: float) -> bool:
+    def is_expired(self, now: float) -> bool:
         """Whether its deadline has come."""
         return self.deadline is not None and now >= self.deadline
 

@@ -162,7 +162,7 @@ class SQLiteStorage:
         if mirror is None:
             return None
         mirror.contested -= mirror.contested > 0
-        if mirror.contested or mirror.row.is_over(now):
+        if mirror.contested or mirror.row.is_expired(now):
             self._mirrors.put(key, mirror)
             return None
         done = appended(mirror, change, now)
