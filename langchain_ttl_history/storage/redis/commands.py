@@ -16,7 +16,7 @@ import ormsgpack
 
 from langchain_ttl_history.keys import SessionKey
 
-__all__ = ["Eval", "Keys", "Scan", "Script", "encoded", "packed", "request_name"]
+__all__ = ["Address", "Eval", "Keys", "Scan", "Script", "encoded", "packed", "request_name"]
 
 # Names need not be secret, only never the same. The system's own source of randomness would let other
 # threads in between a write and its being sent. A forked process begins anew.
@@ -92,6 +92,17 @@ class Scan(NamedTuple):
         return ("SCAN", cursor, "MATCH", self.pattern, "COUNT", self.size)
 
 
+class Address(NamedTuple):
+    """Where a session is."""
+
+    keys: tuple[bytes, bytes]
+    """The keys of its user and of itself."""
+    digest: str
+    """By which its user's key lists it."""
+    ids: bytes
+    """Its ids, as its user's key holds them: the user's, behind its length in 4 bytes, and the session's."""
+
+
 class Keys:
     """The names of Redis keys. A user's keys share a hash tag, whatever characters its id contains."""
 
@@ -102,17 +113,18 @@ class Keys:
         self.users = f"{plain}:{{*}}".encode()
         """The pattern of the users' keys."""
         self.of = lru_cache(maxsize=4096)(self._of)
+        """The address of a session."""
 
     def user(self, user_id: str) -> bytes:
         """The key of what is known of a user."""
         digest = hashlib.blake2b(encoded(user_id), digest_size=16).hexdigest()
         return f"{self._prefix}:{{{digest}}}".encode()
 
-    def _of(self, key: SessionKey) -> tuple[tuple[bytes, bytes], str, bytes]:
-        """The keys for a session's scripts, its digest, and its ids as the user's key holds them."""
+    def _of(self, key: SessionKey) -> Address:
         user, digest = self.user(key.user_id), key.digest
         who = encoded(key.user_id)
-        return (user, self.session(user, digest)), digest, len(who).to_bytes(4, "big") + who + encoded(key.session_id)
+        ids = len(who).to_bytes(4, "big") + who + encoded(key.session_id)
+        return Address((user, self.session(user, digest)), digest, ids)
 
     @staticmethod
     def session(user: bytes, digest: str) -> bytes:

@@ -71,22 +71,22 @@ class Settings(NamedTuple):
 
 def read(to: Settings, key: SessionKey, query: Query) -> Plan[Snapshot]:
     """Read parts of one session."""
-    keys, digest, ids = to.keys.of(key)
+    address = to.keys.of(key)
     outline_over: list[str | int] = []
     for name, most in query.outline_over.items():
         outline_over += (short_name(name), most)
     marked_list, marked_blob = query.after_mark or ("", "")
     idle, age = (-2, -1) if query.lease is None else writes.times(query.lease)
     arguments = [
-        digest, to.now, to.margin, idle, age, query.outline, [short_name(name) for name in query.names],
+        address.digest, to.now, to.margin, idle, age, query.outline, [short_name(name) for name in query.names],
         query.follow, short_name(marked_list), short_name(marked_blob), outline_over,
     ]  # fmt: skip
     mirror = to.mirrors.of(key)
     remembered = NOTHING if mirror is None else mirror.remembered()
-    reply = yield Eval(_READ, keys, [packed([*arguments, *remembered[:4]]), ids])
+    reply = yield Eval(_READ, address.keys, [packed([*arguments, *remembered[:4]]), address.ids])
     if mirror is not None and not is_completed(reply, mirror, remembered.by):
         mirror, remembered = None, NOTHING
-        reply = yield Eval(_READ, keys, [packed([*arguments, *remembered[:4]]), ids])
+        reply = yield Eval(_READ, address.keys, [packed([*arguments, *remembered[:4]]), address.ids])
     found, known, seen = snapshot(reply, query, mirror, remembered)
     to.numbers.learn(key, known)
     to.mirrors.read(key, seen)
@@ -101,7 +101,7 @@ def write(to: Settings, key: SessionKey, change: Change) -> Plan[Outcome]:
     # Looked up once: another thread may begin to drop something else before the answer arrives.
     dropping = ("", frozenset[str]()) if known is None else known.dropping
     # A session of which nothing is known may not exist, and write.lua cannot create it.
-    planned = None if known is None else writes.lean(address, to.now, to.margin, change, known, dropping, request)
+    planned = None if known is None else writes.by_number(address, to.now, to.margin, change, known, dropping, request)
     reply = _REFUSED
     if planned is not None:
         reply = yield planned
@@ -109,7 +109,7 @@ def write(to: Settings, key: SessionKey, change: Change) -> Plan[Outcome]:
     if reply == _REFUSED:
         if change.drop and known is not None:
             known.dropping = request, frozenset(change.drop)
-        reply = yield writes.change(address, to.now, to.margin, change, request)
+        reply = yield writes.by_name(address, to.now, to.margin, change, request)
     outcome, told = stored(reply, change, writes.weighed(change))
     if told is not None:
         if gone and known is not None:
@@ -123,8 +123,8 @@ def write(to: Settings, key: SessionKey, change: Change) -> Plan[Outcome]:
 
 def delete(to: Settings, key: SessionKey, tombstone_ttl: float) -> Plan[int]:
     """Delete a session."""
-    keys, digest, _ = to.keys.of(key)
-    count: int = yield _deletion(to, keys, [digest], tombstone_ttl, request_name(), whole=False)
+    address = to.keys.of(key)
+    count: int = yield _deletion(to, address.keys, [address.digest], tombstone_ttl, request_name(), whole=False)
     to.numbers.forget(key)
     to.mirrors.forget(*key)
     return count

@@ -1,20 +1,21 @@
-"""Writes to Redis as values: a lean one for the common change, and one for any change."""
+"""Writes to Redis as values: the common change, whose references are numbers, and any change, by names."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from functools import lru_cache
 from struct import Struct
 from typing import Any
 
-from langchain_ttl_history.storage.base import KEEP, Change, Lease
-from langchain_ttl_history.storage.redis.commands import Eval, Script, encoded, packed
+from langchain_ttl_history.storage.base import KEEP, Blob, Change, Lease
+from langchain_ttl_history.storage.redis.commands import Address, Eval, Script, encoded, packed
 from langchain_ttl_history.storage.redis.lineage import newest
 from langchain_ttl_history.storage.redis.names import short_name
 from langchain_ttl_history.storage.redis.numbers import Dropping, Known, kind_of, runs
 from langchain_ttl_history.storage.redis.payloads import short_entry, short_record
 
-__all__ = ["change", "lean", "micro", "times", "weighed"]
+__all__ = ["by_name", "by_number", "micro", "times", "weighed"]
 
 _WRITE = Script.load("write", "numbers")
 _CHANGE = Script.load("change", "layout", "numbers", "lists", "tables")
@@ -25,12 +26,11 @@ _LONGEST = 1 << 52
 _MOST = 500
 _HEADER = Struct(">QII")
 
-Address = tuple[tuple[bytes, bytes], str, bytes]
-"""The keys of a session, its digest, and its ids."""
+Numbers = Mapping[str, int]
 
 
-def lean(
-    to: Address, now: int, margin: int, change: Change, known: Known, dropping: Dropping, request: str
+def by_number(
+    address: Address, now: int, margin: int, change: Change, known: Known, dropping: Dropping, request: str
 ) -> Eval | None:
     """The request for a change that `write.lua` can make; None if that takes `change.lua`.
 
@@ -38,7 +38,7 @@ def lean(
     known.
 
     Args:
-        to: The keys of the session, its digest, and its ids.
+        address: Where the session is.
         now: Microseconds since the epoch, or -1 for the server's time.
         margin: By how many milliseconds keys outlive their deadlines.
         change: What to write.
@@ -46,63 +46,93 @@ def lean(
         dropping: A request of this process under way that drops blobs; see `Dropping`.
         request: The id of this request.
     """
-    blobs, append = change.blobs, change.append
-    if (
-        change.drop or change.place or change.trim or change.new or change.upkeep
-        or change.idle_ttl is not KEEP or change.at_position is not None or len(blobs) + len(append) > _MOST
-    ):  # fmt: skip
-        return None
-    keys, digest, ids = to
-    numbers = known.numbers
-    own = {name: place for place, name in enumerate(blobs, 1)}
     dropper, dropped = dropping
-    if dropped and not (
-        dropped.isdisjoint(blobs)
-        and all(dropped.isdisjoint(blob.refs) for blob in blobs.values())
-        and all(dropped.isdisjoint(refs) for _, _, refs in append)
-    ):
+    if not _only_adds(change) or (dropped and _concerns(change, dropped)):
         return None
-    kinds: dict[int, None] = {}
-    # Whether the write depends on the numbers, so that the server has to check that they are still valid.
-    counts = bool(dropped)
-    stored: list[Any] = []
+    blobs, numbers, guard = change.blobs, known.numbers, change.guard
+    own = {name: place for place, name in enumerate(blobs, 1)}
     content: list[bytes] = []
-    for name, (given, refs, mark, also) in blobs.items():
-        short = short_record(given) if refs and given else None
-        payload = given if short is None else short
-        if name in numbers:
-            counts = True
-        else:
-            kinds[_kind(name)] = None
-        if refs or also or mark:
-            found = runs(refs, numbers, own, 16)
-            if found is None:
-                return None
-            told, missing = found
-            counts = counts or 4 * len(missing) < len(told)
-            belonging = _with_lengths(also)
-            content += (_HEADER.pack(mark, len(told), len(belonging)), told, belonging, payload)
-            stored += (short_name(name), 16 + len(told) + len(belonging), len(payload), short is not None, missing or 0)
-        else:
-            content.append(payload)
-            stored += (short_name(name), 0, len(payload), short is not None, 0)
-    appended: list[Any] = []
-    for name, payload, refs in append:
-        found = runs(refs, numbers, own, 0)
-        if found is None:
-            return None
-        told, missing = found
-        counts = counts or 4 * len(missing) < len(told)
-        short, full = short_entry(payload)
-        content += (told, short)
-        appended += (short_name(name), len(told), len(short), full, 1 + len(refs), missing or 0)
-    guard = change.guard
+    stored = _stored(blobs, numbers, own, content)
+    appended = None if stored is None else _appended(change.append, numbers, own, content)
+    if stored is None or appended is None:
+        return None
+    kinds = list(dict.fromkeys([_kind(name) for name in blobs if name not in numbers]))
+    # Whether the write depends on the numbers, so that the server has to check that they are still valid.
+    counts = dropped or stored[1] or appended[1] or any([name in numbers for name in blobs])  # noqa: C419  # a generator is slower
     arguments = [
         now, margin, *times(change.lease), _number(change.at_generation), _number(guard.generation),
         short_name(guard.needs or ""), *((known.generation, known.epoch) if counts else (-1, -1)),
-        newest(known.requests).decode(), dropper, digest, request, list(kinds), stored, appended,
+        newest(known.requests).decode(), dropper, address.digest, request, kinds, stored[0], appended[0],
     ]  # fmt: skip
-    return Eval(_WRITE, keys, [packed(arguments), ids, b"".join(content)])
+    return Eval(_WRITE, address.keys, [packed(arguments), address.ids, b"".join(content)])
+
+
+def _only_adds(change: Change) -> bool:
+    """Whether a change only sets blobs and appends entries, not too many for one call of `write.lua`."""
+    return not (
+        change.drop or change.place or change.trim or change.new or change.upkeep
+        or change.idle_ttl is not KEEP or change.at_position is not None
+        or len(change.blobs) + len(change.append) > _MOST
+    )  # fmt: skip
+
+
+def _concerns(change: Change, names: AbstractSet[str]) -> bool:
+    """Whether a change sets one of these blobs or refers to one."""
+    return not (
+        names.isdisjoint(change.blobs)
+        and all(names.isdisjoint(blob.refs) for blob in change.blobs.values())
+        and all(names.isdisjoint(refs) for _, _, refs in change.append)
+    )
+
+
+def _stored(
+    blobs: Mapping[str, Blob], numbers: Numbers, own: Numbers, content: list[bytes]
+) -> tuple[list[Any], bool] | None:
+    """The arguments of `write.lua` about blobs, and whether they depend on `numbers`; None if a number is missing.
+
+    Args:
+        blobs: The blobs to set.
+        numbers: The known numbers.
+        own: The place of each blob in `blobs`, from 1 on.
+        content: What the arguments give the lengths of is added here.
+    """
+    arguments: list[Any] = []
+    counts = False
+    for name, (given, refs, mark, also) in blobs.items():
+        short = short_record(given) if refs and given else None
+        payload = given if short is None else short
+        if not (refs or also or mark):
+            content.append(payload)
+            arguments += (short_name(name), 0, len(payload), short is not None, 0)
+            continue
+        found = runs(refs, numbers, own, 16)
+        if found is None:
+            return None
+        references, missing = found
+        counts = counts or 4 * len(missing) < len(references)
+        belonging = _with_lengths(also)
+        content += (_HEADER.pack(mark, len(references), len(belonging)), references, belonging, payload)
+        length = 16 + len(references) + len(belonging)
+        arguments += (short_name(name), length, len(payload), short is not None, missing or 0)
+    return arguments, counts
+
+
+def _appended(
+    entries: Sequence[tuple[str, bytes, tuple[str, ...]]], numbers: Numbers, own: Numbers, content: list[bytes]
+) -> tuple[list[Any], bool] | None:
+    """As :func:`_stored`, about entries to append."""
+    arguments: list[Any] = []
+    counts = False
+    for name, payload, refs in entries:
+        found = runs(refs, numbers, own, 0)
+        if found is None:
+            return None
+        references, missing = found
+        counts = counts or 4 * len(missing) < len(references)
+        short, full = short_entry(payload)
+        content += (references, short)
+        arguments += (short_name(name), len(references), len(short), full, 1 + len(refs), missing or 0)
+    return arguments, counts
 
 
 _kind = lru_cache(maxsize=4096)(kind_of)
@@ -114,9 +144,8 @@ def _with_lengths(names: Sequence[str]) -> bytes:
     return b"".join([b"%b%b" % (len(name).to_bytes(4, "big"), name) for name in raw])
 
 
-def change(to: Address, now: int, margin: int, change: Change, request: str) -> Eval:
-    """The request for any change; references are sent as names. Arguments as for :func:`lean`."""
-    keys, digest, ids = to
+def by_name(address: Address, now: int, margin: int, change: Change, request: str) -> Eval:
+    """The request for any change, made by `change.lua`; references are names. Arguments as for :func:`by_number`."""
     guard = change.guard
     blobs, payloads = [], []
     for name, (payload, refs, mark, also) in change.blobs.items():
@@ -127,7 +156,7 @@ def change(to: Address, now: int, margin: int, change: Change, request: str) -> 
     placed = [(each, short_entry(each[1].payload)) for each in change.place]
     payloads += [short for _, (short, _) in (*appended, *placed)]
     arguments = [
-        digest, now, margin, *times(change.lease), request, _own(change),
+        address.digest, now, margin, *times(change.lease), request, _own(change),
         change.upkeep, change.new, _number(change.at_position), _number(change.at_generation),
         _number(guard.generation), short_name(guard.needs or ""),
         blobs,
@@ -137,7 +166,7 @@ def change(to: Address, now: int, margin: int, change: Change, request: str) -> 
         [(short_name(name), tuple(positions)) for name, positions in change.trim.items()],
         _short(weighed(change)),
     ]  # fmt: skip
-    return Eval(_CHANGE, keys, [packed(arguments), ids, *payloads])
+    return Eval(_CHANGE, address.keys, [packed(arguments), address.ids, *payloads])
 
 
 def _short(names: Iterable[str]) -> list[str]:
