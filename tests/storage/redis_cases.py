@@ -16,8 +16,8 @@ import redis
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import RedisStorage
 from langchain_ttl_history.storage.base import Blob, Change, Lease, Query
+from langchain_ttl_history.storage.redis.layout import table_names
 from langchain_ttl_history.storage.redis.numbers import TABLE
-from langchain_ttl_history.storage.redis.replies import table_names
 from tests import servers
 
 KEY = SessionKey("ada", "s1")

@@ -16,7 +16,7 @@ from langchain_ttl_history.storage.redis.commands import Eval, Keys, Scan, Scrip
 from langchain_ttl_history.storage.redis.mirror import NOTHING, Mirrors
 from langchain_ttl_history.storage.redis.names import short_name
 from langchain_ttl_history.storage.redis.numbers import References
-from langchain_ttl_history.storage.redis.replies import Listed, is_completed, listed, snapshot, stored
+from langchain_ttl_history.storage.redis.replies import Listed, is_completed, parse_listing, parse_read, parse_write
 
 __all__ = [
     "Plan",
@@ -87,7 +87,7 @@ def read(to: Settings, key: SessionKey, query: Query) -> Plan[Snapshot]:
     if mirror is not None and not is_completed(reply, mirror, remembered.by):
         mirror, remembered = None, NOTHING
         reply = yield Eval(_READ, address.keys, [packed([*arguments, *remembered[:4]]), address.ids])
-    found, known, seen = snapshot(reply, query, mirror, remembered)
+    found, known, seen = parse_read(reply, query, mirror, remembered)
     to.numbers.learn(key, known)
     to.mirrors.read(key, seen)
     return found
@@ -110,7 +110,7 @@ def write(to: Settings, key: SessionKey, change: Change) -> Plan[Outcome]:
         if change.drop and known is not None:
             known.dropping = request, frozenset(change.drop)
         reply = yield writes.by_name(address, to.now, to.margin, change, request)
-    outcome, told = stored(reply, change, writes.weighed(change))
+    outcome, told = parse_write(reply, change, writes.weighed(change))
     if told is not None:
         if gone and known is not None:
             to.numbers.learn(key, told.known, gone, known.epoch)
@@ -219,7 +219,7 @@ def _listing(
     to: Settings, user: bytes, after: str | None, *, with_expired: bool = False
 ) -> Plan[tuple[list[Listed], str | None]]:
     reply = yield Eval(_LISTING, [user], [packed([to.now, after or "0", with_expired])])
-    return listed(reply)
+    return parse_listing(reply)
 
 
 def _sorted(found: Iterable[Listed]) -> list[SessionKey]:

@@ -1,0 +1,98 @@
+"""Unpacks what a session's hash holds: blobs, lists, tables of names. The header of ``lua/common.lua`` describes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from struct import Struct
+
+from langchain_ttl_history.storage.base import Blob, Entry
+from langchain_ttl_history.storage.redis.names import full_name
+from langchain_ttl_history.storage.redis.payloads import full_payload
+
+__all__ = ["SET_AGAIN", "Names", "blob_in", "entries_in", "number_in", "table_names", "without_lengths"]
+
+_HEADER = Struct(">QII")
+_ENTRY = Struct(">HIIIH")
+
+HAS_HEADER, SET_AGAIN, SHORTENED = 1, 2, 4
+"""What the first byte of a blob's value tells: it has a header, was set again with other content, is shortened."""
+
+Names = dict[int, str]
+"""The names of blobs by kind and number."""
+
+
+def table_names(table: bytes) -> list[bytes]:
+    """The names in a table: strings of MessagePack, which need not be text to others."""
+    found: list[bytes] = []
+    at, end = 0, len(table)
+    while at < end:
+        kind = table[at]
+        start = at + 1
+        if kind < 0xD9:
+            at = start + (kind & 0x1F)
+        else:
+            start += 1 << (kind - 0xD9)
+            at = start + int.from_bytes(table[at + 1 : start], "big")
+        found.append(table[start:at])
+    return found
+
+
+def number_in(value: bytes) -> int:
+    """The kind and number of a blob, which its value begins with, behind the first byte."""
+    return int.from_bytes(value[1:6], "big")
+
+
+def blob_in(value: bytes, names: Names) -> Blob:
+    """The blob in its value; `names` has the name of each number that it refers to."""
+    sort = value[0]
+    if not sort & HAS_HEADER:
+        return Blob(value[6:])
+    mark, refs, also = _HEADER.unpack_from(value, 6)
+    start = 22 + refs
+    payload = value[start + also :]
+    if sort & SHORTENED:
+        payload = full_payload(payload[4:], int.from_bytes(payload[:4], "big"))
+    return Blob(payload, _refs(value[22:start], names), mark, _also(value[start : start + also]))
+
+
+def entries_in(raw: bytes, names: Names) -> list[Entry]:
+    """The entries in a list's value; `names` has the name of each number that they refer to."""
+    found: list[Entry] = []
+    at, end = 0, len(raw)
+    while at < end:
+        high, low, refs, payload, full = _ENTRY.unpack_from(raw, at)
+        start = at + 16 + refs
+        at = start + payload
+        content = full_payload(raw[start:at], full) if full else raw[start:at]
+        found.append(Entry(high << 32 | low, content, _refs(raw[start - refs : start], names) if refs else ()))
+    return found
+
+
+def _refs(runs: bytes, names: Names) -> tuple[str, ...]:
+    """The names in runs of references: pairs of gap and count, or 255, a kind, the first number and the count."""
+    found: list[str] = []
+    at = after = 0
+    while at < len(runs):
+        if runs[at] == 255:
+            first = int.from_bytes(runs[at + 1 : at + 6], "big")
+            count = int.from_bytes(runs[at + 6 : at + 8], "big")
+            at += 8
+        else:
+            first, count = after + runs[at] - 100, runs[at + 1]
+            at += 2
+        after = first + count
+        found += [names[number] for number in range(first, after)]
+    return tuple(found)
+
+
+def _also(raw: bytes) -> tuple[str, ...]:
+    return tuple(map(full_name, without_lengths(raw)))
+
+
+def without_lengths(raw: bytes) -> Iterator[bytes]:
+    """The strings in joined strings, each preceded by its length in 4 bytes."""
+    at = 0
+    while at < len(raw):
+        end = at + 4 + int.from_bytes(raw[at : at + 4], "big")
+        yield raw[at + 4 : end]
+        at = end
