@@ -17,7 +17,7 @@ from langchain_ttl_history.administration import Administration
 from langchain_ttl_history.checkpointer import TTLCheckpointSaver
 from langchain_ttl_history.codec import Codec, check_serde
 from langchain_ttl_history.display import buffer_card
-from langchain_ttl_history.errors import ConfigurationError, shown
+from langchain_ttl_history.errors import ConfigurationError, brief
 from langchain_ttl_history.keys import valid_id
 from langchain_ttl_history.retention import Retention
 from langchain_ttl_history.sessions import Sessions
@@ -66,11 +66,11 @@ class SessionBuffer(Administration):
         self._storage = opened(storage) if storage is None or isinstance(storage, str) else storage
         if not hasattr(self._storage, "aread"):
             raise ConfigurationError(
-                f"storage must be a URL like 'memory://' or a Storage, not {shown(storage)}; "
+                f"storage must be a URL like 'memory://' or a Storage, not {brief(storage)}; "
                 "RedisStorage(client) makes one of a client"
             )
         if retention is not None and not isinstance(retention, Retention):
-            raise ConfigurationError(f"retention must be a Retention, not {shown(retention)}")
+            raise ConfigurationError(f"retention must be a Retention, not {brief(retention)}")
         self._retention = retention or Retention()
         self._default_user = None if default_user is None else valid_id("default_user", default_user)
         check_serde(serde)
@@ -244,11 +244,11 @@ class SessionBuffer(Administration):
 
 def _classes(allow_types: Iterable[type]) -> Sequence[type]:
     if isinstance(allow_types, type) or not isinstance(allow_types, Iterable):
-        raise ConfigurationError(f"allow_types takes a list of classes, not {shown(allow_types)}")
+        raise ConfigurationError(f"allow_types takes a list of classes, not {brief(allow_types)}")
     classes = list(allow_types)
     for each in classes:
         if not isinstance(each, type):
-            raise ConfigurationError(f"allow_types takes classes, not {shown(each)}")
+            raise ConfigurationError(f"allow_types takes classes, not {brief(each)}")
     return classes
 
 

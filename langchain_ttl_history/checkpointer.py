@@ -35,7 +35,7 @@ from langchain_ttl_history.checkpointing.threads import (
 )
 from langchain_ttl_history.checkpointing.whole_threads import WholeThreads
 from langchain_ttl_history.codec import Codec, Serializer, check_serde
-from langchain_ttl_history.errors import ConfigurationError, shown
+from langchain_ttl_history.errors import ConfigurationError, brief
 from langchain_ttl_history.flow import Flow, arun, every_key, run
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.sessions import Sessions
@@ -68,7 +68,7 @@ class TTLCheckpointSaver(WholeThreads, BaseCheckpointSaver[Any]):
         super().__init__(serde=serde)
         for name, value in (("user_key", user_key), ("messages_key", messages_key)):
             if type(value) is not str or not value:
-                raise ConfigurationError(f"{name} must be a name, not {shown(value)}")
+                raise ConfigurationError(f"{name} must be a name, not {brief(value)}")
         if user_key in _RESERVED_KEYS:
             raise ConfigurationError(f"user_key must not be {user_key!r}, by which LangGraph names something else")
         check_serde(serde)

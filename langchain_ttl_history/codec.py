@@ -20,7 +20,7 @@ from langchain_ttl_history.encoding.fidelity import changed, same, spelled
 from langchain_ttl_history.encoding.messages import image_of, images_of, joined, messages_of, pack_message, pack_plain
 from langchain_ttl_history.encoding.plain import OPTIONS, plainly
 from langchain_ttl_history.encoding.records import KEYS, pack, unpack, whole
-from langchain_ttl_history.errors import ConfigurationError, CorruptRecordError, TypeNotAllowedError, shown
+from langchain_ttl_history.errors import ConfigurationError, CorruptRecordError, TypeNotAllowedError, brief
 
 __all__ = [
     "Codec",
@@ -237,7 +237,7 @@ def check_serde(serde: object) -> None:
     """
     if serde is not None and not (hasattr(serde, "dumps_typed") and hasattr(serde, "loads_typed")):
         raise ConfigurationError(
-            f"serde must have dumps_typed and loads_typed, as JsonPlusSerializer has, not {shown(serde)}"
+            f"serde must have dumps_typed and loads_typed, as JsonPlusSerializer has, not {brief(serde)}"
         )
 
 

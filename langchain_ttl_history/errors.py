@@ -15,7 +15,7 @@ __all__ = [
     "StorageError",
     "TTLHistoryError",
     "TypeNotAllowedError",
-    "shown",
+    "brief",
 ]
 
 
@@ -66,5 +66,5 @@ class _Brief(Repr):
         return super().repr_instance(x, level) if plain else object.__repr__(x).partition(" at ")[0] + ">"
 
 
-shown = _Brief().repr
+brief = _Brief().repr
 """How an error shows what it refuses."""

@@ -8,7 +8,7 @@ from langchain_core.chat_history import BaseChatMessageHistory
 from langchain_core.messages import BaseMessage, SystemMessage
 
 from langchain_ttl_history.display import Portrait, history_card
-from langchain_ttl_history.errors import TypeNotAllowedError, shown
+from langchain_ttl_history.errors import TypeNotAllowedError, brief
 from langchain_ttl_history.flow import arun, run
 from langchain_ttl_history.history_writes import add, replace
 from langchain_ttl_history.keys import SessionKey, label
@@ -129,12 +129,12 @@ class TTLChatMessageHistory(BaseChatMessageHistory):
 
     def _event(self, text: object) -> SystemMessage:
         if not isinstance(text, (str, list)):
-            raise TypeNotAllowedError(f"{label(self._key)}: a system message is text, not {shown(text)}")
+            raise TypeNotAllowedError(f"{label(self._key)}: a system message is text, not {brief(text)}")
         try:
             return SystemMessage(text)
         except ValueError as error:
             raise TypeNotAllowedError(
-                f"{label(self._key)}: a system message is text or a list of content blocks, not {shown(text)}"
+                f"{label(self._key)}: a system message is text or a list of content blocks, not {brief(text)}"
             ) from error
 
     def clear(self) -> None:

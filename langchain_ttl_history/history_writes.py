@@ -16,7 +16,7 @@ from langchain_core.messages import (
 )
 
 from langchain_ttl_history.conversation import Delta, diff, keyed
-from langchain_ttl_history.errors import SessionDeletedError, StorageError, TypeNotAllowedError, shown
+from langchain_ttl_history.errors import SessionDeletedError, StorageError, TypeNotAllowedError, brief
 from langchain_ttl_history.flow import Flow
 from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.sessions import Sessions, Turn, View
@@ -133,7 +133,7 @@ def _listed(messages: object, key: SessionKey) -> list[Any]:
     """
     if isinstance(messages, (str, BaseMessage)) or not isinstance(messages, Iterable):
         raise TypeNotAllowedError(
-            f"{label(key)}: {shown(messages)} of type {type(messages).__name__} is no list of messages; pass [message]"
+            f"{label(key)}: {brief(messages)} of type {type(messages).__name__} is no list of messages; pass [message]"
         )
     return list(messages)
 
@@ -142,7 +142,7 @@ def _ready(message: object, key: SessionKey) -> BaseMessage:
     """A message as it is stored: whole, not a chunk, and with an id of its own."""
     if not isinstance(message, BaseMessage):
         raise TypeNotAllowedError(
-            f"{label(key)}: {shown(message)} of type {type(message).__name__} is not a message; "
+            f"{label(key)}: {brief(message)} of type {type(message).__name__} is not a message; "
             "wrap text in HumanMessage, AIMessage or SystemMessage"
         )
     if isinstance(message, BaseMessageChunk):

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import NamedTuple
 from uuid import UUID
 
-from langchain_ttl_history.errors import ConfigurationError, shown
+from langchain_ttl_history.errors import ConfigurationError, brief
 
 __all__ = ["MAX_ID_BYTES", "SessionKey", "label", "user_digest", "valid_id"]
 
@@ -70,10 +70,10 @@ def valid_id(name: str, value: object) -> str:
             value = str(value)
         except ValueError as error:
             # Python writes out no number of over 4,300 digits.
-            raise ConfigurationError(f"{name} must be at most {MAX_ID_BYTES} bytes long: {shown(value)}") from error
+            raise ConfigurationError(f"{name} must be at most {MAX_ID_BYTES} bytes long: {brief(value)}") from error
     if not isinstance(value, str):
         raise ConfigurationError(
-            f"{name} must be a string, an int or a UUID, not {shown(value)} of type {type(value).__name__}"
+            f"{name} must be a string, an int or a UUID, not {brief(value)} of type {type(value).__name__}"
         )
     if not value:
         raise ConfigurationError(f"{name} must not be empty")

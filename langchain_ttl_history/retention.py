@@ -11,7 +11,7 @@ from typing import TypeAlias
 from langchain_core.messages import BaseMessage
 from langchain_core.messages.utils import count_tokens_approximately
 
-from langchain_ttl_history.errors import ConfigurationError, shown
+from langchain_ttl_history.errors import ConfigurationError, brief
 
 __all__ = ["Duration", "Retention", "TokenCounter", "seconds"]
 
@@ -57,7 +57,7 @@ class Retention:
             if each.name == "token_counter":
                 if not callable(value):
                     raise ConfigurationError(
-                        f"token_counter must be callable, not {shown(value)}; leave it out for "
+                        f"token_counter must be callable, not {brief(value)}; leave it out for "
                         "LangChain's count_tokens_approximately"
                     )
             elif each.name in _DURATIONS:
@@ -91,14 +91,14 @@ def seconds(name: str, value: object) -> float | None:
     if isinstance(value, timedelta):
         value = value.total_seconds()
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ConfigurationError(f"{name} must be seconds, a timedelta, or None for unbounded, not {shown(value)}")
+        raise ConfigurationError(f"{name} must be seconds, a timedelta, or None for unbounded, not {brief(value)}")
     try:
         found = float(value)
     except OverflowError:
         found = math.inf
     if not math.isfinite(found) or found <= 0:
         raise ConfigurationError(
-            f"{name} must be more than 0 seconds and finite, not {shown(value)}; use None for unbounded"
+            f"{name} must be more than 0 seconds and finite, not {brief(value)}; use None for unbounded"
         )
     return found
 
@@ -108,5 +108,5 @@ def _check_count(name: str, value: object) -> None:
         return
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ConfigurationError(
-            f"{name} must be a whole number of at least 1, or None for unbounded, not {shown(value)}"
+            f"{name} must be a whole number of at least 1, or None for unbounded, not {brief(value)}"
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from langchain_ttl_history.errors import ConfigurationError, shown
+from langchain_ttl_history.errors import ConfigurationError, brief
 from langchain_ttl_history.storage.base import Storage
 from langchain_ttl_history.storage.memory import MemoryStorage
 
@@ -29,7 +29,7 @@ def opened(url: str | None) -> Storage:
 
         return RedisStorage(url)
     raise ConfigurationError(
-        f"no storage is known for {shown(scheme.partition(':')[0])} URLs; use 'memory://', 'sqlite:///path.db', "
+        f"no storage is known for {brief(scheme.partition(':')[0])} URLs; use 'memory://', 'sqlite:///path.db', "
         "'redis://host:6379/0' or 'valkey://host:6379/0', or pass a Storage"
     )
 

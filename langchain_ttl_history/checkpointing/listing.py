@@ -8,7 +8,7 @@ from typing import Any
 from langchain_core.runnables import RunnableConfig
 
 from langchain_ttl_history.checkpointing.reads import Loaded
-from langchain_ttl_history.errors import ConfigurationError, shown
+from langchain_ttl_history.errors import ConfigurationError, brief
 from langchain_ttl_history.index import Line
 
 __all__ = ["check_narrowing", "matches", "selected"]
@@ -22,9 +22,9 @@ def check_narrowing(filter: object, before: object, limit: object) -> None:
     """
     for name, value, form in (("filter", filter, "{'source': 'loop'}"), ("before", before, "a config")):
         if value is not None and not isinstance(value, Mapping):
-            raise ConfigurationError(f"{name} must be a mapping like {form}, or None, not {shown(value)}")
+            raise ConfigurationError(f"{name} must be a mapping like {form}, or None, not {brief(value)}")
     if limit is not None and not isinstance(limit, int):
-        raise ConfigurationError(f"limit must be a whole number, or None for all, not {shown(limit)}")
+        raise ConfigurationError(f"limit must be a whole number, or None for all, not {brief(limit)}")
 
 
 def matches(found: Loaded, filter: Mapping[str, Any] | None) -> bool:

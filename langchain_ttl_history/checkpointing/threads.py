@@ -8,7 +8,7 @@ from typing import Any
 
 from langchain_core.runnables import RunnableConfig
 
-from langchain_ttl_history.errors import ConfigurationError, MissingUserError, shown
+from langchain_ttl_history.errors import ConfigurationError, MissingUserError, brief
 from langchain_ttl_history.keys import SessionKey, valid_id
 
 __all__ = [
@@ -99,7 +99,7 @@ class Threads:
             thread_id = configurable.get("thread_id")
         except AttributeError:
             raise ConfigurationError(
-                f"a config is a mapping that has another in 'configurable', not {shown(config)}"
+                f"a config is a mapping that has another in 'configurable', not {brief(config)}"
             ) from None
         if thread_id is None:
             raise ConfigurationError(
@@ -145,7 +145,7 @@ def checked_name(name: str, value: object) -> str:
         ConfigurationError: It is no string, and what is stored under it could not be read again.
     """
     if not isinstance(value, str):
-        raise ConfigurationError(f"{name} must be a string, not {shown(value)} of type {type(value).__name__}")
+        raise ConfigurationError(f"{name} must be a string, not {brief(value)} of type {type(value).__name__}")
     return value
 
 

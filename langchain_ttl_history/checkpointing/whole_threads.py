@@ -7,7 +7,7 @@ from typing import Any
 
 from langchain_ttl_history.checkpointing import upkeep
 from langchain_ttl_history.checkpointing.threads import Threads
-from langchain_ttl_history.errors import ConfigurationError, shown
+from langchain_ttl_history.errors import ConfigurationError, brief
 from langchain_ttl_history.flow import Delete, Flow, arun, run
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Storage
@@ -93,7 +93,7 @@ def _checked(thread_ids: Sequence[str], strategy: str) -> Sequence[str]:
         ConfigurationError: It is not, or these are no threads.
     """
     if strategy not in ("keep_latest", "delete"):
-        raise ConfigurationError(f"strategy must be 'keep_latest' or 'delete', not {shown(strategy)}")
+        raise ConfigurationError(f"strategy must be 'keep_latest' or 'delete', not {brief(strategy)}")
     return _listed("thread_ids", thread_ids)
 
 
@@ -104,5 +104,5 @@ def _listed(name: str, ids: object) -> list[Any]:
         ConfigurationError: They are one string, whose letters are not meant, or not several.
     """
     if isinstance(ids, (str, bytes)) or not isinstance(ids, Iterable):
-        raise ConfigurationError(f"{name} takes a list, not {shown(ids)}; pass [{name[:-1]}]")
+        raise ConfigurationError(f"{name} takes a list, not {brief(ids)}; pass [{name[:-1]}]")
     return [*ids]

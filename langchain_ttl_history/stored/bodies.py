@@ -9,7 +9,7 @@ from langchain_core.messages import BaseMessage, ToolMessage
 
 from langchain_ttl_history.codec import Codec, joined
 from langchain_ttl_history.encoding.messages import is_core, pack_plain
-from langchain_ttl_history.errors import CorruptRecordError, TypeNotAllowedError, shown
+from langchain_ttl_history.errors import CorruptRecordError, TypeNotAllowedError, brief
 from langchain_ttl_history.storage.base import Blob
 from langchain_ttl_history.stored.names import ID, body_name, key_of
 from langchain_ttl_history.stored.strip import NOTHING, Body, Strip
@@ -205,7 +205,7 @@ def check_id(message: BaseMessage, where: str) -> None:
     id = message.id
     if id is not None and not isinstance(id, str):
         raise TypeNotAllowedError(
-            f"{where}: the id {shown(id)} of a message is of type {type(id).__name__}, and not text; pass str(id)"
+            f"{where}: the id {brief(id)} of a message is of type {type(id).__name__}, and not text; pass str(id)"
         )
 
 

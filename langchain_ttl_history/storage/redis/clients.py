@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
-from langchain_ttl_history.errors import ConfigurationError, shown
+from langchain_ttl_history.errors import ConfigurationError, brief
 from langchain_ttl_history.fork_safety import lock
 from langchain_ttl_history.storage.redis.drivers import described, exceptions_of, is_async, is_of_cluster, library_of
 
@@ -125,7 +125,7 @@ class Given(Clients):
             client, async_client = None, client
         for name, each, right in (("client", client, False), ("async_client", async_client, True)):
             if each is not None and (library_of(each) is None or is_async(each) is not right):
-                told = shown(each) if library_of(each) is None else described(each)
+                told = brief(each) if library_of(each) is None else described(each)
                 raise ConfigurationError(
                     f"{name} must be {'an async' if right else 'a'} client of redis-py or valkey-py, not {told}"
                 )

@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
-from langchain_ttl_history.errors import ConfigurationError, CorruptRecordError, StorageError, shown
+from langchain_ttl_history.errors import ConfigurationError, CorruptRecordError, StorageError, brief
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.base import Change, Outcome, Query, Snapshot, Usage
 from langchain_ttl_history.storage.redis import requests
@@ -63,7 +63,7 @@ class RedisStorage:
         clock: Callable[[], float] | None = None,
     ) -> None:
         if type(prefix) is not str or not prefix.isprintable() or not prefix or "{" in prefix or "}" in prefix:
-            raise ConfigurationError(f"prefix must be a string without braces and control codes, not {shown(prefix)}")
+            raise ConfigurationError(f"prefix must be a string without braces and control codes, not {brief(prefix)}")
         if isinstance(client, str) and async_client is not None:
             raise ConfigurationError("a URL makes both clients; pass async_client beside a client only")
         self._clients: Clients = Made(client) if isinstance(client, str) else Given(client, async_client)
