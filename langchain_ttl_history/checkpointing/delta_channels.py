@@ -17,7 +17,7 @@ from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Query, Snapshot
 from langchain_ttl_history.stored.bodies import decode_bodies, encode_new
 from langchain_ttl_history.stored.names import BODY, CHECKPOINT, VALUE, checkpoint_name, head_name, writes_name
-from langchain_ttl_history.stored.pending import Write, decode_writes
+from langchain_ttl_history.stored.pending import PendingWrite, decode_writes
 
 __all__ = ["applied", "delta_history"]
 
@@ -27,7 +27,7 @@ def delta_history(
 ) -> Flow[dict[str, dict[str, Any]]]:
     """The writes that lead to a checkpoint, oldest first, and what each channel starts from."""
     codec = sessions.codec
-    collected: dict[str, list[Write]] = {channel: [] for channel in channels}
+    collected: dict[str, list[PendingWrite]] = {channel: [] for channel in channels}
     seeds: dict[str, Any] = {}
     remaining = set(channels)
     names = (head_name(ns),) if id is None else (checkpoint_name(ns, id),)

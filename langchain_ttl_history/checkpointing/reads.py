@@ -35,7 +35,7 @@ from langchain_ttl_history.stored.names import (
     key_of,
     writes_name,
 )
-from langchain_ttl_history.stored.pending import Write, decode_writes
+from langchain_ttl_history.stored.pending import PendingWrite, decode_writes
 
 __all__ = ["FIRST_METADATA", "TOKEN_KEY", "CheckpointReads", "Loaded", "Token", "first_checkpoint"]
 
@@ -117,7 +117,7 @@ class Loaded(NamedTuple):
     checkpoint: dict[str, Any]
     metadata: dict[str, Any]
     parent: str | None
-    writes: list[Write]
+    writes: list[PendingWrite]
 
 
 @dataclass(frozen=True)

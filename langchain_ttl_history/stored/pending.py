@@ -14,12 +14,12 @@ from langchain_ttl_history.storage.base import Blob, Entry
 from langchain_ttl_history.stored.bodies import Base
 from langchain_ttl_history.stored.values import Values, decode_value
 
-__all__ = ["Write", "decode_writes", "encode_writes", "waits_for_answer"]
+__all__ = ["PendingWrite", "decode_writes", "encode_writes", "waits_for_answer"]
 
 _FORMAT = 1
 
 
-class Write(NamedTuple):
+class PendingWrite(NamedTuple):
     """One pending write."""
 
     task_id: str
@@ -67,13 +67,13 @@ def _kept(value: Any, channel: str) -> Any:
 
 
 @decoder("a pending write")
-def decode_writes(entries: Iterable[Entry], blobs: Any, codec: Codec) -> list[Write]:
+def decode_writes(entries: Iterable[Entry], blobs: Any, codec: Codec) -> list[PendingWrite]:
     """Pending writes in the order LangGraph applies them.
 
     A write at a regular place stays as it was first stored; an error, an interrupt or a resume
     is replaced by a later one.
     """
-    found: dict[tuple[str, int], Write] = {}
+    found: dict[tuple[str, int], PendingWrite] = {}
     for entry in entries:
         form, *others = unpack(codec.unseal(entry.payload))
         if form != _FORMAT:
@@ -81,7 +81,7 @@ def decode_writes(entries: Iterable[Entry], blobs: Any, codec: Codec) -> list[Wr
         task_id, path, stored = others
         for index, channel, value in stored:
             if index < 0 or (task_id, index) not in found:
-                found[task_id, index] = Write(
+                found[task_id, index] = PendingWrite(
                     task_id, path, index, channel, decode_value(value, entry.refs, blobs, codec)
                 )
     return sorted(found.values(), key=lambda write: writes_sort_key(write.path, write.task_id, write.place))
