@@ -92,13 +92,13 @@ class Administration:
             ConfigurationError: No session is named, or an id is not valid.
         """
         key = self._key(user_id, session_id)
-        self._sessions.memo.drop(*key)
+        self._sessions.cache.drop(*key)
         return bool(self._storage.delete(key.user_id, key.session_id, self._tombstone_ttl))
 
     async def adelete(self, user_id: object = None, session_id: object = None) -> bool:
         """Async :meth:`delete`."""
         key = self._key(user_id, session_id)
-        self._sessions.memo.drop(*key)
+        self._sessions.cache.drop(*key)
         return bool(await self._storage.adelete(key.user_id, key.session_id, self._tombstone_ttl))
 
     def forget(self, user_id: object) -> int:
@@ -108,13 +108,13 @@ class Administration:
             How many live sessions there were.
         """
         user = valid_id("user_id", user_id)
-        self._sessions.memo.drop(user)
+        self._sessions.cache.drop(user)
         return self._storage.delete(user, None, self._tombstone_ttl)
 
     async def aforget(self, user_id: object) -> int:
         """Async :meth:`forget`."""
         user = valid_id("user_id", user_id)
-        self._sessions.memo.drop(user)
+        self._sessions.cache.drop(user)
         return await self._storage.adelete(user, None, self._tombstone_ttl)
 
     def set_idle_ttl(self, user_id: object = None, session_id: object = None, idle_ttl: Duration | Keep = KEEP) -> bool:

@@ -79,7 +79,7 @@ class TTLCheckpointSaver(WholeThreads, BaseCheckpointSaver[Any]):
         self._tombstone_ttl = tombstone_ttl
         self._threads = Threads(user_key, user_id, default_user)
         self._messages_key = messages_key
-        self._late = LateWrites(sessions.memo)
+        self._late = LateWrites(sessions.cache)
         self._use(replace(sessions, codec=sessions.codec.allowing((), serde)))
 
     def _use(self, sessions: Sessions) -> None:

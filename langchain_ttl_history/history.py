@@ -144,13 +144,13 @@ class TTLChatMessageHistory(BaseChatMessageHistory):
             StorageError: The storage could not be reached.
         """
         self._turn = None
-        self._sessions.memo.drop(*self._key)
+        self._sessions.cache.drop(*self._key)
         self._storage.delete(self._key.user_id, self._key.session_id, self._tombstone_ttl)
 
     async def aclear(self) -> None:
         """Async :meth:`clear`."""
         self._turn = None
-        self._sessions.memo.drop(*self._key)
+        self._sessions.cache.drop(*self._key)
         await self._storage.adelete(self._key.user_id, self._key.session_id, self._tombstone_ttl)
 
     def _read(self, turn: Turn) -> list[BaseMessage]:

@@ -10,13 +10,13 @@ from typing import NamedTuple
 from langchain_core.messages import BaseMessage, HumanMessage, ToolMessage
 
 from langchain_ttl_history.amendments import informed
+from langchain_ttl_history.cache import SessionCache
 from langchain_ttl_history.checkpoints import Record, pointed_at
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.compaction import hard_limits, limits, plan, together
 from langchain_ttl_history.conversation import Seen, deltas_of, fold, keyed
 from langchain_ttl_history.flow import Flow, Read, Write
 from langchain_ttl_history.keys import SessionKey
-from langchain_ttl_history.memo import Memo
 from langchain_ttl_history.retention import Retention
 from langchain_ttl_history.storage.base import Change, Lease, Outcome, Query, Snapshot, Status
 from langchain_ttl_history.stored.bodies import Base
@@ -70,7 +70,7 @@ class Sessions:
     retention: Retention
     slack: float
     """The storage's."""
-    memo: Memo = field(default_factory=Memo)
+    cache: SessionCache = field(default_factory=SessionCache)
 
     @cached_property
     def lease(self) -> Lease:
@@ -97,7 +97,7 @@ class Sessions:
 
     def recall(self, key: SessionKey) -> Recall:
         """What this process remembers of a session's conversation."""
-        known = self.memo.last(key)
+        known = self.cache.last(key)
         return Recall(NOTHING if known is None else known.base.strip, self.codec)
 
     def look(self, snapshot: Snapshot, recall: Recall) -> View:
@@ -189,11 +189,11 @@ class Sessions:
     def note(self, key: SessionKey, view: View) -> None:
         """Plan what the next write can free, if this read was answered with an outline."""
         if view.snapshot.outline and view.snapshot.generation:
-            self.memo.plan(key, self._plan(view))
+            self.cache.keep_plan(key, self._plan(view))
 
     def storing(self, key: SessionKey, change: Change) -> Flow[Outcome]:
         """Write a change, together with what a read planned to free."""
-        freed = self.memo.planned(key)
+        freed = self.cache.take_plan(key)
         both = None if freed is None else together(change, freed)
         outcome: Outcome
         if both is not None:

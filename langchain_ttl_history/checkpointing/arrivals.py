@@ -63,4 +63,4 @@ class Arrivals:
     def _note(self, key: SessionKey, change: Change, outcome: Outcome) -> None:
         if outcome.status is Status.STORED:
             for each in checkpoints_of(change):
-                self.puts.sessions.memo.put(key, each, outcome.generation)
+                self.puts.sessions.cache.note_put(key, each, outcome.generation)

@@ -46,7 +46,7 @@ def held_by(
     """
     # Others may have begun the session anew meanwhile, or this turn itself, if it expired before.
     name = checkpoint_name("", parent or "")
-    known = sessions.memo.last_with(key, name, None if token is None else token.generation)
+    known = sessions.cache.last_with(key, name, None if token is None else token.generation)
     if known is None:
         return {}
     record = known.records.get(name)

@@ -7,9 +7,9 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
 
+from langchain_ttl_history.cache import SessionCache
 from langchain_ttl_history.fork_safety import lock
 from langchain_ttl_history.keys import SessionKey
-from langchain_ttl_history.memo import Memo
 from langchain_ttl_history.storage.base import Change, Status
 from langchain_ttl_history.stored.names import CHECKPOINT
 
@@ -30,11 +30,11 @@ class LateWrites:
     is stored or refused.
 
     Args:
-        memo: Knows which checkpoints this process stored. It must be told of a checkpoint before `settled` is called.
+        cache: Knows which checkpoints this process stored. It must be told of a checkpoint before `settled` is called.
     """
 
-    def __init__(self, memo: Memo) -> None:
-        self._memo = memo
+    def __init__(self, cache: SessionCache) -> None:
+        self._cache = cache
         # Hashes, so that nothing of a deleted session is remembered.
         self._refused: OrderedDict[int, None] = OrderedDict()
         self._held: OrderedDict[tuple[SessionKey, str], list[Change]] = OrderedDict()
@@ -79,7 +79,7 @@ class LateWrites:
             held = self._held.setdefault((key, name), [])
             held.append(change)
             # Checked only after the change can be found here: `settled` looks without the lock, and would miss it.
-            if self._memo.put_in(key, name) is not None or hash((key, name)) in self._refused:
+            if self._cache.put_in(key, name) is not None or hash((key, name)) in self._refused:
                 held.remove(change)
                 if not held:
                     del self._held[key, name]

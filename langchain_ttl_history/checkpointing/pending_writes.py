@@ -42,10 +42,10 @@ class PendingWrites:
         Raises:
             TypeNotAllowedError: A value would not come back as it is; nothing was stored.
         """
-        name, memo = checkpoint_name(ns, id), self.sessions.memo
+        name, cache = checkpoint_name(ns, id), self.sessions.cache
         # Writes pending on a checkpoint that was freed meanwhile would never be read or freed. So if the checkpoint is
         # known to have been put, they refer to it, and the storage refuses them if it is gone.
-        there = memo.put_in(key, name)
+        there = cache.put_in(key, name)
         refers = there is not None
         # What a session without a checkpoint shows as its first is stored once one builds on it, and says whose it is.
         begun = first_shown_in(id) if there is None and not ns else None
@@ -61,7 +61,7 @@ class PendingWrites:
             guard = Guard(needs=name) if known_in is None else Guard(known_in)
             return Change(self.sessions.lease, guard, blobs, append=append, at_generation=there)
 
-        known = memo.last(key)
+        known = cache.last(key)
         base = Base() if known is None else known.base
         change = planned(base)
         outcome: Outcome = yield Write(key, change)

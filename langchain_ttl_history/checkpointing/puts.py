@@ -90,12 +90,12 @@ class CheckpointPuts:
 
     def _remembered(self, key: SessionKey, put: Put, token: Token | None) -> tuple[Ground, Base] | None:
         """What this process knows of what a put builds on; None if that must be read."""
-        known = self.sessions.memo.last(key)
+        known = self.sessions.cache.last(key)
         if put.parent is None:
             # A put with a token but without a parent is a copy of the first checkpoint.
             generation = None if token is None else token.generation
             if known is None or (token is not None and known.generation != token.generation):
-                known = self.sessions.memo.of(key, generation or 0)
+                known = self.sessions.cache.of(key, generation or 0)
             return Ground(generation, 0.0, None, (), remembered=True), known.base
         if known is None or (token is not None and token.generation != known.generation):
             return None
@@ -105,7 +105,7 @@ class CheckpointPuts:
         return None if ground is None else (ground, known.base)
 
     def _known_ground(self, key: SessionKey, put: Put) -> Ground | None:
-        known = self.sessions.memo.last(key)
+        known = self.sessions.cache.last(key)
         parent = None if known is None else known.records.get(put.parent_name)
         if known is None or parent is None:
             return None
@@ -208,15 +208,15 @@ class CheckpointPuts:
 
     def _guard(self, key: SessionKey, put: Put, token: Token | None) -> Guard:
         guard = put.guard if token is None else Guard(token.generation)
-        if guard.needs is not None and (met := self.sessions.memo.put_in(key, guard.needs)):
+        if guard.needs is not None and (met := self.sessions.cache.put_in(key, guard.needs)):
             return Guard(met)  # This holds even if the checkpoint was freed since.
         return guard
 
     def _done(self, key: SessionKey, put: Put, record: Record, outcome: Outcome) -> Flow[None]:
-        memo = self.sessions.memo
-        known = memo.last(key)
+        cache = self.sessions.cache
+        known = cache.last(key)
         if known is None or known.generation != outcome.generation:
-            known = memo.of(key, outcome.generation)
+            known = cache.of(key, outcome.generation)
         if known.before is not None and put.parent_name not in known.records:
             # The session ended under its run, which brought along what it shows, and may have to once more.
             known.base.take(record.names, known.before.base)
@@ -225,7 +225,7 @@ class CheckpointPuts:
         before = known.records.get(put.parent_name)
         # Forget the parent only if it is this run's own: other runs may still build on another's.
         known.learn(put.name, record, put.parent_name if before is not None and before.run == record.run else None)
-        memo.put(key, put.name, outcome.generation)
+        cache.note_put(key, put.name, outcome.generation)
         if self.sessions.is_heavy(outcome):
             yield from self.sessions.tidy(key)
 

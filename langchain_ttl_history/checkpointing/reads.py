@@ -168,7 +168,7 @@ class CheckpointReads:
         id = first_checkpoint_id(snapshot.generation)
         shown, messages = self.sessions.windowed(view.graph, view.bodies)
         token = Token.of(snapshot, id, view.seen, shown, view.graph)
-        self.sessions.memo.of(key, snapshot.generation).base.learn_read(
+        self.sessions.cache.of(key, snapshot.generation).base.learn_read(
             shown, messages, snapshot.blobs, self.sessions.codec
         )
         checkpoint = first_checkpoint(id, snapshot.generation, self.messages_key)
@@ -177,7 +177,7 @@ class CheckpointReads:
 
     def _latest(self, key: SessionKey, view: View, record: Record, id: str) -> tuple[Loaded, Token]:
         snapshot = view.snapshot
-        base = self.sessions.memo.of(key, snapshot.generation).base
+        base = self.sessions.cache.of(key, snapshot.generation).base
         shown, messages = self.sessions.windowed(view.graph, view.bodies, base)
         channel = record.channel
         versions = record.checkpoint["channel_versions"]
@@ -238,13 +238,13 @@ class CheckpointReads:
         messages: Sequence[BaseMessage],
     ) -> Base:
         """Remember what the run that starts here will build on."""
-        known = self.sessions.memo.of(key, snapshot.generation)
+        known = self.sessions.cache.of(key, snapshot.generation)
         name = checkpoint_name("", id)
         there = known.records.get(name)
         if there is None or (there.names != names and not set(names) <= set(there.names)):
             # Another process put it, or it was forgotten.
             known.learn(name, record)
-            self.sessions.memo.put(key, name, snapshot.generation)
+            self.sessions.cache.note_put(key, name, snapshot.generation)
             known.base.learn_read(names, messages, snapshot.blobs, self.sessions.codec)
         return known.base
 
@@ -266,8 +266,8 @@ class CheckpointReads:
         found = record.checkpoint["id"]
         values = record.decode_values(snapshot.blobs, codec)
         writes = decode_writes(snapshot.lists.get(writes_name(ns, found), ()), snapshot.blobs, codec)
-        self.sessions.memo.of(key, snapshot.generation).learn(name, record)
-        self.sessions.memo.put(key, name, snapshot.generation)
+        self.sessions.cache.of(key, snapshot.generation).learn(name, record)
+        self.sessions.cache.note_put(key, name, snapshot.generation)
         checkpoint = _handed(record, values)
         return Loaded(ns, found, checkpoint, dict(record.metadata), record.parent, writes)
 

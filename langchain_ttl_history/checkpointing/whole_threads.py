@@ -73,7 +73,7 @@ class WholeThreads:
 
     def _delete(self, thread_id: str) -> Flow[int]:
         key = self._threads.session(thread_id)
-        self._sessions.memo.drop(*key)
+        self._sessions.cache.drop(*key)
         count: int = yield Delete(key.user_id, key.session_id, self._tombstone_ttl)
         return count
 

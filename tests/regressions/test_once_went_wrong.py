@@ -137,7 +137,7 @@ def test_a_plan_that_was_overtaken_by_a_deletion_of_runs_leaves_a_session_that_c
         question = HumanMessage(f"h{turn}")
         agent.invoke({"messages": [question]}, {"configurable": {"thread_id": "t"}, "metadata": {"run_id": runs[-1]}})
         shown = history.messages
-        if turn > 3 and buffer._sessions.memo._plans:
+        if turn > 3 and buffer._sessions.cache._plans:
             break
     else:
         pytest.fail("no read planned anything")
@@ -371,7 +371,7 @@ def test_a_put_whose_session_ends_between_its_look_and_its_write_is_stored() -> 
 
     def last(state: MessagesState) -> dict[str, Any]:
         storage.after_read = expire
-        buffer._sessions.memo.drop("u")  # What is remembered was given up, so that the put has to look.
+        buffer._sessions.cache.drop("u")  # What is remembered was given up, so that the put has to look.
         return {"messages": [AIMessage("b", id="b")]}
 
     builder = StateGraph(MessagesState)

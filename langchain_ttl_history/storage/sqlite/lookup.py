@@ -7,7 +7,7 @@ from operator import index
 from typing import NamedTuple
 
 from langchain_ttl_history.encoding.records import decoder, pack, unpack
-from langchain_ttl_history.errors import CorruptRecordError, shown
+from langchain_ttl_history.errors import CorruptRecordError, brief
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.sqlite.mirror import Mirror
 from langchain_ttl_history.storage.sqlite.packs import size_of, unsealed
@@ -99,7 +99,7 @@ def key_of(name: bytes, body: bytes) -> SessionKey:
     """
     key = SessionKey(*unpack(content(body)))
     if bytes.fromhex(key.digest) != name:
-        raise CorruptRecordError(f"a session's key, perhaps {shown(key)}, is not what was written")
+        raise CorruptRecordError(f"a session's key, perhaps {brief(key)}, is not what was written")
     return key
 
 

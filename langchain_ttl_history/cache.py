@@ -14,7 +14,7 @@ from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.base import Change
 from langchain_ttl_history.stored.bodies import Base
 
-__all__ = ["Known", "Memo"]
+__all__ = ["CachedSession", "SessionCache"]
 
 _SESSIONS = 128
 _RECORDS = 64
@@ -23,12 +23,12 @@ _PUT = 500
 _BYTES = 32 * 1024 * 1024
 
 
-class Known:
+class CachedSession:
     """What is known of one generation of a session."""
 
     __slots__ = ("base", "before", "generation", "records")
 
-    def __init__(self, generation: int, before: Known | None = None) -> None:
+    def __init__(self, generation: int, before: CachedSession | None = None) -> None:
         self.generation = generation
         self.before = before
         """What was known of another generation before; a turn that began in that may still go on."""
@@ -53,12 +53,12 @@ class Known:
             records.pop(next(iter(list(records))), None)
 
 
-class Memo:
+class SessionCache:
     """A bounded memory of what is known of sessions; safe to share among threads."""
 
     def __init__(self) -> None:
         self._lock = lock()
-        self._known: OrderedDict[SessionKey, Known] = OrderedDict()
+        self._sessions: OrderedDict[SessionKey, CachedSession] = OrderedDict()
         # Generations by the hash of a checkpoint's key and name: hashes, since there are many, and each may be held
         # long after its checkpoint is gone. Two halves, of which the older is dropped as a whole, take less memory and
         # time than one mapping in the order of use.
@@ -66,37 +66,37 @@ class Memo:
         self._put_before: dict[int, int] = {}
         self._plans: OrderedDict[SessionKey, Change] = OrderedDict()
 
-    def last(self, key: SessionKey) -> Known | None:
+    def last(self, key: SessionKey) -> CachedSession | None:
         """What is known of the generation of a session that was seen last, even if that is gone by now."""
-        return self._known.get(key)
+        return self._sessions.get(key)
 
-    def last_with(self, key: SessionKey, name: str, generation: int | None) -> Known | None:
+    def last_with(self, key: SessionKey, name: str, generation: int | None) -> CachedSession | None:
         """What is known of the generation that has a checkpoint; if that is not remembered, of the given one."""
-        last = self._known.get(key)
+        last = self._sessions.get(key)
         both = [each for each in (last, last and last.before) if each is not None]
         having = [each for each in both if name in each.records]
         return next(iter(having or [each for each in both if each.generation == generation]), None)
 
-    def of(self, key: SessionKey, generation: int) -> Known:
+    def of(self, key: SessionKey, generation: int) -> CachedSession:
         """What is known of this generation of a session; starts empty if another generation was remembered."""
         with self._lock:
-            known = self._known.get(key)
+            known = self._sessions.get(key)
             if known is not None and not known.generation:
                 known.generation = generation  # It begins with what was stored before this was told.
             if known is not None and known.generation == generation and known.base.size <= _BYTES:
-                self._known.move_to_end(key)
+                self._sessions.move_to_end(key)
                 return known
             before = None if known is None or known.generation == generation else known
             if before is not None:
                 before.before = None
-            known = self._known[key] = Known(generation, before)
-            self._known.move_to_end(key)
-            held = sum(each.size for each in self._known.values())
-            while len(self._known) > _SESSIONS or (len(self._known) > 1 and held > _BYTES):
-                held -= self._known.popitem(last=False)[1].size
+            known = self._sessions[key] = CachedSession(generation, before)
+            self._sessions.move_to_end(key)
+            held = sum(each.size for each in self._sessions.values())
+            while len(self._sessions) > _SESSIONS or (len(self._sessions) > 1 and held > _BYTES):
+                held -= self._sessions.popitem(last=False)[1].size
             return known
 
-    def put(self, key: SessionKey, name: str, generation: int) -> None:
+    def note_put(self, key: SessionKey, name: str, generation: int) -> None:
         """Remember that a checkpoint was put in this generation."""
         put = self._put
         put[hash((key, name))] = generation
@@ -114,19 +114,21 @@ class Memo:
         found = self._put.get(known)
         return self._put_before.get(known) if found is None else found
 
-    def plan(self, key: SessionKey, change: Change) -> None:
+    def keep_plan(self, key: SessionKey, change: Change) -> None:
         """Remember what can be freed of a session."""
         with self._lock:
             self._plans[key] = change
             while len(self._plans) > _SESSIONS:
                 self._plans.popitem(last=False)
 
-    def planned(self, key: SessionKey) -> Change | None:
+    def take_plan(self, key: SessionKey) -> Change | None:
         """Take what can be freed of a session; None if nothing is planned."""
         return self._plans.pop(key, None) if self._plans else None
 
     def drop(self, user_id: str, session_id: str | None = None) -> None:
         """Forget what was said in a session, or in all of a user's."""
         with self._lock:
-            for key in [key for key in self._known if key.user_id == user_id and session_id in (None, key.session_id)]:
-                del self._known[key]
+            for key in [
+                key for key in self._sessions if key.user_id == user_id and session_id in (None, key.session_id)
+            ]:
+                del self._sessions[key]

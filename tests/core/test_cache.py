@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+from langchain_ttl_history.cache import SessionCache
 from langchain_ttl_history.keys import SessionKey
-from langchain_ttl_history.memo import Memo
 
 KEY = SessionKey("ada", "s1")
 
 
 def test_the_checkpoints_put_last_are_remembered_and_those_long_ago_are_not() -> None:
-    memo = Memo()
+    cache = SessionCache()
     for number in range(10_000):
-        memo.put(KEY, f"c{number}", number)
+        cache.note_put(KEY, f"c{number}", number)
         oldest = max(0, number - 499)
-        assert memo.put_in(KEY, f"c{oldest}") == oldest
-    known = [number for number in range(10_000) if memo.put_in(KEY, f"c{number}") is not None]
+        assert cache.put_in(KEY, f"c{oldest}") == oldest
+    known = [number for number in range(10_000) if cache.put_in(KEY, f"c{number}") is not None]
     assert known == list(range(known[0], 10_000))
     assert len(known) <= 1_000
-    assert memo.put_in(SessionKey("bob", "s1"), "c9999") is None
+    assert cache.put_in(SessionKey("bob", "s1"), "c9999") is None
 
 
 def test_what_a_session_began_with_is_still_known_once_its_generation_is() -> None:
-    memo = Memo()
-    first = memo.of(KEY, 0).base
-    assert memo.of(KEY, 7).base is first
-    assert memo.of(KEY, 8).base is not first
+    cache = SessionCache()
+    first = cache.of(KEY, 0).base
+    assert cache.of(KEY, 7).base is first
+    assert cache.of(KEY, 8).base is not first
