@@ -12,27 +12,28 @@ from langchain_ttl_history.checkpoints import Record
 from langchain_ttl_history.fork_safety import lock
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.base import Change
-from langchain_ttl_history.stored.bodies import Base
+from langchain_ttl_history.stored.bodies import KnownBodies
 
 __all__ = ["CachedSession", "SessionCache"]
 
+# How many sessions are remembered, how many checkpoints of each, and how many bytes of the bodies of all together.
 _SESSIONS = 128
 _RECORDS = 64
+_BYTES = 32 * 1024 * 1024
 # At least so many of the checkpoints put last are remembered: more than there are steps under way at once.
 _PUT = 500
-_BYTES = 32 * 1024 * 1024
 
 
 class CachedSession:
     """What is known of one generation of a session."""
 
-    __slots__ = ("base", "before", "generation", "records")
+    __slots__ = ("before", "bodies", "generation", "records")
 
     def __init__(self, generation: int, before: CachedSession | None = None) -> None:
         self.generation = generation
         self.before = before
         """What was known of another generation before; a turn that began in that may still go on."""
-        self.base = Base()
+        self.bodies = KnownBodies()
         """Bodies known to be stored; whoever stores more adds them."""
         self.records: dict[str, Record] = {}
         """Checkpoints by name: the latest of each run that was active recently."""
@@ -40,7 +41,7 @@ class CachedSession:
     @property
     def size(self) -> int:
         """Bytes of all content."""
-        return self.base.size + (0 if self.before is None else self.before.base.size)
+        return self.bodies.size + (0 if self.before is None else self.before.bodies.size)
 
     def learn(self, name: str, record: Record, instead: str | None = None) -> None:
         """Remember a checkpoint's record, and forget that of `instead`, its parent, which its run no longer needs."""
@@ -83,7 +84,7 @@ class SessionCache:
             known = self._sessions.get(key)
             if known is not None and not known.generation:
                 known.generation = generation  # It begins with what was stored before this was told.
-            if known is not None and known.generation == generation and known.base.size <= _BYTES:
+            if known is not None and known.generation == generation and known.bodies.size <= _BYTES:
                 self._sessions.move_to_end(key)
                 return known
             before = None if known is None or known.generation == generation else known

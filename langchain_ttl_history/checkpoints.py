@@ -13,7 +13,7 @@ from langchain_ttl_history.encoding.plain import plainly
 from langchain_ttl_history.encoding.records import decoder, pack, unpack, unread_form
 from langchain_ttl_history.errors import CorruptRecordError
 from langchain_ttl_history.storage.base import Blob
-from langchain_ttl_history.stored.bodies import Base
+from langchain_ttl_history.stored.bodies import KnownBodies
 from langchain_ttl_history.stored.values import LIST, SNAPSHOT, Values, decode_value, shifted
 
 __all__ = [
@@ -78,8 +78,8 @@ class Record:
     """The conversation at this checkpoint."""
     last: str | None = None
     """The key of the last message that its run's turn has said so far."""
-    base: tuple[str, ...] | None = None
-    """The names that its run was shown as the parent's conversation, if that differs from the parent's own value."""
+    parent_names: tuple[str, ...] | None = None
+    """The parent's conversation as its run was shown it, if that differs from the parent's own value."""
     channel: str | None = None
     """The channel that is the conversation; None if there is none."""
     explicit: bool = True
@@ -112,7 +112,7 @@ class Record:
 def encode_values(
     record: Record,
     values: Mapping[str, Any],
-    base: Base,
+    known: KnownBodies,
     codec: Codec,
     where: str,
     before: Record | None = None,
@@ -122,12 +122,12 @@ def encode_values(
     A channel that has the same version as in the checkpoint `before` shares the value stored there.
 
     Returns:
-        The blobs it needs that `base` lacks.
+        The blobs it needs that `known` lacks.
 
     Raises:
         TypeNotAllowedError: A value would not come back as it is.
     """
-    encoder = Values(codec, where, base)
+    encoder = Values(codec, where, known)
     stored = _encode_conversation(record, values, encoder)
     if before is not None:
         # Before encoding: the run may have gone on and already changed the values it handed over.
@@ -172,9 +172,9 @@ def encode_record(record: Record, codec: Codec, where: str = "a new checkpoint")
         TypeNotAllowedError: Something in the metadata would not come back as it is.
     """
     refs, shown = record.refs, None
-    if record.base is not None:
-        shown = [len(refs), len(refs) + len(record.base)]
-        refs += record.base
+    if record.parent_names is not None:
+        shown = [len(refs), len(refs) + len(record.parent_names)]
+        refs += record.parent_names
     conversation = [0, len(record.names)]
     fields = [
         _FORMAT,

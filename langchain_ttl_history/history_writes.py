@@ -21,7 +21,7 @@ from langchain_ttl_history.flow import Flow
 from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.sessions import Sessions, Turn, View
 from langchain_ttl_history.storage.base import Blob, Change, Guard, Status
-from langchain_ttl_history.stored.bodies import Base, check_id, encode_bodies, encode_new
+from langchain_ttl_history.stored.bodies import KnownBodies, check_id, encode_bodies, encode_new
 from langchain_ttl_history.stored.names import LOG
 from langchain_ttl_history.window import calls_of
 
@@ -95,9 +95,9 @@ def replace(sessions: Sessions, key: SessionKey, messages: Sequence[BaseMessage]
     for _ in range(_ATTEMPTS):
         view = yield from sessions.view(key, None)
         blobs: dict[str, Blob] = {}
-        base = Base()
-        base.learn_read(view.names, [view.bodies[name] for name in view.names], view.snapshot.blobs, sessions.codec)
-        names = encode_bodies([*ready.values()], base, sessions.codec, label(key), blobs)
+        known = KnownBodies()
+        known.learn_read(view.names, [view.bodies[name] for name in view.names], view.snapshot.blobs, sessions.codec)
+        names = encode_bodies([*ready.values()], known, sessions.codec, label(key), blobs)
         removed, added = diff(view.history, names)
         if not removed and not added:
             return

@@ -19,7 +19,7 @@ from langchain_ttl_history.flow import Flow, Read, Write
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.retention import Retention
 from langchain_ttl_history.storage.base import Change, Lease, Outcome, Query, Snapshot, Status
-from langchain_ttl_history.stored.bodies import Base
+from langchain_ttl_history.stored.bodies import KnownBodies
 from langchain_ttl_history.stored.names import BODY, CHECKPOINT, LOG, head_name
 from langchain_ttl_history.stored.recall import Recall
 from langchain_ttl_history.stored.strip import NOTHING
@@ -98,7 +98,7 @@ class Sessions:
     def recall(self, key: SessionKey) -> Recall:
         """What this process remembers of a session's conversation."""
         known = self.cache.last(key)
-        return Recall(NOTHING if known is None else known.base.strip, self.codec)
+        return Recall(NOTHING if known is None else known.bodies.strip, self.codec)
 
     def look(self, snapshot: Snapshot, recall: Recall) -> View:
         """The conversation in a snapshot.
@@ -152,16 +152,16 @@ class Sessions:
         return self.windowed(names, bodies)[0]
 
     def windowed(
-        self, names: Sequence[str], bodies: Mapping[str, BaseMessage], base: Base | None = None
+        self, names: Sequence[str], bodies: Mapping[str, BaseMessage], known: KnownBodies | None = None
     ) -> tuple[Sequence[str], list[BaseMessage]]:
-        """The window's names and their messages; `base` remembers which messages need no check the next time."""
+        """The window's names and their messages; `known` remembers which messages need no check the next time."""
         messages = [*map(bodies.__getitem__, names)]
-        start = simple_start(messages, self.caps, 0 if base is None else base.sound_in(names))
+        start = simple_start(messages, self.caps, 0 if known is None else known.sound_in(names))
         if start is not None:
             if start:
                 names, messages = names[start:], messages[start:]
-            if base is not None:
-                base.sound = tuple(names)
+            if known is not None:
+                known.sound = tuple(names)
             return names, messages
         positions = cut(messages, self.caps)
         if len(positions) == len(names):

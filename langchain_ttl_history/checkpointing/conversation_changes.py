@@ -57,13 +57,13 @@ def find_channel(
     # LangGraph stores before this checkpoint.
     record.channel, record.explicit = channel, False
     if before is not None and before.names != record.names:
-        record.base = record.names
-    if before is not None and before.snapshot and record.base is None and not writes:
+        record.parent_names = record.names
+    if before is not None and before.snapshot and record.parent_names is None and not writes:
         # Nothing was written since that snapshot, so it is also this checkpoint's value.
         record.explicit = versions[channel] == before.checkpoint["channel_versions"][channel]
     if held is not None:
         # The checkpoints that the chain of writes began with are gone, so the whole value is stored.
-        record.explicit, record.base, record.names = True, None, tuple(held)
+        record.explicit, record.parent_names, record.names = True, None, tuple(held)
     record.names = applied(record.names, writes, codec, key)
 
 

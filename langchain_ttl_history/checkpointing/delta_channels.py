@@ -39,14 +39,16 @@ def delta_history(
         record = decode_record(snapshot.blobs[name], codec)
     while record is not None and record.parent is not None and remaining:
         parent = record.parent
-        query = Query((checkpoint_name(ns, parent), writes_name(ns, parent), *(record.base or ())), (BODY, VALUE))
+        query = Query(
+            (checkpoint_name(ns, parent), writes_name(ns, parent), *(record.parent_names or ())), (BODY, VALUE)
+        )
         snapshot = yield Read(key, query)
         writes = decode_writes(snapshot.lists.get(writes_name(ns, parent), ()), snapshot.blobs, codec)
         for channel in remaining:
             found = [write for write in writes if write.channel == channel]
             collected[channel] = found + collected[channel]
-        if record.base is not None and record.channel in remaining:
-            shown = decode_bodies(record.base, snapshot.blobs, codec)
+        if record.parent_names is not None and record.channel in remaining:
+            shown = decode_bodies(record.parent_names, snapshot.blobs, codec)
             seeds[record.channel] = delta_snapshot(shown)
             remaining.discard(record.channel)
         blob = snapshot.blobs.get(checkpoint_name(ns, parent))

@@ -57,7 +57,7 @@ def held_by(
     names = shown if record is None or loaded else record.names
     old = set(shown) if token is not None and _is_aged(token, sessions.retention, now) else set()
     kept = [name for name in names if name not in old]
-    return restored(kept, known.base, sessions.codec, label(key))
+    return restored(kept, known.bodies, sessions.codec, label(key))
 
 
 def _is_aged(token: Token, retention: Retention, now: float) -> bool:

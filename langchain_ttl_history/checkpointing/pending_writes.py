@@ -11,7 +11,7 @@ from langchain_ttl_history.flow import Flow, Write
 from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Change, Guard, Outcome, Status
-from langchain_ttl_history.stored.bodies import Base
+from langchain_ttl_history.stored.bodies import KnownBodies
 from langchain_ttl_history.stored.names import checkpoint_name, writes_name
 from langchain_ttl_history.stored.pending import encode_writes
 
@@ -50,9 +50,9 @@ class PendingWrites:
         # What a session without a checkpoint shows as its first is stored once one builds on it, and says whose it is.
         begun = first_shown_in(id) if there is None and not ns else None
 
-        def planned(base: Base) -> Change:
+        def planned(bodies: KnownBodies) -> Change:
             payload, refs, blobs = encode_writes(
-                writes, task_id, path, base, self.sessions.codec, label(key), self.messages_key
+                writes, task_id, path, bodies, self.sessions.codec, label(key), self.messages_key
             )
             if refers:
                 refs = (*refs, name)
@@ -62,15 +62,15 @@ class PendingWrites:
             return Change(self.sessions.lease, guard, blobs, append=append, at_generation=there)
 
         known = cache.last(key)
-        base = Base() if known is None else known.base
-        change = planned(base)
+        bodies = KnownBodies() if known is None else known.bodies
+        change = planned(bodies)
         outcome: Outcome = yield Write(key, change)
         if outcome.status is Status.STORED:
-            base.sent(change.blobs)
+            bodies.sent(change.blobs)
         if outcome.status is Status.MOVED:
             # The session expired, and the checkpoint with it: these writes may start a new session.
             there, refers = None, False
-            change = planned(Base())
+            change = planned(KnownBodies())
             outcome = yield Write(key, change)
         elif outcome.status is Status.MISSING:
             if name in outcome.missing:
@@ -79,11 +79,11 @@ class PendingWrites:
                     return change, outcome
                 # The checkpoint was freed, but the next put needs these writes for its conversation; it drops them.
                 refers = False
-            change = planned(Base())
+            change = planned(KnownBodies())
             outcome = yield Write(key, change)
         elif outcome.status is Status.DELETED:
             # It may be written again later, when the bodies known now may be gone, so it has to bring all of them.
-            change = planned(Base())
+            change = planned(KnownBodies())
         # These may be the last writes of a run, and they outdate what a put at the same moment planned to free.
         if outcome.status is Status.STORED and self.sessions.is_heavy(outcome):
             yield from self.sessions.tidy(key)

@@ -10,7 +10,7 @@ from langchain_ttl_history.checkpointing.reads import Token
 from langchain_ttl_history.checkpoints import Record
 from langchain_ttl_history.conversation import Seen
 from langchain_ttl_history.storage.base import Guard
-from langchain_ttl_history.stored.bodies import Base
+from langchain_ttl_history.stored.bodies import KnownBodies
 from langchain_ttl_history.stored.names import checkpoint_name
 
 __all__ = ["Ground", "Put", "Start"]
@@ -80,7 +80,7 @@ class Start(NamedTuple):
     """Whether the session is the one that its run loaded, and not one that began after that ended."""
 
     @classmethod
-    def of(cls, put: Put, token: Token | None, ground: Ground, base: Base) -> Start:
+    def of(cls, put: Put, token: Token | None, ground: Ground, bodies: KnownBodies) -> Start:
         """How this put starts, by the token of its run and by what it builds on."""
         before = ground.parent
         # A copy of a checkpoint builds on that checkpoint's parent, not on the checkpoint that was loaded.
@@ -92,5 +92,5 @@ class Start(NamedTuple):
             return cls(before.run, before.names, before.seen, first, same)
         if token is None or not same:
             return cls(put.id, (), Seen(0, ((put.id, None),)), first, same)
-        shown = base.names_told(token.shown) or token.names
+        shown = bodies.names_shown(token.shown) or token.names
         return cls(put.id, shown, token.seen._replace(runs=(*token.seen.runs, (put.id, None))), first, same)

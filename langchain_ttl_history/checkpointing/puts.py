@@ -31,7 +31,7 @@ from langchain_ttl_history.storage.base import (
     Snapshot,
     Status,
 )
-from langchain_ttl_history.stored.bodies import Base
+from langchain_ttl_history.stored.bodies import KnownBodies
 from langchain_ttl_history.stored.names import BODY, INDEX, LOG, SUBS, VALUE, checkpoint_name, head_name, writes_name
 from langchain_ttl_history.stored.pending import decode_writes
 from langchain_ttl_history.stored.values import LIST
@@ -65,11 +65,11 @@ class CheckpointPuts:
         token = Token.taken_from(seen)
         remembered = self._remembered(key, put, token)
         if remembered is not None:
-            ground, base = remembered
-            change, record = self._planned(key, put, checkpoint, token, ground, base)
+            ground, bodies = remembered
+            change, record = self._planned(key, put, checkpoint, token, ground, bodies)
             outcome: Outcome = yield from self.sessions.storing(key, change)
             if outcome.status is Status.STORED:
-                base.sent(change.blobs)
+                bodies.sent(change.blobs)
                 yield from self._done(key, put, record, outcome)
                 return change, outcome
             if outcome.status is Status.DELETED and not put.ns:
@@ -80,7 +80,7 @@ class CheckpointPuts:
             ground = yield from self._read(key, put)
             if known is not None and known.generation == ground.generation:
                 ground = ground.as_remembered(known.parent)
-            change, record = self._planned(key, put, checkpoint, token, ground, Base())
+            change, record = self._planned(key, put, checkpoint, token, ground, KnownBodies())
             outcome = yield Write(key, change)
             if outcome.status not in (Status.MOVED, Status.MISSING):
                 break
@@ -88,7 +88,7 @@ class CheckpointPuts:
             yield from self._done(key, put, record, outcome)
         return change, outcome
 
-    def _remembered(self, key: SessionKey, put: Put, token: Token | None) -> tuple[Ground, Base] | None:
+    def _remembered(self, key: SessionKey, put: Put, token: Token | None) -> tuple[Ground, KnownBodies] | None:
         """What this process knows of what a put builds on; None if that must be read."""
         known = self.sessions.cache.last(key)
         if put.parent is None:
@@ -96,13 +96,13 @@ class CheckpointPuts:
             generation = None if token is None else token.generation
             if known is None or (token is not None and known.generation != token.generation):
                 known = self.sessions.cache.of(key, generation or 0)
-            return Ground(generation, 0.0, None, (), remembered=True), known.base
+            return Ground(generation, 0.0, None, (), remembered=True), known.bodies
         if known is None or (token is not None and token.generation != known.generation):
             return None
         if not put.ns and self.messages_key not in put.checkpoint["channel_values"]:
             return None  # Perhaps a `DeltaChannel`, whose pending writes are needed.
         ground = self._known_ground(key, put)
-        return None if ground is None else (ground, known.base)
+        return None if ground is None else (ground, known.bodies)
 
     def _known_ground(self, key: SessionKey, put: Put) -> Ground | None:
         known = self.sessions.cache.last(key)
@@ -135,19 +135,19 @@ class CheckpointPuts:
         checkpoint: dict[str, Any],
         token: Token | None,
         ground: Ground,
-        base: Base,
+        bodies: KnownBodies,
     ) -> tuple[Change, Record]:
         before, codec, where = ground.parent, self.sessions.codec, label(key)
-        start = Start.of(put, token, ground, base)
+        start = Start.of(put, token, ground, bodies)
         record = Record(checkpoint, put.metadata, put.parent, start.run, start.seen, start.shown)
         values: dict[str, Any] = dict(put.checkpoint["channel_values"])
         append: list[tuple[str, bytes, tuple[str, ...]]] = []
         if put.ns:
-            blobs = encode_values(record, values, base, codec, where, before)
+            blobs = encode_values(record, values, bodies, codec, where, before)
             append.append((SUBS, line_of(put.ns, put.id, record), ()))
         else:
             cut, held = self._find_conversation(key, put, token, ground, start, record, values)
-            blobs = encode_values(record, values, base, codec, where, before)
+            blobs = encode_values(record, values, bodies, codec, where, before)
             if held:
                 blobs.update({name: held[name] for name in record.names if name in held})
             if start.first and before is None and token is not None and start.same:
@@ -219,9 +219,9 @@ class CheckpointPuts:
             known = cache.of(key, outcome.generation)
         if known.before is not None and put.parent_name not in known.records:
             # The session ended under its run, which brought along what it shows, and may have to once more.
-            known.base.take(record.names, known.before.base)
+            known.bodies.take(record.names, known.before.bodies)
         if not put.ns:
-            known.base.settle(record.names)
+            known.bodies.settle(record.names)
         before = known.records.get(put.parent_name)
         # Forget the parent only if it is this run's own: other runs may still build on another's.
         known.learn(put.name, record, put.parent_name if before is not None and before.run == record.run else None)

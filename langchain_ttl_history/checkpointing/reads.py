@@ -21,7 +21,7 @@ from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.pruning import leaves, shown_lines, waiting_roots
 from langchain_ttl_history.sessions import Sessions, View
 from langchain_ttl_history.storage.base import Lease, Query, Snapshot
-from langchain_ttl_history.stored.bodies import Base, decode_bodies
+from langchain_ttl_history.stored.bodies import KnownBodies, decode_bodies
 from langchain_ttl_history.stored.names import (
     BODY,
     CHECKPOINT,
@@ -168,7 +168,7 @@ class CheckpointReads:
         id = first_checkpoint_id(snapshot.generation)
         shown, messages = self.sessions.windowed(view.graph, view.bodies)
         token = Token.of(snapshot, id, view.seen, shown, view.graph)
-        self.sessions.cache.of(key, snapshot.generation).base.learn_read(
+        self.sessions.cache.of(key, snapshot.generation).bodies.learn_read(
             shown, messages, snapshot.blobs, self.sessions.codec
         )
         checkpoint = first_checkpoint(id, snapshot.generation, self.messages_key)
@@ -177,8 +177,8 @@ class CheckpointReads:
 
     def _latest(self, key: SessionKey, view: View, record: Record, id: str) -> tuple[Loaded, Token]:
         snapshot = view.snapshot
-        base = self.sessions.cache.of(key, snapshot.generation).base
-        shown, messages = self.sessions.windowed(view.graph, view.bodies, base)
+        bodies = self.sessions.cache.of(key, snapshot.generation).bodies
+        shown, messages = self.sessions.windowed(view.graph, view.bodies, bodies)
         channel = record.channel
         versions = record.checkpoint["channel_versions"]
         unchanged = shown is record.names or tuple(shown) == record.names
@@ -191,7 +191,7 @@ class CheckpointReads:
             # Edits wait while the graph does; those of what its run leaves out have nothing left to change.
             deltas = deltas_of(snapshot.lists.get(LOG, ()))
             token = token._replace(seen=done_with(token.cut, deltas, token.seen))
-        self._learn(key, snapshot, id, record, shown, messages).told = token.shown, tuple(shown)
+        self._learn(key, snapshot, id, record, shown, messages).last_shown = token.shown, tuple(shown)
         if channel is not None:
             loaded.checkpoint["channel_versions"].setdefault(channel, 1)
         return loaded, token
@@ -236,7 +236,7 @@ class CheckpointReads:
         record: Record,
         names: Sequence[str],
         messages: Sequence[BaseMessage],
-    ) -> Base:
+    ) -> KnownBodies:
         """Remember what the run that starts here will build on."""
         known = self.sessions.cache.of(key, snapshot.generation)
         name = checkpoint_name("", id)
@@ -245,8 +245,8 @@ class CheckpointReads:
             # Another process put it, or it was forgotten.
             known.learn(name, record)
             self.sessions.cache.note_put(key, name, snapshot.generation)
-            known.base.learn_read(names, messages, snapshot.blobs, self.sessions.codec)
-        return known.base
+            known.bodies.learn_read(names, messages, snapshot.blobs, self.sessions.codec)
+        return known.bodies
 
     def _is_shown(self, snapshot: Snapshot, id: str) -> bool:
         cap = self.sessions.retention.max_checkpoints

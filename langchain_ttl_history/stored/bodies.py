@@ -14,17 +14,17 @@ from langchain_ttl_history.storage.base import Blob
 from langchain_ttl_history.stored.names import ID, body_name, key_of
 from langchain_ttl_history.stored.strip import NOTHING, Body, Strip
 
-__all__ = ["Base", "check_id", "decode_bodies", "encode_bodies", "encode_conversation", "encode_new", "restored"]
+__all__ = ["KnownBodies", "check_id", "decode_bodies", "encode_bodies", "encode_conversation", "encode_new", "restored"]
 
 # How many bodies are remembered that others took the place of.
 _REPLACED = 64
 
 
 @dataclass
-class Base:
+class KnownBodies:
     """Bodies that are known to be stored, so that they need not be sent again."""
 
-    known: dict[str, Body] = field(default_factory=dict)
+    by_id: dict[str, Body] = field(default_factory=dict)
     """Bodies by message id."""
     replaced: dict[str, Body] = field(default_factory=dict)
     """Bodies by name that an edit or a removal of the same id replaced: a run under way may still hold them."""
@@ -38,14 +38,14 @@ class Base:
     a step wrote and the step's checkpoint concurrently."""
     strip: Strip = NOTHING
     """The conversation as it was last put or read."""
-    told: tuple[str, tuple[str, ...]] = ("", ())
+    last_shown: tuple[str, tuple[str, ...]] = ("", ())
     """What the last run to begin was shown: as in its token (`Token.shown`), and as names."""
     sound: tuple[str, ...] = ()
     """The last conversation that was found sound; see `simple_start`."""
     held: int = 0
     """Bytes of all content but the strip's."""
 
-    # Runs in several threads share a base without a lock, so each value in it is replaced whole:
+    # Runs in several threads share this without a lock, so each value in it is replaced whole:
     # what one of them reads is never half of what another wrote.
 
     @property
@@ -53,10 +53,10 @@ class Base:
         """Bytes of all content."""
         return self.held + len(self.strip.images)
 
-    def names_told(self, shown: str) -> tuple[str, ...]:
-        """The names in a token's `shown`, if it is the one told last; else empty. Saves splitting that string again."""
-        told, names = self.told
-        return names if told == shown else ()
+    def names_shown(self, shown: str) -> tuple[str, ...]:
+        """The names in a token's `shown`, if that is the last one; else empty. Saves splitting that string again."""
+        last, names = self.last_shown
+        return names if last == shown else ()
 
     def sound_in(self, names: Sequence[str]) -> int:
         """How many of the first of these messages are known to be sound."""
@@ -65,22 +65,22 @@ class Base:
 
     def learn(self, id: str, body: Body) -> None:
         """Remember a message's body."""
-        before = self.known.get(id)
+        before = self.by_id.get(id)
         if before is not None and before.name != body.name:
             self.replaced[before.name] = before
             if len(self.replaced) > _REPLACED:
                 # Another thread may do the same: the oldest can be gone by now.
                 self.replaced.pop(next(iter(list(self.replaced))), None)
         self.held += len(body.content)
-        self.known[id] = body
+        self.by_id[id] = body
 
     def named(self, name: str) -> Body | None:
         """The body of this name, if it is remembered."""
-        body = self.known.get(name[ID:])
+        body = self.by_id.get(name[ID:])
         return body if body is not None and body.name == name else self.replaced.get(name)
 
-    def take(self, names: Iterable[str], other: Base) -> None:
-        """Remember the bodies of these names that another base knows."""
+    def take(self, names: Iterable[str], other: KnownBodies) -> None:
+        """Remember the bodies of these names that another one knows."""
         for name in names:
             body = other.named(name)
             if body is not None:
@@ -109,20 +109,20 @@ class Base:
         self.waiting, self.contents = self.contents, {}
         if len(self.sending) > len(names) + 16:
             self.sending = {}  # Of writes that failed.
-        if len(self.known) > 2 * len(names) + 16:
+        if len(self.by_id) > 2 * len(names) + 16:
             ids = {name[ID:] for name in names}
-            kept = {id: body for id, body in list(self.known.items()) if id in ids}
+            kept = {id: body for id, body in list(self.by_id.items()) if id in ids}
             held = (*kept.values(), *list(self.replaced.values()))
-            self.known, self.held = kept, sum(len(body.content) for body in held)
+            self.by_id, self.held = kept, sum(len(body.content) for body in held)
 
     def learn_read(
         self, names: Sequence[str], messages: Sequence[BaseMessage], blobs: Mapping[str, Blob], codec: Codec
     ) -> None:
         """Remember a conversation as it was read."""
-        known = self.known
+        by_id = self.by_id
         bodies: list[Body] = []
         for name, message in zip(names, messages, strict=True):
-            body = known.get(name[ID:])
+            body = by_id.get(name[ID:])
             if body is None or body.name != name or body.cls is None:
                 body = _body_read(name, message, blobs, codec)
                 if name[ID:]:
@@ -142,21 +142,21 @@ def _body_read(name: str, message: BaseMessage, blobs: Mapping[str, Blob], codec
 
 
 def encode_conversation(
-    messages: Sequence[BaseMessage], base: Base, codec: Codec, where: str, blobs: dict[str, Blob]
+    messages: Sequence[BaseMessage], known: KnownBodies, codec: Codec, where: str, blobs: dict[str, Blob]
 ) -> list[str]:
-    """As :func:`encode_bodies`, for a whole conversation, which becomes `base.strip` for the next time.
+    """As :func:`encode_bodies`, for a whole conversation, which becomes `known.strip` for the next time.
 
     Every message is packed and compared, so a message that was changed in place is never missed.
     """
     classes = list(map(type, messages))
     begin, images = codec.images(messages)
-    strip, start, count = base.strip, 0, 0
+    strip, start, count = known.strip, 0, 0
     if images and messages and (first := messages[0].id):
         start, count = strip.common(first, classes, begin, images)
     names = strip.names[start : start + count]
-    if base.sending:
-        for name in base.sending.keys() & set(names):
-            base.resend(name, blobs)
+    if known.sending:
+        for name in known.sending.keys() & set(names):
+            known.resend(name, blobs)
     bodies: list[Body] = []
     end = begin
     if count:
@@ -171,29 +171,29 @@ def encode_conversation(
             images = b""
         else:
             end += len(image)
-        body = _encode(message, base, codec, where, blobs, image)
+        body = _encode(message, known, codec, where, blobs, image)
         bodies.append(body)
         names.append(body.name)
     if images:
-        base.strip = strip.followed(start, count, begin, images, bodies)
+        known.strip = strip.followed(start, count, begin, images, bodies)
     return names
 
 
 def encode_bodies(
-    messages: Sequence[BaseMessage], base: Base, codec: Codec, where: str, blobs: dict[str, Blob]
+    messages: Sequence[BaseMessage], known: KnownBodies, codec: Codec, where: str, blobs: dict[str, Blob]
 ) -> list[str]:
-    """The names of these messages; the bodies that `base` lacks are added to `blobs`.
+    """The names of these messages; the bodies that `known` lacks are added to `blobs`.
 
     Raises:
         TypeNotAllowedError: A message holds something that would not come back.
     """
-    return [_encode(message, base, codec, where, blobs, codec.image_of(message)).name for message in messages]
+    return [_encode(message, known, codec, where, blobs, codec.image_of(message)).name for message in messages]
 
 
 def encode_new(messages: Iterable[BaseMessage], codec: Codec, where: str, blobs: dict[str, Blob]) -> list[str]:
     """As :func:`encode_bodies`, with nothing known before and nothing remembered after."""
-    base = Base()
-    return [_encode(message, base, codec, where, blobs, None).name for message in messages]
+    known = KnownBodies()
+    return [_encode(message, known, codec, where, blobs, None).name for message in messages]
 
 
 def check_id(message: BaseMessage, where: str) -> None:
@@ -210,15 +210,15 @@ def check_id(message: BaseMessage, where: str) -> None:
 
 
 def _encode(
-    message: BaseMessage, base: Base, codec: Codec, where: str, blobs: dict[str, Blob], image: bytes | None
+    message: BaseMessage, known: KnownBodies, codec: Codec, where: str, blobs: dict[str, Blob], image: bytes | None
 ) -> Body:
     id, cls = message.id, type(message)
     if type(id) is not str:
         check_id(message, where)
-    body = base.known.get(id) if id else None
+    body = known.by_id.get(id) if id else None
     if body is not None and image is not None and body.cls is cls and body.content == image:
-        if base.sending:
-            base.resend(body.name, blobs)
+        if known.sending:
+            known.resend(body.name, blobs)
         return body
     packed = pack_plain(message)
     exact = packed is not None
@@ -228,37 +228,37 @@ def _encode(
         # The message changed since the image was taken: a run may give it an id while a task's writes are being stored.
         image = None
     if id and body is not None and body.cls is None and body.content == packed:
-        base.resend(body.name, blobs)
+        known.resend(body.name, blobs)
         if image is not None:
             body = Body(body.name, cls, image, exact)
-            base.learn(id, body)
+            known.learn(id, body)
         return body
     sealed = Blob(packed if codec.cipher is None else codec.seal(packed))
-    content = base.contents.get(packed) or base.waiting.get(packed)
+    content = known.contents.get(packed) or known.waiting.get(packed)
     shares = content is not None or not id or issubclass(cls, ToolMessage)
     if content is not None:
-        base.resend(content, blobs)
+        known.resend(content, blobs)
     else:
         content = body_name(packed, None)
         if shares:
-            base.send(content, sealed, blobs)
-            base.contents[packed] = content
-            base.held += len(packed)
+            known.send(content, sealed, blobs)
+            known.contents[packed] = content
+            known.held += len(packed)
     if not id:
         return Body(content, None, packed)
     # What opens a run, and a tool's result, are stored before they get their ids; both copies share the content.
     name = content + id
-    base.send(name, Blob(b"", (content,)) if shares else sealed, blobs)
+    known.send(name, Blob(b"", (content,)) if shares else sealed, blobs)
     body = Body(name, None, packed) if image is None else Body(name, cls, image, exact)
-    base.learn(id, body)
+    known.learn(id, body)
     return body
 
 
-def restored(names: Iterable[str], base: Base, codec: Codec, where: str) -> dict[str, Blob]:
+def restored(names: Iterable[str], known: KnownBodies, codec: Codec, where: str) -> dict[str, Blob]:
     """The bodies of these names that are known, as blobs, to store them again in a session that lost them."""
     blobs: dict[str, Blob] = {}
     for name in names:
-        body = base.named(name)
+        body = known.named(name)
         if body is None:
             continue
         packed = body.content if body.cls is None else codec.packed_image(body.content, body.cls, where)

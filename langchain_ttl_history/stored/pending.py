@@ -11,7 +11,7 @@ from langgraph.checkpoint.serde.types import ERROR, INTERRUPT, RESUME
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.encoding.records import decoder, pack, unpack, unread_form
 from langchain_ttl_history.storage.base import Blob, Entry
-from langchain_ttl_history.stored.bodies import Base
+from langchain_ttl_history.stored.bodies import KnownBodies
 from langchain_ttl_history.stored.values import Values, decode_value
 
 __all__ = ["PendingWrite", "decode_writes", "encode_writes", "waits_for_answer"]
@@ -33,7 +33,7 @@ def encode_writes(
     writes: Sequence[tuple[str, Any]],
     task_id: str,
     path: str,
-    base: Base,
+    known: KnownBodies,
     codec: Codec,
     where: str,
     conversation: str,
@@ -44,7 +44,7 @@ def encode_writes(
         writes: Channels and values.
         task_id: The task's id.
         path: Its place among the tasks of its step.
-        base: Bodies that need not be sent again.
+        known: Bodies that need not be sent again.
         codec: Encodes the values.
         where: Names the session in errors.
         conversation: The channel that is the conversation.
@@ -52,7 +52,7 @@ def encode_writes(
     Raises:
         TypeNotAllowedError: A value would not come back as it is.
     """
-    encoder = Values(codec, where, base, conversation)
+    encoder = Values(codec, where, known, conversation)
     stored = [
         [WRITES_IDX_MAP.get(channel, index), channel, encoder.encode(_kept(value, channel), channel)]
         for index, (channel, value) in enumerate(writes)

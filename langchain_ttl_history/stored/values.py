@@ -17,7 +17,7 @@ from langchain_ttl_history.codec import Codec, delta_snapshot, is_snapshot
 from langchain_ttl_history.encoding.messages import CORE
 from langchain_ttl_history.errors import CorruptRecordError
 from langchain_ttl_history.storage.base import Blob
-from langchain_ttl_history.stored.bodies import Base, decode_bodies, encode_bodies, encode_conversation
+from langchain_ttl_history.stored.bodies import KnownBodies, decode_bodies, encode_bodies, encode_conversation
 from langchain_ttl_history.stored.names import value_name
 
 __all__ = ["HERE", "LIST", "SNAPSHOT", "Values", "decode_value", "is_conversation", "shifted"]
@@ -36,8 +36,8 @@ class Values:
     program's own is for all others.
     """
 
-    def __init__(self, codec: Codec, where: str, base: Base, conversation: str | None = None) -> None:
-        self.codec, self.where, self.base, self.conversation = codec, where, base, conversation
+    def __init__(self, codec: Codec, where: str, known: KnownBodies, conversation: str | None = None) -> None:
+        self.codec, self.where, self.known, self.conversation = codec, where, known, conversation
         self.refs: list[str] = []
         self.blobs: dict[str, Blob] = {}
 
@@ -45,7 +45,7 @@ class Values:
         """Refer to these messages' bodies; the references' start and end. `whole`: they are a whole conversation."""
         start = len(self.refs)
         encode = encode_conversation if whole else encode_bodies
-        self.refs += encode(value, self.base, self.codec, f"{self.where}, channel {channel!r}", self.blobs)
+        self.refs += encode(value, self.known, self.codec, f"{self.where}, channel {channel!r}", self.blobs)
         return [start, len(self.refs)]
 
     def encode(self, value: Any, channel: str) -> list[Any]:

@@ -6,28 +6,28 @@ from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.storage.base import Blob
-from langchain_ttl_history.stored.bodies import Base, encode_bodies
+from langchain_ttl_history.stored.bodies import KnownBodies, encode_bodies
 
 SAID = [HumanMessage("q", id="1"), AIMessage("a", id="2"), ToolMessage("r", tool_call_id="c", id="3")]
 
 
 def test_whoever_refers_to_a_body_on_its_way_sends_it_as_well_until_it_is_stored() -> None:
-    codec, base = Codec(), Base()
+    codec, bodies = Codec(), KnownBodies()
     first: dict[str, Blob] = {}
-    names = encode_bodies(SAID, base, codec, "here", first)
+    names = encode_bodies(SAID, bodies, codec, "here", first)
     second: dict[str, Blob] = {}
-    assert encode_bodies(SAID, base, codec, "here", second) == names
+    assert encode_bodies(SAID, bodies, codec, "here", second) == names
     assert second == first, "a tool's result with the content it shares"
-    base.sent(first)
+    bodies.sent(first)
     third: dict[str, Blob] = {}
-    assert encode_bodies(SAID, base, codec, "here", third) == names
+    assert encode_bodies(SAID, bodies, codec, "here", third) == names
     assert third == {}
 
 
 def test_a_body_that_is_alike_but_for_its_id_brings_the_content_on_its_way() -> None:
-    codec, base = Codec(), Base()
+    codec, bodies = Codec(), KnownBodies()
     first: dict[str, Blob] = {}
-    (content,) = encode_bodies([ToolMessage("r", tool_call_id="c")], base, codec, "here", first)
+    (content,) = encode_bodies([ToolMessage("r", tool_call_id="c")], bodies, codec, "here", first)
     second: dict[str, Blob] = {}
-    (name,) = encode_bodies([ToolMessage("r", tool_call_id="c", id="3")], base, codec, "here", second)
+    (name,) = encode_bodies([ToolMessage("r", tool_call_id="c", id="3")], bodies, codec, "here", second)
     assert set(second) == {name, content}

@@ -22,6 +22,6 @@ def test_the_checkpoints_put_last_are_remembered_and_those_long_ago_are_not() ->
 
 def test_what_a_session_began_with_is_still_known_once_its_generation_is() -> None:
     cache = SessionCache()
-    first = cache.of(KEY, 0).base
-    assert cache.of(KEY, 7).base is first
-    assert cache.of(KEY, 8).base is not first
+    first = cache.of(KEY, 0).bodies
+    assert cache.of(KEY, 7).bodies is first
+    assert cache.of(KEY, 8).bodies is not first

@@ -24,7 +24,7 @@ from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.encoding.fidelity import same
 from langchain_ttl_history.encoding.records import pack, unpack
 from langchain_ttl_history.errors import CorruptRecordError, TTLHistoryError, TypeNotAllowedError
-from langchain_ttl_history.stored.bodies import Base, decode_bodies, encode_bodies
+from langchain_ttl_history.stored.bodies import KnownBodies, decode_bodies, encode_bodies
 from langchain_ttl_history.stored.names import body_name, key_of
 
 often = settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
@@ -327,16 +327,16 @@ def test_a_message_that_is_cut_or_grew_is_never_read(codec: Codec, message: Base
 def test_bodies_come_out_as_they_went_in_and_are_sent_once(
     codec: Codec, said: list[BaseMessage], more: list[BaseMessage]
 ) -> None:
-    base, blobs = Base(), {}  # type: ignore[var-annotated]
+    known, blobs = KnownBodies(), {}  # type: ignore[var-annotated]
     for conversation in (said, said + more, said):
-        named = encode_bodies(conversation, base, codec, "here", blobs)
+        named = encode_bodies(conversation, known, codec, "here", blobs)
         back = decode_bodies(named, blobs, codec)
         assert all(map(alike, back, conversation))
         assert len(back) == len(conversation)
         assert [key_of(each) for each in named] == [m.id or each for m, each in zip(conversation, named, strict=True)]
     again: dict[str, Any] = {}
     last = {message.id: message for message in said if message.id}
-    encode_bodies(list(last.values()), base, codec, "here", again)
+    encode_bodies(list(last.values()), known, codec, "here", again)
     assert not set(again) - set(blobs)
 
 
@@ -378,16 +378,16 @@ class Remark(HumanMessage):
 
 def test_a_message_that_became_one_of_another_class_is_not_taken_for_the_one_before() -> None:
     codec = Codec(allowed=[Remark])
-    base, blobs = Base(), {}  # type: ignore[var-annotated]
+    known, blobs = KnownBodies(), {}  # type: ignore[var-annotated]
     for message in (HumanMessage("x", id="1"), Remark("x", id="1"), HumanMessage("x", id="1")):
-        (name,) = encode_bodies([message], base, codec, "here", blobs)
+        (name,) = encode_bodies([message], known, codec, "here", blobs)
         assert type(decode_bodies([name], blobs, codec)[0]) is type(message)
 
 
 def test_a_message_that_got_a_field_of_no_class_is_not_taken_for_the_one_before(codec: Codec) -> None:
-    base, blobs = Base(), {}  # type: ignore[var-annotated]
+    known, blobs = KnownBodies(), {}  # type: ignore[var-annotated]
     message = HumanMessage("x", id="1")
-    encode_bodies([message], base, codec, "here", blobs)
+    encode_bodies([message], known, codec, "here", blobs)
     message.mood = "good"  # type: ignore[attr-defined]  # any is allowed
-    (name,) = encode_bodies([message], base, codec, "here", blobs)
+    (name,) = encode_bodies([message], known, codec, "here", blobs)
     assert decode_bodies([name], blobs, codec)[0].__pydantic_extra__ == {"mood": "good"}

@@ -14,7 +14,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMe
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.encoding.plain import plainly
 from langchain_ttl_history.storage.base import Blob
-from langchain_ttl_history.stored.bodies import Base, decode_bodies, encode_bodies, encode_conversation
+from langchain_ttl_history.stored.bodies import KnownBodies, decode_bodies, encode_bodies, encode_conversation
 from langchain_ttl_history.stored.recall import Recall
 
 from .test_codec import TYPES, Remark, alike, exactly, identified, often, values
@@ -30,16 +30,16 @@ class Kept:
 
     def __init__(self, codec: Codec) -> None:
         self.codec = codec
-        self.base = Base()
+        self.bodies = KnownBodies()
         self.blobs: dict[str, Blob] = {}
 
     def put(self, messages: Sequence[BaseMessage]) -> list[str]:
         """Store a conversation; check that it is what comes back, in either way."""
         sent: dict[str, Blob] = {}
-        names = encode_conversation(messages, self.base, self.codec, "here", sent)
+        names = encode_conversation(messages, self.bodies, self.codec, "here", sent)
         self.blobs.update(sent)
-        self.base.sent(sent)
-        recall = Recall(self.base.strip, self.codec)
+        self.bodies.sent(sent)
+        recall = Recall(self.bodies.strip, self.codec)
         read = {name: blob for name, blob in self.blobs.items() if name not in recall.known}
         for back in (
             decode_bodies(names, self.blobs, self.codec),
@@ -117,7 +117,7 @@ def test_what_is_left_of_a_conversation_after_a_cut_is_not_stored_anew(codec: Co
     names = kept.put(said)
     later = [*said[cut:], HumanMessage("next", id="n")]
     sent: dict[str, Blob] = {}
-    assert encode_conversation(later, kept.base, codec, "here", sent)[:-1] == names[cut:]
+    assert encode_conversation(later, kept.bodies, codec, "here", sent)[:-1] == names[cut:]
     assert len(sent) == 1
 
 
@@ -137,17 +137,17 @@ def test_what_an_image_would_bring_back_as_something_else_is_read_from_where_it_
 def test_messages_read_from_there_are_nobody_elses(codec: Codec) -> None:
     kept, said = Kept(codec), turns(2)
     names = kept.put(said)
-    first = Recall(kept.base.strip, codec).decode(names, kept.blobs)
+    first = Recall(kept.bodies.strip, codec).decode(names, kept.blobs)
     first[1].additional_kwargs["changed"] = True
     first[1].mood = "good"  # type: ignore[attr-defined]  # any is allowed
-    second = Recall(kept.base.strip, codec).decode(names, kept.blobs)
+    second = Recall(kept.bodies.strip, codec).decode(names, kept.blobs)
     assert all(map(alike, second, said))
 
 
 def test_what_was_read_is_compared_with_as_well(codec: Codec) -> None:
     kept, said = Kept(codec), turns(3)
     names = kept.put(said)
-    other = Base()
+    other = KnownBodies()
     messages = decode_bodies(names, kept.blobs, codec)
     other.learn_read(names, messages, kept.blobs, codec)
     sent: dict[str, Blob] = {}
@@ -229,12 +229,12 @@ class Meanwhile(Codec):
 
 
 def test_a_message_that_gets_its_id_while_it_is_stored_comes_back_with_it() -> None:
-    codec, base = Meanwhile(), Base()
+    codec, bodies = Meanwhile(), KnownBodies()
     message = AIMessage("answer")
     sent: dict[str, Blob] = {}
-    names = encode_bodies([message], base, codec, "here", sent)
-    base.learn_read(names, [message], sent, codec)
-    assert Recall(base.strip, codec).decode(names, sent) == [AIMessage("answer", id="given")]
+    names = encode_bodies([message], bodies, codec, "here", sent)
+    bodies.learn_read(names, [message], sent, codec)
+    assert Recall(bodies.strip, codec).decode(names, sent) == [AIMessage("answer", id="given")]
 
 
 class Changing(Codec):
@@ -257,8 +257,8 @@ def test_a_message_that_is_changed_while_its_conversation_is_stored_comes_back_a
 ) -> None:
     said = [HumanMessage("question", id="1"), AIMessage("answer", id="2"), AIMessage("more", id="3")]
     message = said[place]
-    codec, base = Changing(lambda: setattr(message, field, "another, which is longer")), Base()
+    codec, bodies = Changing(lambda: setattr(message, field, "another, which is longer")), KnownBodies()
     sent: dict[str, Blob] = {}
-    names = encode_conversation(said, base, codec, "here", sent)
-    assert Recall(base.strip, codec).decode(names, sent) == decode_bodies(names, sent, codec) == said
-    assert Recall(base.strip, codec).decode(names[:1], sent) == decode_bodies(names[:1], sent, codec)
+    names = encode_conversation(said, bodies, codec, "here", sent)
+    assert Recall(bodies.strip, codec).decode(names, sent) == decode_bodies(names, sent, codec) == said
+    assert Recall(bodies.strip, codec).decode(names[:1], sent) == decode_bodies(names[:1], sent, codec)

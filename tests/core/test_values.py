@@ -8,7 +8,7 @@ import pytest
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
 from langchain_ttl_history.codec import Codec, delta_snapshot
-from langchain_ttl_history.stored.bodies import Base
+from langchain_ttl_history.stored.bodies import KnownBodies
 from langchain_ttl_history.stored.values import Values, decode_value, shifted
 
 SAID: list[BaseMessage] = [HumanMessage("question", id="h"), AIMessage("answer", id="a")]
@@ -25,12 +25,12 @@ OTHERS: list[Any] = [None, 1, "short", LONG, SAID, SAID[0], {"a": [1]}, {"messag
 @pytest.mark.parametrize("value", [*INPUTS, *OTHERS])
 def test_a_value_comes_out_as_it_went_in_wherever_its_references_stand(value: Any) -> None:
     codec = Codec()
-    values = Values(codec, "here", Base())
+    values = Values(codec, "here", KnownBodies())
     values.messages([HumanMessage("before", id="b")], "other")
     stored = values.encode(value, "channel")
     assert decode_value(stored, values.refs, values.blobs, codec) == value
 
-    other = Values(codec, "there", Base())
+    other = Values(codec, "there", KnownBodies())
     shared = other.share(stored, values.refs)
     assert decode_value(shared, other.refs, values.blobs, codec) == value
 
@@ -39,18 +39,18 @@ def test_a_value_comes_out_as_it_went_in_wherever_its_references_stand(value: An
 
 def test_a_snapshot_comes_out_as_one() -> None:
     codec = Codec()
-    values = Values(codec, "here", Base())
+    values = Values(codec, "here", KnownBodies())
     stored = values.encode(delta_snapshot(SAID), "channel")
     assert decode_value(stored, values.refs, values.blobs, codec) == delta_snapshot(SAID)
 
 
 @pytest.mark.parametrize("value", INPUTS)
 def test_messages_in_what_a_graph_is_given_are_stored_as_those_of_its_conversation(value: Any) -> None:
-    codec, base = Codec(), Base()
-    values = Values(codec, "here", base)
+    codec, bodies = Codec(), KnownBodies()
+    values = Values(codec, "here", bodies)
     values.encode(value, "__start__")
-    base.sent(values.blobs)
-    later = Values(codec, "here", base)
+    bodies.sent(values.blobs)
+    later = Values(codec, "here", bodies)
     later.messages([message for message in SAID if message in value.get("messages", ())], "messages")
     assert not later.blobs, "they are there already"
     assert all(LONG.encode() not in blob.payload or name[0] == "v" for name, blob in values.blobs.items())
