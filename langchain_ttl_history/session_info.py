@@ -13,8 +13,8 @@ from langchain_ttl_history.pruning import leaves, waiting_roots
 from langchain_ttl_history.sessions import Sessions, View
 from langchain_ttl_history.storage.base import Query, Snapshot
 from langchain_ttl_history.stored.names import BODY, CHECKPOINT, INDEX, LOG, head_name, writes_name
+from langchain_ttl_history.stored.packed_conversation import EMPTY
 from langchain_ttl_history.stored.recall import Recall
-from langchain_ttl_history.stored.strip import NOTHING
 
 __all__ = ["SessionInfo", "info", "portrait"]
 
@@ -67,7 +67,7 @@ def _glance(sessions: Sessions, key: SessionKey) -> Flow[View | None]:
     """The conversation as it is now, with the index in its snapshot, read without a lease."""
     head = head_name("")
     snapshot: Snapshot = yield Read(key, Query((head, INDEX), (CHECKPOINT, BODY), (LOG, head)))
-    return sessions.look(snapshot, Recall(NOTHING, sessions.codec)) if snapshot.generation else None
+    return sessions.look(snapshot, Recall(EMPTY, sessions.codec)) if snapshot.generation else None
 
 
 def _listed(sessions: Sessions, key: SessionKey, snapshot: Snapshot) -> Flow[int]:

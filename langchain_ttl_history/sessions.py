@@ -21,8 +21,8 @@ from langchain_ttl_history.retention import Retention
 from langchain_ttl_history.storage.base import Change, Lease, Outcome, Query, Snapshot, Status
 from langchain_ttl_history.stored.bodies import KnownBodies
 from langchain_ttl_history.stored.names import BODY, CHECKPOINT, LOG, head_name
+from langchain_ttl_history.stored.packed_conversation import EMPTY
 from langchain_ttl_history.stored.recall import Recall
-from langchain_ttl_history.stored.strip import NOTHING
 from langchain_ttl_history.window import Caps, cut, simple_start, without_open_group
 
 __all__ = ["Sessions", "Turn", "View"]
@@ -98,7 +98,7 @@ class Sessions:
     def recall(self, key: SessionKey) -> Recall:
         """What this process remembers of a session's conversation."""
         known = self.cache.last(key)
-        return Recall(NOTHING if known is None else known.bodies.strip, self.codec)
+        return Recall(EMPTY if known is None else known.bodies.conversation, self.codec)
 
     def look(self, snapshot: Snapshot, recall: Recall) -> View:
         """The conversation in a snapshot.
@@ -215,7 +215,7 @@ class Sessions:
         """Free what is over the caps at once."""
         snapshot: Snapshot = yield Read(key, Query(outline=True))
         if snapshot.generation:
-            yield Write(key, self._plan(self.look(snapshot, Recall(NOTHING, self.codec))))
+            yield Write(key, self._plan(self.look(snapshot, Recall(EMPTY, self.codec))))
 
     def _plan(self, view: View) -> Change:
         bodies = view.bodies

@@ -12,7 +12,7 @@ from langchain_ttl_history.encoding.messages import is_core, pack_plain
 from langchain_ttl_history.errors import CorruptRecordError, TypeNotAllowedError, brief
 from langchain_ttl_history.storage.base import Blob
 from langchain_ttl_history.stored.names import ID, body_name, key_of
-from langchain_ttl_history.stored.strip import NOTHING, Body, Strip
+from langchain_ttl_history.stored.packed_conversation import EMPTY, Body, PackedConversation
 
 __all__ = ["KnownBodies", "check_id", "decode_bodies", "encode_bodies", "encode_conversation", "encode_new", "restored"]
 
@@ -36,14 +36,14 @@ class KnownBodies:
     sending: dict[str, Blob] = field(default_factory=dict)
     """Bodies of writes that are not yet confirmed. Whoever refers to one sends it as well, since LangGraph stores what
     a step wrote and the step's checkpoint concurrently."""
-    strip: Strip = NOTHING
+    conversation: PackedConversation = EMPTY
     """The conversation as it was last put or read."""
     last_shown: tuple[str, tuple[str, ...]] = ("", ())
     """What the last run to begin was shown: as in its token (`Token.shown`), and as names."""
     sound: tuple[str, ...] = ()
     """The last conversation that was found sound; see `simple_start`."""
     held: int = 0
-    """Bytes of all content but the strip's."""
+    """Bytes of all content but the conversation's."""
 
     # Runs in several threads share this without a lock, so each value in it is replaced whole:
     # what one of them reads is never half of what another wrote.
@@ -51,7 +51,7 @@ class KnownBodies:
     @property
     def size(self) -> int:
         """Bytes of all content."""
-        return self.held + len(self.strip.images)
+        return self.held + len(self.conversation.images)
 
     def names_shown(self, shown: str) -> tuple[str, ...]:
         """The names in a token's `shown`, if that is the last one; else empty. Saves splitting that string again."""
@@ -129,7 +129,7 @@ class KnownBodies:
                     self.learn(name[ID:], body)
             bodies.append(body)
         begin, images = joined([body.content for body in bodies])
-        self.strip = NOTHING.followed(0, 0, begin, images, bodies)
+        self.conversation = EMPTY.followed(0, 0, begin, images, bodies)
 
 
 def _body_read(name: str, message: BaseMessage, blobs: Mapping[str, Blob], codec: Codec) -> Body:
@@ -144,23 +144,23 @@ def _body_read(name: str, message: BaseMessage, blobs: Mapping[str, Blob], codec
 def encode_conversation(
     messages: Sequence[BaseMessage], known: KnownBodies, codec: Codec, where: str, blobs: dict[str, Blob]
 ) -> list[str]:
-    """As :func:`encode_bodies`, for a whole conversation, which becomes `known.strip` for the next time.
+    """As :func:`encode_bodies`, for a whole conversation, which becomes `known.conversation` for the next time.
 
     Every message is packed and compared, so a message that was changed in place is never missed.
     """
     classes = list(map(type, messages))
     begin, images = codec.images(messages)
-    strip, start, count = known.strip, 0, 0
+    last, start, count = known.conversation, 0, 0
     if images and messages and (first := messages[0].id):
-        start, count = strip.common(first, classes, begin, images)
-    names = strip.names[start : start + count]
+        start, count = last.common(first, classes, begin, images)
+    names = last.names[start : start + count]
     if known.sending:
         for name in known.sending.keys() & set(names):
             known.resend(name, blobs)
     bodies: list[Body] = []
     end = begin
     if count:
-        end += strip.ends[start + count - 1] - (strip.ends[start - 1] if start else strip.begin)
+        end += last.ends[start + count - 1] - (last.ends[start - 1] if start else last.begin)
     for message in messages[count:]:
         # The rest of `images`, after the last but one, is the image of the last message.
         is_last = images and count + len(bodies) + 1 == len(messages) and is_core(message)
@@ -175,7 +175,7 @@ def encode_conversation(
         bodies.append(body)
         names.append(body.name)
     if images:
-        known.strip = strip.followed(start, count, begin, images, bodies)
+        known.conversation = last.followed(start, count, begin, images, bodies)
     return names
 
 

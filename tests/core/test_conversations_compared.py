@@ -39,7 +39,7 @@ class Kept:
         names = encode_conversation(messages, self.bodies, self.codec, "here", sent)
         self.blobs.update(sent)
         self.bodies.sent(sent)
-        recall = Recall(self.bodies.strip, self.codec)
+        recall = Recall(self.bodies.conversation, self.codec)
         read = {name: blob for name, blob in self.blobs.items() if name not in recall.known}
         for back in (
             decode_bodies(names, self.blobs, self.codec),
@@ -137,10 +137,10 @@ def test_what_an_image_would_bring_back_as_something_else_is_read_from_where_it_
 def test_messages_read_from_there_are_nobody_elses(codec: Codec) -> None:
     kept, said = Kept(codec), turns(2)
     names = kept.put(said)
-    first = Recall(kept.bodies.strip, codec).decode(names, kept.blobs)
+    first = Recall(kept.bodies.conversation, codec).decode(names, kept.blobs)
     first[1].additional_kwargs["changed"] = True
     first[1].mood = "good"  # type: ignore[attr-defined]  # any is allowed
-    second = Recall(kept.bodies.strip, codec).decode(names, kept.blobs)
+    second = Recall(kept.bodies.conversation, codec).decode(names, kept.blobs)
     assert all(map(alike, second, said))
 
 
@@ -153,7 +153,7 @@ def test_what_was_read_is_compared_with_as_well(codec: Codec) -> None:
     sent: dict[str, Blob] = {}
     assert encode_conversation(messages, other, codec, "there", sent) == names
     assert not sent
-    assert all(map(alike, Recall(other.strip, codec).decode(names, {}), said)), "nothing but what it learnt"
+    assert all(map(alike, Recall(other.conversation, codec).decode(names, {}), said)), "nothing but what it learnt"
 
 
 edits = st.lists(
@@ -234,7 +234,7 @@ def test_a_message_that_gets_its_id_while_it_is_stored_comes_back_with_it() -> N
     sent: dict[str, Blob] = {}
     names = encode_bodies([message], bodies, codec, "here", sent)
     bodies.learn_read(names, [message], sent, codec)
-    assert Recall(bodies.strip, codec).decode(names, sent) == [AIMessage("answer", id="given")]
+    assert Recall(bodies.conversation, codec).decode(names, sent) == [AIMessage("answer", id="given")]
 
 
 class Changing(Codec):
@@ -260,5 +260,5 @@ def test_a_message_that_is_changed_while_its_conversation_is_stored_comes_back_a
     codec, bodies = Changing(lambda: setattr(message, field, "another, which is longer")), KnownBodies()
     sent: dict[str, Blob] = {}
     names = encode_conversation(said, bodies, codec, "here", sent)
-    assert Recall(bodies.strip, codec).decode(names, sent) == decode_bodies(names, sent, codec) == said
-    assert Recall(bodies.strip, codec).decode(names[:1], sent) == decode_bodies(names[:1], sent, codec)
+    assert Recall(bodies.conversation, codec).decode(names, sent) == decode_bodies(names, sent, codec) == said
+    assert Recall(bodies.conversation, codec).decode(names[:1], sent) == decode_bodies(names[:1], sent, codec)

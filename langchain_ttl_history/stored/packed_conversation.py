@@ -1,7 +1,7 @@
 """A conversation that is known to be stored, as one byte string: to compare the next one with, and to read back.
 
-The name is that of a film strip: the images of the messages, side by side. A message's **image** is all it holds,
-id included, packed (see `messages.image_of`); two messages are the same if their classes and images are.
+It is the images of its messages, side by side. A message's **image** is all it holds, id included, packed (see
+`messages.image_of`); two messages are the same if their classes and images are.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from langchain_core.messages import BaseMessage
 
 from langchain_ttl_history.stored.names import ID
 
-__all__ = ["NOTHING", "Body", "Strip"]
+__all__ = ["EMPTY", "Body", "PackedConversation"]
 
 
 class Body(NamedTuple):
@@ -27,7 +27,7 @@ class Body(NamedTuple):
     """Whether the message can be rebuilt from its image exactly."""
 
 
-class Strip(NamedTuple):
+class PackedConversation(NamedTuple):
     """A conversation that is known to be stored, the images of its messages side by side.
 
     A step of a graph hands over the messages of the previous step and a few more, so one comparison with this tells
@@ -55,7 +55,7 @@ class Strip(NamedTuple):
             images: The images of all its messages.
 
         Returns:
-            The place in this strip of the other's first message, and how many messages from there on are the same:
+            The place in this one of the other's first message, and how many messages from there on are the same:
             all to the end of the shorter one, or else (0, 0).
         """
         if not self.names:
@@ -73,11 +73,11 @@ class Strip(NamedTuple):
             return 0, 0
         return (start, end - start) if images.startswith(self.images[offset : self.ends[end - 1]], begin) else (0, 0)
 
-    def followed(self, start: int, count: int, begin: int, images: bytes, bodies: Iterable[Body]) -> Strip:
-        """The strip of a conversation that shares a stretch with this one; it ends before a body without id or image.
+    def followed(self, start: int, count: int, begin: int, images: bytes, bodies: Iterable[Body]) -> PackedConversation:
+        """A conversation that shares a stretch with this one, packed; it ends before a body without id or image.
 
         Args:
-            start: The place in this strip where the shared stretch begins.
+            start: The place in this one where the shared stretch begins.
             count: How many messages are shared.
             begin: The offset in `images` of the first image.
             images: The images of the whole new conversation.
@@ -99,8 +99,8 @@ class Strip(NamedTuple):
             classes.append(cls)
             end += len(image)
             ends.append(end)
-        return Strip(names, classes, exact, begin, ends, images)
+        return PackedConversation(names, classes, exact, begin, ends, images)
 
 
-NOTHING = Strip([], [], 0, 0, [], b"")
+EMPTY = PackedConversation([], [], 0, 0, [], b"")
 """No conversation."""
