@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from langchain_ttl_history.checkpointing.reads import Token
+from langchain_ttl_history.checkpointing.run_token import Token
 from langchain_ttl_history.codec import delta_snapshot, snapshot_value
 from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.retention import Retention

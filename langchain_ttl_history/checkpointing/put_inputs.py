@@ -6,7 +6,7 @@ from collections.abc import Container, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from langchain_ttl_history.checkpointing.reads import Token
+from langchain_ttl_history.checkpointing.run_token import Token
 from langchain_ttl_history.checkpoints import Record
 from langchain_ttl_history.conversation import Seen
 from langchain_ttl_history.storage.base import Guard

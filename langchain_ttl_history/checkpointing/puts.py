@@ -9,7 +9,8 @@ from typing import Any
 from langchain_ttl_history.checkpointing.conversation_changes import find_channel, keep_cut_first, said
 from langchain_ttl_history.checkpointing.expired_turns import held_by, leave_aged
 from langchain_ttl_history.checkpointing.put_inputs import Ground, Put, Start
-from langchain_ttl_history.checkpointing.reads import FIRST_METADATA, Token, first_checkpoint
+from langchain_ttl_history.checkpointing.reads import FIRST_METADATA, first_checkpoint
+from langchain_ttl_history.checkpointing.run_token import Token
 from langchain_ttl_history.checkpoints import (
     Record,
     decode_record,

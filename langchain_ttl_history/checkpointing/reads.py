@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 from langchain_core.messages import BaseMessage
 
 from langchain_ttl_history.amendments import done_with
+from langchain_ttl_history.checkpointing.run_token import TOKEN_KEY, Token
 from langchain_ttl_history.checkpoints import Record, decode_record, first_checkpoint_id, target_of
 from langchain_ttl_history.codec import delta_snapshot
 from langchain_ttl_history.conversation import Seen, deltas_of
@@ -32,81 +31,16 @@ from langchain_ttl_history.stored.names import (
     WRITES,
     checkpoint_name,
     head_name,
-    key_of,
     writes_name,
 )
 from langchain_ttl_history.stored.pending import PendingWrite, decode_writes
 
-__all__ = ["FIRST_METADATA", "TOKEN_KEY", "CheckpointReads", "Loaded", "Token", "first_checkpoint"]
-
-TOKEN_KEY = "__ttl_history__"  # noqa: S105  # no secret: what a run has seen
-"""The entry of a checkpoint's `versions_seen` that carries a run's token."""
+__all__ = ["FIRST_METADATA", "CheckpointReads", "Loaded", "first_checkpoint"]
 
 FIRST_METADATA: Mapping[str, Any] = {"source": "input", "step": -1, "parents": {}}
 """The metadata of the checkpoint that a session without one shows."""
 
-_NOTHING: frozenset[str] = frozenset()
 _FOLLOW = (CHECKPOINT, BODY, VALUE, WRITES)
-
-
-class Token(NamedTuple):
-    """What a run was shown when it loaded its checkpoint; it comes back with each of its puts."""
-
-    generation: int
-    id: str
-    """The checkpoint it loaded."""
-    seen: Seen
-    cut: frozenset[str]
-    """The keys of the messages that the window left out."""
-    shown: str
-    """The names of the conversation it was shown, as one string; most puts need not read it."""
-
-    @classmethod
-    def of(cls, snapshot: Snapshot, id: str, seen: Seen, names: Sequence[str], whole: Sequence[str]) -> Token:
-        """The token of a run that loads this checkpoint and is shown these messages of the whole conversation."""
-        cut = frozenset(map(key_of, whole)).difference(map(key_of, names)) if len(whole) > len(names) else _NOTHING
-        shown = "\n".join(names)
-        if shown.count("\n") >= max(1, len(names)):
-            shown = json.dumps(names)  # An id contains a line break.
-        return cls(snapshot.generation, id, seen, cut, shown)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The conversation it was shown."""
-        # A name begins with an m, so a bracket tells that it is JSON.
-        return tuple(json.loads(self.shown) if self.shown[:1] == "[" else self.shown.split("\n") if self.shown else ())
-
-    def versions(self) -> dict[str, int]:
-        """The token as an entry of `versions_seen`.
-
-        All of it is in the keys and every version is 0: LangGraph treats a thread as new, and infers the node of an
-        update, only while every version in there is falsy.
-        """
-        seen = self.seen
-        head = json.dumps([self.generation, self.id, seen.position, seen.packed(), sorted(self.cut)])
-        return {head: 0, self.shown: 0}
-
-    @classmethod
-    def taken_from(cls, versions_seen: dict[str, Any]) -> Token | None:
-        """The token of a run, removed from its checkpoint's `versions_seen`."""
-        stored = versions_seen.pop(TOKEN_KEY, None)
-        if not stored:
-            return None
-        # LangGraph may have added channels after ours, when it marked a snapshot as seen.
-        head, shown, *added = stored
-        if added:
-            for node, seen in versions_seen.items():
-                versions_seen[node] = {
-                    name: version for name, version in seen.items() if not name.startswith(TOKEN_KEY)
-                }
-        return cls(*_parsed(head), shown)
-
-
-@lru_cache(maxsize=256)
-def _parsed(head: str) -> tuple[int, str, Seen, frozenset[str]]:
-    """The first part of a token, which every put of its run needs; cached, since all of them bring the same."""
-    generation, id, position, runs, cut = json.loads(head)
-    return generation, id, Seen.unpacked(position, runs), frozenset(cut)
 
 
 class Loaded(NamedTuple):
