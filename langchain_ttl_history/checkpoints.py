@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from uuid import UUID
 
 from langchain_ttl_history.codec import Codec, is_snapshot
 from langchain_ttl_history.conversation import Seen
@@ -21,8 +20,6 @@ __all__ = [
     "decode_record",
     "encode_record",
     "encode_values",
-    "first_checkpoint_id",
-    "first_shown_in",
     "overwritten",
     "pointed_at",
     "target_of",
@@ -32,26 +29,6 @@ __all__ = [
 _FORMAT = 1
 # The places of some fields in a packed record; see `encode_record`.
 _CONVERSATION, _SHOWN, _CHANNEL, _EXPLICIT, _VALUES = 7, 8, 9, 10, 11
-
-
-def first_checkpoint_id(generation: int) -> str:
-    """The id of the checkpoint that a session without one shows: older than any it will get."""
-    ticks = generation * 10 + 0x01B21DD213814000
-    number = (ticks >> 12) << 80 | 0x6 << 76 | (ticks & 0xFFF) << 64 | 0b10 << 62
-    return str(UUID(int=number))
-
-
-def first_shown_in(id: str) -> int | None:
-    """The generation whose :func:`first_checkpoint_id` this is; None if it is another checkpoint's."""
-    if not id.endswith("-8000-000000000000"):
-        return None
-    try:
-        number = UUID(id).int
-    except ValueError:
-        return None
-    ticks = (number >> 80) << 12 | (number >> 64) & 0xFFF
-    generation = max(0, ticks - 0x01B21DD213814000) // 10
-    return generation if first_checkpoint_id(generation) == id else None
 
 
 def overwritten(value: Any) -> tuple[bool, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from langchain_ttl_history.checkpoints import first_shown_in
+from langchain_ttl_history.checkpointing.first_checkpoint import first_shown_in
 from langchain_ttl_history.flow import Flow, Write
 from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.sessions import Sessions

@@ -8,16 +8,10 @@ from typing import Any
 
 from langchain_ttl_history.checkpointing.conversation_changes import find_channel, keep_cut_first, said
 from langchain_ttl_history.checkpointing.expired_turns import held_by, leave_aged
+from langchain_ttl_history.checkpointing.first_checkpoint import FIRST_METADATA, first_checkpoint, first_checkpoint_id
 from langchain_ttl_history.checkpointing.put_inputs import Ground, Put, Start
-from langchain_ttl_history.checkpointing.reads import FIRST_METADATA, first_checkpoint
 from langchain_ttl_history.checkpointing.run_token import Token
-from langchain_ttl_history.checkpoints import (
-    Record,
-    decode_record,
-    encode_record,
-    encode_values,
-    first_checkpoint_id,
-)
+from langchain_ttl_history.checkpoints import Record, decode_record, encode_record, encode_values
 from langchain_ttl_history.codec import is_snapshot
 from langchain_ttl_history.flow import Flow, Read, Write
 from langchain_ttl_history.index import line_of

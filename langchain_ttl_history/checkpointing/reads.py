@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
 from langchain_core.messages import BaseMessage
 
 from langchain_ttl_history.amendments import done_with
+from langchain_ttl_history.checkpointing.first_checkpoint import FIRST_METADATA, first_checkpoint, first_checkpoint_id
 from langchain_ttl_history.checkpointing.run_token import TOKEN_KEY, Token
-from langchain_ttl_history.checkpoints import Record, decode_record, first_checkpoint_id, target_of
+from langchain_ttl_history.checkpoints import Record, decode_record, target_of
 from langchain_ttl_history.codec import delta_snapshot
 from langchain_ttl_history.conversation import Seen, deltas_of
 from langchain_ttl_history.flow import Flow, Read
@@ -35,10 +35,7 @@ from langchain_ttl_history.stored.names import (
 )
 from langchain_ttl_history.stored.pending import PendingWrite, decode_writes
 
-__all__ = ["FIRST_METADATA", "CheckpointReads", "Loaded", "first_checkpoint"]
-
-FIRST_METADATA: Mapping[str, Any] = {"source": "input", "step": -1, "parents": {}}
-"""The metadata of the checkpoint that a session without one shows."""
+__all__ = ["CheckpointReads", "Loaded"]
 
 _FOLLOW = (CHECKPOINT, BODY, VALUE, WRITES)
 
@@ -231,17 +228,4 @@ def _handed(record: Record, values: dict[str, Any]) -> dict[str, Any]:
         "channel_values": values,
         "channel_versions": dict(checkpoint["channel_versions"]),
         "versions_seen": {node: dict(seen) for node, seen in checkpoint["versions_seen"].items()},
-    }
-
-
-def first_checkpoint(id: str, generation: int, channel: str) -> dict[str, Any]:
-    """The checkpoint that a session without one shows, less its values."""
-    created = datetime.fromtimestamp(generation / 1e6, timezone.utc)
-    return {
-        "v": 4,
-        "id": id,
-        "ts": created.isoformat(),
-        "channel_versions": {channel: 1},
-        "versions_seen": {},
-        "updated_channels": None,
     }
