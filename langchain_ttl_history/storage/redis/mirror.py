@@ -17,7 +17,7 @@ from langchain_ttl_history.fork_safety import lock
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.base import Blob
 from langchain_ttl_history.storage.redis.lineage import later, newest
-from langchain_ttl_history.storage.redis.numbers import KIND, Known
+from langchain_ttl_history.storage.redis.numbers import KIND, SessionNumbers
 
 __all__ = ["NOTHING", "Mirror", "Mirrors", "Remembered"]
 
@@ -155,7 +155,7 @@ class Mirrors:
                 self._keep(key, mirror)
 
     def wrote(
-        self, key: SessionKey, told: Known, editions: tuple[int, int], found: Mapping[str, Blob],
+        self, key: SessionKey, told: SessionNumbers, editions: tuple[int, int], found: Mapping[str, Blob],
         numbers: Mapping[str, int], gone: Collection[str],
     ) -> None:  # fmt: skip
         """Remember what a write stored, and forget what it dropped or set again.

@@ -17,7 +17,7 @@ from langchain_ttl_history.storage.redis.commands import encoded
 from langchain_ttl_history.storage.redis.lineage import later
 from langchain_ttl_history.storage.redis.names import short_name
 
-__all__ = ["KIND", "TABLE", "Dropping", "Known", "References", "kind_of", "runs"]
+__all__ = ["KIND", "TABLE", "Dropping", "NumbersCache", "SessionNumbers", "kind_of", "runs"]
 
 TABLE = 16
 """How many names a table holds."""
@@ -43,7 +43,7 @@ Dropping = tuple[str, frozenset[str]]
 
 
 @dataclass(slots=True)
-class Known:
+class SessionNumbers:
     """The numbers of a session's blobs that were stored in this epoch of its generation."""
 
     generation: int
@@ -111,19 +111,21 @@ def _tell(out: bytearray, told: int, first: int, after: int) -> int:
     return told
 
 
-class References:
-    """The numbers known of many sessions; the least recently used is forgotten first."""
+class NumbersCache:
+    """The numbers of many sessions; the least recently used is forgotten first."""
 
     def __init__(self) -> None:
         self._lock = lock()
-        self._known: OrderedDict[SessionKey, Known] = OrderedDict()
+        self._known: OrderedDict[SessionKey, SessionNumbers] = OrderedDict()
         self._size = 0
 
-    def of(self, key: SessionKey) -> Known | None:
+    def of(self, key: SessionKey) -> SessionNumbers | None:
         """What is known of a session. Other threads may add to it, but never change what is there."""
         return self._known.get(key)
 
-    def learn(self, key: SessionKey, told: Known | None, dropped: Collection[str] = (), before: int = -1) -> None:
+    def learn(
+        self, key: SessionKey, told: SessionNumbers | None, dropped: Collection[str] = (), before: int = -1
+    ) -> None:
         """Remember what the answer to a request told.
 
         Args:

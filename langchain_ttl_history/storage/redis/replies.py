@@ -23,7 +23,7 @@ from langchain_ttl_history.storage.redis.layout import (
 from langchain_ttl_history.storage.redis.lineage import later
 from langchain_ttl_history.storage.redis.mirror import Mirror, Remembered
 from langchain_ttl_history.storage.redis.names import full_name
-from langchain_ttl_history.storage.redis.numbers import KIND, TABLE, Known
+from langchain_ttl_history.storage.redis.numbers import KIND, TABLE, SessionNumbers
 
 __all__ = ["Listed", "Stored", "is_completed", "parse_listing", "parse_read", "parse_write"]
 
@@ -74,7 +74,7 @@ def _requests_of(reply: Sequence[bytes]) -> bytes:
 @decoder("a session")
 def parse_read(
     reply: Sequence[bytes], query: Query, mirror: Mirror | None, remembered: Remembered
-) -> tuple[Snapshot, Known | None, Mirror | None]:
+) -> tuple[Snapshot, SessionNumbers | None, Mirror | None]:
     """Parse the reply of `read.lua`.
 
     Args:
@@ -117,7 +117,7 @@ def parse_read(
         refs = [ref for blob in blobs.values() for ref in blob.refs]
         refs += [ref for entries in lists.values() for entry in entries for ref in entry.refs]
         mirror.complete(blobs, refs, query.follow, query.known)
-    return _snapshot(head, blobs, lists), Known(head.generation, head.epoch, numbers, requests), mirror
+    return _snapshot(head, blobs, lists), SessionNumbers(head.generation, head.epoch, numbers, requests), mirror
 
 
 def _strings(reply: Sequence[bytes]) -> list[bytes]:
@@ -197,7 +197,7 @@ def _learn(names: Names, field: bytes, table: bytes) -> None:
 class Stored(NamedTuple):
     """What the answer to a write tells for the caches."""
 
-    known: Known
+    known: SessionNumbers
     """The numbers of the blobs it stored, in the epoch after it."""
     epoch: int
     """The epoch before it."""
@@ -238,7 +238,7 @@ def parse_write(reply: bytes, change: Change, weighed: Sequence[str]) -> tuple[O
     for name in change.drop:
         if numbers.pop(name, None) is not None:
             lasting.pop(name, None)
-    return outcome, Stored(Known(generation, epoch, numbers, requests), epoch_before, (before, after), lasting)
+    return outcome, Stored(SessionNumbers(generation, epoch, numbers, requests), epoch_before, (before, after), lasting)
 
 
 def _text(raw: bytes) -> str:

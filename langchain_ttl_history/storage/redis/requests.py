@@ -15,7 +15,7 @@ from langchain_ttl_history.storage.redis import writes
 from langchain_ttl_history.storage.redis.commands import Eval, Keys, Scan, Script, packed, request_name
 from langchain_ttl_history.storage.redis.mirror import NOTHING, Mirrors
 from langchain_ttl_history.storage.redis.names import short_name
-from langchain_ttl_history.storage.redis.numbers import References
+from langchain_ttl_history.storage.redis.numbers import NumbersCache
 from langchain_ttl_history.storage.redis.replies import Listed, is_completed, parse_listing, parse_read, parse_write
 
 __all__ = [
@@ -53,7 +53,7 @@ class Settings(NamedTuple):
     """What every request of a storage has in common."""
 
     keys: Keys
-    numbers: References
+    numbers: NumbersCache
     mirrors: Mirrors
     clock: Any = None
     """Gives the time instead of the server, in seconds."""
@@ -69,108 +69,109 @@ class Settings(NamedTuple):
         return 0 if self.clock is None else 3_600_000
 
 
-def read(to: Settings, key: SessionKey, query: Query) -> Plan[Snapshot]:
+def read(settings: Settings, key: SessionKey, query: Query) -> Plan[Snapshot]:
     """Read parts of one session."""
-    address = to.keys.of(key)
+    address = settings.keys.of(key)
     outline_over: list[str | int] = []
     for name, most in query.outline_over.items():
         outline_over += (short_name(name), most)
     marked_list, marked_blob = query.after_mark or ("", "")
     idle, age = (-2, -1) if query.lease is None else writes.times(query.lease)
     arguments = [
-        address.digest, to.now, to.margin, idle, age, query.outline, [short_name(name) for name in query.names],
-        query.follow, short_name(marked_list), short_name(marked_blob), outline_over,
+        address.digest, settings.now, settings.margin, idle, age, query.outline,
+        [short_name(name) for name in query.names], query.follow,
+        short_name(marked_list), short_name(marked_blob), outline_over,
     ]  # fmt: skip
-    mirror = to.mirrors.of(key)
+    mirror = settings.mirrors.of(key)
     remembered = NOTHING if mirror is None else mirror.remembered()
     reply = yield Eval(_READ, address.keys, [packed([*arguments, *remembered[:4]]), address.ids])
     if mirror is not None and not is_completed(reply, mirror, remembered.by):
         mirror, remembered = None, NOTHING
         reply = yield Eval(_READ, address.keys, [packed([*arguments, *remembered[:4]]), address.ids])
     found, known, seen = parse_read(reply, query, mirror, remembered)
-    to.numbers.learn(key, known)
-    to.mirrors.read(key, seen)
+    settings.numbers.learn(key, known)
+    settings.mirrors.read(key, seen)
     return found
 
 
-def write(to: Settings, key: SessionKey, change: Change) -> Plan[Outcome]:
+def write(settings: Settings, key: SessionKey, change: Change) -> Plan[Outcome]:
     """Change one session."""
-    address = to.keys.of(key)
+    address = settings.keys.of(key)
     request = request_name()
-    known = to.numbers.of(key)
+    known = settings.numbers.of(key)
     # Looked up once: another thread may begin to drop something else before the answer arrives.
     dropping = ("", frozenset[str]()) if known is None else known.dropping
-    # A session of which nothing is known may not exist, and write.lua cannot create it.
-    planned = None if known is None else writes.by_number(address, to.now, to.margin, change, known, dropping, request)
-    reply = _REFUSED
-    if planned is not None:
-        reply = yield planned
+    planned = None
+    if known is not None:  # Otherwise there may be no such session, and write.lua cannot create it.
+        planned = writes.by_number(address, settings.now, settings.margin, change, known, dropping, request)
+    reply = _REFUSED if planned is None else (yield planned)
     gone: Collection[str] = dropping[1] if reply != _REFUSED else ()
     if reply == _REFUSED:
         if change.drop and known is not None:
             known.dropping = request, frozenset(change.drop)
-        reply = yield writes.by_name(address, to.now, to.margin, change, request)
+        reply = yield writes.by_name(address, settings.now, settings.margin, change, request)
     outcome, told = parse_write(reply, change, writes.weighed(change))
     if told is not None:
         if gone and known is not None:
-            to.numbers.learn(key, told.known, gone, known.epoch)
+            settings.numbers.learn(key, told.known, gone, known.epoch)
         else:
-            to.numbers.learn(key, told.known, change.drop, told.epoch)
+            settings.numbers.learn(key, told.known, change.drop, told.epoch)
         changed = [*change.drop, *(name for name in change.blobs if name not in told.lasting)]
-        to.mirrors.wrote(key, told.known, told.editions, change.blobs, told.lasting, changed)
+        settings.mirrors.wrote(key, told.known, told.editions, change.blobs, told.lasting, changed)
     return outcome
 
 
-def delete(to: Settings, key: SessionKey, tombstone_ttl: float) -> Plan[int]:
+def delete(settings: Settings, key: SessionKey, tombstone_ttl: float) -> Plan[int]:
     """Delete a session."""
-    address = to.keys.of(key)
-    count: int = yield _deletion(to, address.keys, [address.digest], tombstone_ttl, request_name(), whole=False)
-    to.numbers.forget(key)
-    to.mirrors.forget(*key)
+    address = settings.keys.of(key)
+    count: int = yield _deletion(settings, address.keys, [address.digest], tombstone_ttl, request_name(), whole=False)
+    settings.numbers.forget(key)
+    settings.mirrors.forget(*key)
     return count
 
 
-def forget(to: Settings, user_id: str, tombstone_ttl: float) -> Plan[int]:
+def forget(settings: Settings, user_id: str, tombstone_ttl: float) -> Plan[int]:
     """Delete all of a user's sessions. The script must be given their keys, so those are looked up first."""
-    user = to.keys.user(user_id)
+    user = settings.keys.user(user_id)
     digests: list[str] = []
     request = request_name()
     while True:
-        keys = [user, *(to.keys.session(user, digest) for digest in digests)]
-        reply = yield _deletion(to, keys, digests, tombstone_ttl, request, whole=True)
+        keys = [user, *(settings.keys.session(user, digest) for digest in digests)]
+        reply = yield _deletion(settings, keys, digests, tombstone_ttl, request, whole=True)
         if isinstance(reply, int):
-            to.mirrors.forget(user_id, None)
+            settings.mirrors.forget(user_id, None)
             return reply
         digests = [each.decode() for each in reply]
 
 
 def _deletion(
-    to: Settings, keys: Sequence[bytes], digests: Sequence[str], standing: float, request: str, *, whole: bool
+    settings: Settings, keys: Sequence[bytes], digests: Sequence[str], standing: float, request: str, *, whole: bool
 ) -> Eval:
-    arguments = [to.now, to.margin, writes.micro(standing), request, whole, digests]
+    arguments = [settings.now, settings.margin, writes.micro(standing), request, whole, digests]
     return Eval(_DELETE, keys, [packed(arguments)])
 
 
-def page(to: Settings, user_id: str, after: str | None) -> Plan[tuple[list[SessionKey], str | None]]:
+def page(settings: Settings, user_id: str, after: str | None) -> Plan[tuple[list[SessionKey], str | None]]:
     """A page of a user's sessions, least recently used first."""
-    found, after = yield from _listing(to, to.keys.user(user_id), after)
+    found, after = yield from _listing(settings, settings.keys.user(user_id), after)
     return _sorted(found), after
 
 
-def everyone(to: Settings, after: str | None) -> Plan[tuple[list[SessionKey], str | None]]:
+def everyone(settings: Settings, after: str | None) -> Plan[tuple[list[SessionKey], str | None]]:
     """A page of everyone's sessions: those of the users whose keys one page of a scan finds."""
-    users, after = yield Scan(to.keys.users, after, _PAGE)
+    users, after = yield Scan(settings.keys.users, after, _PAGE)
     found: list[Listed] = []
     for user in users:
-        found += yield from _every(to, user)
+        found += yield from _every(settings, user)
     return _sorted(found), after
 
 
-def usage(to: Settings) -> Plan[tuple[int, int]]:
+def usage(settings: Settings) -> Plan[tuple[int, int]]:
     """How many sessions there are, and how many bytes they hold."""
     sessions = size = 0
-    for user in (yield from _users(to)):
-        keys = [to.keys.session(user, each.digest) for each in (yield from _every(to, user, with_expired=True))]
+    for user in (yield from _users(settings)):
+        found = yield from _every(settings, user, with_expired=True)
+        keys = [settings.keys.session(user, each.digest) for each in found]
         sessions += len(keys)
         for start in range(0, len(keys), _WEIGHED):
             reply = yield Eval(_SIZES, [user, *keys[start : start + _WEIGHED]], [])
@@ -178,47 +179,47 @@ def usage(to: Settings) -> Plan[tuple[int, int]]:
     return sessions, size
 
 
-def sweep(to: Settings) -> Plan[int]:
+def sweep(settings: Settings) -> Plan[int]:
     """Free what expired. Returns how many sessions that were."""
     freed = 0
-    for user in (yield from _users(to)):
+    for user in (yield from _users(settings)):
         after: str | None = None
         while True:
-            found, after = yield from _listing(to, user, after, with_expired=True)
+            found, after = yield from _listing(settings, user, after, with_expired=True)
             digests = [each.digest for each in found if each.is_expired]
-            keys = [user, *(to.keys.session(user, digest) for digest in digests)]
-            freed += yield Eval(_SWEEP, keys, [packed([to.now, to.margin, digests])])
+            keys = [user, *(settings.keys.session(user, digest) for digest in digests)]
+            freed += yield Eval(_SWEEP, keys, [packed([settings.now, settings.margin, digests])])
             if after is None:
                 break
     return freed
 
 
-def _users(to: Settings) -> Plan[set[bytes]]:
+def _users(settings: Settings) -> Plan[set[bytes]]:
     """The keys of all users."""
     users: set[bytes] = set()
     after: str | None = None
     while True:
-        found, after = yield Scan(to.keys.users, after, _PAGE)
+        found, after = yield Scan(settings.keys.users, after, _PAGE)
         users.update(found)
         if after is None:
             return users
 
 
-def _every(to: Settings, user: bytes, *, with_expired: bool = False) -> Plan[list[Listed]]:
+def _every(settings: Settings, user: bytes, *, with_expired: bool = False) -> Plan[list[Listed]]:
     """All pages of a user's sessions."""
     every: list[Listed] = []
     after: str | None = None
     while True:
-        found, after = yield from _listing(to, user, after, with_expired=with_expired)
+        found, after = yield from _listing(settings, user, after, with_expired=with_expired)
         every += found
         if after is None:
             return every
 
 
 def _listing(
-    to: Settings, user: bytes, after: str | None, *, with_expired: bool = False
+    settings: Settings, user: bytes, after: str | None, *, with_expired: bool = False
 ) -> Plan[tuple[list[Listed], str | None]]:
-    reply = yield Eval(_LISTING, [user], [packed([to.now, after or "0", with_expired])])
+    reply = yield Eval(_LISTING, [user], [packed([settings.now, after or "0", with_expired])])
     return parse_listing(reply)
 
 

@@ -23,7 +23,7 @@ from langchain_ttl_history.storage.redis.clients import Clients, Given, Made
 from langchain_ttl_history.storage.redis.commands import Eval, Keys, Scan
 from langchain_ttl_history.storage.redis.drivers import exceptions_of
 from langchain_ttl_history.storage.redis.mirror import Mirrors
-from langchain_ttl_history.storage.redis.numbers import References
+from langchain_ttl_history.storage.redis.numbers import NumbersCache
 from langchain_ttl_history.storage.redis.requests import Plan, Settings
 
 __all__ = ["RedisStorage"]
@@ -81,7 +81,7 @@ class RedisStorage:
         self._failures = (*self._drivers, OSError, ValueError, *self._unsettled)
         self._no_script = errors.NoScriptError
         self._batches: WeakKeyDictionary[asyncio.AbstractEventLoop, Batches] = WeakKeyDictionary()
-        self._settings = Settings(Keys(prefix), References(), Mirrors(), clock)
+        self._settings = Settings(Keys(prefix), NumbersCache(), Mirrors(), clock)
 
     def __repr__(self) -> str:
         return f"RedisStorage({self._clients!r})"

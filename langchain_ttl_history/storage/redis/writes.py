@@ -12,7 +12,7 @@ from langchain_ttl_history.storage.base import KEEP, Blob, Change, Lease
 from langchain_ttl_history.storage.redis.commands import Address, Eval, Script, encoded, packed
 from langchain_ttl_history.storage.redis.lineage import newest
 from langchain_ttl_history.storage.redis.names import short_name
-from langchain_ttl_history.storage.redis.numbers import Dropping, Known, kind_of, runs
+from langchain_ttl_history.storage.redis.numbers import Dropping, SessionNumbers, kind_of, runs
 from langchain_ttl_history.storage.redis.payloads import short_entry, short_record
 
 __all__ = ["by_name", "by_number", "micro", "times", "weighed"]
@@ -30,7 +30,7 @@ Numbers = Mapping[str, int]
 
 
 def by_number(
-    address: Address, now: int, margin: int, change: Change, known: Known, dropping: Dropping, request: str
+    address: Address, now: int, margin: int, change: Change, known: SessionNumbers, dropping: Dropping, request: str
 ) -> Eval | None:
     """The request for a change that `write.lua` can make; None if that takes `change.lua`.
 
