@@ -14,7 +14,7 @@ from langchain_ttl_history.storage import RedisStorage, SQLiteStorage
 from langchain_ttl_history.testing import Clock
 from tests import servers
 from tests.proxy import Proxy, proxy_to
-from tests.storage.redis_cases import admin_of, close_redis, kind_here, open_redis
+from tests.storage.redis_cases import admin_of, another_worker, close_redis, kind_here, open_redis
 from tests.storage.sqlite_cases import Opens
 
 
@@ -53,6 +53,20 @@ async def real() -> AsyncIterator[RedisStorage]:
     yield storage
     await storage.aclose()
     close_redis(storage)
+
+
+@pytest.fixture
+def another(storage: RedisStorage) -> Iterator[Callable[[], RedisStorage]]:
+    """Opens the storage in Redis once more, as another worker does."""
+    opened: list[RedisStorage] = []
+
+    def open_() -> RedisStorage:
+        opened.append(another_worker(storage))
+        return opened[-1]
+
+    yield open_
+    for each in opened:
+        each.close()
 
 
 @pytest.fixture

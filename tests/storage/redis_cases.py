@@ -8,6 +8,7 @@ import os
 import re
 import struct
 from collections.abc import Callable, Iterator
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import pytest
@@ -22,6 +23,9 @@ from tests import servers
 
 KEY = SessionKey("ada", "s1")
 LEASE = Lease(100.0, None)
+MESSAGES = {f"m{number}": Blob((b"%d" % number * 600)[:600]) for number in range(40)}
+TURN = Query(("h",), ("c", "m"), ("log", "h"))
+"""What a turn reads."""
 
 _numbers = itertools.count()
 _servers: WeakKeyDictionary[RedisStorage, list[servers.Server]] = WeakKeyDictionary()
@@ -52,6 +56,17 @@ def open_cluster(clock: Callable[[], float] | None, kind: str | None = None) -> 
     storage = RedisStorage(cluster.url, clock=clock, prefix=f"test-{os.getpid()}-{next(_numbers)}")
     _servers[storage] = cluster.nodes
     return storage
+
+
+def another_worker(storage: RedisStorage) -> RedisStorage:
+    """The same storage as another worker has it, which knows nothing yet; whoever asks closes it."""
+    settings = storage._settings
+    return RedisStorage(storage._clients._url, prefix=settings.keys._prefix, clock=settings.clock)
+
+
+def keys_of(storage: RedisStorage, key: SessionKey = KEY) -> tuple[bytes, bytes]:
+    """The keys that a user and a session have in Redis."""
+    return storage._settings.keys.of(key).keys
 
 
 def close_redis(storage: RedisStorage) -> None:
@@ -85,6 +100,30 @@ async def stored_texts(storage: RedisStorage) -> list[bytes]:
     """What an onlooker finds in the list."""
     found = await asyncio.to_thread(storage.read, KEY, Query(("log",), ("m",)))
     return [entry.payload for entry in found.lists.get("log", ())]
+
+
+def begin(storage: RedisStorage) -> None:
+    """A conversation of 40 messages, a checkpoint that shows them, and what points at it."""
+    checkpoint = {"c1": Blob(b"one", tuple(MESSAGES)), "h": Blob(b"", ("c1",), also=("w1",))}
+    storage.write(KEY, Change(LEASE, blobs={**MESSAGES, **checkpoint}, append=[("log", b"1", ("m1",))]))
+
+
+def told(storage: RedisStorage, query: Query = TURN) -> tuple[Any, int]:
+    """What a read finds, and how many bytes the server sent for it."""
+    sent: list[int] = []
+    send = storage._send
+
+    def count(request: Any) -> Any:
+        reply = send(request)
+        sent.append(sum(map(len, reply)))
+        return reply
+
+    storage._send = count  # type: ignore[method-assign]
+    try:
+        found = storage.read(KEY, query)
+    finally:
+        del storage._send  # type: ignore[method-assign]
+    return found, sum(sent)
 
 
 def abandon(storage: RedisStorage) -> None:

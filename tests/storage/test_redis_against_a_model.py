@@ -10,8 +10,7 @@ from hypothesis import settings
 from hypothesis.stateful import invariant
 
 from langchain_ttl_history.keys import SessionKey
-from langchain_ttl_history.storage import RedisStorage
-from tests.storage.redis_cases import admin_of, close_redis, open_redis
+from tests.storage.redis_cases import admin_of, another_worker, close_redis, open_redis
 from tests.storage.test_against_a_model import Model
 
 
@@ -23,7 +22,7 @@ class RedisModel(Model):
     def opened(self) -> list[Any]:
         self.loop = asyncio.new_event_loop()
         first = open_redis(self.clock)
-        second = RedisStorage(first._clients._url, clock=self.clock, prefix=first._settings.keys._prefix)
+        second = another_worker(first)
         return [first, second]
 
     def teardown(self) -> None:

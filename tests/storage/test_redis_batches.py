@@ -22,7 +22,7 @@ from langchain_ttl_history.storage.redis import requests as requests_module
 from langchain_ttl_history.storage.redis.batches import Batches
 from tests import servers
 from tests.proxy import Proxy
-from tests.storage.redis_cases import assert_sound
+from tests.storage.redis_cases import assert_sound, keys_of
 
 LEASE = Lease(100.0, None)
 KEYS = [SessionKey("ada", f"s{number}") for number in range(20)]
@@ -122,7 +122,7 @@ async def test_a_server_that_forgot_a_script_is_told_it_by_those_who_need_it(
 
 async def test_an_error_is_that_of_the_request_that_it_answers(server: servers.Server, storage: RedisStorage) -> None:
     await asyncio.gather(*(storage.awrite(key, appended("one")) for key in KEYS[:3]))
-    (_, session), _, _ = storage._settings.keys.of(KEYS[1])
+    _, session = keys_of(storage, KEYS[1])
     with server.admin() as admin:
         admin.set(session, "no session")
     found = await asyncio.gather(*(told(storage, key) for key in KEYS[:3]), return_exceptions=True)

@@ -20,7 +20,7 @@ from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import RedisStorage
 from langchain_ttl_history.storage.base import Blob, Change, Lease, Query, Status
 from tests import servers
-from tests.storage.redis_cases import assert_sound, kind_here
+from tests.storage.redis_cases import assert_sound, keys_of, kind_here
 
 KEY = SessionKey("ada", "s1")
 LEASE = Lease(100.0, None)
@@ -98,7 +98,7 @@ def test_a_session_is_found_at_every_step_of_a_move(
 
     move.begin()
     check(2)
-    user, session = storage._settings.keys.of(KEY)[0]
+    user, session = keys_of(storage)
     move.move(session)
     # One of its keys is here and one is there: the request waits for the other.
     waiting = threading.Thread(target=check, args=(3,))

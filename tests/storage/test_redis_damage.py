@@ -13,15 +13,14 @@ from langchain_ttl_history import CorruptRecordError, SessionBuffer
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import RedisStorage
 from langchain_ttl_history.storage.base import Query
-
-from .test_redis_remembered import KEY, TURN, begin
+from tests.storage.redis_cases import KEY, TURN, begin, keys_of
 
 QUERIES = (TURN, Query(outline=True), Query(("log",), ("m",)))
 
 
 def test_damaged_bytes_are_an_error_of_this_packages_own(storage: RedisStorage, admin: Any) -> None:
     begin(storage)
-    (_, session), _, _ = storage._settings.keys.of(KEY)
+    _, session = keys_of(storage)
     whole = admin.hgetall(session)
     fields, luck, damaged = sorted(whole), random.Random(1), 0
     for _ in range(600):
@@ -44,7 +43,7 @@ def test_the_error_names_the_session(storage: RedisStorage, admin: Any) -> None:
     buffer = SessionBuffer(storage)
     history = buffer.history("ada", "s1")
     history.add_user_message("hello")
-    (_, session), _, _ = storage._settings.keys.of(SessionKey("ada", "s1"))
+    _, session = keys_of(storage, SessionKey("ada", "s1"))
     for field, value in admin.hgetall(session).items():
         if field[:1] == b"t":
             admin.hset(session, field, value[:-3] + b"\xff\xff\xff")
@@ -55,7 +54,7 @@ def test_the_error_names_the_session(storage: RedisStorage, admin: Any) -> None:
 
 def test_a_damaged_list_keeps_nobody_waiting(storage: RedisStorage, admin: Any) -> None:
     begin(storage)
-    (_, session), _, _ = storage._settings.keys.of(KEY)
+    _, session = keys_of(storage)
     log = admin.hget(session, "llog")
     admin.hset(session, "llog", log[:12] + b"\xff\xff\xff\xff" + log[16:])
     for query in (TURN, Query(("log",))):
@@ -74,7 +73,7 @@ def test_whatever_field_is_damaged_the_error_names_the_session(storage: RedisSto
     history = buffer.history("ada", "s1")
     history.add_system_message("an event")
     whole, told = len(history.messages), []
-    (_, session), _, _ = storage._settings.keys.of(SessionKey("ada", "s1"))
+    _, session = keys_of(storage, SessionKey("ada", "s1"))
     for field, value in admin.hgetall(session).items():
         start = bytes([value[0] ^ 255])
         admin.hset(

@@ -26,7 +26,7 @@ from langchain_ttl_history.storage.base import Blob, Change, Query, Status
 from langchain_ttl_history.storage.redis.clients import Made
 from tests import servers
 from tests.proxy import Proxy
-from tests.storage.redis_cases import KEY, LEASE, appended, assert_sound, kind_here, stored_texts
+from tests.storage.redis_cases import KEY, LEASE, appended, assert_sound, keys_of, kind_here, stored_texts
 
 VERBS: dict[str, tuple[Any, ...]] = {
     "read": (KEY, Query(("log",), ("m",), lease=LEASE)),
@@ -368,7 +368,7 @@ async def test_a_replica_that_may_not_be_written_to_refuses_and_shows_what_is_th
 
 async def test_a_key_that_somebody_else_made_is_an_error(server: servers.Server, call: Any, open_: Any) -> None:
     storage = open_(server.url)
-    (user, session), _, _ = storage._settings.keys.of(KEY)
+    user, session = keys_of(storage)
     with server.admin() as admin:
         for key in (user, session):
             admin.set(key, "x")

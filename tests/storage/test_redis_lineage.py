@@ -10,10 +10,7 @@ from langchain_ttl_history.storage import RedisStorage
 from langchain_ttl_history.storage.base import Blob, Change, Query, Status
 from langchain_ttl_history.storage.redis.lineage import later, newest
 from langchain_ttl_history.storage.redis.mirror import Mirror
-
-from .test_redis_remembered import KEY, LEASE, MESSAGES, TURN, another, begin, told
-
-__all__ = ["another"]
+from tests.storage.redis_cases import KEY, LEASE, MESSAGES, TURN, another_worker, begin, keys_of, told
 
 
 def requests(*names: str) -> bytes:
@@ -37,13 +34,12 @@ def test_of_two_answers_of_one_history_one_is_the_later() -> None:
 
 def restored(storage: RedisStorage, admin: Any, change: Change, since: Change) -> None:
     """Make the server forget what `change` wrote, and write something else instead, by another worker."""
-    (_, session), _, _ = storage._settings.keys.of(KEY)
+    _, session = keys_of(storage)
     before = admin.dump(session)
     assert storage.write(KEY, change).status is Status.STORED
     told(storage)
     admin.restore(session, admin.pttl(session), before, replace=True)
-    settings = storage._settings
-    other = RedisStorage(storage._clients._url, prefix=settings.keys._prefix, clock=settings.clock)
+    other = another_worker(storage)
     assert other.write(KEY, since).status is Status.STORED
     other.close()
 

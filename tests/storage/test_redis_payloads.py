@@ -21,7 +21,7 @@ from langchain_ttl_history.storage.redis import payloads as payloads_module
 from langchain_ttl_history.storage.redis.commands import encoded
 from langchain_ttl_history.storage.redis.names import full_name, short_name
 from langchain_ttl_history.storage.redis.payloads import full_payload, short_entry, short_record
-from tests.storage.redis_cases import assert_counts
+from tests.storage.redis_cases import another_worker, assert_counts, keys_of
 
 KEY = SessionKey("ada", "s1")
 LEASE = Lease(100.0, None)
@@ -120,16 +120,14 @@ def test_a_session_counts_payloads_as_they_were_given(
         log[:] = sorted([*placed.values(), *(entry for entry in log if entry.position not in placed)])
         gone = change.get("trim", {}).get("log", ())
         log[:] = [entry for entry in log if entry.position not in gone]
-        fresh = RedisStorage(
-            storage._clients._url, prefix=storage._settings.keys._prefix, clock=storage._settings.clock
-        )
+        fresh = another_worker(storage)
         for each in (storage, fresh):
             found = each.read(KEY, Query(outline=True))
             assert found.blobs == expected
             assert list(found.lists.get("log", ())) == log
             assert found.bytes == outcome.bytes == sum(map(len, given_payloads()))
         fresh.close()
-        (_, session), _, _ = storage._settings.keys.of(KEY)
+        _, session = keys_of(storage)
         assert_counts(admin.hgetall(session))
 
     def given_payloads() -> Iterator[bytes]:

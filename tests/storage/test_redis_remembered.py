@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,51 +15,7 @@ from langchain_ttl_history.storage.redis import mirror as mirror_module
 from langchain_ttl_history.storage.redis import requests as requests_module
 from langchain_ttl_history.storage.redis.commands import Eval
 from langchain_ttl_history.testing import Clock
-from tests.storage.redis_cases import assert_counts
-
-KEY = SessionKey("ada", "s1")
-LEASE = Lease(100.0, None)
-MESSAGES = {f"m{number}": Blob((b"%d" % number * 600)[:600]) for number in range(40)}
-TURN = Query(("h",), ("c", "m"), ("log", "h"))
-
-
-@pytest.fixture
-def another(storage: RedisStorage) -> Iterator[Callable[[], RedisStorage]]:
-    """Opens storages of other workers on the same sessions."""
-    opened: list[RedisStorage] = []
-
-    def another() -> RedisStorage:
-        settings = storage._settings
-        opened.append(RedisStorage(storage._clients._url, prefix=settings.keys._prefix, clock=settings.clock))
-        return opened[-1]
-
-    yield another
-    for each in opened:
-        each.close()
-
-
-def begin(storage: RedisStorage) -> None:
-    """A conversation of 40 messages, a checkpoint that shows them, and what points at it."""
-    checkpoint = {"c1": Blob(b"one", tuple(MESSAGES)), "h": Blob(b"", ("c1",), also=("w1",))}
-    storage.write(KEY, Change(LEASE, blobs={**MESSAGES, **checkpoint}, append=[("log", b"1", ("m1",))]))
-
-
-def told(storage: RedisStorage, query: Query = TURN) -> tuple[Any, int]:
-    """What a read finds, and how many bytes the server sent for it."""
-    sent: list[int] = []
-    send = storage._send
-
-    def count(request: Any) -> Any:
-        reply = send(request)
-        sent.append(sum(map(len, reply)))
-        return reply
-
-    storage._send = count  # type: ignore[method-assign]
-    try:
-        found = storage.read(KEY, query)
-    finally:
-        del storage._send  # type: ignore[method-assign]
-    return found, sum(sent)
+from tests.storage.redis_cases import KEY, LEASE, MESSAGES, TURN, assert_counts, begin, keys_of, told
 
 
 def test_a_write_that_refers_to_what_is_known_is_one_look_and_one_change(
@@ -318,7 +274,7 @@ def test_references_keep_their_names_when_names_that_nothing_needs_are_dropped(
     storage.write(
         KEY, Change(LEASE, blobs={"c": Blob(b"", ("m0", "m33", "m399"))}, append=[("log", b"", ("m77", "m78"))])
     )
-    (_, session), _, _ = storage._settings.keys.of(KEY)
+    _, session = keys_of(storage)
     before = admin.hlen(session)
     storage.write(KEY, Change(LEASE, drop=[f"m{number}" for number in range(400)]))
     assert before - 400 > admin.hlen(session) - 20, "tables went"
@@ -393,7 +349,7 @@ def test_what_another_worker_dropped_first_is_not_known_after_a_read(
     storage.write(KEY, Change(LEASE, blobs={"m3": Blob(b"again")}, append=[("log", b"", ("m3", "m4"))]))
     everything = Query(outline=True)
     assert storage.read(KEY, everything) == other.read(KEY, everything) == another().read(KEY, everything)
-    assert_counts(admin.hgetall(storage._settings.keys.of(KEY)[0][1]))
+    assert_counts(admin.hgetall(keys_of(storage)[1]))
 
 
 def test_an_outline_has_nothing_that_another_thread_wrote_since(storage: RedisStorage) -> None:

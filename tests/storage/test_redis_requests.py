@@ -16,7 +16,7 @@ from langchain_ttl_history.storage import RedisStorage
 from langchain_ttl_history.storage.base import Blob, Change, Lease
 from langchain_ttl_history.storage.redis.commands import request_name
 from tests.langgraph.test_requests import agent
-from tests.storage.redis_cases import admin_of
+from tests.storage.redis_cases import admin_of, another_worker
 
 COUNTED = ("evalsha", "eval", "scan")
 
@@ -111,7 +111,7 @@ def test_a_script_that_the_server_forgot_costs_one_more_once(
 
 def test_numbers_remembered_of_a_session_that_is_no_more_cost_one_more(storage: RedisStorage, count: Any) -> None:
     key, lease = SessionKey("ada", "s1"), Lease(100.0, None)
-    other = RedisStorage(storage._clients._url, prefix=storage._settings.keys._prefix)
+    other = another_worker(storage)
     refers = Change(lease, blobs={"c": Blob(b"", ("m",))})
     for _ in range(2):  # From here on the server knows the scripts.
         storage.write(key, Change(lease, blobs={"m": Blob(b"1")}))

@@ -27,7 +27,16 @@ from langchain_ttl_history.storage.redis import clients as clients_module
 from langchain_ttl_history.storage.redis import numbers as numbers_module
 from langchain_ttl_history.testing import Clock
 from tests import servers
-from tests.storage.redis_cases import abandon, admin_of, assert_counts, kind_here, moved, open_cluster, open_redis
+from tests.storage.redis_cases import (
+    abandon,
+    admin_of,
+    assert_counts,
+    keys_of,
+    kind_here,
+    moved,
+    open_cluster,
+    open_redis,
+)
 
 KEY = SessionKey("ada", "s1")
 LEASE = Lease(100.0, None)
@@ -76,7 +85,7 @@ def test_users_are_spread_over_the_slots(storage: RedisStorage) -> None:
 
 def test_the_servers_agree_about_the_slots(clock: Clock) -> None:
     storage = open_cluster(clock)
-    user, session = storage._settings.keys.of(KEY)[0]
+    user, session = keys_of(storage)
     with admin_of(storage) as admin:
         assert {admin.execute_command("CLUSTER KEYSLOT", key) for key in (user, session)} == {key_slot(user)}
     storage.close()
@@ -135,7 +144,7 @@ def test_a_write_and_a_read_may_be_larger_than_luas_stack(storage: RedisStorage,
     storage.write(KEY, Change(LEASE, drop=[*blobs, "c", "all"], trim={"log": frozenset(range(1, 20_001))}))
     left = storage.read(KEY, Query(outline=True))
     assert (left.blobs, left.lists, left.bytes) == ({}, {}, 0)
-    (_, session), _, _ = storage._settings.keys.of(KEY)
+    _, session = keys_of(storage)
     assert_counts(admin.hgetall(session))
     assert admin.hlen(session) < 10
 
@@ -175,7 +184,7 @@ def test_what_was_dropped_leaves_nothing_behind_however_long_a_session_lives(
     storage: RedisStorage, admin: redis.Redis
 ) -> None:
     """A conversation whose window moves on: messages, a checkpoint for each, and a log."""
-    (_, session), _, _ = storage._settings.keys.of(KEY)
+    _, session = keys_of(storage)
     names: list[str] = []
     sizes = []
     for number in range(1_500):
@@ -275,7 +284,7 @@ def test_a_session_ends_by_the_servers_clock(real: RedisStorage) -> None:
     assert found.expires_at is not None
     assert found.last_used_at + 0.3 <= found.expires_at <= found.last_used_at + 0.33 + 1e-3
     with admin_of(real) as admin:
-        keys = [*real._settings.keys.of(KEY)[0]]
+        keys = [*keys_of(real)]
         for key in keys:
             assert 0 < admin.pttl(key) <= 331
         while real.read(KEY, Query()).now < found.expires_at:
@@ -292,7 +301,7 @@ def test_a_tombstone_goes_by_itself(real: RedisStorage) -> None:
     real.delete(*KEY, 0.2)
     assert real.write(KEY, Change(LEASE, Guard(old))).status is Status.DELETED
     with admin_of(real) as admin:
-        user, session = real._settings.keys.of(KEY)[0]
+        user, session = keys_of(real)
         assert not admin.exists(session)
         # Its time is over with the session's, which a moment ago would have been the later one.
         assert 0 < admin.pttl(user) <= 110_001
@@ -315,7 +324,7 @@ def test_most_reads_write_nothing(storage: RedisStorage, clock: Clock, admin: re
 
 
 def test_keys_have_a_deadline_but_for_sessions_without_one(storage: RedisStorage, admin: redis.Redis) -> None:
-    user, session = storage._settings.keys.of(KEY)[0]
+    user, session = keys_of(storage)
     steps: list[tuple[dict[str, Any], bool]] = [
         ({}, False),
         ({"idle_ttl": None}, True),
@@ -341,7 +350,7 @@ def test_keys_have_a_deadline_but_for_sessions_without_one(storage: RedisStorage
 def test_creating_sessions_frees_what_is_left_of_those_that_are_over(
     storage: RedisStorage, clock: Clock, admin: redis.Redis
 ) -> None:
-    user, _ = storage._settings.keys.of(KEY)[0]
+    user, _ = keys_of(storage)
     most = 0
     for number in range(2_000):
         storage.write(SessionKey("ada", f"s{number}"), Change(Lease(10.0, None)))
