@@ -66,7 +66,7 @@ def add(sessions: Sessions, key: SessionKey, given: Sequence[BaseMessage], turn:
             added[id] = message
     after = None
     if ready and isinstance(ready[0], ToolMessage):
-        view = yield from sessions.view(key, None)
+        view = yield from sessions.read(key, None)
         after = _caller(ready[0], view)
     if not ready:
         return
@@ -93,7 +93,7 @@ def replace(sessions: Sessions, key: SessionKey, messages: Sequence[BaseMessage]
         else:
             ready.pop(message.id, None)
     for _ in range(_ATTEMPTS):
-        view = yield from sessions.view(key, None)
+        view = yield from sessions.read(key, None)
         blobs: dict[str, Blob] = {}
         known = KnownBodies()
         known.learn_read(view.names, [view.bodies[name] for name in view.names], view.snapshot.blobs, sessions.codec)
@@ -112,7 +112,7 @@ def replace(sessions: Sessions, key: SessionKey, messages: Sequence[BaseMessage]
 def _log(sessions: Sessions, key: SessionKey, delta: Delta, blobs: Mapping[str, Blob], guard: Guard) -> Flow[bool]:
     """Store a change; False if bodies it counts on were freed in between."""
     change = Change(sessions.lease, guard, blobs, append=[(LOG, delta.payload(), delta.added)])
-    outcome = yield from sessions.storing(key, change)
+    outcome = yield from sessions.write(key, change)
     if outcome.status is Status.DELETED:
         raise SessionDeletedError(
             f"{label(key)} was deleted while this turn was running; what it said was not "
@@ -121,7 +121,7 @@ def _log(sessions: Sessions, key: SessionKey, delta: Delta, blobs: Mapping[str, 
     if outcome.status is Status.MISSING:
         return False
     if sessions.is_heavy(outcome):
-        yield from sessions.tidy(key)
+        yield from sessions.free_now(key)
     return True
 
 

@@ -67,7 +67,7 @@ def _glance(sessions: Sessions, key: SessionKey) -> Flow[View | None]:
     """The conversation as it is now, with the index in its snapshot, read without a lease."""
     head = head_name("")
     snapshot: Snapshot = yield Read(key, Query((head, INDEX), (CHECKPOINT, BODY), (LOG, head)))
-    return sessions.look(snapshot, Recall(EMPTY, sessions.codec)) if snapshot.generation else None
+    return sessions.view_of(snapshot, Recall(EMPTY, sessions.codec)) if snapshot.generation else None
 
 
 def _listed(sessions: Sessions, key: SessionKey, snapshot: Snapshot) -> Flow[int]:

@@ -85,14 +85,14 @@ class Sessions:
 
     # Reading
 
-    def view(self, key: SessionKey, lease: Lease | None) -> Flow[View]:
+    def read(self, key: SessionKey, lease: Lease | None) -> Flow[View]:
         """The conversation as it is now."""
         head, recall = head_name(""), self.recall(key)
         limits = {} if lease is None else self.limits
         query = Query((head,), (CHECKPOINT, BODY), (LOG, head), lease, outline_over=limits, known=recall.known)
         snapshot: Snapshot = yield Read(key, query)
-        view = self.look(snapshot, recall)
-        self.note(key, view)
+        view = self.view_of(snapshot, recall)
+        self.plan_freeing(key, view)
         return view
 
     def recall(self, key: SessionKey) -> Recall:
@@ -100,7 +100,7 @@ class Sessions:
         known = self.cache.last(key)
         return Recall(EMPTY if known is None else known.bodies.conversation, self.codec)
 
-    def look(self, snapshot: Snapshot, recall: Recall) -> View:
+    def view_of(self, snapshot: Snapshot, recall: Recall) -> View:
         """The conversation in a snapshot.
 
         Args:
@@ -170,7 +170,7 @@ class Sessions:
 
     def turn(self, key: SessionKey) -> Flow[Turn]:
         """What the history shows now."""
-        view = yield from self.view(key, self.lease)
+        view = yield from self.read(key, self.lease)
         shown = self.window(view.history, view.bodies)
         return Turn([view.bodies[name] for name in shown], view.generation)
 
@@ -186,12 +186,12 @@ class Sessions:
         """For each list the weight above which a write frees at once."""
         return hard_limits(self.retention, self.slack)
 
-    def note(self, key: SessionKey, view: View) -> None:
+    def plan_freeing(self, key: SessionKey, view: View) -> None:
         """Plan what the next write can free, if this read was answered with an outline."""
         if view.snapshot.outline and view.snapshot.generation:
             self.cache.keep_plan(key, self._plan(view))
 
-    def storing(self, key: SessionKey, change: Change) -> Flow[Outcome]:
+    def write(self, key: SessionKey, change: Change) -> Flow[Outcome]:
         """Write a change, together with what a read planned to free."""
         freed = self.cache.take_plan(key)
         both = None if freed is None else together(change, freed)
@@ -211,11 +211,11 @@ class Sessions:
             return True
         return any([weight > most.get(name, weight) for name, weight in weights.items()])  # noqa: C419  # a generator is slower
 
-    def tidy(self, key: SessionKey) -> Flow[None]:
+    def free_now(self, key: SessionKey) -> Flow[None]:
         """Free what is over the caps at once."""
         snapshot: Snapshot = yield Read(key, Query(outline=True))
         if snapshot.generation:
-            yield Write(key, self._plan(self.look(snapshot, Recall(EMPTY, self.codec))))
+            yield Write(key, self._plan(self.view_of(snapshot, Recall(EMPTY, self.codec))))
 
     def _plan(self, view: View) -> Change:
         bodies = view.bodies

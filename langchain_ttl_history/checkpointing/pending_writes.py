@@ -86,5 +86,5 @@ class PendingWrites:
             change = planned(KnownBodies())
         # These may be the last writes of a run, and they outdate what a put at the same moment planned to free.
         if outcome.status is Status.STORED and self.sessions.is_heavy(outcome):
-            yield from self.sessions.tidy(key)
+            yield from self.sessions.free_now(key)
         return change, outcome

@@ -62,7 +62,7 @@ class CheckpointPuts:
         if remembered is not None:
             ground, bodies = remembered
             change, record = self._planned(key, put, checkpoint, token, ground, bodies)
-            outcome: Outcome = yield from self.sessions.storing(key, change)
+            outcome: Outcome = yield from self.sessions.write(key, change)
             if outcome.status is Status.STORED:
                 bodies.sent(change.blobs)
                 yield from self._done(key, put, record, outcome)
@@ -222,7 +222,7 @@ class CheckpointPuts:
         known.learn(put.name, record, put.parent_name if before is not None and before.run == record.run else None)
         cache.note_put(key, put.name, outcome.generation)
         if self.sessions.is_heavy(outcome):
-            yield from self.sessions.tidy(key)
+            yield from self.sessions.free_now(key)
 
     def _keep_first(self, token: Token, blobs: dict[str, Blob]) -> list[tuple[str, bytes, tuple[str, ...]]]:
         """Store the first checkpoint, which was shown but never stored, now that another builds on it."""

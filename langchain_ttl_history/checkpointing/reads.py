@@ -76,8 +76,8 @@ class CheckpointReads:
         snapshot: Snapshot = yield Read(key, query)
         if not snapshot.generation:
             return None
-        view = self.sessions.look(snapshot, recall)
-        self.sessions.note(key, view)
+        view = self.sessions.view_of(snapshot, recall)
+        self.sessions.plan_freeing(key, view)
         found: tuple[Loaded, Token] | None = None
         if view.record is None or view.head_id is None:
             if view.names and id in (None, first_checkpoint_id(snapshot.generation)):
