@@ -51,15 +51,15 @@ def informed(deltas: Sequence[Delta], is_result: Callable[[str], bool]) -> Seque
     groups: dict[str, dict[str, str]] = {}
     call_of: dict[str, str] = {}
     spared: set[tuple[int, str]] = set()
-    told: list[Delta] = []
+    amended: list[Delta] = []
     for delta in deltas:
         call = call_of.get(delta.after or "", delta.after or "")
         results = {key_of(name): name for name in takewhile(is_result, delta.added)} if call in removals else {}
         late = [each for each in removals[call] if each.ignores(delta)] if results else []
         if late and call in groups:
-            told.append(delta._replace(added=(*groups[call].values(), *delta.added)))
+            amended.append(delta._replace(added=(*groups[call].values(), *delta.added)))
         else:
-            told.append(delta)
+            amended.append(delta)
         spared.update((each.position, call) for each in late)
         call_of.update(dict.fromkeys(results, call))
         if call in groups:
@@ -73,7 +73,7 @@ def informed(deltas: Sequence[Delta], is_result: Callable[[str], bool]) -> Seque
         delta._replace(
             removed=tuple(key for key in delta.removed if (delta.position, call_of.get(key, key)) not in spared)
         )
-        for delta in told
+        for delta in amended
     ]
 
 

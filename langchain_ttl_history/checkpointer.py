@@ -285,10 +285,10 @@ class TTLCheckpointSaver(WholeThreads, BaseCheckpointSaver[Any]):
         changed: ChannelVersions,
     ) -> tuple[SessionKey, Put]:
         key, ns, parent = self._threads.place(config)
-        told: Mapping[str, Any] | None = config.get("metadata")
-        if isinstance(told, ChainMap):
+        given: Mapping[str, Any] | None = config.get("metadata")
+        if isinstance(given, ChainMap):
             # LangGraph passes a ChainMap, and iterating over that takes longer than everything else here.
-            flat = {name: value for each in reversed(told.maps) for name, value in each.items()}
+            flat = {name: value for each in reversed(given.maps) for name, value in each.items()}
             config = {**config, "metadata": flat}
         kept: Any = get_checkpoint_metadata(config, metadata)
         if counters := kept.get("counters_since_delta_snapshot"):

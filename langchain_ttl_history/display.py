@@ -6,7 +6,7 @@ the output itself, and without it (GitHub shows none) the lists and foldings sti
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import datetime
@@ -205,5 +205,5 @@ def _moment(time: datetime) -> str:
     return f"{time:%Y-%m-%d %H:%M:%S} UTC"
 
 
-def _bound(value: Any, told: Any) -> str:
-    return "" if value is None else told(value)
+def _bound(value: Any, form: Callable[[Any], str]) -> str:
+    return "" if value is None else form(value)

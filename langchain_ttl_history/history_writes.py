@@ -50,7 +50,7 @@ def add(sessions: Sessions, key: SessionKey, given: Sequence[BaseMessage], turn:
     guard = Guard() if turn is None else Guard(turn.generation)
     messages = _listed(given, key)
     if turn is not None:
-        messages = _said(messages, turn)
+        messages = _new_in(messages, turn)
     ready = [_ready(message, key) for message in messages]
     if any(isinstance(message, RemoveMessage) and message.id == REMOVE_ALL_MESSAGES for message in ready):
         yield from replace(sessions, key, ready, guard)
@@ -154,25 +154,25 @@ def _ready(message: object, key: SessionKey) -> BaseMessage:
     return message
 
 
-def _said(messages: Sequence[Any], turn: Turn) -> list[Any]:
-    """The messages that a turn adds to those it was shown.
+def _new_in(messages: Sequence[Any], turn: Turn) -> list[Any]:
+    """The messages that are new to a turn, and not among those it was shown.
 
     A runnable that is a whole agent returns the history it was shown and its input as well. The input then comes twice:
     as it was given, without an id, and as the agent returned it, with one.
     """
     shown = {message.id: message for message in turn.messages}
-    said: list[Any] = []
+    new: list[Any] = []
     for place, message in enumerate(messages):
         id = getattr(message, "id", None)
         if id:
             if shown.get(id) != message:
-                said.append(message)
+                new.append(message)
         elif not any(
             type(later) is type(message) and later.id and later.id not in shown and later.content == message.content
             for later in messages[place + 1 :]
         ):
-            said.append(message)
-    return said
+            new.append(message)
+    return new
 
 
 def _caller(result: ToolMessage, view: View) -> str | None:

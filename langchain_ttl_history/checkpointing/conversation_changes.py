@@ -18,7 +18,7 @@ from langchain_ttl_history.stored.names import key_of
 from langchain_ttl_history.stored.values import is_conversation
 from langchain_ttl_history.window import ends_open
 
-__all__ = ["find_channel", "keep_cut_first", "said"]
+__all__ = ["find_channel", "keep_cut_first", "log_entry"]
 
 _id_of = attrgetter("id")
 
@@ -90,7 +90,7 @@ def keep_cut_first(values: dict[str, Any], channel: str, cut: AbstractSet[str]) 
     return True
 
 
-def said(record: Record, value: Any, shown: Sequence[str], before: Record | None, cut: AbstractSet[str]) -> Delta:
+def log_entry(record: Record, value: Any, shown: Sequence[str], before: Record | None, cut: AbstractSet[str]) -> Delta:
     """The log entry for a step of a run: what it added and removed, and which message of its turn that follows.
 
     A run that resumes continues the interrupted turn; any other run opens a turn, whose first message follows nothing.

@@ -30,7 +30,7 @@ class LateWrites:
     is stored or refused.
 
     Args:
-        cache: Knows which checkpoints this process stored. It must be told of a checkpoint before `settled` is called.
+        cache: Knows which checkpoints this process stored. It must know of a checkpoint before `settled` is called.
     """
 
     def __init__(self, cache: SessionCache) -> None:
@@ -38,22 +38,22 @@ class LateWrites:
         # Hashes, so that nothing of a deleted session is remembered.
         self._refused: OrderedDict[int, None] = OrderedDict()
         self._held: OrderedDict[tuple[SessionKey, str], list[Change]] = OrderedDict()
-        self._told: OrderedDict[int, None] = OrderedDict()
+        self._warned: OrderedDict[int, None] = OrderedDict()
         self._lock = lock()
 
     def settled(self, key: SessionKey, name: str, status: Status) -> Sequence[Change]:
         """The changes that waited for a checkpoint, to be written if it was stored; drops them if it was refused."""
         if status is Status.STORED:
-            if not self._held and not self._told:
+            if not self._held and not self._warned:
                 return ()
             with self._lock:
-                self._told.pop(hash(key), None)
+                self._warned.pop(hash(key), None)
                 waited = self._held.pop((key, name), ())
             # They still need the checkpoint (`Guard.needs`), which may have been deleted by now.
             return [replace(change, at_generation=None) for change in waited]
         with self._lock:
             self._refuse(key, name)
-        self._tell(key)
+        self._warn(key)
         return ()
 
     def _refuse(self, key: SessionKey, name: str) -> None:
@@ -63,7 +63,7 @@ class LateWrites:
             for each in checkpoints_of(change):
                 self._refuse(key, each)
 
-    def came_late(self, key: SessionKey, change: Change, status: Status) -> bool:
+    def should_retry(self, key: SessionKey, change: Change, status: Status) -> bool:
         """Whether to try a refused change once more, because the checkpoint it needs was settled, perhaps just now.
 
         Any other change that was refused waits here for that checkpoint.
@@ -73,7 +73,7 @@ class LateWrites:
         name = change.guard.needs
         if name is None:
             # It names its generation, which was deleted: there is nothing to wait for.
-            self._tell(key)
+            self._warn(key)
             return False
         with self._lock:
             held = self._held.setdefault((key, name), [])
@@ -91,13 +91,13 @@ class LateWrites:
     def retried(self, key: SessionKey, status: Status) -> None:
         """Log if the second attempt was refused as well."""
         if status is Status.DELETED:
-            self._tell(key)
+            self._warn(key)
 
-    def _tell(self, key: SessionKey) -> None:
+    def _warn(self, key: SessionKey) -> None:
         """Log that writes to this session are refused; only once until one is stored."""
         with self._lock:
-            known = hash(key) in self._told
-            _remember(self._told, hash(key))
+            known = hash(key) in self._warned
+            _remember(self._warned, hash(key))
         if not known:
             logger.warning(
                 "Session %s was deleted while a turn was running: what that turn still writes is not stored.",

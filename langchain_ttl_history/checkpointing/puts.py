@@ -6,7 +6,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
-from langchain_ttl_history.checkpointing.conversation_changes import find_channel, keep_cut_first, said
+from langchain_ttl_history.checkpointing.conversation_changes import find_channel, keep_cut_first, log_entry
 from langchain_ttl_history.checkpointing.expired_turns import held_by, leave_aged
 from langchain_ttl_history.checkpointing.first_checkpoint import FIRST_METADATA, first_checkpoint, first_checkpoint_id
 from langchain_ttl_history.checkpointing.put_inputs import Ground, Put, Start
@@ -147,7 +147,7 @@ class CheckpointPuts:
                 blobs.update({name: held[name] for name in record.names if name in held})
             if start.first and before is None and token is not None and start.same:
                 append += self._keep_first(token, blobs)
-            delta = said(record, values.get(self.messages_key), start.shown, None if start.first else before, cut)
+            delta = log_entry(record, values.get(self.messages_key), start.shown, None if start.first else before, cut)
             append.append((INDEX, line_of("", put.id, record), ()))
             if delta.removed or delta.added:
                 append.append((LOG, delta.payload(), delta.added))

@@ -125,9 +125,9 @@ class Given(Clients):
             client, async_client = None, client
         for name, each, right in (("client", client, False), ("async_client", async_client, True)):
             if each is not None and (library_of(each) is None or is_async(each) is not right):
-                told = brief(each) if library_of(each) is None else described(each)
+                what = brief(each) if library_of(each) is None else described(each)
                 raise ConfigurationError(
-                    f"{name} must be {'an async' if right else 'a'} client of redis-py or valkey-py, not {told}"
+                    f"{name} must be {'an async' if right else 'a'} client of redis-py or valkey-py, not {what}"
                 )
         if client is None and async_client is None:
             raise ConfigurationError("RedisStorage needs a client of redis-py or valkey-py: sync, async or both")
@@ -206,7 +206,7 @@ class Made(Clients):
             raise ConfigurationError(f"{self!r} is no URL that {self.library} understands: {error}") from error
 
     def _refuse_bare_secret(self) -> None:
-        """Refuse a URL whose password cannot be told from the rest, without what a driver says: it quotes a part."""
+        """Refuse a URL whose password cannot be what from the rest, without what a driver says: it quotes a part."""
         with suppress(ValueError):
             _ = urlsplit(self._url).port
             return

@@ -75,7 +75,7 @@ def runs(
     """
     out = bytearray()
     missing: list[int] = []
-    told = first = after = -1
+    previous = first = after = -1
     find = numbers.get
     for name in refs:
         number = find(name, -1)
@@ -83,7 +83,7 @@ def runs(
             after += 1
             continue
         if after >= 0:
-            told = _tell(out, told, first, after)
+            previous = _append_run(out, previous, first, after)
         first, after = number, number + 1
         if number < 0:
             place = own.get(name)
@@ -91,24 +91,24 @@ def runs(
                 return None
             missing += (start + len(out) + 1, place)
             out += _PLACE
-            told = after = -1
+            previous = after = -1
     if after >= 0:
-        _tell(out, told, first, after)
+        _append_run(out, previous, first, after)
     return bytes(out), missing
 
 
-def _tell(out: bytearray, told: int, first: int, after: int) -> int:
-    """Append a run; `told` is the number after the previous run, or -1. Returns the number after this one."""
+def _append_run(out: bytearray, previous: int, first: int, after: int) -> int:
+    """Append a run; `previous` is the number after the run before, or -1. Returns the number after this one."""
     while first < after:
         count = min(after - first, 65_535)
-        gap = first - told
-        if told >= 0 and -100 <= gap < 155 and count < 256 and told >> KIND == first >> KIND:
+        gap = first - previous
+        if previous >= 0 and -100 <= gap < 155 and count < 256 and previous >> KIND == first >> KIND:
             out += bytes((gap + 100, count))
         else:
             out += b"\xff%b%b" % (first.to_bytes(5, "big"), count.to_bytes(2, "big"))
         first += count
-        told = first
-    return told
+        previous = first
+    return previous
 
 
 class NumbersCache:

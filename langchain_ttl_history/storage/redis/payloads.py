@@ -117,10 +117,10 @@ def _timed_head(payload: bytes) -> tuple[bytes, bytes]:
     if not payload.startswith(_HEAD):
         return b"", payload
     end = len(_HEAD) + _TIME
-    told = payload[len(_HEAD) : end]
+    time = payload[len(_HEAD) : end]
     try:
-        moment = datetime.fromisoformat(told.decode() + "+00:00")
-        if moment.isoformat(timespec="microseconds").encode()[:_TIME] != told:
+        moment = datetime.fromisoformat(time.decode() + "+00:00")
+        if moment.isoformat(timespec="microseconds").encode()[:_TIME] != time:
             return b"", payload
         number = (moment - _YEAR_1) // timedelta(microseconds=1)
     except (ValueError, TypeError):
