@@ -17,7 +17,7 @@ from langchain_ttl_history.storage.base import Blob
 from langchain_ttl_history.stored.bodies import KnownBodies, decode_bodies, encode_bodies, encode_conversation
 from langchain_ttl_history.stored.recall import Recall
 
-from .test_codec import TYPES, Remark, alike, exactly, identified, often, values
+from .any_values import TYPES, Remark, alike, exactly, identified, often, values
 
 
 @pytest.fixture(scope="module")
