@@ -17,7 +17,7 @@ from langchain_ttl_history.testing import Clock
 
 from .conftest import STORAGES
 from .helpers import GRAPH_KINDS, ScriptedModel, assert_valid_chat, build_graph, texts
-from .test_p02_windows_of_any_conversation import expected_window
+from .window_rules import expected_window
 
 
 @tool
