@@ -34,7 +34,7 @@ class Arrivals:
         change, outcome = yield from self.puts.put(key, put)
         if put.ns and outcome.status is Status.DELETED and change.guard.needs is not None:
             # Perhaps the root's checkpoint is still on its way, which this one needs.
-            if not self.late.should_retry(key, change, outcome.status):
+            if not self.late.should_retry(key, change):
                 return
             outcome = yield Write(key, change)
             self._note(key, change, outcome)
@@ -49,7 +49,7 @@ class Arrivals:
             TypeNotAllowedError: A value would not come back as it is; nothing was stored.
         """
         change, outcome = yield from self.pending.put_writes(key, ns, id, writes, task_id, path)
-        if self.late.should_retry(key, change, outcome.status):
+        if outcome.status is Status.DELETED and self.late.should_retry(key, change):
             self.late.retried(key, (yield Write(key, change)).status)
 
     def _settle(self, key: SessionKey, name: str, status: Status) -> Flow[None]:

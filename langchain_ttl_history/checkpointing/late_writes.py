@@ -63,13 +63,15 @@ class LateWrites:
             for each in checkpoints_of(change):
                 self._refuse(key, each)
 
-    def should_retry(self, key: SessionKey, change: Change, status: Status) -> bool:
-        """Whether to try a refused change once more, because the checkpoint it needs was settled, perhaps just now.
+    def should_retry(self, key: SessionKey, change: Change) -> bool:
+        """Whether to write a refused change once more, because the checkpoint it needs was settled, perhaps just now.
 
-        Any other change that was refused waits here for that checkpoint.
+        Any other change waits here for that checkpoint.
+
+        Args:
+            key: The session.
+            change: A change that a tombstone refused.
         """
-        if status is not Status.DELETED:
-            return False
         name = change.guard.needs
         if name is None:
             # It names its generation, which was deleted: there is nothing to wait for.
