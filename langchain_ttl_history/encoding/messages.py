@@ -1,7 +1,7 @@
 """Messages as compact records: the fields of each class in a fixed order, no names, no id.
 
 The id is left out so that two copies of one message, before and after it got its id, share one
-record; it travels in the record's name (see `conversation`). The order of fields below is
+record; it travels in the name of the body (see `stored.names`). The order of fields below is
 part of the stored format: add at the end, never reorder.
 """
 
