@@ -570,16 +570,16 @@ def test_what_was_written_to_a_subgraph_waits_no_longer_than_its_checkpoint() ->
     inner: Any = {"configurable": {"thread_id": "t", "checkpoint_ns": "inner:1"}}
     inner_at: Any = {"configurable": {**inner["configurable"], "checkpoint_id": sub["id"]}}
     said = [("messages", [AIMessage("w", id="w")])]
-    came_late, waiting = saver._late.came_late, []
+    should_retry, waiting = saver._late.should_retry, []
 
-    def later(key: SessionKey, change: Change, status: Any) -> bool:
+    def later(key: SessionKey, change: Change) -> bool:
         if change.append[0][0].startswith("winner"):
-            waiting.append((key, change, status))
+            waiting.append((key, change))
             return False
-        return came_late(key, change, status)
+        return should_retry(key, change)
 
     # Of two threads, that with the write is interrupted between its refusal and its wait ...
-    saver._late.came_late = later  # type: ignore[method-assign]
+    saver._late.should_retry = later  # type: ignore[method-assign]
     saver.put_writes(inner_at, said, "task")
 
     tries: list[Change] = []
@@ -594,8 +594,8 @@ def test_what_was_written_to_a_subgraph_waits_no_longer_than_its_checkpoint() ->
     # ... while the subgraph's checkpoint is refused, its root's is stored, and it is tried once more.
     storage.after_write = overtaken
     saver.put(inner, sub, {"source": "input", "step": -1, "parents": {"": root["id"]}}, {"messages": 1})
-    ((key, change, status),) = waiting
-    assert came_late(key, change, status), "it is to be tried once more, since nobody will release it"
+    ((key, change),) = waiting
+    assert should_retry(key, change), "it is to be tried once more, since nobody will release it"
 
 
 @pytest.mark.parametrize("what", ["edit", "redraft"])
