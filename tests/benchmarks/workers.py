@@ -34,7 +34,8 @@ from .measure import METHODS, ROUNDS, size_text, time_text
 from .table import Row
 
 NEAR = 2
-TASKS, TURNS = 32, 6
+# As many turns as the conversations have that the other figures are of.
+TASKS, TURNS = 32, 20
 
 
 class Meter:
