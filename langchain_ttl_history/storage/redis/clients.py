@@ -206,7 +206,7 @@ class Made(Clients):
             raise ConfigurationError(f"{self!r} is no URL that {self.library} understands: {error}") from error
 
     def _refuse_bare_secret(self) -> None:
-        """Refuse a URL whose password cannot be what from the rest, without what a driver says: it quotes a part."""
+        """Refuse a URL whose password cannot be told from the rest, without what a driver says: it quotes a part."""
         with suppress(ValueError):
             _ = urlsplit(self._url).port
             return
