@@ -113,6 +113,14 @@ class Lives(Cases):
         assert (await self.read()).fence == 0
         assert (await self.write(guard=Guard(old))).status is Status.STORED
 
+    async def test_a_session_without_an_end_is_deleted_like_any_other(self) -> None:
+        for key in (KEY, *OTHERS):
+            await self.write(key, idle_ttl=None)
+        assert await self.call("delete", *KEY, 60.0) == 1
+        await self.expect_absent()
+        assert await self.call("delete", "ada", None, 60.0) == 1
+        assert await self.listed() == [SessionKey("bob", "s1")]
+
     async def test_what_expired_or_never_was_is_no_session_but_its_deletion_counts(self) -> None:
         old = (await self.write()).generation
         self.clock.advance(2 * IDLE)

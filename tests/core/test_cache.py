@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from langchain_ttl_history.cache import SessionCache
 from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.stored.bodies import KnownBodies
+from langchain_ttl_history.stored.names import body_name
+from langchain_ttl_history.stored.packed_conversation import Body
 
 KEY = SessionKey("ada", "s1")
 
@@ -25,3 +28,26 @@ def test_what_a_session_began_with_is_still_known_once_its_generation_is() -> No
     first = cache.of(KEY, 0).bodies
     assert cache.of(KEY, 7).bodies is first
     assert cache.of(KEY, 8).bodies is not first
+
+
+def test_of_the_generations_before_only_the_last_is_remembered_and_it_counts() -> None:
+    cache = SessionCache()
+    first = cache.of(KEY, 1)
+    first.bodies.learn("a", Body("a body", None, bytes(100)))
+    second = cache.of(KEY, 2)
+    assert (second.before, second.size) == (first, 100)
+    third = cache.of(KEY, 3)
+    assert (third.before, second.before) == (second, None)
+
+
+def test_what_edits_replaced_is_remembered_in_bounds_and_counts() -> None:
+    known = KnownBodies()
+    for number in range(200):
+        known.learn("id", Body(body_name(b"%d" % number, "id"), None, bytes(100)))
+    assert known.named(body_name(b"198", "id"))
+    assert not known.named(body_name(b"100", "id"))
+    assert len(known.replaced) == 64
+    for number in range(20):
+        known.learn(f"other {number}", Body(body_name(b"", f"other {number}"), None, bytes(100)))
+    known.settle([body_name(b"199", "id")])
+    assert known.size == (64 + 1) * 100

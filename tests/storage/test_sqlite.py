@@ -680,6 +680,7 @@ def test_whatever_stands_in_a_damaged_row_each_call_works_or_says_what_is_damage
         "add": lambda: buffer.history("ada", "s1").add_system_message("hello"),
         "add to another": lambda: buffer.history("bob", "s1").add_system_message("hello"),
         "set_idle_ttl": lambda: buffer.set_idle_ttl("ada", "s1", 5),
+        "aset_idle_ttl": lambda: asyncio.run(buffer.aset_idle_ttl("ada", "s1", 5)),
         "delete": lambda: buffer.delete("ada", "s1"),
         "forget": lambda: buffer.forget("bob"),
         "sweep": buffer.sweep,
@@ -695,7 +696,7 @@ def test_whatever_stands_in_a_damaged_row_each_call_works_or_says_what_is_damage
     assert failed
     for name, error in failed.items():
         assert "s.db" in error
-        if name in ("read", "get_tuple", "info", "add", "set_idle_ttl"):
+        if name in ("read", "get_tuple", "info", "add", "set_idle_ttl", "aset_idle_ttl"):
             assert error.startswith("session ('ada', 's1')")
     if "state" not in damage:
         assert failed.keys().isdisjoint({"delete", "forget", "sweep"})
