@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import time
@@ -9,7 +10,7 @@ from collections.abc import Callable
 from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import pytest
 import redis
@@ -536,8 +537,12 @@ def test_a_password_is_not_shown(url: str) -> None:
 @pytest.mark.parametrize("scheme", ["redis", "valkey", "redis+cluster"])
 @pytest.mark.parametrize("password", ["secret/a", "secret#a", "secret?a", "a[secret", "a[secret]a"])
 def test_a_password_that_breaks_its_url_is_not_shown_but_explained(scheme: str, password: str) -> None:
+    url = f"{scheme}://:{password}@localhost:1/0"
+    with contextlib.suppress(ValueError):
+        if urlsplit(url).password == password:
+            pytest.skip("before Python 3.11.4 a pair of brackets breaks no URL")
     with pytest.raises(ConfigurationError, match="quote") as refused:
-        SessionBuffer(f"{scheme}://:{password}@localhost:1/0")
+        SessionBuffer(url)
     assert "secret" not in str(refused.value)
     assert refused.value.__context__ is None
     SessionBuffer(f"{scheme}://:{quote(password, safe='')}@localhost:1/0")
