@@ -626,6 +626,19 @@ def test_a_damaged_name_of_an_index_is_an_error_that_says_so(opens: Opens, tmp_p
         opens()
 
 
+def test_a_file_that_an_append_cannot_open_anew_is_an_error_that_names_it(opens: Opens, tmp_path: Path) -> None:
+    """As after a fork, which closes the connections, when the process may open no more files."""
+    storage = opens()
+    history = SessionBuffer(storage).history("ada", "s1")
+    history.add_system_message("one")
+    storage._connections.before_fork()
+    storage._connections.after_fork()
+    with (tmp_path / "s.db").open("r+b") as file:
+        file.write(b"\xff" * 4_096)
+    with pytest.raises(StorageError, match=r"s\.db: file is not a database"):
+        history.add_system_message("two")
+
+
 def test_a_row_that_is_cut_off_is_an_error_that_names_the_session(opens: Opens) -> None:
     storage = opens()
     SessionBuffer(storage).history("ada", "s1").add_system_message("hello")

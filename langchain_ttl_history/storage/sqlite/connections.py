@@ -169,16 +169,7 @@ class Connections:
 
     def _execute(self, statement: str, values: tuple[Any, ...]) -> bool:
         """Do one statement, which is a transaction by itself; whether it changed a row."""
-        until = time.monotonic() + self._timeout
-        connection = self._take()
-        try:
-            return connection.execute(statement, values).rowcount == 1
-        except sqlite3.Error as error:
-            if not _is_busy(error) or time.monotonic() >= until:
-                raise StorageError(f"{self.path}: {error}") from error
-        finally:
-            self._give(connection)
-        return self._patiently(lambda: self._lent(lambda lent: lent.execute(statement, values).rowcount == 1), until)
+        return self._patiently(lambda: self._lent(lambda lent: lent.execute(statement, values).rowcount == 1))
 
     def outside(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Do some work outside of any transaction.
@@ -244,9 +235,9 @@ class Connections:
         self._give(connection)
         return result
 
-    def _patiently(self, attempt: Callable[[], T], until: float | None = None) -> T:
+    def _patiently(self, attempt: Callable[[], T]) -> T:
         """Repeat an attempt while the file is locked, until the timeout; SQLite's own does not cover every case."""
-        until = until or time.monotonic() + self._timeout
+        until = time.monotonic() + self._timeout
         while True:
             try:
                 return attempt()
