@@ -65,13 +65,14 @@ class KnownBodies:
 
     def learn(self, id: str, body: Body) -> None:
         """Remember a message's body."""
-        before = self.by_id.get(id)
+        before = forgotten = self.by_id.get(id)
         if before is not None and before.name != body.name:
+            forgotten = self.replaced.pop(before.name, None)
             self.replaced[before.name] = before
             if len(self.replaced) > _REPLACED:
                 # Another thread may do the same: the oldest can be gone by now.
-                self.replaced.pop(next(iter(list(self.replaced))), None)
-        self.held += len(body.content)
+                forgotten = self.replaced.pop(next(iter(list(self.replaced))), None)
+        self.held += len(body.content) - (0 if forgotten is None else len(forgotten.content))
         self.by_id[id] = body
 
     def named(self, name: str) -> Body | None:
@@ -106,6 +107,7 @@ class KnownBodies:
 
     def settle(self, names: Sequence[str]) -> None:
         """Forget bodies not among these names, if they are many, and contents without an id for two calls."""
+        self.held -= sum(map(len, self.waiting))
         self.waiting, self.contents = self.contents, {}
         if len(self.sending) > len(names) + 16:
             self.sending = {}  # Of writes that failed.
@@ -113,7 +115,7 @@ class KnownBodies:
             ids = {name[ID:] for name in names}
             kept = {id: body for id, body in list(self.by_id.items()) if id in ids}
             held = (*kept.values(), *list(self.replaced.values()))
-            self.by_id, self.held = kept, sum(len(body.content) for body in held)
+            self.by_id, self.held = kept, sum(len(body.content) for body in held) + sum(map(len, self.waiting))
 
     def learn_read(
         self, names: Sequence[str], messages: Sequence[BaseMessage], blobs: Mapping[str, Blob], codec: Codec

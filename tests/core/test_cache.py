@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import pytest
+from langchain_core.messages import BaseMessage, HumanMessage, ToolMessage
+
 from langchain_ttl_history.cache import SessionCache
+from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.keys import SessionKey
-from langchain_ttl_history.stored.bodies import KnownBodies
+from langchain_ttl_history.stored.bodies import KnownBodies, encode_bodies
 from langchain_ttl_history.stored.names import body_name
 from langchain_ttl_history.stored.packed_conversation import Body
 
@@ -51,3 +57,22 @@ def test_what_edits_replaced_is_remembered_in_bounds_and_counts() -> None:
         known.learn(f"other {number}", Body(body_name(b"", f"other {number}"), None, bytes(100)))
     known.settle([body_name(b"199", "id")])
     assert known.size == (64 + 1) * 100
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        lambda number: HumanMessage(f"question {number}", id="same"),
+        lambda number: HumanMessage(f"question {number % 3}", id="same"),
+        lambda number: ToolMessage(f"result {number}", tool_call_id="call", id="same"),
+        lambda number: HumanMessage(f"without an id {number}"),
+    ],
+    ids=["edited", "edited back and forth", "result", "without an id"],
+)
+def test_the_bytes_counted_for_a_session_are_those_it_holds(said: Callable[[int], BaseMessage]) -> None:
+    codec, bodies = Codec(), KnownBodies()
+    for number in range(500):
+        bodies.settle(encode_bodies([said(number)], bodies, codec, "here", {}))
+        contents = (*bodies.contents, *bodies.waiting)
+        remembered = [body.content for body in (*bodies.by_id.values(), *bodies.replaced.values())]
+        assert bodies.held == sum(map(len, (*contents, *remembered)))
