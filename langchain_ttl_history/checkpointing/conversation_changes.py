@@ -7,7 +7,7 @@ from collections.abc import Set as AbstractSet
 from operator import attrgetter
 from typing import Any
 
-from langchain_core.messages import HumanMessage
+from langchain_core.messages import BaseMessage, HumanMessage, ToolMessage
 
 from langchain_ttl_history.checkpointing.delta_channels import applied
 from langchain_ttl_history.checkpoints import Record
@@ -114,6 +114,8 @@ def log_entry(record: Record, value: Any, shown: Sequence[str], before: Record |
             isinstance(each, HumanMessage) and each.id not in old for each in messages
         ):
             last = key_of(shown[-1])
+            if is_conversation(messages) and _answers_within_call(messages, last):
+                last = None  # The run began in another's tool, and removed its own question.
     new = [*map(key_of, added)]
     if removed or len(shown) + len(added) > len(names):
         # Some of the added messages replace ones that were shown, and are not new.
@@ -130,3 +132,9 @@ def log_entry(record: Record, value: Any, shown: Sequence[str], before: Record |
             last = None  # Perhaps an open tool call: its results may arrive meanwhile and must follow it.
     record.last = new[-1] if new else last
     return Delta(record.run, removed, added, last, known=record.seen.last if removed else None)
+
+
+def _answers_within_call(messages: Sequence[BaseMessage], last: str) -> bool:
+    """Whether what follows this message is no result, although it ends in a tool call that waits for one."""
+    at = next((at for at, message in enumerate(messages, 1) if message.id == last), len(messages))
+    return at < len(messages) and not isinstance(messages[at], ToolMessage) and ends_open(messages[:at])

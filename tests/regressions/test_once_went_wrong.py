@@ -1071,3 +1071,26 @@ def test_a_run_that_summarises_beside_a_call_leaves_it_with_its_result(ends: str
     group = ["call", "result", "answer"]
     assert [text for text in shown if text in group] == group
     assert [text for text in shown if text not in group] == ["new", "other answer"]
+
+
+@pytest.mark.parametrize("durability", ["sync", "exit"])
+def test_an_agent_in_a_tool_that_removes_its_own_question_does_not_answer_between_the_call_and_its_result(
+    durability: str,
+) -> None:
+    buffer = SessionBuffer(default_user="u")
+
+    def amends(state: MessagesState) -> dict[str, Any]:
+        edited = HumanMessage("edited", id=state["messages"][0].id)
+        return {"messages": [RemoveMessage(id=state["messages"][-1].id or ""), edited]}
+
+    inner = chained(buffer, amends=amends, answers=lambda _: {"messages": [AIMessage("inner")]})
+
+    def tools(state: MessagesState) -> dict[str, Any]:
+        ask(inner, "inner question", durability)
+        return {"messages": [ToolMessage("result", tool_call_id="c")]}
+
+    calls = {"messages": [AIMessage("call", tool_calls=[CALL])]}
+    outer = chained(buffer, model=lambda _: calls, tools=tools, ends=lambda _: {"messages": [AIMessage("end")]})
+    ask(outer, "question")
+    shown = texts(buffer.history(session_id="t").messages)
+    assert shown == ["edited", "call", "result", "end", "inner"]
