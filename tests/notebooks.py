@@ -42,7 +42,8 @@ def run(path: Path) -> Any:
     notebook.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
     client = NotebookClient(
         notebook,
-        timeout=60,
+        timeout=300,
+        startup_timeout=300,
         record_timing=False,
         coalesce_streams=True,
         resources={"metadata": {"path": str(path.parent)}},

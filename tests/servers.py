@@ -20,8 +20,8 @@ from typing import Any
 
 import redis
 
-PATIENCE = 20.0
-"""Seconds a server may take to start."""
+PATIENCE = 60.0
+"""Seconds a server may take to start, or to come to what is waited for."""
 
 
 def _packaged(package: str, path: str) -> list[str] | None:

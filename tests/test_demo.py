@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import ModuleType
 
@@ -28,14 +27,12 @@ def scripted(demo: ModuleType) -> ModuleType:
 
 
 def test_every_claim_of_the_demo_holds() -> None:
-    began = time.perf_counter()
     done = subprocess.run([sys.executable, str(DEMO)], check=False, capture_output=True, text=True, encoding="utf-8")
     assert done.returncode == 0, done.stdout + done.stderr
     last = done.stdout.strip().splitlines()[-1]
     held, of = (int(word) for word in last.split(" claims")[0].split(" of "))
     assert held == of
     assert held >= 18
-    assert time.perf_counter() - began < 20
 
 
 def test_the_demo_fails_when_a_claim_does_not_hold(demo: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from tests.storage.redis_cases import kind_here
 
 FOLDER = Path(__file__).parent.parent / "examples" / "fastapi_workers"
 USERS = [f"user{number}" for number in range(6)]
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 
 class Worker:

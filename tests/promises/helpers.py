@@ -34,7 +34,7 @@ from langgraph.prebuilt import ToolNode
 
 from langchain_ttl_history import SessionBuffer, TTLChatMessageHistory
 
-PATIENCE = 10.0
+PATIENCE = 60.0
 """Seconds after which a test that waits for another turn gives up."""
 
 GRAPH_KINDS = ("agent", "state_graph", "delta")

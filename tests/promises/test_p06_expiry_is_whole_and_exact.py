@@ -418,8 +418,8 @@ async def test_the_instant_comes_in_real_time_too(colour: Colour) -> None:
     buffer = SessionBuffer(MemoryStorage(), retention=Retention(idle_ttl=idle))
     session = Session(buffer, colour)
     agent = build_graph("agent", buffer.checkpointer())
-    await session.ask(agent, "hello")
     started = time.monotonic()
+    await session.ask(agent, "hello")
     await asyncio.sleep(idle / 4)
     shown = await session.texts()
     if time.monotonic() - started < idle:

@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import math
 import sys
-import time
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
@@ -25,6 +24,7 @@ from langchain_ttl_history.testing import Clock
 from tests.promises.conftest import StorageCase
 from tests.promises.helpers import (
     GRAPH_KINDS,
+    PATIENCE,
     Gate,
     ScriptedModel,
     Session,
@@ -361,7 +361,7 @@ async def test_10_reading_inside_a_list_loop_does_not_deadlock(session: Session)
                 seen += 1
         return seen
 
-    assert await asyncio.wait_for(read_inside(), 10) == 5
+    assert await asyncio.wait_for(read_inside(), PATIENCE) == 5
 
 
 async def test_10_breaking_off_a_list_early_releases_everything(session: Session) -> None:
@@ -374,7 +374,7 @@ async def test_10_breaking_off_a_list_early_releases_everything(session: Session
     else:
         unfinished = iter(saver.list(session.config))
         assert next(unfinished)
-    await asyncio.wait_for(session.ask(agent, "next"), 10)
+    await asyncio.wait_for(session.ask(agent, "next"), PATIENCE)
     assert (await session.texts())[-1] == "re: next"
 
 
@@ -515,13 +515,11 @@ async def test_15_a_sync_method_on_the_event_loops_own_thread_does_not_deadlock(
     saver = session.buffer.checkpointer()
     agent = build_graph("agent", saver)
     await session.ask(agent, "hello")
-    started = time.monotonic()
     assert saver.get_tuple(session.config) is not None
     assert len(list(saver.list(session.config))) == 3
     assert texts(session.history.messages) == ["hello", "re: hello"]
     session.history.add_system_message("from the loop")
     agent.invoke({"messages": [HumanMessage("from the loop")]}, session.config)
-    assert time.monotonic() - started < 10
     assert len(await session.messages()) == 5
 
 
@@ -531,7 +529,7 @@ async def test_15_an_async_method_lets_the_loop_run(session: Session) -> None:
     slow = session.begin(agent, "slow")
     await gate.reached()
     for number in range(5):
-        await asyncio.wait_for(session.event(f"event {number}"), 5)
+        await asyncio.wait_for(session.event(f"event {number}"), PATIENCE)
     gate.release()
     await slow
     assert len(await session.messages()) == 7

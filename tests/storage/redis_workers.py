@@ -22,7 +22,7 @@ class Paused(ScriptedModel):
 
     def _reply(self, messages: Any) -> Any:
         self.asked.set()
-        assert self.released.wait(30)
+        assert self.released.wait(60)
         return super()._reply(messages)
 
 

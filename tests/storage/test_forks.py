@@ -19,7 +19,7 @@ from langchain_ttl_history.storage.base import Change, Lease, Query, Status, Sto
 
 KEY = SessionKey("ada", "s1")
 LEASE = Lease(1000.0, None)
-FORKS, PATIENCE = 8, 20.0
+FORKS, PATIENCE = 8, 60.0
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 

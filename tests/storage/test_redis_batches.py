@@ -160,7 +160,7 @@ async def _held(proxy: Proxy, through: RedisStorage, keys: Sequence[SessionKey])
     """Writes that are sent, and whose answers wait in the proxy."""
     proxy.answers.clear()
     tasks = [asyncio.create_task(through.awrite(key, appended(key.session_id))) for key in keys]
-    await asyncio.to_thread(proxy.waiting.wait, 5)
+    await asyncio.to_thread(proxy.waiting.wait, servers.PATIENCE)
     await asyncio.sleep(0.02)  # wait_for() of Python 3.11 loses a cancellation while the request is being sent
     return tasks
 
@@ -193,7 +193,7 @@ async def test_a_batch_that_nobody_waits_for_gives_its_connection_back_and_leave
     await asyncio.wait(tasks)
     left = asyncio.all_tasks() - {asyncio.current_task()}
     if left:
-        _, late = await asyncio.wait(left, timeout=2)
+        _, late = await asyncio.wait(left, timeout=servers.PATIENCE)
         assert not late
     assert not through._clients.async_client().connection_pool._in_use_connections
     proxy.answers.set()
@@ -384,9 +384,9 @@ async def test_who_waits_for_a_batch_that_was_cancelled_waits_no_more(client: Re
         others = asyncio.all_tasks() - {asyncio.current_task(), *tasks}
         for other in others:  # As a framework does that ends all that runs.
             other.cancel()
-        await asyncio.wait(tasks, timeout=5)
+        await asyncio.wait(tasks, timeout=servers.PATIENCE)
         assert [task.cancelled() for task in tasks] == [bool(others)] * 2
-        assert await asyncio.wait_for(ask(batches, b"3"), 5) == [b"3"]
+        assert await asyncio.wait_for(ask(batches, b"3"), servers.PATIENCE) == [b"3"]
 
 
 async def test_a_batch_runs_in_the_context_of_none_of_those_who_ask(client: Recorder, batches: Batches) -> None:

@@ -135,7 +135,7 @@ async def test_a_call_that_is_cancelled_writes_all_or_nothing_and_leaves_no_stal
         proxy.waiting.clear()
         proxy.answers.clear()
         task = asyncio.create_task(storage.awrite(KEY, appended(b"%d" % number)))
-        await asyncio.to_thread(proxy.waiting.wait, 5)
+        await asyncio.to_thread(proxy.waiting.wait, servers.PATIENCE)
         await asyncio.sleep(0.02)  # wait_for() of Python 3.11 loses a cancellation while the request is being sent
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -238,11 +238,9 @@ async def test_a_slow_server_is_an_error_after_the_timeout(server: servers.Serve
     storage = open_(f"{server.url}?socket_timeout=0.2")
     await call(storage, "write", KEY, appended(b"one"))
     server.signal(signal.SIGSTOP)
-    started = time.monotonic()
-    with pytest.raises(StorageError) as refused:
+    with pytest.raises(StorageError) as refused:  # It stands still until this is over.
         await call(storage, "read", KEY, Query(("log",)))
     assert isinstance(refused.value.__cause__, redis.TimeoutError)
-    assert time.monotonic() - started < 5
     server.signal(signal.SIGCONT)
     assert (await call(storage, "read", KEY, Query(("log",)))).lists["log"][0].payload == b"one"
 
@@ -256,14 +254,26 @@ async def test_timeouts_are_set_by_default_and_by_the_url() -> None:
     assert (options["socket_timeout"], options["socket_connect_timeout"]) == (1.5, 2.0)
 
 
+def latest_tick(over: threading.Event) -> float:
+    """By how many seconds a thread that does nothing else was late at most: what the machine is to blame for."""
+    late = 0.0
+    while True:
+        before = time.monotonic()
+        if over.wait(0.01):
+            return late
+        late = max(late, time.monotonic() - before - 0.01)
+
+
 async def test_a_server_that_stands_still_does_not_hold_up_the_loop(server: servers.Server, open_: Any) -> None:
     storage = open_(f"{server.url}?socket_timeout=0.5")
     buffer = SessionBuffer(storage)
     saver, history = buffer.checkpointer(), buffer.history("ada", "s1")
     await history.aadd_messages([HumanMessage("hello")])
     latest: list[float] = []
-    for _ in range(10):  # Another process may hold up the loop, but not each time.
+    for _ in range(10):  # Another process may hold up the loop and not the thread, but not each time.
         late = 0.0
+        over, others_late = threading.Event(), ThreadPoolExecutor(1)
+        ticked = others_late.submit(latest_tick, over)
         server.signal(signal.SIGSTOP)
         calls = [
             asyncio.create_task(each)
@@ -280,10 +290,12 @@ async def test_a_server_that_stands_still_does_not_hold_up_the_loop(server: serv
             await asyncio.sleep(0.01)
             late = max(late, time.monotonic() - before - 0.01)
         server.signal(signal.SIGCONT)
+        over.set()
         for task in calls:
             assert isinstance(task.exception(), StorageError)
-        latest.append(late)
-        if late < 0.05:
+        latest.append(late - ticked.result())
+        others_late.shutdown()
+        if latest[-1] < 0.05:
             break
     assert min(latest) < 0.05
     assert next(message.content for message in await history.aget_messages()) == "hello"
@@ -344,11 +356,8 @@ async def test_a_replica_that_may_not_be_written_to_refuses_and_shows_what_is_th
     try:
         primary, storage = open_(server.url), open_(replica.url)
         primary.write(KEY, appended(b"one"))
-        with replica.admin() as admin, server.admin() as source:
-            until = time.monotonic() + servers.PATIENCE
-            while admin.dbsize() < 2:
-                assert time.monotonic() < until
-                await asyncio.sleep(0.05)
+        with replica.admin() as admin:
+            await asyncio.to_thread(servers.wait_for, lambda: admin.dbsize() == 2, "the replica")
             found = await call(storage, "read", KEY, Query(("log",)))
             assert [entry.payload for entry in found.lists["log"]] == [b"one"]
             for verb, arguments in (("write", VERBS["write"]), ("delete", VERBS["delete"])):
@@ -356,7 +365,7 @@ async def test_a_replica_that_may_not_be_written_to_refuses_and_shows_what_is_th
                     await call(storage, verb, *arguments)
                 assert "READONLY" in str(refused.value) or isinstance(refused.value.__cause__, redis.ReadOnlyError)
             # A failover: the replica has the session, but no script of the primary's.
-            source.wait(1, 1000)
+            await asyncio.to_thread(servers.wait_for, lambda: servers.has_all(replica, server), "the replica")
             server.stop()
             admin.replicaof("NO", "ONE")
         assert (await call(storage, "write", KEY, appended(b"two"))).position == 2
@@ -434,8 +443,8 @@ def test_loops_that_are_over_leave_no_connection_behind(server: servers.Server, 
         before = len(admin.client_list())
         for _ in range(10):
             run(talk())
-        # The server may not have noticed the last one's end yet.
-        assert len(admin.client_list()) < before + 5
+        # The server notices an end when it comes to it.
+        servers.wait_for(lambda: len(admin.client_list()) < before + 5, "the end of all connections but the last ones")
     asyncio.run(talk())
     gc.collect()
     buffer.close()
@@ -519,7 +528,7 @@ def test_a_loop_does_not_wait_for_a_client_that_a_thread_makes(monkeypatch: pyte
     def make(*, asynchronous: bool) -> Any:
         if not asynchronous:
             begun.set()
-            go_on.wait(10)
+            go_on.wait(servers.PATIENCE)
         return redis.Redis()
 
     monkeypatch.setattr(clients, "_make", make)
@@ -529,7 +538,7 @@ def test_a_loop_does_not_wait_for_a_client_that_a_thread_makes(monkeypatch: pyte
 
     with ThreadPoolExecutor(1) as threads:
         made = threads.submit(clients.client)
-        assert begun.wait(10)
+        assert begun.wait(servers.PATIENCE)
         asyncio.run(main())
         assert not made.done()
         go_on.set()

@@ -800,7 +800,7 @@ def test_the_loop_is_not_blocked_while_a_write_waits(opens: Opens, tmp_path: Pat
         write = asyncio.create_task(storage.awrite(KEY, saying("hello")))
         for _ in range(20):
             await asyncio.sleep(0)
-        read = await asyncio.wait_for(storage.aread(KEY, Query()), 5)
+        read = await asyncio.wait_for(storage.aread(KEY, Query()), 60)
         assert (read.generation, write.done()) == (0, False)
         other.execute("ROLLBACK")
         assert (await write).status is Status.STORED
@@ -818,7 +818,7 @@ def test_reads_of_a_loop_do_not_wait_for_its_writes(opens: Opens, tmp_path: Path
         writes = [asyncio.create_task(storage.awrite(KEY, saying("hello"))) for _ in range(10)]
         await asyncio.sleep(0)
         for _ in range(10):
-            await asyncio.wait_for(storage.aread(KEY, Query()), 5)
+            await asyncio.wait_for(storage.aread(KEY, Query()), 60)
         assert not any(write.done() for write in writes)
         other.execute("ROLLBACK")
         assert {(await write).status for write in writes} == {Status.STORED}
