@@ -75,7 +75,7 @@ def plan(
     codec: Codec,
     shown: AbstractSet[str],
     names: Sequence[str],
-    bodies: Mapping[str, BaseMessage],
+    messages: Mapping[str, BaseMessage],
     needed: AbstractSet[str],
 ) -> Change:
     """What to free of a session that is over its caps.
@@ -87,7 +87,7 @@ def plan(
         codec: Reads the records.
         shown: Names of the messages that the history or a graph shows.
         names: Names of its conversation.
-        bodies: The messages of its conversation, and perhaps of its head, by name.
+        messages: The messages of its conversation, and perhaps of its head, by name.
         needed: Names of the messages that stay even over `max_bytes`.
     """
     lines = Lines(snapshot)
@@ -117,7 +117,7 @@ def plan(
     over = _bytes_after(snapshot, change) - goal
     if over <= 0:
         return change
-    return _with_fewer_messages(snapshot, change, over, log, names, bodies, needed, codec)
+    return _with_fewer_messages(snapshot, change, over, log, names, messages, needed, codec)
 
 
 def _bytes_after(snapshot: Snapshot, change: Change) -> int:
@@ -138,7 +138,7 @@ def _with_fewer_messages(
     over: int,
     kept: Sequence[Entry],
     names: Sequence[str],
-    bodies: Mapping[str, BaseMessage],
+    messages: Mapping[str, BaseMessage],
     needed: AbstractSet[str],
     codec: Codec,
 ) -> Change:
@@ -150,15 +150,15 @@ def _with_fewer_messages(
         return len(content.payload)
 
     # An edited message stands where it stood before, so that it stays or goes with all that it was.
-    held = {name for name in (*bodies, *(ref for entry in kept for ref in entry.refs)) if name in snapshot.blobs}
+    held = {name for name in (*messages, *(ref for entry in kept for ref in entry.refs)) if name in snapshot.blobs}
     weights: dict[str, int] = {}
     for name in held:
         weights[key_of(name)] = weights.get(key_of(name), 0) + size(name)
-    order = [name for name in _with_removed(names, bodies) if name in held]
+    order = [name for name in _with_removed(names, messages) if name in held]
     sizes = [weights[key_of(name)] for name in order]
     removed = sum(weights.values()) - sum(weights[key] for key in set(map(key_of, order)))
     caps = Caps(bytes=max(1, sum(sizes) - max(0, over - removed)))
-    stays = {key_of(order[each]) for each in visible([bodies[name] for name in order], caps, sizes)}
+    stays = {key_of(order[each]) for each in visible([messages[name] for name in order], caps, sizes)}
     stays.update(map(key_of, needed))
     lost = {name for name in held if key_of(name) not in stays}
     # What removes something that stays is needed without what it added, which may be nothing to begin with.
@@ -189,12 +189,12 @@ def _with_fewer_messages(
     )
 
 
-def _with_removed(names: Sequence[str], bodies: Iterable[str]) -> list[str]:
+def _with_removed(names: Sequence[str], messages: Iterable[str]) -> list[str]:
     """A conversation with what was removed of its head, where it stood: a run under way may have it still."""
     keys = set(map(key_of, names))
     before: dict[str, list[str]] = {}
     removed: list[str] = []
-    for name in bodies:
+    for name in messages:
         key = key_of(name)
         if key not in keys:
             removed.append(name)

@@ -96,7 +96,7 @@ def replace(sessions: Sessions, key: SessionKey, messages: Sequence[BaseMessage]
         view = yield from sessions.read(key, None)
         blobs: dict[str, Blob] = {}
         known = KnownBodies()
-        known.learn_read(view.names, [view.bodies[name] for name in view.names], view.snapshot.blobs, sessions.codec)
+        known.learn_read(view.names, [view.messages[name] for name in view.names], view.snapshot.blobs, sessions.codec)
         names = encode_bodies([*ready.values()], known, sessions.codec, label(key), blobs)
         removed, added = diff(view.history, names)
         if not removed and not added:
@@ -179,7 +179,7 @@ def _caller(result: ToolMessage, view: View) -> str | None:
     """The key of the message that a tool's result follows: its call, or the last result of that call so far."""
     found: str | None = None
     for name, key in zip(view.names, keyed(view.names), strict=True):
-        message = view.bodies[name]
+        message = view.messages[name]
         answers = found is not None and isinstance(message, ToolMessage)
         if answers or result.tool_call_id in calls_of(message):
             found = key

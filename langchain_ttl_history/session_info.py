@@ -53,11 +53,11 @@ def portrait(sessions: Sessions, key: SessionKey) -> Flow[Portrait | None]:
     view = yield from _glance(sessions, key)
     if view is None:
         return None
-    shown = frozenset(sessions.window(view.history, view.bodies))
+    shown = frozenset(sessions.window(view.history, view.messages))
     return Portrait(
         (yield from _info(sessions, key, view)),
         sessions.retention,
-        [view.bodies[name] for name in view.names],
+        [view.messages[name] for name in view.names],
         frozenset(place for place, name in enumerate(view.names) if name in shown),
         frozenset(place for place, name in enumerate(view.names) if name in view.waiting[1:]),
     )
@@ -90,7 +90,7 @@ def _info(sessions: Sessions, key: SessionKey, view: View) -> Flow[SessionInfo]:
     return SessionInfo(
         key.user_id,
         key.session_id,
-        len(sessions.window(view.history, view.bodies)),
+        len(sessions.window(view.history, view.messages)),
         listed,
         snapshot.bytes,
         _time(snapshot.created_at),

@@ -51,8 +51,8 @@ class View(NamedTuple):
     """What the history shows, before the window: everything but the open tool call and its results so far."""
     seen: Seen
     """What a run has seen that starts from what the graph is shown."""
-    bodies: Mapping[str, BaseMessage]
-    """The messages, by name."""
+    messages: Mapping[str, BaseMessage]
+    """By name."""
     waiting: Sequence[str] = ()
     """The message that opened the turn of the open tool call, then that call and its results so far; else empty."""
 
@@ -113,23 +113,23 @@ class Sessions:
         deltas = deltas_of(snapshot.lists.get(LOG, ()))
         if record is None:
             names = fold((), deltas, Seen())
-            bodies = dict(zip(names, recall.decode(names, blobs), strict=True))
-            return View(snapshot, None, None, names, names, names, Seen(snapshot.position), bodies)
+            messages = dict(zip(names, recall.decode(names, blobs), strict=True))
+            return View(snapshot, None, None, names, names, names, Seen(snapshot.position), messages)
         shown = recall.decode(record.names, blobs)
-        bodies = dict(zip(record.names, shown, strict=True))
+        messages = dict(zip(record.names, shown, strict=True))
 
         def is_result(name: str) -> bool:
-            return isinstance(bodies.get(name) or recall.decode([name], blobs)[0], ToolMessage)
+            return isinstance(messages.get(name) or recall.decode([name], blobs)[0], ToolMessage)
 
         names = fold(record.names, informed(deltas, is_result), record.seen)
         if names is not record.names:
-            new = [name for name in names if name not in bodies]
-            bodies.update(zip(new, recall.decode(new, blobs), strict=True))
+            new = [name for name in names if name not in messages]
+            messages.update(zip(new, recall.decode(new, blobs), strict=True))
         closed = without_open_group(shown)
         head_id = record.checkpoint["id"]
         if closed == len(shown):
             seen = Seen(snapshot.position)
-            return View(snapshot, record, head_id, names, names, names, seen, bodies)
+            return View(snapshot, record, head_id, names, names, names, seen, messages)
         open_keys = set(keyed(record.names)[closed:])
         history = [name for name, key in zip(names, keyed(names), strict=True) if key not in open_keys]
         opening = closed
@@ -143,36 +143,36 @@ class Sessions:
             record.names,
             history,
             record.seen.until(snapshot.position),
-            bodies,
+            messages,
             (record.names[opening], *record.names[closed:]),
         )
 
-    def window(self, names: Sequence[str], bodies: Mapping[str, BaseMessage]) -> Sequence[str]:
+    def window(self, names: Sequence[str], messages: Mapping[str, BaseMessage]) -> Sequence[str]:
         """The newest of these names that fit the caps and are a valid chat."""
-        return self.windowed(names, bodies)[0]
+        return self.windowed(names, messages)[0]
 
     def windowed(
-        self, names: Sequence[str], bodies: Mapping[str, BaseMessage], known: KnownBodies | None = None
+        self, names: Sequence[str], messages: Mapping[str, BaseMessage], known: KnownBodies | None = None
     ) -> tuple[Sequence[str], list[BaseMessage]]:
         """The window's names and their messages; `known` remembers which messages need no check the next time."""
-        messages = [*map(bodies.__getitem__, names)]
-        start = simple_start(messages, self.caps, 0 if known is None else known.sound_in(names))
+        whole = [*map(messages.__getitem__, names)]
+        start = simple_start(whole, self.caps, 0 if known is None else known.sound_in(names))
         if start is not None:
             if start:
-                names, messages = names[start:], messages[start:]
+                names, whole = names[start:], whole[start:]
             if known is not None:
                 known.sound = tuple(names)
-            return names, messages
-        positions = cut(messages, self.caps)
+            return names, whole
+        positions = cut(whole, self.caps)
         if len(positions) == len(names):
-            return names, messages
-        return [names[each] for each in positions], [messages[each] for each in positions]
+            return names, whole
+        return [names[each] for each in positions], [whole[each] for each in positions]
 
     def turn(self, key: SessionKey) -> Flow[Turn]:
         """What the history shows now."""
         view = yield from self.read(key, self.lease)
-        shown = self.window(view.history, view.bodies)
-        return Turn([view.bodies[name] for name in shown], view.generation)
+        shown = self.window(view.history, view.messages)
+        return Turn([view.messages[name] for name in shown], view.generation)
 
     # Freeing
 
@@ -218,10 +218,10 @@ class Sessions:
             yield Write(key, self._plan(self.view_of(snapshot, Recall(EMPTY, self.codec))))
 
     def _plan(self, view: View) -> Change:
-        bodies = view.bodies
-        shown = set(self.window(view.names, bodies))
+        messages = view.messages
+        shown = set(self.window(view.names, messages))
         if view.history is not view.names:
-            shown.update(self.window(view.history, bodies))
+            shown.update(self.window(view.history, messages))
         # A pending interrupt needs the open tool call and the message that opened its turn.
         needed = set(view.waiting)
-        return plan(view.snapshot, self.retention, self.lease, self.codec, shown, view.names, bodies, needed)
+        return plan(view.snapshot, self.retention, self.lease, self.codec, shown, view.names, messages, needed)

@@ -97,7 +97,7 @@ class CheckpointReads:
         """The checkpoint that a session without one shows: its conversation and nothing else."""
         snapshot = view.snapshot
         id = first_checkpoint_id(snapshot.generation)
-        shown, messages = self.sessions.windowed(view.graph, view.bodies)
+        shown, messages = self.sessions.windowed(view.graph, view.messages)
         token = Token.of(snapshot, id, view.seen, shown, view.graph)
         self.sessions.cache.of(key, snapshot.generation).bodies.learn_read(
             shown, messages, snapshot.blobs, self.sessions.codec
@@ -108,8 +108,8 @@ class CheckpointReads:
 
     def _latest(self, key: SessionKey, view: View, record: Record, id: str) -> tuple[Loaded, Token]:
         snapshot = view.snapshot
-        bodies = self.sessions.cache.of(key, snapshot.generation).bodies
-        shown, messages = self.sessions.windowed(view.graph, view.bodies, bodies)
+        known = self.sessions.cache.of(key, snapshot.generation).bodies
+        shown, messages = self.sessions.windowed(view.graph, view.messages, known)
         channel = record.channel
         versions = record.checkpoint["channel_versions"]
         unchanged = shown is record.names or tuple(shown) == record.names
@@ -132,8 +132,8 @@ class CheckpointReads:
         if blob is None:
             return None
         record = decode_record(blob, self.sessions.codec)
-        bodies = dict(zip(record.names, decode_bodies(record.names, snapshot.blobs, self.sessions.codec), strict=True))
-        shown, messages = self.sessions.windowed(record.names, bodies)
+        decoded = decode_bodies(record.names, snapshot.blobs, self.sessions.codec)
+        shown, messages = self.sessions.windowed(record.names, dict(zip(record.names, decoded, strict=True)))
         whole = len(shown) == len(record.names)
         loaded = self._loaded(snapshot, id, record, record.channel, messages, unchanged=whole)
         seen = Seen(snapshot.position)
