@@ -25,6 +25,7 @@ from langchain_ttl_history.checkpointing.delta_channels import delta_history
 from langchain_ttl_history.checkpointing.late_writes import LateWrites
 from langchain_ttl_history.checkpointing.listing import check_narrowing, matches, selected
 from langchain_ttl_history.checkpointing.pending_writes import PendingWrites
+from langchain_ttl_history.checkpointing.prune_copy_delete import PruneCopyDelete
 from langchain_ttl_history.checkpointing.put_inputs import Put
 from langchain_ttl_history.checkpointing.puts import CheckpointPuts
 from langchain_ttl_history.checkpointing.reads import CheckpointReads, Loaded
@@ -33,7 +34,6 @@ from langchain_ttl_history.checkpointing.threads import (
     checked_name,
     checkpoint_id_of,
 )
-from langchain_ttl_history.checkpointing.whole_threads import WholeThreads
 from langchain_ttl_history.codec import Codec, Serializer, check_serde
 from langchain_ttl_history.errors import ConfigurationError, brief
 from langchain_ttl_history.flow import Flow, arun, every_key, run
@@ -45,7 +45,7 @@ from langchain_ttl_history.stored.names import checkpoint_name
 __all__ = ["TTLCheckpointSaver"]
 
 
-class TTLCheckpointSaver(WholeThreads, BaseCheckpointSaver[Any]):
+class TTLCheckpointSaver(PruneCopyDelete, BaseCheckpointSaver[Any]):
     """Keeps a graph's checkpoints in the session of (user, `thread_id`).
 
     Made by `SessionBuffer.checkpointer`. The user is the one the checkpointer is bound to, or else the one in

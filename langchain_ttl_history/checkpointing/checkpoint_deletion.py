@@ -1,4 +1,4 @@
-"""Prunes, copies and deletes parts of a session, as flows."""
+"""Deletes checkpoints of a session: all but the latest, or those that some runs put; as flows."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Collection, Iterable
 from langchain_ttl_history.amendments import without_edits
 from langchain_ttl_history.checkpoints import decode_record
 from langchain_ttl_history.conversation import deltas_of, unseen
-from langchain_ttl_history.errors import ConfigurationError, StorageError
+from langchain_ttl_history.errors import StorageError
 from langchain_ttl_history.flow import Flow, Read, Write, every_key
 from langchain_ttl_history.index import Line, lines_of
 from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.pruning import keep_only, latest_lines
 from langchain_ttl_history.sessions import Sessions
-from langchain_ttl_history.storage.base import Change, Outcome, Query, Snapshot, Status
+from langchain_ttl_history.storage.base import Outcome, Query, Snapshot, Status
 from langchain_ttl_history.stored.names import INDEX, LOG, SUBS, checkpoint_name
 
-__all__ = ["copy", "forget_runs", "keep_latest"]
+__all__ = ["delete_for_runs", "keep_latest"]
 
 # How often a change is planned anew when somebody else wrote in between.
 _ATTEMPTS = 10
@@ -39,7 +39,7 @@ def keep_latest(sessions: Sessions, key: SessionKey) -> Flow[None]:
     raise _overtaken(key)
 
 
-def forget_runs(sessions: Sessions, user_id: str, run_ids: Iterable[object]) -> Flow[None]:
+def delete_for_runs(sessions: Sessions, user_id: str, run_ids: Iterable[object]) -> Flow[None]:
     """Drop the checkpoints of these runs in a user's sessions, what ran under them, and what they said.
 
     Raises:
@@ -48,10 +48,10 @@ def forget_runs(sessions: Sessions, user_id: str, run_ids: Iterable[object]) -> 
     wanted = {str(run_id) for run_id in run_ids}
     keys = yield from every_key(user_id)
     for key in keys:
-        yield from _forget_in(sessions, key, wanted)
+        yield from _delete_in(sessions, key, wanted)
 
 
-def _forget_in(sessions: Sessions, key: SessionKey, run_ids: Collection[str]) -> Flow[None]:
+def _delete_in(sessions: Sessions, key: SessionKey, run_ids: Collection[str]) -> Flow[None]:
     for _ in range(_ATTEMPTS):
         snapshot: Snapshot = yield Read(key, Query(outline=True))
         lines = _lines(snapshot)
@@ -78,26 +78,6 @@ def _forget_in(sessions: Sessions, key: SessionKey, run_ids: Collection[str]) ->
         if outcome.status not in (Status.MOVED, Status.MISSING):
             return
     raise _overtaken(key)
-
-
-def copy(sessions: Sessions, source: SessionKey, target: SessionKey) -> Flow[None]:
-    """Copy everything of a session to another that is not there yet.
-
-    Raises:
-        ConfigurationError: The target is there already; it was not touched.
-    """
-    snapshot: Snapshot = yield Read(source, Query(outline=True))
-    if not snapshot.generation:
-        return
-    change = Change(
-        sessions.lease,
-        blobs=snapshot.blobs,
-        place=[(name, entry) for name, entries in snapshot.lists.items() for entry in entries],
-        new=True,
-    )
-    outcome: Outcome = yield Write(target, change)
-    if outcome.status is Status.MOVED:
-        raise ConfigurationError(f"{label(target)} exists already; delete it first, or copy to another thread")
 
 
 def _overtaken(key: SessionKey) -> StorageError:

@@ -1,22 +1,23 @@
-"""What a checkpointer does to whole threads: delete, prune, copy."""
+"""The methods of a checkpointer that prune, copy and delete whole threads."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from langchain_ttl_history.checkpointing import upkeep
+from langchain_ttl_history.checkpointing.checkpoint_deletion import delete_for_runs, keep_latest
+from langchain_ttl_history.checkpointing.session_copy import copy_session
 from langchain_ttl_history.checkpointing.threads import Threads
 from langchain_ttl_history.errors import ConfigurationError, brief
 from langchain_ttl_history.flow import Delete, Flow, arun, run
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Storage
 
-__all__ = ["WholeThreads"]
+__all__ = ["PruneCopyDelete"]
 
 
-class WholeThreads:
-    """The methods of a checkpointer that act on whole threads, within one user's sessions."""
+class PruneCopyDelete:
+    """The methods of a checkpointer that prune, copy and delete threads, within one user's sessions."""
 
     _storage: Storage
     _sessions: Sessions
@@ -33,11 +34,11 @@ class WholeThreads:
 
     def delete_for_runs(self, run_ids: Sequence[str]) -> None:
         """Delete the checkpoints that these runs put in the user's sessions, and the messages they added."""
-        run(self._storage, upkeep.forget_runs(self._sessions, self._threads.user(), _listed("run_ids", run_ids)))
+        run(self._storage, self._delete_for_runs(run_ids))
 
     async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
         """Async :meth:`delete_for_runs`."""
-        await arun(self._storage, upkeep.forget_runs(self._sessions, self._threads.user(), _listed("run_ids", run_ids)))
+        await arun(self._storage, self._delete_for_runs(run_ids))
 
     def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Copy a user's session to a thread that is not there yet.
@@ -77,13 +78,16 @@ class WholeThreads:
         count: int = yield Delete(key.user_id, key.session_id, self._tombstone_ttl)
         return count
 
+    def _delete_for_runs(self, run_ids: Sequence[str]) -> Flow[None]:
+        return delete_for_runs(self._sessions, self._threads.user(), _listed("run_ids", run_ids))
+
     def _copy(self, source: str, target: str) -> Flow[None]:
-        return upkeep.copy(self._sessions, self._threads.session(source), self._threads.session(target))
+        return copy_session(self._sessions, self._threads.session(source), self._threads.session(target))
 
     def _pruned(self, thread_id: str, strategy: str) -> Flow[Any]:
         if strategy == "delete":
             return self._delete(thread_id)
-        return upkeep.keep_latest(self._sessions, self._threads.session(thread_id))
+        return keep_latest(self._sessions, self._threads.session(thread_id))
 
 
 def _checked(thread_ids: Sequence[str], strategy: str) -> Sequence[str]:
