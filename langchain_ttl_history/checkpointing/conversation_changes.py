@@ -10,6 +10,7 @@ from typing import Any
 from langchain_core.messages import BaseMessage, HumanMessage, ToolMessage
 
 from langchain_ttl_history.checkpointing.delta_channels import applied
+from langchain_ttl_history.checkpointing.put_inputs import Parent
 from langchain_ttl_history.checkpoints import Record
 from langchain_ttl_history.codec import Codec, delta_snapshot, snapshot_value
 from langchain_ttl_history.conversation import Delta, diff
@@ -27,8 +28,8 @@ def find_channel(
     record: Record,
     values: Mapping[str, Any],
     channel: str,
-    before: Record | None,
-    delta: tuple[tuple[Any, ...], Iterable[str] | None],
+    parent: Parent,
+    held: Iterable[str] | None,
     codec: Codec,
     key: SessionKey,
 ) -> None:
@@ -38,9 +39,9 @@ def find_channel(
         record: The checkpoint's record; updated in place.
         values: Its channel values.
         channel: The channel that may hold the conversation.
-        before: The checkpoint it builds on.
-        delta: For a `DeltaChannel`: the writes to it that are pending on `before`, and the names of the messages
-            that the turn still holds if the chain of writes before is gone (see `expired_turns.held_by`), else None.
+        parent: What the checkpoint builds on.
+        held: For a `DeltaChannel` whose chain of writes before is gone: the names of the messages that the turn still
+            holds (see `expired_turns.held_by`); else None.
         codec: Encodes what was written.
         key: Names the session.
     """
@@ -52,7 +53,7 @@ def find_channel(
     versions = record.checkpoint["channel_versions"]
     if channel not in counters or channel not in versions:
         return
-    writes, held = delta
+    before, writes = parent.record, parent.writes
     # A `DeltaChannel` between snapshots: its new value is the old one plus the writes pending on the parent, which
     # LangGraph stores before this checkpoint.
     record.channel, record.explicit = channel, False

@@ -1,4 +1,4 @@
-"""What a put is planned from: the checkpoint, what it builds on, and how it continues its run."""
+"""What a put is planned from: the checkpoint, its parent as it was found, and how far its run has come."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from langchain_ttl_history.storage.base import Guard
 from langchain_ttl_history.stored.bodies import KnownBodies
 from langchain_ttl_history.stored.names import checkpoint_name
 
-__all__ = ["Ground", "Put", "Start"]
+__all__ = ["Parent", "Put", "RunState"]
 
 
 class Put(NamedTuple):
@@ -40,14 +40,15 @@ class Put(NamedTuple):
         return Guard(needs=checkpoint_name("", root) if root else None)
 
 
-class Ground(NamedTuple):
-    """What a put builds on."""
+class Parent(NamedTuple):
+    """What a put builds on: its parent, as it was found in the session or is remembered."""
 
     generation: int | None
     """The generation the parent was found in; None if nothing was looked up."""
     now: float
     """Seconds since the epoch by the storage's clock; 0 if nothing was looked up."""
-    parent: Record | None
+    record: Record | None
+    """The parent's record; None if there is none, or it is gone."""
     writes: tuple[Any, ...]
     """The writes to the conversation that are pending on the parent, for a `DeltaChannel`."""
     freed: bool = False
@@ -57,37 +58,37 @@ class Ground(NamedTuple):
     remembered: bool = False
     """Whether all of this comes from memory, so that bodies may be left out of the write."""
 
-    def as_remembered(self, parent: Record | None) -> Ground:
+    def as_remembered(self, record: Record | None) -> Parent:
         """With the parent as its run knows it, where that was freed, or messages of it, while the run went on."""
-        if parent is None or (self.parent is not None and self.parent.names == parent.names):
+        if record is None or (self.record is not None and self.record.names == record.names):
             return self
-        if self.parent is not None:
-            return self._replace(parent=replace(self.parent, names=parent.names), reduced=True)
+        if self.record is not None:
+            return self._replace(record=replace(self.record, names=record.names), reduced=True)
         # The values that it shared may be gone as well.
-        return self._replace(parent=replace(parent, values={}), freed=True, reduced=True)
+        return self._replace(record=replace(record, values={}), freed=True, reduced=True)
 
 
-class Start(NamedTuple):
-    """What a put starts from: what its run was shown, and what it has seen of the log."""
+class RunState(NamedTuple):
+    """How far the run of a put has come: what it was shown, and what it has seen of the log."""
 
-    run: str
-    """The id of the first checkpoint of its run."""
+    id: str
+    """The id of the run's first checkpoint."""
     shown: tuple[str, ...]
     seen: Seen
-    first: bool
+    is_first_put: bool
     """Whether it is the first put since its run loaded a checkpoint."""
-    same: bool
+    same_session: bool
     """Whether the session is the one that its run loaded, and not one that began after that ended."""
 
     @classmethod
-    def of(cls, put: Put, token: Token | None, ground: Ground, bodies: KnownBodies) -> Start:
-        """How this put starts, by the token of its run and by what it builds on."""
-        before = ground.parent
+    def of(cls, put: Put, token: Token | None, parent: Parent, bodies: KnownBodies) -> RunState:
+        """The state of a put's run, by the run's token and by what the put builds on."""
+        before = parent.record
         # A copy of a checkpoint builds on that checkpoint's parent, not on the checkpoint that was loaded.
         first = token is not None and (
             token.id == put.parent or (before is not None and put.metadata.get("source") == "fork")
         )
-        same = token is None or token.generation == ground.generation
+        same = token is None or token.generation == parent.generation
         if before is not None and not first:
             return cls(before.run, before.names, before.seen, first, same)
         if token is None or not same:

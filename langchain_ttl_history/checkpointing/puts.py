@@ -9,7 +9,7 @@ from typing import Any
 from langchain_ttl_history.checkpointing.conversation_changes import find_channel, keep_cut_first, log_entry
 from langchain_ttl_history.checkpointing.expired_turns import held_by, leave_aged
 from langchain_ttl_history.checkpointing.first_checkpoint import FIRST_METADATA, first_checkpoint, first_checkpoint_id
-from langchain_ttl_history.checkpointing.put_inputs import Ground, Put, Start
+from langchain_ttl_history.checkpointing.put_inputs import Parent, Put, RunState
 from langchain_ttl_history.checkpointing.run_token import Token
 from langchain_ttl_history.checkpoints import Record, decode_record, encode_record, encode_values
 from langchain_ttl_history.codec import is_snapshot
@@ -60,8 +60,8 @@ class CheckpointPuts:
         token = Token.taken_from(seen)
         remembered = self._remembered(key, put, token)
         if remembered is not None:
-            ground, bodies = remembered
-            change, record = self._planned(key, put, checkpoint, token, ground, bodies)
+            parent, bodies = remembered
+            change, record = self._planned(key, put, checkpoint, token, parent, bodies)
             outcome: Outcome = yield from self.sessions.write(key, change)
             if outcome.status is Status.STORED:
                 bodies.sent(change.blobs)
@@ -70,12 +70,12 @@ class CheckpointPuts:
             if outcome.status is Status.DELETED and not put.ns:
                 return change, outcome
         # Looked up once: another run that builds on the same parent may make this process forget it.
-        known = self._known_ground(key, put) if remembered is None else remembered[0]
+        known = self._known_parent(key, put) if remembered is None else remembered[0]
         for _ in range(_ATTEMPTS):
-            ground = yield from self._read(key, put)
-            if known is not None and known.generation == ground.generation:
-                ground = ground.as_remembered(known.parent)
-            change, record = self._planned(key, put, checkpoint, token, ground, KnownBodies())
+            parent = yield from self._read(key, put)
+            if known is not None and known.generation == parent.generation:
+                parent = parent.as_remembered(known.record)
+            change, record = self._planned(key, put, checkpoint, token, parent, KnownBodies())
             outcome = yield Write(key, change)
             if outcome.status not in (Status.MOVED, Status.MISSING):
                 break
@@ -83,7 +83,7 @@ class CheckpointPuts:
             yield from self._done(key, put, record, outcome)
         return change, outcome
 
-    def _remembered(self, key: SessionKey, put: Put, token: Token | None) -> tuple[Ground, KnownBodies] | None:
+    def _remembered(self, key: SessionKey, put: Put, token: Token | None) -> tuple[Parent, KnownBodies] | None:
         """What this process knows of what a put builds on; None if that must be read."""
         known = self.sessions.cache.last(key)
         if put.parent is None:
@@ -91,24 +91,24 @@ class CheckpointPuts:
             generation = None if token is None else token.generation
             if known is None or (token is not None and known.generation != token.generation):
                 known = self.sessions.cache.of(key, generation or 0)
-            return Ground(generation, 0.0, None, (), remembered=True), known.bodies
+            return Parent(generation, 0.0, None, (), remembered=True), known.bodies
         if known is None or (token is not None and token.generation != known.generation):
             return None
         if not put.ns and self.messages_key not in put.checkpoint["channel_values"]:
             return None  # Perhaps a `DeltaChannel`, whose pending writes are needed.
-        ground = self._known_ground(key, put)
-        return None if ground is None else (ground, known.bodies)
+        parent = self._known_parent(key, put)
+        return None if parent is None else (parent, known.bodies)
 
-    def _known_ground(self, key: SessionKey, put: Put) -> Ground | None:
+    def _known_parent(self, key: SessionKey, put: Put) -> Parent | None:
         known = self.sessions.cache.last(key)
-        parent = None if known is None else known.records.get(put.parent_name)
-        if known is None or parent is None:
+        record = None if known is None else known.records.get(put.parent_name)
+        if known is None or record is None:
             return None
-        return Ground(known.generation, 0.0, parent, (), remembered=True)
+        return Parent(known.generation, 0.0, record, (), remembered=True)
 
-    def _read(self, key: SessionKey, put: Put) -> Flow[Ground]:
+    def _read(self, key: SessionKey, put: Put) -> Flow[Parent]:
         if put.parent is None:
-            return Ground(None, 0.0, None, ())
+            return Parent(None, 0.0, None, ())
         names = (checkpoint_name(put.ns, put.parent), writes_name(put.ns, put.parent))
         found: Snapshot = yield Read(key, Query(names, (BODY, VALUE)))
         codec = self.sessions.codec
@@ -121,7 +121,7 @@ class CheckpointPuts:
                 for write in decode_writes(found.lists.get(names[1], ()), found.blobs, codec)
                 if write.channel == self.messages_key
             )
-        return Ground(found.generation, found.now, record, writes)
+        return Parent(found.generation, found.now, record, writes)
 
     def _planned(
         self,
@@ -129,33 +129,35 @@ class CheckpointPuts:
         put: Put,
         checkpoint: dict[str, Any],
         token: Token | None,
-        ground: Ground,
+        parent: Parent,
         bodies: KnownBodies,
     ) -> tuple[Change, Record]:
-        before, codec, where = ground.parent, self.sessions.codec, label(key)
-        start = Start.of(put, token, ground, bodies)
-        record = Record(checkpoint, put.metadata, put.parent, start.run, start.seen, start.shown)
+        before, codec, where = parent.record, self.sessions.codec, label(key)
+        run = RunState.of(put, token, parent, bodies)
+        record = Record(checkpoint, put.metadata, put.parent, run.id, run.seen, run.shown)
         values: dict[str, Any] = dict(put.checkpoint["channel_values"])
         append: list[tuple[str, bytes, tuple[str, ...]]] = []
         if put.ns:
             blobs = encode_values(record, values, bodies, codec, where, before)
             append.append((SUBS, line_of(put.ns, put.id, record), ()))
         else:
-            cut, held = self._find_conversation(key, put, token, ground, start, record, values)
+            cut, held = self._find_conversation(key, put, token, parent, run, record, values)
             blobs = encode_values(record, values, bodies, codec, where, before)
             if held:
                 blobs.update({name: held[name] for name in record.names if name in held})
-            if start.first and before is None and token is not None and start.same:
+            if run.is_first_put and before is None and token is not None and run.same_session:
                 append += self._keep_first(token, blobs)
-            delta = log_entry(record, values.get(self.messages_key), start.shown, None if start.first else before, cut)
+            delta = log_entry(
+                record, values.get(self.messages_key), run.shown, None if run.is_first_put else before, cut
+            )
             append.append((INDEX, line_of("", put.id, record), ()))
             if delta.removed or delta.added:
                 append.append((LOG, delta.payload(), delta.added))
         blobs[put.name] = encode_record(record, codec, where)
-        blobs[head_name(put.ns)] = Blob(b"", (put.name,), start.seen.position, (writes_name(put.ns, put.id),))
+        blobs[head_name(put.ns)] = Blob(b"", (put.name,), run.seen.position, (writes_name(put.ns, put.id),))
         # Writes that were made pending on a checkpoint after it was freed are of no more use.
-        orphan = (writes_name(put.ns, put.parent or ""),) if ground.freed else ()
-        guard, generation = self._guard(key, put, token), ground.generation or None
+        orphan = (writes_name(put.ns, put.parent or ""),) if parent.freed else ()
+        guard, generation = self._guard(key, put, token), parent.generation or None
         return Change(self.sessions.lease, guard, blobs, append, drop=orphan, at_generation=generation), record
 
     def _find_conversation(
@@ -163,8 +165,8 @@ class CheckpointPuts:
         key: SessionKey,
         put: Put,
         token: Token | None,
-        ground: Ground,
-        start: Start,
+        parent: Parent,
+        run: RunState,
         record: Record,
         values: dict[str, Any],
     ) -> tuple[AbstractSet[str], dict[str, Blob] | None]:
@@ -174,8 +176,8 @@ class CheckpointPuts:
             key: The session.
             put: The put.
             token: That of its run.
-            ground: What it builds on.
-            start: How it continues its run.
+            parent: What it builds on.
+            run: How far its run has come.
             record: The checkpoint's record; updated in place.
             values: The channel values; left are those that have to be encoded, in the order they are stored.
 
@@ -183,20 +185,20 @@ class CheckpointPuts:
             The keys of the messages that the window had cut and that came back; and the bodies, by name, that the turn
             holds where what it builds on is gone, else None.
         """
-        before, channel = ground.parent, self.messages_key
-        if token is not None and not start.same:
-            leave_aged(values, channel, token, self.sessions.retention, ground.now)
+        before, channel = parent.record, self.messages_key
+        if token is not None and not run.same_session:
+            leave_aged(values, channel, token, self.sessions.retention, parent.now)
         held: dict[str, Blob] | None = None
         # What a run builds on is gone if its session ended, and perhaps if its parent was freed.
-        is_gone = before is None and put.parent is not None and not (start.first and start.same)
-        if (is_gone or ground.reduced) and channel not in values:
-            held = held_by(self.sessions, key, put.parent, token, ground.now)
+        is_gone = before is None and put.parent is not None and not (run.is_first_put and run.same_session)
+        if (is_gone or parent.reduced) and channel not in values:
+            held = held_by(self.sessions, key, put.parent, token, parent.now)
         cut = _NOTHING if token is None else token.cut
         if cut and not keep_cut_first(values, channel, cut):
             cut = _NOTHING
-        find_channel(record, values, channel, before, (ground.writes, held), self.sessions.codec, key)
+        find_channel(record, values, channel, parent, held, self.sessions.codec, key)
         found = record.channel or ""
-        if ground.remembered and found in values and found not in put.changed and start.shown and start.same:
+        if parent.remembered and found in values and found not in put.changed and run.shown and run.same_session:
             # The conversation is as it was shown, so all of it is stored already and need not be encoded.
             record.plain = not is_snapshot(values.pop(found))
         return cut, held
