@@ -407,7 +407,7 @@ class SQLiteSmallModel(SQLiteModel):
                 found = onlooker.read(key, Query(outline=True))
                 (read,) = (other.mirror for other in onlooker._mirrors._mirrors.values())
                 if place.mirror.row == read.row:
-                    for attribute in ("head", "homes", "ghosts", "large"):
+                    for attribute in ("counts", "homes", "ghosts", "large"):
                         assert getattr(place.mirror, attribute) == getattr(read, attribute), attribute
                     assert place.mirror.tail.names == read.tail.names
                     assert place.mirror.tail.room == read.tail.room

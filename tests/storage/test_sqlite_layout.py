@@ -17,7 +17,7 @@ from langchain_ttl_history.storage import SQLiteStorage
 from langchain_ttl_history.storage.base import Blob, Change, Entry, Lease, Outcome, Query, Status
 from langchain_ttl_history.storage.sqlite import appends, changes
 from langchain_ttl_history.storage.sqlite import mirror as mirrors
-from langchain_ttl_history.storage.sqlite.lookup import TO_READ, load, look
+from langchain_ttl_history.storage.sqlite.lookup import TO_READ, find_session, load
 from langchain_ttl_history.storage.sqlite.packs import Large, decode, encode
 from langchain_ttl_history.storage.sqlite.tail import PAGE, SEGMENT
 from langchain_ttl_history.storage.sqlite.updates import LARGE, OUTDATED
@@ -373,7 +373,7 @@ def test_what_is_cut_off_or_overwritten_is_an_error(opens: Opens, where: str) ->
             connection.execute("BEGIN")
             connection.execute(f"UPDATE {table} SET {column} = {damage}")
             try:
-                row = look(connection, TO_READ, bytes.fromhex(KEY.digest), b"", 0.0).row
+                row = find_session(connection, TO_READ, bytes.fromhex(KEY.digest), b"", 0.0).row
                 assert row is not None
                 load(connection, row, None)
             finally:

@@ -11,16 +11,16 @@ from langchain_ttl_history.storage.sqlite.packs import Listed, Named, encode
 from langchain_ttl_history.storage.sqlite.tail import closed
 from langchain_ttl_history.storage.sqlite.updates import INSERT, LARGE, OUTDATED, Statement, update
 
-__all__ = ["appended"]
+__all__ = ["plan_append"]
 
 
-def appended(mirror: Mirror, change: Change, now: float) -> tuple[Outcome, list[Statement]] | None:
+def plan_append(mirror: Mirror, change: Change, now: float) -> tuple[Outcome, list[Statement]] | None:
     """Apply to a mirror a change that only appends; returns the outcome, and the statements that do so in the file.
 
     Returns None, with the mirror unchanged, if the change does more than append or is refused. The result is the same
-    as that of `planned`, which handles any change but takes longer.
+    as that of `plan_change`, which handles any change but takes longer.
     """
-    found = _found(mirror, change, now)
+    found = _appends_of(mirror, change, now)
     if found is None:
         return None
     named, listed = found
@@ -63,7 +63,7 @@ def appended(mirror: Mirror, change: Change, now: float) -> tuple[Outcome, list[
     return outcome, [update(mirror, renewed=renewed), *statements]
 
 
-def _found(mirror: Mirror, change: Change, now: float) -> tuple[list[Named], list[Listed]] | None:
+def _appends_of(mirror: Mirror, change: Change, now: float) -> tuple[list[Named], list[Listed]] | None:
     """The blobs and entries that a change appends; None if it does more than that, or is refused."""
     row, stored, blobs = mirror.row, mirror.session.blobs, change.blobs
     if (

@@ -15,10 +15,10 @@ from langchain_ttl_history.storage.sqlite.packs import Large, Listed, Named, Nam
 from langchain_ttl_history.storage.sqlite.tail import SEGMENT, closed, room
 from langchain_ttl_history.storage.sqlite.updates import DELETE, INSERT, LARGE, OUTDATED, REPLACE, Statement, update
 
-__all__ = ["planned", "renewal"]
+__all__ = ["plan_change", "renewal"]
 
 
-def planned(mirror: Mirror, change: Change, now: float, *, force: bool = False) -> tuple[Outcome, list[Statement]]:
+def plan_change(mirror: Mirror, change: Change, now: float, *, force: bool = False) -> tuple[Outcome, list[Statement]]:
     """Apply a change to a mirror; returns the outcome and the statements that do the same in the file.
 
     Args:

@@ -52,4 +52,4 @@ def usage(connection: sqlite3.Connection) -> Usage:
         CorruptRecordError: A session's row is damaged.
     """
     rows = connection.execute("SELECT head FROM sessions").fetchall()
-    return Usage(len(rows), sum(bytes_of(head) for (head,) in rows))
+    return Usage(len(rows), sum(bytes_of(counts) for (counts,) in rows))

@@ -15,17 +15,17 @@ from langchain_ttl_history.storage.sqlite.row import Row
 from langchain_ttl_history.storage.sqlite.schema import digest
 from langchain_ttl_history.storage.sqlite.tail import Tail, closed, content, opened, room
 
-__all__ = ["TO_READ", "TO_WRITE", "Look", "create", "key_of", "large", "load", "look", "state"]
+__all__ = ["TO_READ", "TO_WRITE", "Found", "create", "find_session", "key_of", "large", "load", "state"]
 
-_LOOK = """
+_FIND = """
     SELECT own.fence, own.until, users.fence, users.until, state.generation, state.unwiped, {},
         sessions.generation, created, renewed, deadline, idle, head
     FROM state LEFT JOIN sessions ON sessions.key = ?
         LEFT JOIN tombstones AS own ON own.key = ? LEFT JOIN tombstones AS users ON users.key = ?
 """
-TO_READ = _LOOK.format("0")
+TO_READ = _FIND.format("0")
 # Also whether there is anything to free.
-TO_WRITE = _LOOK.format(
+TO_WRITE = _FIND.format(
     "EXISTS (SELECT 1 FROM sessions WHERE deadline <= ?) OR EXISTS (SELECT 1 FROM tombstones WHERE until <= ?)"
 )
 _CREATE = "INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -35,7 +35,7 @@ _SEGMENTS = "SELECT number, body FROM segments WHERE generation = ? AND number >
 _LARGE = "SELECT body FROM segments WHERE generation = ? AND number = ?"
 
 
-class Look(NamedTuple):
+class Found(NamedTuple):
     """The answer to the first statement of each verb."""
 
     fence: int
@@ -52,8 +52,8 @@ class Look(NamedTuple):
 
 
 @decoder("a session's row")
-def look(connection: sqlite3.Connection, statement: str, name: bytes, user: bytes, now: float) -> Look:
-    """Look at a session by the digests of its key and of its user, with `TO_READ` or `TO_WRITE`.
+def find_session(connection: sqlite3.Connection, statement: str, name: bytes, user: bytes, now: float) -> Found:
+    """Find a session by the digests of its key and of its user, with `TO_READ` or `TO_WRITE`.
 
     Raises:
         CorruptRecordError: The row is damaged, or that of the file's state.
@@ -68,7 +68,7 @@ def look(connection: sqlite3.Connection, statement: str, name: bytes, user: byte
             fence, until = max(fence, stone), max(until, end)
     row = None if found[0] is None else Row.stored(*found)
     live = None if row is None or row.is_expired(now) else row
-    return Look(index(fence), until, index(newest), index(unwiped), bool(litter), live)
+    return Found(index(fence), until, index(newest), index(unwiped), bool(litter), live)
 
 
 @decoder("the state of the file")
@@ -85,7 +85,7 @@ def state(connection: sqlite3.Connection) -> tuple[int, int]:
 def create(connection: sqlite3.Connection, row: Row, name: bytes, key: SessionKey) -> None:
     """Store a new session's row."""
     times = (row.created, row.renewed, row.deadline, row.idle)
-    connection.execute(_CREATE, (row.generation, name, digest(key.user_id), *times, row.head, Tail(1).body))
+    connection.execute(_CREATE, (row.generation, name, digest(key.user_id), *times, row.counts, Tail(1).body))
     connection.execute(_KEY, (row.generation, closed(pack(tuple(key)))))
     connection.execute("UPDATE state SET generation = ?", (row.generation,))
 
@@ -114,7 +114,7 @@ def load(connection: sqlite3.Connection, row: Row, mirror: Mirror | None) -> Mir
     known = None if mirror is None else mirror.row
     if mirror is None or known is None or (known.generation, known.epoch) != (row.generation, row.epoch):
         mirror = Mirror(row, contested=0 if mirror is None else mirror.contested)
-    elif mirror.head == row.head:
+    elif mirror.counts == row.counts:
         return mirror
     elif known.version >= row.version or known.segment > row.segment:
         # Another thread has seen more than this transaction, or a backup was brought back into the file.

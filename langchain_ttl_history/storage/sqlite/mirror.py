@@ -1,7 +1,7 @@
 """A cache of the sessions that a process recently used in a SQLite file: pure, without I/O.
 
-Every write gives a session's row a new head. A mirror is valid as long as the row still has its
-head, which each verb looks up or makes a condition of what it writes. So a session that one process
+Every write gives a session's row new counts. A mirror is valid as long as the row still has its
+counts, which each verb looks up or makes a condition of what it writes. So a session that one process
 uses is read from its memory, and what another process wrote is always seen. So is what a backup brought
 back into the open file: then the same version may have other content, or even a lower one be newer.
 """
@@ -37,7 +37,7 @@ class Mirror:
 
     Attributes:
         row: Its row.
-        head: What every write changes in the row, as it is stored.
+        counts: What every write changes in the row, as it is stored.
         fence: The newest deleted generation, while its tombstone stands.
         until: When that tombstone expires, in seconds since the epoch.
         session: The contents.
@@ -50,12 +50,12 @@ class Mirror:
     """
 
     __slots__ = (
-        "contested", "fence", "ghosts", "head", "homes", "large", "row", "session", "tail", "unloaded", "until",
+        "contested", "counts", "fence", "ghosts", "homes", "large", "row", "session", "tail", "unloaded", "until",
     )  # fmt: skip
 
     def __init__(self, row: Row, *, contested: int = 0) -> None:
         self.row = row
-        self.head = row.head
+        self.counts = row.counts
         self.contested = contested
         self.fence = 0
         self.until = 0.0
@@ -140,7 +140,7 @@ class Mirror:
 
     def be(self, row: Row) -> None:
         """Become the mirror of the session as of this row, after all segments were learnt."""
-        self.row, self.head = row, row.head
+        self.row, self.counts = row, row.counts
         session = self.session
         session.position, session.bytes = row.position, row.bytes
         for entries in session.lists.values():
@@ -166,7 +166,7 @@ class Mirrors:
             if place is None or place.taken:
                 return None
             mirror = place.mirror
-            if mirror.row.generation != row.generation or mirror.head != row.head:
+            if mirror.row.generation != row.generation or mirror.counts != row.counts:
                 return None
             self._mirrors.move_to_end(key)
             snapshot = mirror.answer(query, now, fence)

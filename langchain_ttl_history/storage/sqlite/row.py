@@ -1,7 +1,7 @@
 """A session's row in SQLite, and how its deadline moves: pure, without I/O.
 
-What every write changes stands in one column of a fixed size, the row's *head*: a row that keeps its
-size is overwritten where it stands, and its head tells whether it is still what a process remembers.
+What every write changes stands in one column of a fixed size, `head`, the row's *counts*: a row that keeps
+its size is overwritten where it stands, and its counts tell whether it is still what a process remembers.
 
 So that most reads write nothing, a use is recorded only once a tenth of the idle time has passed
 since the last one recorded, and a deadline is set a tenth late. A session may therefore live up
@@ -28,7 +28,7 @@ OWN = -1.0
 OVER = 0.0
 """The deadline of a session of which a part is freed: over whatever the clock says, and nothing is written to it."""
 
-_HEAD = Struct(">QIIIIQQd")
+_COUNTS = Struct(">QIIIIQQd")
 
 
 @dataclass(slots=True)
@@ -68,12 +68,12 @@ class Row:
         renewed: float,
         deadline: float | None,
         idle: float | None,
-        head: builtins.bytes,
+        counts: builtins.bytes,
     ) -> Row:
         """A row as it was stored."""
-        if len(head) != _HEAD.size:
+        if len(counts) != _COUNTS.size:
             raise CorruptRecordError("a session's row is cut off")
-        row = cls(generation, created, renewed, deadline, idle, *_HEAD.unpack(head))
+        row = cls(generation, created, renewed, deadline, idle, *_COUNTS.unpack(counts))
         if not (
             0.0 <= created < inf and 0.0 <= renewed < inf and 0.0 <= row.used < inf
             and (deadline is None or deadline >= 0.0) and (idle is None or idle >= OWN)
@@ -82,9 +82,9 @@ class Row:
         return row
 
     @property
-    def head(self) -> builtins.bytes:
+    def counts(self) -> builtins.bytes:
         """What every write changes, as it is stored."""
-        return _HEAD.pack(
+        return _COUNTS.pack(
             self.version, self.epoch, self.segment, self.length, self.large, self.position, self.bytes, self.used
         )
 
@@ -139,7 +139,7 @@ class Row:
         self.deadline = self._at_most(None if idle is None else max(used, self.used) + idle, lease)
 
 
-def bytes_of(head: bytes) -> int:
-    """The bytes of a session, from the head of its row."""
-    size: int = _HEAD.unpack(head)[6]
+def bytes_of(counts: bytes) -> int:
+    """The bytes of a session, from the counts of its row."""
+    size: int = _COUNTS.unpack(counts)[6]
     return size

@@ -17,11 +17,11 @@ from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.base import Change, Outcome, Query, Snapshot, Usage
 from langchain_ttl_history.storage.memory_session import refusal
 from langchain_ttl_history.storage.sqlite import freeing, listing
-from langchain_ttl_history.storage.sqlite.appends import appended
-from langchain_ttl_history.storage.sqlite.changes import planned, renewal
+from langchain_ttl_history.storage.sqlite.appends import plan_append
+from langchain_ttl_history.storage.sqlite.changes import plan_change, renewal
 from langchain_ttl_history.storage.sqlite.connections import Connections
 from langchain_ttl_history.storage.sqlite.executor import Executor
-from langchain_ttl_history.storage.sqlite.lookup import TO_READ, TO_WRITE, create, large, load, look, state
+from langchain_ttl_history.storage.sqlite.lookup import TO_READ, TO_WRITE, create, find_session, large, load, state
 from langchain_ttl_history.storage.sqlite.mirror import Mirror, Mirrors
 from langchain_ttl_history.storage.sqlite.names import name_of, name_of_user, valid_path
 from langchain_ttl_history.storage.sqlite.opening import MEMORY
@@ -88,16 +88,16 @@ class SQLiteStorage:
         """Read parts of one session."""
         name, user = name_of(key), name_of_user(key.user_id)
         now = self._clock()
-        seen = self._connections.outside(lambda connection: look(connection, TO_READ, name, user, now))
-        row = seen.row
+        found = self._connections.outside(lambda connection: find_session(connection, TO_READ, name, user, now))
+        row = found.row
         if row is None:
-            return Snapshot(now, seen.fence)
+            return Snapshot(now, found.fence)
         if query.lease is not None and row.is_due(now, query.lease):
             snapshot, mirror = self._connections.write(
                 lambda connection: self._read(connection, key, name, user, query, writing=True)
             )
         else:
-            known = self._mirrors.answer(key, row, query, now, seen.fence)
+            known = self._mirrors.answer(key, row, query, now, found.fence)
             if known is not None:
                 return known
             snapshot, mirror = self._connections.read(lambda connection: self._read(connection, key, name, user, query))
@@ -117,14 +117,14 @@ class SQLiteStorage:
     ) -> tuple[Snapshot, Mirror | None]:
         """Read parts of one session in a transaction, and bring its mirror up to date; `writing` records the use."""
         now = self._clock()
-        seen = look(connection, TO_READ, name, user, now)
-        if seen.row is None:
-            return Snapshot(now, seen.fence), None
-        mirror = load(connection, seen.row, self._mirrors.take(key))
-        mirror.fence, mirror.until = seen.fence, seen.until
+        found = find_session(connection, TO_READ, name, user, now)
+        if found.row is None:
+            return Snapshot(now, found.fence), None
+        mirror = load(connection, found.row, self._mirrors.take(key))
+        mirror.fence, mirror.until = found.fence, found.until
         if writing and query.lease is not None:
             connection.execute(*renewal(mirror, query.lease, now))
-        snapshot = mirror.answer(query, now, seen.fence)
+        snapshot = mirror.answer(query, now, found.fence)
         for each in mirror.unloaded.intersection(snapshot.blobs):
             blob = snapshot.blobs[each]._replace(payload=large(connection, mirror, each))
             snapshot.blobs = {**snapshot.blobs, each: blob}
@@ -165,12 +165,12 @@ class SQLiteStorage:
         if mirror.contested or mirror.row.is_expired(now):
             self._mirrors.put(key, mirror)
             return None
-        done = appended(mirror, change, now)
+        done = plan_append(mirror, change, now)
         if done is None:
             if refusal(mirror.session, change, mirror.fence if now < mirror.until else 0) is not None:
                 self._mirrors.put(key, mirror)
                 return None
-            done = planned(mirror, change, now)
+            done = plan_change(mirror, change, now)
         outcome, statements = done
         if not self._connections.swap(statements):
             # Another process wrote meanwhile: the next writes look at the row first.
@@ -184,29 +184,29 @@ class SQLiteStorage:
     ) -> tuple[Outcome, int, Mirror | None]:
         """Change one session within a transaction; gives the outcome, the deletion to be wiped or 0, and the mirror."""
         now, user = self._clock(), name_of_user(key.user_id)
-        seen = look(connection, TO_WRITE, name, user, now)
+        found = find_session(connection, TO_WRITE, name, user, now)
         mirror = self._mirrors.take(key)
-        if seen.row is None:
+        if found.row is None:
             mirror = None
         else:
-            mirror = load(connection, seen.row, mirror)
-            mirror.fence, mirror.until = seen.fence, seen.until
-        refused = refusal(None if mirror is None else mirror.session, change, seen.fence)
+            mirror = load(connection, found.row, mirror)
+            mirror.fence, mirror.until = found.fence, found.until
+        refused = refusal(None if mirror is None else mirror.session, change, found.fence)
         if refused is not None:
-            return refused, seen.unwiped, mirror
-        if seen.litter:
+            return refused, found.unwiped, mirror
+        if found.litter:
             freeing.some(connection, now)
         if mirror is None:
-            if seen.litter:
+            if found.litter:
                 freeing.by_key(connection, name)
-            row = Row.new(max(seen.newest + 1, int(now * 1_000_000)), now)
+            row = Row.new(max(found.newest + 1, int(now * 1_000_000)), now)
             create(connection, row, name, key)
             mirror = Mirror(row)
-            mirror.fence, mirror.until = seen.fence, seen.until
-        outcome, statements = planned(mirror, change, now, force=True)
+            mirror.fence, mirror.until = found.fence, found.until
+        outcome, statements = plan_change(mirror, change, now, force=True)
         for statement in statements:
             connection.execute(*statement)
-        return outcome, seen.unwiped, mirror
+        return outcome, found.unwiped, mirror
 
     def delete(self, user_id: str, session_id: str | None, tombstone_ttl: float) -> int:
         """Delete a session, or all of a user's, leaving tombstones."""

@@ -40,10 +40,10 @@ def update(mirror: Mirror, *, renewed: bool, force: bool = False) -> Statement:
         renewed: Whether the deadline or the idle time are others.
         force: Write even while a deletion is still to be wiped.
     """
-    row, before = mirror.row, mirror.head
+    row, before = mirror.row, mirror.counts
     row.version += 1
-    head = mirror.head = row.head
+    counts = mirror.counts = row.counts
     where = (row.generation, before, _ANY if force else 0)
     if renewed:
-        return RENEW, (head, mirror.tail.body, row.renewed, row.deadline, row.idle, *where)
-    return CHANGE, (head, mirror.tail.body, *where)
+        return RENEW, (counts, mirror.tail.body, row.renewed, row.deadline, row.idle, *where)
+    return CHANGE, (counts, mirror.tail.body, *where)
