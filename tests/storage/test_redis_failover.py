@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import redis
+import redis.asyncio
 from langchain_core.messages import HumanMessage
 from redis.crc import key_slot
 
@@ -76,6 +77,24 @@ async def test_a_worker_leaves_a_primary_that_was_made_a_replica_without_breakin
     assert (await call(storage, "write", KEY, appended(b"two"))).status is Status.STORED
     assert await stored_texts(open_(replica.url)) == [b"one", b"two"]
     assert_sound(replica)
+
+
+async def test_a_client_of_a_single_connection_leaves_a_primary_that_was_made_a_replica_too(
+    server: servers.Server, replica: servers.Server, proxy: Proxy, call: Any
+) -> None:
+    async with redis.asyncio.Redis.from_url(proxy.url, single_connection_client=True) as async_client:
+        with redis.Redis.from_url(proxy.url, single_connection_client=True) as client:
+            storage = RedisStorage(client, async_client)
+            await call(storage, "write", KEY, appended(b"one"))
+            servers.wait_for(lambda: servers.has_all(replica, server), "the replica")
+            promote(replica)
+            proxy.lead_to(replica.port, keep=True)
+            with server.admin() as admin:
+                admin.replicaof("127.0.0.1", replica.port)
+            with pytest.raises(StorageError, match="read only replica"):
+                await call(storage, "write", KEY, appended(b"refused"))
+            assert (await call(storage, "write", KEY, appended(b"two"))).status is Status.STORED
+            assert await stored_texts(storage) == [b"one", b"two"]
 
 
 async def test_what_the_replica_never_got_is_not_taken_for_what_it_was_told_since(

@@ -103,6 +103,9 @@ class Clients(ABC):
         """Async :meth:`drop_idle`, of a single server's client; a cluster's learns by itself who is the primary."""
         if not self.is_cluster:
             await client.connection_pool.disconnect(inuse_connections=False)
+            # A client of a single connection keeps that in use.
+            if client.connection is not None:
+                await client.connection.disconnect()
 
     @abstractmethod
     def close(self) -> None:
