@@ -856,16 +856,19 @@ def test_the_log_is_freed_whatever_was_changed_before_what_is_shown(begins: str,
     assert weight <= hard_limits(retention, MemoryStorage.slack)[LOG]
 
 
-@pytest.mark.parametrize("moved", [False, True], ids=["in place", "moved"])
-def test_an_edit_is_kept_though_the_window_cuts_it_and_shows_it_again(moved: bool) -> None:
+@pytest.mark.parametrize("edit", ["in place", "after a move", "with a move"])
+def test_an_edit_is_kept_though_the_window_cuts_it_and_shows_it_again(edit: str) -> None:
     buffer = SessionBuffer(default_user="u", retention=Retention(max_messages=3))
     history = buffer.history(session_id="t")
     ask(chained(buffer, answers=lambda _: {"messages": [AIMessage("answer", id="answer")]}), "question")
     question, answer = history.messages
     edited = question.model_copy(update={"content": "edited"})
-    if moved:
+    if edit == "after a move":
         history.messages = [answer, question]
-    history.add_messages([edited])
+    if edit == "with a move":
+        history.messages = [answer, edited]
+    else:
+        history.add_messages([edited])
     for number in range(40):
         history.add_messages([HumanMessage(f"said {number}", id=f"said {number}")])
     while history.messages[-1].text.startswith("said"):
