@@ -26,23 +26,23 @@ class Facts(Protocol):
     """What a card tells of a session: a `SessionInfo`."""
 
     @property
-    def user_id(self) -> str: ...  # noqa: D102  # as the fields of SessionInfo say
+    def user_id(self) -> str: ...  # noqa: D102  # see SessionInfo
     @property
-    def session_id(self) -> str: ...  # noqa: D102
+    def session_id(self) -> str: ...  # noqa: D102  # see SessionInfo
     @property
-    def messages(self) -> int: ...  # noqa: D102
+    def messages(self) -> int: ...  # noqa: D102  # see SessionInfo
     @property
-    def checkpoints(self) -> int: ...  # noqa: D102
+    def checkpoints(self) -> int: ...  # noqa: D102  # see SessionInfo
     @property
-    def bytes(self) -> int: ...  # noqa: D102
+    def bytes(self) -> int: ...  # noqa: D102  # see SessionInfo
     @property
-    def created_at(self) -> datetime: ...  # noqa: D102
+    def created_at(self) -> datetime: ...  # noqa: D102  # see SessionInfo
     @property
-    def last_used_at(self) -> datetime: ...  # noqa: D102
+    def last_used_at(self) -> datetime: ...  # noqa: D102  # see SessionInfo
     @property
-    def expires_at(self) -> datetime | None: ...  # noqa: D102
+    def expires_at(self) -> datetime | None: ...  # noqa: D102  # see SessionInfo
     @property
-    def read_at(self) -> datetime | None: ...  # noqa: D102
+    def read_at(self) -> datetime | None: ...  # noqa: D102  # see SessionInfo
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,7 @@ async def test_the_longest_id_that_is_accepted_works(session: Session) -> None:
 
 async def test_ints_and_uuids_are_accepted(session: Session) -> None:
     for user, name in ((1, 2), (uuid.uuid4(), uuid.uuid4()), (0, 0)):
-        await session(user, name).event("hello")  # type: ignore[arg-type]
+        await session(user, name).event("hello")  # type: ignore[arg-type]  # a wrong type is the test
         assert await session(str(user), str(name)).texts() == ["hello"]
 
 
@@ -167,7 +167,7 @@ async def test_a_checkpointer_with_a_key_of_its_own_names_that_key(session: Sess
 
 async def test_a_history_without_a_session_id_is_refused(session: Session) -> None:
     with pytest.raises((ConfigurationError, TypeError)):
-        session.buffer.history("alice")  # type: ignore[call-arg]
+        session.buffer.history("alice")  # type: ignore[call-arg]  # a missing argument is the test
 
 
 # --- retention --------------------------------------------------------------------------------
@@ -216,7 +216,7 @@ def test_a_retention_takes_seconds_timedeltas_and_none() -> None:
 
 def test_a_token_counter_that_cannot_be_called_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="token_counter"):
-        Retention(token_counter="tiktoken")  # type: ignore[arg-type]
+        Retention(token_counter="tiktoken")  # type: ignore[arg-type]  # a wrong type is the test
 
 
 @pytest.mark.parametrize("value", [0, -1, True, math.nan, math.inf, "10"])
@@ -262,7 +262,7 @@ def test_a_storage_that_is_no_storage_is_refused(storage: Any) -> None:
 
 def test_a_retention_that_is_no_retention_is_refused() -> None:
     with pytest.raises((ConfigurationError, TypeError)):
-        SessionBuffer(retention={"idle_ttl": 5})  # type: ignore[arg-type]
+        SessionBuffer(retention={"idle_ttl": 5})  # type: ignore[arg-type]  # a wrong type is the test
 
 
 @pytest.mark.parametrize("types", [["MyType"], [42], "MyType", 42])

@@ -66,7 +66,7 @@ def state_graph(saver: BaseCheckpointSaver[Any]) -> Any:
         return {"messages": [answer(state["messages"])]}
 
     def tool(state: MessagesState) -> dict[str, Any]:
-        (call,) = state["messages"][-1].tool_calls  # type: ignore[union-attr]
+        (call,) = state["messages"][-1].tool_calls  # type: ignore[union-attr]  # it is an AIMessage
         return {"messages": [ToolMessage(look(), tool_call_id=call["id"], name="look")]}
 
     def follow(state: MessagesState) -> str:

@@ -191,7 +191,7 @@ def test_a_message_that_is_cut_or_grew_is_never_read(codec: Codec, message: Base
 def test_bodies_come_out_as_they_went_in_and_are_sent_once(
     codec: Codec, said: list[BaseMessage], more: list[BaseMessage]
 ) -> None:
-    known, blobs = KnownBodies(), {}  # type: ignore[var-annotated]
+    known, blobs = KnownBodies(), {}  # type: ignore[var-annotated]  # blobs, filled below
     for conversation in (said, said + more, said):
         named = encode_bodies(conversation, known, codec, "here", blobs)
         back = decode_bodies(named, blobs, codec)
@@ -238,14 +238,14 @@ def test_what_differs_in_type_or_content_is_not_the_same(left: Any, right: Any) 
 
 def test_a_message_that_became_one_of_another_class_is_not_taken_for_the_one_before() -> None:
     codec = Codec(allowed=[Remark])
-    known, blobs = KnownBodies(), {}  # type: ignore[var-annotated]
+    known, blobs = KnownBodies(), {}  # type: ignore[var-annotated]  # blobs, filled below
     for message in (HumanMessage("x", id="1"), Remark("x", id="1"), HumanMessage("x", id="1")):
         (name,) = encode_bodies([message], known, codec, "here", blobs)
         assert type(decode_bodies([name], blobs, codec)[0]) is type(message)
 
 
 def test_a_message_that_got_a_field_of_no_class_is_not_taken_for_the_one_before(codec: Codec) -> None:
-    known, blobs = KnownBodies(), {}  # type: ignore[var-annotated]
+    known, blobs = KnownBodies(), {}  # type: ignore[var-annotated]  # blobs, filled below
     message = HumanMessage("x", id="1")
     encode_bodies([message], known, codec, "here", blobs)
     message.mood = "good"  # type: ignore[attr-defined]  # any is allowed

@@ -85,7 +85,7 @@ def test_a_retention_is_a_value() -> None:
     assert Retention(idle_ttl=60) == Retention(idle_ttl=timedelta(minutes=1))
     assert len({Retention(), Retention(idle_ttl=1800)}) == 1
     with pytest.raises(FrozenInstanceError):
-        Retention().idle_ttl = 5  # type: ignore[misc]
+        Retention().idle_ttl = 5  # type: ignore[misc]  # that it is refused is the test
 
 
 def test_a_wrong_setting_is_a_value_error_as_well() -> None:

@@ -192,7 +192,7 @@ def test_nothing_is_shown_of_nothing() -> None:
 @pytest.mark.parametrize("order", [("a", "b"), ("b", "a")])
 def test_a_server_side_call_is_ordinary_content(order: tuple[str, str]) -> None:
     content = [{"type": "server_tool_call", "id": "a", "name": "web", "args": {}}]
-    message = AIMessage(content)  # type: ignore[arg-type]
+    message = AIMessage(content)  # type: ignore[arg-type]  # any content is the test
     assert calls_of(message) == []
     assert not ends_open([message])
     assert visible([message, *map(result, order)], Caps()) == [0]

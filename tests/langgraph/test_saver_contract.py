@@ -285,7 +285,7 @@ async def test_a_checkpoint_comes_back_as_it_was_put(session: Session) -> None:
     config = await session.colour.call(saver, "put", at(session), checkpoint, metadata, checkpoint["channel_versions"])
     found = await session.colour.call(saver, "get_tuple", config)
     for name in ("id", "ts", "channel_versions", "updated_channels", "v"):
-        assert found.checkpoint[name] == given[name], name  # type: ignore[literal-required]
+        assert found.checkpoint[name] == given[name], name  # type: ignore[literal-required]  # one field after the other
     assert found.checkpoint["channel_values"]["a"] == 1
     assert dumps(found.checkpoint["channel_values"]["messages"]) == dumps(given["channel_values"]["messages"])
     seen = {name: seen for name, seen in found.checkpoint["versions_seen"].items() if seen}

@@ -325,7 +325,7 @@ async def test_the_history_and_the_graph_see_the_same_window_at_every_cap(
         await session.ask(agent, question)
     full = await session.messages()
     for cap in range(1, len(full) + 2):
-        worker = session.through(open_buffer(max_messages=cap))  # type: ignore[arg-type]
+        worker = session.through(open_buffer(max_messages=cap))  # type: ignore[arg-type]  # a fixture has no type here
         shown = await worker.messages()
         state = await worker.state(build_graph("agent", worker.buffer.checkpointer()))
         assert dumps(state.values["messages"]) == dumps(shown)

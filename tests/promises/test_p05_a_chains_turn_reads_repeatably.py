@@ -77,7 +77,7 @@ async def test_a_frozen_read_stays_the_same_over_an_expiry(session: Session, clo
     await session.add(HumanMessage("one"))
     turn = session.buffer.get_session_history("s1", user_id="alice")
     await session.read(turn)
-    clock.advance(3_600)  # type: ignore[attr-defined]
+    clock.advance(3_600)  # type: ignore[attr-defined]  # a fixture has no type here
     assert texts(await session.read(turn)) == ["one"]
 
 
@@ -143,7 +143,7 @@ async def test_a_chain_keeps_its_question_though_an_agent_answered_under_it(
 
 @pytest.mark.parametrize("style", ["keyed", "sliced"])
 async def test_one_call_reads_one_window_at_a_cap_that_cuts(session_with: object, style: str) -> None:
-    session: Session = session_with(max_messages=4)  # type: ignore[operator]
+    session: Session = session_with(max_messages=4)  # type: ignore[operator]  # a fixture has no type here
     chain = build_chain(session.buffer, style=style)
     for turn in range(6):
         await session.say(chain, f"turn {turn}", style=style)

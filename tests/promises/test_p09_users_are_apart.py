@@ -151,7 +151,7 @@ async def test_forget_wants_the_user_named_even_with_a_default_user(
 
 async def test_ints_and_uuids_become_strings(session: Session) -> None:
     number = uuid.uuid4()
-    await session(7, number).event("hello")  # type: ignore[arg-type]
+    await session(7, number).event("hello")  # type: ignore[arg-type]  # ids that become strings are the test
     assert await session("7", str(number)).texts() == ["hello"]
     (info,) = await session.sessions("7")
     assert (info.user_id, info.session_id) == ("7", str(number))

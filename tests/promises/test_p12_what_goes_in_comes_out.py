@@ -83,7 +83,7 @@ async def test_every_value_in_a_message_comes_out_as_it_went_in(session: Session
         AIMessage("a", id="m3", response_metadata={"value": copy.deepcopy(value)}),
     )
     _, tool, human, ai = await session.messages()
-    assert same(tool.artifact, value)  # type: ignore[attr-defined]
+    assert same(tool.artifact, value)  # type: ignore[attr-defined]  # read back as any message
     assert same(human.additional_kwargs["value"], value)
     assert same(ai.response_metadata["value"], value)
 
@@ -159,7 +159,7 @@ async def test_changing_a_message_after_it_was_added_changes_nothing_stored(
     result = ToolMessage("ok", tool_call_id="c1", id="m2", artifact=artifact)
     before = dumps([message.model_copy(deep=True), result.model_copy(deep=True)])
     await session.add(message, result)
-    message.content[0]["text"] = "other"  # type: ignore[index]
+    message.content[0]["text"] = "other"  # type: ignore[index]  # its content is a list of blocks here
     message.additional_kwargs["list"].append(2)
     message.tool_calls[0]["args"]["thing"] = "y"
     message.id = "other"

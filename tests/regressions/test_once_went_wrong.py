@@ -578,7 +578,7 @@ def test_what_was_written_to_a_subgraph_waits_no_longer_than_its_checkpoint() ->
         return should_retry(key, change)
 
     # Of two threads, that with the write is interrupted between its refusal and its wait ...
-    saver._late.should_retry = later  # type: ignore[method-assign]
+    saver._late.should_retry = later  # type: ignore[method-assign]  # watched for the test
     saver.put_writes(inner_at, said, "task")
 
     tries: list[Change] = []
@@ -851,7 +851,7 @@ def test_the_log_is_freed_whatever_was_changed_before_what_is_shown(begins: str,
         else:
             history.add_messages([HumanMessage(text)])
             assert texts(history.messages)[-1] == text
-    entries = MemoryStorage.read(history._storage, KEY, Query(outline=True)).lists[LOG]  # type: ignore[arg-type]
+    entries = MemoryStorage.read(history._storage, KEY, Query(outline=True)).lists[LOG]  # type: ignore[arg-type]  # it is a MemoryStorage
     weight = sum(1 + len(entry.refs) for entry in entries)
     assert weight <= hard_limits(retention, MemoryStorage.slack)[LOG]
 

@@ -79,7 +79,7 @@ async def new_checkpoint(session: Session, saver: Any, **values: Any) -> Any:
 async def found(session: Session, saver: Any, config: Any = None) -> CheckpointTuple:
     each = await session.colour.call(saver, "get_tuple", config or session.config)
     assert each is not None
-    return each  # type: ignore[no-any-return]
+    return each  # type: ignore[no-any-return]  # what a list of any type holds
 
 
 # --- 1 ----------------------------------------------------------------------------------------

@@ -366,7 +366,7 @@ class SQLiteModel(Model):
     slack = 0.1
 
     def opened(self) -> list[Storage]:
-        first = sqlite_file(self.clock)  # type: ignore[arg-type]
+        first = sqlite_file(self.clock)  # type: ignore[arg-type]  # made for fixtures
         self.folder = Path(first._path).parent
         return [first, SQLiteStorage(first._path, clock=self.clock)]
 

@@ -35,7 +35,7 @@ def key(number: int) -> SessionKey:
 
 
 def holding(size: int = 1, **change: object) -> Change:
-    return Change(LEASE, blobs={"b": Blob(b"x" * size)}, **change)  # type: ignore[arg-type]
+    return Change(LEASE, blobs={"b": Blob(b"x" * size)}, **change)  # type: ignore[arg-type]  # fields by name
 
 
 def numbers(storage: MemoryStorage) -> list[int]:
@@ -189,7 +189,7 @@ def test_closing_keeps_the_sessions_for_who_still_holds_the_storage(clock: Clock
 @pytest.mark.parametrize("name", ["max_sessions", "max_bytes"])
 def test_a_bound_is_a_whole_number_of_at_least_one(name: str, bound: object) -> None:
     with pytest.raises(ConfigurationError, match=name):
-        MemoryStorage(**{name: bound})  # type: ignore[arg-type]
+        MemoryStorage(**{name: bound})  # type: ignore[arg-type]  # a wrong type is the test
 
 
 def test_its_own_clock_is_the_time_and_starts_no_thread() -> None:

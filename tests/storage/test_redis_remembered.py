@@ -203,11 +203,11 @@ def sent_during(storage: RedisStorage, first: Change, then: Callable[[], Any], *
             then()
         return reply
 
-    storage._send = interrupted  # type: ignore[method-assign]
+    storage._send = interrupted  # type: ignore[method-assign]  # watched for the test
     try:
         assert storage.write(KEY, first).status is Status.STORED
     finally:
-        del storage._send  # type: ignore[method-assign]
+        del storage._send  # type: ignore[method-assign]  # the class's own again
     return requests
 
 

@@ -6,7 +6,6 @@ import contextlib
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
@@ -629,7 +628,10 @@ def test_entries_may_be_placed_at_any_position_in_a_list_of_many_parts(storage: 
             assert [entry.position for entry in after] == [each for each in sorted(expected) if each > mark]
 
     check()
-    placed: Callable[[int], tuple[str, Entry]] = lambda at: ("l", Entry(at, b"placed"))  # noqa: E731
+
+    def placed(at: int) -> tuple[str, Entry]:
+        return "l", Entry(at, b"placed")
+
     storage.write(KEY, Change(LEASE, place=[placed(2), placed(301), placed(2_000)]))
     expected |= dict.fromkeys((2, 301, 2_000), b"placed")
     check()

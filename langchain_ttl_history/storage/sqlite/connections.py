@@ -118,7 +118,7 @@ class Connections:
     def leave(self) -> None:
         """End this process's turn to write, whether or not `line_up` got it."""
         # After an interrupt the caller may not know whether it holds the lock; `threading.Condition` asks so, too.
-        while self._writer._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001
+        while self._writer._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001  # it has no other way to tell
             self._writer.release()
 
     def _check_file(self) -> None:
