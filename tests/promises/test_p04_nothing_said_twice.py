@@ -178,12 +178,7 @@ async def test_a_history_around_a_whole_agent_stores_each_message_exactly_once(
 ) -> None:
     saver = session.buffer.checkpointer() if checkpointed else None
     agent = build_graph(kind, saver)
-    wrapped = with_history(
-        agent,
-        session.buffer,
-        input_messages_key="messages",
-        output_messages_key="messages",
-    )
+    wrapped = with_history(agent, session.buffer, input_messages_key="messages", output_messages_key="messages")
     expected: list[str] = []
     for turn in range(3):
         await session.run(wrapped, {"messages": [HumanMessage(f"look up x{turn}")]})
@@ -202,12 +197,7 @@ async def test_a_history_around_a_whole_agent_stores_each_message_exactly_once(
 async def test_a_history_around_a_streamed_agent_stores_each_message_exactly_once(session: Session, kind: str) -> None:
     # A streamed runnable passes the agent a dictionary of a class of LangChain's as its input.
     agent = build_graph(kind, session.buffer.checkpointer())
-    wrapped = with_history(
-        agent,
-        session.buffer,
-        input_messages_key="messages",
-        output_messages_key="messages",
-    )
+    wrapped = with_history(agent, session.buffer, input_messages_key="messages", output_messages_key="messages")
     expected: list[str] = []
     for turn in range(2):
         given = {"messages": [HumanMessage(f"hello {turn}")]}

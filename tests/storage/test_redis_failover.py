@@ -62,10 +62,10 @@ async def test_a_worker_goes_on_with_the_replica_that_took_over(
     assert_sound(replica)
 
 
-async def test_a_worker_leaves_a_primary_that_was_made_a_replica_without_breaking_its_connections(
-    server: servers.Server, replica: servers.Server, proxy: Proxy, open_: Any, call: Any
+async def leaves_a_primary_made_a_replica(
+    storage: RedisStorage, server: servers.Server, replica: servers.Server, proxy: Proxy, call: Any
 ) -> None:
-    storage = open_(proxy.url)
+    """The primary becomes a replica of its own one without breaking connections; its refusal is met only once."""
     await call(storage, "write", KEY, appended(b"one"))
     servers.wait_for(lambda: servers.has_all(replica, server), "the replica")
     promote(replica)
@@ -75,6 +75,13 @@ async def test_a_worker_leaves_a_primary_that_was_made_a_replica_without_breakin
     with pytest.raises(StorageError, match="read only replica"):
         await call(storage, "write", KEY, appended(b"refused"))
     assert (await call(storage, "write", KEY, appended(b"two"))).status is Status.STORED
+
+
+async def test_a_worker_leaves_a_primary_that_was_made_a_replica_without_breaking_its_connections(
+    server: servers.Server, replica: servers.Server, proxy: Proxy, open_: Any, call: Any
+) -> None:
+    storage = open_(proxy.url)
+    await leaves_a_primary_made_a_replica(storage, server, replica, proxy, call)
     assert await stored_texts(open_(replica.url)) == [b"one", b"two"]
     assert_sound(replica)
 
@@ -85,15 +92,7 @@ async def test_a_client_of_a_single_connection_leaves_a_primary_that_was_made_a_
     async with redis.asyncio.Redis.from_url(proxy.url, single_connection_client=True) as async_client:
         with redis.Redis.from_url(proxy.url, single_connection_client=True) as client:
             storage = RedisStorage(client, async_client)
-            await call(storage, "write", KEY, appended(b"one"))
-            servers.wait_for(lambda: servers.has_all(replica, server), "the replica")
-            promote(replica)
-            proxy.lead_to(replica.port, keep=True)
-            with server.admin() as admin:
-                admin.replicaof("127.0.0.1", replica.port)
-            with pytest.raises(StorageError, match="read only replica"):
-                await call(storage, "write", KEY, appended(b"refused"))
-            assert (await call(storage, "write", KEY, appended(b"two"))).status is Status.STORED
+            await leaves_a_primary_made_a_replica(storage, server, replica, proxy, call)
             assert await stored_texts(storage) == [b"one", b"two"]
 
 
