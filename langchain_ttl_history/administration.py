@@ -128,15 +128,15 @@ class Administration:
         Returns:
             Whether there is such a session.
         """
-        return run(self._storage, self._giving(*self._idle_change(user_id, session_id, idle_ttl)))
+        return run(self._storage, self._is_stored(*self._idle_change(user_id, session_id, idle_ttl)))
 
     async def aset_idle_ttl(
         self, user_id: object = None, session_id: object = None, idle_ttl: Duration | Keep = KEEP
     ) -> bool:
         """Async :meth:`set_idle_ttl`."""
-        return await arun(self._storage, self._giving(*self._idle_change(user_id, session_id, idle_ttl)))
+        return await arun(self._storage, self._is_stored(*self._idle_change(user_id, session_id, idle_ttl)))
 
-    def _giving(self, key: SessionKey, change: Change) -> Flow[bool]:
+    def _is_stored(self, key: SessionKey, change: Change) -> Flow[bool]:
         outcome: Outcome = yield Write(key, change)
         return outcome.status is Status.STORED
 

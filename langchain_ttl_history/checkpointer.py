@@ -29,11 +29,7 @@ from langchain_ttl_history.checkpointing.prune_copy_delete import PruneCopyDelet
 from langchain_ttl_history.checkpointing.put_inputs import Put
 from langchain_ttl_history.checkpointing.puts import CheckpointPuts
 from langchain_ttl_history.checkpointing.reads import CheckpointReads, Loaded
-from langchain_ttl_history.checkpointing.threads import (
-    Threads,
-    checked_name,
-    checkpoint_id_of,
-)
+from langchain_ttl_history.checkpointing.threads import Threads, checked_name, checkpoint_id_of
 from langchain_ttl_history.codec import Codec, Serializer, check_serde
 from langchain_ttl_history.errors import ConfigurationError, brief
 from langchain_ttl_history.flow import Flow, arun, every_key, run

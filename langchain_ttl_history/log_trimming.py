@@ -98,8 +98,8 @@ def _needed(
     if record is None or not any(delta.removed for delta in later):
         return needed
     # A call that its results bring back is not in the head; perhaps only a change that was seen has it.
-    told = shown - {*record.names}
-    needed += [delta.position for delta in later if not told.isdisjoint(delta.added)]
+    missing = shown - {*record.names}
+    needed += [delta.position for delta in later if not missing.isdisjoint(delta.added)]
     # What its run did not know of when it removed something may be results that keep their call.
     head = set(map(key_of, record.names))
     for removal in matter:

@@ -17,15 +17,7 @@ from langchain_ttl_history.flow import Flow, Read, Write
 from langchain_ttl_history.index import line_of
 from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.sessions import Sessions
-from langchain_ttl_history.storage.base import (
-    Blob,
-    Change,
-    Guard,
-    Outcome,
-    Query,
-    Snapshot,
-    Status,
-)
+from langchain_ttl_history.storage.base import Blob, Change, Guard, Outcome, Query, Snapshot, Status
 from langchain_ttl_history.stored.bodies import KnownBodies
 from langchain_ttl_history.stored.names import BODY, INDEX, LOG, SUBS, VALUE, checkpoint_name, head_name, writes_name
 from langchain_ttl_history.stored.pending import decode_writes
