@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from operator import attrgetter
 from typing import Any
 
 from langchain_core.messages import BaseMessage, HumanMessage, ToolMessage
@@ -19,9 +18,7 @@ from langchain_ttl_history.stored.names import key_of
 from langchain_ttl_history.stored.values import is_conversation
 from langchain_ttl_history.window import ends_open
 
-__all__ = ["find_channel", "keep_cut_first", "log_entry"]
-
-_id_of = attrgetter("id")
+__all__ = ["brings_back", "find_channel", "keep_cut_first", "log_entry"]
 
 
 def find_channel(
@@ -68,27 +65,32 @@ def find_channel(
     record.names = applied(record.names, writes, codec, key)
 
 
-def keep_cut_first(values: dict[str, Any], channel: str, cut: AbstractSet[str]) -> bool:
-    """Move messages that the window had cut from the end of the conversation back to its front.
+def brings_back(names: Sequence[str], shown: Sequence[str], cut: AbstractSet[str]) -> bool:
+    """Whether a step put messages back that the window had cut when its run began.
+
+    Args:
+        names: The names of the conversation after the step.
+        shown: Those that the step was shown, in which what was put back stands first.
+        cut: The keys of the messages that the window cut.
+    """
+    known = len(shown)
+    new = names[known:] if names[:known] == shown else names
+    return not cut.isdisjoint(map(key_of, new))
+
+
+def keep_cut_first(value: Any, cut: AbstractSet[str]) -> Any:
+    """The value of the conversation's channel, with messages that the window had cut moved from its end to its front.
 
     A subgraph may still hold them and return them; the graph, which was not shown them, appends them as new.
 
     Args:
-        values: The checkpoint's channel values; the conversation is replaced in place.
-        channel: The channel that is the conversation.
+        value: The channel's value.
         cut: The keys of the messages that the window cut when the run began.
-
-    Returns:
-        Whether the conversation has any of them.
     """
-    value = values.get(channel)
     messages = snapshot_value(value)
-    if not is_conversation(messages) or cut.isdisjoint(map(_id_of, messages)):
-        return False
     back = [message for message in messages if message.id in cut]
     ordered = back + [message for message in messages if message.id not in cut]
-    values[channel] = ordered if value is messages else delta_snapshot(ordered)
-    return True
+    return ordered if value is messages else delta_snapshot(ordered)
 
 
 def log_entry(record: Record, value: Any, shown: Sequence[str], before: Record | None, cut: AbstractSet[str]) -> Delta:

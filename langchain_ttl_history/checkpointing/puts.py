@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
-from langchain_ttl_history.checkpointing.conversation_changes import find_channel, keep_cut_first, log_entry
+from langchain_ttl_history.checkpointing.conversation_changes import (
+    brings_back,
+    find_channel,
+    keep_cut_first,
+    log_entry,
+)
 from langchain_ttl_history.checkpointing.expired_turns import held_by, leave_aged
 from langchain_ttl_history.checkpointing.first_checkpoint import FIRST_METADATA, first_checkpoint, first_checkpoint_id
 from langchain_ttl_history.checkpointing.put_inputs import Parent, Put, RunState
@@ -133,15 +137,21 @@ class CheckpointPuts:
             blobs = encode_values(record, values, bodies, codec, where, before)
             append.append((SUBS, line_of(put.ns, put.id, record), ()))
         else:
-            cut, held = self._find_conversation(key, put, token, parent, run, record, values)
+            held = self._find_conversation(key, put, token, parent, run, record, values)
             blobs = encode_values(record, values, bodies, codec, where, before)
+            channel = self.messages_key
+            cut = _NOTHING if token is None else token.cut
+            if cut and not (channel in values and brings_back(record.names, run.shown, cut)):
+                cut = _NOTHING
+            if cut:
+                # Seldom, so that it costs less to encode twice than to look at every message before.
+                values[channel] = keep_cut_first(values[channel], cut)
+                blobs.update(encode_values(record, values, bodies, codec, where, before))
             if held:
                 blobs.update({name: held[name] for name in record.names if name in held})
             if run.is_first_put and before is None and token is not None and run.same_session:
                 append += self._keep_first(token, blobs)
-            delta = log_entry(
-                record, values.get(self.messages_key), run.shown, None if run.is_first_put else before, cut
-            )
+            delta = log_entry(record, values.get(channel), run.shown, None if run.is_first_put else before, cut)
             append.append((INDEX, line_of("", put.id, record), ()))
             if delta.removed or delta.added:
                 append.append((LOG, delta.payload(), delta.added))
@@ -161,7 +171,7 @@ class CheckpointPuts:
         run: RunState,
         record: Record,
         values: dict[str, Any],
-    ) -> tuple[AbstractSet[str], dict[str, Blob] | None]:
+    ) -> dict[str, Blob] | None:
         """Set on a root checkpoint's record which channel holds the conversation, and its messages if they are known.
 
         Args:
@@ -174,8 +184,7 @@ class CheckpointPuts:
             values: The channel values; left are those that have to be encoded, in the order they are stored.
 
         Returns:
-            The keys of the messages that the window had cut and that came back; and the bodies, by name, that the turn
-            holds where what it builds on is gone, else None.
+            The bodies, by name, that the turn holds where what it builds on is gone, else None.
         """
         before, channel = parent.record, self.messages_key
         if token is not None and not run.same_session:
@@ -185,15 +194,12 @@ class CheckpointPuts:
         is_gone = before is None and put.parent is not None and not (run.is_first_put and run.same_session)
         if (is_gone or parent.reduced) and channel not in values:
             held = held_by(self.sessions, key, put.parent, token, parent.now)
-        cut = _NOTHING if token is None else token.cut
-        if cut and not keep_cut_first(values, channel, cut):
-            cut = _NOTHING
         find_channel(record, values, channel, parent, held, self.sessions.codec, key)
         found = record.channel or ""
         if parent.remembered and found in values and found not in put.changed and run.shown and run.same_session:
             # The conversation is as it was shown, so all of it is stored already and need not be encoded.
             record.plain = not is_snapshot(values.pop(found))
-        return cut, held
+        return held
 
     def _guard(self, key: SessionKey, put: Put, token: Token | None) -> Guard:
         guard = put.guard if token is None else Guard(token.generation)
