@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from langchain_ttl_history.conversation import Seen
+from langchain_ttl_history.encoding.records import pack, unpack
 from langchain_ttl_history.storage.base import Snapshot
 from langchain_ttl_history.stored.names import key_of
 
@@ -53,8 +54,8 @@ class Token(NamedTuple):
         update, only while every version in there is falsy.
         """
         seen = self.seen
-        fields = json.dumps([self.generation, self.id, seen.position, seen.packed(), sorted(self.cut)])
-        return {fields: 0, self.shown: 0}
+        fields = pack([self.generation, self.id, seen.position, seen.packed(), sorted(self.cut)])
+        return {fields.hex(): 0, self.shown: 0}
 
     @classmethod
     def taken_from(cls, versions_seen: dict[str, Any]) -> Token | None:
@@ -75,5 +76,5 @@ class Token(NamedTuple):
 @lru_cache(maxsize=256)
 def _parsed(fields: str) -> tuple[int, str, Seen, frozenset[str]]:
     """All but the last field of a token, which every put of its run needs; cached, since all of them bring the same."""
-    generation, id, position, runs, cut = json.loads(fields)
+    generation, id, position, runs, cut = unpack(bytes.fromhex(fields))
     return generation, id, Seen.unpacked(position, runs), frozenset(cut)
