@@ -27,8 +27,10 @@ from langchain_ttl_history.checkpointing.listing import check_narrowing, matches
 from langchain_ttl_history.checkpointing.pending_writes import PendingWrites
 from langchain_ttl_history.checkpointing.prune_copy_delete import PruneCopyDelete
 from langchain_ttl_history.checkpointing.put_inputs import Put
+from langchain_ttl_history.checkpointing.put_plans import PutPlans
 from langchain_ttl_history.checkpointing.puts import CheckpointPuts
 from langchain_ttl_history.checkpointing.reads import CheckpointReads, Loaded
+from langchain_ttl_history.checkpointing.run_token import Token
 from langchain_ttl_history.checkpointing.threads import Threads, checked_name, checkpoint_id_of
 from langchain_ttl_history.codec import Codec, Serializer, check_serde
 from langchain_ttl_history.errors import ConfigurationError, brief
@@ -82,8 +84,8 @@ class TTLCheckpointSaver(PruneCopyDelete, BaseCheckpointSaver[Any]):
         self._sessions = sessions
         messages_key = self._messages_key
         self._reads = CheckpointReads(sessions, messages_key)
-        puts, pending = CheckpointPuts(sessions, messages_key), PendingWrites(sessions, messages_key)
-        self._arrivals = Arrivals(puts, pending, self._late)
+        puts = CheckpointPuts(sessions, PutPlans(sessions, messages_key))
+        self._arrivals = Arrivals(puts, PendingWrites(sessions, messages_key), self._late)
 
     def for_user(self, user_id: object) -> TTLCheckpointSaver:
         """This checkpointer for one user's sessions only.
@@ -233,9 +235,9 @@ class TTLCheckpointSaver(PruneCopyDelete, BaseCheckpointSaver[Any]):
         Raises:
             TypeNotAllowedError: A channel's value would not come back; nothing was stored.
         """
-        key, put = self._put(config, checkpoint, metadata, new_versions)
-        run(self._storage, self._arrivals.put(key, put))
-        return self._threads.config(config, key, put.ns, put.id)
+        put = self._put(config, checkpoint, metadata, new_versions)
+        run(self._storage, self._arrivals.put(put))
+        return self._threads.config(config, put.key, put.ns, put.id)
 
     async def aput(
         self,
@@ -245,9 +247,9 @@ class TTLCheckpointSaver(PruneCopyDelete, BaseCheckpointSaver[Any]):
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
         """Async :meth:`put`."""
-        key, put = self._put(config, checkpoint, metadata, new_versions)
-        await arun(self._storage, self._arrivals.put(key, put))
-        return self._threads.config(config, key, put.ns, put.id)
+        put = self._put(config, checkpoint, metadata, new_versions)
+        await arun(self._storage, self._arrivals.put(put))
+        return self._threads.config(config, put.key, put.ns, put.id)
 
     def put_writes(
         self,
@@ -279,20 +281,15 @@ class TTLCheckpointSaver(PruneCopyDelete, BaseCheckpointSaver[Any]):
         checkpoint: Checkpoint,
         metadata: CheckpointMetadata,
         changed: ChannelVersions,
-    ) -> tuple[SessionKey, Put]:
+    ) -> Put:
         key, ns, parent = self._threads.place(config)
-        given: Mapping[str, Any] | None = config.get("metadata")
-        if isinstance(given, ChainMap):
-            # LangGraph passes a ChainMap, and iterating over that takes longer than everything else here.
-            flat = {name: value for each in reversed(given.maps) for name, value in each.items()}
-            config = {**config, "metadata": flat}
-        kept: Any = get_checkpoint_metadata(config, metadata)
-        if counters := kept.get("counters_since_delta_snapshot"):
-            # LangGraph expects its pairs back as lists, which is what its own savers make of them.
-            kept["counters_since_delta_snapshot"] = {k: list(v) for k, v in counters.items()}
         id = checked_name("checkpoint['id']", checkpoint["id"])
         name, parent_name = checkpoint_name(ns, id), checkpoint_name(ns, parent or "")
-        return key, Put(ns, id, name, parent, parent_name, cast(Mapping[str, Any], checkpoint), kept, changed)
+        rest: dict[str, Any] = {**checkpoint, "versions_seen": {**checkpoint["versions_seen"]}}
+        values = rest.pop("channel_values")
+        token = Token.taken_from(rest["versions_seen"])
+        kept = _kept_metadata(config, metadata)
+        return Put(key, ns, id, name, parent, parent_name, rest, values, token, kept, changed)
 
     def _placed(self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, path: str) -> Flow[None]:
         key, ns, id = self._threads.place(config)
@@ -310,6 +307,21 @@ class TTLCheckpointSaver(PruneCopyDelete, BaseCheckpointSaver[Any]):
             count, _, rest = current.partition(".")
             return f"{int(count) + 1:0{len(count)}}.{rest}"
         return 1 if current is None else current + 1
+
+
+def _kept_metadata(config: RunnableConfig, metadata: CheckpointMetadata) -> dict[str, Any]:
+    """The metadata that is stored with a checkpoint: its own, and what its run's config adds."""
+    given: Mapping[str, Any] | None = config.get("metadata")
+    if isinstance(given, ChainMap):
+        # LangGraph passes a ChainMap, and iterating over that takes longer than everything else here.
+        flat = {name: value for each in reversed(given.maps) for name, value in each.items()}
+        config = {**config, "metadata": flat}
+    kept: Any = get_checkpoint_metadata(config, metadata)
+    if counters := kept.get("counters_since_delta_snapshot"):
+        # LangGraph expects its pairs back as lists, which is what its own savers make of them.
+        kept["counters_since_delta_snapshot"] = {channel: list(pair) for channel, pair in counters.items()}
+    found: dict[str, Any] = kept
+    return found
 
 
 _STRICT = JsonPlusSerializer(allowed_msgpack_modules=None)

@@ -25,13 +25,14 @@ class Arrivals:
     pending: PendingWrites
     late: LateWrites
 
-    def put(self, key: SessionKey, put: Put) -> Flow[None]:
+    def put(self, put: Put) -> Flow[None]:
         """Store a checkpoint, and what waited for it.
 
         Raises:
             TypeNotAllowedError: A value would not come back as it is; nothing was stored.
         """
-        change, outcome = yield from self.puts.put(key, put)
+        key = put.key
+        change, outcome = yield from self.puts.put(put)
         if put.ns and outcome.status is Status.DELETED and change.guard.needs is not None:
             # Perhaps the root's checkpoint is still on its way, which this one needs.
             if not self.late.should_retry(key, change):

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from langchain_ttl_history.checkpointing.run_token import Token
 from langchain_ttl_history.checkpoints import Record
 from langchain_ttl_history.conversation import Seen
+from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.base import Guard
 from langchain_ttl_history.stored.bodies import KnownBodies
 from langchain_ttl_history.stored.names import checkpoint_name
@@ -19,6 +20,7 @@ __all__ = ["Parent", "Put", "RunState"]
 class Put(NamedTuple):
     """A checkpoint as a graph hands it over."""
 
+    key: SessionKey
     ns: str
     id: str
     name: str
@@ -26,14 +28,21 @@ class Put(NamedTuple):
     parent: str | None
     parent_name: str
     """Of its parent, if it has one."""
-    checkpoint: Mapping[str, Any]
+    checkpoint: dict[str, Any]
+    """All of it but the channel values and the token."""
+    values: Mapping[str, Any]
+    """The channel values."""
+    token: Token | None
+    """What its run was shown; None if the run loaded nothing."""
     metadata: dict[str, Any]
     changed: Container[str]
     """The channels whose value is another than the parent's, as LangGraph says."""
 
     @property
     def guard(self) -> Guard:
-        """What it continues when its run carries no token."""
+        """What it continues."""
+        if self.token is not None:
+            return Guard(self.token.generation)
         if not self.ns:
             return Guard(needs=None if self.parent is None else checkpoint_name("", self.parent))
         root = (self.metadata.get("parents") or {}).get("")
@@ -81,9 +90,9 @@ class RunState(NamedTuple):
     """Whether the session is the one that its run loaded, and not one that began after that ended."""
 
     @classmethod
-    def of(cls, put: Put, token: Token | None, parent: Parent, bodies: KnownBodies) -> RunState:
+    def of(cls, put: Put, parent: Parent, bodies: KnownBodies) -> RunState:
         """The state of a put's run, by the run's token and by what the put builds on."""
-        before = parent.record
+        before, token = parent.record, put.token
         # A copy of a checkpoint builds on that checkpoint's parent, not on the checkpoint that was loaded.
         first = token is not None and (
             token.id == put.parent or (before is not None and put.metadata.get("source") == "fork")

@@ -1,0 +1,139 @@
+"""What a put stores: the checkpoint's record, the messages it needs, and what its step changed in the conversation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from langchain_ttl_history.checkpointing.conversation_changes import (
+    brings_back,
+    find_channel,
+    keep_cut_first,
+    log_entry,
+)
+from langchain_ttl_history.checkpointing.expired_turns import held_by, leave_aged
+from langchain_ttl_history.checkpointing.first_checkpoint import FIRST_METADATA, first_checkpoint, first_checkpoint_id
+from langchain_ttl_history.checkpointing.put_inputs import Parent, Put, RunState
+from langchain_ttl_history.checkpointing.run_token import Token
+from langchain_ttl_history.checkpoints import Record, encode_record, encode_values
+from langchain_ttl_history.codec import is_snapshot
+from langchain_ttl_history.index import line_of
+from langchain_ttl_history.keys import label
+from langchain_ttl_history.sessions import Sessions
+from langchain_ttl_history.storage.base import Blob, Change, Guard
+from langchain_ttl_history.stored.bodies import KnownBodies
+from langchain_ttl_history.stored.names import INDEX, LOG, SUBS, checkpoint_name, head_name, writes_name
+from langchain_ttl_history.stored.values import LIST
+
+__all__ = ["PutPlans"]
+
+_NOTHING: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class PutPlans:
+    """Plans of puts; `messages_key` is the channel that is the conversation."""
+
+    sessions: Sessions
+    messages_key: str = "messages"
+
+    def plan(self, put: Put, parent: Parent, bodies: KnownBodies) -> tuple[Change, Record]:
+        """The change that stores a checkpoint and what it changed in the conversation, and the checkpoint's record.
+
+        Args:
+            put: The put.
+            parent: What it builds on.
+            bodies: The messages that need not be sent; those that the change sends are added.
+
+        Raises:
+            TypeNotAllowedError: A value would not come back as it is.
+        """
+        before, token = parent.record, put.token
+        codec, where = self.sessions.codec, label(put.key)
+        run = RunState.of(put, parent, bodies)
+        record = Record(put.checkpoint, put.metadata, put.parent, run.id, run.seen, run.shown)
+        values: dict[str, Any] = dict(put.values)
+        append: list[tuple[str, bytes, tuple[str, ...]]] = []
+        if put.ns:
+            blobs = encode_values(record, values, bodies, codec, where, before)
+            append.append((SUBS, line_of(put.ns, put.id, record), ()))
+        else:
+            held = self._find_conversation(put, parent, run, record, values)
+            blobs = encode_values(record, values, bodies, codec, where, before)
+            channel = self.messages_key
+            cut = _NOTHING if token is None else token.cut
+            if cut and not (channel in values and brings_back(record.names, run.shown, cut)):
+                cut = _NOTHING
+            if cut:
+                # Seldom, so that it costs less to encode twice than to look at every message before.
+                values[channel] = keep_cut_first(values[channel], cut)
+                blobs.update(encode_values(record, values, bodies, codec, where, before))
+            if held:
+                blobs.update({name: held[name] for name in record.names if name in held})
+            if run.is_first_put and before is None and token is not None and run.same_session:
+                append += self._keep_first(token, blobs)
+            delta = log_entry(record, values.get(channel), run.shown, None if run.is_first_put else before, cut)
+            append.append((INDEX, line_of("", put.id, record), ()))
+            if delta.removed or delta.added:
+                append.append((LOG, delta.payload(), delta.added))
+        blobs[put.name] = encode_record(record, codec, where)
+        blobs[head_name(put.ns)] = Blob(b"", (put.name,), run.seen.position, (writes_name(put.ns, put.id),))
+        # Writes that were made pending on a checkpoint after it was freed are of no more use.
+        orphan = (writes_name(put.ns, put.parent or ""),) if parent.freed else ()
+        guard, generation = self._guard(put), parent.generation or None
+        return Change(self.sessions.lease, guard, blobs, append, drop=orphan, at_generation=generation), record
+
+    def _find_conversation(
+        self, put: Put, parent: Parent, run: RunState, record: Record, values: dict[str, Any]
+    ) -> dict[str, Blob] | None:
+        """Set on a root checkpoint's record which channel holds the conversation, and its messages if they are known.
+
+        Args:
+            put: The put.
+            parent: What it builds on.
+            run: How far its run has come.
+            record: The checkpoint's record; updated in place.
+            values: The channel values; left are those that have to be encoded, in the order they are stored.
+
+        Returns:
+            The bodies, by name, that the turn holds where what it builds on is gone, else None.
+        """
+        before, token, channel = parent.record, put.token, self.messages_key
+        if token is not None and not run.same_session:
+            leave_aged(values, channel, token, self.sessions.retention, parent.now)
+        held: dict[str, Blob] | None = None
+        # What a run builds on is gone if its session ended, and perhaps if its parent was freed.
+        is_gone = before is None and put.parent is not None and not (run.is_first_put and run.same_session)
+        if (is_gone or parent.reduced) and channel not in values:
+            held = held_by(self.sessions, put.key, put.parent, token, parent.now)
+        find_channel(record, values, channel, parent, held, self.sessions.codec, put.key)
+        found = record.channel or ""
+        if parent.remembered and found in values and found not in put.changed and run.shown and run.same_session:
+            # The conversation is as it was shown, so all of it is stored already and need not be encoded.
+            record.plain = not is_snapshot(values.pop(found))
+        return held
+
+    def _guard(self, put: Put) -> Guard:
+        guard = put.guard
+        if guard.needs is not None and (met := self.sessions.cache.put_in(put.key, guard.needs)):
+            return Guard(met)  # This holds even if the checkpoint was freed since.
+        return guard
+
+    def _keep_first(self, token: Token, blobs: dict[str, Blob]) -> list[tuple[str, bytes, tuple[str, ...]]]:
+        """Store the first checkpoint, which was shown but never stored, now that another builds on it."""
+        if token.id != first_checkpoint_id(token.generation):
+            return []
+        channel = self.messages_key
+        record = Record(
+            first_checkpoint(token.id, token.generation, channel),
+            dict(FIRST_METADATA),
+            None,
+            token.id,
+            token.seen,
+            token.names,
+            channel=channel,
+            refs=token.names,
+            values={channel: [LIST, 0, len(token.names)]},
+        )
+        blobs[checkpoint_name("", token.id)] = encode_record(record, self.sessions.codec)
+        return [(INDEX, line_of("", token.id, record), ())]
