@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from langchain_core.messages import (
+    AIMessage,
     BaseMessage,
     BaseMessageChunk,
     RemoveMessage,
@@ -158,21 +159,27 @@ def _new_in(messages: Sequence[Any], turn: Turn) -> list[Any]:
     """The messages that are new to a turn, and not among those it was shown.
 
     A runnable that is a whole agent returns the history it was shown and its input as well. The input then comes twice:
-    as it was given, without an id, and as the agent returned it, with one.
+    as it was given, without an id, and as the agent returned it, with one. An answer alone shows no such thing, since a
+    model may say again what an answer among its input says.
     """
     shown = {message.id: message for message in turn.messages}
     new: list[Any] = []
+    again: list[Any] = []
     for place, message in enumerate(messages):
         id = getattr(message, "id", None)
         if id:
             if shown.get(id) != message:
                 new.append(message)
-        elif not any(
+            continue
+        new.append(message)
+        if any(
             type(later) is type(message) and later.id and later.id not in shown and later.content == message.content
             for later in messages[place + 1 :]
         ):
-            new.append(message)
-    return new
+            again.append(message)
+    if all(isinstance(message, AIMessage) for message in again):
+        return new
+    return [message for message in new if not any(message is each for each in again)]
 
 
 def _caller(result: ToolMessage, view: View) -> str | None:

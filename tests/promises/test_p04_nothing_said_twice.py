@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage, SystemMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, RemoveMessage, SystemMessage, ToolMessage
 from langchain_core.runnables import RunnableLambda
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.graph.message import REMOVE_ALL_MESSAGES
@@ -18,6 +18,7 @@ from .helpers import (
     build_chain,
     build_graph,
     dumps,
+    lookup_call,
     texts,
     with_history,
 )
@@ -204,6 +205,24 @@ async def test_a_history_around_a_streamed_agent_stores_each_message_exactly_onc
         assert await session.colour.collect(wrapped, "stream", given, session.config)
         expected += [f"hello {turn}", f"re: hello {turn}"]
         assert await session.texts() == await session.seen_by(agent) == expected
+
+
+@pytest.mark.parametrize(
+    "example",
+    [
+        [AIMessage("answer: facts")],
+        [AIMessage("", tool_calls=[lookup_call("a", "1")]), ToolMessage("facts about a", tool_call_id="1")],
+    ],
+    ids=["answer", "call"],
+)
+async def test_an_answer_among_the_input_of_a_chain_is_kept_though_the_model_says_the_same_again(
+    session: Session, example: list[BaseMessage]
+) -> None:
+    again = example[0].model_copy(update={"id": "again"})
+    wrapped = with_history(RunnableLambda(lambda _: again), session.buffer)
+    given = [HumanMessage("look up a"), *example, HumanMessage("look up a")]
+    await session.run(wrapped, given)
+    assert await session.texts() == texts([*given, again])
 
 
 @pytest.mark.parametrize("kind", GRAPH_KINDS)
