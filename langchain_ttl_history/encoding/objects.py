@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
+from collections.abc import Callable
 from datetime import datetime
 from enum import Enum
 from functools import cached_property
@@ -21,7 +22,15 @@ from langchain_ttl_history.errors import CorruptRecordError
 __all__ = ["put_together", "taken_apart"]
 
 _FIELDS, _MODEL, _MADE, _ITEMS, _PLAIN, _FOLDED, _BOUNDED = range(7)
-_BASES: tuple[Any, ...] = (str, int, float, bytes, list, dict)
+# How a value of a subclass is made a plain one. `str(value)` may return that value itself, as Django's safe strings do.
+_BASES: dict[type, Callable[[Any], Any]] = {
+    str: str.__str__,
+    int: int.__int__,
+    float: float.__float__,
+    bytes: lambda value: b"".join([value]),
+    list: list,
+    dict: dict,
+}
 # Classes with slots that are neither dataclasses nor models.
 _SLOTTED = {("langgraph.types", "Send"): ("node", "arg", "timeout")}
 
@@ -61,9 +70,9 @@ def taken_apart(value: Any) -> list[Any] | None:
         return [_FOLDED, [*value.timetuple()[:6], value.microsecond, value.tzinfo]]
     if kind is deque:
         return [_ITEMS, list(value)] if value.maxlen is None else [_BOUNDED, [list(value), value.maxlen]]
-    for base in _BASES:
+    for base, plain in _BASES.items():
         if isinstance(value, base) and kind is not base:
-            return [_PLAIN, base(value)]
+            return [_PLAIN, plain(value)]
     return None
 
 

@@ -47,6 +47,24 @@ class Name(str):
     __slots__ = ()
 
 
+class Markup(str):
+    """A str that gives itself where it is asked for its text, like Django's safe strings."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return self
+
+
+class Heading(str):
+    """A str that is written otherwise than it is."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return f"# {self!r}"
+
+
 @dataclass(frozen=True)
 class Point:
     x: int
@@ -131,6 +149,8 @@ VALUES: dict[str, Any] = {
     "int enum": Level.LOW,
     "str enum": Word.YES,
     "str subclass": Name("bob"),
+    "str subclass that gives itself": Markup("<b>"),
+    "str subclass that is written otherwise": Heading("bob"),
     "dataclass": Point(1, 2.5, ("a", "b")),
     "nested dataclass": Order([Point(1)]),
     "named tuple": Pair(1, "r"),
