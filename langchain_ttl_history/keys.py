@@ -9,7 +9,7 @@ from uuid import UUID
 
 from langchain_ttl_history.errors import ConfigurationError, brief
 
-__all__ = ["MAX_ID_BYTES", "SessionKey", "label", "user_digest", "valid_id"]
+__all__ = ["MAX_ID_BYTES", "OwnedThread", "SessionKey", "label", "user_digest", "valid_id"]
 
 MAX_ID_BYTES = 512
 """The longest user or session id, in UTF-8 bytes."""
@@ -39,6 +39,29 @@ class SessionKey(NamedTuple):
         user, session = (part.encode("utf-8", "surrogatepass") for part in (self.user_id, self.session_id))
         encoded = len(user).to_bytes(4, "big") + user + session
         return hashlib.blake2b(encoded, digest_size=16).hexdigest()
+
+
+class OwnedThread(str):  # noqa: SLOT000  # str has no room for a named slot
+    """A thread's id that remembers whose it is.
+
+    LangGraph makes the config of a subgraph's state from the thread's id alone and leaves the
+    user out; to everyone else it is the string it equals.
+    """
+
+    user_id: str
+
+    def __new__(cls, key: SessionKey) -> OwnedThread:
+        """The session's id as a thread's id."""
+        made = super().__new__(cls, key.session_id)
+        made.user_id = key.user_id
+        return made
+
+    def __reduce__(self) -> tuple[type[OwnedThread], tuple[SessionKey]]:
+        # What a copy or a pickle of a config makes it from.
+        return OwnedThread, (SessionKey(self.user_id, str.__str__(self)),)
+
+    def __str__(self) -> str:
+        return self
 
 
 @lru_cache(maxsize=1024)
@@ -82,4 +105,4 @@ def valid_id(name: str, value: object) -> str:
     size = len(value.encode("utf-8", "surrogatepass"))
     if size > MAX_ID_BYTES:
         raise ConfigurationError(f"{name} must be at most {MAX_ID_BYTES} bytes long, not {size}: {value[:80]!r}...")
-    return str(value)
+    return str.__str__(value)  # A plain one, whatever its class writes it as.

@@ -9,33 +9,9 @@ from typing import Any
 from langchain_core.runnables import RunnableConfig
 
 from langchain_ttl_history.errors import ConfigurationError, MissingUserError, brief
-from langchain_ttl_history.keys import SessionKey, valid_id
+from langchain_ttl_history.keys import OwnedThread, SessionKey, valid_id
 
-__all__ = [
-    "OwnedThread",
-    "Threads",
-    "checked_name",
-    "checkpoint_id_of",
-]
-
-
-class OwnedThread(str):  # noqa: SLOT000  # str has no room for a named slot
-    """A thread's id that remembers whose it is.
-
-    LangGraph makes the config of a subgraph's state from the thread's id alone and leaves the
-    user out; to everyone else it is the string it equals.
-    """
-
-    user_id: str
-
-    def __new__(cls, key: SessionKey) -> OwnedThread:
-        """The session's id as a thread's id."""
-        made = super().__new__(cls, key.session_id)
-        made.user_id = key.user_id
-        return made
-
-    def __str__(self) -> str:
-        return self
+__all__ = ["Threads", "checked_name", "checkpoint_id_of"]
 
 
 @dataclass(frozen=True)
@@ -126,8 +102,11 @@ class Threads:
             "checkpoint_ns": ns,
             "checkpoint_id": id,
         }
-        if ((given or {}).get("configurable") or {}).get(self.user_key) is not None:
+        configurable = (given or {}).get("configurable") or {}
+        if configurable.get(self.user_key) is not None:
             made[self.user_key] = key.user_id
+            made["thread_id"] = OwnedThread(key)
+        elif isinstance(configurable.get("thread_id"), OwnedThread):
             made["thread_id"] = OwnedThread(key)
         return {"configurable": made}
 

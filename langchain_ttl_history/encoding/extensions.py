@@ -26,6 +26,7 @@ from langchain_ttl_history.encoding.objects import put_together, taken_apart
 from langchain_ttl_history.encoding.plain import OPTIONS
 from langchain_ttl_history.encoding.records import KEYS, TEXT, pack
 from langchain_ttl_history.errors import CorruptRecordError, TypeNotAllowedError
+from langchain_ttl_history.keys import OwnedThread
 
 __all__ = ["Extensions", "refusal"]
 
@@ -130,6 +131,8 @@ class Extensions:
         if isinstance(value, BaseMessage):
             self.learn(value)
             return self._ext(_MESSAGE, [value.id, self.pack_message(value)])
+        if kind is OwnedThread:
+            return spelled(str.__str__(value))
         if kind is int:  # Of more than 64 bits, or MessagePack would not have asked.
             return ormsgpack.Ext(INTEGER, str(value).encode())
         if kind is Pairs or kind is tuple:

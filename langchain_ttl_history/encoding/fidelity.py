@@ -11,6 +11,7 @@ from langchain_core.messages import BaseMessage
 
 from langchain_ttl_history.encoding.objects import taken_apart
 from langchain_ttl_history.encoding.records import spelled_text
+from langchain_ttl_history.keys import OwnedThread
 
 __all__ = ["BYTEARRAY", "INTEGER", "Pairs", "changed", "same", "spelled"]
 
@@ -50,7 +51,8 @@ def same(left: Any, right: Any) -> bool:
     if left is right:
         return True
     if kind is not type(right):
-        return False
+        # Whose a thread is need not be kept with its id.
+        return kind is OwnedThread and type(right) is str and bool(left == right)
     if kind is float:
         return bool(left == right) or (math.isnan(left) and math.isnan(right))
     if kind in (list, tuple):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -315,6 +317,18 @@ async def test_returned_configs_carry_the_users_key_exactly_when_the_caller_gave
             assert keys(each.config) == expected
         again = await session.colour.call(saver, "get_tuple", tuples[0].config)
         assert keys(again.config) == expected
+
+
+@pytest.mark.parametrize("how", [copy.deepcopy, lambda each: pickle.loads(pickle.dumps(each))], ids=["copy", "pickle"])
+async def test_a_returned_config_can_be_copied_and_pickled(
+    session: Session, kind: str, how: Callable[[Any], Any]
+) -> None:
+    graph = build_graph(kind, session.buffer.checkpointer())
+    await session.ask(graph, "hello")
+    found = await session.state(graph)
+    twin = how(found.config)
+    assert twin == found.config
+    assert texts((await session.state(graph, twin)).values["messages"]) == ["hello", "re: hello"]
 
 
 async def test_a_session_with_only_a_log_returns_configs_of_the_same_shape(session: Session, kind: str) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypedDict
 
 import pytest
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+from langchain_core.runnables import RunnableConfig
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import interrupt
 
@@ -134,6 +135,30 @@ async def test_every_value_of_an_interrupt_comes_out_as_it_went_in(session: Sess
     await session.ask(compiled, "hello")
     (pending,) = (await session.state(compiled)).interrupts
     assert same(pending.value, value)
+
+
+async def test_the_thread_of_a_returned_config_can_be_said_and_stored(session: Session) -> None:
+    graph = build_graph("state_graph", session.buffer.checkpointer())
+    await session.ask(graph, "hello")
+    thread = (await session.state(graph)).config["configurable"]["thread_id"]
+    given = HumanMessage(thread, id=thread, additional_kwargs={"threads": {thread: [thread]}}, name=thread)
+    await session.colour.call(graph, "update_state", session.config, {"messages": [given]})
+    await session.add(AIMessage(thread, response_metadata={"thread": thread}))
+    said, answered = (await session.messages())[-2:]
+    assert (said.id, said.name, said.text, said.additional_kwargs) == ("s1", "s1", "s1", {"threads": {"s1": ["s1"]}})
+    assert (answered.text, answered.response_metadata) == ("s1", {"thread": "s1"})
+    assert {type(each) for each in said.additional_kwargs["threads"]} == {str}
+
+
+async def test_the_thread_of_a_returned_config_can_be_kept_in_a_state(session: Session) -> None:
+    def note(state: State, config: RunnableConfig) -> dict[str, Any]:
+        return {"value": [config["configurable"]["thread_id"]]}
+
+    graph = StateGraph(State).add_node(note).add_edge(START, "note").compile(checkpointer=session.buffer.checkpointer())
+    await session.ask(graph, "hello")
+    found = await session.state(graph)
+    await session.colour.call(graph, "invoke", {"messages": [HumanMessage("again")]}, found.config)
+    assert (await session.state(graph)).values["value"] == ["s1"]
 
 
 async def test_a_conversation_may_be_a_plain_list_of_strings(session: Session) -> None:
