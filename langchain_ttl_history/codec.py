@@ -226,6 +226,9 @@ class Codec:
             if isinstance(cause, TypeNotAllowedError):
                 raise TypeNotAllowedError(f"{where}: {cause}") from problem
             cause = cause.__cause__ or cause.__context__
+        if "recursion" in str(problem).lower():
+            why = "a value holds itself, or is nested too deeply to be stored"
+            raise TypeNotAllowedError(f"{where}: {why}") from problem
         raise TypeNotAllowedError(f"{where}: {refusal(culprit)}") from problem
 
 

@@ -74,6 +74,8 @@ class Extensions:
             self._allowed = other._allowed
 
     # MessagePack raises an error of its own in place of what a hook raised, so the first failure is remembered here.
+    # So is whether it was a hook that failed: what is inside a value was then tried both ways already, and to try it
+    # anew at each level of a value that holds itself would take for ever.
 
     def forget_failure(self) -> None:
         """Forget the failure of an earlier attempt in this thread."""
@@ -93,9 +95,12 @@ class Extensions:
 
     def pack_message(self, message: BaseMessage) -> bytes:
         """The message without its id; cheap, and the same bytes for the same content."""
+        self._failure.inside = False
         try:
             return pack_message(message, self.default)
         except TypeError:
+            if self._failure.inside:
+                raise
             # A lone surrogate, say; an unknown type fails again, in `Codec.verified_message`.
             return pack_message(message, self.default, spelled)
 
@@ -122,8 +127,10 @@ class Extensions:
         """A value as an extension; see `ormsgpack.packb`."""
         try:
             return self._packable(value)
-        except TypeNotAllowedError as error:
-            self._failure.__dict__.setdefault("error", error)
+        except Exception as error:
+            self._failure.inside = True
+            if isinstance(error, (TypeNotAllowedError, RecursionError)):
+                self._failure.__dict__.setdefault("error", error)
             raise
 
     def _packable(self, value: Any) -> Any:
@@ -149,9 +156,12 @@ class Extensions:
             raise TypeNotAllowedError(refusal(value)) from error
 
     def _ext(self, code: int, parts: list[Any]) -> Any:
+        self._failure.inside = False
         try:
             return ormsgpack.Ext(code, ormsgpack.packb(parts, self.default, OPTIONS))
         except TypeError:
+            if self._failure.inside:
+                raise
             parts = [spelled(each) for each in parts]
             return ormsgpack.Ext(code, ormsgpack.packb(parts, self.default, OPTIONS))
 

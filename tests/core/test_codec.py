@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -113,6 +114,46 @@ def test_an_unknown_type_is_refused_by_name_and_place() -> None:
 def test_what_would_not_come_back_is_refused(value: Any) -> None:
     with pytest.raises(TypeNotAllowedError, match="here"):
         Codec().dumps(value, "here")
+
+
+def held_by_itself() -> Ticket:
+    ticket = Ticket(1)
+    ticket.more = [ticket]
+    return ticket
+
+
+def nested_deeply() -> Ticket:
+    ticket = Ticket(0)
+    for number in range(2_000):
+        ticket = Ticket(number, ticket)
+    return ticket
+
+
+@pytest.mark.parametrize("made", [held_by_itself, nested_deeply])
+def test_a_value_that_has_no_bottom_is_refused(codec: Codec, made: Callable[[], Any]) -> None:
+    message = HumanMessage("x", additional_kwargs={"held": made()})
+    for attempt in (lambda: codec.dumps(made(), "here"), lambda: codec.verified_message(message, "here")):
+        with pytest.raises(TypeNotAllowedError, match="here: a value holds itself, or is nested too deeply"):
+            attempt()
+
+
+def test_what_cannot_be_stored_is_not_tried_anew_at_each_level_of_what_holds_it(codec: Codec) -> None:
+    tried = 0
+
+    class Stubborn(tuple[Any, ...]):
+        __slots__ = ()
+
+        def __iter__(self) -> Any:
+            nonlocal tried
+            tried += 1
+            return iter([threading.Lock()])
+
+    value: Any = Stubborn()
+    for _ in range(10):
+        value = Ticket(value)
+    with pytest.raises(TypeNotAllowedError, match="lock"):
+        codec.dumps(value, "here")
+    assert tried <= 4
 
 
 # --- damage -----------------------------------------------------------------------------------
