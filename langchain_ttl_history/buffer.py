@@ -64,7 +64,7 @@ class SessionBuffer(Administration):
     ) -> None:
         self._owns_storage = storage is None or isinstance(storage, str)
         self._storage = opened(storage) if storage is None or isinstance(storage, str) else storage
-        if not hasattr(self._storage, "aread"):
+        if isinstance(self._storage, type) or not hasattr(self._storage, "aread"):
             raise ConfigurationError(
                 f"storage must be a URL like 'memory://' or a Storage, not {brief(storage)}; "
                 "RedisStorage(client) makes one of a client"

@@ -254,7 +254,7 @@ def test_a_bad_url_in_the_environment_is_said_to_stand_there(monkeypatch: pytest
     assert langchain_ttl_history.default_buffer() is langchain_ttl_history.default_buffer()
 
 
-@pytest.mark.parametrize("storage", [42, object(), dict, []])
+@pytest.mark.parametrize("storage", [42, object(), dict, [], MemoryStorage])
 def test_a_storage_that_is_no_storage_is_refused(storage: Any) -> None:
     with pytest.raises(ConfigurationError):
         SessionBuffer(storage)
