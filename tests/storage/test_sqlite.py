@@ -32,9 +32,18 @@ from langchain_ttl_history.storage.base import Blob, Change, Entry, Guard, Lease
 from langchain_ttl_history.storage.sqlite import freeing, listing, lookup, updates
 from langchain_ttl_history.storage.sqlite import mirror as mirrors
 from langchain_ttl_history.storage.sqlite.schema import _NEW, FORMAT
+from langchain_ttl_history.storage.sqlite.transactions import Transactions
 from langchain_ttl_history.testing import Clock, StorageContract
 from tests.storage.interrupts import interrupted
-from tests.storage.sqlite_cases import Opens, traces
+from tests.storage.sqlite_cases import (
+    Opens,
+    bytes_remembered,
+    close_connections_as_for_a_fork,
+    idle,
+    lent,
+    remembered,
+    traces,
+)
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -49,10 +58,9 @@ class TestSQLite(StorageContract):
     def make_broken(self, clock: Callable[[], float]) -> Storage:
         path = Path(self.folder.name) / "broken.db"
         broken = SQLiteStorage(path, clock=clock)
-        connection = broken._connections._take()
-        for table in ("state", "sessions", "segments", "tombstones"):
-            connection.execute(f"DROP TABLE {table}")
-        broken._connections._give(connection)
+        with lent(broken) as connection:
+            for table in ("state", "sessions", "segments", "tombstones"):
+                connection.execute(f"DROP TABLE {table}")
         return broken
 
     def teardown_method(self) -> None:
@@ -153,9 +161,9 @@ def test_what_is_remembered_of_sessions_is_bounded(opens: Opens, monkeypatch: py
             key, Change(LEASE, blobs={f"m{number}": Blob(b"x" * 1_500)}, append=[("log", b"", (f"m{number}",))])
         )
         assert len(storage.read(key, Query(("log",), ("m",))).blobs) == number // 7 + 1
-        held = storage._mirrors
-        assert len(held._mirrors) <= 3
-        assert held._bytes == sum(place.mirror.size for place in held._mirrors.values()) <= 30_000
+        held = remembered(storage)
+        assert len(held) <= 3
+        assert bytes_remembered(storage) == sum(mirror.size for mirror in held.values()) <= 30_000
 
 
 # --- expiry -----------------------------------------------------------------------------------
@@ -165,15 +173,13 @@ def test_most_reads_write_nothing(opens: Opens, clock: Clock) -> None:
     storage, onlooker = opens(), opens()
     storage.write(KEY, saying("hello"))
     for _ in range(10):
-        with onlooker._connections._take() as connection:
+        with lent(onlooker) as connection:
             before = connection.execute("PRAGMA data_version").fetchone()
-            onlooker._connections._give(connection)
         clock.advance(1)
         assert said(storage) == ["hello"]
         storage.read(KEY, Query(("log",), lease=LEASE))
-        with onlooker._connections._take() as connection:
+        with lent(onlooker) as connection:
             assert connection.execute("PRAGMA data_version").fetchone() == before
-            onlooker._connections._give(connection)
     clock.advance(1)
     assert storage.read(KEY, Query(lease=LEASE)).last_used_at == clock.now
 
@@ -229,9 +235,8 @@ def test_a_session_that_is_partly_freed_stays_over(opens: Opens, clock: Clock, s
         writer.write(KEY, Change(LEASE, blobs={f"m{number}": Blob(bytes(size))}))
     late.advance(1_000.0)
     other.write(SessionKey("bob", "s1"), saying("frees a part"))
-    rows = other._connections.read(
-        lambda connection: connection.execute("SELECT count(*), count(DISTINCT generation) FROM segments").fetchone()
-    )
+    with lent(other) as connection:
+        rows = connection.execute("SELECT count(*), count(DISTINCT generation) FROM segments").fetchone()
     assert rows[0] > 10  # a part of the first session, since one write frees less
     assert rows[1] == 2
     # For these two the time has not come, as after the clock was set back, or to a write that waited for its turn.
@@ -533,10 +538,9 @@ def test_urls_name_files_and_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_a_full_disk_is_an_error_and_leaves_what_was_there(opens: Opens, tmp_path: Path) -> None:
     storage = opens()
     storage.write(KEY, saying("before"))
-    connection = storage._connections._take()
-    (pages,) = connection.execute("PRAGMA page_count").fetchone()
-    connection.execute(f"PRAGMA max_page_count = {pages + 20}")
-    storage._connections._give(connection)
+    with lent(storage) as connection:
+        (pages,) = connection.execute("PRAGMA page_count").fetchone()
+        connection.execute(f"PRAGMA max_page_count = {pages + 20}")
     with pytest.raises(StorageError, match="full") as raised:
         storage.write(KEY, Change(LEASE, blobs={"m": Blob(b"x" * 100_000)}, append=[("log", b"lost", ())]))
     assert isinstance(raised.value.__cause__, sqlite3.Error)
@@ -590,11 +594,11 @@ def test_a_write_that_is_stored_does_not_fail_because_it_could_not_finish_a_dele
         reader.execute("SELECT * FROM state").fetchall()
         storage.delete("ada", "s1", 60.0)
 
-    def full(*, wait: bool) -> bool:
+    def full(transactions: Transactions, *, wait: bool) -> bool:
         raise StorageError("s.db: database or disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(storage._connections, "truncate", full)
+        patch.setattr(Transactions, "truncate", full)
         assert storage.write(KEY, saying("stored")).status is Status.STORED
     assert traces(tmp_path, b"SECRET")
     assert storage.write(KEY, saying("and the next")).status is Status.STORED
@@ -636,8 +640,7 @@ def test_a_file_that_an_append_cannot_open_anew_is_an_error_that_names_it(opens:
     storage = opens()
     history = SessionBuffer(storage).history("ada", "s1")
     history.add_system_message("one")
-    storage._connections.before_fork()
-    storage._connections.after_fork()
+    close_connections_as_for_a_fork(storage)
     with (tmp_path / "s.db").open("r+b") as file:
         file.write(b"\xff" * 4_096)
     with pytest.raises(StorageError, match=r"s\.db: file is not a database"):
@@ -649,9 +652,8 @@ def test_a_row_that_is_cut_off_is_an_error_that_names_the_session(opens: Opens) 
     SessionBuffer(storage).history("ada", "s1").add_system_message("hello")
     storage.close()
     storage = opens()
-    connection = storage._connections._take()
-    connection.execute("UPDATE sessions SET tail = substr(tail, 1, length(tail) - 1)")
-    storage._connections._give(connection)
+    with lent(storage) as connection:
+        connection.execute("UPDATE sessions SET tail = substr(tail, 1, length(tail) - 1)")
     with pytest.raises(CorruptRecordError, match=r"session \('ada', 's1'\)"):
         _ = SessionBuffer(storage).history("ada", "s1").messages
 
@@ -778,10 +780,9 @@ def test_a_lock_is_waited_for_as_long_as_the_timeout_says(opens: Opens, tmp_path
     ],
 )
 def test_what_is_looked_up_is_found_by_an_index(opens: Opens, statement: str, index: str) -> None:
-    connection = opens()._connections._take()
     asked = [b"x"] * statement.count("?")
-    plan = [row[3] for row in connection.execute("EXPLAIN QUERY PLAN " + statement, asked)]
-    connection.close()
+    with lent(opens()) as connection:
+        plan = [row[3] for row in connection.execute("EXPLAIN QUERY PLAN " + statement, asked)]
     assert any(index in step for step in plan), plan
     # The one row of `state` is all that may be scanned.
     assert [step for step in plan if step.startswith("SCAN") and "state" not in step and "INDEX" not in step] == []
@@ -835,7 +836,7 @@ def test_a_call_that_is_interrupted_anywhere_leaves_the_storage_usable(path: str
     write, read = partial(storage.write, KEY, saying("more")), partial(storage.read, KEY, Query(("log",)))
     for verb in (write, read):
         step = 0
-        while interrupted(verb, step, "connections.py"):
+        while interrupted(verb, step, "transactions.py", "connections.py"):
             step += 1
             # It is that thread that goes on, and what it had it gives back by then.
             assert storage.write(KEY, saying("mine")).status is Status.STORED
@@ -887,7 +888,7 @@ async def test_a_cancelled_write_is_whole_or_not_there(opens: Opens) -> None:
 def test_a_fork_uses_connections_of_its_own(opens: Opens) -> None:
     storage = opens()
     storage.write(KEY, saying("parent"))
-    before = {*storage._connections._idle}
+    before = {*idle(storage)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of any fork beside threads.
         child = os.fork()
@@ -897,7 +898,7 @@ def test_a_fork_uses_connections_of_its_own(opens: Opens) -> None:
             storage.write(KEY, saying("child"))
             asyncio.run(storage.awrite(KEY, saying("child's loop")))
             fine = said(storage) == ["parent", "child", "child's loop"]
-            code = 0 if fine and before.isdisjoint(storage._connections._idle) else 2
+            code = 0 if fine and before.isdisjoint(idle(storage)) else 2
             storage.close()
         finally:
             os._exit(code)
@@ -917,9 +918,8 @@ def test_a_storage_that_is_forgotten_lets_go_of_its_file(tmp_path: Path) -> None
 
 def test_a_durable_storage_waits_for_the_disk(opens: Opens) -> None:
     for durable, level in ((True, 2), (False, 1)):
-        connection = opens(durable=durable)._connections._take()
-        assert connection.execute("PRAGMA synchronous").fetchone() == (level,)
-        connection.close()
+        with lent(opens(durable=durable)) as connection:
+            assert connection.execute("PRAGMA synchronous").fetchone() == (level,)
 
 
 def test_what_it_is_given_need_not_be_valid_unicode(opens: Opens) -> None:

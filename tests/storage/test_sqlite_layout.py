@@ -21,7 +21,7 @@ from langchain_ttl_history.storage.sqlite.lookup import TO_READ, find_session, l
 from langchain_ttl_history.storage.sqlite.packs import Large, decode, encode
 from langchain_ttl_history.storage.sqlite.tail import PAGE, SEGMENT
 from langchain_ttl_history.storage.sqlite.updates import LARGE, OUTDATED
-from tests.storage.sqlite_cases import Opens, traces
+from tests.storage.sqlite_cases import Opens, bytes_remembered, idle, is_unread, lent, remembered, traces
 
 KEY = SessionKey("ada", "s1")
 LEASE = Lease(None, None)
@@ -40,14 +40,14 @@ def outline(storage: SQLiteStorage) -> tuple[dict[str, Blob], dict[str, list[Ent
 
 def rows(storage: SQLiteStorage, where: str = "number > 0") -> int:
     """How many rows of segments there are."""
-    (count,) = storage._connections.outside(
-        lambda connection: connection.execute(f"SELECT count(*) FROM segments WHERE {where}").fetchone()
-    )
+    with lent(storage) as connection:
+        (count,) = connection.execute(f"SELECT count(*) FROM segments WHERE {where}").fetchone()
     return int(count)
 
 
 def pages(storage: SQLiteStorage) -> int:
-    (count,) = storage._connections.outside(lambda connection: connection.execute("PRAGMA page_count").fetchone())
+    with lent(storage) as connection:
+        (count,) = connection.execute("PRAGMA page_count").fetchone()
     return int(count)
 
 
@@ -55,7 +55,7 @@ def pages(storage: SQLiteStorage) -> int:
 def traced(storage: SQLiteStorage) -> Iterator[list[str]]:
     """The statements that a storage executes."""
     seen: list[str] = []
-    (connection,) = storage._connections._idle
+    (connection,) = idle(storage)
     connection.set_trace_callback(seen.append)
     yield seen
     connection.set_trace_callback(None)
@@ -118,7 +118,7 @@ def test_what_is_stored_already_is_not_written_again(opens: Opens) -> None:
     for _ in range(200):
         assert write(storage, blobs={"m": Blob(b"x" * 500, (), 3, ("w",))}).bytes == held
     assert rows(storage) == 0
-    (mirror,) = (place.mirror for place in storage._mirrors._mirrors.values())
+    (mirror,) = remembered(storage).values()
     assert mirror.tail.length < 700
 
 
@@ -239,7 +239,7 @@ def test_what_replaced_another_stays_in_front_of_it_when_its_segment_is_written_
         if number in (80, 140):
             blobs["h"] = Blob(b"", (), number)
         write(storage, blobs=blobs)
-    (mirror,) = (place.mirror for place in storage._mirrors._mirrors.values())
+    (mirror,) = remembered(storage).values()
     (ghost,) = mirror.ghosts["h"]
     assert mirror.homes["m0"] < ghost < mirror.homes["h"] < mirror.tail.number
     # Both go to one segment, and the one in between stays.
@@ -303,7 +303,7 @@ def test_what_is_remembered_of_large_payloads_is_bounded(opens: Opens, monkeypat
     for number in range(30):
         write(storage, blobs={f"v{number}": Blob(b"x" * LARGE)})
         assert storage.read(KEY, Query((f"v{number // 2}",))).blobs[f"v{number // 2}"].payload == b"x" * LARGE
-    assert 2 * LARGE < storage._mirrors._bytes <= 10 * LARGE + 30 * 600
+    assert 2 * LARGE < bytes_remembered(storage) <= 10 * LARGE + 30 * 600
     assert outline(storage)[2] == 30 * LARGE
 
 
@@ -337,7 +337,7 @@ def test_text_names_and_ids_stand_outside_of_the_tables_own_pages(opens: Opens, 
             storage.write(key, Change(Lease(50.0, 70.0), drop=[f"mWORD{rng.randrange(40)}"], idle_ttl=1.5))
         if number % 31 == 0:
             storage.delete(f"WORD{number % 8}", None, 60.0)
-    storage._connections.truncate(wait=True)
+    assert is_unread(storage)
     found = list(table_pages(tmp_path / "s.db"))
     assert len(found) > 30
     assert b"WORD" in (tmp_path / "s.db").read_bytes()
@@ -357,6 +357,13 @@ def test_a_pack_gives_back_what_it_was_given() -> None:
     assert {name: number for number, name in enumerate(known)} == names
 
 
+def load_anew(connection: sqlite3.Connection) -> None:
+    """Load the session as a process does that remembers nothing of it."""
+    row = find_session(connection, TO_READ, bytes.fromhex(KEY.digest), b"", 0.0).row
+    assert row is not None
+    load(connection, row, None)
+
+
 @pytest.mark.parametrize("where", ["head", "tail", "segments"])
 def test_what_is_cut_off_or_overwritten_is_an_error(opens: Opens, where: str) -> None:
     storage = opens()
@@ -368,19 +375,12 @@ def test_what_is_cut_off_or_overwritten_is_an_error(opens: Opens, where: str) ->
     if where != "head":
         damages.append(f"zeroblob(length({column}))")
     for damage in damages:
-
-        def spoiled(connection: sqlite3.Connection, damage: str = damage) -> None:
+        with lent(storage) as connection:
             connection.execute("BEGIN")
             connection.execute(f"UPDATE {table} SET {column} = {damage}")
-            try:
-                row = find_session(connection, TO_READ, bytes.fromhex(KEY.digest), b"", 0.0).row
-                assert row is not None
-                load(connection, row, None)
-            finally:
-                connection.execute("ROLLBACK")
-
-        with pytest.raises(CorruptRecordError):
-            storage._connections.outside(spoiled)
+            with pytest.raises(CorruptRecordError):
+                load_anew(connection)
+            connection.execute("ROLLBACK")
     assert len(outline(opens())[1]["log"]) == 60
 
 

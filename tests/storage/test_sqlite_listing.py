@@ -16,7 +16,7 @@ from langchain_ttl_history.storage import SQLiteStorage
 from langchain_ttl_history.storage.base import Change, Lease, Query, Snapshot
 from langchain_ttl_history.storage.sqlite import listing
 from langchain_ttl_history.testing import Clock
-from tests.storage.sqlite_cases import Opens
+from tests.storage.sqlite_cases import Opens, idle, is_unread
 
 PAGE = 10
 SESSIONS = 53
@@ -95,7 +95,7 @@ def test_sessions_come_in_pages_and_nothing_is_held_in_between(opens: Opens, clo
             pages += 1
             other = opens(timeout=1.0)
             other.write(SessionKey("ada", "s1"), Change(Lease(1e6, None), upkeep=True))
-            assert opens()._connections.truncate(wait=False), "a reader is left"
+            assert is_unread(opens()), "a reader is left"
             if after is None:
                 break
         assert listed == list(expected)
@@ -117,13 +117,13 @@ async def test_who_is_listed_to_holds_nothing_in_the_file(
 ) -> None:
     async for info in listed(SessionBuffer(storage)):
         say(other, "s0")
-        assert other._connections.truncate(wait=False), f"a reader is left at {info.session_id}"
-        assert not any(each.in_transaction for each in storage._connections._idle)
+        assert is_unread(other), f"a reader is left at {info.session_id}"
+        assert not any(each.in_transaction for each in idle(storage))
     storage.pages.clear()
     async for _ in listed(SessionBuffer(storage)):
         break
     say(other, "s0")
-    assert other._connections.truncate(wait=False), "a reader is left where somebody broke off"
+    assert is_unread(other), "a reader is left where somebody broke off"
     assert storage.pages == [PAGE]
 
 

@@ -76,20 +76,15 @@ def by_key(connection: sqlite3.Connection, key: bytes) -> None:
         _remove(connection, generation)
 
 
-def chosen(
-    connection: sqlite3.Connection, column: str, value: bytes, now: float
-) -> tuple[int, list[tuple[int, bytes]]]:
-    """Free the session of a key, or those of a user.
-
-    Returns how many of them were live, and the generation and key of each that was found.
-    """
+def chosen(connection: sqlite3.Connection, column: str, value: bytes, now: float) -> tuple[int, list[bytes]]:
+    """Free the session of a key, or those of a user. Returns how many of them were live, and the keys of all."""
     found = connection.execute(
         f"SELECT generation, key, deadline IS NULL OR deadline > ? FROM sessions WHERE {column} = ?",  # "key" or "user"
         (now, value),
     ).fetchall()
     for generation, _, _ in found:
         _remove(connection, generation)
-    return sum(live for _, _, live in found), [(generation, key) for generation, key, _ in found]
+    return sum(live for _, _, live in found), [key for _, key, _ in found]
 
 
 def _remove(connection: sqlite3.Connection, generation: int) -> None:

@@ -16,17 +16,16 @@ from langchain_ttl_history.errors import ConfigurationError, StorageError
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.base import Change, Outcome, Query, Snapshot, Usage
 from langchain_ttl_history.storage.memory_session import refusal
-from langchain_ttl_history.storage.sqlite import freeing, listing
+from langchain_ttl_history.storage.sqlite import deletion, freeing, listing
 from langchain_ttl_history.storage.sqlite.appends import plan_append
 from langchain_ttl_history.storage.sqlite.changes import plan_change, renewal
-from langchain_ttl_history.storage.sqlite.connections import Connections
 from langchain_ttl_history.storage.sqlite.executor import Executor
 from langchain_ttl_history.storage.sqlite.lookup import TO_READ, TO_WRITE, create, find_session, large, load, state
 from langchain_ttl_history.storage.sqlite.mirror import Mirror, Mirrors
 from langchain_ttl_history.storage.sqlite.names import name_of, name_of_user, valid_path
 from langchain_ttl_history.storage.sqlite.opening import MEMORY
 from langchain_ttl_history.storage.sqlite.row import Row
-from langchain_ttl_history.storage.sqlite.schema import digest
+from langchain_ttl_history.storage.sqlite.transactions import Transactions
 
 __all__ = ["SQLiteStorage"]
 
@@ -73,11 +72,11 @@ class SQLiteStorage:
         self._writes = 0
         # Separate, so that reads do not queue behind writes that wait for other processes.
         self._readers, self._writers = Executor(_READERS), Executor(_WRITERS)
-        self._connections = Connections(self._path, durable=bool(durable), timeout=timeout)
+        self._transactions = Transactions(self._path, durable=bool(durable), timeout=timeout)
         # Finish the deletion of a process that was killed in the middle of it. Where the disk is full it has to wait:
         # what is stored can still be read.
         with suppress(StorageError):
-            self._connections.truncate(wait=False)
+            self._transactions.truncate(wait=False)
 
     def __repr__(self) -> str:
         return f"SQLiteStorage({self._path!r})"
@@ -86,38 +85,31 @@ class SQLiteStorage:
 
     def read(self, key: SessionKey, query: Query) -> Snapshot:
         """Read parts of one session."""
-        name, user = name_of(key), name_of_user(key.user_id)
         now = self._clock()
-        found = self._connections.outside(lambda connection: find_session(connection, TO_READ, name, user, now))
+        name, user = name_of(key), name_of_user(key.user_id)
+        found = self._transactions.outside(lambda connection: find_session(connection, TO_READ, name, user, now))
         row = found.row
         if row is None:
             return Snapshot(now, found.fence)
         if query.lease is not None and row.is_due(now, query.lease):
-            snapshot, mirror = self._connections.write(
-                lambda connection: self._read(connection, key, name, user, query, writing=True)
+            snapshot, mirror = self._transactions.write(
+                lambda connection: self._read(connection, key, query, writing=True)
             )
         else:
             known = self._mirrors.answer(key, row, query, now, found.fence)
             if known is not None:
                 return known
-            snapshot, mirror = self._connections.read(lambda connection: self._read(connection, key, name, user, query))
+            snapshot, mirror = self._transactions.read(lambda connection: self._read(connection, key, query))
         if mirror is not None:
             self._mirrors.put(key, mirror)
         return snapshot
 
     def _read(
-        self,
-        connection: sqlite3.Connection,
-        key: SessionKey,
-        name: bytes,
-        user: bytes,
-        query: Query,
-        *,
-        writing: bool = False,
+        self, connection: sqlite3.Connection, key: SessionKey, query: Query, *, writing: bool = False
     ) -> tuple[Snapshot, Mirror | None]:
         """Read parts of one session in a transaction, and bring its mirror up to date; `writing` records the use."""
         now = self._clock()
-        found = find_session(connection, TO_READ, name, user, now)
+        found = find_session(connection, TO_READ, name_of(key), name_of_user(key.user_id), now)
         if found.row is None:
             return Snapshot(now, found.fence), None
         mirror = load(connection, found.row, self._mirrors.take(key))
@@ -134,18 +126,17 @@ class SQLiteStorage:
     def write(self, key: SessionKey, change: Change) -> Outcome:
         """Change one session."""
         try:
-            self._connections.line_up()
+            self._transactions.line_up()
             outcome = self._swapped(key, change)
             if outcome is not None:
                 return outcome
-            name = name_of(key)
-            outcome, unwiped, mirror = self._connections.transact(
-                lambda connection: self._write(connection, key, name, change)
+            outcome, unwiped, mirror = self._transactions.transact(
+                lambda connection: self._write(connection, key, change)
             )
             if mirror is not None:
                 self._mirrors.put(key, mirror)
         finally:
-            self._connections.leave()
+            self._transactions.leave()
         if unwiped:
             # Whoever made this write must not repeat it because that fails, which is left to the next one.
             with suppress(StorageError):
@@ -172,7 +163,7 @@ class SQLiteStorage:
                 return None
             done = plan_change(mirror, change, now)
         outcome, statements = done
-        if not self._connections.swap(statements):
+        if not self._transactions.swap(statements):
             # Another process wrote meanwhile: the next writes look at the row first.
             self._mirrors.put(key, Mirror(Row.new(0, now), contested=_CONTESTED))
             return None
@@ -180,11 +171,11 @@ class SQLiteStorage:
         return outcome
 
     def _write(
-        self, connection: sqlite3.Connection, key: SessionKey, name: bytes, change: Change
+        self, connection: sqlite3.Connection, key: SessionKey, change: Change
     ) -> tuple[Outcome, int, Mirror | None]:
         """Change one session within a transaction; gives the outcome, the deletion to be wiped or 0, and the mirror."""
-        now, user = self._clock(), name_of_user(key.user_id)
-        found = find_session(connection, TO_WRITE, name, user, now)
+        now, name = self._clock(), name_of(key)
+        found = find_session(connection, TO_WRITE, name, name_of_user(key.user_id), now)
         mirror = self._mirrors.take(key)
         if found.row is None:
             mirror = None
@@ -210,38 +201,19 @@ class SQLiteStorage:
 
     def delete(self, user_id: str, session_id: str | None, tombstone_ttl: float) -> int:
         """Delete a session, or all of a user's, leaving tombstones."""
-
-        def work(connection: sqlite3.Connection) -> tuple[int, int]:
-            now = self._clock()
-            newest, _ = state(connection)
-            # A turn that outlived its session must not bring it back either, so whatever could
-            # have been created until now is behind the fence, found or not.
-            fence = max(newest, int(now * 1_000_000))
-            connection.execute("UPDATE state SET generation = ?", (fence,))
-            if session_id is None:
-                chosen = "user", digest(user_id)
-            else:
-                chosen = "key", name_of(SessionKey(user_id, session_id))
-            live, gone = freeing.chosen(connection, *chosen, now)
-            # Turns may still run of the user's sessions that have expired and are already freed.
-            keys = [chosen[1]] if session_id is not None else [*(key for _, key in gone), name_of_user(user_id)]
-            tombstones = [(key, fence, now + tombstone_ttl) for key in keys]
-            connection.executemany("INSERT OR REPLACE INTO tombstones VALUES (?, ?, ?)", tombstones)
-            freeing.some(connection, now)
-            return live, fence
-
-        live, fence = self._connections.write(work)
+        live, fence = self._transactions.write(
+            lambda connection: deletion.delete(connection, user_id, session_id, tombstone_ttl, self._clock())
+        )
         self._mirrors.drop(user_id, session_id)
-        if not self._connections.truncate(wait=True):
+        if not self._transactions.truncate(wait=True):
             # A reader is in the way: the next write of any process will do it.
-            self._connections.write(lambda connection: connection.execute("UPDATE state SET unwiped = ?", (fence,)))
+            self._transactions.write(lambda connection: deletion.note_unwiped(connection, fence))
         return live
 
     def _wipe(self, unwiped: int) -> None:
         """Finish what a deletion could not: remove what was deleted from the write-ahead log."""
-        if self._connections.truncate(wait=False):
-            done = "UPDATE state SET unwiped = 0 WHERE unwiped = ?"
-            self._connections.write(lambda connection: connection.execute(done, (unwiped,)))
+        if self._transactions.truncate(wait=False):
+            self._transactions.write(lambda connection: deletion.note_wiped(connection, unwiped))
 
     def sessions(self, user_id: str | None, after: str | None = None) -> tuple[list[SessionKey], str | None]:
         """A page of a user's live sessions, or of everyone's, least recently used first.
@@ -250,35 +222,35 @@ class SQLiteStorage:
         be on two of them.
         """
         now = self._clock()
-        return self._connections.read(lambda connection: listing.page(connection, user_id, after, now))
+        return self._transactions.read(lambda connection: listing.page(connection, user_id, after, now))
 
     def usage(self) -> Usage:
         """How much is held, expired sessions that were not freed yet included."""
-        return self._connections.read(listing.usage)
+        return self._transactions.read(listing.usage)
 
     def sweep(self) -> int:
         """Free everything that expired, and give back the file's free pages. Returns how many sessions that were."""
         now = self._clock()
         freed = 0
         while True:
-            done, more = self._connections.write(lambda connection: freeing.batch(connection, now))
+            done, more = self._transactions.write(lambda connection: freeing.batch(connection, now))
             freed += done
             if not more:
                 break
-        while self._connections.write(freeing.vacuum):
+        while self._transactions.write(freeing.vacuum):
             pass
-        _, unwiped = self._connections.read(state)
+        _, unwiped = self._transactions.read(state)
         if unwiped:
             self._wipe(unwiped)
         else:
-            self._connections.truncate(wait=True)
+            self._transactions.truncate(wait=True)
         return freed
 
     def close(self) -> None:
         """Close the file; what is kept in memory is gone."""
         self._readers.close()
         self._writers.close()
-        self._connections.close()
+        self._transactions.close()
 
     # Async twins
 
@@ -308,5 +280,5 @@ class SQLiteStorage:
 
     async def aclose(self) -> None:
         """Async :meth:`close`."""
-        await self._writers.run(self._connections.close)
+        await self._writers.run(self._transactions.close)
         self.close()
