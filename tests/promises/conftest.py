@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from langchain_ttl_history import Retention, SessionBuffer
-from langchain_ttl_history.storage import MemoryStorage, RedisStorage, SQLiteStorage
+from langchain_ttl_history.storage import MemoryStorage, RedisStorage
 from langchain_ttl_history.testing import Clock
 from tests.storage.redis_cases import close_redis, contents, open_cluster, open_redis
+from tests.storage.sqlite_cases import bytes_of_sqlite, close_sqlite, open_sqlite
 
 from .helpers import Colour, Session, everything_in
 
@@ -41,36 +39,16 @@ class StorageCase:
         self.close(storage)
 
 
-def sqlite_file(clock: Clock) -> SQLiteStorage:
-    """A file in a folder of its own, in memory where the system has such a place."""
-    shared = Path("/dev/shm")
-    folder = tempfile.mkdtemp(prefix="ttl-history-", dir=shared if shared.is_dir() else None)
-    return SQLiteStorage(Path(folder) / "sessions.db", clock=clock)
-
-
-def bytes_of_sqlite(storage: SQLiteStorage) -> list[bytes]:
-    """What the files hold, without the first page, where the tables are described, and without zeros."""
-    path = Path(storage._path)
-    found = [path.read_bytes()[1024:], path.with_name(path.name + "-wal").read_bytes()]
-    return [part for each in found for part in each.split(b"\0") if part]
-
-
-def remove_sqlite(storage: SQLiteStorage) -> None:
-    """Close it and remove its folder."""
-    storage.close()
-    shutil.rmtree(Path(storage._path).parent)
-
-
 STORAGES: dict[str, StorageCase] = {
     "memory": StorageCase(
         open=lambda clock: MemoryStorage(clock=clock),
         contents=everything_in,
     ),
     "sqlite": StorageCase(
-        open=sqlite_file,
+        open=open_sqlite,
         contents=bytes_of_sqlite,
         slack=0.1,
-        close=remove_sqlite,
+        close=close_sqlite,
     ),
     "redis": StorageCase(open=open_redis, contents=contents, slack=0.1, close=close_redis, aclose=RedisStorage.aclose),
 }
