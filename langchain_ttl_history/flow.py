@@ -9,11 +9,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Any, NamedTuple, TypeVar
 
-from langchain_ttl_history.errors import (
-    CorruptRecordError,
-    TTLHistoryError,
-    TypeNotAllowedError,
-)
+from langchain_ttl_history.errors import CorruptRecordError, TypeNotAllowedError
 from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.storage.base import Change, Query, Storage
 
@@ -100,10 +96,8 @@ def run(storage: Storage, flow: Flow[T]) -> T:
         result: T = stop.value
         return result
     except (CorruptRecordError, TypeNotAllowedError) as error:
-        named = _named(error, request)
-        if named is error:
-            raise
-        raise named from error
+        _name_session(error, request)
+        raise
 
 
 async def arun(storage: Storage, flow: Flow[T]) -> T:
@@ -124,16 +118,14 @@ async def arun(storage: Storage, flow: Flow[T]) -> T:
         result: T = stop.value
         return result
     except (CorruptRecordError, TypeNotAllowedError) as error:
-        named = _named(error, request)
-        if named is error:
-            raise
-        raise named from error
+        _name_session(error, request)
+        raise
 
 
-def _named(error: CorruptRecordError | TypeNotAllowedError, request: Request | None) -> TTLHistoryError:
-    """The error with the session's name put before its message and the way out after it, unless they are there."""
+def _name_session(error: CorruptRecordError | TypeNotAllowedError, request: Request | None) -> None:
+    """Raise the error anew, the session's name before its message and the way out behind it, unless they are there."""
     if not isinstance(request, (Read, Write)) or str(error).startswith("session "):
-        return error
+        return
     # One that misses a serializer says so itself, and so does one about a type.
     way = "" if isinstance(error, TypeNotAllowedError) or "serde=" in str(error) else _WAY_OUT
-    return type(error)(f"{label(request.key)}: {error}{way}")
+    raise type(error)(f"{label(request.key)}: {error}{way}") from error
