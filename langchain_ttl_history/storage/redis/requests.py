@@ -96,20 +96,19 @@ def read(settings: Settings, key: SessionKey, query: Query) -> Plan[Snapshot]:
 
 def write(settings: Settings, key: SessionKey, change: Change) -> Plan[Outcome]:
     """Change one session."""
-    address = settings.keys.of(key)
-    request = request_name()
+    envelope = writes.Envelope(settings.keys.of(key), settings.now, settings.margin, request_name())
     known = settings.numbers.of(key)
     # Looked up once: another thread may begin to drop something else before the answer arrives.
     dropping = ("", frozenset[str]()) if known is None else known.dropping
     planned = None
     if known is not None:  # Otherwise there may be no such session, and write.lua cannot create it.
-        planned = writes.by_number(address, settings.now, settings.margin, change, known, dropping, request)
+        planned = writes.by_number(envelope, change, known, dropping)
     reply = _REFUSED if planned is None else (yield planned)
     gone: Collection[str] = dropping[1] if reply != _REFUSED else ()
     if reply == _REFUSED:
         if change.drop and known is not None:
-            known.dropping = request, frozenset(change.drop)
-        reply = yield writes.by_name(address, settings.now, settings.margin, change, request)
+            known.dropping = envelope.request, frozenset(change.drop)
+        reply = yield writes.by_name(envelope, change)
     outcome, told = parse_write(reply, change, writes.weighed(change))
     if told is not None:
         if gone and known is not None:

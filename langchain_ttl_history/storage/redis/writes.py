@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from functools import lru_cache
 from struct import Struct
-from typing import Any
+from typing import Any, NamedTuple
 
 from langchain_ttl_history.storage.base import KEEP, Blob, Change, Lease
 from langchain_ttl_history.storage.redis.commands import Address, Eval, Script, encoded, packed
@@ -15,7 +15,7 @@ from langchain_ttl_history.storage.redis.names import short_name
 from langchain_ttl_history.storage.redis.numbers import Dropping, SessionNumbers, kind_of, runs
 from langchain_ttl_history.storage.redis.payloads import short_entry, short_record
 
-__all__ = ["by_name", "by_number", "micro", "times", "weighed"]
+__all__ = ["Envelope", "by_name", "by_number", "micro", "times", "weighed"]
 
 _WRITE = Script.load("write", "numbers")
 _CHANGE = Script.load("change", "layout", "numbers", "lists", "tables")
@@ -29,23 +29,32 @@ _HEADER = Struct(">QII")
 Numbers = Mapping[str, int]
 
 
-def by_number(
-    address: Address, now: int, margin: int, change: Change, known: SessionNumbers, dropping: Dropping, request: str
-) -> Eval | None:
+class Envelope(NamedTuple):
+    """What a write says besides its change."""
+
+    address: Address
+    """Where the session is."""
+    now: int
+    """Microseconds since the epoch, or -1 for the server's time."""
+    margin: int
+    """By how many milliseconds keys outlive their deadlines."""
+    request: str
+    """The id of this request."""
+
+
+def by_number(envelope: Envelope, change: Change, known: SessionNumbers, dropping: Dropping) -> Eval | None:
     """The request for a change that `write.lua` can make; None if that takes `change.lua`.
 
     Such a change only sets blobs and appends entries, and refers only to blobs that it sets itself or whose numbers are
     known.
 
     Args:
-        address: Where the session is.
-        now: Microseconds since the epoch, or -1 for the server's time.
-        margin: By how many milliseconds keys outlive their deadlines.
+        envelope: What the write says besides.
         change: What to write.
         known: The numbers this process knows.
         dropping: A request of this process under way that drops blobs; see `Dropping`.
-        request: The id of this request.
     """
+    address, now, margin, request = envelope
     dropper, dropped = dropping
     if not _only_adds(change) or (dropped and _concerns(change, dropped)):
         return None
@@ -144,8 +153,9 @@ def _with_lengths(names: Sequence[str]) -> bytes:
     return b"".join([b"%b%b" % (len(name).to_bytes(4, "big"), name) for name in raw])
 
 
-def by_name(address: Address, now: int, margin: int, change: Change, request: str) -> Eval:
-    """The request for any change, made by `change.lua`; references are names. Arguments as for :func:`by_number`."""
+def by_name(envelope: Envelope, change: Change) -> Eval:
+    """The request for any change, made by `change.lua`; references are names."""
+    address, now, margin, request = envelope
     guard = change.guard
     blobs, payloads = [], []
     for name, (payload, refs, mark, also) in change.blobs.items():
