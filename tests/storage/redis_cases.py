@@ -61,7 +61,7 @@ def open_cluster(clock: Callable[[], float] | None, kind: str | None = None) -> 
 def another_worker(storage: RedisStorage) -> RedisStorage:
     """The same storage as another worker has it, which knows nothing yet; whoever asks closes it."""
     settings = storage._settings
-    return RedisStorage(storage._clients._url, prefix=settings.keys._prefix, clock=settings.clock)
+    return RedisStorage(storage._clients.url.given, prefix=settings.keys._prefix, clock=settings.clock)
 
 
 def keys_of(storage: RedisStorage, key: SessionKey = KEY) -> tuple[bytes, bytes]:

@@ -531,7 +531,7 @@ def test_a_loop_does_not_wait_for_a_client_that_a_thread_makes(monkeypatch: pyte
             go_on.wait(servers.PATIENCE)
         return redis.Redis()
 
-    monkeypatch.setattr(clients, "_make", make)
+    monkeypatch.setattr(clients.url, "client", make)
 
     async def main() -> None:
         assert clients.async_client() is clients.async_client()

@@ -23,8 +23,8 @@ from langchain_ttl_history import storage as storages
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import RedisStorage
 from langchain_ttl_history.storage.base import Blob, Change, Entry, Guard, Lease, Query, Status
-from langchain_ttl_history.storage.redis import clients as clients_module
 from langchain_ttl_history.storage.redis import numbers as numbers_module
+from langchain_ttl_history.storage.redis import server_url
 from langchain_ttl_history.testing import Clock
 from tests import servers
 from tests.storage.redis_cases import (
@@ -516,7 +516,7 @@ def test_a_url_is_understood_with_the_first_versions_of_a_driver(url: str, monke
             return module
         return SimpleNamespace(**{name: what for name, what in vars(module).items() if name != "parse_url"})
 
-    monkeypatch.setattr(clients_module, "import_module", older)
+    monkeypatch.setattr(server_url, "import_module", older)
     assert repr(RedisStorage(url)) == f"RedisStorage('{url}')"
 
 

@@ -13,17 +13,13 @@ from collections.abc import Sequence
 from contextvars import Context
 from typing import Any
 
-__all__ = ["NEVER_DECODE", "Batches", "Command"]
+from langchain_ttl_history.storage.redis.commands import NEVER_DECODE, Command
 
-NEVER_DECODE = {"NEVER_DECODE": True}
-"""The option that makes replies bytes, even if the client decodes replies by default."""
+__all__ = ["Batches"]
 
 # The largest batch. All of its requests are answered when the last one is, and fail if its connection breaks. A session
 # remembers as many requests as two batches hold; see `remember` in `numbers.lua`.
 _REQUESTS, _BYTES = 32, 64 * 1024
-
-Command = Sequence["str | bytes | int"]
-"""The name of a command and its arguments."""
 
 
 class Batches:

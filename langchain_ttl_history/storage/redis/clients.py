@@ -1,76 +1,21 @@
-"""Clients of Redis and Valkey: those a caller made, and those made here from a URL, when first needed."""
+"""Which client of Redis or Valkey a thread or a loop uses: one the caller made, or one made here when first needed."""
 
 from __future__ import annotations
 
 import asyncio
-import codecs
-import threading
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import suppress
-from importlib import import_module
 from inspect import signature
-from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from langchain_ttl_history.errors import ConfigurationError, brief
 from langchain_ttl_history.fork_safety import lock
-from langchain_ttl_history.storage.redis.drivers import described, exceptions_of, is_async, is_of_cluster, library_of
+from langchain_ttl_history.storage.redis.drivers import described, is_async, is_of_cluster, library_of
+from langchain_ttl_history.storage.redis.server_url import ServerURL
 
-__all__ = ["SCHEMES", "Clients", "Given", "Made"]
-
-# Seconds; a URL may say otherwise: ?socket_timeout=1&socket_connect_timeout=1
-_DEFAULTS: Mapping[str, float] = {"socket_timeout": 5.0, "socket_connect_timeout": 5.0}
-# Connections of one loop; a URL may say otherwise: ?max_connections=200
-_CONNECTIONS = 50
-# How often and after how many seconds a request is sent again when its connection broke: a
-# connection that lay idle is often found closed.
-_RETRIES, _PAUSE, _LONGEST_PAUSE = 2, 0.02, 0.2
-# What the classes of each library are called.
-_NAMES = {"redis": "Redis", "valkey": "Valkey"}
-
-
-class _Scheme(NamedTuple):
-    library: str
-    plain: str
-    """The scheme for the library."""
-    cluster: bool
-
-
-SCHEMES: Mapping[str, _Scheme] = {
-    name + suffix: _Scheme(library, name, bool(suffix))
-    for library, names in (("redis", ("redis", "rediss")), ("valkey", ("valkey", "valkeys")))
-    for name in names
-    for suffix in ("", "+cluster")
-}
-"""The schemes of URLs."""
-
-
-class _Opened:
-    """An async client made here, which is closed with its loop.
-
-    A loop closes the generators that were begun in it before it is closed itself, so that `asyncio.run` leaves no
-    connection behind.
-    """
-
-    def __init__(self, client: Any) -> None:
-        self.client = client
-        self.is_closed = False
-        self._end = self._closing()
-        with suppress(StopIteration):
-            self._end.__anext__().send(None)  # It begins.
-
-    async def _closing(self) -> AsyncGenerator[None, None]:
-        try:
-            yield
-        finally:
-            self.is_closed = True
-            await self.client.aclose()
-
-    async def aclose(self) -> None:
-        """Close the client."""
-        await self._end.aclose()
+__all__ = ["Clients", "Given", "Made"]
 
 
 class Clients(ABC):
@@ -185,70 +130,15 @@ class Made(Clients):
     """
 
     def __init__(self, url: str) -> None:
-        name, _, rest = url.partition(":")
-        scheme = SCHEMES.get(name)
-        if scheme is None:
-            raise ConfigurationError(f"no Redis is known for {name!r} URLs; use one of {', '.join(SCHEMES)}")
-        self.library = scheme.library
-        self.is_cluster = scheme.cluster
-        self._url = f"{scheme.plain}:{rest}"
-        try:
-            import_module(self.library)
-        except ImportError as error:
-            raise ConfigurationError(
-                f"{name}:// needs the package {self.library!r}: pip install 'langchain-ttl-history[{self.library}]'"
-            ) from error
-        self._refuse_bare_secret()
+        self.url = ServerURL(url)
+        self.library = self.url.library
+        self.is_cluster = self.url.is_cluster
         self._lock = lock()
         self._client: Any = None
         self._async_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, _Opened] = WeakKeyDictionary()
-        own = getattr(exceptions_of(self.library), f"{_NAMES[self.library]}Error")
-        try:
-            self._check()
-        except (ValueError, TypeError, LookupError, own) as error:
-            raise ConfigurationError(f"{self!r} is no URL that {self.library} understands: {error}") from error
-
-    def _refuse_bare_secret(self) -> None:
-        """Refuse a URL whose password cannot be told from the rest, without what a driver says: it quotes a part."""
-        with suppress(ValueError):
-            _ = urlsplit(self._url).port
-            return
-        if "@" in self._url:
-            raise ConfigurationError(
-                f"{self!r} cannot be read: the port must be a number up to 65535, and special characters of a user "
-                "name or password written as codes, which urllib.parse.quote(password, safe='') does"
-            )
-
-    def _check(self) -> None:
-        """Parse the URL as the clients will, to report an error now; they are made only when needed."""
-        module = import_module(f"{self.library}.connection")
-        database = urlsplit(self._url).path.strip("/")
-        if database and not (database.isascii() and database.isdigit()):
-            # The drivers would take database 0, or 12 where 1/2 stands.
-            raise ValueError("the path must be the number of a database")
-        # Not by `parse_url`, which only newer versions have there.
-        pool = module.ConnectionPool.from_url(self._url)
-        options = pool.connection_kwargs
-        # The drivers find out about these only when they send something.
-        codecs.lookup(options.get("encoding", "utf-8"))
-        for name in _DEFAULTS:
-            if not 0 < options.get(name, 1) < threading.TIMEOUT_MAX:
-                raise ValueError(f"{name} must be a number of seconds above 0")
-        if not self.is_cluster:
-            pool.make_connection()
-            return
-        if options.get("db"):
-            raise ValueError("a cluster has database 0 alone")
-        made = getattr(import_module(f"{self.library}.asyncio.cluster"), f"{_NAMES[self.library]}Cluster")
-        known = signature(made.__init__).parameters
-        pool.connection_class(**{name: value for name, value in options.items() if name not in known})
 
     def __repr__(self) -> str:
-        # The part before the @ may hold a password, and so may an option.
-        scheme, _, rest = self._url.partition("://")
-        place, _, options = rest.partition("?")
-        host = "..." if "@" in options else place.rpartition("@")[2]
-        return repr(f"{scheme}{'+cluster' * self.is_cluster}://{host}")
+        return repr(self.url)
 
     def client(self) -> Any:
         """The sync client."""
@@ -256,7 +146,7 @@ class Made(Clients):
         if client is not None:
             return client
         # Made without the lock: a cluster's client connects when it is made, and event loops would wait for the lock.
-        made = self._make(asynchronous=False)
+        made = self.url.client(asynchronous=False)
         with self._lock:
             client = self._client = made if self._client is None else self._client
         if client is not made:
@@ -275,7 +165,7 @@ class Made(Clients):
                     each for each, other in self._async_clients.items() if other.is_closed or each.is_closed()
                 ]:
                     del self._async_clients[each]
-                opened = self._async_clients[loop] = _Opened(self._make(asynchronous=True))
+                opened = self._async_clients[loop] = _Opened(self.url.client(asynchronous=True))
             return opened.client
 
     def close(self) -> None:
@@ -293,25 +183,28 @@ class Made(Clients):
         if opened is not None:
             await opened.aclose()
 
-    def _make(self, *, asynchronous: bool) -> Any:
-        inner = ".asyncio" if asynchronous else ""
-        module = import_module(f"{self.library}{inner}{'.cluster' * self.is_cluster}")
-        made = getattr(module, _NAMES[self.library] + "Cluster" * self.is_cluster)
-        retry = import_module(f"{self.library}{inner}.retry").Retry
-        errors = import_module(f"{self.library}.exceptions")
-        backoff = import_module(f"{self.library}.backoff").ExponentialBackoff(_LONGEST_PAUSE, _PAUSE)
-        options: dict[str, Any] = {
-            **_DEFAULTS,
-            "retry": retry(backoff, _RETRIES, (errors.ConnectionError,)),
-        }
-        if self.is_cluster:
-            return made.from_url(self._url, **options)
-        # valkey-py retries only after errors that are also named here.
-        options["retry_on_error"] = [errors.ConnectionError]
-        pools = import_module(f"{self.library}{inner}.connection")
-        if not asynchronous:
-            # No limit: there are as many connections as threads that call at once.
-            return made.from_pool(pools.ConnectionPool.from_url(self._url, max_connections=2**31, **options))
-        # A task that finds all connections in use waits for one, up to a timeout, instead of being refused.
-        options |= {"max_connections": _CONNECTIONS, "timeout": _DEFAULTS["socket_timeout"]}
-        return made.from_pool(pools.BlockingConnectionPool.from_url(self._url, **options))
+
+class _Opened:
+    """An async client made here, which is closed with its loop.
+
+    A loop closes the generators that were begun in it before it is closed itself, so that `asyncio.run` leaves no
+    connection behind.
+    """
+
+    def __init__(self, client: Any) -> None:
+        self.client = client
+        self.is_closed = False
+        self._end = self._closing()
+        with suppress(StopIteration):
+            self._end.__anext__().send(None)  # It begins.
+
+    async def _closing(self) -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            self.is_closed = True
+            await self.client.aclose()
+
+    async def aclose(self) -> None:
+        """Close the client."""
+        await self._end.aclose()

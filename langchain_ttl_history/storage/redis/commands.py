@@ -16,7 +16,13 @@ import ormsgpack
 
 from langchain_ttl_history.keys import SessionKey
 
-__all__ = ["Address", "Eval", "Keys", "Scan", "Script", "encoded", "packed", "request_name"]
+__all__ = ["NEVER_DECODE", "Address", "Command", "Eval", "Keys", "Scan", "Script", "encoded", "packed", "request_name"]
+
+Command = Sequence["str | bytes | int"]
+"""The name of a command and its arguments."""
+
+NEVER_DECODE = {"NEVER_DECODE": True}
+"""The option that makes replies bytes, even if the client decodes replies by default."""
 
 # Names need not be secret, only never the same. The system's own source of randomness would let other
 # threads in between a write and its being sent. A forked process begins anew.
@@ -52,12 +58,12 @@ class Eval(NamedTuple):
     arguments: Sequence[bytes]
 
     @property
-    def by_sha(self) -> tuple[Any, ...]:
+    def by_sha(self) -> Command:
         """The command for a server that knows the script."""
         return ("EVALSHA", self.script.sha, len(self.keys), *self.keys, *self.arguments)
 
     @property
-    def by_source(self) -> tuple[Any, ...]:
+    def by_source(self) -> Command:
         """The command for a server that does not."""
         return ("EVAL", self.script.source, len(self.keys), *self.keys, *self.arguments)
 
@@ -69,7 +75,7 @@ class Scan(NamedTuple):
     after: str | None
     size: int
 
-    def start(self, nodes: Collection[str]) -> tuple[str | None, tuple[Any, ...]]:
+    def start(self, nodes: Collection[str]) -> tuple[str | None, Command]:
         """The node to ask and the command; None is the only server."""
         cursor, _, node = (self.after or "0").partition(" ")
         names = sorted(nodes)
@@ -88,7 +94,7 @@ class Scan(NamedTuple):
         later = [name for name in sorted(nodes) if name > (node or "")]
         return found, f"0 {later[0]}" if later else None
 
-    def _command(self, cursor: str) -> tuple[Any, ...]:
+    def _command(self, cursor: str) -> Command:
         return ("SCAN", cursor, "MATCH", self.pattern, "COUNT", self.size)
 
 

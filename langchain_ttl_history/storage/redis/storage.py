@@ -7,21 +7,20 @@ a session, are in ``lua/``; `requests` plans what is sent and reads what is answ
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
-from langchain_ttl_history.errors import ConfigurationError, CorruptRecordError, StorageError, brief
+from langchain_ttl_history.errors import ConfigurationError, brief
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.base import Change, Outcome, Query, Snapshot, Usage
 from langchain_ttl_history.storage.redis import requests
-from langchain_ttl_history.storage.redis.batches import NEVER_DECODE, Batches, Command
+from langchain_ttl_history.storage.redis.batches import Batches
 from langchain_ttl_history.storage.redis.clients import Clients, Given, Made
-from langchain_ttl_history.storage.redis.commands import Eval, Keys, Scan
-from langchain_ttl_history.storage.redis.drivers import exceptions_of
+from langchain_ttl_history.storage.redis.commands import NEVER_DECODE, Command, Eval, Keys, Scan
+from langchain_ttl_history.storage.redis.failures import Failures, is_of_replica
 from langchain_ttl_history.storage.redis.mirror import Mirrors
 from langchain_ttl_history.storage.redis.numbers import NumbersCache
 from langchain_ttl_history.storage.redis.requests import Plan, Settings
@@ -33,8 +32,6 @@ T = TypeVar("T")
 # For how many seconds a request is retried that a cluster refused while it moves a slot or elects a primary, or for
 # which no connection was free; and the seconds between two attempts.
 _PATIENCE, _PAUSE = 5.0, 0.05
-# What the server says of a script that could not take apart what is stored.
-_DAMAGE = re.compile("user_script.*(bad argument|attempt to |Missing bytes|Bad data format|is damaged)", re.DOTALL)
 
 
 class RedisStorage:
@@ -67,19 +64,7 @@ class RedisStorage:
         if isinstance(client, str) and async_client is not None:
             raise ConfigurationError("a URL makes both clients; pass async_client beside a client only")
         self._clients: Clients = Made(client) if isinstance(client, str) else Given(client, async_client)
-        errors = exceptions_of(self._clients.library)
-        name = self._clients.library.title()
-        # When an async cluster client learns of a change, it takes connections away from requests under way, which then
-        # fail with an AttributeError.
-        self._unsettled: tuple[type[Exception], ...] = (errors.ClusterError, errors.TryAgainError, AttributeError)
-        if self._clients.is_cluster:
-            # A node may be gone, and another take its place; a thread that learns of it closes connections of others.
-            self._unsettled += (errors.ConnectionError, ValueError)
-        # The cluster's exception is the only one of a driver outside its tree of errors. A ValueError comes from a
-        # connection that another thread closed in the middle of a request.
-        self._drivers = (getattr(errors, f"{name}Error"), getattr(errors, f"{name}ClusterException"))
-        self._failures = (*self._drivers, OSError, ValueError, *self._unsettled)
-        self._no_script = errors.NoScriptError
+        self._failures = Failures(self._clients.library, is_cluster=self._clients.is_cluster)
         self._batches: WeakKeyDictionary[asyncio.AbstractEventLoop, Batches] = WeakKeyDictionary()
         self._settings = Settings(Keys(prefix), NumbersCache(), Mirrors(), clock)
 
@@ -185,10 +170,10 @@ class RedisStorage:
         while True:
             try:
                 return self._send(request)
-            except self._failures as error:
-                if _is_of_replica(error):
+            except self._failures.every as error:
+                if is_of_replica(error):
                     self._clients.drop_idle(self._clients.client())
-                self._check(error, until)
+                self._failures.check(error, is_late=time.monotonic() > until)
             time.sleep(_PAUSE)  # A failover or a slot's move ends by itself, and nobody tells when.
 
     async def _areply(self, request: Eval | Scan) -> Any:
@@ -196,23 +181,12 @@ class RedisStorage:
         while True:
             try:
                 return await self._asend(request)
-            except self._failures as error:
-                if _is_of_replica(error):
-                    with suppress(*self._failures):
+            except self._failures.every as error:
+                if is_of_replica(error):
+                    with suppress(*self._failures.every):
                         await self._clients.adrop_idle(self._clients.async_client())
-                self._check(error, until)
+                self._failures.check(error, is_late=time.monotonic() > until)
             await asyncio.sleep(_PAUSE)
-
-    def _check(self, error: BaseException, until: float) -> None:
-        """Raise unless a retry may succeed; a request that is sent again does not take effect twice."""
-        if isinstance(error, ConfigurationError):
-            raise error  # It is a ValueError, which is among the failures.
-        if _DAMAGE.search(str(error)):
-            raise CorruptRecordError(f"a record is damaged: {error}") from error
-        # The client's connections may all be in use; one will be free.
-        may_pass = isinstance(error, self._unsettled) or "Too many connections" in str(error)
-        if not may_pass or time.monotonic() > until:
-            raise StorageError(f"Redis did not answer: {type(error).__name__}: {error}") from error
 
     def _send(self, request: Eval | Scan) -> Any:
         client = self._clients.client()
@@ -224,10 +198,10 @@ class RedisStorage:
                 return request.end(nodes, node, at.execute_command(*command, **NEVER_DECODE))
             try:
                 return client.execute_command(*request.by_sha, **NEVER_DECODE)
-            except self._no_script:
+            except self._failures.no_script:
                 # The server was restarted, or is another one by now.
                 return client.execute_command(*request.by_source, **NEVER_DECODE)
-        except self._drivers:
+        except self._failures.of_driver:
             raise
         except BaseException:
             # Perhaps an exception from a signal handler, between a request and its answer: the next request on that
@@ -246,7 +220,7 @@ class RedisStorage:
         ask = self._asking(client)
         try:
             return await ask(request.by_sha)
-        except self._no_script:
+        except self._failures.no_script:
             return await ask(request.by_source)
 
     def _asking(self, client: Any) -> Callable[[Command], Awaitable[Any]]:
@@ -263,15 +237,6 @@ class RedisStorage:
                     self._batches.pop(each, None)
             batches = self._batches[loop] = Batches(client)
         return batches.ask
-
-
-def _is_of_replica(error: BaseException) -> bool:
-    """Whether a replica refused a write; perhaps the primary that the connection was made to has become one.
-
-    Its connections live on, so only a new one finds the server that took its place. Redis 6.2 quotes the refusal in an
-    error of the script.
-    """
-    return "read only replica" in str(error)
 
 
 def _primaries(client: Any) -> dict[str, Any]:

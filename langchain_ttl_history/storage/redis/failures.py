@@ -1,0 +1,73 @@
+"""What the errors of a driver mean: which may pass by themselves, and as what the others are raised."""
+
+from __future__ import annotations
+
+import re
+
+from langchain_ttl_history.errors import ConfigurationError, CorruptRecordError, StorageError
+from langchain_ttl_history.storage.redis.drivers import exceptions_of
+
+__all__ = ["Failures", "is_of_replica"]
+
+# What the server says of a script that could not take apart what is stored.
+_DAMAGE = re.compile("user_script.*(bad argument|attempt to |Missing bytes|Bad data format|is damaged)", re.DOTALL)
+
+
+class Failures:
+    """The errors that a request may end in.
+
+    Args:
+        library: The package of the driver: redis or valkey.
+        is_cluster: Whether its clients are of a cluster.
+    """
+
+    def __init__(self, library: str, *, is_cluster: bool) -> None:
+        errors = exceptions_of(library)
+        name = library.title()
+        self.no_script: type[Exception] = errors.NoScriptError
+        """The server does not know a script."""
+        # When an async cluster client learns of a change, it takes connections away from requests under way, which then
+        # fail with an AttributeError.
+        self._unsettled: tuple[type[Exception], ...] = (errors.ClusterError, errors.TryAgainError, AttributeError)
+        if is_cluster:
+            # A node may be gone, and another take its place; a thread that learns of it closes connections of others.
+            self._unsettled += (errors.ConnectionError, ValueError)
+        # The cluster's exception is the only one of a driver outside its tree of errors.
+        self.of_driver: tuple[type[Exception], ...] = (
+            getattr(errors, f"{name}Error"),
+            getattr(errors, f"{name}ClusterException"),
+        )
+        """Those that the driver itself raises: it has put its connection in order."""
+        # A ValueError comes from a connection that another thread closed in the middle of a request.
+        self.every: tuple[type[Exception], ...] = (*self.of_driver, OSError, ValueError, *self._unsettled)
+        """All that stand for a server or a connection that is out of order."""
+
+    def check(self, error: Exception, *, is_late: bool) -> None:
+        """Raise unless a retry may succeed; a request that is sent again does not take effect twice.
+
+        Args:
+            error: One of `every`.
+            is_late: Whether it was retried for long enough.
+
+        Raises:
+            ConfigurationError: The error is one itself.
+            CorruptRecordError: A script could not read what is stored.
+            StorageError: Any other error that does not pass, or has not.
+        """
+        if isinstance(error, ConfigurationError):
+            raise error  # It is a ValueError, which is among the failures.
+        if _DAMAGE.search(str(error)):
+            raise CorruptRecordError(f"a record is damaged: {error}") from error
+        # The client's connections may all be in use; one will be free.
+        may_pass = isinstance(error, self._unsettled) or "Too many connections" in str(error)
+        if not may_pass or is_late:
+            raise StorageError(f"Redis did not answer: {type(error).__name__}: {error}") from error
+
+
+def is_of_replica(error: BaseException) -> bool:
+    """Whether a replica refused a write; perhaps the primary that the connection was made to has become one.
+
+    Its connections live on, so only a new one finds the server that took its place. Redis 6.2 quotes the refusal in an
+    error of the script.
+    """
+    return "read only replica" in str(error)

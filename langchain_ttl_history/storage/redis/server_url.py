@@ -1,0 +1,141 @@
+"""The URL of a Redis or Valkey server: checked at once, and made into clients later."""
+
+from __future__ import annotations
+
+import codecs
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from importlib import import_module
+from inspect import signature
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from langchain_ttl_history.errors import ConfigurationError
+from langchain_ttl_history.storage.redis.drivers import exceptions_of
+
+__all__ = ["ServerURL"]
+
+# Seconds; a URL may say otherwise: ?socket_timeout=1&socket_connect_timeout=1
+_DEFAULTS: Mapping[str, float] = {"socket_timeout": 5.0, "socket_connect_timeout": 5.0}
+# Connections of one loop; a URL may say otherwise: ?max_connections=200
+_CONNECTIONS = 50
+# How often and after how many seconds a request is sent again when its connection broke: a
+# connection that lay idle is often found closed.
+_RETRIES, _PAUSE, _LONGEST_PAUSE = 2, 0.02, 0.2
+# What the classes of each library are called.
+_NAMES = {"redis": "Redis", "valkey": "Valkey"}
+
+
+class _Scheme(NamedTuple):
+    library: str
+    plain: str
+    """The scheme for the library."""
+    cluster: bool
+
+
+_SCHEMES: Mapping[str, _Scheme] = {
+    name + suffix: _Scheme(library, name, bool(suffix))
+    for library, names in (("redis", ("redis", "rediss")), ("valkey", ("valkey", "valkeys")))
+    for name in names
+    for suffix in ("", "+cluster")
+}
+
+
+class ServerURL:
+    """A URL that a driver understands.
+
+    Raises:
+        ConfigurationError: Its scheme is not known, its driver is not installed, or it cannot be read.
+    """
+
+    def __init__(self, url: str) -> None:
+        name, _, rest = url.partition(":")
+        scheme = _SCHEMES.get(name)
+        if scheme is None:
+            raise ConfigurationError(f"no Redis is known for {name!r} URLs; use one of {', '.join(_SCHEMES)}")
+        self.given = url
+        """The URL itself, with its password."""
+        self.library = scheme.library
+        """The package of the driver: redis or valkey."""
+        self.is_cluster = scheme.cluster
+        # As the driver has it, which knows no scheme for clusters.
+        self._plain = f"{scheme.plain}:{rest}"
+        try:
+            import_module(self.library)
+        except ImportError as error:
+            raise ConfigurationError(
+                f"{name}:// needs the package {self.library!r}: pip install 'langchain-ttl-history[{self.library}]'"
+            ) from error
+        self._refuse_bare_secret()
+        own = getattr(exceptions_of(self.library), f"{_NAMES[self.library]}Error")
+        try:
+            self._check()
+        except (ValueError, TypeError, LookupError, own) as error:
+            raise ConfigurationError(f"{self!r} is no URL that {self.library} understands: {error}") from error
+
+    def __repr__(self) -> str:
+        # The part before the @ may hold a password, and so may an option.
+        scheme, _, rest = self._plain.partition("://")
+        place, _, options = rest.partition("?")
+        host = "..." if "@" in options else place.rpartition("@")[2]
+        return repr(f"{scheme}{'+cluster' * self.is_cluster}://{host}")
+
+    def _refuse_bare_secret(self) -> None:
+        """Refuse a URL whose password cannot be told from the rest, without what a driver says: it quotes a part."""
+        with suppress(ValueError):
+            _ = urlsplit(self._plain).port
+            return
+        if "@" in self._plain:
+            raise ConfigurationError(
+                f"{self!r} cannot be read: the port must be a number up to 65535, and special characters of a user "
+                "name or password written as codes, which urllib.parse.quote(password, safe='') does"
+            )
+
+    def _check(self) -> None:
+        """Parse the URL as the clients will, to report an error now; they are made only when needed."""
+        module = import_module(f"{self.library}.connection")
+        database = urlsplit(self._plain).path.strip("/")
+        if database and not (database.isascii() and database.isdigit()):
+            # The drivers would take database 0, or 12 where 1/2 stands.
+            raise ValueError("the path must be the number of a database")
+        # Not by `parse_url`, which only newer versions have there.
+        pool = module.ConnectionPool.from_url(self._plain)
+        options = pool.connection_kwargs
+        # The drivers find out about these only when they send something.
+        codecs.lookup(options.get("encoding", "utf-8"))
+        for name in _DEFAULTS:
+            if not 0 < options.get(name, 1) < threading.TIMEOUT_MAX:
+                raise ValueError(f"{name} must be a number of seconds above 0")
+        if not self.is_cluster:
+            pool.make_connection()
+            return
+        if options.get("db"):
+            raise ValueError("a cluster has database 0 alone")
+        made = getattr(import_module(f"{self.library}.asyncio.cluster"), f"{_NAMES[self.library]}Cluster")
+        known = signature(made.__init__).parameters
+        pool.connection_class(**{name: value for name, value in options.items() if name not in known})
+
+    def client(self, *, asynchronous: bool) -> Any:
+        """A new client; a cluster's sync one connects at once."""
+        inner = ".asyncio" if asynchronous else ""
+        module = import_module(f"{self.library}{inner}{'.cluster' * self.is_cluster}")
+        made = getattr(module, _NAMES[self.library] + "Cluster" * self.is_cluster)
+        retry = import_module(f"{self.library}{inner}.retry").Retry
+        errors = import_module(f"{self.library}.exceptions")
+        backoff = import_module(f"{self.library}.backoff").ExponentialBackoff(_LONGEST_PAUSE, _PAUSE)
+        options: dict[str, Any] = {
+            **_DEFAULTS,
+            "retry": retry(backoff, _RETRIES, (errors.ConnectionError,)),
+        }
+        if self.is_cluster:
+            return made.from_url(self._plain, **options)
+        # valkey-py retries only after errors that are also named here.
+        options["retry_on_error"] = [errors.ConnectionError]
+        pools = import_module(f"{self.library}{inner}.connection")
+        if not asynchronous:
+            # No limit: there are as many connections as threads that call at once.
+            return made.from_pool(pools.ConnectionPool.from_url(self._plain, max_connections=2**31, **options))
+        # A task that finds all connections in use waits for one, up to a timeout, instead of being refused.
+        options |= {"max_connections": _CONNECTIONS, "timeout": _DEFAULTS["socket_timeout"]}
+        return made.from_pool(pools.BlockingConnectionPool.from_url(self._plain, **options))
