@@ -9,7 +9,7 @@ from langchain_ttl_history.storage.base import Blob, Entry
 from langchain_ttl_history.storage.redis.names import full_name
 from langchain_ttl_history.storage.redis.payloads import full_payload
 
-__all__ = ["SET_AGAIN", "Names", "blob_in", "entries_in", "number_in", "table_names", "without_lengths"]
+__all__ = ["SET_AGAIN", "Names", "blob_in", "entries_in", "number_in", "refs_in", "table_names", "without_lengths"]
 
 _HEADER = Struct(">QII")
 _ENTRY = Struct(">HIIIH")
@@ -52,7 +52,7 @@ def blob_in(value: bytes, names: Names) -> Blob:
     payload = value[start + also :]
     if sort & SHORTENED:
         payload = full_payload(payload[4:], int.from_bytes(payload[:4], "big"))
-    return Blob(payload, _refs(value[22:start], names), mark, _also(value[start : start + also]))
+    return Blob(payload, refs_in(value[22:start], names), mark, _also(value[start : start + also]))
 
 
 def entries_in(raw: bytes, names: Names) -> list[Entry]:
@@ -64,11 +64,11 @@ def entries_in(raw: bytes, names: Names) -> list[Entry]:
         start = at + 16 + refs
         at = start + payload
         content = full_payload(raw[start:at], full) if full else raw[start:at]
-        found.append(Entry(high << 32 | low, content, _refs(raw[start - refs : start], names) if refs else ()))
+        found.append(Entry(high << 32 | low, content, refs_in(raw[start - refs : start], names) if refs else ()))
     return found
 
 
-def _refs(runs: bytes, names: Names) -> tuple[str, ...]:
+def refs_in(runs: bytes, names: Names) -> tuple[str, ...]:
     """The names in runs of references: pairs of gap and count, or 255, a kind, the first number and the count."""
     found: list[str] = []
     at = after = 0

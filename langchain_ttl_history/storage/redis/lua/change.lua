@@ -24,7 +24,7 @@
 -- ARGV[2]: the ids of user and session.
 -- ARGV[3] and on: the payloads of 14, 15 and 16, in this order.
 -- Reply: one string that begins with a letter.
---   S  stored; then numbers (see `stored_at`), the newest requests, the weights, and sort and number of each blob of 14
+--   S  stored; then `stored_answer`, the weights, and sort and number of each blob of 14
 --   D  refused by the fence
 --   A  absent: upkeep of a session that is not there
 --   M  moved: another position or generation, or not new
@@ -95,30 +95,18 @@ local function weights()
   return table.concat(found)
 end
 
-local function stored_at(position, epoch_before, edition_before)
-  local requests = newest_of(m)
-  return 'S' .. pack(
-    '>I8I8I8I8I8I8I8I4', m.generation, position, m.bytes, epoch_before, m.epoch, edition_before, m.edition, #requests
-  ) .. requests .. weights()
-end
-
 local fence, till
 if m then
   fence, till = m.fence, m.till
   local position = done(m, request)
   if position then
-    return stored_at(position, m.epoch, m.edition)
+    return stored_answer(m, position, m.epoch, m.edition) .. weights()
   end
 else
   fence, till = fence_of(digest, now)
 end
-if now < till then
-  if guarded >= 0 and guarded <= fence then
-    return 'D'
-  end
-  if needs ~= '' and not (m and call('HEXISTS', session, 'b' .. needs) == 1) then
-    return 'D'
-  end
+if now < till and is_fenced(session, m, fence, guarded, needs) then
+  return 'D'
 end
 if not m and upkeep then
   return 'A'
@@ -181,32 +169,11 @@ end
 
 -- References as they are stored.
 local function encoded(refs)
-  local parts, kind, after = {}, nil, 0
-  local run_kind, run_first, run_count = nil, 0, 0
-  local function flush()
-    while run_count > 0 do
-      local gap, length = run_first - after, math.min(run_count, 65535)
-      if run_kind == kind and gap >= -100 and gap < 155 and length < 256 then
-        parts[#parts + 1] = char(gap + 100, length)
-      else
-        parts[#parts + 1] = '\255' .. char(run_kind) .. pack('>I4I2', run_first, length)
-      end
-      kind, after = run_kind, run_first + length
-      run_first, run_count = run_first + length, run_count - length
-    end
+  local found = {}
+  for at, ref in ipairs(refs) do
+    found[at] = numbers[ref] or sub(stored['b' .. ref], 2, 6)
   end
-  for _, ref in ipairs(refs) do
-    local number = numbers[ref] or sub(stored['b' .. ref], 2, 6)
-    local of, first = byte(number), unpacked('>I4', number, 2)
-    if of == run_kind and first == run_first + run_count then
-      run_count = run_count + 1
-    else
-      flush()
-      run_kind, run_first, run_count = of, first, 1
-    end
-  end
-  flush()
-  return table.concat(parts)
+  return runs_of(found)
 end
 
 for at, blob in ipairs(blobs) do
@@ -230,14 +197,14 @@ for at, blob in ipairs(blobs) do
   sets['b' .. name] = value
 end
 
-local list_of, append, taken, trim = changing(session, m, stored, lists, sets, removes)
+local list_of, append, taken, place, trim = changing(session, m, stored, lists, sets, removes)
 for _, each in ipairs(appends) do
   payload = payload + 1
   m.position = m.position + 1
   append(each[1], list_of(each[1]), m.position, encoded(each[2]), ARGV[payload], each[3])
 end
 
--- Entries to place are merged by position, all of one list at once.
+-- Entries to place, all of one list at once.
 local placed, order = {}, {}
 for _, each in ipairs(places) do
   local name, position = each[1], each[2]
@@ -250,21 +217,7 @@ for _, each in ipairs(places) do
   m.position = math.max(m.position, position)
 end
 for _, name in ipairs(order) do
-  local list, all = list_of(name), {}
-  for _, entry in ipairs(taken(name, list)) do
-    if not placed[name][entry[1]] then
-      all[#all + 1] = entry
-    end
-  end
-  for _, entry in pairs(placed[name]) do
-    all[#all + 1] = entry
-  end
-  table.sort(all, function(one, other)
-    return one[1] < other[1]
-  end)
-  for _, entry in ipairs(all) do
-    append(name, list, unpack(entry))
-  end
+  place(name, list_of(name), placed[name])
 end
 
 for _, name in ipairs(drops) do
@@ -366,4 +319,4 @@ if created or own >= 0 or not upkeep then
   many('HDEL', user, over)
   enlist(m, digest, ARGV[2], now, margin)
 end
-return stored_at(m.position, epoch_before, edition_before) .. table.concat(given)
+return stored_answer(m, m.position, epoch_before, edition_before) .. weights() .. table.concat(given)

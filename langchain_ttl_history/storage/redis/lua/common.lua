@@ -27,6 +27,8 @@ local call, floor, huge = redis.call, math.floor, math.huge
 local pack, unpacked = struct.pack, struct.unpack
 local byte, char, sub = string.byte, string.char, string.sub
 local user = KEYS[1]
+-- How many names a table holds.
+local TABLE = 16
 
 local function clock(given)
   if given >= 0 then

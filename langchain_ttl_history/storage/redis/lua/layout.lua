@@ -2,7 +2,6 @@
 
 -- A call with more arguments than this would not fit Lua's stack.
 local MOST = 4000
-local TABLE = 16
 
 -- Sends a command about many fields, some at a time, and gives all answers as one.
 local function many(command, key, fields)
@@ -54,7 +53,7 @@ local function table_of(m, kind, number)
   return 't' .. char(kind) .. pack('>I4', number)
 end
 
--- Calls `each` with kind, first number and count of every run of references.
+-- Calls `each` with kind, first number and count of every run of references; see `runs_of`.
 local function runs(refs, each)
   local at, kind, after = 1, 0, 0
   while at <= #refs do
@@ -71,6 +70,36 @@ local function runs(refs, each)
     after = first + count
     each(kind, first, count)
   end
+end
+
+-- References to these numbers as they are stored; each number is a kind and 4 bytes. Consecutive ones become one run: two
+-- bytes, the gap since the last run plus 100 and the count; or eight, 255, the kind, the first number and the count.
+local function runs_of(numbers)
+  local parts, kind, after = {}, nil, 0
+  local run_kind, run_first, run_count = nil, 0, 0
+  local function flush()
+    while run_count > 0 do
+      local gap, length = run_first - after, math.min(run_count, 65535)
+      if run_kind == kind and gap >= -100 and gap < 155 and length < 256 then
+        parts[#parts + 1] = char(gap + 100, length)
+      else
+        parts[#parts + 1] = '\255' .. char(run_kind) .. pack('>I4I2', run_first, length)
+      end
+      kind, after = run_kind, run_first + length
+      run_first, run_count = run_first + length, run_count - length
+    end
+  end
+  for _, number in ipairs(numbers) do
+    local of, first = byte(number), unpacked('>I4', number, 2)
+    if of == run_kind and first == run_first + run_count then
+      run_count = run_count + 1
+    else
+      flush()
+      run_kind, run_first, run_count = of, first, 1
+    end
+  end
+  flush()
+  return table.concat(parts)
 end
 
 -- The parts of a stored blob: references, what belongs to it, mark, where its payload begins.

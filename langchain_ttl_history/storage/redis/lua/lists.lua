@@ -45,6 +45,24 @@ local function changing(session, m, stored, lists, sets, removes)
     list.first, list.count, list.weight, list.tail = list.after, 0, 0, ''
     return found
   end
+  -- Merges entries into a list, in the place of those at the same positions; `placed` has them by position.
+  local function place(name, list, placed)
+    local all = {}
+    for _, entry in ipairs(taken(name, list)) do
+      if not placed[entry[1]] then
+        all[#all + 1] = entry
+      end
+    end
+    for _, entry in pairs(placed) do
+      all[#all + 1] = entry
+    end
+    table.sort(all, function(one, other)
+      return one[1] < other[1]
+    end)
+    for _, entry in ipairs(all) do
+      append(name, list, unpack(entry))
+    end
+  end
   -- Removes entries of a list. What is newer than all of them is not looked at.
   local function trim(name, list, positions)
     local gone, last = {}, 0
@@ -96,5 +114,5 @@ local function changing(session, m, stored, lists, sets, removes)
     end
   end
 
-  return list_of, append, taken, trim
+  return list_of, append, taken, place, trim
 end

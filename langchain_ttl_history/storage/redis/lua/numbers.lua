@@ -15,8 +15,8 @@ local function numbered(m, name, tails, changed, values)
   local kind = kind_of(name)
   local number = m.next[kind] or 0
   local names = tails[kind] or ''
-  if number % 16 == 0 and names ~= '' then
-    values[#values + 1] = 't' .. char(kind) .. pack('>I4', number / 16 - 1)
+  if number % TABLE == 0 and names ~= '' then
+    values[#values + 1] = 't' .. char(kind) .. pack('>I4', number / TABLE - 1)
     values[#values + 1] = names
     names = ''
   end
@@ -91,9 +91,21 @@ local function done(m, request)
   end
 end
 
--- The newest 8 requests, which the answer to a write carries: more do not come between two answers to a few threads.
-local function newest_of(m)
-  return sub(m.requests, 1, 128)
+-- Whether a write continues what was deleted, while a tombstone with this fence stands; `m` is nil without a session.
+local function is_fenced(session, m, fence, guarded, needs)
+  if guarded >= 0 and guarded <= fence then
+    return true
+  end
+  return needs ~= '' and not (m and call('HEXISTS', session, 'b' .. needs) == 1)
+end
+
+-- How the answer to a write that is stored begins: its numbers, with the epoch and the edition before it, and the newest
+-- 8 requests; more do not come between two answers to a few threads. The weights of lists come next.
+local function stored_answer(m, position, epoch, edition)
+  local requests = sub(m.requests, 1, 128)
+  return 'S' .. pack(
+    '>I8I8I8I8I8I8I8I4', m.generation, position, m.bytes, epoch, m.epoch, edition, m.edition, #requests
+  ) .. requests
 end
 
 -- Remembers the newest 64 requests, 16 bytes each. A request that is sent again is recognised if no more than 63 others

@@ -153,69 +153,21 @@ local function give_list(name, raw, has_refs)
   end
 end
 
--- All entries of a list but those in its newest part.
-local function older(name, first, after)
-  local parts = {}
-  check_parts(first, after)
-  for number = first, after - 1 do
-    parts[#parts + 1] = 'k' .. pack('>I4', number) .. name
-  end
-  parts = many('HMGET', session, parts)
-  for at = 1, after - first do
-    parts[at] = parts[at] or ''
-  end
-  return table.concat(parts)
-end
-
 local function give_named(name, value, list)
   if value then
     blobs[#blobs + 1] = name
     blobs[#blobs + 1] = value
     give_refs(value)
   elseif list and not given_list[name] then
-    local count, weight, first, after = unpacked('>I4I4I4I4', list)
-    give_list(name, (after > first and older(name, first, after) or '') .. sub(list, 25), weight > count)
+    give_list(name, every_entry(session, name, list))
   end
-end
-
--- The entries of a list after a mark, and whether any may have references.
-local function newer(name, list, mark)
-  local count, weight, first, after, newest = unpacked('>I4I4I4I4I8', list)
-  if newest <= mark then
-    return '', false
-  end
-  local raw, oldest = sub(list, 25), huge
-  if #raw > 0 then
-    oldest = unpacked('>I6', raw)
-  end
-  local parts = { raw }
-  check_parts(first, after)
-  -- From the newest part back to the mark, so that a read costs what is new.
-  while oldest > mark and after > first do
-    after = after - 1
-    local part = call('HGET', session, 'k' .. pack('>I4', after) .. name)
-    if part then
-      table.insert(parts, 1, part)
-      oldest = unpacked('>I6', part)
-    end
-  end
-  raw = table.concat(parts)
-  local at = 1
-  while at <= #raw do
-    local position, refs, payload = unpacked('>I6I4I4', raw, at)
-    if position > mark then
-      break
-    end
-    at = at + 16 + refs + payload
-  end
-  return sub(raw, at), weight > count
 end
 
 if marked_list ~= '' then
   local mark = found[3] and select(3, parts_of(found[3])) or 0
   given_list[marked_list] = true
   if found[2] then
-    give_list(marked_list, newer(marked_list, found[2], mark))
+    give_list(marked_list, entries_after(session, marked_list, found[2], mark))
   else
     give_list(marked_list, '', false)
   end

@@ -25,7 +25,7 @@
 -- ARGV[2]: the ids of user and session.
 -- ARGV[3]: headers and payloads of 15, references and payloads of 16, all in one: clients are slow with many arguments.
 -- Reply: one string that begins with a letter.
---   S  stored; then numbers (see `answer`), the newest requests, the weights, and sort and number of each blob of 15
+--   S  stored; then `stored_answer`, the weights, and sort and number of each blob of 15
 --   D  refused by the fence
 --   M  moved: another generation
 --   R  left to change.lua, to which the client turns next
@@ -63,27 +63,18 @@ for _, name in ipairs(touched) do
   lists[name] = list_from(stored[slots[name]])
 end
 local function answer(position)
-  local requests = newest_of(m)
-  local parts = {
-    'S', pack('>I8I8I8I8I8I8I8I4', m.generation, position, m.bytes, m.epoch, m.epoch, edition, m.edition, #requests),
-    requests,
-  }
+  local parts = { stored_answer(m, position, m.epoch, edition) }
   for at, name in ipairs(touched) do
-    parts[3 + at] = pack('>I4', lists[name].weight)
+    parts[1 + at] = pack('>I4', lists[name].weight)
   end
-  return parts
+  return table.concat(parts)
 end
 local position = done(m, request)
 if position then
-  return table.concat(answer(position))
+  return answer(position)
 end
-if now < m.till then
-  if guarded >= 0 and guarded <= m.fence then
-    return 'D'
-  end
-  if needs ~= '' and call('HEXISTS', session, 'b' .. needs) == 0 then
-    return 'D'
-  end
+if now < m.till and is_fenced(session, m, m.fence, guarded, needs) then
+  return 'D'
 end
 if at_generation >= 0 and m.generation ~= at_generation then
   return 'M'
@@ -166,5 +157,4 @@ if moved then
   expire(session, m.deadline, now, margin)
   enlist(m, digest, ARGV[2], now, margin)
 end
-local parts = answer(m.position)
-return table.concat(parts) .. table.concat(told)
+return answer(m.position) .. table.concat(told)
