@@ -7,21 +7,19 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
 from langchain_core.messages import BaseMessage
 
-from langchain_ttl_history.checkpoints import target_of, without_messages
 from langchain_ttl_history.codec import Codec
-from langchain_ttl_history.conversation import deltas_of
 from langchain_ttl_history.log_trimming import kept_entries
-from langchain_ttl_history.pruning import Lines, keep_only, leaves, needed_by, shown_lines, waiting_roots
+from langchain_ttl_history.message_cutting import Conversation, with_fewer_messages
+from langchain_ttl_history.pruning import Lines, keep_only, leaves, shown_lines, waiting_roots
 from langchain_ttl_history.retention import Retention
-from langchain_ttl_history.storage.base import Change, Entry, Lease, Snapshot
-from langchain_ttl_history.stored.names import BODY, ID, INDEX, LOG, SUBS, VALUE, head_name, key_of
-from langchain_ttl_history.window import Caps, visible
+from langchain_ttl_history.storage.base import Change, Lease, Snapshot
+from langchain_ttl_history.stored.names import ID, INDEX, LOG, SUBS
 
 __all__ = ["hard_limits", "limits", "plan", "together"]
 
@@ -117,7 +115,7 @@ def plan(
     over = _bytes_after(snapshot, change) - goal
     if over <= 0:
         return change
-    return _with_fewer_messages(snapshot, change, over, log, names, messages, needed, codec)
+    return with_fewer_messages(snapshot, change, over, log, Conversation(names, messages, needed), codec)
 
 
 def _bytes_after(snapshot: Snapshot, change: Change) -> int:
@@ -130,78 +128,3 @@ def _bytes_after(snapshot: Snapshot, change: Change) -> int:
     for name, positions in change.trim.items():
         left -= sum(len(entry.payload) for entry in snapshot.lists.get(name, ()) if entry.position in positions)
     return left
-
-
-def _with_fewer_messages(
-    snapshot: Snapshot,
-    change: Change,
-    over: int,
-    kept: Sequence[Entry],
-    names: Sequence[str],
-    messages: Mapping[str, BaseMessage],
-    needed: AbstractSet[str],
-    codec: Codec,
-) -> Change:
-    """The change, extended to cut the oldest messages from the head and the log, as many as free `over` bytes."""
-
-    def size(name: str) -> int:
-        blob = snapshot.blobs[name]
-        content = snapshot.blobs[blob.refs[0]] if blob.refs else blob
-        return len(content.payload)
-
-    # An edited message stands where it stood before, so that it stays or goes with all that it was.
-    held = {name for name in (*messages, *(ref for entry in kept for ref in entry.refs)) if name in snapshot.blobs}
-    weights: dict[str, int] = {}
-    for name in held:
-        weights[key_of(name)] = weights.get(key_of(name), 0) + size(name)
-    order = [name for name in _with_removed(names, messages) if name in held]
-    sizes = [weights[key_of(name)] for name in order]
-    removed = sum(weights.values()) - sum(weights[key] for key in set(map(key_of, order)))
-    caps = Caps(bytes=max(1, sum(sizes) - max(0, over - removed)))
-    stays = {key_of(order[each]) for each in visible([messages[name] for name in order], caps, sizes)}
-    stays.update(map(key_of, needed))
-    lost = {name for name in held if key_of(name) not in stays}
-    # What removes something that stays is needed without what it added, which may be nothing to begin with.
-    empty = {
-        entry.position
-        for entry, delta in zip(kept, deltas_of(kept), strict=True)
-        if entry.refs and lost.issuperset(entry.refs) and stays.isdisjoint(delta.removed)
-    }
-    log = [
-        entry._replace(refs=tuple(name for name in entry.refs if name not in lost))
-        for entry in kept
-        if entry.position not in empty
-    ]
-    blobs = dict(change.blobs)
-    pointer = blobs.get(head_name("")) or snapshot.blobs.get(head_name(""))
-    if pointer is not None:
-        name = target_of(pointer)
-        blobs[name] = without_messages(snapshot.blobs[name], lost, codec)
-    after = {**snapshot.blobs, **blobs}
-    used = needed_by(replace(snapshot, blobs=after), change.drop, log)
-    drop = {*change.drop, *(each for each in after if each[0] in (BODY, VALUE) and each not in used)}
-    return replace(
-        change,
-        blobs=blobs,
-        drop=sorted(drop),
-        place=[*(each for each in change.place if each[0] != LOG), *((LOG, entry) for entry in log)],
-        trim={**change.trim, LOG: change.trim.get(LOG, frozenset()) | empty},
-    )
-
-
-def _with_removed(names: Sequence[str], messages: Iterable[str]) -> list[str]:
-    """A conversation with what was removed of its head, where it stood: a run under way may have it still."""
-    keys = set(map(key_of, names))
-    before: dict[str, list[str]] = {}
-    removed: list[str] = []
-    for name in messages:
-        key = key_of(name)
-        if key not in keys:
-            removed.append(name)
-        elif key not in before:
-            before[key], removed = removed, []
-    order: list[str] = []
-    for name in names:
-        order += before.pop(key_of(name), ())
-        order.append(name)
-    return order + removed

@@ -1,0 +1,109 @@
+"""Which messages are freed of a session that is over `max_bytes` without its old checkpoints, too: the oldest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import replace
+from typing import NamedTuple
+
+from langchain_core.messages import BaseMessage
+
+from langchain_ttl_history.checkpoints import target_of, without_messages
+from langchain_ttl_history.codec import Codec
+from langchain_ttl_history.conversation import deltas_of
+from langchain_ttl_history.pruning import needed_by
+from langchain_ttl_history.storage.base import Change, Entry, Snapshot
+from langchain_ttl_history.stored.names import BODY, LOG, VALUE, head_name, key_of
+from langchain_ttl_history.window import Caps, visible
+
+__all__ = ["Conversation", "with_fewer_messages"]
+
+
+class Conversation(NamedTuple):
+    """What has to be known of a conversation to cut it."""
+
+    names: Sequence[str]
+    """Names of its messages, in order."""
+    messages: Mapping[str, BaseMessage]
+    """Its messages, and perhaps those of the head, by name."""
+    needed: AbstractSet[str]
+    """Names of the messages that stay even over `max_bytes`."""
+
+
+def with_fewer_messages(
+    snapshot: Snapshot, change: Change, over: int, kept: Sequence[Entry], conversation: Conversation, codec: Codec
+) -> Change:
+    """The change, extended to cut the oldest messages from the head and the log.
+
+    Args:
+        snapshot: The outline of the session.
+        change: What frees its checkpoints and its log.
+        over: How many more bytes are to be freed.
+        kept: The entries of the log that the change keeps.
+        conversation: The session's.
+        codec: Reads and writes the head's record.
+    """
+    names, messages, needed = conversation
+
+    def size(name: str) -> int:
+        blob = snapshot.blobs[name]
+        content = snapshot.blobs[blob.refs[0]] if blob.refs else blob
+        return len(content.payload)
+
+    # An edited message stands where it stood before, so that it stays or goes with all that it was.
+    held = {name for name in (*messages, *(ref for entry in kept for ref in entry.refs)) if name in snapshot.blobs}
+    weights: dict[str, int] = {}
+    for name in held:
+        weights[key_of(name)] = weights.get(key_of(name), 0) + size(name)
+    order = [name for name in _with_removed(names, messages) if name in held]
+    sizes = [weights[key_of(name)] for name in order]
+    removed = sum(weights.values()) - sum(weights[key] for key in set(map(key_of, order)))
+    caps = Caps(bytes=max(1, sum(sizes) - max(0, over - removed)))
+    stays = {key_of(order[each]) for each in visible([messages[name] for name in order], caps, sizes)}
+    stays.update(map(key_of, needed))
+    lost = {name for name in held if key_of(name) not in stays}
+    # What removes something that stays is needed without what it added, which may be nothing to begin with.
+    empty = {
+        entry.position
+        for entry, delta in zip(kept, deltas_of(kept), strict=True)
+        if entry.refs and lost.issuperset(entry.refs) and stays.isdisjoint(delta.removed)
+    }
+    log = [
+        entry._replace(refs=tuple(name for name in entry.refs if name not in lost))
+        for entry in kept
+        if entry.position not in empty
+    ]
+    blobs = dict(change.blobs)
+    pointer = blobs.get(head_name("")) or snapshot.blobs.get(head_name(""))
+    if pointer is not None:
+        name = target_of(pointer)
+        blobs[name] = without_messages(snapshot.blobs[name], lost, codec)
+    after = {**snapshot.blobs, **blobs}
+    used = needed_by(replace(snapshot, blobs=after), change.drop, log)
+    drop = {*change.drop, *(each for each in after if each[0] in (BODY, VALUE) and each not in used)}
+    return replace(
+        change,
+        blobs=blobs,
+        drop=sorted(drop),
+        place=[*(each for each in change.place if each[0] != LOG), *((LOG, entry) for entry in log)],
+        trim={**change.trim, LOG: change.trim.get(LOG, frozenset()) | empty},
+    )
+
+
+def _with_removed(names: Sequence[str], messages: Iterable[str]) -> list[str]:
+    """A conversation with what was removed of its head, where it stood: a run under way may have it still."""
+    keys = set(map(key_of, names))
+    before: dict[str, list[str]] = {}
+    removed: list[str] = []
+    for name in messages:
+        key = key_of(name)
+        if key not in keys:
+            removed.append(name)
+        elif key not in before:
+            before[key], removed = removed, []
+    order: list[str] = []
+    for name in names:
+        order += before.pop(key_of(name), ())
+        order.append(name)
+    return order + removed
