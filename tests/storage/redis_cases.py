@@ -8,6 +8,8 @@ import os
 import re
 import struct
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -17,8 +19,10 @@ import redis
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import RedisStorage
 from langchain_ttl_history.storage.base import Blob, Change, Lease, Query
+from langchain_ttl_history.storage.redis.clients import Clients
 from langchain_ttl_history.storage.redis.layout import table_names
 from langchain_ttl_history.storage.redis.numbers import TABLE
+from langchain_ttl_history.storage.redis.requests import Settings
 from tests import servers
 
 KEY = SessionKey("ada", "s1")
@@ -60,13 +64,12 @@ def open_cluster(clock: Callable[[], float] | None, kind: str | None = None) -> 
 
 def another_worker(storage: RedisStorage) -> RedisStorage:
     """The same storage as another worker has it, which knows nothing yet; whoever asks closes it."""
-    settings = storage._settings
-    return RedisStorage(storage._clients.url.given, prefix=settings.keys._prefix, clock=settings.clock)
+    return RedisStorage(storage._clients.url.given, prefix=prefix_of(storage), clock=settings_of(storage).clock)
 
 
 def keys_of(storage: RedisStorage, key: SessionKey = KEY) -> tuple[bytes, bytes]:
     """The keys that a user and a session have in Redis."""
-    return storage._settings.keys.of(key).keys
+    return settings_of(storage).keys.of(key).keys
 
 
 def close_redis(storage: RedisStorage) -> None:
@@ -111,18 +114,14 @@ def begin(storage: RedisStorage) -> None:
 def told(storage: RedisStorage, query: Query = TURN) -> tuple[Any, int]:
     """What a read finds, and how many bytes the server sent for it."""
     sent: list[int] = []
-    send = storage._send
 
-    def count(request: Any) -> Any:
+    def count(send: Callable[[Any], Any], request: Any) -> Any:
         reply = send(request)
         sent.append(sum(map(len, reply)))
         return reply
 
-    storage._send = count  # type: ignore[method-assign]  # watched for the test
-    try:
+    with sending(storage, count):
         found = storage.read(KEY, query)
-    finally:
-        del storage._send  # type: ignore[method-assign]  # the class's own again
     return found, sum(sent)
 
 
@@ -243,3 +242,36 @@ def numbers_in(refs: bytes) -> Iterator[tuple[int, int]]:
     for kind, first, count in runs_of(refs):
         for number in range(first, first + count):
             yield kind, number
+
+
+# What no user sees of a storage: here alone, so that it can change.
+
+
+def settings_of(storage: RedisStorage) -> Settings:
+    """The names of its keys, and what it remembers."""
+    return storage._settings
+
+
+def prefix_of(storage: RedisStorage) -> str:
+    """What its keys begin with."""
+    return settings_of(storage).keys._prefix
+
+
+def clients_of(storage: RedisStorage) -> Clients:
+    """What gives it its clients."""
+    return storage._clients
+
+
+def reply_to(storage: RedisStorage, request: Any) -> Any:
+    """The reply to one request."""
+    return storage._reply(request)
+
+
+@contextmanager
+def sending(storage: RedisStorage, send: Callable[[Callable[[Any], Any], Any], Any]) -> Iterator[None]:
+    """Every request of a sync verb is sent by this function, which is given the usual one and the request."""
+    storage._send = partial(send, storage._send)  # type: ignore[method-assign]  # watched for the test
+    try:
+        yield
+    finally:
+        del storage._send  # type: ignore[method-assign]  # the class's own again

@@ -22,7 +22,7 @@ from langchain_ttl_history.storage.redis import requests as requests_module
 from langchain_ttl_history.storage.redis.batches import Batches
 from tests import servers
 from tests.proxy import Proxy
-from tests.storage.redis_cases import assert_sound, keys_of
+from tests.storage.redis_cases import assert_sound, clients_of, keys_of
 
 LEASE = Lease(100.0, None)
 KEYS = [SessionKey("ada", f"s{number}") for number in range(20)]
@@ -195,7 +195,7 @@ async def test_a_batch_that_nobody_waits_for_gives_its_connection_back_and_leave
     if left:
         _, late = await asyncio.wait(left, timeout=servers.PATIENCE)
         assert not late
-    assert not through._clients.async_client().connection_pool._in_use_connections
+    assert not clients_of(through).async_client().connection_pool._in_use_connections
     proxy.answers.set()
     assert await asyncio.gather(*(told(through, key) for key in KEYS)) == [[key.session_id] for key in KEYS]
 
@@ -228,10 +228,10 @@ async def test_nothing_is_under_way_in_vain_once_a_storage_is_closed() -> None:
 
 async def test_a_storage_that_was_closed_asks_by_a_new_client(storage: RedisStorage) -> None:
     await asyncio.gather(*(told(storage, key) for key in KEYS))
-    pool = storage._clients.async_client().connection_pool
+    pool = clients_of(storage).async_client().connection_pool
     await storage.aclose()
     await asyncio.gather(*(told(storage, key) for key in KEYS))
-    assert storage._clients.async_client().connection_pool is not pool
+    assert clients_of(storage).async_client().connection_pool is not pool
     assert not any(connection.is_connected for connection in pool._available_connections)
 
 

@@ -20,7 +20,7 @@ from langchain_ttl_history.storage import RedisStorage
 from langchain_ttl_history.storage.base import Blob, Change, Lease, Query, Status
 from langchain_ttl_history.storage.redis import storage as storage_module
 from tests import servers
-from tests.storage.redis_cases import assert_sound, keys_of, kind_here
+from tests.storage.redis_cases import assert_sound, clients_of, keys_of, kind_here, settings_of
 
 KEY = SessionKey("ada", "s1")
 LEASE = Lease(100.0, None)
@@ -93,7 +93,7 @@ class Move:
 @pytest.fixture
 def move(cluster: servers.Cluster, storage: RedisStorage) -> Iterator[Move]:
     """The move of the slot of KEY's user."""
-    move = Move(cluster, key_slot(storage._settings.keys.user(KEY.user_id)))
+    move = Move(cluster, key_slot(settings_of(storage).keys.user(KEY.user_id)))
     yield move
     move.close()
 
@@ -223,7 +223,7 @@ def test_a_connection_that_another_thread_closes_is_not_noticed(
     storage: RedisStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As versions 6 of the drivers do when they learn of a change of the cluster."""
-    client = storage._clients.client()
+    client = clients_of(storage).client()
     send, closed = client.execute_command, iter([ValueError("I/O operation on closed file.")])
 
     def ask(*command: Any, **options: Any) -> Any:

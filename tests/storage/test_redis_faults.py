@@ -26,7 +26,7 @@ from langchain_ttl_history.storage.base import Blob, Change, Query, Status
 from langchain_ttl_history.storage.redis.clients import Made
 from tests import servers
 from tests.proxy import Proxy
-from tests.storage.redis_cases import KEY, LEASE, appended, assert_sound, keys_of, kind_here, stored_texts
+from tests.storage.redis_cases import KEY, LEASE, appended, assert_sound, clients_of, keys_of, kind_here, stored_texts
 
 VERBS: dict[str, tuple[Any, ...]] = {
     "read": (KEY, Query(("log",), ("m",), lease=LEASE)),
@@ -247,10 +247,10 @@ async def test_a_slow_server_is_an_error_after_the_timeout(server: servers.Serve
 
 async def test_timeouts_are_set_by_default_and_by_the_url() -> None:
     storage = RedisStorage("redis://localhost:1")
-    options = storage._clients.client().connection_pool.connection_kwargs
+    options = clients_of(storage).client().connection_pool.connection_kwargs
     assert (options["socket_timeout"], options["socket_connect_timeout"]) == (5.0, 5.0)
     storage = RedisStorage("redis://localhost:1?socket_timeout=1.5&socket_connect_timeout=2")
-    options = storage._clients.async_client().connection_pool.connection_kwargs
+    options = clients_of(storage).async_client().connection_pool.connection_kwargs
     assert (options["socket_timeout"], options["socket_connect_timeout"]) == (1.5, 2.0)
 
 
@@ -547,7 +547,7 @@ def test_a_loop_does_not_wait_for_a_client_that_a_thread_makes(monkeypatch: pyte
 
 def test_a_client_that_another_thread_closes_in_the_middle_of_a_request_is_an_error(server: servers.Server) -> None:
     storage = RedisStorage(server.url)
-    client = storage._clients.client()
+    client = clients_of(storage).client()
 
     def closed(*command: Any, **options: Any) -> Any:
         raise ValueError("I/O operation on closed file")

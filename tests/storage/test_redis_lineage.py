@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,7 +11,18 @@ from langchain_ttl_history.storage import RedisStorage
 from langchain_ttl_history.storage.base import Blob, Change, Query, Status
 from langchain_ttl_history.storage.redis.lineage import later, newest
 from langchain_ttl_history.storage.redis.mirror import Mirror
-from tests.storage.redis_cases import KEY, LEASE, MESSAGES, TURN, another_worker, begin, keys_of, told
+from tests.storage.redis_cases import (
+    KEY,
+    LEASE,
+    MESSAGES,
+    TURN,
+    another_worker,
+    begin,
+    keys_of,
+    sending,
+    settings_of,
+    told,
+)
 
 
 def requests(*names: str) -> bytes:
@@ -102,19 +114,20 @@ def test_a_read_is_done_anew_if_another_threads_answer_was_of_another_history(
 ) -> None:
     begin(storage)
     expected, _ = told(storage)
-    mirror = storage._settings.mirrors.of(KEY)
+    mirror = settings_of(storage).mirrors.of(KEY)
     assert isinstance(mirror, Mirror)
-    send, sent = storage._send, 0
+    sent = 0
 
-    def overtaken(request: Any) -> Any:
+    def overtaken(send: Callable[[Any], Any], request: Any) -> Any:
+        """Stands in for a thread that is faster."""
         nonlocal sent
         sent += 1
         reply = send(request)
         mirror.requests = FORK
         return reply
 
-    storage._send = overtaken  # type: ignore[method-assign]  # stands in for a thread that is faster
-    assert storage.read(KEY, TURN) == expected
+    with sending(storage, overtaken):
+        assert storage.read(KEY, TURN) == expected
     assert sent == 2
 
 

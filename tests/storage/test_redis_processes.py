@@ -12,7 +12,7 @@ from langchain_ttl_history.storage import RedisStorage
 from tests import servers
 from tests.promises.helpers import build_graph, echo
 from tests.storage import redis_workers
-from tests.storage.redis_cases import admin_of, assert_sound, kind_here
+from tests.storage.redis_cases import admin_of, assert_sound, kind_here, prefix_of
 
 WORKERS, APPENDS = 8, 100
 PATIENCE = 60
@@ -26,7 +26,7 @@ def storage(real: RedisStorage) -> RedisStorage:
 @pytest.fixture
 def where(storage: RedisStorage) -> tuple[str, str]:
     """What a worker needs to open the same storage."""
-    return servers.shared(kind_here()).url, storage._settings.keys._prefix
+    return servers.shared(kind_here()).url, prefix_of(storage)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,19 @@ from langchain_ttl_history.storage.redis import mirror as mirror_module
 from langchain_ttl_history.storage.redis import requests as requests_module
 from langchain_ttl_history.storage.redis.commands import Eval
 from langchain_ttl_history.testing import Clock
-from tests.storage.redis_cases import KEY, LEASE, MESSAGES, TURN, assert_counts, begin, keys_of, told
+from tests.storage.redis_cases import (
+    KEY,
+    LEASE,
+    MESSAGES,
+    TURN,
+    assert_counts,
+    begin,
+    keys_of,
+    reply_to,
+    sending,
+    settings_of,
+    told,
+)
 
 
 def test_a_write_that_refers_to_what_is_known_is_one_look_and_one_change(
@@ -160,7 +172,7 @@ def test_nothing_is_remembered_of_what_was_deleted_or_is_over(
         storage.write(key, Change(LEASE, blobs=MESSAGES))
         storage.read(key, Query(outline=True))
     storage.delete("ada", None if whole else "s1", 60.0)
-    mirrors = storage._settings.mirrors
+    mirrors = settings_of(storage).mirrors
     expected = {SessionKey("bob", "s1"), SessionKey("bob", "s2")}
     assert {*mirrors._mirrors} == (expected if whole else expected | {SessionKey("ada", "s2")})
     clock.advance(200)
@@ -173,7 +185,7 @@ def test_what_is_remembered_is_bounded(storage: RedisStorage, monkeypatch: pytes
     monkeypatch.setattr(mirror_module, "_EACH", 60_000)
     monkeypatch.setattr(mirror_module, "_BYTES", 150_000)
     keys = [SessionKey("ada", f"s{number}") for number in range(9)]
-    mirrors = storage._settings.mirrors
+    mirrors = settings_of(storage).mirrors
     for key in keys:
         storage.write(key, Change(LEASE, blobs=MESSAGES))
         storage.read(key, Query(outline=True))
@@ -190,10 +202,9 @@ def test_what_is_remembered_is_bounded(storage: RedisStorage, monkeypatch: pytes
 
 def sent_during(storage: RedisStorage, first: Change, then: Callable[[], Any], *, before: bool = False) -> list[Eval]:
     """All requests of a write, and of what happens between its being done and its answer being read, or before."""
-    send = storage._send
     requests: list[Any] = []
 
-    def interrupted(request: Any) -> Any:
+    def interrupted(send: Callable[[Any], Any], request: Any) -> Any:
         requests.append(request)
         is_first = len(requests) == 1
         if is_first and before:
@@ -203,11 +214,8 @@ def sent_during(storage: RedisStorage, first: Change, then: Callable[[], Any], *
             then()
         return reply
 
-    storage._send = interrupted  # type: ignore[method-assign]  # watched for the test
-    try:
+    with sending(storage, interrupted):
         assert storage.write(KEY, first).status is Status.STORED
-    finally:
-        del storage._send  # type: ignore[method-assign]  # the class's own again
     return requests
 
 
@@ -228,7 +236,7 @@ def test_a_write_that_overlaps_with_one_that_frees_is_one_request(storage: Redis
     assert found.blobs["c3"].refs == ("m1", "c2")
     assert {"m5", "m6"}.isdisjoint(found.blobs)
     # Nothing that was known before is forgotten.
-    assert storage._settings.numbers.of(KEY).numbers.keys() >= {*MESSAGES, "c1", "c2", "c3"} - {"m5", "m6"}
+    assert settings_of(storage).numbers.of(KEY).numbers.keys() >= {*MESSAGES, "c1", "c2", "c3"} - {"m5", "m6"}
 
 
 @pytest.mark.parametrize("name", ["m5", "log"])
@@ -308,7 +316,7 @@ def test_what_is_dropped_while_another_drop_begins_is_not_referred_to(
     storage: RedisStorage, *, second_first: bool
 ) -> None:
     """Plans are driven by hand, in an order that threads may take."""
-    settings = storage._settings
+    settings = settings_of(storage)
     storage.write(
         KEY, Change(LEASE, blobs={name: Blob(b"x") for name in ("ma", "mb", "mc")}, append=[("log", b"", ())])
     )
@@ -322,16 +330,16 @@ def test_what_is_dropped_while_another_drop_begins_is_not_referred_to(
     first = requests_module.write(settings, KEY, Change(LEASE, drop=["ma"]))
     lean = requests_module.write(settings, KEY, Change(LEASE, append=[("log", b"", ("mc",))]))
     second = requests_module.write(settings, KEY, Change(LEASE, drop=["mb"]))
-    dropped = storage._reply(next(first))
-    written = storage._reply(next(lean))
+    dropped = reply_to(storage, next(first))
+    written = reply_to(storage, next(lean))
     request = next(second)  # Begins before the answers of the others are here.
     assert end(lean, written).status is Status.STORED
     if second_first:
-        end(second, storage._reply(request))
+        end(second, reply_to(storage, request))
         end(first, dropped)
     else:
         end(first, dropped)
-        end(second, storage._reply(request))
+        end(second, reply_to(storage, request))
     refused = storage.write(KEY, Change(LEASE, append=[("log", b"", ("ma",))]))
     assert (refused.status, refused.missing) == (Status.MISSING, {"ma"})
 
@@ -357,16 +365,17 @@ def test_an_outline_has_nothing_that_another_thread_wrote_since(storage: RedisSt
     told(storage)
     everything = Query(outline=True)
     expected, _ = told(storage, everything)
-    send = storage._send
+    faster = iter([Change(LEASE, blobs={"m99": Blob(b"later")})])
 
-    def overtaken(request: Any) -> Any:
+    def overtaken(send: Callable[[Any], Any], request: Any) -> Any:
+        """Stands in for a thread that is faster."""
         reply = send(request)
-        storage._send = send  # type: ignore[method-assign]  # stands in for a thread that is faster
-        storage.write(KEY, Change(LEASE, blobs={"m99": Blob(b"later")}))
+        for change in faster:
+            storage.write(KEY, change)
         return reply
 
-    storage._send = overtaken  # type: ignore[method-assign]  # as above
-    assert storage.read(KEY, everything) == expected
+    with sending(storage, overtaken):
+        assert storage.read(KEY, everything) == expected
 
 
 @pytest.mark.parametrize("seconds", [1e13, 1e300])

@@ -30,12 +30,15 @@ from tests import servers
 from tests.storage.redis_cases import (
     abandon,
     admin_of,
+    another_worker,
     assert_counts,
+    clients_of,
     keys_of,
     kind_here,
     moved,
     open_cluster,
     open_redis,
+    settings_of,
 )
 
 KEY = SessionKey("ada", "s1")
@@ -67,7 +70,7 @@ ODD = [
 
 @pytest.mark.parametrize("user_id", ODD)
 def test_all_keys_of_a_user_are_in_one_slot(storage: RedisStorage, user_id: str) -> None:
-    keys = storage._settings.keys
+    keys = settings_of(storage).keys
     of = [keys.of(SessionKey(user_id, session_id))[0] for session_id in ODD]
     assert len({key_slot(key) for pair in of for key in pair}) == 1
     assert len({session for _, session in of}) == len(ODD)
@@ -79,7 +82,7 @@ def test_all_keys_of_a_user_are_in_one_slot(storage: RedisStorage, user_id: str)
 
 
 def test_users_are_spread_over_the_slots(storage: RedisStorage) -> None:
-    slots = {key_slot(storage._settings.keys.user(f"u{number}")) for number in range(1_000)}
+    slots = {key_slot(settings_of(storage).keys.user(f"u{number}")) for number in range(1_000)}
     assert len(slots) > 900
 
 
@@ -138,7 +141,7 @@ def test_a_write_and_a_read_may_be_larger_than_luas_stack(storage: RedisStorage,
     assert [entry.refs for entry in found.lists["log"]] == [(name,) for name in blobs]
     assert found.lists["all"][0].refs == tuple(blobs)
     assert storage.read(KEY, Query(outline=True)).blobs == blobs
-    storage._settings.numbers.forget(KEY)
+    settings_of(storage).numbers.forget(KEY)
     by_name = storage.write(KEY, Change(LEASE, blobs={"c": Blob(b"", tuple(blobs))}))
     assert by_name.status is Status.STORED
     storage.write(KEY, Change(LEASE, drop=[*blobs, "c", "all"], trim={"log": frozenset(range(1, 20_001))}))
@@ -229,13 +232,12 @@ def test_references_to_what_was_dropped_keep_their_names(storage: RedisStorage) 
 @pytest.mark.parametrize("loses", [True, False])
 def test_two_workers_that_remember_different_things_refer_to_the_same(storage: RedisStorage, *, loses: bool) -> None:
     """One of them drops and stores again what the other has numbers for."""
-    one, other = storage, open_redis(storage._settings.clock)
-    other._settings = other._settings._replace(keys=one._settings.keys)
+    one, other = storage, another_worker(storage)
     one.write(KEY, Change(LEASE, blobs={f"m{number}": Blob(b"%d" % number) for number in range(5)}))
     other.write(KEY, Change(LEASE, drop=["m1", "m3"]))
     other.write(KEY, Change(LEASE, blobs={"m3": Blob(b"new")}))
     if loses:
-        one._settings.numbers.forget(KEY)
+        settings_of(one).numbers.forget(KEY)
     refs = tuple(f"m{number}" for number in range(5))
     assert one.write(KEY, Change(LEASE, blobs={"c": Blob(b"", refs)})).missing == {"m1"}
     there = ("m0", "m2", "m3", "m4")
@@ -248,8 +250,7 @@ def test_two_workers_that_remember_different_things_refer_to_the_same(storage: R
 
 
 def test_numbers_of_a_session_that_is_no_more_are_not_believed(storage: RedisStorage, clock: Clock) -> None:
-    other = open_redis(clock)
-    other._settings = other._settings._replace(keys=storage._settings.keys)
+    other = another_worker(storage)
     storage.write(KEY, Change(LEASE, blobs={"m1": Blob(b"1"), "m2": Blob(b"2")}))
     other.delete(*KEY, 60.0)
     clock.advance(1)
@@ -268,7 +269,7 @@ def test_what_is_remembered_of_numbers_is_bounded(storage: RedisStorage, monkeyp
         key = SessionKey("ada", f"s{number}")
         storage.write(key, Change(LEASE, blobs={f"m{each}": Blob(b"") for each in range(10)}))
         storage.write(key, Change(LEASE, blobs={"c": Blob(b"", tuple(f"m{each}" for each in range(10)))}))
-    known = storage._settings.numbers
+    known = settings_of(storage).numbers
     assert known._size == sum(len(each.numbers) for each in known._known.values()) <= 50
     assert storage.write(SessionKey("ada", "s0"), Change(LEASE, blobs={"c": Blob(b"", ("m9", "m1"))})).status
 
@@ -494,12 +495,12 @@ def test_a_prefix_without_sense_is_refused(prefix: Any) -> None:
 )
 async def test_a_url_needs_no_server_and_no_loop_until_it_is_used(url: str, driver: str) -> None:
     storage = RedisStorage(url)
-    assert storage._clients.library == driver
-    client = storage._clients.async_client()
+    assert clients_of(storage).library == driver
+    client = clients_of(storage).async_client()
     assert type(client).__module__.startswith(f"{driver}.asyncio")
     assert type(client).__name__.endswith("Cluster") == ("cluster" in url)
     if "cluster" not in url:
-        sync = storage._clients.client()
+        sync = clients_of(storage).client()
         assert ("SSL" in sync.connection_pool.connection_class.__name__) == url.startswith(("rediss:", "valkeys:"))
         assert sync.connection_pool.connection_kwargs["port"] == 1
     assert repr(storage) == f"RedisStorage('{url}')"
