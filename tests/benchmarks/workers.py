@@ -27,6 +27,7 @@ from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import RedisStorage
 from langchain_ttl_history.storage.base import Query
 from tests import servers
+from tests.storage.redis_cases import keys_of
 
 from .floor import FloorSaver
 from .graphs import human, look, state_graph, text
@@ -228,7 +229,7 @@ def _memory(server: servers.Server) -> Iterator[Row]:
     with server.admin() as admin, SessionBuffer(storage) as buffer:
         graph = state_graph(buffer.checkpointer())
         key = SessionKey("alice", "memory")
-        (_, session), _, _ = storage._settings.keys.of(key)
+        _, session = keys_of(storage, key)
         sizes: list[int] = []
         said: list[int] = []
         for number in range(1, 1_001):

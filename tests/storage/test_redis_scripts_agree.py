@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from importlib.resources import files
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import redis
 
 from langchain_ttl_history.storage.base import Blob, Entry
 from langchain_ttl_history.storage.redis import batches, layout
-from langchain_ttl_history.storage.redis.commands import Script, encoded, request_name
+from langchain_ttl_history.storage.redis.commands import encoded, request_name
 from langchain_ttl_history.storage.redis.lineage import newest
 from langchain_ttl_history.storage.redis.names import short_name
 from langchain_ttl_history.storage.redis.numbers import KIND, TABLE, kind_of, runs
@@ -35,7 +36,9 @@ return runs_of(numbers)
 
 def lua(admin: redis.Redis, program: str, *arguments: Any) -> Any:
     """What a program returns that knows all that the scripts share."""
-    source = Script.load("lists", "layout", "numbers").source
+    shared = files("langchain_ttl_history.storage.redis") / "lua" / "shared"
+    parts = ("common", "layout", "numbers", "blobs", "lists", "requests")
+    source = "".join((shared / f"{each}.lua").read_text("utf-8") for each in parts)
     return admin.eval(source + program, 1, "user", *arguments)
 
 

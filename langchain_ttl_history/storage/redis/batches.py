@@ -18,7 +18,7 @@ from langchain_ttl_history.storage.redis.commands import NEVER_DECODE, Command
 __all__ = ["Batches"]
 
 # The largest batch. All of its requests are answered when the last one is, and fail if its connection breaks. A session
-# remembers as many requests as two batches hold; see `remember` in `numbers.lua`.
+# remembers as many requests as two batches hold; see `remember` in `lua/shared/requests.lua`.
 _REQUESTS, _BYTES = 32, 64 * 1024
 
 

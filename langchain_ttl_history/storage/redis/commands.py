@@ -44,9 +44,10 @@ class Script(NamedTuple):
 
     @classmethod
     def load(cls, name: str, *shared: str) -> Script:
-        """The script of a file in ``lua/``, behind what all of them share and what else it needs."""
+        """The script of a file in ``lua/``, behind what all of them share and what else it needs of ``lua/shared/``."""
         folder = files("langchain_ttl_history.storage.redis") / "lua"
-        source = "".join((folder / f"{each}.lua").read_text("utf-8") for each in ("common", *shared, name))
+        parts = [*(folder / "shared" / f"{each}.lua" for each in ("common", *shared)), folder / f"{name}.lua"]
+        source = "".join(part.read_text("utf-8") for part in parts)
         return cls(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
 
 

@@ -1,4 +1,4 @@
-"""Unpacks what a session's hash holds: blobs, lists, tables of names. The header of ``lua/common.lua`` describes it."""
+"""Unpacks what a session's hash holds: blobs, lists, tables of names; ``lua/shared/common.lua`` describes it."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ _PLACE = b"\xff\0\0\0\0\0\0\1"
 
 
 def kind_of(name: str) -> int:
-    """The kind of a blob, as ``lua/common.lua`` says."""
+    """The kind of a blob, as ``lua/shared/common.lua`` says."""
     raw = encoded(short_name(name))
     first = raw[0] if raw else 0
     if first > 127:

@@ -41,8 +41,7 @@ _MICRO = 1_000_000
 Plan = Generator["Eval | Scan", Any, T]
 
 _READ = Script.load("read", "layout", "list_reads", "remembered")
-_DELETE, _SWEEP = (Script.load(each, "layout") for each in ("delete", "sweep"))
-_LISTING, _SIZES = map(Script.load, ("listing", "sizes"))
+_DELETE, _SWEEP, _LISTING, _SIZES = map(Script.load, ("delete", "sweep", "listing", "sizes"))
 # The answer of write.lua to a write that it leaves to change.lua.
 _REFUSED = b"R"
 # Of how many sessions one request sums the bytes.

@@ -17,8 +17,8 @@ from langchain_ttl_history.storage.redis.payloads import short_entry, short_reco
 
 __all__ = ["Envelope", "by_name", "by_number", "micro", "times", "weighed"]
 
-_WRITE = Script.load("write", "numbers")
-_CHANGE = Script.load("change", "layout", "numbers", "lists", "tables")
+_WRITE = Script.load("write", "numbers", "blobs", "lists", "requests")
+_CHANGE = Script.load("change", "layout", "numbers", "blobs", "lists", "list_changes", "requests", "tables")
 
 _MICRO = 1_000_000
 _LONGEST = 1 << 52

@@ -1,5 +1,5 @@
--- How lists are read, which are stored in parts; put in front of the script that reads. Each function gives entries as
--- they are stored, and whether any may have references.
+-- How lists are read, which are stored in parts. Each function gives entries as they are stored, and whether any may have
+-- references.
 
 -- All entries of a list.
 local function every_entry(session, name, list)

@@ -1,4 +1,4 @@
--- Removes unused names from the tables; put in front of the script that drops blobs.
+-- Removes unused names from the tables of names.
 --
 -- A name is used by its blob and by each reference to it, even if the blob was dropped. Uses are not counted:
 -- the whole session is scanned once enough was dropped.

@@ -1,4 +1,4 @@
--- What the scripts share; put in front of each of them.
+-- What all scripts share; put in front of each of them, and behind it the other files of this folder that it needs.
 --
 -- Every script works on the keys of one user, all in one slot: KEYS[1] is what is known of the
 -- user, a hash with
@@ -29,6 +29,29 @@ local byte, char, sub = string.byte, string.char, string.sub
 local user = KEYS[1]
 -- How many names a table holds.
 local TABLE = 16
+
+-- A call with more arguments than this would not fit Lua's stack.
+local MOST = 4000
+
+-- Sends a command about many fields, some at a time, and gives all answers as one.
+local function many(command, key, fields)
+  if #fields <= MOST then
+    if #fields == 0 then
+      return {}
+    end
+    return call(command, key, unpack(fields))
+  end
+  local answers = {}
+  for first = 1, #fields, MOST do
+    local part = call(command, key, unpack(fields, first, math.min(first + MOST - 1, #fields)))
+    if type(part) == 'table' then
+      for at = 1, #part do
+        answers[first + at - 1] = part[at]
+      end
+    end
+  end
+  return answers
+end
 
 local function clock(given)
   if given >= 0 then
@@ -70,6 +93,20 @@ local function record(m)
     m.bytes, m.generation, m.created, m.used, m.deadline, m.own, m.position, m.epoch, m.requests, m.next, m.fence,
     m.till, m.dropped, m.dropper, m.edition,
   })
+end
+
+-- The newest fence of the standing tombstones of a session and its user, and until when it counts.
+local function fence_of(digest, now)
+  local highest, last = 0, 0
+  for _, stone in ipairs({ call('HGET', user, 't' .. digest), call('HGET', user, 't') }) do
+    if stone then
+      local fence, till = unpacked('>I8I8', stone)
+      if now < till then
+        highest, last = math.max(highest, fence), math.max(last, till)
+      end
+    end
+  end
+  return highest, last
 end
 
 -- The offset of a request among a session's newest ones, 16 bytes each; nil if it is not among them. A server that took

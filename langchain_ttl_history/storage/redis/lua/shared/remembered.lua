@@ -1,4 +1,4 @@
--- What a client remembers of a session and is not sent again; put in front of the script that reads.
+-- What a client remembers of a session and is not sent again.
 
 -- The runs of numbers that a client remembers, by kind; none if they are of another generation, edition or lineage.
 -- A client that remembers a blob also remembers all it refers to.

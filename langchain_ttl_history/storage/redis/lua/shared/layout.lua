@@ -1,47 +1,10 @@
--- How blobs, lists and tables are laid out; put behind what all scripts share where it is needed.
-
--- A call with more arguments than this would not fit Lua's stack.
-local MOST = 4000
-
--- Sends a command about many fields, some at a time, and gives all answers as one.
-local function many(command, key, fields)
-  if #fields <= MOST then
-    if #fields == 0 then
-      return {}
-    end
-    return call(command, key, unpack(fields))
-  end
-  local answers = {}
-  for first = 1, #fields, MOST do
-    local part = call(command, key, unpack(fields, first, math.min(first + MOST - 1, #fields)))
-    if type(part) == 'table' then
-      for at = 1, #part do
-        answers[first + at - 1] = part[at]
-      end
-    end
-  end
-  return answers
-end
+-- How references, blobs, lists and tables are laid out.
 
 -- Fails if a list claims to have more parts than are possible, so that a damaged one does not block the server.
 local function check_parts(first, after)
   if after - first > 1000000 then
     error('a list is damaged')
   end
-end
-
--- The newest fence of the standing tombstones of a session and its user, and until when it counts.
-local function fence_of(digest, now)
-  local highest, last = 0, 0
-  for _, stone in ipairs({ call('HGET', user, 't' .. digest), call('HGET', user, 't') }) do
-    if stone then
-      local fence, till = unpacked('>I8I8', stone)
-      if now < till then
-        highest, last = math.max(highest, fence), math.max(last, till)
-      end
-    end
-  end
-  return highest, last
 end
 
 -- The field of the table with a number of a kind.

@@ -1,4 +1,4 @@
--- How lists are changed elsewhere than at their end; put in front of the script that does that.
+-- How lists are changed elsewhere than at their end.
 
 -- Functions that change the lists of a session. `stored` has the values read, by field; `lists` gets the changed lists,
 -- `sets` and `removes` their older parts. The payloads are added to and subtracted from `m.bytes`.
