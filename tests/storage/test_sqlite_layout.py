@@ -18,8 +18,9 @@ from langchain_ttl_history.storage.base import Blob, Change, Entry, Lease, Outco
 from langchain_ttl_history.storage.sqlite import appends, changes
 from langchain_ttl_history.storage.sqlite import mirror as mirrors
 from langchain_ttl_history.storage.sqlite.lookup import TO_READ, find_session, load
+from langchain_ttl_history.storage.sqlite.overflow import PAGE
 from langchain_ttl_history.storage.sqlite.packs import Large, decode, encode
-from langchain_ttl_history.storage.sqlite.tail import PAGE, SEGMENT
+from langchain_ttl_history.storage.sqlite.tail import SEGMENT
 from langchain_ttl_history.storage.sqlite.updates import LARGE, OUTDATED
 from tests.storage.sqlite_cases import Opens, bytes_remembered, idle, is_unread, lent, remembered, traces
 
@@ -359,7 +360,7 @@ def test_a_pack_gives_back_what_it_was_given() -> None:
 
 def load_anew(connection: sqlite3.Connection) -> None:
     """Load the session as a process does that remembers nothing of it."""
-    row = find_session(connection, TO_READ, bytes.fromhex(KEY.digest), b"", 0.0).row
+    row = find_session(connection, TO_READ, KEY, 0.0).row
     assert row is not None
     load(connection, row, None)
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from langchain_ttl_history.storage.base import KEEP, Blob, Change, Entry, Outcome, Status
 from langchain_ttl_history.storage.memory_session import MemorySession, is_fenced
 from langchain_ttl_history.storage.sqlite.mirror import Mirror
+from langchain_ttl_history.storage.sqlite.overflow import body_of
 from langchain_ttl_history.storage.sqlite.packs import Listed, Named, encode
-from langchain_ttl_history.storage.sqlite.tail import closed
 from langchain_ttl_history.storage.sqlite.updates import INSERT, LARGE, OUTDATED, Statement, update
 
 __all__ = ["plan_append"]
@@ -33,7 +33,7 @@ def plan_append(mirror: Mirror, change: Change, now: float) -> tuple[Outcome, li
             if tail.outdated > OUTDATED:
                 tail.forget(known)
                 return None
-            statements.append((INSERT, (row.generation, tail.number, closed(tail.content))))
+            statements.append((INSERT, (row.generation, tail.number, body_of(tail.content))))
             tail.restart(tail.number + 1)
             pack = encode(tail.names, named, listed)
         tail.add(pack)

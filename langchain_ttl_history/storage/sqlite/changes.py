@@ -11,8 +11,9 @@ from collections.abc import Iterator, Sequence
 
 from langchain_ttl_history.storage.base import KEEP, Blob, Change, Entry, Lease, Outcome, Status
 from langchain_ttl_history.storage.sqlite.mirror import Key, Mirror
+from langchain_ttl_history.storage.sqlite.overflow import body_of
 from langchain_ttl_history.storage.sqlite.packs import Large, Listed, Named, Names, encode, sealed
-from langchain_ttl_history.storage.sqlite.tail import SEGMENT, closed, room
+from langchain_ttl_history.storage.sqlite.tail import SEGMENT, room
 from langchain_ttl_history.storage.sqlite.updates import DELETE, INSERT, LARGE, OUTDATED, REPLACE, Statement, update
 
 __all__ = ["plan_change", "renewal"]
@@ -144,7 +145,7 @@ class _Plan:
         mirror = self.mirror
         mirror.row.large += 1
         large = mirror.large[name] = Large(mirror.row.large, len(blob.payload))
-        self.statements.append((INSERT, (self.generation, -large.number, closed(sealed(blob.payload)))))
+        self.statements.append((INSERT, (self.generation, -large.number, body_of(sealed(blob.payload)))))
         mirror.load(name, blob)
         return name, blob, large
 
@@ -196,7 +197,7 @@ class _Plan:
                 body += pack
                 self._settle(number, *parts.popleft())
             if body:
-                self.statements.append((REPLACE, (closed(body), self.generation, number)))
+                self.statements.append((REPLACE, (body_of(body), self.generation, number)))
             else:
                 self.statements.append((DELETE, (self.generation, number)))
         return [each for few, _ in parts for each in few], [each for _, some in parts for each in some]
@@ -228,7 +229,7 @@ class _Plan:
                 tail.add(encode(tail.names, named, listed))
             if 2 * tail.length < tail.room:
                 return
-        self.statements.append((INSERT, (self.generation, tail.number, closed(tail.content))))
+        self.statements.append((INSERT, (self.generation, tail.number, body_of(tail.content))))
         tail.restart(tail.number + 1)
 
 

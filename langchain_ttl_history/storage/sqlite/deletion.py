@@ -10,8 +10,7 @@ import sqlite3
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.sqlite import freeing
 from langchain_ttl_history.storage.sqlite.lookup import state
-from langchain_ttl_history.storage.sqlite.names import name_of, name_of_user
-from langchain_ttl_history.storage.sqlite.schema import digest
+from langchain_ttl_history.storage.sqlite.names import name_of, name_of_owner, name_of_user
 
 __all__ = ["delete", "note_unwiped", "note_wiped"]
 
@@ -31,7 +30,7 @@ def delete(
     fence = max(newest, int(now * 1_000_000))
     connection.execute(_FENCE, (fence,))
     if session_id is None:
-        live, gone = freeing.chosen(connection, "user", digest(user_id), now)
+        live, gone = freeing.chosen(connection, "user", name_of_owner(user_id), now)
         # Turns may still run of the user's sessions that have expired and are already freed.
         keys = [*gone, name_of_user(user_id)]
     else:

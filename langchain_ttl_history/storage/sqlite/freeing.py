@@ -70,9 +70,9 @@ def vacuum(connection: sqlite3.Connection) -> bool:
     return bool(0 < free < before)
 
 
-def by_key(connection: sqlite3.Connection, key: bytes) -> None:
-    """Free an expired session, so that one of the same key can begin."""
-    for (generation,) in connection.execute("SELECT generation FROM sessions WHERE key = ?", (key,)).fetchall():
+def by_key(connection: sqlite3.Connection, name: bytes) -> None:
+    """Free an expired session, found by what stands for its key, so that another of that key can begin."""
+    for (generation,) in connection.execute("SELECT generation FROM sessions WHERE key = ?", (name,)).fetchall():
         _remove(connection, generation)
 
 

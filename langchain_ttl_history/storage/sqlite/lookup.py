@@ -10,10 +10,11 @@ from langchain_ttl_history.encoding.records import decoder, pack, unpack
 from langchain_ttl_history.errors import CorruptRecordError, brief
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.sqlite.mirror import Mirror
+from langchain_ttl_history.storage.sqlite.names import name_of, name_of_owner, name_of_user
+from langchain_ttl_history.storage.sqlite.overflow import body_of, content_of, written_in
 from langchain_ttl_history.storage.sqlite.packs import size_of, unsealed
 from langchain_ttl_history.storage.sqlite.row import Row
-from langchain_ttl_history.storage.sqlite.schema import digest
-from langchain_ttl_history.storage.sqlite.tail import Tail, closed, content, opened, room
+from langchain_ttl_history.storage.sqlite.tail import Tail, room
 
 __all__ = ["TO_READ", "TO_WRITE", "Found", "create", "find_session", "key_of", "large", "load", "state"]
 
@@ -52,15 +53,15 @@ class Found(NamedTuple):
 
 
 @decoder("a session's row")
-def find_session(connection: sqlite3.Connection, statement: str, name: bytes, user: bytes, now: float) -> Found:
-    """Find a session by the digests of its key and of its user, with `TO_READ` or `TO_WRITE`.
+def find_session(connection: sqlite3.Connection, statement: str, key: SessionKey, now: float) -> Found:
+    """Find a session with `TO_READ` or `TO_WRITE`.
 
     Raises:
         CorruptRecordError: The row is damaged, or that of the file's state.
     """
-    times = () if statement is TO_READ else (now, now)
+    times, name = () if statement is TO_READ else (now, now), name_of(key)
     own, own_until, users, users_until, newest, unwiped, litter, *found = connection.execute(
-        statement, (*times, name, name, user)
+        statement, (*times, name, name, name_of_user(key.user_id))
     ).fetchone()
     fence, until = 0, 0.0
     for stone, end in ((own, own_until), (users, users_until)):
@@ -82,11 +83,13 @@ def state(connection: sqlite3.Connection) -> tuple[int, int]:
     return index(newest), index(unwiped)
 
 
-def create(connection: sqlite3.Connection, row: Row, name: bytes, key: SessionKey) -> None:
+def create(connection: sqlite3.Connection, row: Row, key: SessionKey) -> None:
     """Store a new session's row."""
     times = (row.created, row.renewed, row.deadline, row.idle)
-    connection.execute(_CREATE, (row.generation, name, digest(key.user_id), *times, row.counts, Tail(1).body))
-    connection.execute(_KEY, (row.generation, closed(pack(tuple(key)))))
+    connection.execute(
+        _CREATE, (row.generation, name_of(key), name_of_owner(key.user_id), *times, row.counts, Tail(1).body)
+    )
+    connection.execute(_KEY, (row.generation, body_of(pack(tuple(key)))))
     connection.execute("UPDATE state SET generation = ?", (row.generation,))
 
 
@@ -97,7 +100,7 @@ def key_of(name: bytes, body: bytes) -> SessionKey:
     Raises:
         CorruptRecordError: One of the two is damaged, or gone.
     """
-    key = SessionKey(*unpack(content(body)))
+    key = SessionKey(*unpack(content_of(body)))
     if bytes.fromhex(key.digest) != name:
         raise CorruptRecordError(f"a session's key, perhaps {brief(key)}, is not what was written")
     return key
@@ -122,10 +125,10 @@ def load(connection: sqlite3.Connection, row: Row, mirror: Mirror | None) -> Mir
     tail = mirror.tail
     if row.segment > 1 and tail.number < row.segment:
         for number, body in connection.execute(_SEGMENTS, (row.generation, tail.number)):
-            if not mirror.learn(number, content(body)):
+            if not mirror.learn(number, content_of(body)):
                 return load(connection, row, None)
     ((body,),) = connection.execute(_TAIL, (row.generation,))
-    written = opened(body, row.length)
+    written = written_in(body, row.length)
     if not mirror.learn(row.segment, written):
         return load(connection, row, None)
     tail.body, tail.room = bytearray(body), room(size_of(written))
@@ -142,4 +145,4 @@ def large(connection: sqlite3.Connection, mirror: Mirror, name: str) -> bytes:
     found = connection.execute(_LARGE, (mirror.row.generation, -place.number)).fetchone()
     if found is None:
         raise CorruptRecordError("a large payload is gone")
-    return unsealed(content(found[0]), place.size)
+    return unsealed(content_of(found[0]), place.size)

@@ -1,21 +1,18 @@
-"""What stands for keys and users in a SQLite file, and which path may name one."""
+"""Digests that stand for keys and users in a SQLite file, so that no id stands in the tables' own pages."""
 
 from __future__ import annotations
 
-import os
+import hashlib
 from functools import lru_cache
-from pathlib import Path
 
-from langchain_ttl_history.errors import ConfigurationError
 from langchain_ttl_history.keys import SessionKey, user_digest
-from langchain_ttl_history.storage.sqlite.opening import MEMORY
 
-__all__ = ["name_of", "name_of_user", "valid_path"]
+__all__ = ["name_of", "name_of_owner", "name_of_user"]
 
 
 @lru_cache(maxsize=1024)
 def name_of(key: SessionKey) -> bytes:
-    """What stands for a session's key in its row."""
+    """What stands for a session's key, in its row and among tombstones."""
     return bytes.fromhex(key.digest)
 
 
@@ -25,16 +22,6 @@ def name_of_user(user_id: str) -> bytes:
     return bytes.fromhex(user_digest(user_id))
 
 
-def valid_path(path: object) -> str:
-    """A path as a string."""
-    if not isinstance(path, (str, os.PathLike)):
-        raise ConfigurationError(f"path must be a string or a path, not {path!r}")
-    text = os.fspath(path)
-    if not isinstance(text, str) or not text or "\0" in text:
-        raise ConfigurationError(f"path must name a file, not {path!r}")
-    try:
-        os.fsencode(text)
-    except UnicodeEncodeError as error:
-        raise ConfigurationError(f"path must name a file, not {path!r}: {error}") from error
-    # A change of the working directory must not lead to another file.
-    return text if text == MEMORY else str(Path(text).absolute())
+def name_of_owner(user_id: str) -> bytes:
+    """What stands for a user in the rows of the user's sessions."""
+    return hashlib.blake2b(user_id.encode("utf-8", "surrogatepass"), digest_size=12).digest()

@@ -1,4 +1,4 @@
-"""How a SQLite file is made, and how a connection to it is opened."""
+"""Which path may name a SQLite file, how the file is made, and how a connection to it is opened."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from langchain_ttl_history.errors import ConfigurationError, StorageError
 from langchain_ttl_history.storage.sqlite.schema import make, prepare
 
-__all__ = ["MEMORY", "make_file", "open_connection"]
+__all__ = ["MEMORY", "make_file", "open_connection", "valid_path"]
 
 MEMORY = ":memory:"
 """The path that stands for this process's memory."""
@@ -18,6 +18,21 @@ MEMORY = ":memory:"
 # Held while a file is made: closing any descriptor of a file would drop the locks that this
 # process's connections hold on it.
 _making = threading.Lock()
+
+
+def valid_path(path: object) -> str:
+    """A path as a string."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise ConfigurationError(f"path must be a string or a path, not {path!r}")
+    text = os.fspath(path)
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise ConfigurationError(f"path must name a file, not {path!r}")
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError as error:
+        raise ConfigurationError(f"path must name a file, not {path!r}: {error}") from error
+    # A change of the working directory must not lead to another file.
+    return text if text == MEMORY else str(Path(text).absolute())
 
 
 def open_connection(path: str, *, durable: bool, timeout: float, first: bool = False) -> sqlite3.Connection:

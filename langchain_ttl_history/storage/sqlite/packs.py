@@ -1,9 +1,8 @@
 """Packs: what one write stores of a session, as bytes that are appended to those of earlier writes.
 
 A pack begins with its size, the size of its header and a checksum; header and payloads follow. A segment is a run of
-packs.
-Within one, a name is spelled out where it is used first and a number from then on, so that a
-checkpoint that shows 80 messages takes about 100 bytes for them.
+packs. Within one, a name is spelled out where it is used first and a number from then on, so that a checkpoint that
+shows 80 messages takes about 100 bytes for them.
 """
 
 from __future__ import annotations

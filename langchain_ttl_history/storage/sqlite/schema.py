@@ -1,18 +1,17 @@
 """The tables of a SQLite file, and its format version.
 
-Names, ids and what was said stand in bodies alone, of which `tail` tells how they lie in the
-file; in all other columns there are numbers and digests.
+Names, ids and what was said stand in bodies alone, of which `overflow` tells how they lie in
+the file; in all other columns there are numbers and digests.
 """
 
 from __future__ import annotations
 
-import hashlib
 import sqlite3
 
 from langchain_ttl_history.errors import ConfigurationError, StorageError
-from langchain_ttl_history.storage.sqlite.tail import PAGE
+from langchain_ttl_history.storage.sqlite.overflow import PAGE
 
-__all__ = ["FORMAT", "check", "digest", "make", "prepare"]
+__all__ = ["FORMAT", "check", "make", "prepare"]
 
 APPLICATION = 0x54544C48
 """Says that a file is one of ours: "TTLH"."""
@@ -20,7 +19,7 @@ FORMAT = 2
 """The version of the format this module writes: since 2, packs and large payloads have checksums."""
 
 # A new file's settings; without effect on one that is there. Without them no page could be given back, and text
-# would share pages with what `tail` keeps it apart from.
+# would share pages with what `overflow` keeps it apart from.
 _NEW = (f"PRAGMA page_size = {PAGE}", "PRAGMA auto_vacuum = INCREMENTAL")
 _INCREMENTAL = 2
 """What SQLite calls `auto_vacuum = INCREMENTAL`."""
@@ -56,7 +55,7 @@ _TABLES = (
     "CREATE INDEX sessions_by_use ON sessions (renewed)",
     "CREATE INDEX sessions_by_deadline ON sessions (deadline) WHERE deadline IS NOT NULL",
     # Segments that are full, in the order of their numbers; at 0 the session's key, below it large
-    # payloads. (See `closed`.)
+    # payloads. (See `body_of`.)
     """CREATE TABLE segments (
         generation INTEGER NOT NULL,
         number INTEGER NOT NULL,
@@ -68,11 +67,6 @@ _TABLES = (
     f"PRAGMA application_id = {APPLICATION}",
     f"PRAGMA user_version = {FORMAT}",
 )
-
-
-def digest(text: str) -> bytes:
-    """What stands for a name or an id in the tables' own pages."""
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).digest()
 
 
 def check(connection: sqlite3.Connection, where: str) -> bool:

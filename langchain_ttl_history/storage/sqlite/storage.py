@@ -22,8 +22,8 @@ from langchain_ttl_history.storage.sqlite.changes import plan_change, renewal
 from langchain_ttl_history.storage.sqlite.executor import Executor
 from langchain_ttl_history.storage.sqlite.lookup import TO_READ, TO_WRITE, create, find_session, large, load, state
 from langchain_ttl_history.storage.sqlite.mirror import Mirror, Mirrors
-from langchain_ttl_history.storage.sqlite.names import name_of, name_of_user, valid_path
-from langchain_ttl_history.storage.sqlite.opening import MEMORY
+from langchain_ttl_history.storage.sqlite.names import name_of
+from langchain_ttl_history.storage.sqlite.opening import MEMORY, valid_path
 from langchain_ttl_history.storage.sqlite.row import Row
 from langchain_ttl_history.storage.sqlite.transactions import Transactions
 
@@ -86,8 +86,7 @@ class SQLiteStorage:
     def read(self, key: SessionKey, query: Query) -> Snapshot:
         """Read parts of one session."""
         now = self._clock()
-        name, user = name_of(key), name_of_user(key.user_id)
-        found = self._transactions.outside(lambda connection: find_session(connection, TO_READ, name, user, now))
+        found = self._transactions.outside(lambda connection: find_session(connection, TO_READ, key, now))
         row = found.row
         if row is None:
             return Snapshot(now, found.fence)
@@ -109,7 +108,7 @@ class SQLiteStorage:
     ) -> tuple[Snapshot, Mirror | None]:
         """Read parts of one session in a transaction, and bring its mirror up to date; `writing` records the use."""
         now = self._clock()
-        found = find_session(connection, TO_READ, name_of(key), name_of_user(key.user_id), now)
+        found = find_session(connection, TO_READ, key, now)
         if found.row is None:
             return Snapshot(now, found.fence), None
         mirror = load(connection, found.row, self._mirrors.take(key))
@@ -174,8 +173,8 @@ class SQLiteStorage:
         self, connection: sqlite3.Connection, key: SessionKey, change: Change
     ) -> tuple[Outcome, int, Mirror | None]:
         """Change one session within a transaction; gives the outcome, the deletion to be wiped or 0, and the mirror."""
-        now, name = self._clock(), name_of(key)
-        found = find_session(connection, TO_WRITE, name, name_of_user(key.user_id), now)
+        now = self._clock()
+        found = find_session(connection, TO_WRITE, key, now)
         mirror = self._mirrors.take(key)
         if found.row is None:
             mirror = None
@@ -189,9 +188,9 @@ class SQLiteStorage:
             freeing.some(connection, now)
         if mirror is None:
             if found.litter:
-                freeing.by_key(connection, name)
+                freeing.by_key(connection, name_of(key))
             row = Row.new(max(found.newest + 1, int(now * 1_000_000)), now)
-            create(connection, row, name, key)
+            create(connection, row, key)
             mirror = Mirror(row)
             mirror.fence, mirror.until = found.fence, found.until
         outcome, statements = plan_change(mirror, change, now, force=True)

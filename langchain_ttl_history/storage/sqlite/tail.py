@@ -1,27 +1,14 @@
-"""How bodies are laid out in a SQLite file, and the segment of a session that is written to: pure, without I/O.
-
-Messages, names and ids are stored on overflow pages only. SQLite zeroes such a page as a whole when it is
-freed, whereas it may leave copies behind of rows that it moves between a table's own pages, even with
-`secure_delete`. Of a row with overflow pages, SQLite keeps the part in the table's own page that is left
-over when the overflow pages are full. So a body begins with zeros, its filling, and continues for a whole
-number of overflow pages: only the other columns and the filling are left over.
-"""
+"""The segment of a session that is written to: pure, without I/O."""
 
 from __future__ import annotations
 
-from langchain_ttl_history.errors import CorruptRecordError
+from langchain_ttl_history.storage.sqlite.overflow import FILLING, OVERFLOW
 from langchain_ttl_history.storage.sqlite.packs import Names
 
-__all__ = ["PAGE", "SEGMENT", "Tail", "closed", "content", "opened", "room"]
+__all__ = ["SEGMENT", "Tail", "room"]
 
-PAGE = 1024
-"""The bytes of a page of the file."""
-_OVERFLOW = PAGE - 4
-# Where less than this would be left over, SQLite puts bytes of the body there as well.
-_FILLING = (PAGE - 12) * 32 // 255 - 23
-_LENGTH = 8
 _PAGES = 24
-SEGMENT = _PAGES * _OVERFLOW
+SEGMENT = _PAGES * OVERFLOW
 """The bytes of a segment that is full, unless its first pack is large (see `room`)."""
 _PACKS = 4
 
@@ -32,35 +19,6 @@ def room(first: int) -> int:
     That pack spells out all names. Where they are many, it pays to go on with their numbers.
     """
     return max(SEGMENT, _PACKS * first)
-
-
-def closed(content: bytes) -> bytes:
-    """The body of a row of `segments`."""
-    filling = len(content).to_bytes(_LENGTH, "big") + bytes(_FILLING - _LENGTH)
-    return b"".join((filling, content, bytes(-len(content) % _OVERFLOW)))
-
-
-def content(body: bytes) -> bytes:
-    """What the body of a row of `segments` holds.
-
-    Raises:
-        CorruptRecordError: It is cut off.
-    """
-    length = int.from_bytes(body[:_LENGTH], "big")
-    if len(body) != _FILLING + length + -length % _OVERFLOW:
-        raise CorruptRecordError("a segment is cut off")
-    return body[_FILLING : _FILLING + length]
-
-
-def opened(body: bytes, length: int) -> bytes:
-    """What a segment that is written to holds.
-
-    Raises:
-        CorruptRecordError: It is cut off.
-    """
-    if (len(body) - _FILLING) % _OVERFLOW or _FILLING + length > len(body):
-        raise CorruptRecordError("a session's row is cut off")
-    return body[_FILLING : _FILLING + length]
 
 
 class Tail:
@@ -79,7 +37,7 @@ class Tail:
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.body = bytearray(_FILLING + 2 * _OVERFLOW)
+        self.body = bytearray(FILLING + 2 * OVERFLOW)
         self.length = 0
         self.names: Names = {}
         self.outdated = 0
@@ -92,14 +50,14 @@ class Tail:
         writing one.
         """
         self.number = number
-        del self.body[_FILLING + _PAGES * _OVERFLOW :]
+        del self.body[FILLING + _PAGES * OVERFLOW :]
         self.length = self.outdated = 0
         self.names = {}
         self.room = SEGMENT
 
     def wipe(self) -> None:
         """Clear the body after what is written."""
-        start = _FILLING + self.length
+        start = FILLING + self.length
         self.body[start:] = bytes(len(self.body) - start)
 
     def forget(self, known: int) -> None:
@@ -111,16 +69,16 @@ class Tail:
         """Append a pack. The body grows by doubling, so that short sessions stay small."""
         if not self.length:
             self.room = room(len(pack))
-        start = _FILLING + self.length
+        start = FILLING + self.length
         end = start + len(pack)
         if end > len(self.body):
-            pages = -(-(end - _FILLING) // _OVERFLOW)
-            pages = max(pages, min(-(-self.room // _OVERFLOW), 1 << (pages - 1).bit_length()))
-            self.body += bytes(_FILLING + pages * _OVERFLOW - len(self.body))
+            pages = -(-(end - FILLING) // OVERFLOW)
+            pages = max(pages, min(-(-self.room // OVERFLOW), 1 << (pages - 1).bit_length()))
+            self.body += bytes(FILLING + pages * OVERFLOW - len(self.body))
         self.body[start:end] = pack
         self.length += len(pack)
 
     @property
     def content(self) -> bytes:
         """What is written."""
-        return bytes(self.body[_FILLING : _FILLING + self.length])
+        return bytes(self.body[FILLING : FILLING + self.length])
