@@ -11,7 +11,7 @@ from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, ToolMessage
 
-from langchain_ttl_history.window import callers
+from langchain_ttl_history.window import callers, calls_with_results
 
 __all__ = ["escaped", "timeline"]
 
@@ -76,11 +76,7 @@ def _item(message: BaseMessage, results: Sequence[ToolMessage], *, has_call: boo
         marks.append('<span class="ttlh-chip">no call</span>')
     body = _folded(message.text)
     if isinstance(message, AIMessage):
-        left = list(results)
-        for call in message.tool_calls:
-            result = next((each for each in left if each.tool_call_id == call["id"]), None)
-            if result is not None:
-                left.remove(result)
+        for call, result in calls_with_results(message, results):
             body += _tool(call["name"], call["args"], result)
     return (
         f'<li class="ttlh-item ttlh-{kind}"><span class="ttlh-who">{who}</span>'

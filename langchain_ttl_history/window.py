@@ -8,15 +8,25 @@ position, a *block* is a stretch no cut may enter (a tool call up to its last re
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolCall, ToolMessage
 
 from langchain_ttl_history.errors import ConfigurationError
 
-__all__ = ["Caps", "callers", "calls_of", "cut", "ends_open", "simple_start", "visible", "without_open_group"]
+__all__ = [
+    "Caps",
+    "callers",
+    "calls_of",
+    "calls_with_results",
+    "cut",
+    "ends_open",
+    "simple_start",
+    "visible",
+    "without_open_group",
+]
 
 
 @dataclass(frozen=True)
@@ -157,6 +167,21 @@ def _open_group(messages: Sequence[BaseMessage]) -> int | None:
 def callers(messages: Sequence[BaseMessage]) -> dict[int, int]:
     """For the position of each result that has a call, the position of the message that made it."""
     return _paired(messages)[2]
+
+
+def calls_with_results(
+    message: AIMessage, results: Sequence[ToolMessage]
+) -> Iterator[tuple[ToolCall, ToolMessage | None]]:
+    """Each tool call of a message with its result, if there is one; ids recur, so a result goes with one call only.
+
+    Args:
+        message: The message that made the calls.
+        results: The results whose caller it is.
+    """
+    left = list(results)
+    for call in message.tool_calls:
+        place = next((place for place, result in enumerate(left) if result.tool_call_id == call["id"]), None)
+        yield call, None if place is None else left.pop(place)
 
 
 def _paired(messages: Sequence[BaseMessage]) -> tuple[list[int], list[int], dict[int, int]]:

@@ -6,13 +6,13 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 
-from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
+from langchain_core.messages import AIMessage, ToolCall, ToolMessage
 from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from langchain_ttl_history.display import Facts, Portrait, amount, span
-from langchain_ttl_history.window import callers
+from langchain_ttl_history.window import callers, calls_with_results
 
 __all__ = ["console", "facts", "listing", "timeline"]
 
@@ -79,8 +79,8 @@ def timeline(portrait: Portrait) -> Iterator[RenderableType]:
         lines = [_plain(message.text)] if message.text or not isinstance(message, AIMessage) else []
         if isinstance(message, AIMessage):
             results = [messages[each] for each, caller in made_by.items() if caller == place]
-            for call in message.tool_calls:
-                lines += _call(call["name"], call["args"], call["id"], results)
+            for call, result in calls_with_results(message, results):  # type: ignore[arg-type]  # results alone have callers
+                lines += _call(call, result)
         row = Table.grid(padding=(0, 2))
         row.add_column(width=8, justify="right", style=_STYLES.get(message.type, "bold"))
         row.add_column(overflow="fold")
@@ -88,14 +88,12 @@ def timeline(portrait: Portrait) -> Iterator[RenderableType]:
         yield row
 
 
-def _call(name: str, args: object, id: str | None, results: list[BaseMessage]) -> Iterator[Text]:
-    yield _plain(f"{name}({json.dumps(args, ensure_ascii=False, default=repr)})", "yellow")
-    for result in results:
-        if isinstance(result, ToolMessage) and result.tool_call_id == id:
-            results.remove(result)
-            yield Text("  → ") + _plain(result.text, "red" if result.status == "error" else "")
-            return
-    yield Text("  waits for its result", style="dim")
+def _call(call: ToolCall, result: ToolMessage | None) -> Iterator[Text]:
+    yield _plain(f"{call['name']}({json.dumps(call['args'], ensure_ascii=False, default=repr)})", "yellow")
+    if result is None:
+        yield Text("  waits for its result", style="dim")
+    else:
+        yield Text("  → ") + _plain(result.text, "red" if result.status == "error" else "")
 
 
 def _left(session: Facts) -> str:
