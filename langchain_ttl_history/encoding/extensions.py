@@ -13,14 +13,10 @@ from typing import Any
 
 import ormsgpack
 from langchain_core.messages import BaseMessage
-from langchain_core.messages.base import TextAccessor
-from langchain_core.runnables.utils import AddableDict
-from langgraph.checkpoint.serde._msgpack import SAFE_MSGPACK_METHODS, SAFE_MSGPACK_TYPES
-from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
-from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
 from langchain_ttl_history.encoding.allowlist import AllowList, TypeName
 from langchain_ttl_history.encoding.fidelity import BYTEARRAY, INTEGER, Pairs, spelled
+from langchain_ttl_history.encoding.langgraph_values import LANGGRAPH, SAFE, revived
 from langchain_ttl_history.encoding.messages import is_core, pack_message, unpack_messages
 from langchain_ttl_history.encoding.objects import put_together, taken_apart
 from langchain_ttl_history.encoding.plain import OPTIONS
@@ -32,18 +28,6 @@ __all__ = ["Extensions", "refusal"]
 
 # Extension types of this format. Those from 4 to 6 are `fidelity`'s.
 _MESSAGE, _TYPED, _TUPLE, _PAIRS, _OBJECT = 1, 2, 3, 7, 8
-_LANGGRAPH = JsonPlusSerializer()
-
-# LangGraph's own containers, the one in which a streamed LangChain runnable hands its output to a graph, and the text
-# of a message, besides the types LangGraph's serializer calls safe.
-_SAFE = SAFE_MSGPACK_TYPES | {
-    ("langgraph.checkpoint.serde.types", "_DeltaSnapshot"),
-    ("langgraph._internal._io", "AddableValuesDict"),
-    ("langgraph.pregel._io", "AddableValuesDict"),
-    (AddableDict.__module__, AddableDict.__qualname__),
-    ("collections", "OrderedDict"),
-    (TextAccessor.__module__, TextAccessor.__qualname__),
-}
 
 
 class Extensions:
@@ -57,7 +41,7 @@ class Extensions:
 
     def __init__(self, allowed: Iterable[type | TypeName], *, learning: bool) -> None:
         self._learning = learning
-        self._allowed = AllowList(_SAFE, allowed)
+        self._allowed = AllowList(SAFE, allowed)
         self._failure = local()
 
     def allowing(self, extra: Iterable[TypeName]) -> Extensions:
@@ -151,7 +135,7 @@ class Extensions:
             # Spelled out at once: a part could come back as an equal value of another type, unnoticed.
             return self._ext(_OBJECT, [kind.__module__, kind.__qualname__, *map(spelled, parts)])
         try:
-            return ormsgpack.Ext(_TYPED, pack(list(_LANGGRAPH.dumps_typed(value))))
+            return ormsgpack.Ext(_TYPED, pack(list(LANGGRAPH.dumps_typed(value))))
         except TypeError as error:
             raise TypeNotAllowedError(refusal(value)) from error
 
@@ -178,7 +162,7 @@ class Extensions:
             kind, payload = ormsgpack.unpackb(data)
             if kind == "msgpack":
                 return ormsgpack.unpackb(payload, ext_hook=self._revive, option=KEYS)
-            return _LANGGRAPH.loads_typed((kind, payload))
+            return LANGGRAPH.loads_typed((kind, payload))
         if code == TEXT:
             return data.decode("utf-8", "surrogatepass")
         if code == BYTEARRAY:
@@ -198,38 +182,13 @@ class Extensions:
         raise CorruptRecordError(f"extension {code} is of a newer format")
 
     def _revive(self, code: int, data: bytes) -> Any:
+        """What LangGraph's serializer packed as an extension; see `ormsgpack.unpackb`."""
         try:
-            return self._revived(code, data)
+            parts = ormsgpack.unpackb(data, ext_hook=self._revive, option=KEYS)
+            return revived(code, data, parts, self._allowed.resolve)
         except Exception as error:
             self._failure.__dict__.setdefault("error", error)
             raise
-
-    def _revived(self, code: int, data: bytes) -> Any:
-        """An object LangGraph's serializer packed; the codes are its own."""
-        parts = ormsgpack.unpackb(data, ext_hook=self._revive, option=KEYS)
-        if code == 7:
-            return _DeltaSnapshot(parts)
-        if code == 6:
-            return _LANGGRAPH._unpack_ext_hook(code, data)  # noqa: SLF001  # an array's bytes are its own format
-        module, name, payload = parts[:3]
-        if code == 3:
-            if (module, name, parts[3]) not in SAFE_MSGPACK_METHODS:
-                raise TypeNotAllowedError(f"{module}.{name}.{parts[3]} may not be called")
-            return getattr(self._allowed.resolve(module, name), parts[3])(payload)
-        cls: Any = self._allowed.resolve(module, name)
-        if code == 0:
-            return cls(payload)
-        if code == 1:
-            if (module, name) == ("langgraph.types", "Send") and len(payload) == 3:
-                return cls(payload[0], payload[1], timeout=payload[2])
-            return cls(*payload)
-        try:
-            return cls(**payload)
-        except Exception:
-            if code not in (4, 5):
-                raise
-            # A model that was changed after it had been validated.
-            return cls.model_construct(**payload)
 
 
 def refusal(value: object) -> str:

@@ -1,0 +1,69 @@
+"""What LangGraph's own serializer packs, rebuilt from allow-listed types alone, and which types it calls safe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from langchain_core.messages.base import TextAccessor
+from langchain_core.runnables.utils import AddableDict
+from langgraph.checkpoint.serde._msgpack import SAFE_MSGPACK_METHODS, SAFE_MSGPACK_TYPES
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+from langgraph.checkpoint.serde.types import _DeltaSnapshot
+
+from langchain_ttl_history.errors import TypeNotAllowedError
+
+__all__ = ["LANGGRAPH", "SAFE", "revived"]
+
+LANGGRAPH = JsonPlusSerializer()
+
+# Its extension types: how a class is called, an array, a `DeltaChannel`'s snapshot.
+_ONE_ARGUMENT, _POSITIONAL, _KEYWORDS, _METHOD, _PYDANTIC_1, _PYDANTIC_2, _ARRAY, _DELTA = range(8)
+
+# LangGraph's own containers, the one in which a streamed LangChain runnable hands its output to a graph, and the text
+# of a message, besides the types LangGraph's serializer calls safe.
+SAFE = SAFE_MSGPACK_TYPES | {
+    ("langgraph.checkpoint.serde.types", "_DeltaSnapshot"),
+    ("langgraph._internal._io", "AddableValuesDict"),
+    ("langgraph.pregel._io", "AddableValuesDict"),
+    (AddableDict.__module__, AddableDict.__qualname__),
+    ("collections", "OrderedDict"),
+    (TextAccessor.__module__, TextAccessor.__qualname__),
+}
+
+
+def revived(code: int, data: bytes, parts: Any, resolve: Callable[[str, str], Any]) -> Any:
+    """An object that LangGraph's serializer packed as an extension.
+
+    Args:
+        code: The extension's type.
+        data: What the extension holds, packed.
+        parts: The same, unpacked.
+        resolve: Gives an allow-listed class by module and name.
+
+    Raises:
+        TypeNotAllowedError: It is not on the list.
+    """
+    if code == _DELTA:
+        return _DeltaSnapshot(parts)
+    if code == _ARRAY:
+        return LANGGRAPH._unpack_ext_hook(code, data)  # noqa: SLF001  # an array's bytes are its own format
+    module, name, payload = parts[:3]
+    if code == _METHOD:
+        if (module, name, parts[3]) not in SAFE_MSGPACK_METHODS:
+            raise TypeNotAllowedError(f"{module}.{name}.{parts[3]} may not be called")
+        return getattr(resolve(module, name), parts[3])(payload)
+    cls: Any = resolve(module, name)
+    if code == _ONE_ARGUMENT:
+        return cls(payload)
+    if code == _POSITIONAL:
+        if (module, name) == ("langgraph.types", "Send") and len(payload) == 3:
+            return cls(payload[0], payload[1], timeout=payload[2])
+        return cls(*payload)
+    try:
+        return cls(**payload)
+    except Exception:
+        if code not in (_PYDANTIC_1, _PYDANTIC_2):
+            raise
+        # A model that was changed after it had been validated.
+        return cls.model_construct(**payload)
