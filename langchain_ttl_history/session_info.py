@@ -18,6 +18,9 @@ from langchain_ttl_history.stored.recall import Recall
 
 __all__ = ["SessionInfo", "info", "portrait"]
 
+# Later than any clock's time zone can tell is as good as never.
+_LATEST = datetime(9999, 1, 1, tzinfo=timezone.utc).timestamp()
+
 
 @dataclass(frozen=True)
 class SessionInfo:
@@ -98,10 +101,6 @@ def _info(sessions: Sessions, key: SessionKey, view: View) -> Flow[SessionInfo]:
         None if snapshot.expires_at is None else _time(snapshot.expires_at),
         _time(snapshot.now),
     )
-
-
-# Later than any clock's time zone can tell is as good as never.
-_LATEST = datetime(9999, 1, 1, tzinfo=timezone.utc).timestamp()
 
 
 def _time(seconds: float) -> datetime:

@@ -26,6 +26,8 @@ _EACH = 4 * 1024 * 1024
 _BYTES = 32 * 1024 * 1024
 # What a name and its containers cost besides the payload, in bytes.
 _OVERHEAD = 300
+# The bits of a number without its kind.
+_NUMBER = (1 << KIND) - 1
 
 
 class Remembered(NamedTuple):
@@ -122,9 +124,6 @@ class Mirror:
                 if blob is not None:
                     blobs[name] = blob
                     pending += blob.refs
-
-
-_NUMBER = (1 << KIND) - 1
 
 
 class Mirrors:

@@ -6,7 +6,7 @@ sync and async. The headers of the scripts in ``lua/`` describe their arguments 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Iterable, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from langchain_ttl_history.keys import SessionKey
@@ -54,7 +54,7 @@ class Settings(NamedTuple):
     keys: Keys
     numbers: NumbersCache
     mirrors: Mirrors
-    clock: Any = None
+    clock: Callable[[], float] | None = None
     """Gives the time instead of the server, in seconds."""
 
     @property
