@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.runnables import RunnableLambda
 from langchain_core.runnables.history import RunnableWithMessageHistory
-from langgraph.graph import END, START, MessagesState, StateGraph
 
 from langchain_ttl_history import Retention, SessionBuffer
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import MemoryStorage
 from langchain_ttl_history.storage.base import Query
+from tests.langgraph.graphs import agent
 
 CONFIG: Any = {"configurable": {"user_id": "alice", "session_id": "s1", "thread_id": "s1"}}
 
@@ -36,23 +36,6 @@ class Counting(MemoryStorage):
         """What it was asked since the last time."""
         asked, self.asked = self.asked, []
         return asked
-
-
-def agent(buffer: SessionBuffer) -> Any:
-    """A turn of four messages in five steps."""
-
-    def model(state: MessagesState) -> dict[str, Any]:
-        if isinstance(state["messages"][-1], HumanMessage):
-            return {"messages": [AIMessage("", tool_calls=[{"id": "c", "name": "look", "args": {}}])]}
-        return {"messages": [AIMessage("done")]}
-
-    graph = StateGraph(MessagesState)
-    graph.add_node("model", model)
-    graph.add_node("tool", lambda state: {"messages": [ToolMessage("found", tool_call_id="c")]})
-    graph.add_edge(START, "model")
-    graph.add_conditional_edges("model", lambda state: "tool" if state["messages"][-1].tool_calls else END)
-    graph.add_edge("tool", "model")
-    return graph.compile(checkpointer=buffer.checkpointer())
 
 
 def test_an_agents_turn_costs_one_read_and_one_write_a_step_and_freeing_costs_none() -> None:

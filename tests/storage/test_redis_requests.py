@@ -15,7 +15,7 @@ from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import RedisStorage
 from langchain_ttl_history.storage.base import Blob, Change, Lease, Query
 from langchain_ttl_history.storage.redis.commands import request_name
-from tests.langgraph.test_requests import agent
+from tests.langgraph.graphs import agent
 from tests.storage.redis_cases import admin_of, another_worker
 
 COUNTED = ("evalsha", "eval", "scan")

@@ -1,0 +1,119 @@
+"""Delta channels on our saver, note by note as on `InMemorySaver`."""
+
+from __future__ import annotations
+
+import operator
+from typing import Annotated, Any, TypedDict
+
+from langchain_core.messages import HumanMessage
+from langgraph.channels.delta import DeltaChannel
+from langgraph.graph import START, StateGraph
+
+from tests.langgraph.graphs import states_of
+from tests.promises.helpers import Session, build_graph, texts
+
+from .scenarios import plain, plain_value, same_on_both
+
+
+class Deltas(TypedDict):
+    log: Annotated[
+        list[str],
+        DeltaChannel(
+            lambda state, writes: [*state, *(x for write in writes for x in write)],
+            snapshot_frequency=3,
+        ),
+    ]
+    total: Annotated[int, operator.add]
+
+
+def delta_graph(saver: Any) -> Any:
+    graph = StateGraph(Deltas)
+    graph.add_node("one", lambda state: {"log": [f"one of {len(state['log'])}"], "total": 1})
+    graph.add_node("left", lambda state: {"log": ["left"]})
+    graph.add_node("right", lambda state: {"log": ["right"]})
+    graph.add_edge(START, "one")
+    graph.add_edge("one", "left")
+    graph.add_edge("one", "right")
+    return graph.compile(checkpointer=saver)
+
+
+async def delta_notes(session: Session, saver: Any, graph: Any, channels: list[str]) -> list[Any]:
+    """For each checkpoint what its delta channels are made of."""
+    notes = []
+    for snapshot in await session.states(graph):
+        history = await session.colour.call(
+            saver, "get_delta_channel_history", config=snapshot.config, channels=channels
+        )
+        for name in channels:
+            entry = history[name]
+            seed = entry.get("seed", "no seed")
+            notes.append(
+                [
+                    plain_value([value for _, _, value in entry["writes"]]),
+                    plain_value(getattr(seed, "value", seed)),
+                    type(seed).__name__,
+                ]
+            )
+    return notes
+
+
+async def test_delta_channels_on_forks_are_made_of_the_same_as_in_memory(
+    session: Session,
+) -> None:
+    async def scenario(session: Session, saver: Any, notes: list[Any]) -> None:
+        graph = delta_graph(saver)
+        notes += [await session.run(graph, {"log": [f"q{number}"], "total": 0}) for number in range(3)]
+        states = await session.states(graph)
+        for place in (2, 5, 7):
+            result = await session.colour.call(
+                graph, "invoke", {"log": [f"fork at {place}"], "total": 0}, states[place].config
+            )
+            notes.append(result)
+            notes.append(plain(await session.state(graph)))
+        notes.append(await states_of(session, graph))
+        notes.append(await delta_notes(session, saver, graph, ["log", "total"]))
+        nothing = await session.colour.call(saver, "get_delta_channel_history", config=session.config, channels=[])
+        notes.append(nothing)
+        latest = await session.colour.call(saver, "get_delta_channel_history", config=session.config, channels=["log"])
+        notes.append(plain_value([value for _, _, value in latest["log"]["writes"]]))
+
+    await same_on_both(session, scenario)
+
+
+async def test_a_delta_conversation_on_forks_is_rebuilt_as_in_memory(session: Session) -> None:
+    async def scenario(session: Session, saver: Any, notes: list[Any]) -> None:
+        agent = build_graph("delta", saver)
+        for number in range(4):
+            await session.ask(agent, f"look up q{number}")
+        states = await session.states(agent)
+        for place in (3, 8, 11):
+            result = await session.colour.call(
+                agent, "invoke", {"messages": [HumanMessage(f"fork at {place}")]}, states[place].config
+            )
+            notes.append(texts(result["messages"]))
+            notes.append(await session.seen_by(agent))
+        notes.append(await states_of(session, agent))
+
+    await same_on_both(session, scenario)
+
+
+class Items(TypedDict):
+    items: Annotated[list[str], DeltaChannel(lambda state, writes: [*state, *(each for w in writes for each in w)])]
+    total: Annotated[int, operator.add]
+
+
+async def test_a_fork_from_before_a_delta_channels_first_value_is_as_in_memory(session: Session) -> None:
+    async def scenario(session: Session, saver: Any, notes: list[Any]) -> None:
+        builder = StateGraph(Items)
+        builder.add_node("collect", lambda state: {"items": [f"after {len(state['items'])}"], "total": 1})
+        builder.add_edge(START, "collect")
+        graph = builder.compile(checkpointer=saver)
+        await session.run(graph, {"items": ["left behind"]})
+        first = (await session.states(graph))[-1]
+        assert first.values["items"] == []
+        fork = {**session.config["configurable"], **first.config["configurable"]}
+        await session.colour.call(graph, "invoke", {"items": ["kept"]}, {"configurable": fork})
+        notes.append(await states_of(session, graph))
+
+    (states,) = await same_on_both(session, scenario)
+    assert states[0]["values"]["items"] == ["kept", "after 1"]
