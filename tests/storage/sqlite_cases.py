@@ -1,4 +1,4 @@
-"""How tests open a SQLite file, look for text in its bytes, and look into a storage on it."""
+"""How tests open a SQLite file, write to it, look for text in its bytes, and look into a storage on it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,15 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import SQLiteStorage
+from langchain_ttl_history.storage.base import Blob, Change, Lease, Query
 from langchain_ttl_history.storage.sqlite.mirror import Mirror
+
+KEY = SessionKey("ada", "s1")
+LEASE = Lease(100.0, None)
 
 Opens = Callable[..., SQLiteStorage]
 """Opens the same file once more, as another worker does."""
@@ -35,6 +40,20 @@ def bytes_of_sqlite(storage: SQLiteStorage) -> list[bytes]:
     path = path_of(storage)
     found = [path.read_bytes()[1024:], path.with_name(path.name + "-wal").read_bytes()]
     return [part for each in found for part in each.split(b"\0") if part]
+
+
+def saying(text: str, **change: Any) -> Change:
+    """A change that stores a text, and says so in the log."""
+    return Change(
+        LEASE, blobs={f"m{text}": Blob(text.encode())}, append=[("log", text.encode(), (f"m{text}",))], **change
+    )
+
+
+def said(storage: SQLiteStorage, key: SessionKey = KEY) -> list[str]:
+    """The texts in the log."""
+    found = storage.read(key, Query(("log",), ("m",)))
+    assert {name[1:] for name in found.blobs} == {entry.payload.decode() for entry in found.lists.get("log", ())}
+    return [entry.payload.decode() for entry in found.lists.get("log", ())]
 
 
 def traces(folder: Path, *words: bytes) -> dict[bytes, int]:

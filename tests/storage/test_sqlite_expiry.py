@@ -1,0 +1,137 @@
+"""When sessions in a SQLite file expire, and how what expired is freed."""
+
+from __future__ import annotations
+
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.storage.base import Blob, Change, Lease, Query, Status
+from langchain_ttl_history.testing import Clock
+from tests.storage.sqlite_cases import (
+    KEY,
+    LEASE,
+    Opens,
+    lent,
+    said,
+    saying,
+)
+
+
+def test_most_reads_write_nothing(opens: Opens, clock: Clock) -> None:
+    storage, onlooker = opens(), opens()
+    storage.write(KEY, saying("hello"))
+    for _ in range(10):
+        with lent(onlooker) as connection:
+            before = connection.execute("PRAGMA data_version").fetchone()
+        clock.advance(1)
+        assert said(storage) == ["hello"]
+        storage.read(KEY, Query(("log",), lease=LEASE))
+        with lent(onlooker) as connection:
+            assert connection.execute("PRAGMA data_version").fetchone() == before
+    clock.advance(1)
+    assert storage.read(KEY, Query(lease=LEASE)).last_used_at == clock.now
+
+
+@pytest.mark.parametrize("max_age", [None, 1_000.0, 130.0])
+def test_reading_at_any_pace_a_session_lives_no_shorter_and_a_tenth_longer_at_most(
+    opens: Opens, clock: Clock, max_age: float | None
+) -> None:
+    storage, lease = opens(), Lease(100.0, max_age)
+    for pace in (1.0, 7.0, 9.99, 10.0, 10.01, 50.0, 99.99):
+        key = SessionKey("ada", f"at {pace}")
+        storage.write(key, Change(lease))
+        born = clock.now
+        last = born
+        while clock.now + pace < born + min(300.0, max_age or 300.0):
+            clock.advance(pace)
+            last = clock.now
+            assert storage.read(key, Query(lease=lease)).generation, "gone too early"
+        ends = storage.read(key, Query()).expires_at
+        assert ends is not None
+        idle_end, age_end = last + 100.0, born + (max_age or 1e9)
+        assert min(idle_end, age_end) - 1e-6 <= ends <= min(idle_end + 10.0, age_end) + 1e-6
+
+
+def test_a_shorter_idle_time_of_its_own_forgets_no_read(opens: Opens, clock: Clock) -> None:
+    storage = opens()
+    storage.write(KEY, Change(LEASE))
+    clock.advance(9)
+    storage.read(KEY, Query(lease=LEASE))
+    storage.write(KEY, Change(LEASE, idle_ttl=5.0, upkeep=True))
+    clock.advance(4.9)
+    assert storage.read(KEY, Query()).generation
+
+
+def test_writes_free_what_expired_and_the_file_stays_small(opens: Opens, clock: Clock, tmp_path: Path) -> None:
+    storage = opens()
+    sizes = []
+    for number in range(600):
+        storage.write(
+            SessionKey("u", f"s{number}"), Change(LEASE, blobs={f"m{n}": Blob(b"x" * 3_000) for n in range(8)})
+        )
+        clock.advance(5)
+        sizes.append((tmp_path / "s.db").stat().st_size + (tmp_path / "s.db-wal").stat().st_size)
+    assert storage.usage().sessions < 40
+    assert max(sizes[300:]) <= 1.3 * max(sizes[:300])
+
+
+@pytest.mark.parametrize("size", [8_000, 20_000])
+def test_a_session_that_is_partly_freed_stays_over(opens: Opens, clock: Clock, size: int) -> None:
+    late = Clock(clock.now)
+    writer, reader, other = opens(), opens(), opens(clock=late)
+    for number in range(200):
+        writer.write(KEY, Change(LEASE, blobs={f"m{number}": Blob(bytes(size))}))
+    late.advance(1_000.0)
+    other.write(SessionKey("bob", "s1"), saying("frees a part"))
+    with lent(other) as connection:
+        rows = connection.execute("SELECT count(*), count(DISTINCT generation) FROM segments").fetchone()
+    assert rows[0] > 10  # a part of the first session, since one write frees less
+    assert rows[1] == 2
+    # For these two the time has not come, as after the clock was set back, or to a write that waited for its turn.
+    assert not reader.read(KEY, Query(outline=True)).generation
+    outcome = writer.write(KEY, saying("anew"))
+    assert outcome.status is Status.STORED
+    assert outcome.bytes == 2 * len("anew")
+    assert said(writer) == said(reader) == ["anew"]
+    assert writer.sweep() == 0
+    late.advance(1_000.0)
+    assert other.sweep() == 2
+    assert writer.usage() == (0, 0)
+
+
+def test_a_sweep_frees_all_at_once_and_gives_the_pages_back(opens: Opens, clock: Clock, tmp_path: Path) -> None:
+    storage = opens()
+    storage.sweep()
+    empty = (tmp_path / "s.db").stat().st_size
+    for number in range(300):
+        storage.write(SessionKey("u", f"s{number}"), Change(LEASE, blobs={"m": Blob(b"x" * 5_000)}))
+        storage.delete("u", "gone", 50.0)
+    storage.write(KEY, saying("hello", idle_ttl=None))
+    clock.advance(1_000)
+    assert storage.sweep() == 300 == 301 - storage.usage().sessions
+    assert (tmp_path / "s.db").stat().st_size <= empty + 8 * 1024
+    assert (tmp_path / "s.db-wal").stat().st_size == 0
+    assert said(storage) == ["hello"]
+
+
+def test_a_sweep_ends_where_an_operator_rebuilt_the_file_so_that_it_gives_back_no_page(
+    opens: Opens, clock: Clock, tmp_path: Path
+) -> None:
+    with closing(opens()) as storage:
+        storage.write(KEY, Change(LEASE, blobs={"m": Blob(b"x" * 50_000)}))
+    with closing(sqlite3.connect(tmp_path / "s.db", isolation_level=None)) as connection:
+        for statement in ("PRAGMA journal_mode = DELETE", "PRAGMA auto_vacuum = NONE", "VACUUM"):
+            connection.execute(statement)
+    clock.advance(1_000)
+    storage = opens()
+    with ThreadPoolExecutor(1) as pool:
+        swept = pool.submit(storage.sweep)
+        try:
+            assert swept.result(10.0) == 1
+        finally:
+            storage.close()

@@ -1,0 +1,150 @@
+"""Threads, event loops, interrupts and forks around one SQLite storage."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import sqlite3
+import threading
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from langchain_ttl_history.storage import SQLiteStorage
+from langchain_ttl_history.storage.base import Query, Status
+from tests.storage.interrupts import interrupted
+from tests.storage.sqlite_cases import (
+    KEY,
+    Opens,
+    idle,
+    said,
+    saying,
+)
+
+
+def test_the_loop_is_not_blocked_while_a_write_waits(opens: Opens, tmp_path: Path) -> None:
+    storage = opens()
+    other = sqlite3.connect(tmp_path / "s.db", isolation_level=None, check_same_thread=False)
+
+    async def main() -> None:
+        other.execute("BEGIN IMMEDIATE")
+        write = asyncio.create_task(storage.awrite(KEY, saying("hello")))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        read = await asyncio.wait_for(storage.aread(KEY, Query()), 60)
+        assert (read.generation, write.done()) == (0, False)
+        other.execute("ROLLBACK")
+        assert (await write).status is Status.STORED
+
+    asyncio.run(main())
+    other.close()
+
+
+def test_reads_of_a_loop_do_not_wait_for_its_writes(opens: Opens, tmp_path: Path) -> None:
+    storage = opens()
+    other = sqlite3.connect(tmp_path / "s.db", isolation_level=None, check_same_thread=False)
+
+    async def main() -> None:
+        other.execute("BEGIN IMMEDIATE")
+        writes = [asyncio.create_task(storage.awrite(KEY, saying("hello"))) for _ in range(10)]
+        await asyncio.sleep(0)
+        for _ in range(10):
+            await asyncio.wait_for(storage.aread(KEY, Query()), 60)
+        assert not any(write.done() for write in writes)
+        other.execute("ROLLBACK")
+        assert {(await write).status for write in writes} == {Status.STORED}
+
+    asyncio.run(main())
+    other.close()
+
+
+@pytest.mark.parametrize("path", ["s.db", ":memory:"])
+def test_a_call_that_is_interrupted_anywhere_leaves_the_storage_usable(path: str, tmp_path: Path) -> None:
+    storage = SQLiteStorage(path if path == ":memory:" else tmp_path / path, timeout=5)
+    storage.write(KEY, saying("first"))
+    storage.write(KEY, saying("second"))
+    write, read = partial(storage.write, KEY, saying("more")), partial(storage.read, KEY, Query(("log",)))
+    for verb in (write, read):
+        step = 0
+        while interrupted(verb, step, "transactions.py", "connections.py"):
+            step += 1
+            # It is that thread that goes on, and what it had it gives back by then.
+            assert storage.write(KEY, saying("mine")).status is Status.STORED
+            with ThreadPoolExecutor(1) as others:
+                assert others.submit(storage.write, KEY, saying("other")).result().status is Status.STORED
+        assert step > 10
+    said = [entry.payload for entry in storage.read(KEY, Query(("log",))).lists["log"]]
+    assert said[:2] == [b"first", b"second"]
+    storage.close()
+    # A call that is interrupted while it opens a connection loses it, of which Python 3.13 warns.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        del storage, verb, write, read
+        gc.collect()
+
+
+def test_one_storage_serves_several_loops(opens: Opens) -> None:
+    storage = opens()
+
+    def turn(number: int) -> None:
+        async def main() -> None:
+            await asyncio.gather(*(storage.awrite(KEY, saying(f"{number}.{each}")) for each in range(10)))
+
+        asyncio.run(main())
+
+    threads = [threading.Thread(target=turn, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(said(storage)) == sorted(f"{number}.{each}" for number in range(4) for each in range(10))
+
+
+async def test_a_cancelled_write_is_whole_or_not_there(opens: Opens) -> None:
+    storage = opens()
+    for number in range(40):
+        task = asyncio.create_task(storage.awrite(KEY, saying(str(number))))
+        for _ in range(number % 4):
+            await asyncio.sleep(0)
+        if number % 4 == 3:
+            await asyncio.sleep(0.0002 * (number % 8))
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    await storage.awrite(KEY, saying("last"))
+    assert said(storage)[-1] == "last"
+    assert storage.read(KEY, Query()).position == len(said(storage))
+
+
+def test_a_fork_uses_connections_of_its_own(opens: Opens) -> None:
+    storage = opens()
+    storage.write(KEY, saying("parent"))
+    before = {*idle(storage)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of any fork beside threads.
+        child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            storage.write(KEY, saying("child"))
+            asyncio.run(storage.awrite(KEY, saying("child's loop")))
+            fine = said(storage) == ["parent", "child", "child's loop"]
+            code = 0 if fine and before.isdisjoint(idle(storage)) else 2
+            storage.close()
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert said(storage) == ["parent", "child", "child's loop"]
+    storage.write(KEY, saying("parent again"))
+    assert said(opens())[-1] == "parent again"
+
+
+def test_a_storage_that_is_forgotten_lets_go_of_its_file(tmp_path: Path) -> None:
+    storage = SQLiteStorage(tmp_path / "s.db")
+    storage.write(KEY, saying("hello"))
+    del storage
+    gc.collect()
+    assert [path.name for path in tmp_path.iterdir()] == ["s.db"]
