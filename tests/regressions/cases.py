@@ -1,0 +1,128 @@
+"""Graphs, and storages between whose requests something happens, for what once went wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+from langgraph.channels.delta import DeltaChannel
+from langgraph.checkpoint.base import Checkpoint, empty_checkpoint
+from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.graph.message import _messages_delta_reducer
+from langgraph.types import interrupt
+from typing_extensions import TypedDict
+
+from langchain_ttl_history import SessionBuffer
+from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.storage import MemoryStorage
+from langchain_ttl_history.storage.base import Change, Outcome, Query, Snapshot
+
+CONFIG: Any = {"configurable": {"thread_id": "t", "checkpoint_ns": ""}}
+KEY = SessionKey("u", "t")
+
+
+class Counted(MessagesState):
+    n: int
+
+
+class Hooked(MemoryStorage):
+    """A storage between whose requests something may happen."""
+
+    after_write: Callable[[Change], None] | None = None
+    after_read: Callable[[Query], None] | None = None
+    before_write: Callable[[Change], None] | None = None
+
+    def write(self, key: SessionKey, change: Change) -> Outcome:
+        if self.before_write is not None:
+            self.before_write(change)
+        outcome = super().write(key, change)
+        if self.after_write is not None:
+            self.after_write(change)
+        return outcome
+
+    def read(self, key: SessionKey, query: Query) -> Snapshot:
+        snapshot = super().read(key, query)
+        if self.after_read is not None:
+            self.after_read(query)
+        return snapshot
+
+
+def ids(messages: list[BaseMessage]) -> list[str | None]:
+    return [message.id for message in messages]
+
+
+def checkpoint(*messages: BaseMessage, version: int = 1) -> Checkpoint:
+    made = empty_checkpoint()
+    made["channel_values"] = {"messages": [*messages]}
+    made["channel_versions"] = {"messages": version}
+    return made
+
+
+def at(made: Checkpoint) -> Any:
+    return {"configurable": {**CONFIG["configurable"], "checkpoint_id": made["id"]}}
+
+
+def echoing(buffer: SessionBuffer) -> Any:
+    builder = StateGraph(MessagesState)
+    builder.add_node("echo", lambda state: {"messages": [AIMessage("a" * 600)]})
+    builder.add_edge(START, "echo")
+    return builder.compile(checkpointer=buffer.checkpointer())
+
+
+def chained(buffer: SessionBuffer, state: Any = MessagesState, **nodes: Any) -> Any:
+    """A graph of these nodes, one after the other."""
+    graph: Any = StateGraph(state)
+    for name, node in nodes.items():
+        graph.add_node(name, node)
+    for before, after in zip([START, *nodes], nodes, strict=False):
+        graph.add_edge(before, after)
+    return graph.compile(checkpointer=buffer.checkpointer())
+
+
+def graph_of(buffer: SessionBuffer, *steps: Callable[[MessagesState], dict[str, Any]]) -> Any:
+    """The same, where names do not matter."""
+    return chained(buffer, **{f"step{number}": step for number, step in enumerate(steps)})
+
+
+def asking(buffer: SessionBuffer) -> Any:
+    """A graph that calls a tool, which asks a person."""
+
+    def model(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [AIMessage("", id="call", tool_calls=[{"id": "c", "name": "t", "args": {}}])]}
+
+    def tools(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [ToolMessage(str(interrupt("go?")), tool_call_id="c", id="result")]}
+
+    return graph_of(buffer, model, tools)
+
+
+def texts(messages: list[BaseMessage]) -> list[str]:
+    return [message.text for message in messages]
+
+
+def ask(graph: Any, question: str, durability: str = "sync") -> list[str]:
+    """What a graph holds at the end of a turn."""
+    return texts(graph.invoke({"messages": [HumanMessage(question)]}, CONFIG, durability=durability)["messages"])
+
+
+CALL: Any = {"name": "tool", "args": {}, "id": "c"}
+DELTAS: Any = TypedDict(  # type: ignore[misc]  # made here
+    "DELTAS", {"messages": Annotated[list[BaseMessage], DeltaChannel(_messages_delta_reducer)]}
+)
+
+
+def calls_while(buffer: SessionBuffer, other: Callable[[], object], state: Any = MessagesState) -> Any:
+    """A graph during whose tool call something else happens."""
+
+    def tool(_: Any) -> Any:
+        other()
+        return {"messages": [ToolMessage("result", tool_call_id="c")]}
+
+    return chained(
+        buffer,
+        state,
+        model=lambda _: {"messages": [AIMessage("call", tool_calls=[CALL])]},
+        tool=tool,
+        end=lambda _: {"messages": [AIMessage("answer")]},
+    )

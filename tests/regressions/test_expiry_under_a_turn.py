@@ -1,0 +1,119 @@
+"""What once went wrong where a session expired under a turn."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import pytest
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, RemoveMessage
+from langgraph.channels.delta import DeltaChannel
+from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.graph.message import _messages_delta_reducer
+from typing_extensions import TypedDict
+
+from langchain_ttl_history import Retention, SessionBuffer
+from langchain_ttl_history.storage import MemoryStorage
+from langchain_ttl_history.storage.base import Query
+from langchain_ttl_history.testing import Clock
+from tests.regressions.cases import CONFIG, Hooked, ask, chained, graph_of, ids, texts
+
+
+def test_a_put_whose_session_ends_between_its_look_and_its_write_is_stored() -> None:
+    clock = Clock()
+    storage = Hooked(clock=clock)
+    buffer = SessionBuffer(storage, default_user="u")
+    saver = buffer.checkpointer()
+
+    def expire(query: Query) -> None:
+        if any(name.startswith("c\0") for name in query.names):
+            storage.after_read = None
+            clock.advance(1801)
+
+    def last(state: MessagesState) -> dict[str, Any]:
+        storage.after_read = expire
+        buffer._sessions.cache.drop("u")  # What is remembered was given up, so that the put has to look.
+        return {"messages": [AIMessage("b", id="b")]}
+
+    builder = StateGraph(MessagesState)
+    builder.add_node("first", lambda state: {"messages": [AIMessage("a", id="a")]})
+    builder.add_node("last", last)
+    builder.add_edge(START, "first")
+    builder.add_edge("first", "last")
+    graph = builder.compile(checkpointer=saver)
+    graph.invoke({"messages": [HumanMessage("hi", id="h")]}, {"configurable": {"thread_id": "t"}}, durability="sync")
+    assert storage.after_read is None
+    assert ids(graph.get_state({"configurable": {"thread_id": "t"}}).values["messages"]) == ["h", "a", "b"]
+
+
+def test_what_a_run_removes_does_not_come_back_after_its_session_expired_under_it() -> None:
+    clock = Clock()
+    buffer = SessionBuffer(MemoryStorage(clock=clock), default_user="u")
+
+    def draft(state: MessagesState) -> dict[str, Any]:
+        clock.advance(1801)
+        return {"messages": [AIMessage("draft", id="draft")]}
+
+    def redraft(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [RemoveMessage(id="draft"), AIMessage("answer", id="answer")]}
+
+    def more(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [AIMessage("more", id="more")]}
+
+    buffer.history(session_id="t").add_messages([HumanMessage("before", id="before")])
+    agent = graph_of(buffer, draft, lambda state: {}, redraft, more)
+    said = agent.invoke({"messages": [HumanMessage("h", id="h")]}, CONFIG, durability="sync")["messages"]
+    assert ids(said) == ["before", "h", "answer", "more"]
+    assert ids(buffer.history(session_id="t").messages) == ids(said)
+    assert ids(agent.get_state(CONFIG).values["messages"]) == ids(said)
+
+
+@pytest.mark.parametrize("speaks", [True, False], ids=["a chain began", "a graph began"])
+@pytest.mark.parametrize("frequency", [2, 50])
+@pytest.mark.parametrize("late", [0, 1], ids=["first turn", "later turn"])
+def test_a_turn_over_a_delta_channel_loses_nothing_when_its_session_expires_under_it(
+    late: int, frequency: int, speaks: bool
+) -> None:
+    clock = Clock()
+    buffer = SessionBuffer(MemoryStorage(clock=clock), default_user="u", retention=Retention(idle_ttl=1_000))
+    turns: list[int] = []
+
+    channel = DeltaChannel(_messages_delta_reducer, snapshot_frequency=frequency)
+    state: Any = TypedDict("State", {"messages": Annotated[list[BaseMessage], channel]})  # type: ignore[misc]  # made here
+
+    def tool(_: Any) -> Any:
+        if len(turns) == late:
+            clock.advance(5_000)
+        turns.append(1)
+        return {"messages": [AIMessage("done")]}
+
+    graph = chained(buffer, state, model=lambda _: {"messages": [AIMessage("thinks")]}, tool=tool)
+    history = buffer.history(session_id="t")
+    if speaks:
+        history.add_messages([HumanMessage("hello"), AIMessage("hi")])
+    for turn in range(late + 1):
+        held = ask(graph, f"question {turn}")
+    assert texts(history.messages) == held
+
+
+@pytest.mark.parametrize("durability", ["sync", "exit"])
+def test_a_turn_over_a_delta_channel_keeps_what_a_chain_changed_before_it_when_its_session_expires_under_it(
+    durability: str,
+) -> None:
+    clock = Clock()
+    buffer = SessionBuffer(MemoryStorage(clock=clock), default_user="u", retention=Retention(idle_ttl=1_000))
+    history = buffer.history(session_id="t")
+
+    def answer(state: Any) -> Any:
+        if state["messages"][-1].text == "second":
+            clock.advance(5_000)
+        return {"messages": [AIMessage("done")]}
+
+    channel = DeltaChannel(_messages_delta_reducer, snapshot_frequency=50)
+    state: Any = TypedDict("State", {"messages": Annotated[list[BaseMessage], channel]})  # type: ignore[misc]  # made here
+    graph = chained(buffer, state, answer=answer)
+    config: Any = {"configurable": {"thread_id": "t"}}
+    graph.invoke({"messages": [HumanMessage("first", id="first")]}, config)
+    history.add_messages([RemoveMessage(id="first"), HumanMessage("meanwhile")])
+    held = graph.invoke({"messages": [HumanMessage("second")]}, config, durability=durability)["messages"]
+    assert texts(held) == ["done", "meanwhile", "second", "done"]
+    assert texts(history.messages) == texts(held)

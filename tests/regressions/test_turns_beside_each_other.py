@@ -1,0 +1,213 @@
+"""What once went wrong where two turns, or an agent and the one that it is a tool of, spoke beside each other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage, ToolMessage
+from langgraph.graph import MessagesState
+from langgraph.graph.message import REMOVE_ALL_MESSAGES
+from langgraph.types import Command
+
+from langchain_ttl_history import Retention, SessionBuffer
+from tests.regressions.cases import CALL, CONFIG, DELTAS, ask, asking, calls_while, chained, graph_of, ids, texts
+
+
+@pytest.mark.parametrize("way", ["set", "remove all"])
+def test_a_call_that_waits_for_its_results_outlives_a_replacement_of_what_is_shown(way: str) -> None:
+    buffer = SessionBuffer(default_user="u")
+    agent = asking(buffer)
+    history = buffer.history(session_id="t")
+    history.add_messages([HumanMessage("old", id="old")])
+    agent.invoke({"messages": [HumanMessage("h", id="h")]}, CONFIG)
+    shown = history.messages
+    assert ids(shown) == ["old", "h"]
+    if way == "set":
+        history.messages = shown
+    else:
+        history.add_messages([RemoveMessage(id=REMOVE_ALL_MESSAGES), *shown])
+    agent.invoke(Command(resume="yes"), CONFIG)
+    assert ids(history.messages) == ["old", "h", "call", "result"]
+
+
+def test_a_removal_among_messages_counts_for_those_before_it() -> None:
+    history = SessionBuffer(default_user="u").history(session_id="t")
+    everything = RemoveMessage(id=REMOVE_ALL_MESSAGES)
+    history.add_messages([everything, HumanMessage("1", id="1"), everything, HumanMessage("2", id="2")])
+    assert ids(history.messages) == ["2"]
+    history.add_messages([HumanMessage("3", id="3"), everything, HumanMessage("4", id="4"), RemoveMessage(id="4")])
+    assert ids(history.messages) == []
+    history.messages = [HumanMessage("5", id="5"), HumanMessage("6", id="6"), RemoveMessage(id="5")]
+    assert ids(history.messages) == ["6"]
+
+
+@pytest.mark.parametrize("what", ["edit", "redraft"])
+def test_a_turn_that_edits_or_drafts_stays_in_one_piece_beside_others(what: str) -> None:
+    buffer = SessionBuffer(default_user="u")
+    history = buffer.history(session_id="t")
+
+    def others(name: str) -> None:
+        history.add_messages([HumanMessage(f"{name}?", id=f"{name}-h"), AIMessage(f"{name}!", id=f"{name}-a")])
+
+    def first(state: MessagesState) -> dict[str, Any]:
+        others("C")
+        said = AIMessage("shorter", id="old-a") if what == "edit" else AIMessage("draft", id="draft")
+        return {"messages": [said]}
+
+    def second(state: MessagesState) -> dict[str, Any]:
+        others("D")
+        said = [AIMessage("answer", id="R-a")]
+        return {"messages": said if what == "edit" else [RemoveMessage(id="draft"), *said]}
+
+    inner = graph_of(buffer, first, second)
+
+    def outer(state: MessagesState) -> dict[str, Any]:
+        inner.invoke({"messages": [HumanMessage("R?", id="R-h")]}, CONFIG)
+        return {"messages": [AIMessage("B!", id="B-a")]}
+
+    others("old")
+    graph_of(buffer, outer).invoke({"messages": [HumanMessage("B?", id="B-h")]}, CONFIG)
+    said = ids(history.messages)
+    assert sorted(map(str, said)) == sorted(f"{turn}-{who}" for turn in ("old", "B", "C", "D", "R") for who in "ha")
+    assert all(said[said.index(f"{turn}-h") + 1] == f"{turn}-a" for turn in ("old", "B", "C", "D", "R"))
+
+
+@pytest.mark.parametrize("keeps", [2, 3])
+@pytest.mark.parametrize("durability", ["sync", "exit"])
+def test_a_call_that_another_run_keeps_when_it_summarises_keeps_its_result(keeps: int, durability: str) -> None:
+    def summarises(state: MessagesState) -> Any:
+        kept = state["messages"][-keeps:]
+        return {"messages": [RemoveMessage(id=REMOVE_ALL_MESSAGES), HumanMessage("summary"), *kept]}
+
+    buffer = SessionBuffer(default_user="u")
+    other = chained(buffer, sums=summarises, answers=lambda _: {"messages": [AIMessage("other answer")]})
+    history = buffer.history(session_id="t")
+    history.add_messages([HumanMessage("old"), AIMessage("older")])
+    ask(calls_while(buffer, lambda: ask(other, "other question", durability)), "question")
+    first = ["summary", *["question"][: keeps - 2]]
+    assert texts(history.messages) == [*first, "call", "result", "answer", "other question", "other answer"]
+
+
+@pytest.mark.parametrize("state", [MessagesState, DELTAS], ids=["a list", "a delta channel"])
+def test_a_run_that_takes_its_question_back_does_not_speak_between_a_call_and_its_result(state: Any) -> None:
+    buffer = SessionBuffer(default_user="u")
+    other = chained(
+        buffer,
+        state,
+        forgets=lambda state: {"messages": [RemoveMessage(id=state["messages"][-1].id)]},
+        answers=lambda _: {"messages": [AIMessage("other answer")]},
+    )
+    ask(calls_while(buffer, lambda: ask(other, "other question"), state), "question")
+    assert texts(buffer.history(session_id="t").messages) == ["question", "call", "result", "answer", "other answer"]
+
+
+@pytest.mark.parametrize("thoughts", [3, 5])
+def test_what_an_agent_in_a_tool_removed_does_not_come_back_however_much_was_said_in_its_own_tools(
+    thoughts: int,
+) -> None:
+    def summarises(state: MessagesState) -> Any:
+        call = AIMessage("inner call", tool_calls=[CALL])
+        return {"messages": [RemoveMessage(id=REMOVE_ALL_MESSAGES), HumanMessage("summary"), call]}
+
+    def thinks(at: int) -> Any:
+        return lambda _: {"messages": [AIMessage(f"thought {at}")]}
+
+    def forgets(state: MessagesState) -> Any:
+        return {"messages": [RemoveMessage(id=message.id) for message in state["messages"][-1 - thoughts :]]}
+
+    buffer = SessionBuffer(default_user="u", retention=Retention(max_messages=6))
+    innermost = chained(buffer, **{f"thinks{at}": thinks(at) for at in range(thoughts)}, forgets=forgets)
+
+    def tool(_: Any) -> Any:
+        for number in range(4):
+            ask(innermost, f"innermost question {number}")
+        return {"messages": [ToolMessage("inner result", tool_call_id="c")]}
+
+    inner = chained(buffer, sums=summarises, tool=tool, ends=lambda _: {"messages": [AIMessage("inner answer")]})
+    ask(calls_while(buffer, lambda: ask(inner, "inner question")), "question")
+    shown = texts(buffer.history(session_id="t").messages)
+    if thoughts == 3:
+        assert shown == ["summary", "inner call", "inner result", "inner answer"]
+    else:
+        # The thoughts had cut the summary before they were removed.
+        assert shown == ["call", "result", "answer", "inner answer"]
+
+
+def other_that(buffer: SessionBuffer, way: str) -> Any:
+    """An agent that takes away all that it was shown, or that the history shows while its tool runs."""
+    if way == "summarises":
+        return chained(
+            buffer,
+            sums=lambda _: {"messages": [RemoveMessage(id=REMOVE_ALL_MESSAGES), HumanMessage("new")]},
+            answers=lambda _: {"messages": [AIMessage("other answer")]},
+        )
+
+    def replaced() -> None:
+        buffer.history(session_id="t").messages = [HumanMessage("new")]
+
+    return calls_while(buffer, replaced)
+
+
+@pytest.mark.parametrize("way", ["summarises", "replaces"])
+@pytest.mark.parametrize("durability", ["sync", "exit"])
+def test_an_agent_in_a_tool_of_another_does_not_take_away_the_call_it_runs_in(way: str, durability: str) -> None:
+    buffer = SessionBuffer(default_user="u")
+    history = buffer.history(session_id="t")
+    history.add_messages([HumanMessage("old"), AIMessage("older")])
+    other = other_that(buffer, way)
+    ask(calls_while(buffer, lambda: ask(other, "other question", durability)), "question")
+    shown = texts(history.messages)
+    assert shown[:3] == ["call", "result", "answer"]
+    assert "new" in shown
+    assert not {"old", "older", "question"} & {*shown}
+    assert texts(calls_while(buffer, lambda: None).get_state(CONFIG).values["messages"]) == shown
+
+
+@pytest.mark.parametrize("ends", ["before the tool", "before the answer", "last"])
+@pytest.mark.parametrize("edits", [0, 100], ids=["as stored", "once freed"])
+def test_a_run_that_summarises_beside_a_call_leaves_it_with_its_result(ends: str, edits: int) -> None:
+    buffer = SessionBuffer(default_user="u", retention=Retention(max_messages=5))
+    history = buffer.history(session_id="t")
+    history.add_messages([HumanMessage("old"), AIMessage("older")])
+    other = other_that(buffer, "summarises")
+    question = {"messages": [HumanMessage("other question")]}
+    steps: Any = other.stream(question, CONFIG, stream_mode="values", durability="sync")
+    agent = calls_while(buffer, lambda: next(steps) and list(steps if ends == "before the tool" else []))
+    asked = {"messages": [HumanMessage("question")]}
+    for state in agent.stream(asked, CONFIG, stream_mode="values", durability="sync"):
+        if ends == "before the answer" and texts(state["messages"])[-1] == "result":
+            assert [*steps]
+    assert [*steps] or ends != "last"
+    summary = next(message for message in history.messages if message.text == "new")
+    for _ in range(edits):
+        # The log grows, and what is shown stays as it is.
+        assert history.messages
+        history.add_messages([summary])
+    shown = texts(history.messages)
+    group = ["call", "result", "answer"]
+    assert [text for text in shown if text in group] == group
+    assert [text for text in shown if text not in group] == ["new", "other answer"]
+
+
+@pytest.mark.parametrize("durability", ["sync", "exit"])
+def test_an_agent_in_a_tool_that_removes_its_own_question_does_not_answer_between_the_call_and_its_result(
+    durability: str,
+) -> None:
+    buffer = SessionBuffer(default_user="u")
+
+    def amends(state: MessagesState) -> dict[str, Any]:
+        edited = HumanMessage("edited", id=state["messages"][0].id)
+        return {"messages": [RemoveMessage(id=state["messages"][-1].id or ""), edited]}
+
+    inner = chained(buffer, amends=amends, answers=lambda _: {"messages": [AIMessage("inner")]})
+
+    def tools(state: MessagesState) -> dict[str, Any]:
+        ask(inner, "inner question", durability)
+        return {"messages": [ToolMessage("result", tool_call_id="c")]}
+
+    calls = {"messages": [AIMessage("call", tool_calls=[CALL])]}
+    outer = chained(buffer, model=lambda _: calls, tools=tools, ends=lambda _: {"messages": [AIMessage("end")]})
+    ask(outer, "question")
+    shown = texts(buffer.history(session_id="t").messages)
+    assert shown == ["edited", "call", "result", "end", "inner"]

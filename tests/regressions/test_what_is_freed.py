@@ -1,0 +1,205 @@
+"""What once went wrong where the window cuts, or something is freed, that somebody still holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage
+from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.types import Command, interrupt
+
+from langchain_ttl_history import Retention, SessionBuffer
+from langchain_ttl_history.compaction import hard_limits
+from langchain_ttl_history.storage import MemoryStorage
+from langchain_ttl_history.storage.base import Query
+from langchain_ttl_history.stored.names import LOG
+from tests.regressions.cases import CONFIG, DELTAS, KEY, ask, asking, calls_while, chained, ids, texts
+
+
+@pytest.mark.parametrize("together", [False, True], ids=["two calls", "one call"])
+@pytest.mark.parametrize("what", ["edited", "as it was"])
+def test_what_the_window_cuts_while_a_graph_waits_does_not_come_back_as_the_newest(what: str, together: bool) -> None:
+    buffer = SessionBuffer(default_user="u", retention=Retention(max_messages=3))
+    agent = asking(buffer)
+    history = buffer.history(session_id="t")
+    history.add_messages([HumanMessage("old", id="old"), AIMessage("answer", id="answer")])
+    agent.invoke({"messages": [HumanMessage("h", id="h")]}, CONFIG)
+    # The history has room for it, without the call that waits; the graph has not.
+    assert ids(history.messages) == ["old", "answer", "h"]
+    edit = HumanMessage("edited" if what == "edited" else "old", id="old")
+    meanwhile = HumanMessage("meanwhile", id="meanwhile")
+    for messages in [[edit, meanwhile]] if together else [[edit], [meanwhile]]:
+        history.add_messages(messages)
+    agent.invoke(Command(resume="yes"), CONFIG)
+    assert "old" not in ids(history.messages)
+    assert ids(agent.get_state(CONFIG).values["messages"])[-1] == "meanwhile"
+
+
+@pytest.mark.parametrize("together", [False, True], ids=["two calls", "one call"])
+def test_what_is_put_down_anew_while_a_graph_waits_is_kept_though_the_window_cut_what_it_was(together: bool) -> None:
+    buffer = SessionBuffer(default_user="u", retention=Retention(max_messages=3))
+    agent = asking(buffer)
+    history = buffer.history(session_id="t")
+    history.add_messages([HumanMessage("old", id="old"), AIMessage("answer", id="answer")])
+    agent.invoke({"messages": [HumanMessage("h", id="h")]}, CONFIG)
+    anew = [RemoveMessage(id="old"), HumanMessage("anew", id="old")]
+    for messages in [anew] if together else [[each] for each in anew]:
+        history.add_messages(messages)
+    agent.invoke(Command(resume="yes"), CONFIG)
+    assert texts(history.messages)[-1] == "anew"
+
+
+@pytest.mark.parametrize("cap", [4, 5, 6])
+@pytest.mark.parametrize("asks", [True, False], ids=["interrupted", "remembers itself"])
+def test_what_a_subgraph_holds_beyond_the_window_stays_where_it_stood(asks: bool, cap: int) -> None:
+    def answers(state: MessagesState) -> Any:
+        if asks:
+            interrupt("go on?")
+        asked = state["messages"][-1]
+        return {"messages": [AIMessage("answer", id=f"{asked.id}+")]}
+
+    inner: Any = StateGraph(MessagesState).add_node("answers", answers).add_edge(START, "answers")
+    outer: Any = StateGraph(MessagesState).add_node("inner", inner.compile(checkpointer=None if asks else True))
+    buffer = SessionBuffer(default_user="u", retention=Retention(max_messages=cap))
+    graph = outer.add_edge(START, "inner").compile(checkpointer=buffer.checkpointer())
+    said: list[str] = []
+    for turn in range(6):
+        graph.invoke({"messages": [HumanMessage("question", id=f"{turn}")]}, CONFIG)
+        if asks:
+            graph.invoke(Command(resume="yes"), CONFIG)
+        said += [f"{turn}", f"{turn}+"]
+        expected = said[-(cap - cap % 2) :]
+        assert ids(graph.get_state(CONFIG).values["messages"]) == expected
+        assert ids(buffer.history(session_id="t").messages) == expected
+
+
+@pytest.mark.parametrize("size", [1, 500, 1_000, 2_000])
+def test_what_was_removed_meanwhile_does_not_come_back_where_bytes_are_short(size: int) -> None:
+    buffer = SessionBuffer(default_user="u", retention=Retention(max_bytes=size))
+    history = buffer.history(session_id="t")
+
+    def removes(state: MessagesState) -> Any:
+        history.add_messages([RemoveMessage(id=str(state["messages"][0].id))])
+        return {"messages": [AIMessage("removed")]}
+
+    graph = chained(
+        buffer,
+        thinks=lambda _: {"messages": [AIMessage("thinking " + "x" * 300)]},
+        removes=removes,
+        ends=lambda _: {"messages": [AIMessage("last")]},
+    )
+    ask(graph, "question")
+    assert "question" not in texts(history.messages)
+    assert texts(history.messages)[-1] == "last"
+
+
+@pytest.mark.parametrize("who", ["the others", "a chain"])
+@pytest.mark.parametrize(("state", "size"), [(MessagesState, 1_800), (DELTAS, 2_500), (DELTAS, 3_500)])
+def test_what_was_removed_under_a_run_whose_checkpoint_was_freed_does_not_come_back(
+    state: Any, who: str, size: int
+) -> None:
+    buffer = SessionBuffer(default_user="u", retention=Retention(max_bytes=size))
+    history = buffer.history(session_id="t")
+    history.add_messages([HumanMessage("old", id="old"), AIMessage("older")])
+
+    def removes(state: Any) -> Any:
+        there = who == "the others" and "old" in ids(state["messages"])
+        return {"messages": [RemoveMessage(id="old")] if there else [AIMessage("other")]}
+
+    other = chained(buffer, state, removes=removes)
+
+    def others() -> None:
+        for number in range(8):
+            ask(other, f"question {number}")
+            if number == 0 and who == "a chain":
+                history.add_messages([RemoveMessage(id="old")])
+
+    agent = calls_while(buffer, others, state)
+    held = ask(agent, "question")
+    assert held == ["old", "older", "question", "call", "result", "answer"]
+    shown = texts(history.messages)
+    assert "old" not in shown
+    assert {*held[2:]} <= {*shown}
+    assert texts(agent.get_state(CONFIG).values["messages"]) == shown
+
+
+def test_a_question_is_not_freed_while_a_turn_beside_it_keeps_its_answer() -> None:
+    steps = range(4)
+    buffer = SessionBuffer(default_user="u", retention=Retention(max_messages=6))
+    history = buffer.history(session_id="t")
+
+    def turn(name: str, meanwhile: Callable[[], object] = lambda: None) -> Any:
+        def answers(state: MessagesState) -> Any:
+            meanwhile()
+            return {"messages": [AIMessage(f"{name} answer")]}
+
+        def says(at: int) -> Any:
+            return lambda _: {"messages": [AIMessage(f"{name} {at}")]}
+
+        return chained(buffer, **{f"says{at}": says(at) for at in steps}, answers=answers)
+
+    newest = turn("third")
+    older = turn("second", lambda: ask(newest, "third question"))
+    ask(turn("first", lambda: ask(older, "second question")), "first question")
+    said = ["third question", *(f"third {at}" for at in steps), "third answer"]
+    assert texts(history.messages) == said
+    for event in range(3):
+        history.add_system_message(f"event {event}")
+        said.append(f"event {event}")
+        assert texts(history.messages) == ["third question", *said[-5:]]
+
+
+@pytest.mark.parametrize("begins", ["a chain", "a graph", "a graph that waits"])
+@pytest.mark.parametrize("change", ["removal", "replacement", "edits", "notices"])
+def test_the_log_is_freed_whatever_was_changed_before_what_is_shown(begins: str, change: str) -> None:
+    retention = Retention(max_messages=4)
+    buffer = SessionBuffer(default_user="u", retention=retention)
+    history = buffer.history(session_id="t")
+    history.add_messages([HumanMessage("old", id="old"), AIMessage("older", id="older")])
+    if begins == "a graph":
+        ask(chained(buffer, answers=lambda _: {"messages": [AIMessage("answer")]}), "question")
+    elif begins == "a graph that waits":
+        asking(buffer).invoke({"messages": [HumanMessage("question")]}, CONFIG)
+    edited = history.messages[0]
+    if change == "removal":
+        history.add_messages([RemoveMessage(id="older")])
+    elif change == "replacement":
+        history.messages = [HumanMessage("new"), edited]
+    kept = texts(history.messages)
+    for number in range(100):
+        text = f"said {number}"
+        if change == "edits":
+            history.add_messages([edited.model_copy(update={"content": text})])
+            assert texts(history.messages) == [text, *kept[1:]]
+        elif change == "notices":
+            history.add_messages([AIMessage(text, id="notice")])
+            history.add_messages([RemoveMessage(id="notice")])
+            assert texts(history.messages) == kept
+        else:
+            history.add_messages([HumanMessage(text)])
+            assert texts(history.messages)[-1] == text
+    entries = MemoryStorage.read(history._storage, KEY, Query(outline=True)).lists[LOG]  # type: ignore[arg-type]  # it is a MemoryStorage
+    weight = sum(1 + len(entry.refs) for entry in entries)
+    assert weight <= hard_limits(retention, MemoryStorage.slack)[LOG]
+
+
+@pytest.mark.parametrize("edit", ["in place", "after a move", "with a move"])
+def test_an_edit_is_kept_though_the_window_cuts_it_and_shows_it_again(edit: str) -> None:
+    buffer = SessionBuffer(default_user="u", retention=Retention(max_messages=3))
+    history = buffer.history(session_id="t")
+    ask(chained(buffer, answers=lambda _: {"messages": [AIMessage("answer", id="answer")]}), "question")
+    question, answer = history.messages
+    edited = question.model_copy(update={"content": "edited"})
+    if edit == "after a move":
+        history.messages = [answer, question]
+    if edit == "with a move":
+        history.messages = [answer, edited]
+    else:
+        history.add_messages([edited])
+    for number in range(40):
+        history.add_messages([HumanMessage(f"said {number}", id=f"said {number}")])
+    while history.messages[-1].text.startswith("said"):
+        history.add_messages([RemoveMessage(id=str(history.messages[-1].id))])
+    assert "edited" in texts(history.messages)
