@@ -14,15 +14,7 @@ from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.base import Blob, Change, Entry, Query
 from langchain_ttl_history.storage.sqlite import mirror as mirrors
 from langchain_ttl_history.testing import Clock
-from tests.storage.sqlite_cases import (
-    KEY,
-    LEASE,
-    Opens,
-    bytes_remembered,
-    remembered,
-    said,
-    saying,
-)
+from tests.storage.sqlite_cases import KEY, LEASE, Opens, bytes_remembered, remembered, said, saying
 
 
 def test_what_another_worker_wrote_is_seen_at_once(opens: Opens) -> None:

@@ -17,13 +17,7 @@ import pytest
 from langchain_ttl_history.storage import SQLiteStorage
 from langchain_ttl_history.storage.base import Query, Status
 from tests.storage.interrupts import interrupted
-from tests.storage.sqlite_cases import (
-    KEY,
-    Opens,
-    idle,
-    said,
-    saying,
-)
+from tests.storage.sqlite_cases import KEY, Opens, idle, said, saying
 
 
 def test_the_loop_is_not_blocked_while_a_write_waits(opens: Opens, tmp_path: Path) -> None:

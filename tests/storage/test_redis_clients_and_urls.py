@@ -1,0 +1,222 @@
+"""Which clients and URLs a storage on Redis takes, and what it says of those that it refuses."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from importlib import import_module
+from types import SimpleNamespace
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import pytest
+import redis
+import redis.asyncio
+import valkey
+
+from langchain_ttl_history import ConfigurationError, SessionBuffer
+from langchain_ttl_history import storage as storages
+from langchain_ttl_history.storage import RedisStorage
+from langchain_ttl_history.storage.base import Change, Query, Status
+from langchain_ttl_history.storage.redis import server_url
+from tests import servers
+from tests.storage.redis_cases import KEY, LEASE, abandon, clients_of, kind_here
+
+
+@pytest.mark.parametrize("library", [redis, valkey])
+async def test_clients_of_either_driver_sync_async_or_both(library: Any) -> None:
+    port = servers.shared(kind_here()).port
+    name = library.__name__.title()
+    sync = getattr(library, name)(port=port)
+    asynchronous = getattr(sys.modules[f"{library.__name__}.asyncio"], name)(port=port)
+    for storage in (RedisStorage(sync, prefix=name), RedisStorage(sync, asynchronous, prefix=name)):
+        assert storage.write(KEY, Change(LEASE)).status is Status.STORED
+    for storage in (RedisStorage(asynchronous, prefix=name), RedisStorage(None, asynchronous, prefix=name)):
+        assert (await storage.aread(KEY, Query())).generation > 0
+        with pytest.raises(ConfigurationError, match=r"RedisStorage\(client, async_client\)"):
+            storage.read(KEY, Query())
+    with pytest.raises(ConfigurationError, match=r"RedisStorage\(client, async_client\)"):
+        await RedisStorage(sync).aread(KEY, Query())
+    await RedisStorage(asynchronous, prefix=name).adelete("ada", None, 0.001)
+    sync.close()
+    await asynchronous.aclose()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [(), (42,), (None, None), ("",), ("http://x",), (object(), object()), (redis.asyncio.Redis(), redis.Redis())],
+)
+def test_what_is_no_client_is_refused(arguments: Any) -> None:
+    with pytest.raises(ConfigurationError):
+        RedisStorage(*arguments)
+
+
+def test_a_sync_client_is_no_async_one() -> None:
+    with pytest.raises(ConfigurationError, match="async_client must be an async client"):
+        RedisStorage(None, redis.Redis())
+    with pytest.raises(ConfigurationError, match="client must be a client"):
+        RedisStorage(redis.asyncio.Redis(), redis.asyncio.Redis())
+
+
+def test_clients_of_two_drivers_or_for_two_sorts_of_servers_are_refused() -> None:
+    """The errors of one of them would be taken for those of the other, or not be known at all."""
+    cluster = redis.asyncio.RedisCluster(host="localhost")
+    for pair in (
+        (redis.Redis(), valkey.asyncio.Valkey()),
+        (valkey.Valkey(), redis.asyncio.Redis()),
+        (redis.Redis(), cluster),
+    ):
+        with pytest.raises(ConfigurationError, match="of the same driver, and both of a cluster or neither"):
+            RedisStorage(*pair)
+
+
+def test_a_client_that_mixes_up_the_answers_of_threads_is_refused() -> None:
+    port = servers.shared(kind_here()).port
+    one = valkey.Valkey(port=port, single_connection_client=True)
+    with pytest.raises(ConfigurationError, match="without single_connection_client"):
+        RedisStorage(one)
+    one.close()
+    locked = redis.Redis(port=port, single_connection_client=True)
+    assert RedisStorage(locked).read(KEY, Query()).generation == 0
+    locked.close()
+
+
+def test_a_url_takes_no_client_beside_it() -> None:
+    with pytest.raises(ConfigurationError, match="async_client"):
+        RedisStorage("redis://localhost", redis.asyncio.Redis())
+
+
+@pytest.mark.parametrize(
+    ("url", "driver"),
+    [
+        ("redis://localhost:1/2", "redis"),
+        ("rediss://localhost:1", "redis"),
+        ("valkey://localhost:1/2", "valkey"),
+        ("valkeys://localhost:1", "valkey"),
+        ("redis+cluster://localhost:1", "redis"),
+        ("rediss+cluster://localhost:1", "redis"),
+        ("valkey+cluster://localhost:1", "valkey"),
+        ("valkeys+cluster://localhost:1", "valkey"),
+    ],
+)
+async def test_a_url_needs_no_server_and_no_loop_until_it_is_used(url: str, driver: str) -> None:
+    storage = RedisStorage(url)
+    assert clients_of(storage).library == driver
+    client = clients_of(storage).async_client()
+    assert type(client).__module__.startswith(f"{driver}.asyncio")
+    assert type(client).__name__.endswith("Cluster") == ("cluster" in url)
+    if "cluster" not in url:
+        sync = clients_of(storage).client()
+        assert ("SSL" in sync.connection_pool.connection_class.__name__) == url.startswith(("rediss:", "valkeys:"))
+        assert sync.connection_pool.connection_kwargs["port"] == 1
+    assert repr(storage) == f"RedisStorage('{url}')"
+    await storage.aclose()
+
+
+@pytest.mark.parametrize("url", ["valkey://localhost:1", "valkeys+cluster://localhost:1"])
+def test_a_url_is_understood_with_the_first_versions_of_a_driver(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those before valkey-py 6.1.1 have no `parse_url` in this module."""
+
+    def older(name: str) -> Any:
+        module = import_module(name)
+        if not name.endswith(".connection"):
+            return module
+        return SimpleNamespace(**{name: what for name, what in vars(module).items() if name != "parse_url"})
+
+    monkeypatch.setattr(server_url, "import_module", older)
+    assert repr(RedisStorage(url)) == f"RedisStorage('{url}')"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://me:secret@localhost:1/0", "redis://localhost:1/0?username=me&password=secret",
+        "redis://localhost:1?password=any@secret", "redis+cluster://localhost:1?password=secret",
+    ],
+)  # fmt: skip
+def test_a_password_is_not_shown(url: str) -> None:
+    assert "secret" not in repr(SessionBuffer(url))
+
+
+@pytest.mark.parametrize("scheme", ["redis", "valkey", "redis+cluster"])
+@pytest.mark.parametrize("password", ["secret/a", "secret#a", "secret?a", "a[secret", "a[secret]a"])
+def test_a_password_that_breaks_its_url_is_not_shown_but_explained(scheme: str, password: str) -> None:
+    url = f"{scheme}://:{password}@localhost:1/0"
+    with contextlib.suppress(ValueError):
+        if urlsplit(url).password == password:
+            pytest.skip("before Python 3.11.4 a pair of brackets breaks no URL")
+    with pytest.raises(ConfigurationError, match="quote") as refused:
+        SessionBuffer(url)
+    assert "secret" not in str(refused.value)
+    assert refused.value.__context__ is None
+    SessionBuffer(f"{scheme}://:{quote(password, safe='')}@localhost:1/0")
+
+
+@pytest.mark.parametrize("library", [redis, valkey])
+def test_what_a_driver_shows_of_a_client_is_not_shown(library: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some versions of redis-py show the password."""
+    name = library.__name__.title()
+    clients = [getattr(each, name)(host="here", password="secret") for each in (library, library.asyncio)]
+    for each in clients:
+        monkeypatch.setattr(type(each), "__repr__", lambda self: f"{self.connection_pool.connection_kwargs}")
+    shown = repr(SessionBuffer(RedisStorage(*clients)))
+    assert "secret" not in shown
+    assert f"{library.__name__}.asyncio.{name}(host='here'" in shown
+    with pytest.raises(ConfigurationError) as refused:
+        RedisStorage(clients[1], clients[1])
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://localhost:port", "redis://localhost?socket_timeout=x", "redis+tls://localhost",
+        "redis://localhost?encoding=bogus", "valkey+cluster://localhost?encoding=bogus",
+        "redis://localhost?socket_timeout=inf", "redis://localhost?socket_timeout=nan",
+        "redis+cluster://localhost?socket_connect_timeout=0", "redis://localhost?socket_timeout=-1",
+        "redis://localhost?bogus=1", "valkey://localhost?bogus=1", "redis+cluster://localhost?bogus=1",
+        "redis://localhost?max_connections=-1", "redis://localhost?ssl_cert_reqs=none",
+        "rediss://localhost?ssl_cert_reqs=some", "redis://localhost?protocol=9",
+        "redis://localhost/sessions", "valkey://localhost/1/2", "redis://localhost/-1",
+        "redis+cluster://localhost/3", "valkey+cluster://localhost?db=3", "redis+cluster://localhost/sessions",
+    ],
+)  # fmt: skip
+def test_a_url_that_cannot_be_understood_is_refused_at_once(url: str) -> None:
+    with pytest.raises(ConfigurationError):
+        SessionBuffer(url)
+
+
+def test_the_default_buffer_goes_by_the_environment() -> None:
+    program = "from langchain_ttl_history import default_buffer; print(default_buffer())"
+    environment = {"TTL_HISTORY_URL": "redis://localhost:1/0"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert "RedisStorage('redis://localhost:1/0')" in done.stdout
+
+
+@pytest.mark.parametrize("scheme", ["redis", "valkey"])
+def test_without_its_driver_a_url_names_the_extra(scheme: str) -> None:
+    program = f"""
+import sys
+sys.modules[{scheme!r}] = None
+from langchain_ttl_history import ConfigurationError, SessionBuffer
+from langchain_ttl_history.storage import RedisStorage
+try:
+    SessionBuffer("{scheme}://localhost")
+except ConfigurationError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert f"langchain-ttl-history[{scheme}]" in done.stdout
+
+
+def test_the_storages_name_it() -> None:
+    assert "RedisStorage" in storages.__all__
+    assert storages.RedisStorage is RedisStorage
+    with pytest.raises(AttributeError):
+        _ = storages.NoStorage
+
+
+def test_an_open_storage_is_left_without_a_trace(real: RedisStorage) -> None:
+    abandon(real)
+    assert real.read(KEY, Query()).generation == 0, "a closed storage opens again when it is used"

@@ -1,0 +1,104 @@
+"""Sessions in Redis end by the server's clock, and nothing is left of them."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import redis
+
+from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.storage import RedisStorage
+from langchain_ttl_history.storage.base import Blob, Change, Guard, Lease, Query, Status
+from langchain_ttl_history.testing import Clock
+from tests import servers
+from tests.storage.redis_cases import KEY, LEASE, admin_of, keys_of
+
+
+def test_a_session_ends_by_the_servers_clock(real: RedisStorage) -> None:
+    outcome = real.write(KEY, Change(Lease(1.0, None), blobs={"b": Blob(b"1")}))
+    found = real.read(KEY, Query(("b",)))
+    assert abs(found.now - time.time()) < 60
+    assert outcome.generation == round(found.created_at * 1_000_000)
+    assert found.expires_at is not None
+    assert found.last_used_at + 1.0 <= found.expires_at <= found.last_used_at + 1.1 + 1e-3
+    with admin_of(real) as admin:
+        keys = [*keys_of(real)]
+        for key in keys:
+            assert 0 < admin.pttl(key) <= 1_101
+        while real.read(KEY, Query()).now < found.expires_at:
+            assert real.read(KEY, Query(("b",))).blobs or real.read(KEY, Query()).now >= found.expires_at
+            time.sleep(0.02)
+        assert real.read(KEY, Query(("b",))).generation == 0
+        assert real.sessions("ada") == ([], None)
+        servers.wait_for(lambda: not admin.exists(*keys), "the end of its keys")
+
+
+def test_a_tombstone_goes_by_itself(real: RedisStorage) -> None:
+    old = real.write(KEY, Change(LEASE)).generation
+    real.delete(*KEY, 1.0)
+    assert real.write(KEY, Change(LEASE, Guard(old))).status is Status.DELETED
+    with admin_of(real) as admin:
+        user, session = keys_of(real)
+        assert not admin.exists(session)
+        # Its time is over with the session's, which a moment ago would have been the later one.
+        assert 0 < admin.pttl(user) <= 110_001
+    servers.wait_for(lambda: real.read(KEY, Query()).fence == 0, "the end of the tombstone")
+
+
+def test_most_reads_write_nothing(storage: RedisStorage, clock: Clock, admin: redis.Redis) -> None:
+    storage.write(KEY, Change(LEASE, blobs={"b": Blob(b"1")}))
+    admin.config_resetstat()
+    for _ in range(9):
+        clock.advance(1)
+        storage.read(KEY, Query(("b",), lease=LEASE))
+    stats = admin.info("commandstats")
+    assert "cmdstat_hset" not in stats
+    assert "cmdstat_pexpire" not in stats
+    clock.advance(1.01)
+    storage.read(KEY, Query(("b",), lease=LEASE))
+    assert admin.info("commandstats")["cmdstat_hset"]["calls"] == 2
+
+
+def test_keys_have_a_deadline_but_for_sessions_without_one(storage: RedisStorage, admin: redis.Redis) -> None:
+    user, session = keys_of(storage)
+    steps: list[tuple[dict[str, Any], bool]] = [
+        ({}, False),
+        ({"idle_ttl": None}, True),
+        ({"idle_ttl": 50.0, "upkeep": True}, False),
+        ({"idle_ttl": None, "upkeep": True}, True),
+        ({"lease": Lease(100.0, 200.0)}, False),
+        ({"lease": Lease(None, None)}, True),
+        ({"idle_ttl": 10.0}, False),
+    ]
+    for change, endless in steps:
+        storage.write(KEY, Change(**{"lease": LEASE, **change}))
+        assert [admin.pttl(key) == -1 for key in (user, session)] == [endless, endless], change
+    other = SessionKey("ada", "s2")
+    storage.write(other, Change(LEASE, idle_ttl=None))
+    assert admin.pttl(user) == -1
+    storage.delete(*other, 60.0)
+    assert admin.pttl(user) > 0
+
+
+def test_creating_sessions_frees_what_is_left_of_those_that_are_over(
+    storage: RedisStorage, clock: Clock, admin: redis.Redis
+) -> None:
+    user, _ = keys_of(storage)
+    most = 0
+    for number in range(2_000):
+        storage.write(SessionKey("ada", f"s{number}"), Change(Lease(10.0, None)))
+        if number % 3 == 0:
+            storage.delete("ada", f"s{number}", 10.0)
+        clock.advance(0.5)
+        most = max(most, admin.hlen(user))
+    assert most < 150
+
+
+def test_nothing_is_left_of_a_user_who_was_forgotten_but_digests(storage: RedisStorage, admin: redis.Redis) -> None:
+    for number in range(3):
+        key = SessionKey("user-secret", f"session-secret-{number}")
+        storage.write(key, Change(LEASE, blobs={"m-secret": Blob(b"said-secret")}, append=[("l", b"secret", ())]))
+    assert storage.delete("user-secret", None, 60.0) == 3
+    assert b"secret" not in b"\n".join(servers.dumped(admin))
+    assert storage.delete("user-secret", None, 60.0) == 0
