@@ -15,11 +15,11 @@ from typing import NamedTuple
 
 from langchain_ttl_history.fork_safety import lock
 from langchain_ttl_history.keys import SessionKey
-from langchain_ttl_history.storage.base import Blob
+from langchain_ttl_history.storage.base import Blob, Change
 from langchain_ttl_history.storage.redis.lineage import later, newest
 from langchain_ttl_history.storage.redis.numbers import KIND, SessionNumbers
 
-__all__ = ["NOTHING", "Mirror", "Mirrors", "Remembered"]
+__all__ = ["NOTHING", "Mirror", "Mirrors", "Remembered", "Stored"]
 
 # How many bytes are remembered of one session, and of all together.
 _EACH = 4 * 1024 * 1024
@@ -44,6 +44,19 @@ class Remembered(NamedTuple):
 
 
 NOTHING = Remembered()
+
+
+class Stored(NamedTuple):
+    """What the answer to a write tells for the caches."""
+
+    known: SessionNumbers
+    """The numbers of the blobs it stored, in the epoch after it."""
+    epoch: int
+    """The epoch before it."""
+    editions: tuple[int, int]
+    """The editions before and after it."""
+    lasting: dict[str, int]
+    """The numbers of those of its blobs that were never set again with other content, and so may be remembered."""
 
 
 class Mirror:
@@ -153,21 +166,9 @@ class Mirrors:
             ):
                 self._keep(key, mirror)
 
-    def wrote(
-        self, key: SessionKey, told: SessionNumbers, editions: tuple[int, int], found: Mapping[str, Blob],
-        numbers: Mapping[str, int], gone: Collection[str],
-    ) -> None:  # fmt: skip
-        """Remember what a write stored, and forget what it dropped or set again.
-
-        Args:
-            key: The session.
-            told: The numbers that the write's answer told.
-            editions: The session's editions before and after the write.
-            found: The blobs that it stored.
-            numbers: The numbers of those blobs that may be remembered, by name.
-            gone: The names that it dropped or set again.
-        """
-        before, after = editions
+    def wrote(self, key: SessionKey, stored: Stored, change: Change) -> None:
+        """Remember what a write stored, and forget what it dropped or set again with other content."""
+        told, (before, after) = stored.known, stored.editions
         with self._lock:
             mirror = self._mirrors.get(key)
             if mirror is None:
@@ -179,9 +180,10 @@ class Mirrors:
                 mirror = None
             else:
                 if after != before:
-                    mirror = mirror.without(gone, after)
+                    again = [name for name in change.blobs if name not in stored.lasting]
+                    mirror = mirror.without([*change.drop, *again], after)
                 mirror.requests = latest
-                mirror.add(found, numbers)
+                mirror.add(change.blobs, stored.lasting)
             self._keep(key, mirror)
 
     def forget(self, user_id: str, session_id: str | None) -> None:

@@ -21,11 +21,11 @@ from langchain_ttl_history.storage.redis.layout import (
     without_lengths,
 )
 from langchain_ttl_history.storage.redis.lineage import later
-from langchain_ttl_history.storage.redis.mirror import Mirror, Remembered
+from langchain_ttl_history.storage.redis.mirror import Mirror, Remembered, Stored
 from langchain_ttl_history.storage.redis.names import full_name
 from langchain_ttl_history.storage.redis.numbers import KIND, TABLE, SessionNumbers
 
-__all__ = ["Listed", "Stored", "is_completed", "parse_listing", "parse_read", "parse_write"]
+__all__ = ["Listed", "is_completed", "parse_listing", "parse_read", "parse_write"]
 
 _NOW = Struct(">QQ")
 _HEAD = Struct(">10Q4I")
@@ -192,19 +192,6 @@ def _learn(names: Names, field: bytes, table: bytes) -> None:
     """Learn the names in a table."""
     start = (field[1] << KIND) + TABLE * int.from_bytes(field[2:], "big")
     names.update(zip(range(start, start + TABLE), map(full_name, table_names(table)), strict=False))
-
-
-class Stored(NamedTuple):
-    """What the answer to a write tells for the caches."""
-
-    known: SessionNumbers
-    """The numbers of the blobs it stored, in the epoch after it."""
-    epoch: int
-    """The epoch before it."""
-    editions: tuple[int, int]
-    """The editions before and after it."""
-    lasting: dict[str, int]
-    """The numbers of those of its blobs that were never set again with other content, and so may be remembered."""
 
 
 @decoder("a session")

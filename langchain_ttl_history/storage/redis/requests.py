@@ -114,8 +114,7 @@ def write(settings: Settings, key: SessionKey, change: Change) -> Plan[Outcome]:
             settings.numbers.learn(key, told.known, gone, known.epoch)
         else:
             settings.numbers.learn(key, told.known, change.drop, told.epoch)
-        changed = [*change.drop, *(name for name in change.blobs if name not in told.lasting)]
-        settings.mirrors.wrote(key, told.known, told.editions, change.blobs, told.lasting, changed)
+        settings.mirrors.wrote(key, told, change)
     return outcome
 
 
