@@ -7,11 +7,8 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
-
-from langchain_core.messages import BaseMessage
 
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.log_trimming import kept_entries
@@ -71,10 +68,8 @@ def plan(
     retention: Retention,
     lease: Lease,
     codec: Codec,
+    conversation: Conversation,
     shown: AbstractSet[str],
-    names: Sequence[str],
-    messages: Mapping[str, BaseMessage],
-    needed: AbstractSet[str],
 ) -> Change:
     """What to free of a session that is over its caps.
 
@@ -83,10 +78,8 @@ def plan(
         retention: The caps.
         lease: As for any write.
         codec: Reads the records.
+        conversation: The session's.
         shown: Names of the messages that the history or a graph shows.
-        names: Names of its conversation.
-        messages: The messages of its conversation, and perhaps of its head, by name.
-        needed: Names of the messages that stay even over `max_bytes`.
     """
     lines = Lines(snapshot)
     roots = lines.of(INDEX)
@@ -94,7 +87,7 @@ def plan(
     waiting = waiting_roots(leaves(roots), snapshot, codec)
     bound = retention.max_bytes
     room = math.inf if bound is None else bound * _REMOVALS_SHARE
-    log = kept_entries(snapshot, shown, names, retention.max_messages, room, codec)
+    log = kept_entries(snapshot, shown, conversation.names, retention.max_messages, room, codec)
 
     def keeping(cap: int | None) -> Change:
         return keep_only(snapshot, shown_lines(roots, subs, cap, waiting), lease, log, lines)
@@ -110,12 +103,12 @@ def plan(
     if _bytes_after(snapshot, change) <= goal:
         return change
     # Checkpoints alone do not free enough: keep only the part of the log that is shown, then cut the oldest messages.
-    log = kept_entries(snapshot, shown, names, 0, room, codec)
+    log = kept_entries(snapshot, shown, conversation.names, 0, room, codec)
     change = keep_only(snapshot, shown_lines(roots, subs, 1, waiting), lease, log, lines)
     over = _bytes_after(snapshot, change) - goal
     if over <= 0:
         return change
-    return with_fewer_messages(snapshot, change, over, log, Conversation(names, messages, needed), codec)
+    return with_fewer_messages(snapshot, change, over, log, conversation, codec)
 
 
 def _bytes_after(snapshot: Snapshot, change: Change) -> int:

@@ -17,6 +17,7 @@ from langchain_ttl_history.compaction import hard_limits, limits, plan, together
 from langchain_ttl_history.conversation import Seen, deltas_of, fold, keyed
 from langchain_ttl_history.flow import Flow, Read, Write
 from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.message_cutting import Conversation
 from langchain_ttl_history.retention import Retention
 from langchain_ttl_history.storage.base import Change, Lease, Outcome, Query, Snapshot, Status
 from langchain_ttl_history.stored.bodies import KnownBodies
@@ -223,5 +224,5 @@ class Sessions:
         if view.history is not view.names:
             shown.update(self.window(view.history, messages))
         # A pending interrupt needs the open tool call and the message that opened its turn.
-        needed = set(view.waiting)
-        return plan(view.snapshot, self.retention, self.lease, self.codec, shown, view.names, messages, needed)
+        conversation = Conversation(view.names, messages, needed=set(view.waiting))
+        return plan(view.snapshot, self.retention, self.lease, self.codec, conversation, shown)
