@@ -9,7 +9,7 @@ from typing import Any
 import ormsgpack
 from langchain_core.messages import BaseMessage
 
-from langchain_ttl_history.encoding.objects import taken_apart
+from langchain_ttl_history.encoding.objects import beside, taken_apart
 from langchain_ttl_history.encoding.records import spelled_text
 from langchain_ttl_history.keys import OwnedThread
 
@@ -17,6 +17,7 @@ __all__ = ["BYTEARRAY", "INTEGER", "Pairs", "changed", "same", "spelled"]
 
 BYTEARRAY, INTEGER = 5, 6
 """Extension types of the stored format, besides that of texts."""
+_PLAIN_TYPES = (str, int, float, bytes, list, dict, tuple)
 
 
 def spelled(value: Any) -> Any:
@@ -67,10 +68,14 @@ def same(left: Any, right: Any) -> bool:
             and same(left.__pydantic_extra__ or None, right.__pydantic_extra__ or None)
         )
     if isinstance(left, (set, frozenset)):
-        return left == right and Counter(map(type, left)) == Counter(map(type, right))
+        alike = left == right and Counter(map(type, left)) == Counter(map(type, right))
+        return alike and same(beside(left), beside(right))
     parts = taken_apart(left)
     if parts is not None:
-        return same(parts, taken_apart(right))
+        # What a subclass of a plain type holds besides is not taken apart, but its constructor may have made it anew.
+        return same(parts, taken_apart(right)) and (
+            not isinstance(left, _PLAIN_TYPES) or same(beside(left), beside(right))
+        )
     by_identity: Any = object.__eq__
     if kind.__eq__ is by_identity:
         return same(getattr(left, "__dict__", None), getattr(right, "__dict__", None))

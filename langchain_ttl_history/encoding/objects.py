@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from langchain_ttl_history.errors import CorruptRecordError
 
-__all__ = ["put_together", "taken_apart"]
+__all__ = ["beside", "put_together", "taken_apart"]
 
 _FIELDS, _MODEL, _MADE, _ITEMS, _PLAIN, _FOLDED, _BOUNDED = range(7)
 # How a value of a subclass is made a plain one. `str(value)` may return that value itself, as Django's safe strings do.
@@ -54,13 +54,9 @@ def taken_apart(value: Any) -> list[Any] | None:
         return [_MODEL, parts]
     if dataclasses.is_dataclass(value):
         names = [field.name for field in dataclasses.fields(value) if hasattr(value, field.name)]
-        # Attributes that are not fields as well, except the values of cached properties.
-        beside = [
-            name
-            for name in getattr(value, "__dict__", ())
-            if name not in names and not isinstance(getattr(kind, name, None), cached_property)
-        ]
-        return [_FIELDS, {name: getattr(value, name) for name in [*names, *beside]}]
+        # Attributes that are not fields as well.
+        more = [name for name in beside(value) if name not in names]
+        return [_FIELDS, {name: getattr(value, name) for name in [*names, *more]}]
     if isinstance(value, tuple):
         return [_MADE, list(value)] if hasattr(kind, "_make") else [_ITEMS, list(value)]
     if isinstance(value, (set, frozenset)):
@@ -74,6 +70,15 @@ def taken_apart(value: Any) -> list[Any] | None:
         if isinstance(value, base) and kind is not base:
             return [_PLAIN, plain(value)]
     return None
+
+
+def beside(value: Any) -> dict[str, Any]:
+    """An object's attributes, except the values of cached properties."""
+    held = getattr(value, "__dict__", {})
+    if held is value:  # A mapping whose items are its attributes.
+        return {}
+    kind = type(value)
+    return {name: each for name, each in held.items() if not isinstance(getattr(kind, name, None), cached_property)}
 
 
 def put_together(cls: Any, how: int, state: Any) -> Any:

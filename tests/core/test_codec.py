@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
+from functools import cached_property
 from typing import Any
 from uuid import UUID
 
@@ -114,6 +115,48 @@ def test_an_unknown_type_is_refused_by_name_and_place() -> None:
 def test_what_would_not_come_back_is_refused(value: Any) -> None:
     with pytest.raises(TypeNotAllowedError, match="here"):
         Codec().dumps(value, "here")
+
+
+class Label(str):  # noqa: SLOT000  # its attributes are the test
+    language = "en"
+
+    @cached_property
+    def initial(self) -> str:
+        return self[:1]
+
+
+class Basket(list[Any]):
+    def __init__(self, held: Any = ()) -> None:
+        super().__init__(held)
+        self.owner: Any = "nobody"
+
+
+class Open(dict[str, Any]):
+    def __init__(self, held: Any = ()) -> None:
+        super().__init__(held)
+        self.__dict__ = self
+
+
+class Flock(set[Any]):
+    pass
+
+
+@pytest.mark.parametrize(("cls", "name"), [(Label, "language"), (Basket, "owner"), (Flock, "owner")])
+def test_an_attribute_of_a_plain_value_is_not_lost_without_a_word(cls: type, name: str) -> None:
+    value = cls(["a"]) if cls is not Label else cls("a")
+    codec = Codec(learning=True)
+    assert same(codec.loads(codec.dumps(value, "here")), value)
+    setattr(value, name, "fr")
+    with pytest.raises(TypeNotAllowedError, match=rf"here: .*{cls.__name__}"):
+        codec.dumps([value], "here")
+
+
+def test_what_a_plain_value_makes_by_itself_may_be_beside_it() -> None:
+    codec = Codec(learning=True)
+    label = Label("word")
+    assert label.initial == "w"
+    for value in (label, Basket([1]), Open({"a": 1})):
+        assert exactly(codec.loads(codec.dumps(value, "here")), value)
 
 
 def held_by_itself() -> Ticket:
