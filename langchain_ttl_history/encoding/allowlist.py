@@ -61,8 +61,8 @@ class AllowList:
         if (module, name) not in self._safe and (module, name) not in self._classes:
             raise TypeNotAllowedError(
                 f"type {module}.{name} is not allow-listed. Name it in SessionBuffer(allow_types=[{name}]); "
-                "if a graph's state declares it, LANGGRAPH_STRICT_MSGPACK=true does as well, with which LangGraph "
-                "announces such types"
+                "if it is a dataclass, an enum or a pydantic model that a graph's state declares, "
+                "LANGGRAPH_STRICT_MSGPACK=true does as well, with which LangGraph announces such types"
             )
         found: Any = importlib.import_module(module)
         for part in name.split("."):

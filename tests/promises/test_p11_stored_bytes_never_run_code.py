@@ -116,6 +116,7 @@ async def test_elsewhere_a_type_that_is_not_allow_listed_is_refused_when_written
     assert "value" in text
     assert kind.__name__ in text
     assert "allow_types" in text
+    assert "dataclass" in text, "what LangGraph announces, and what not"
     assert "LANGGRAPH_STRICT_MSGPACK" in text
     with pytest.raises(TypeNotAllowedError) as refused:
         await mine.add(HumanMessage("q", additional_kwargs={"value": value}))
