@@ -17,8 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from langchain_ttl_history.encoding.records import decoder, pack, unpack_each
-from langchain_ttl_history.errors import CorruptRecordError
+from langchain_ttl_history.encoding.records import decoder, pack, unpack_each, unread_form
 from langchain_ttl_history.storage.base import Entry
 from langchain_ttl_history.stored.names import key_of
 
@@ -110,7 +109,7 @@ def deltas_of(entries: Sequence[Entry]) -> list[Delta]:
     deltas: list[Delta] = []
     for entry, record in zip(entries, unpack_each([entry.payload for entry in entries]), strict=True):
         if record[0] != _FORMAT:
-            raise CorruptRecordError(f"a log entry is of format {record[0]}, newer than {_FORMAT}")
+            raise unread_form("a log entry", record[0], _FORMAT)
         _, run, removed, after, *known = record
         deltas.append(Delta(run, tuple(removed), entry.refs, after, entry.position, *known))
     return deltas

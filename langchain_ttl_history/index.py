@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from langchain_ttl_history.checkpoints import Record
-from langchain_ttl_history.encoding.records import decoder, pack, unpack_each
-from langchain_ttl_history.errors import CorruptRecordError
+from langchain_ttl_history.encoding.records import decoder, pack, unpack_each, unread_form
 from langchain_ttl_history.storage.base import Entry
 
 __all__ = ["Line", "line_of", "lines_at", "lines_of"]
@@ -59,7 +58,7 @@ def lines_at(entries: Sequence[Entry]) -> list[Line]:
     for entry, record in zip(entries, unpack_each([entry.payload for entry in entries]), strict=True):
         form, ns, id, parent, root, run_id, deltas, valued = record
         if form != _FORMAT:
-            raise CorruptRecordError(f"an index line is of format {form}, newer than {_FORMAT}")
+            raise unread_form("an index line", form, _FORMAT)
         deltas = None if deltas is None else tuple(deltas)
         valued = None if valued is None else tuple(valued)
         lines.append(Line(ns, id, parent, root, run_id, deltas, valued, entry.position))
