@@ -111,6 +111,8 @@ def put_together(cls: Any, how: int, state: Any) -> Any:
         ("__pydantic_extra__", extra),
         ("__pydantic_private__", private),
     ):
+        if value is None and getattr(cls, name, made) is None:
+            continue  # A root model has no place for it.
         object.__setattr__(made, name, value)
     return made
 

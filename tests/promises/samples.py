@@ -26,7 +26,7 @@ from langchain_core.messages import (
     SystemMessage,
     ToolMessage,
 )
-from pydantic import BaseModel, SecretStr
+from pydantic import BaseModel, RootModel, SecretStr
 
 
 class Colour(enum.Enum):
@@ -86,6 +86,10 @@ class Settings(BaseModel):
     name: str
     limits: dict[str, int] = {}
     at: dt.datetime | None = None
+
+
+class Scores(RootModel[list[int]]):
+    """A model that is its one value."""
 
 
 class TicketMessage(HumanMessage):
@@ -155,6 +159,7 @@ VALUES: dict[str, Any] = {
     "nested dataclass": Order([Point(1)]),
     "named tuple": Pair(1, "r"),
     "pydantic model": Settings(name="n", limits={"a": 1}, at=NAIVE),
+    "pydantic root model": Scores([1, 2]),
     "secret": SecretStr("hush"),
     "document": Document("page", metadata={"source": "x"}, id="d1"),
     "message": AIMessage("inside", id="m1", tool_calls=[{"name": "f", "args": {}, "id": "c"}]),
