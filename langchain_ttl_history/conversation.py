@@ -8,13 +8,14 @@ unseen change folded in:
 
 * what the head's run had seen is never applied again;
 * a change that the head's own run made later to the same message wins;
-* an addition goes after the message it says it follows, otherwise to the end;
+* an addition goes after the message it says it follows; where that is gone, to where its turn began, before what others
+  put at the end since; otherwise to the end;
 * a message that is moved takes along the messages right after it that its mover did not know of.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from langchain_ttl_history.encoding.records import decoder, pack, unpack_each, unread_form
@@ -87,7 +88,7 @@ class Delta(NamedTuple):
     """The key of the message that the added ones follow; None means the end."""
     position: int = 0
     known: int | None = None
-    """For a removal the position up to which its run knew the log; None means everything before it."""
+    """The position up to which its run knew the log, where it removes or follows something; None: all before it."""
 
     def ignores(self, other: Delta) -> bool:
         """Whether its run did not know of this change."""
@@ -142,6 +143,8 @@ def fold(names: Sequence[str], deltas: Sequence[Delta], seen: Seen) -> Sequence[
                 own[key] = delta.position
     order = list(keyed(names))
     shown = dict(zip(order, names, strict=True))
+    # For each key the change at the end that it, or what it follows, was put there by.
+    opened: dict[str, Delta] = {}
     for delta in new:
         behind = _behind_moved(order, delta)
         for key in delta.removed:
@@ -150,9 +153,9 @@ def fold(names: Sequence[str], deltas: Sequence[Delta], seen: Seen) -> Sequence[
                 order.remove(key)
                 for follower in behind.get(key, ()):
                     order.remove(follower)
-        at = len(order)
-        if delta.after in order:
-            at = order.index(delta.after) + 1
+        follows = delta.after in order
+        at = order.index(delta.after or "") + 1 if follows else _end_for(delta, order, opened)
+        placed: list[str] = []
         for name in delta.added:
             key = key_of(name)
             if own.get(key, 0) > delta.position:
@@ -161,8 +164,30 @@ def fold(names: Sequence[str], deltas: Sequence[Delta], seen: Seen) -> Sequence[
                 moved = [key, *behind.get(key, ())]
                 order[at:at] = moved
                 at += len(moved)
+                placed += moved
             shown[key] = name
+        opening = opened.get(delta.after or "") if follows else delta
+        if opening is not None:
+            opened.update(dict.fromkeys(placed, opening))
     return [shown[key] for key in order]
+
+
+def _end_for(delta: Delta, order: Sequence[str], opened: Mapping[str, Delta]) -> int:
+    """Where the end is for a change that follows nothing that is there.
+
+    If it continues a turn of which nothing is there any more, what others have begun since that turn stands behind it.
+
+    Args:
+        delta: The change.
+        order: The keys of the conversation so far.
+        opened: For each key the change at the end that it, or what it follows, was put there by.
+    """
+    if delta.after is not None and delta.known is not None:
+        for at, key in enumerate(order):
+            other = opened.get(key)
+            if other is not None and other.run != delta.run and other.position > delta.known:
+                return at
+    return len(order)
 
 
 def _behind_moved(order: Sequence[str], delta: Delta) -> dict[str, list[str]]:

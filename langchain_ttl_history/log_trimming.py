@@ -2,12 +2,13 @@
 
 A change stays if it affects what is shown. Of those between the oldest such change and the newest ones, which stay for
 runs under way, only what still counts is kept: an edit that a later one replaced, or a message that was removed again,
-would otherwise stay for as long as anything said before it is shown. Of those before, it is what they did to the head.
+would otherwise stay for as long as anything said before it is shown. Of those before, it is what they did to the head,
+and what puts a message that is shown where it stands, for runs under way that have not seen it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
 from langchain_ttl_history.amendments import without_edits
@@ -57,11 +58,33 @@ def kept_entries(
     removing = _newest_removals(entries[:recent], room)
     start = next((at for at, each in enumerate(entries) if each.position >= first), len(entries))
     start = _with_followed(entries, min(start, recent), new)
+    # Where bytes are short, what the head shows need not be there once more.
+    again = _placing(entries, {*map(key_of, shown)}) if spare else {}
     kept = [
-        *_of_the_head(entries[:start], removing, matter, later, head, seen),
+        *_of_the_head(entries[:start], removing, matter, later, head, seen, again),
         *_thinned(entries[start:], max(0, recent - start), removing, head, {*map(key_of, names)}),
     ]
     return without_edits(kept, new, head)
+
+
+def _placing(entries: Sequence[Entry], keys: AbstractSet[str]) -> dict[int, set[str]]:
+    """By position which changes put these messages where they stand, or say last what they are.
+
+    The head's run may have seen them, and a run under way not, which shows them anew once it is the head.
+    """
+    placing: dict[str, int] = {}
+    newest: dict[str, int] = {}
+    for delta in deltas_of(entries):
+        for key in delta.removed:
+            placing.pop(key, None)
+        for key in map(key_of, delta.added):
+            if key in keys:
+                placing.setdefault(key, delta.position)
+                newest[key] = delta.position
+    found: dict[int, set[str]] = {}
+    for key, position in (*placing.items(), *newest.items()):
+        found.setdefault(position, set()).add(key)
+    return found
 
 
 def _newest_removals(entries: Sequence[Entry], room: float) -> frozenset[int]:
@@ -120,6 +143,7 @@ def _of_the_head(
     later: Sequence[Delta],
     head: Iterable[str],
     seen: Seen,
+    again: Mapping[int, AbstractSet[str]],
 ) -> list[Entry]:
     """What is left of the entries if only removals and the last edits of the head's messages are kept.
 
@@ -133,6 +157,7 @@ def _of_the_head(
         later: The changes that the head's run had not seen when it began.
         head: Names of the head's messages.
         seen: What the head's run has seen.
+        again: By position the keys of messages that are kept although the head has seen them.
     """
     # A later change that the head's own run made to a message wins, and so does a later edit.
     own = {key: delta.position for delta in later if seen.ran(delta) for key in _touched(delta)}
@@ -143,8 +168,12 @@ def _of_the_head(
     for delta in deltas_of(entries):
         at = delta.position
         if at not in concerned:
-            if at in removing:
-                left.append(Entry(at, delta._replace(removed=_only_removed(delta), added=()).payload()))
+            stays = again.get(at, ())
+            added = tuple(name for name in delta.added if key_of(name) in stays)
+            removed = tuple(key for key in delta.removed if key in stays)
+            removed += _only_removed(delta) if at in removing else ()
+            if removed or added:
+                left.append(Entry(at, delta._replace(removed=removed, added=added).payload(), added))
             continue
         counting = {key for key in _touched(delta) if key in there and own.get(key, 0) < at}
         removed = tuple(key for key in _only_removed(delta) if key in counting or at in removing)

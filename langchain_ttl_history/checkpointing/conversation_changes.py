@@ -134,7 +134,7 @@ def log_entry(record: Record, value: Any, shown: Sequence[str], before: Record |
         if not is_conversation(messages) or ends_open([message for message in messages if message.id in stays]):
             last = None  # Perhaps an open tool call: its results may arrive meanwhile and must follow it.
     record.last = new[-1] if new else last
-    return Delta(record.run, removed, added, last, known=record.seen.last if removed else None)
+    return Delta(record.run, removed, added, last, known=record.seen.last if removed or last is not None else None)
 
 
 def _answers_within_call(messages: Sequence[BaseMessage], last: str) -> bool:

@@ -47,7 +47,8 @@ def logs(draw: st.DrawFn) -> list[Delta]:
         added = tuple(unique(draw(st.lists(named, max_size=4))))
         removed = tuple(f"i{each}" for each in draw(st.lists(ids, max_size=3, unique=True)))
         after = draw(st.none() | ids.map(lambda each: f"i{each}"))
-        deltas.append(Delta(draw(st.sampled_from("abc")), removed, added, after, position))
+        known = draw(st.none() | st.integers(0, position))
+        deltas.append(Delta(draw(st.sampled_from("abc")), removed, added, after, position, known))
     return deltas
 
 
@@ -69,6 +70,7 @@ def ran(delta: Delta, seen: Seen) -> bool:
 def naive(names: list[str], deltas: list[Delta], seen: Seen) -> list[str]:
     """The sentences of the module, one after the other."""
     shown = [[key_of(each), each] for each in names]
+    begun: dict[str, Delta] = {}
 
     def place(key: str | None) -> int | None:
         return next((at for at, (has, _) in enumerate(shown) if has == key), None)
@@ -99,12 +101,18 @@ def naive(names: list[str], deltas: list[Delta], seen: Seen) -> list[str]:
                 del shown[at : at + 1 + len(behind.get(key, ()))]
         anchor = place(delta.after)
         at = len(shown) if anchor is None else anchor + 1
+        if anchor is None and delta.after is not None and delta.known is not None:
+            # What it follows is gone, so it goes before what others put at the end since its turn began.
+            since = {key for key, by in begun.items() if by.run != delta.run and by.position > delta.known}
+            at = next((at for at, (key, _) in enumerate(shown) if key in since), at)
+        begins = delta if anchor is None else begun.get(delta.after or "")
         for each in delta.added:
             if own_later_change(key_of(each)):
                 continue
             found = place(key_of(each))
             if found is None:
                 new = [[key_of(each), each], *behind.get(key_of(each), ())]
+                begun |= {key: begins for key, _ in new if begins is not None}
                 shown[at:at] = new
                 at += len(new)
             else:
@@ -137,6 +145,8 @@ def test_what_was_seen_is_never_applied_again(names: list[str], deltas: list[Del
 @often
 @given(names=conversations, deltas=logs(), at=st.integers(0, 7))
 def test_folding_in_two_steps_is_folding_at_once(names: list[str], deltas: list[Delta], at: int) -> None:
+    # Of what one has folded it is not told any more who put it where it stands.
+    deltas = [delta._replace(known=None) for delta in deltas]
     first, later = deltas[:at], deltas[at:]
     middle = list(fold(names, first, NOTHING_SEEN))
     seen = Seen(first[-1].position if first else 0)
@@ -170,6 +180,19 @@ def test_what_the_heads_own_run_removed_later_does_not_come_back() -> None:
     other = Delta("other", (), (name(1, 1),), None, 5)
     mine = Delta("mine", ("i1",), (), None, 6)
     assert list(fold([], [other, mine], Seen(4, (("mine", None),)))) == []
+
+
+def test_what_continues_a_turn_that_is_gone_goes_before_what_others_began_since() -> None:
+    log = [
+        Delta("before", (), (name(1),), position=2),
+        Delta("since", (), (name(2),), position=6),
+        Delta("since", (), (name(3),), after="i9", position=7, known=4),
+        Delta("turn", (), (name(5),), after="i4", position=8, known=3),
+        Delta("turn", (), (name(6),), after="i5", position=9, known=3),
+    ]
+    assert list(fold([], log, NOTHING_SEEN)) == [name(1), name(5), name(6), name(2), name(3)]
+    # Of who does not say how far it knew the log nobody can tell.
+    assert list(fold([], [log[1], log[3]._replace(known=None)], NOTHING_SEEN)) == [name(2), name(5)]
 
 
 def test_an_addition_goes_after_the_message_it_follows_otherwise_to_the_end() -> None:

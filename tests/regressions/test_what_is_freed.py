@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, RemoveMessage, ToolMessage
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Command, interrupt
 
@@ -15,7 +15,7 @@ from langchain_ttl_history.compaction import hard_limits
 from langchain_ttl_history.storage import MemoryStorage
 from langchain_ttl_history.storage.base import Query
 from langchain_ttl_history.stored.names import LOG
-from tests.regressions.cases import CONFIG, DELTAS, KEY, ask, asking, calls_while, chained, ids, texts
+from tests.regressions.cases import CALL, CONFIG, DELTAS, KEY, ask, asking, calls_while, chained, ids, texts
 
 
 @pytest.mark.parametrize("together", [False, True], ids=["two calls", "one call"])
@@ -203,3 +203,27 @@ def test_an_edit_is_kept_though_the_window_cuts_it_and_shows_it_again(edit: str)
     while history.messages[-1].text.startswith("said"):
         history.add_messages([RemoveMessage(id=str(history.messages[-1].id))])
     assert "edited" in texts(history.messages)
+
+
+@pytest.mark.parametrize("in_a_tool", [False, True])
+def test_turns_that_begin_in_each_other_stay_in_order_though_each_is_longer_than_the_window(in_a_tool: bool) -> None:
+    """Of a turn that is freed nothing is left that its next step could follow, nor of a question what it asked."""
+    buffer = SessionBuffer(default_user="u", retention=Retention(max_messages=4))
+
+    def turn(name: str, meanwhile: Callable[[], object] = lambda: None) -> Any:
+        def says(message: BaseMessage) -> Any:
+            return lambda _: {"messages": [message]}
+
+        def tool(_: Any) -> Any:
+            meanwhile()
+            return {"messages": [ToolMessage("result", tool_call_id="c")] if in_a_tool else []}
+
+        steps = {f"says{at}": says(AIMessage(f"{name} {at}")) for at in range(20)}
+        call = says(AIMessage("call", tool_calls=[CALL] if in_a_tool else []))
+        return chained(buffer, **steps, calls=call, tool=tool, ends=says(AIMessage(f"{name} answer")))
+
+    newest = turn("third")
+    older = turn("second", lambda: ask(newest, "third question"))
+    ask(turn("first", lambda: ask(older, "second question")), "first question")
+    said = ["call", "result", "third answer"] if in_a_tool else ["third 19", "call", "third answer"]
+    assert texts(buffer.history(session_id="t").messages) == ["third question", *said]
