@@ -145,10 +145,10 @@ def _of_the_head(
     seen: Seen,
     again: Mapping[int, AbstractSet[str]],
 ) -> list[Entry]:
-    """What is left of the entries if only removals and the last edits of the head's messages are kept.
+    """What is left of the entries if only removals, the last places and the last edits of the head's messages are kept.
 
-    The head has its messages for as long as it is the head, and without these they would be shown as they were before,
-    once what was said after them is removed.
+    The head has its messages for as long as it is the head, and without these they would be shown as they were and
+    where they were, once what was said after them is removed.
 
     Args:
         entries: Those that are freed.
@@ -162,6 +162,7 @@ def _of_the_head(
     # A later change that the head's own run made to a message wins, and so does a later edit.
     own = {key: delta.position for delta in later if seen.ran(delta) for key in _touched(delta)}
     newest = {key_of(name): delta.position for delta in matter for name in delta.added}
+    moved = {key: delta.position for delta in matter for key in {*delta.removed}.intersection(map(key_of, delta.added))}
     there = set(map(key_of, head))
     concerned = {delta.position for delta in matter}
     left: list[Entry] = []
@@ -178,9 +179,14 @@ def _of_the_head(
         counting = {key for key in _touched(delta) if key in there and own.get(key, 0) < at}
         removed = tuple(key for key in _only_removed(delta) if key in counting or at in removing)
         there.difference_update(removed)
-        # Of a message that was moved and edited, what it says is kept, where the head has it.
-        edits = counting.difference(removed)
-        added = tuple(name for name in delta.added if key_of(name) in edits and newest[key_of(name)] == at)
+        # Of what remains of the head's messages their last places and their last edits are kept.
+        stays = counting.difference(removed)
+        added = tuple(
+            name
+            for name, key in zip(delta.added, map(key_of, delta.added), strict=True)
+            if key in stays and at in (newest[key], moved.get(key))
+        )
+        removed += tuple(key for key in delta.removed if key in stays and moved.get(key) == at)
         if removed or added:
             left.append(Entry(at, delta._replace(removed=removed, added=added).payload(), added))
     return left
