@@ -23,6 +23,7 @@ from langchain_ttl_history.storage.base import Entry
 from langchain_ttl_history.stored.names import key_of
 
 __all__ = [
+    "WHERE_IT_IS",
     "Delta",
     "Seen",
     "deltas_of",
@@ -33,6 +34,9 @@ __all__ = [
 ]
 
 _FORMAT = 1
+
+WHERE_IT_IS = ""
+"""What follows this changes only messages that are there, and adds none. No message has this key."""
 
 
 class Seen(NamedTuple):
@@ -85,7 +89,7 @@ class Delta(NamedTuple):
     added: tuple[str, ...] = ()
     """Names of the messages that are added or updated, in this order."""
     after: str | None = None
-    """The key of the message that the added ones follow; None means the end."""
+    """The key of the message that the added ones follow; None means the end, `WHERE_IT_IS` that they only edit."""
     position: int = 0
     known: int | None = None
     """The position up to which its run knew the log, where it removes or follows something; None: all before it."""
@@ -158,7 +162,7 @@ def fold(names: Sequence[str], deltas: Sequence[Delta], seen: Seen) -> Sequence[
         placed: list[str] = []
         for name in delta.added:
             key = key_of(name)
-            if own.get(key, 0) > delta.position:
+            if own.get(key, 0) > delta.position or (delta.after == WHERE_IT_IS and key not in shown):
                 continue
             if key not in shown:
                 moved = [key, *behind.get(key, ())]

@@ -14,7 +14,7 @@ from collections.abc import Set as AbstractSet
 from langchain_ttl_history.amendments import without_edits
 from langchain_ttl_history.checkpoints import Record, pointed_at
 from langchain_ttl_history.codec import Codec
-from langchain_ttl_history.conversation import Delta, Seen, deltas_of, unseen
+from langchain_ttl_history.conversation import WHERE_IT_IS, Delta, Seen, deltas_of, unseen
 from langchain_ttl_history.storage.base import Entry, Snapshot
 from langchain_ttl_history.stored.names import LOG, head_name, key_of
 
@@ -64,7 +64,29 @@ def kept_entries(
         *_of_the_head(entries[:start], removing, matter, later, head, seen, again),
         *_thinned(entries[start:], max(0, recent - start), removing, head, {*map(key_of, names)}),
     ]
-    return without_edits(kept, new, head)
+    return _only_editing(without_edits(kept, new, head), {delta.position for delta in new}, {*map(key_of, head)})
+
+
+def _only_editing(entries: Sequence[Entry], new: AbstractSet[int], there: AbstractSet[str]) -> list[Entry]:
+    """The entries, of which those that edit the head's messages add none where another run is the head.
+
+    What put such a message where it stands is freed, so a run under way that has not seen it would show it at the end.
+
+    Args:
+        entries: Those that are kept.
+        new: The positions of those that the head has not seen.
+        there: The keys of the head's messages.
+    """
+    edited: list[Entry] = []
+    placed: set[str] = set()
+    for entry, delta in zip(entries, deltas_of(entries), strict=True):
+        keys = {*map(key_of, delta.added)}
+        known = there - placed - {*delta.removed}
+        only_edits = bool(keys) and delta.position in new and keys <= known
+        payload = delta._replace(after=WHERE_IT_IS).payload() if only_edits else entry.payload
+        edited.append(entry._replace(payload=payload))
+        placed |= keys
+    return edited
 
 
 def _placing(entries: Sequence[Entry], keys: AbstractSet[str]) -> dict[int, set[str]]:

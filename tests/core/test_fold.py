@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from langchain_ttl_history.amendments import informed
 from langchain_ttl_history.codec import pack
-from langchain_ttl_history.conversation import Delta, Seen, deltas_of, diff, fold, keyed, unseen
+from langchain_ttl_history.conversation import WHERE_IT_IS, Delta, Seen, deltas_of, diff, fold, keyed, unseen
 from langchain_ttl_history.errors import CorruptRecordError
 from langchain_ttl_history.storage.base import Entry
 from langchain_ttl_history.stored.names import body_name, key_of
@@ -46,7 +46,9 @@ def logs(draw: st.DrawFn) -> list[Delta]:
         position += draw(st.integers(1, 3))
         added = tuple(unique(draw(st.lists(named, max_size=4))))
         removed = tuple(f"i{each}" for each in draw(st.lists(ids, max_size=3, unique=True)))
-        after = draw(st.none() | ids.map(lambda each: f"i{each}"))
+        after = draw(st.none() | st.just(WHERE_IT_IS) | ids.map(lambda each: f"i{each}"))
+        if after == WHERE_IT_IS:
+            removed = tuple({*removed}.difference(map(key_of, added)))  # what is moved is added anew
         known = draw(st.none() | st.integers(0, position))
         deltas.append(Delta(draw(st.sampled_from("abc")), removed, added, after, position, known))
     return deltas
@@ -110,6 +112,8 @@ def naive(names: list[str], deltas: list[Delta], seen: Seen) -> list[str]:
             if own_later_change(key_of(each)):
                 continue
             found = place(key_of(each))
+            if found is None and delta.after == WHERE_IT_IS:
+                continue  # a change of what is there adds nothing
             if found is None:
                 new = [[key_of(each), each], *behind.get(key_of(each), ())]
                 begun |= {key: begins for key, _ in new if begins is not None}

@@ -227,3 +227,24 @@ def test_turns_that_begin_in_each_other_stay_in_order_though_each_is_longer_than
     ask(turn("first", lambda: ask(older, "second question")), "first question")
     said = ["call", "result", "third answer"] if in_a_tool else ["third 19", "call", "third answer"]
     assert texts(buffer.history(session_id="t").messages) == ["third question", *said]
+
+
+def test_an_edit_of_what_is_freed_is_not_shown_as_the_newest_once_the_turn_around_it_ends() -> None:
+    """The turn around it was never shown what is edited, and so cannot put it where it stands."""
+    buffer = SessionBuffer(default_user="u", retention=Retention(max_messages=4))
+    history = buffer.history(session_id="t")
+
+    def says(text: str, meanwhile: Callable[[], object] = lambda: None) -> Any:
+        def node(_: Any) -> Any:
+            meanwhile()
+            return {"messages": [AIMessage(text, id=text)]}
+
+        return node
+
+    def edit() -> None:
+        history.add_messages([AIMessage("edited", id="inner 0")])
+
+    steps = {f"says{at}": says(f"inner {at}", edit if at == 1 else lambda: None) for at in range(20)}
+    inner = chained(buffer, **steps)
+    ask(chained(buffer, says=says("outer answer", lambda: ask(inner, "inner question"))), "outer question")
+    assert texts(history.messages) == ["inner question", "inner 17", "inner 18", "inner 19"]
