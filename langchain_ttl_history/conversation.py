@@ -10,12 +10,15 @@ unseen change folded in:
 * a change that the head's own run made later to the same message wins;
 * an addition goes after the message it says it follows; where that is gone, to where its turn began, before what others
   put at the end since; otherwise to the end;
+* what a turn brings from a session that ended under it follows what it followed there, and brings back nothing that was
+  removed or edited since;
 * a message that is moved takes along the messages right after it that its mover did not know of.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 from langchain_ttl_history.encoding.records import decoder, pack, unpack_each, unread_form
@@ -23,6 +26,7 @@ from langchain_ttl_history.storage.base import Entry
 from langchain_ttl_history.stored.names import key_of
 
 __all__ = [
+    "BROUGHT",
     "WHERE_IT_IS",
     "Delta",
     "Seen",
@@ -34,6 +38,9 @@ __all__ = [
 ]
 
 _FORMAT = 1
+
+BROUGHT = -1
+"""What a change knew of the log that brings messages from a session that ended while its turn ran."""
 
 WHERE_IT_IS = ""
 """What follows this changes only messages that are there, and adds none. No message has this key."""
@@ -94,6 +101,16 @@ class Delta(NamedTuple):
     known: int | None = None
     """The position up to which its run knew the log, where it removes or follows something; None: all before it."""
 
+    @property
+    def touched(self) -> tuple[str, ...]:
+        """The keys of the messages that it removes, adds or updates."""
+        return (*self.removed, *map(key_of, self.added))
+
+    @property
+    def brings(self) -> bool:
+        """Whether it brings messages from a session that ended; they are no news."""
+        return self.known == BROUGHT
+
     def ignores(self, other: Delta) -> bool:
         """Whether its run did not know of this change."""
         return self.run != other.run and other.position > (self.position if self.known is None else self.known)
@@ -140,16 +157,15 @@ def fold(names: Sequence[str], deltas: Sequence[Delta], seen: Seen) -> Sequence[
     if not new:
         return names
     # For each key the position of the last change by the head's own run: it wins over unseen changes before it.
-    own: dict[str, int] = {}
-    for delta in deltas:
-        if seen.ran(delta):
-            for key in (*delta.removed, *map(key_of, delta.added)):
-                own[key] = delta.position
+    own = {key: delta.position for delta in deltas if seen.ran(delta) and not delta.brings for key in delta.touched}
     order = list(keyed(names))
     shown = dict(zip(order, names, strict=True))
     # For each key the change at the end that it, or what it follows, was put there by.
     opened: dict[str, Delta] = {}
     for delta in new:
+        if delta.brings:
+            _bring(delta, deltas, own, order, shown)
+            continue
         behind = _behind_moved(order, delta)
         for key in delta.removed:
             if key in shown and own.get(key, 0) < delta.position:
@@ -174,6 +190,34 @@ def fold(names: Sequence[str], deltas: Sequence[Delta], seen: Seen) -> Sequence[
         if opening is not None:
             opened.update(dict.fromkeys(placed, opening))
     return [shown[key] for key in order]
+
+
+def _bring(
+    delta: Delta, deltas: Iterable[Delta], own: Mapping[str, int], order: list[str], shown: dict[str, str]
+) -> None:
+    """Add what a turn brings from a session that ended, each message after the one before it, where that is there.
+
+    Args:
+        delta: The change.
+        deltas: The log.
+        own: For each key the position of the last change by the head's own run.
+        order: The keys of the conversation so far; changed in place.
+        shown: The name for each key; changed in place.
+    """
+    gone: set[str] = set()
+    for other in takewhile(lambda each: each.position < delta.position, deltas):
+        gone.difference_update(() if other.brings else map(key_of, other.added))
+        gone.update({*other.removed}.difference(map(key_of, other.added)))
+    gone.update(key for key, position in own.items() if position > delta.position)
+    at = len(order)
+    for name in delta.added:
+        key = key_of(name)
+        if key in shown:
+            at = order.index(key) + 1
+        elif key not in gone:
+            order.insert(at, key)
+            shown[key] = name
+            at += 1
 
 
 def _end_for(delta: Delta, order: Sequence[str], opened: Mapping[str, Delta]) -> int:

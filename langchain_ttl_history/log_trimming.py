@@ -82,7 +82,7 @@ def _only_editing(entries: Sequence[Entry], new: AbstractSet[int], there: Abstra
     for entry, delta in zip(entries, deltas_of(entries), strict=True):
         keys = {*map(key_of, delta.added)}
         known = there - placed - {*delta.removed}
-        only_edits = bool(keys) and delta.position in new and keys <= known
+        only_edits = bool(keys) and delta.position in new and not delta.brings and keys <= known
         payload = delta._replace(after=WHERE_IT_IS).payload() if only_edits else entry.payload
         edited.append(entry._replace(payload=payload))
         placed |= keys
@@ -182,7 +182,7 @@ def _of_the_head(
         again: By position the keys of messages that are kept although the head has seen them.
     """
     # A later change that the head's own run made to a message wins, and so does a later edit.
-    own = {key: delta.position for delta in later if seen.ran(delta) for key in _touched(delta)}
+    own = {key: delta.position for delta in later if seen.ran(delta) and not delta.brings for key in delta.touched}
     newest = {key_of(name): delta.position for delta in matter for name in delta.added}
     moved = {key: delta.position for delta in matter for key in {*delta.removed}.intersection(map(key_of, delta.added))}
     there = set(map(key_of, head))
@@ -198,7 +198,7 @@ def _of_the_head(
             if removed or added:
                 left.append(Entry(at, delta._replace(removed=removed, added=added).payload(), added))
             continue
-        counting = {key for key in _touched(delta) if key in there and own.get(key, 0) < at}
+        counting = {key for key in delta.touched if key in there and own.get(key, 0) < at}
         removed = tuple(key for key in _only_removed(delta) if key in counting or at in removing)
         there.difference_update(removed)
         # Of what remains of the head's messages their last places and their last edits are kept.
@@ -212,10 +212,6 @@ def _of_the_head(
         if removed or added:
             left.append(Entry(at, delta._replace(removed=removed, added=added).payload(), added))
     return left
-
-
-def _touched(delta: Delta) -> Iterable[str]:
-    return (*delta.removed, *map(key_of, delta.added))
 
 
 def _thinned(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from itertools import pairwise, takewhile
 from typing import Any
 
 from langchain_core.messages import BaseMessage, HumanMessage, ToolMessage
@@ -12,13 +13,15 @@ from langchain_ttl_history.checkpointing.delta_channels import applied
 from langchain_ttl_history.checkpointing.put_inputs import Parent
 from langchain_ttl_history.checkpoints import Record
 from langchain_ttl_history.codec import Codec, delta_snapshot, snapshot_value
-from langchain_ttl_history.conversation import Delta, diff
+from langchain_ttl_history.conversation import BROUGHT, Delta, diff
 from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.storage.base import Blob
+from langchain_ttl_history.stored.bodies import decode_bodies
 from langchain_ttl_history.stored.names import key_of
 from langchain_ttl_history.stored.values import is_conversation
 from langchain_ttl_history.window import ends_open
 
-__all__ = ["brings_back", "find_channel", "keep_cut_first", "log_entry"]
+__all__ = ["brings_back", "brought", "find_channel", "keep_cut_first", "log_entry"]
 
 
 def find_channel(
@@ -135,6 +138,32 @@ def log_entry(record: Record, value: Any, shown: Sequence[str], before: Record |
             last = None  # Perhaps an open tool call: its results may arrive meanwhile and must follow it.
     record.last = new[-1] if new else last
     return Delta(record.run, removed, added, last, known=record.seen.last if removed or last is not None else None)
+
+
+def brought(record: Record, value: Any, held: Mapping[str, Blob], codec: Codec) -> list[Delta]:
+    """The log entries for what a turn brings into a session that began after its own ended, one for each turn in it.
+
+    In between, an agent that ran in one of its tools may have brought the same and said more.
+
+    Args:
+        record: The checkpoint's record with its conversation set; `record.last` is set here.
+        value: The value of the conversation's channel.
+        held: For a `DeltaChannel`, which has no value, the bodies of what the turn holds besides this step's messages.
+        codec: Decodes these.
+    """
+    names, messages = record.names, snapshot_value(value)
+    if not is_conversation(messages):
+        messages = decode_bodies([*takewhile(held.__contains__, names)], held, codec)
+    record.last = key_of(names[-1]) if names else None
+    begins = [at for at in range(1, len(messages)) if _begins_turn(messages, at)]
+    turns = [names[begin:end] for begin, end in pairwise([0, *begins, len(names)])]
+    return [Delta(record.run, (), turn, None, known=BROUGHT) for turn in turns if turn]
+
+
+def _begins_turn(messages: Sequence[BaseMessage], at: int) -> bool:
+    """Whether a turn begins at this place: with a question, or in another's tool."""
+    kind = type(messages[at])
+    return issubclass(kind, HumanMessage) or (not issubclass(kind, ToolMessage) and ends_open(messages[:at]))
 
 
 def _answers_within_call(messages: Sequence[BaseMessage], last: str) -> bool:

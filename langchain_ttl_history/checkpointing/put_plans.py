@@ -7,6 +7,7 @@ from typing import Any
 
 from langchain_ttl_history.checkpointing.conversation_changes import (
     brings_back,
+    brought,
     find_channel,
     keep_cut_first,
     log_entry,
@@ -72,10 +73,13 @@ class PutPlans:
                 blobs.update({name: held[name] for name in record.names if name in held})
             if run.is_first_put and before is None and token is not None and run.same_session:
                 append += self._keep_first(token, blobs)
-            delta = log_entry(record, values.get(channel), run.shown, None if run.is_first_put else before, cut)
+            value = values.get(channel)
+            if before is None and put.parent is not None and (token is None or not run.same_session):
+                deltas = brought(record, value, held or {}, codec)
+            else:
+                deltas = [log_entry(record, value, run.shown, None if run.is_first_put else before, cut)]
             append.append((INDEX, line_of("", put.id, record), ()))
-            if delta.removed or delta.added:
-                append.append((LOG, delta.payload(), delta.added))
+            append += [(LOG, delta.payload(), delta.added) for delta in deltas if delta.removed or delta.added]
         blobs[put.name] = encode_record(record, codec, where)
         blobs[head_name(put.ns)] = Blob(b"", (put.name,), run.seen.position, (writes_name(put.ns, put.id),))
         # Writes that were made pending on a checkpoint after it was freed are of no more use.

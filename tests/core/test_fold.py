@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from langchain_ttl_history.amendments import informed
 from langchain_ttl_history.codec import pack
-from langchain_ttl_history.conversation import WHERE_IT_IS, Delta, Seen, deltas_of, diff, fold, keyed, unseen
+from langchain_ttl_history.conversation import BROUGHT, WHERE_IT_IS, Delta, Seen, deltas_of, diff, fold, keyed, unseen
 from langchain_ttl_history.errors import CorruptRecordError
 from langchain_ttl_history.storage.base import Entry
 from langchain_ttl_history.stored.names import body_name, key_of
@@ -49,7 +49,9 @@ def logs(draw: st.DrawFn) -> list[Delta]:
         after = draw(st.none() | st.just(WHERE_IT_IS) | ids.map(lambda each: f"i{each}"))
         if after == WHERE_IT_IS:
             removed = tuple({*removed}.difference(map(key_of, added)))  # what is moved is added anew
-        known = draw(st.none() | st.integers(0, position))
+        known = draw(st.none() | st.just(BROUGHT) | st.integers(0, position))
+        if known == BROUGHT:
+            removed, after = (), None
         deltas.append(Delta(draw(st.sampled_from("abc")), removed, added, after, position, known))
     return deltas
 
@@ -85,9 +87,24 @@ def naive(names: list[str], deltas: list[Delta], seen: Seen) -> list[str]:
 
         def own_later_change(key: str, position: int = delta.position) -> bool:
             return any(
-                ran(other, seen) and other.position > position and key in (*other.removed, *map(key_of, other.added))
+                ran(other, seen) and not other.brings and other.position > position and key in other.touched
                 for other in deltas
             )
+
+        if stored.brings:
+            # It follows what it followed, and brings back nothing that is gone.
+            before = None
+            for each in stored.added:
+                said = [other for other in deltas if other.position < stored.position and key_of(each) in other.touched]
+                last = next((other for other in reversed(said) if not other.brings), None)
+                gone = last is not None and key_of(each) not in map(key_of, last.added)
+                if place(key_of(each)) is None and (gone or own_later_change(key_of(each))):
+                    continue
+                if place(key_of(each)) is None:
+                    follows = place(before)
+                    shown.insert(len(shown) if follows is None else follows + 1, [key_of(each), each])
+                before = key_of(each)
+            continue
 
         # What a run moves takes along what stands right behind it and the run knows nothing of.
         known = {*delta.removed, *map(key_of, delta.added)}
@@ -197,6 +214,18 @@ def test_what_continues_a_turn_that_is_gone_goes_before_what_others_began_since(
     assert list(fold([], log, NOTHING_SEEN)) == [name(1), name(5), name(6), name(2), name(3)]
     # Of who does not say how far it knew the log nobody can tell.
     assert list(fold([], [log[1], log[3]._replace(known=None)], NOTHING_SEEN)) == [name(2), name(5)]
+
+
+def test_what_a_turn_brings_from_a_session_that_ended_brings_back_nothing_and_stays_in_one_piece() -> None:
+    log = [
+        Delta("inner", (), (name(1), name(2)), position=1, known=BROUGHT),
+        Delta("inner", (), (name(3),), position=2, known=BROUGHT),
+        Delta("inner", ("i1",), (name(2, 1), name(4)), "i3", position=3, known=0),
+        Delta("outer", (), (name(1), name(2), name(5)), position=4, known=BROUGHT),
+    ]
+    assert list(fold([], log, NOTHING_SEEN)) == [name(2, 1), name(5), name(3), name(4)]
+    outer = [name(1), name(2), name(5)]
+    assert list(fold(outer, log, Seen(0, (("outer", None),)))) == [name(2, 1), name(5), name(3), name(4)]
 
 
 def test_an_addition_goes_after_the_message_it_follows_otherwise_to_the_end() -> None:

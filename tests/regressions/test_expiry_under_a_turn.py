@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import pytest
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, RemoveMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, RemoveMessage, ToolMessage
 from langgraph.channels.delta import DeltaChannel
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.graph.message import _messages_delta_reducer
@@ -117,3 +118,33 @@ def test_a_turn_over_a_delta_channel_keeps_what_a_chain_changed_before_it_when_i
     held = graph.invoke({"messages": [HumanMessage("second")]}, config, durability=durability)["messages"]
     assert texts(held) == ["done", "meanwhile", "second", "done"]
     assert texts(history.messages) == texts(held)
+
+
+@pytest.mark.parametrize("removes", [False, True])
+def test_agents_in_tools_of_each_other_stay_whole_when_their_session_expires_under_them(removes: bool) -> None:
+    """Each brings along what it holds, the innermost first, of which the ones around it know nothing."""
+    clock = Clock()
+    buffer = SessionBuffer(MemoryStorage(clock=clock), default_user="u")
+
+    def agent(name: str, tool: Callable[[], object], removed: str | None = None) -> Callable[[], object]:
+        def call(state: MessagesState) -> Any:
+            call = {"name": "tool", "args": {}, "id": f"c {name}"}
+            return {"messages": [AIMessage("", id=f"{name} call", tool_calls=[call])]}
+
+        def result(state: MessagesState) -> Any:
+            tool()
+            return {"messages": [ToolMessage("", id=f"{name} result", tool_call_id=f"c {name}")]}
+
+        def answer(state: MessagesState) -> Any:
+            removal = [] if removed is None else [RemoveMessage(id=removed)]
+            return {"messages": [*removal, AIMessage("", id=f"{name} answer")]}
+
+        graph = graph_of(buffer, call, result, answer)
+        question = HumanMessage("", id=f"{name} question")
+        return lambda: graph.invoke({"messages": [question]}, CONFIG, durability="sync")
+
+    third = agent("third", lambda: clock.advance(1801), "first question" if removes else None)
+    agent("first", agent("second", third))()
+    parts = ("question", "call", "result", "answer")
+    said = [f"{name} {part}" for name in ("first", "second", "third") for part in parts]
+    assert ids(buffer.history(session_id="t").messages) == said[removes:]
