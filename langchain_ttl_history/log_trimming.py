@@ -62,7 +62,7 @@ def kept_entries(
     again = _placing(entries, {*map(key_of, shown)}) if spare else {}
     kept = [
         *_of_the_head(entries[:start], removing, matter, later, head, seen, again),
-        *_thinned(entries[start:], max(0, recent - start), removing, head, {*map(key_of, names)}),
+        *_thinned(entries[start:], max(0, recent - start), removing, head, {*map(key_of, names)}, again),
     ]
     return _only_editing(without_edits(kept, new, head), {delta.position for delta in new}, {*map(key_of, head)})
 
@@ -215,7 +215,12 @@ def _of_the_head(
 
 
 def _thinned(
-    entries: Sequence[Entry], count: int, removing: AbstractSet[int], head: Iterable[str], here: Collection[str]
+    entries: Sequence[Entry],
+    count: int,
+    removing: AbstractSet[int],
+    head: Iterable[str],
+    here: Collection[str],
+    again: Mapping[int, AbstractSet[str]],
 ) -> list[Entry]:
     """The entries, less what no longer counts of the first ones.
 
@@ -225,6 +230,7 @@ def _thinned(
         removing: Positions of changes whose removals are kept, whatever they remove.
         head: Names of the head's messages.
         here: Keys of the conversation's messages.
+        again: By position the keys of messages that are kept although the head has them.
     """
     if not count:
         return [*entries]
@@ -234,12 +240,14 @@ def _thinned(
     there = set(map(key_of, head))
     thinned: list[Entry] = []
     for entry, delta in zip(entries[:count], deltas, strict=False):
-        removed = tuple(key for key in delta.removed if key in there or delta.position in removing)
+        stays = again.get(delta.position, ())
+        removed = tuple(key for key in delta.removed if key in there or key in stays or delta.position in removing)
         there.difference_update(delta.removed)
         added = tuple(
             name
             for name, key in zip(delta.added, map(key_of, delta.added), strict=True)
-            if (key in here or key in followed) and not (key in there and newest[key] > delta.position)
+            if key in stays
+            or ((key in here or key in followed) and not (key in there and newest[key] > delta.position))
         )
         there.update(map(key_of, added))
         if (removed, added) == (delta.removed, delta.added):

@@ -94,7 +94,7 @@ def naive(names: list[str], deltas: list[Delta], seen: Seen) -> list[str]:
         if stored.brings:
             # It follows what it followed, and brings back nothing that is gone.
             before = None
-            for each in stored.added:
+            for each in delta.added:
                 said = [other for other in deltas if other.position < stored.position and key_of(each) in other.touched]
                 last = next((other for other in reversed(said) if not other.brings), None)
                 gone = last is not None and key_of(each) not in map(key_of, last.added)

@@ -229,7 +229,11 @@ def test_turns_that_begin_in_each_other_stay_in_order_though_each_is_longer_than
     assert texts(buffer.history(session_id="t").messages) == ["third question", *said]
 
 
-def test_an_edit_of_what_is_freed_is_not_shown_as_the_newest_once_the_turn_around_it_ends() -> None:
+@pytest.mark.parametrize("in_a_tool", [False, True])
+@pytest.mark.parametrize("edited", ["inner question", "inner 0"])
+def test_an_edit_of_what_is_freed_is_not_shown_as_the_newest_once_the_turn_around_it_ends(
+    edited: str, in_a_tool: bool
+) -> None:
     """The turn around it was never shown what is edited, and so cannot put it where it stands."""
     buffer = SessionBuffer(default_user="u", retention=Retention(max_messages=4))
     history = buffer.history(session_id="t")
@@ -242,9 +246,14 @@ def test_an_edit_of_what_is_freed_is_not_shown_as_the_newest_once_the_turn_aroun
         return node
 
     def edit() -> None:
-        history.add_messages([AIMessage("edited", id="inner 0")])
+        found = next(message for message in history.messages if message.text == edited)
+        history.add_messages([found.model_copy(update={"content": "edited"})])
 
     steps = {f"says{at}": says(f"inner {at}", edit if at == 1 else lambda: None) for at in range(20)}
     inner = chained(buffer, **steps)
-    ask(chained(buffer, says=says("outer answer", lambda: ask(inner, "inner question"))), "outer question")
-    assert texts(history.messages) == ["inner question", "inner 17", "inner 18", "inner 19"]
+    if in_a_tool:
+        ask(calls_while(buffer, lambda: ask(inner, "inner question")), "outer question")
+    else:
+        ask(chained(buffer, says=says("outer answer", lambda: ask(inner, "inner question"))), "outer question")
+    question = "edited" if edited == "inner question" else "inner question"
+    assert texts(history.messages) == [question, "inner 17", "inner 18", "inner 19"]
