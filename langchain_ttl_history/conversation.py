@@ -8,8 +8,8 @@ unseen change folded in:
 
 * what the head's run had seen is never applied again;
 * a change that the head's own run made later to the same message wins;
-* an addition goes after the message it says it follows; where that is gone, to where its turn began, before what others
-  put at the end since; otherwise to the end;
+* an addition goes after the message it says it follows; where that is gone, behind what is left of its turn, or before
+  what others began since; otherwise to the end;
 * what a turn brings from a session that ended under it follows what it followed there, and brings back nothing that was
   removed or edited since;
 * a message that is moved takes along the messages right after it that its mover did not know of.
@@ -107,6 +107,11 @@ class Delta(NamedTuple):
         return (*self.removed, *map(key_of, self.added))
 
     @property
+    def began(self) -> int:
+        """Since when its turn goes on, as far as this tells."""
+        return self.position if self.after is None or self.known is None else self.known
+
+    @property
     def brings(self) -> bool:
         """Whether it brings messages from a session that ended; they are no news."""
         return self.known == BROUGHT
@@ -162,6 +167,7 @@ def fold(names: Sequence[str], deltas: Sequence[Delta], seen: Seen) -> Sequence[
     shown = dict(zip(order, names, strict=True))
     # For each key the change at the end that it, or what it follows, was put there by.
     opened: dict[str, Delta] = {}
+    runs: dict[str, str] = {}
     for delta in new:
         if delta.brings:
             _bring(delta, deltas, own, order, shown)
@@ -174,7 +180,7 @@ def fold(names: Sequence[str], deltas: Sequence[Delta], seen: Seen) -> Sequence[
                 for follower in behind.get(key, ()):
                     order.remove(follower)
         follows = delta.after in order
-        at = order.index(delta.after or "") + 1 if follows else _end_for(delta, order, opened)
+        at = order.index(delta.after or "") + 1 if follows else _end_for(delta, order, opened, runs)
         placed: list[str] = []
         for name in delta.added:
             key = key_of(name)
@@ -189,6 +195,7 @@ def fold(names: Sequence[str], deltas: Sequence[Delta], seen: Seen) -> Sequence[
         opening = opened.get(delta.after or "") if follows else delta
         if opening is not None:
             opened.update(dict.fromkeys(placed, opening))
+        runs.update(dict.fromkeys(placed, delta.run))
     return [shown[key] for key in order]
 
 
@@ -220,22 +227,28 @@ def _bring(
             at += 1
 
 
-def _end_for(delta: Delta, order: Sequence[str], opened: Mapping[str, Delta]) -> int:
+def _end_for(delta: Delta, order: Sequence[str], opened: Mapping[str, Delta], runs: Mapping[str, str]) -> int:
     """Where the end is for a change that follows nothing that is there.
 
-    If it continues a turn of which nothing is there any more, what others have begun since that turn stands behind it.
+    If it continues a turn, that is behind what is left of that turn, or in front of what others have begun since.
 
     Args:
         delta: The change.
         order: The keys of the conversation so far.
         opened: For each key the change at the end that it, or what it follows, was put there by.
+        runs: For each key the run that added it.
     """
-    if delta.after is not None and delta.known is not None:
-        for at, key in enumerate(order):
-            other = opened.get(key)
-            if other is not None and other.run != delta.run and other.position > delta.known:
-                return at
-    return len(order)
+    end = len(order)
+    if delta.after is None or delta.known is None:
+        return end
+    for at in range(end, 0, -1):
+        if runs.get(order[at - 1]) == delta.run:
+            return at
+    for at, key in enumerate(order):
+        other = opened.get(key)
+        if other is not None and other.began > delta.began:
+            return at
+    return end
 
 
 def _behind_moved(order: Sequence[str], delta: Delta) -> dict[str, list[str]]:

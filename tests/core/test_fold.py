@@ -71,10 +71,16 @@ def ran(delta: Delta, seen: Seen) -> bool:
     return end is None or delta.position <= end
 
 
+def began(delta: Delta) -> int:
+    """Since when the turn goes on that a change belongs to."""
+    return delta.position if delta.after is None or delta.known is None else delta.known
+
+
 def naive(names: list[str], deltas: list[Delta], seen: Seen) -> list[str]:
     """The sentences of the module, one after the other."""
     shown = [[key_of(each), each] for each in names]
     begun: dict[str, Delta] = {}
+    runs: dict[str, str] = {}
 
     def place(key: str | None) -> int | None:
         return next((at for at, (has, _) in enumerate(shown) if has == key), None)
@@ -121,9 +127,10 @@ def naive(names: list[str], deltas: list[Delta], seen: Seen) -> list[str]:
         anchor = place(delta.after)
         at = len(shown) if anchor is None else anchor + 1
         if anchor is None and delta.after is not None and delta.known is not None:
-            # What it follows is gone, so it goes before what others put at the end since its turn began.
-            since = {key for key, by in begun.items() if by.run != delta.run and by.position > delta.known}
+            # What it follows is gone, so it goes after what its run added, or before what others began since its turn.
+            since = {key for key, by in begun.items() if began(by) > delta.known}
             at = next((at for at, (key, _) in enumerate(shown) if key in since), at)
+            at = max((at for at, (key, _) in enumerate(shown, 1) if runs.get(key) == delta.run), default=at)
         begins = delta if anchor is None else begun.get(delta.after or "")
         for each in delta.added:
             if own_later_change(key_of(each)):
@@ -134,6 +141,7 @@ def naive(names: list[str], deltas: list[Delta], seen: Seen) -> list[str]:
             if found is None:
                 new = [[key_of(each), each], *behind.get(key_of(each), ())]
                 begun |= {key: begins for key, _ in new if begins is not None}
+                runs |= {key: delta.run for key, _ in new}
                 shown[at:at] = new
                 at += len(new)
             else:
@@ -214,6 +222,19 @@ def test_what_continues_a_turn_that_is_gone_goes_before_what_others_began_since(
     assert list(fold([], log, NOTHING_SEEN)) == [name(1), name(5), name(6), name(2), name(3)]
     # Of who does not say how far it knew the log nobody can tell.
     assert list(fold([], [log[1], log[3]._replace(known=None)], NOTHING_SEEN)) == [name(2), name(5)]
+
+
+def test_what_continues_a_turn_of_which_something_is_left_goes_behind_that() -> None:
+    log = [
+        Delta("turn", (), (name(1),), position=12),
+        Delta("older", (), (name(2),), after="i8", position=20, known=4),
+        Delta("turn", (), (name(3),), after="i9", position=32, known=8),
+        Delta("older", (), (name(4),), after="i7", position=40, known=4),
+    ]
+    assert list(fold([], log, NOTHING_SEEN)) == [name(2), name(4), name(1), name(3)]
+    # Nothing but when they began tells two turns apart of which only their ends are left.
+    assert list(fold([], log[1:3], NOTHING_SEEN)) == [name(2), name(3)]
+    assert list(fold([], [log[2], log[3]], NOTHING_SEEN)) == [name(4), name(3)]
 
 
 def test_what_a_turn_brings_from_a_session_that_ended_brings_back_nothing_and_stays_in_one_piece() -> None:
