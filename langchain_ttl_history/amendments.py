@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from itertools import takewhile
 
-from langchain_ttl_history.conversation import Delta, Seen, deltas_of, unseen
+from langchain_ttl_history.log_entries import Delta, Seen, deltas_of, unseen
 from langchain_ttl_history.storage.base import Entry
 from langchain_ttl_history.stored.names import key_of
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from langchain_ttl_history.codec import Codec, is_snapshot
-from langchain_ttl_history.conversation import Seen
 from langchain_ttl_history.encoding.plain import plainly
 from langchain_ttl_history.encoding.records import decoder, pack, unpack, unread_form
 from langchain_ttl_history.errors import CorruptRecordError
+from langchain_ttl_history.log_entries import Seen
 from langchain_ttl_history.storage.base import Blob
 from langchain_ttl_history.stored.bodies import KnownBodies
 from langchain_ttl_history.stored.values import LIST, SNAPSHOT, Values, decode_value, shifted

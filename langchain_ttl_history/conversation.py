@@ -10,8 +10,8 @@ unseen change folded in:
 * a change that the head's own run made later to the same message wins;
 * an addition goes after the message it says it follows; where that is gone, behind what is left of its turn, or before
   what others began since; otherwise to the end;
-* what a turn brings from a session that ended under it follows what it followed there, and brings back nothing that was
-  removed or edited since;
+* what a turn carries over from a session that ended under it follows what it followed there, and brings back nothing
+  that was removed or edited since;
 * a message that is moved takes along the messages right after it that its mover did not know of.
 """
 
@@ -19,141 +19,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import takewhile
-from typing import Any, NamedTuple
 
-from langchain_ttl_history.encoding.records import decoder, pack, unpack_each, unread_form
-from langchain_ttl_history.storage.base import Entry
+from langchain_ttl_history.log_entries import WHERE_IT_IS, Delta, Seen, unseen
 from langchain_ttl_history.stored.names import key_of
 
-__all__ = [
-    "BROUGHT",
-    "WHERE_IT_IS",
-    "Delta",
-    "Seen",
-    "deltas_of",
-    "diff",
-    "fold",
-    "keyed",
-    "unseen",
-]
-
-_FORMAT = 1
-
-BROUGHT = -1
-"""What a change knew of the log that brings messages from a session that ended while its turn ran."""
-
-WHERE_IT_IS = ""
-"""What follows this changes only messages that are there, and adds none. No message has this key."""
-
-
-class Seen(NamedTuple):
-    """What a run has seen: every change up to a position, and beyond it those of some runs, and some edits."""
-
-    position: int = 0
-    runs: tuple[tuple[str, int | None], ...] = ()
-    """(run, position): that run's changes are seen up to the position; all of them where it is None, as for its own."""
-    edits: tuple[tuple[int, str], ...] = ()
-    """(position, key): of the change at the position, what it made of this message is seen."""
-
-    def ran(self, delta: Delta) -> bool:
-        """Whether one of the runs made this change."""
-        return any(run == delta.run and (end is None or delta.position <= end) for run, end in self.runs)
-
-    def until(self, position: int) -> Seen:
-        """What a reader has seen who is given this state at a position: no changes that the runs made after it."""
-        ends = [(run, position if end is None else end) for run, end in self.runs]
-        return self._replace(runs=tuple((run, end) for run, end in ends if end > self.position))
-
-    @property
-    def last(self) -> int:
-        """The newest position that it may have seen."""
-        return max(self.position, *(end or 0 for _, end in self.runs), 0)
-
-    def packed(self) -> list[str | list[str | int]]:
-        """The runs and edits as they are stored."""
-        stored: list[str | list[str | int]] = [run if end is None else [run, end] for run, end in self.runs]
-        stored += [[position, key] for position, key in self.edits]
-        return stored
-
-    @classmethod
-    def unpacked(cls, position: int, stored: Sequence[Any]) -> Seen:
-        """What `packed` stored."""
-        runs = [each for each in stored if type(each) is str or type(each[0]) is str]
-        edits = [each for each in stored if type(each) is not str and type(each[0]) is int]
-        return cls(
-            position,
-            tuple((run, None) if type(run) is str else (run[0], run[1]) for run in runs),
-            tuple((position, key) for position, key in edits),
-        )
-
-
-class Delta(NamedTuple):
-    """One entry of the log: what one step of a run changed."""
-
-    run: str
-    removed: tuple[str, ...] = ()
-    """Keys of the messages that are removed, before others are added."""
-    added: tuple[str, ...] = ()
-    """Names of the messages that are added or updated, in this order."""
-    after: str | None = None
-    """The key of the message that the added ones follow; None means the end, `WHERE_IT_IS` that they only edit."""
-    position: int = 0
-    known: int | None = None
-    """The position up to which its run knew the log, where it removes or follows something; None: all before it."""
-
-    @property
-    def touched(self) -> tuple[str, ...]:
-        """The keys of the messages that it removes, adds or updates."""
-        return (*self.removed, *map(key_of, self.added))
-
-    @property
-    def began(self) -> int:
-        """Since when its turn goes on, as far as this tells."""
-        return self.position if self.after is None or self.known is None else self.known
-
-    @property
-    def brings(self) -> bool:
-        """Whether it brings messages from a session that ended; they are no news."""
-        return self.known == BROUGHT
-
-    def ignores(self, other: Delta) -> bool:
-        """Whether its run did not know of this change."""
-        return self.run != other.run and other.position > (self.position if self.known is None else self.known)
-
-    def payload(self) -> bytes:
-        """The entry's payload; `added` are its references."""
-        known = () if self.known is None else (self.known,)
-        return pack([_FORMAT, self.run, list(self.removed), self.after, *known])
-
-
-@decoder("a log entry")
-def deltas_of(entries: Sequence[Entry]) -> list[Delta]:
-    """The changes that entries of the log hold, in their order.
-
-    Raises:
-        CorruptRecordError: One is damaged or of a newer format.
-    """
-    deltas: list[Delta] = []
-    for entry, record in zip(entries, unpack_each([entry.payload for entry in entries]), strict=True):
-        if record[0] != _FORMAT:
-            raise unread_form("a log entry", record[0], _FORMAT)
-        _, run, removed, after, *known = record
-        deltas.append(Delta(run, tuple(removed), entry.refs, after, entry.position, *known))
-    return deltas
-
-
-def unseen(deltas: Iterable[Delta], seen: Seen) -> list[Delta]:
-    """The changes that are not among those seen."""
-    new = [delta for delta in deltas if delta.position > seen.position and not seen.ran(delta)]
-    if not seen.edits:
-        return new
-    known = {*seen.edits}
-    left = [tuple(name for name in delta.added if (delta.position, key_of(name)) not in known) for delta in new]
-    return [
-        delta._replace(added=added)
-        for delta, added in zip(new, left, strict=True)
-        if added or delta.removed or not delta.added
-    ]
+__all__ = ["diff", "fold", "keyed"]
 
 
 def fold(names: Sequence[str], deltas: Sequence[Delta], seen: Seen) -> Sequence[str]:
@@ -162,15 +32,20 @@ def fold(names: Sequence[str], deltas: Sequence[Delta], seen: Seen) -> Sequence[
     if not new:
         return names
     # For each key the position of the last change by the head's own run: it wins over unseen changes before it.
-    own = {key: delta.position for delta in deltas if seen.ran(delta) and not delta.brings for key in delta.touched}
+    own = {
+        key: delta.position
+        for delta in deltas
+        if seen.ran(delta) and not delta.is_carried_over
+        for key in delta.touched
+    }
     order = list(keyed(names))
     shown = dict(zip(order, names, strict=True))
     # For each key the change at the end that it, or what it follows, was put there by.
     opened: dict[str, Delta] = {}
     runs: dict[str, str] = {}
     for delta in new:
-        if delta.brings:
-            _bring(delta, deltas, own, order, shown)
+        if delta.is_carried_over:
+            _carry_over(delta, deltas, own, order, shown)
             continue
         behind = _behind_moved(order, delta)
         for key in delta.removed:
@@ -199,10 +74,10 @@ def fold(names: Sequence[str], deltas: Sequence[Delta], seen: Seen) -> Sequence[
     return [shown[key] for key in order]
 
 
-def _bring(
+def _carry_over(
     delta: Delta, deltas: Iterable[Delta], own: Mapping[str, int], order: list[str], shown: dict[str, str]
 ) -> None:
-    """Add what a turn brings from a session that ended, each message after the one before it, where that is there.
+    """Add what a turn carries over from a session that ended, each message after the one before it if that is there.
 
     Args:
         delta: The change.
@@ -213,7 +88,7 @@ def _bring(
     """
     gone: set[str] = set()
     for other in takewhile(lambda each: each.position < delta.position, deltas):
-        gone.difference_update(() if other.brings else map(key_of, other.added))
+        gone.difference_update(() if other.is_carried_over else map(key_of, other.added))
         gone.update({*other.removed}.difference(map(key_of, other.added)))
     gone.update(key for key, position in own.items() if position > delta.position)
     at = len(order)

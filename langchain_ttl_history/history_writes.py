@@ -16,10 +16,11 @@ from langchain_core.messages import (
     message_chunk_to_message,
 )
 
-from langchain_ttl_history.conversation import Delta, diff, keyed
+from langchain_ttl_history.conversation import diff, keyed
 from langchain_ttl_history.errors import SessionDeletedError, StorageError, TypeNotAllowedError, brief
 from langchain_ttl_history.flow import Flow
 from langchain_ttl_history.keys import SessionKey, label
+from langchain_ttl_history.log_entries import Delta
 from langchain_ttl_history.sessions import Sessions, Turn, View
 from langchain_ttl_history.storage.base import Blob, Change, Guard, Status
 from langchain_ttl_history.stored.bodies import KnownBodies, check_id, encode_bodies, encode_new

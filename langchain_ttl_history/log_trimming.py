@@ -14,7 +14,7 @@ from collections.abc import Set as AbstractSet
 from langchain_ttl_history.amendments import without_edits
 from langchain_ttl_history.checkpoints import Record, pointed_at
 from langchain_ttl_history.codec import Codec
-from langchain_ttl_history.conversation import WHERE_IT_IS, Delta, Seen, deltas_of, unseen
+from langchain_ttl_history.log_entries import WHERE_IT_IS, Delta, Seen, deltas_of, unseen
 from langchain_ttl_history.storage.base import Entry, Snapshot
 from langchain_ttl_history.stored.names import LOG, head_name, key_of
 
@@ -82,7 +82,7 @@ def _only_editing(entries: Sequence[Entry], new: AbstractSet[int], there: Abstra
     for entry, delta in zip(entries, deltas_of(entries), strict=True):
         keys = {*map(key_of, delta.added)}
         known = there - placed - {*delta.removed}
-        only_edits = bool(keys) and delta.position in new and not delta.brings and keys <= known
+        only_edits = bool(keys) and delta.position in new and not delta.is_carried_over and keys <= known
         payload = delta._replace(after=WHERE_IT_IS).payload() if only_edits else entry.payload
         edited.append(entry._replace(payload=payload))
         placed |= keys
@@ -182,7 +182,9 @@ def _of_the_head(
         again: By position the keys of messages that are kept although the head has seen them.
     """
     # A later change that the head's own run made to a message wins, and so does a later edit.
-    own = {key: delta.position for delta in later if seen.ran(delta) and not delta.brings for key in delta.touched}
+    own = {
+        key: delta.position for delta in later if seen.ran(delta) and not delta.is_carried_over for key in delta.touched
+    }
     newest = {key_of(name): delta.position for delta in matter for name in delta.added}
     moved = {key: delta.position for delta in matter for key in {*delta.removed}.intersection(map(key_of, delta.added))}
     there = set(map(key_of, head))

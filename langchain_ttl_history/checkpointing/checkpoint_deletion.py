@@ -6,11 +6,11 @@ from collections.abc import Collection, Iterable
 
 from langchain_ttl_history.amendments import without_edits
 from langchain_ttl_history.checkpoints import decode_record
-from langchain_ttl_history.conversation import deltas_of, unseen
 from langchain_ttl_history.errors import StorageError
 from langchain_ttl_history.flow import Flow, Read, Write, every_key
 from langchain_ttl_history.index import Line, lines_of
 from langchain_ttl_history.keys import SessionKey, label
+from langchain_ttl_history.log_entries import deltas_of, unseen
 from langchain_ttl_history.pruning import keep_only, latest_lines
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Outcome, Query, Snapshot, Status

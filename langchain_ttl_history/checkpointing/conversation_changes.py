@@ -13,15 +13,16 @@ from langchain_ttl_history.checkpointing.delta_channels import applied
 from langchain_ttl_history.checkpointing.put_inputs import Parent
 from langchain_ttl_history.checkpoints import Record
 from langchain_ttl_history.codec import Codec, delta_snapshot, snapshot_value
-from langchain_ttl_history.conversation import BROUGHT, Delta, diff
+from langchain_ttl_history.conversation import diff
 from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.log_entries import CARRIED_OVER, Delta
 from langchain_ttl_history.storage.base import Blob
 from langchain_ttl_history.stored.bodies import decode_bodies
 from langchain_ttl_history.stored.names import key_of
 from langchain_ttl_history.stored.values import is_conversation
 from langchain_ttl_history.window import ends_open
 
-__all__ = ["brings_back", "brought", "find_channel", "keep_cut_first", "log_entry"]
+__all__ = ["brings_back", "carried_over", "find_channel", "keep_cut_first", "log_entry"]
 
 
 def find_channel(
@@ -140,10 +141,10 @@ def log_entry(record: Record, value: Any, shown: Sequence[str], before: Record |
     return Delta(record.run, removed, added, last, known=record.seen.last if removed or last is not None else None)
 
 
-def brought(record: Record, value: Any, held: Mapping[str, Blob], codec: Codec) -> list[Delta]:
-    """The log entries for what a turn brings into a session that began after its own ended, one for each turn in it.
+def carried_over(record: Record, value: Any, held: Mapping[str, Blob], codec: Codec) -> list[Delta]:
+    """The log entries, one a turn, for what a run carries over into a session that began after its own ended.
 
-    In between, an agent that ran in one of its tools may have brought the same and said more.
+    In between, an agent that ran in one of its tools may have carried over the same and said more.
 
     Args:
         record: The checkpoint's record with its conversation set; `record.last` is set here.
@@ -157,7 +158,7 @@ def brought(record: Record, value: Any, held: Mapping[str, Blob], codec: Codec) 
     record.last = key_of(names[-1]) if names else None
     begins = [at for at in range(1, len(messages)) if _begins_turn(messages, at)]
     turns = [names[begin:end] for begin, end in pairwise([0, *begins, len(names)])]
-    return [Delta(record.run, (), turn, None, known=BROUGHT) for turn in turns if turn]
+    return [Delta(record.run, (), turn, None, known=CARRIED_OVER) for turn in turns if turn]
 
 
 def _begins_turn(messages: Sequence[BaseMessage], at: int) -> bool:

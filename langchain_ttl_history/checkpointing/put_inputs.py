@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from langchain_ttl_history.checkpointing.run_token import Token
 from langchain_ttl_history.checkpoints import Record
-from langchain_ttl_history.conversation import Seen
 from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.log_entries import Seen
 from langchain_ttl_history.storage.base import Guard
 from langchain_ttl_history.stored.bodies import KnownBodies
 from langchain_ttl_history.stored.names import checkpoint_name

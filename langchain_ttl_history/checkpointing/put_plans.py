@@ -7,7 +7,7 @@ from typing import Any
 
 from langchain_ttl_history.checkpointing.conversation_changes import (
     brings_back,
-    brought,
+    carried_over,
     find_channel,
     keep_cut_first,
     log_entry,
@@ -75,7 +75,7 @@ class PutPlans:
                 append += self._keep_first(token, blobs)
             value = values.get(channel)
             if before is None and put.parent is not None and (token is None or not run.same_session):
-                deltas = brought(record, value, held or {}, codec)
+                deltas = carried_over(record, value, held or {}, codec)
             else:
                 deltas = [log_entry(record, value, run.shown, None if run.is_first_put else before, cut)]
             append.append((INDEX, line_of("", put.id, record), ()))

@@ -13,10 +13,10 @@ from langchain_ttl_history.checkpointing.first_checkpoint import FIRST_METADATA,
 from langchain_ttl_history.checkpointing.run_token import TOKEN_KEY, Token
 from langchain_ttl_history.checkpoints import Record, decode_record, target_of
 from langchain_ttl_history.codec import delta_snapshot
-from langchain_ttl_history.conversation import Seen, deltas_of
 from langchain_ttl_history.flow import Flow, Read
 from langchain_ttl_history.index import Line, lines_of
 from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.log_entries import Seen, deltas_of
 from langchain_ttl_history.pruning import leaves, shown_lines, waiting_roots
 from langchain_ttl_history.sessions import Sessions, View
 from langchain_ttl_history.storage.base import Lease, Query, Snapshot

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from langchain_ttl_history.conversation import Seen
 from langchain_ttl_history.encoding.records import pack, unpack
+from langchain_ttl_history.log_entries import Seen
 from langchain_ttl_history.storage.base import Snapshot
 from langchain_ttl_history.stored.names import key_of
 

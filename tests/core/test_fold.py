@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from langchain_ttl_history.amendments import informed
 from langchain_ttl_history.codec import pack
-from langchain_ttl_history.conversation import BROUGHT, WHERE_IT_IS, Delta, Seen, deltas_of, diff, fold, keyed, unseen
+from langchain_ttl_history.conversation import diff, fold, keyed
 from langchain_ttl_history.errors import CorruptRecordError
+from langchain_ttl_history.log_entries import CARRIED_OVER, WHERE_IT_IS, Delta, Seen, deltas_of, unseen
 from langchain_ttl_history.storage.base import Entry
 from langchain_ttl_history.stored.names import body_name, key_of
 
@@ -49,8 +50,8 @@ def logs(draw: st.DrawFn) -> list[Delta]:
         after = draw(st.none() | st.just(WHERE_IT_IS) | ids.map(lambda each: f"i{each}"))
         if after == WHERE_IT_IS:
             removed = tuple({*removed}.difference(map(key_of, added)))  # what is moved is added anew
-        known = draw(st.none() | st.just(BROUGHT) | st.integers(0, position))
-        if known == BROUGHT:
+        known = draw(st.none() | st.just(CARRIED_OVER) | st.integers(0, position))
+        if known == CARRIED_OVER:
             removed, after = (), None
         deltas.append(Delta(draw(st.sampled_from("abc")), removed, added, after, position, known))
     return deltas
@@ -93,16 +94,16 @@ def naive(names: list[str], deltas: list[Delta], seen: Seen) -> list[str]:
 
         def own_later_change(key: str, position: int = delta.position) -> bool:
             return any(
-                ran(other, seen) and not other.brings and other.position > position and key in other.touched
+                ran(other, seen) and not other.is_carried_over and other.position > position and key in other.touched
                 for other in deltas
             )
 
-        if stored.brings:
+        if stored.is_carried_over:
             # It follows what it followed, and brings back nothing that is gone.
             before = None
             for each in delta.added:
                 said = [other for other in deltas if other.position < stored.position and key_of(each) in other.touched]
-                last = next((other for other in reversed(said) if not other.brings), None)
+                last = next((other for other in reversed(said) if not other.is_carried_over), None)
                 gone = last is not None and key_of(each) not in map(key_of, last.added)
                 if place(key_of(each)) is None and (gone or own_later_change(key_of(each))):
                     continue
@@ -239,10 +240,10 @@ def test_what_continues_a_turn_of_which_something_is_left_goes_behind_that() -> 
 
 def test_what_a_turn_brings_from_a_session_that_ended_brings_back_nothing_and_stays_in_one_piece() -> None:
     log = [
-        Delta("inner", (), (name(1), name(2)), position=1, known=BROUGHT),
-        Delta("inner", (), (name(3),), position=2, known=BROUGHT),
+        Delta("inner", (), (name(1), name(2)), position=1, known=CARRIED_OVER),
+        Delta("inner", (), (name(3),), position=2, known=CARRIED_OVER),
         Delta("inner", ("i1",), (name(2, 1), name(4)), "i3", position=3, known=0),
-        Delta("outer", (), (name(1), name(2), name(5)), position=4, known=BROUGHT),
+        Delta("outer", (), (name(1), name(2), name(5)), position=4, known=CARRIED_OVER),
     ]
     assert list(fold([], log, NOTHING_SEEN)) == [name(2, 1), name(5), name(3), name(4)]
     outer = [name(1), name(2), name(5)]
