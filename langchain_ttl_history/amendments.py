@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from itertools import takewhile
 
-from langchain_ttl_history.log_entries import Delta, Seen, deltas_of, unseen
-from langchain_ttl_history.storage.base import Entry
+from langchain_ttl_history.log_entries import Delta, Seen, unseen
 from langchain_ttl_history.stored.names import key_of
 
 __all__ = ["done_with", "informed", "without_edits"]
@@ -77,16 +76,16 @@ def informed(deltas: Sequence[Delta], is_result: Callable[[str], bool]) -> Seque
     ]
 
 
-def without_edits(entries: Sequence[Entry], new: Sequence[Delta], head: Iterable[str]) -> list[Entry]:
-    """The kept entries, without edits of messages that are freed: alone, an edit would add its message where it stands.
+def without_edits(deltas: Iterable[Delta], new: Sequence[Delta], head: Iterable[str]) -> list[Delta]:
+    """The kept changes, without edits of messages that are freed: alone, an edit would add its message where it stands.
 
     Args:
-        entries: The entries that are kept.
+        deltas: The changes that are kept.
         new: The changes that the head has not seen, freed ones included.
         head: Names of the head's messages.
     """
-    kept = {entry.position: entry for entry in entries}
-    removing = {delta.position: delta.removed for delta in deltas_of(entries)}
+    kept = {delta.position: delta for delta in deltas}
+    removing = {delta.position: delta.removed for delta in kept.values()}
     there = set(map(key_of, head))
     gone: set[str] = set()
     for delta in new:
@@ -94,17 +93,17 @@ def without_edits(entries: Sequence[Entry], new: Sequence[Delta], head: Iterable
         gone.difference_update(delta.removed)
         # A removal that is freed leaves the head its message.
         there.difference_update(removing.get(delta.position, ()))
-        entry = kept.get(delta.position)
-        left = () if entry is None else entry.refs
+        stays = kept.get(delta.position)
+        left = () if stays is None else stays.added
         gone.update(key_of(name) for name in delta.added if key_of(name) not in there and name not in left)
-        if entry is None:
+        if stays is None:
             continue
-        refs = tuple(name for name in entry.refs if key_of(name) not in gone)
-        there.update(map(key_of, refs))
-        if refs == entry.refs:
+        added = tuple(name for name in stays.added if key_of(name) not in gone)
+        there.update(map(key_of, added))
+        if added == stays.added:
             continue
-        if refs or delta.removed:
-            kept[delta.position] = entry._replace(refs=refs)
+        if added or delta.removed:
+            kept[delta.position] = stays._replace(added=added)
         else:
             del kept[delta.position]
     return [*kept.values()]

@@ -9,7 +9,7 @@ from langchain_ttl_history.encoding.records import decoder, pack, unpack_each, u
 from langchain_ttl_history.storage.base import Entry
 from langchain_ttl_history.stored.names import key_of
 
-__all__ = ["CARRIED_OVER", "WHERE_IT_IS", "Delta", "Seen", "deltas_of", "unseen"]
+__all__ = ["CARRIED_OVER", "WHERE_IT_IS", "Delta", "Seen", "deltas_of", "entries_of", "unseen"]
 
 _FORMAT = 1
 
@@ -114,6 +114,22 @@ def deltas_of(entries: Sequence[Entry]) -> list[Delta]:
         _, run, removed, after, *known = record
         deltas.append(Delta(run, tuple(removed), entry.refs, after, entry.position, *known))
     return deltas
+
+
+def entries_of(deltas: Iterable[Delta], entries: Iterable[Entry], before: Iterable[Delta]) -> list[Entry]:
+    """The entries of what is left of a log; a change that is as it was keeps its entry.
+
+    Args:
+        deltas: What is left, in order.
+        entries: Those of the whole log.
+        before: Their changes.
+    """
+    was = {entry.position: (delta, entry) for entry, delta in zip(entries, before, strict=True)}
+    left: list[Entry] = []
+    for delta in deltas:
+        old, entry = was[delta.position]
+        left.append(entry if delta == old else Entry(delta.position, delta.payload(), delta.added))
+    return left
 
 
 def unseen(deltas: Iterable[Delta], seen: Seen) -> list[Delta]:

@@ -14,7 +14,7 @@ from collections.abc import Set as AbstractSet
 from langchain_ttl_history.amendments import without_edits
 from langchain_ttl_history.checkpoints import Record, pointed_at
 from langchain_ttl_history.codec import Codec
-from langchain_ttl_history.log_entries import WHERE_IT_IS, Delta, Seen, deltas_of, unseen
+from langchain_ttl_history.log_entries import WHERE_IT_IS, Delta, Seen, deltas_of, entries_of, unseen
 from langchain_ttl_history.storage.base import Entry, Snapshot
 from langchain_ttl_history.stored.names import LOG, head_name, key_of
 
@@ -44,59 +44,60 @@ def kept_entries(
     record = None if pointer is None else pointed_at(pointer, snapshot.blobs, codec)
     seen = Seen() if record is None else record.seen
     head = () if record is None else record.names
-    later = deltas_of([entry for entry in entries if entry.position > seen.position])
+    deltas = deltas_of(entries)
+    later = [delta for delta in deltas if delta.position > seen.position]
     new = unseen(later, seen)
     # The head's run began inside a tool call of another one, which has seen nothing of this yet, and perhaps goes on
     # with what was removed meanwhile.
     nested = any(end is not None for _, end in seen.runs)
     matter = later if nested else new
     first = min(_needed(later, matter, shown, record), default=snapshot.position + 1)
-    recent, held = len(entries), 0
+    recent, held = len(deltas), 0
     while recent and held < spare:
         recent -= 1
-        held += len(entries[recent].refs)
-    removing = _newest_removals(entries[:recent], room)
-    start = next((at for at, each in enumerate(entries) if each.position >= first), len(entries))
-    start = _with_followed(entries, min(start, recent), new)
+        held += len(deltas[recent].added)
+    removing = _newest_removals(deltas[:recent], room)
+    start = next((at for at, each in enumerate(deltas) if each.position >= first), len(deltas))
+    start = _with_followed(deltas, min(start, recent), new)
     # Where bytes are short, what the head shows need not be there once more.
-    again = _placing(entries, {*map(key_of, shown)}) if spare else {}
+    again = _placing(deltas, {*map(key_of, shown)}) if spare else {}
     kept = [
-        *_of_the_head(entries[:start], removing, matter, later, head, seen, again),
-        *_thinned(entries[start:], max(0, recent - start), removing, head, {*map(key_of, names)}, again),
+        *_of_the_head(deltas[:start], removing, matter, later, head, seen, again),
+        *_thinned(deltas[start:], max(0, recent - start), removing, head, {*map(key_of, names)}, again),
     ]
-    return _only_editing(without_edits(kept, new, head), {delta.position for delta in new}, {*map(key_of, head)})
+    left = _only_editing(without_edits(kept, new, head), {delta.position for delta in new}, {*map(key_of, head)})
+    return entries_of(left, entries, deltas)
 
 
-def _only_editing(entries: Sequence[Entry], new: AbstractSet[int], there: AbstractSet[str]) -> list[Entry]:
-    """The entries, of which those that edit the head's messages add none where another run is the head.
+def _only_editing(deltas: Iterable[Delta], new: AbstractSet[int], there: AbstractSet[str]) -> list[Delta]:
+    """The changes, of which those that edit the head's messages add none where another run is the head.
 
     What put such a message where it stands is freed, so a run under way that has not seen it would show it at the end.
 
     Args:
-        entries: Those that are kept.
+        deltas: Those that are kept.
         new: The positions of those that the head has not seen.
         there: The keys of the head's messages.
     """
-    edited: list[Entry] = []
+    edited: list[Delta] = []
     placed: set[str] = set()
-    for entry, delta in zip(entries, deltas_of(entries), strict=True):
+    for delta in deltas:
         keys = {*map(key_of, delta.added)}
         known = there - placed - {*delta.removed}
         only_edits = bool(keys) and delta.position in new and not delta.is_carried_over and keys <= known
-        payload = delta._replace(after=WHERE_IT_IS).payload() if only_edits else entry.payload
-        edited.append(entry._replace(payload=payload))
+        edited.append(delta._replace(after=WHERE_IT_IS) if only_edits else delta)
         placed |= keys
     return edited
 
 
-def _placing(entries: Sequence[Entry], keys: AbstractSet[str]) -> dict[int, set[str]]:
+def _placing(deltas: Iterable[Delta], keys: AbstractSet[str]) -> dict[int, set[str]]:
     """By position which changes put these messages where they stand, or say last what they are.
 
     The head's run may have seen them, and a run under way not, which shows them anew once it is the head.
     """
     placing: dict[str, int] = {}
     newest: dict[str, int] = {}
-    for delta in deltas_of(entries):
+    for delta in deltas:
         for key in delta.removed:
             placing.pop(key, None)
         for key in map(key_of, delta.added):
@@ -109,7 +110,7 @@ def _placing(entries: Sequence[Entry], keys: AbstractSet[str]) -> dict[int, set[
     return found
 
 
-def _newest_removals(entries: Sequence[Entry], room: float) -> frozenset[int]:
+def _newest_removals(deltas: Sequence[Delta], room: float) -> frozenset[int]:
     """The positions of the newest removals, whoever has seen them, in at most `room` bytes.
 
     A run under way may go on with what was removed or cut meanwhile, and would bring it back. Of a message that was
@@ -117,7 +118,7 @@ def _newest_removals(entries: Sequence[Entry], room: float) -> frozenset[int]:
     """
     found: set[int] = set()
     gone: set[str] = set()
-    for delta in reversed(deltas_of(entries)):
+    for delta in reversed(deltas):
         removed = _only_removed(delta)
         if not gone.issuperset(removed):
             gone.update(removed)
@@ -159,21 +160,21 @@ def _needed(
 
 
 def _of_the_head(
-    entries: Sequence[Entry],
+    deltas: Iterable[Delta],
     removing: AbstractSet[int],
     matter: Sequence[Delta],
     later: Sequence[Delta],
     head: Iterable[str],
     seen: Seen,
     again: Mapping[int, AbstractSet[str]],
-) -> list[Entry]:
-    """What is left of the entries if only removals, the last places and the last edits of the head's messages are kept.
+) -> list[Delta]:
+    """What is left of the changes if only removals, the last places and the last edits of the head's messages are kept.
 
     The head has its messages for as long as it is the head, and without these they would be shown as they were and
     where they were, once what was said after them is removed.
 
     Args:
-        entries: Those that are freed.
+        deltas: Those that are freed.
         removing: Positions of changes whose removals are kept, whatever they remove.
         matter: Changes that matter as far as they concern what the head has.
         later: The changes that the head's run had not seen when it began.
@@ -189,8 +190,8 @@ def _of_the_head(
     moved = {key: delta.position for delta in matter for key in {*delta.removed}.intersection(map(key_of, delta.added))}
     there = set(map(key_of, head))
     concerned = {delta.position for delta in matter}
-    left: list[Entry] = []
-    for delta in deltas_of(entries):
+    left: list[Delta] = []
+    for delta in deltas:
         at = delta.position
         if at not in concerned:
             stays = again.get(at, ())
@@ -198,7 +199,7 @@ def _of_the_head(
             removed = tuple(key for key in delta.removed if key in stays)
             removed += _only_removed(delta) if at in removing else ()
             if removed or added:
-                left.append(Entry(at, delta._replace(removed=removed, added=added).payload(), added))
+                left.append(delta._replace(removed=removed, added=added))
             continue
         counting = {key for key in delta.touched if key in there and own.get(key, 0) < at}
         removed = tuple(key for key in _only_removed(delta) if key in counting or at in removing)
@@ -212,22 +213,22 @@ def _of_the_head(
         )
         removed += tuple(key for key in delta.removed if key in stays and moved.get(key) == at)
         if removed or added:
-            left.append(Entry(at, delta._replace(removed=removed, added=added).payload(), added))
+            left.append(delta._replace(removed=removed, added=added))
     return left
 
 
 def _thinned(
-    entries: Sequence[Entry],
+    deltas: Sequence[Delta],
     count: int,
     removing: AbstractSet[int],
     head: Iterable[str],
     here: Collection[str],
     again: Mapping[int, AbstractSet[str]],
-) -> list[Entry]:
-    """The entries, less what no longer counts of the first ones.
+) -> list[Delta]:
+    """The changes, less what no longer counts of the first ones.
 
     Args:
-        entries: Those that are kept.
+        deltas: Those that are kept.
         count: How many of the first may be thinned.
         removing: Positions of changes whose removals are kept, whatever they remove.
         head: Names of the head's messages.
@@ -235,13 +236,12 @@ def _thinned(
         again: By position the keys of messages that are kept although the head has them.
     """
     if not count:
-        return [*entries]
-    deltas = deltas_of(entries)
+        return [*deltas]
     followed = {delta.after for delta in deltas}
     newest = {key_of(name): delta.position for delta in deltas for name in delta.added}
     there = set(map(key_of, head))
-    thinned: list[Entry] = []
-    for entry, delta in zip(entries[:count], deltas, strict=False):
+    thinned: list[Delta] = []
+    for delta in deltas[:count]:
         stays = again.get(delta.position, ())
         removed = tuple(key for key in delta.removed if key in there or key in stays or delta.position in removing)
         there.difference_update(delta.removed)
@@ -252,19 +252,17 @@ def _thinned(
             or ((key in here or key in followed) and not (key in there and newest[key] > delta.position))
         )
         there.update(map(key_of, added))
-        if (removed, added) == (delta.removed, delta.added):
-            thinned.append(entry)
-        elif removed or added:
-            thinned.append(Entry(entry.position, delta._replace(removed=removed, added=added).payload(), added))
-    return [*thinned, *entries[count:]]
+        if removed or added or not delta.touched:
+            thinned.append(delta._replace(removed=removed, added=added))
+    return [*thinned, *deltas[count:]]
 
 
-def _with_followed(entries: Sequence[Entry], start: int, new: Sequence[Delta]) -> int:
+def _with_followed(deltas: Iterable[Delta], start: int, new: Sequence[Delta]) -> int:
     """The place in the log from which it is kept, if those from `start` on are, and the unseen ones that these follow.
 
     What follows a message that is gone is shown at the end, perhaps behind what was said later.
     """
-    places = {entry.position: at for at, entry in enumerate(entries)}
+    places = {delta.position: at for at, delta in enumerate(deltas)}
     added = {key_of(name): places[delta.position] for delta in reversed(new) for name in delta.added}
     for delta in reversed(new):
         if places[delta.position] < start:
