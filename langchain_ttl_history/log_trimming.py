@@ -79,13 +79,17 @@ def _only_editing(deltas: Iterable[Delta], new: AbstractSet[int], there: Abstrac
         new: The positions of those that the head has not seen.
         there: The keys of the head's messages.
     """
+    if not new:
+        return [*deltas]
     edited: list[Delta] = []
     placed: set[str] = set()
     for delta in deltas:
         keys = {*map(key_of, delta.added)}
-        known = there - placed - {*delta.removed}
-        only_edits = bool(keys) and delta.position in new and not delta.is_carried_over and keys <= known
-        edited.append(delta._replace(after=WHERE_IT_IS) if only_edits else delta)
+        if keys and delta.position in new and not delta.is_carried_over:
+            known = there - placed - {*delta.removed}
+            edited.append(delta._replace(after=WHERE_IT_IS) if keys <= known else delta)
+        else:
+            edited.append(delta)
         placed |= keys
     return edited
 
