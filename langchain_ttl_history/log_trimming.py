@@ -256,7 +256,7 @@ def _thinned(
             or ((key in here or key in followed) and not (key in there and newest[key] > delta.position))
         )
         there.update(map(key_of, added))
-        if removed or added or not delta.touched:
+        if removed or added:
             thinned.append(delta._replace(removed=removed, added=added))
     return [*thinned, *deltas[count:]]
 

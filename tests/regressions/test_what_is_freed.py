@@ -51,9 +51,10 @@ def test_what_is_put_down_anew_while_a_graph_waits_is_kept_though_the_window_cut
     assert texts(history.messages)[-1] == "anew"
 
 
-@pytest.mark.parametrize("cap", [4, 5, 6])
+@pytest.mark.parametrize("cap", [4, 5, 6, 7])
+@pytest.mark.parametrize("goes_on", [False, True])
 @pytest.mark.parametrize("asks", [True, False], ids=["interrupted", "remembers itself"])
-def test_what_a_subgraph_holds_beyond_the_window_stays_where_it_stood(asks: bool, cap: int) -> None:
+def test_what_a_subgraph_holds_beyond_the_window_stays_where_it_stood(asks: bool, goes_on: bool, cap: int) -> None:
     def answers(state: MessagesState) -> Any:
         if asks:
             interrupt("go on?")
@@ -61,16 +62,18 @@ def test_what_a_subgraph_holds_beyond_the_window_stays_where_it_stood(asks: bool
         return {"messages": [AIMessage("answer", id=f"{asked.id}+")]}
 
     inner: Any = StateGraph(MessagesState).add_node("answers", answers).add_edge(START, "answers")
-    outer: Any = StateGraph(MessagesState).add_node("inner", inner.compile(checkpointer=None if asks else True))
     buffer = SessionBuffer(default_user="u", retention=Retention(max_messages=cap))
-    graph = outer.add_edge(START, "inner").compile(checkpointer=buffer.checkpointer())
+    nodes: dict[str, Any] = {"inner": inner.compile(checkpointer=None if asks else True)}
+    if goes_on:
+        nodes["after"] = lambda state: {"messages": [AIMessage("more", id=f"{state['messages'][-1].id}+")]}
+    graph = chained(buffer, **nodes)
     said: list[str] = []
     for turn in range(6):
         graph.invoke({"messages": [HumanMessage("question", id=f"{turn}")]}, CONFIG)
         if asks:
             graph.invoke(Command(resume="yes"), CONFIG)
-        said += [f"{turn}", f"{turn}+"]
-        expected = said[-(cap - cap % 2) :]
+        said += [f"{turn}", f"{turn}+", *([f"{turn}++"] if goes_on else [])]
+        expected = said[-(cap - cap % (3 if goes_on else 2)) :]
         assert ids(graph.get_state(CONFIG).values["messages"]) == expected
         assert ids(buffer.history(session_id="t").messages) == expected
 
