@@ -91,7 +91,7 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
     until = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < until, f"waited in vain for {what}"
-        time.sleep(0.02)
+        time.sleep(0.02)  # a server tells nobody when it has changed
 
 
 def _die_with_parent() -> None:
@@ -137,7 +137,7 @@ class Server:
             except redis.exceptions.RedisError:
                 assert self.process.poll() is None, (self.folder / "log").read_text()
                 assert time.monotonic() < until, f"{self.kind} did not start"
-                time.sleep(0.01)
+                time.sleep(0.01)  # it tells nobody when it listens
             else:
                 return self
 

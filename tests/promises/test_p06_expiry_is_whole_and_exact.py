@@ -420,9 +420,9 @@ async def test_the_instant_comes_in_real_time_too(colour: Colour) -> None:
     agent = build_graph("agent", buffer.checkpointer())
     started = time.monotonic()
     await session.ask(agent, "hello")
-    await asyncio.sleep(idle / 4)
+    await asyncio.sleep(idle / 4)  # the one test in real time
     shown = await session.texts()
     if time.monotonic() - started < idle:
         assert shown == ["hello", "re: hello"]
-    await asyncio.sleep(idle + 0.1)
+    await asyncio.sleep(idle + 0.1)  # as above
     await assert_gone(session, agent)

@@ -54,7 +54,7 @@ def ended(child: int) -> int | None:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
             return os.waitstatus_to_exitcode(status)
-        time.sleep(0.01)
+        time.sleep(0.01)  # `waitpid` has no timeout
     os.kill(child, 9)
     os.waitpid(child, 0)
     return None

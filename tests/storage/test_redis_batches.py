@@ -207,18 +207,18 @@ async def test_nothing_is_under_way_in_vain_once_a_storage_is_closed() -> None:
         async def execute_command(self, *command: Any, **options: Any) -> Any:
             for _ in range(2):
                 with contextlib.suppress(asyncio.CancelledError):
-                    await asyncio.sleep(60)
+                    await asyncio.sleep(60)  # until it is cancelled
             raise asyncio.CancelledError
 
     client = Deaf()
     storage = RedisStorage(client)
     tasks = [asyncio.create_task(told(storage, KEYS[0])) for _ in range(2)]
     for _ in range(3):
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # lets the tasks go on
     for _ in range(2):  # One of them asks by itself.
         for task in tasks:
             task.cancel()
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # lets the tasks go on
     await asyncio.wait(tasks)
     assert len(asyncio.all_tasks()) == 2
     await storage.aclose()
@@ -282,7 +282,7 @@ class Recorder:
         replies = [command[-1] for command in commands]
         self.sent.append(replies)
         self.seen.append(caller.get())
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # lets the tasks go on
         if self.error is not None:
             raise self.error
         return replies
@@ -327,7 +327,7 @@ async def test_requests_go_at_once_and_those_of_one_moment_together(client: Reco
     assert await ask(batches, b"1", b"2", b"3") == [b"1", b"2", b"3"]
     assert await ask(batches, b"4") == [b"4"]
     assert client.sent == [[b"1", b"2", b"3"], [b"4"]]
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # lets the tasks go on
     assert not batches._under_way
 
 
@@ -362,13 +362,13 @@ async def test_whatever_befalls_a_batch_is_told_to_each_who_waits(client: Record
 
 async def test_a_request_that_is_cancelled_before_it_is_sent_is_not_sent(client: Recorder, batches: Batches) -> None:
     tasks = [asyncio.create_task(batches.ask(("ECHO", part))) for part in (b"1", b"2", b"3")]
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # lets the tasks go on
     tasks[1].cancel()
     await asyncio.wait(tasks)
     assert client.sent == [[b"1", b"3"]]
     client.sent.clear()
     task = asyncio.create_task(batches.ask(("ECHO", b"4")))  # The loop is busy still.
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # lets the tasks go on
     task.cancel()
     await asyncio.wait([task])
     await batches.aclose()
@@ -380,7 +380,7 @@ async def test_who_waits_for_a_batch_that_was_cancelled_waits_no_more(client: Re
         await ask(batches, b"1", b"2", b"3")
         tasks = [asyncio.create_task(batches.ask(("ECHO", part))) for part in (b"1", b"2")]
         for _ in range(steps):
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # lets the tasks go on
         others = asyncio.all_tasks() - {asyncio.current_task(), *tasks}
         for other in others:  # As a framework does that ends all that runs.
             other.cancel()

@@ -28,7 +28,7 @@ def test_a_session_ends_by_the_servers_clock(real: RedisStorage) -> None:
             assert 0 < admin.pttl(key) <= 1_101
         while real.read(KEY, Query()).now < found.expires_at:
             assert real.read(KEY, Query(("b",))).blobs or real.read(KEY, Query()).now >= found.expires_at
-            time.sleep(0.02)
+            time.sleep(0.02)  # the server keeps the time
         assert real.read(KEY, Query(("b",))).generation == 0
         assert real.sessions("ada") == ([], None)
         servers.wait_for(lambda: not admin.exists(*keys), "the end of its keys")

@@ -146,7 +146,7 @@ async def test_a_call_may_be_cancelled_at_any_step(server: servers.Server, open_
     for steps in range(40):
         task = asyncio.create_task(storage.awrite(KEY, appended(b"%d" % steps)))
         for _ in range(steps):
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # lets it come one step further
         task.cancel()
         await asyncio.wait([task])
         found = await storage.aread(KEY, Query(("log",), ("m",)))
@@ -276,7 +276,7 @@ async def test_a_server_that_stands_still_does_not_hold_up_the_loop(server: serv
         ]
         while not all(task.done() for task in calls):
             before = time.monotonic()
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.01)  # the tick that must not be late
             late = max(late, time.monotonic() - before - 0.01)
         server.signal(signal.SIGCONT)
         over.set()

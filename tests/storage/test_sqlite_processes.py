@@ -151,7 +151,7 @@ for line in sys.stdin:
             parent.stdin.flush()
             child = int(parent.stderr.readline())
             lines = [parent.stdout.readline()]
-            time.sleep(seconds)
+            time.sleep(seconds)  # the random moment
             os.kill(child, signal.SIGKILL)
             while lines[-1] != b"dead\n":
                 lines.append(parent.stdout.readline())

@@ -28,7 +28,7 @@ def test_the_loop_is_not_blocked_while_a_write_waits(opens: Opens, tmp_path: Pat
         other.execute("BEGIN IMMEDIATE")
         write = asyncio.create_task(storage.awrite(KEY, saying("hello")))
         for _ in range(20):
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # lets the task begin
         read = await asyncio.wait_for(storage.aread(KEY, Query()), 60)
         assert (read.generation, write.done()) == (0, False)
         other.execute("ROLLBACK")
@@ -45,7 +45,7 @@ def test_reads_of_a_loop_do_not_wait_for_its_writes(opens: Opens, tmp_path: Path
     async def main() -> None:
         other.execute("BEGIN IMMEDIATE")
         writes = [asyncio.create_task(storage.awrite(KEY, saying("hello"))) for _ in range(10)]
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # lets the task begin
         for _ in range(10):
             await asyncio.wait_for(storage.aread(KEY, Query()), 60)
         assert not any(write.done() for write in writes)
@@ -103,9 +103,9 @@ async def test_a_cancelled_write_is_whole_or_not_there(opens: Opens) -> None:
     for number in range(40):
         task = asyncio.create_task(storage.awrite(KEY, saying(str(number))))
         for _ in range(number % 4):
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # lets the task begin
         if number % 4 == 3:
-            await asyncio.sleep(0.0002 * (number % 8))
+            await asyncio.sleep(0.0002 * (number % 8))  # at another point of the write each time
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
     await storage.awrite(KEY, saying("last"))
