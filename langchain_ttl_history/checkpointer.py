@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections import ChainMap
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
@@ -26,19 +25,17 @@ from langchain_ttl_history.checkpointing.late_writes import LateWrites
 from langchain_ttl_history.checkpointing.listing import check_narrowing, matches, selected
 from langchain_ttl_history.checkpointing.pending_writes import PendingWrites
 from langchain_ttl_history.checkpointing.prune_copy_delete import PruneCopyDelete
-from langchain_ttl_history.checkpointing.put_inputs import Put
+from langchain_ttl_history.checkpointing.put_inputs import Put, flattened
 from langchain_ttl_history.checkpointing.put_plans import PutPlans
 from langchain_ttl_history.checkpointing.puts import CheckpointPuts
 from langchain_ttl_history.checkpointing.reads import CheckpointReads, Loaded
-from langchain_ttl_history.checkpointing.run_token import Token
 from langchain_ttl_history.checkpointing.threads import Threads, checked_name, checkpoint_id_of
-from langchain_ttl_history.codec import Codec, Serializer, check_serde
+from langchain_ttl_history.codec import Serializer, check_serde
 from langchain_ttl_history.errors import ConfigurationError, brief
 from langchain_ttl_history.flow import Flow, arun, every_key, run
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Storage
-from langchain_ttl_history.stored.names import checkpoint_name
 
 __all__ = ["TTLCheckpointSaver"]
 
@@ -67,8 +64,6 @@ class TTLCheckpointSaver(PruneCopyDelete, BaseCheckpointSaver[Any]):
         for name, value in (("user_key", user_key), ("messages_key", messages_key)):
             if type(value) is not str or not value:
                 raise ConfigurationError(f"{name} must be a name, not {brief(value)}")
-        if user_key in _RESERVED_KEYS:
-            raise ConfigurationError(f"user_key must not be {user_key!r}, by which LangGraph names something else")
         check_serde(serde)
         if serde is None:
             # LangGraph announces a graph's types only to a serializer that is strict.
@@ -102,18 +97,10 @@ class TTLCheckpointSaver(PruneCopyDelete, BaseCheckpointSaver[Any]):
         clone = cast(TTLCheckpointSaver, super().with_allowlist(extra_allowlist))
         if clone is self:
             clone = copy.copy(self)
-        serde = None if clone.serde is self.serde or self._is_own_serde else clone.serde
-        codec = self._codec.allowing(extra_allowlist, serde or self._codec.serde)
-        clone._use(replace(self._sessions, codec=codec))
+        codec = self._sessions.codec
+        serde = codec.serde if codec.serde is None or clone.serde is self.serde else clone.serde
+        clone._use(replace(self._sessions, codec=codec.allowing(extra_allowlist, serde)))
         return clone
-
-    @property
-    def _is_own_serde(self) -> bool:
-        return self._sessions.codec.serde is None
-
-    @property
-    def _codec(self) -> Codec:
-        return self._sessions.codec
 
     # Reading
 
@@ -284,12 +271,8 @@ class TTLCheckpointSaver(PruneCopyDelete, BaseCheckpointSaver[Any]):
     ) -> Put:
         key, ns, parent = self._threads.place(config)
         id = checked_name("checkpoint['id']", checkpoint["id"])
-        name, parent_name = checkpoint_name(ns, id), checkpoint_name(ns, parent or "")
-        rest: dict[str, Any] = {**checkpoint, "versions_seen": {**checkpoint["versions_seen"]}}
-        values = rest.pop("channel_values")
-        token = Token.taken_from(rest["versions_seen"])
-        kept = _kept_metadata(config, metadata)
-        return Put(key, ns, id, name, parent, parent_name, rest, values, token, kept, changed)
+        kept: Any = get_checkpoint_metadata(flattened(config), metadata)
+        return Put.of(key, ns, id, parent, cast(Mapping[str, Any], checkpoint), kept, changed)
 
     def _placed(self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, path: str) -> Flow[None]:
         key, ns, id = self._threads.place(config)
@@ -309,20 +292,4 @@ class TTLCheckpointSaver(PruneCopyDelete, BaseCheckpointSaver[Any]):
         return 1 if current is None else current + 1
 
 
-def _kept_metadata(config: RunnableConfig, metadata: CheckpointMetadata) -> dict[str, Any]:
-    """The metadata that is stored with a checkpoint: its own, and what its run's config adds."""
-    given: Mapping[str, Any] | None = config.get("metadata")
-    if isinstance(given, ChainMap):
-        # LangGraph passes a ChainMap, and iterating over that takes longer than everything else here.
-        flat = {name: value for each in reversed(given.maps) for name, value in each.items()}
-        config = {**config, "metadata": flat}
-    kept: Any = get_checkpoint_metadata(config, metadata)
-    if counters := kept.get("counters_since_delta_snapshot"):
-        # LangGraph expects its pairs back as lists, which is what its own savers make of them.
-        kept["counters_since_delta_snapshot"] = {channel: list(pair) for channel, pair in counters.items()}
-    found: dict[str, Any] = kept
-    return found
-
-
 _STRICT = JsonPlusSerializer(allowed_msgpack_modules=None)
-_RESERVED_KEYS = frozenset({"thread_id", "checkpoint_ns", "checkpoint_id", "checkpoint_map"})

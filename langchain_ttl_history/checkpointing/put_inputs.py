@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Container, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
+
+from langchain_core.runnables import RunnableConfig
 
 from langchain_ttl_history.checkpointing.run_token import Token
 from langchain_ttl_history.checkpoints import Record
@@ -14,7 +17,18 @@ from langchain_ttl_history.storage.base import Guard
 from langchain_ttl_history.stored.bodies import KnownBodies
 from langchain_ttl_history.stored.names import checkpoint_name
 
-__all__ = ["Parent", "Put", "RunState"]
+__all__ = ["Parent", "Put", "RunState", "flattened"]
+
+
+def flattened(config: RunnableConfig) -> RunnableConfig:
+    """A config whose metadata is a plain dict.
+
+    LangGraph passes a ChainMap, and iterating over that takes longer than everything else in the making of a put.
+    """
+    given: Mapping[str, Any] | None = config.get("metadata")
+    if not isinstance(given, ChainMap):
+        return config
+    return {**config, "metadata": {name: value for each in reversed(given.maps) for name, value in each.items()}}
 
 
 class Put(NamedTuple):
@@ -37,6 +51,27 @@ class Put(NamedTuple):
     metadata: dict[str, Any]
     changed: Container[str]
     """The channels whose value is another than the parent's, as LangGraph says."""
+
+    @classmethod
+    def of(
+        cls,
+        key: SessionKey,
+        ns: str,
+        id: str,
+        parent: str | None,
+        checkpoint: Mapping[str, Any],
+        metadata: dict[str, Any],
+        changed: Container[str],
+    ) -> Put:
+        """The put of a checkpoint as LangGraph makes it, which stays as it is."""
+        rest = {**checkpoint, "versions_seen": {**checkpoint["versions_seen"]}}
+        values = rest.pop("channel_values")
+        token = Token.taken_from(rest["versions_seen"])
+        if counters := metadata.get("counters_since_delta_snapshot"):
+            # LangGraph expects its pairs back as lists, which is what its own savers make of them.
+            metadata["counters_since_delta_snapshot"] = {channel: list(pair) for channel, pair in counters.items()}
+        name, parent_name = checkpoint_name(ns, id), checkpoint_name(ns, parent or "")
+        return cls(key, ns, id, name, parent, parent_name, rest, values, token, metadata, changed)
 
     @property
     def guard(self) -> Guard:

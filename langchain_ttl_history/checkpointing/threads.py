@@ -13,6 +13,8 @@ from langchain_ttl_history.keys import OwnedThread, SessionKey, valid_id
 
 __all__ = ["Threads", "checked_name", "checkpoint_id_of"]
 
+_RESERVED_KEYS = frozenset({"thread_id", "checkpoint_ns", "checkpoint_id", "checkpoint_map"})
+
 
 @dataclass(frozen=True)
 class Threads:
@@ -23,6 +25,15 @@ class Threads:
     user_id: str | None
     """The one user there may be."""
     default_user: str | None
+
+    def __post_init__(self) -> None:
+        """Refuse a key that is taken.
+
+        Raises:
+            ConfigurationError: LangGraph names something else by it.
+        """
+        if self.user_key in _RESERVED_KEYS:
+            raise ConfigurationError(f"user_key must not be {self.user_key!r}, by which LangGraph names something else")
 
     def of_user(self, user_id: object) -> Threads:
         """The same, limited to one user's sessions.

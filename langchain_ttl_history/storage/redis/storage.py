@@ -186,7 +186,7 @@ class RedisStorage:
                     with suppress(*self._failures.every):
                         await self._clients.adrop_idle(self._clients.async_client())
                 self._failures.check(error, is_late=time.monotonic() > until)
-            await asyncio.sleep(_PAUSE)
+            await asyncio.sleep(_PAUSE)  # As in `_reply`.
 
     def _send(self, request: Eval | Scan) -> Any:
         client = self._clients.client()
