@@ -38,31 +38,34 @@ def test_nothing_of_what_was_deleted_is_in_the_bytes_of_any_file(opens: Opens, t
     assert traces(tmp_path, users[11].encode())
 
 
+def reading(folder: Path) -> sqlite3.Connection:
+    """Another connection that reads the file, until it commits."""
+    reader = sqlite3.connect(folder / "s.db", isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM sessions").fetchone()
+    return reader
+
+
 def test_what_a_reader_keeps_from_being_wiped_the_next_write_of_any_worker_wipes(opens: Opens, tmp_path: Path) -> None:
     storage = opens()
     storage.write(KEY, saying("SECRET"))
-    reader = sqlite3.connect(tmp_path / "s.db", isolation_level=None)
-    reader.execute("BEGIN")
-    reader.execute("SELECT count(*) FROM sessions").fetchone()
-    assert storage.delete(*KEY, 60.0) == 1
-    assert traces(tmp_path, b"SECRET")
-    reader.execute("COMMIT")
-    opens().write(SessionKey("bob", "s2"), saying("hello"))
-    assert traces(tmp_path, b"SECRET") == {}
-    reader.close()
+    with closing(reading(tmp_path)) as reader:
+        assert storage.delete(*KEY, 60.0) == 1
+        assert traces(tmp_path, b"SECRET")
+        reader.execute("COMMIT")
+        opens().write(SessionKey("bob", "s2"), saying("hello"))
+        assert traces(tmp_path, b"SECRET") == {}
 
 
 def test_what_a_reader_keeps_from_being_wiped_a_sweep_wipes(opens: Opens, tmp_path: Path) -> None:
     storage = opens()
     storage.write(KEY, saying("SECRET"))
-    reader = sqlite3.connect(tmp_path / "s.db", isolation_level=None)
-    reader.execute("BEGIN")
-    reader.execute("SELECT count(*) FROM sessions").fetchone()
-    storage.delete(*KEY, 60.0)
-    reader.execute("COMMIT")
-    storage.sweep()
-    assert traces(tmp_path, b"SECRET") == {}
-    reader.close()
+    with closing(reading(tmp_path)) as reader:
+        storage.delete(*KEY, 60.0)
+        assert traces(tmp_path, b"SECRET")
+        reader.execute("COMMIT")
+        storage.sweep()
+        assert traces(tmp_path, b"SECRET") == {}
 
 
 def test_a_write_that_is_stored_does_not_fail_because_it_could_not_finish_a_deletion(
