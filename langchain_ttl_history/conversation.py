@@ -34,7 +34,7 @@ def fold(names: Sequence[str], deltas: Sequence[Delta], seen: Seen) -> Sequence[
     # For each key the position of the last change by the head's own run: it wins over unseen changes before it.
     own = {
         key: delta.position
-        for delta in deltas
+        for delta in (deltas if seen.runs else ())
         if seen.ran(delta) and not delta.is_carried_over
         for key in delta.touched
     }
@@ -47,26 +47,25 @@ def fold(names: Sequence[str], deltas: Sequence[Delta], seen: Seen) -> Sequence[
         if delta.is_carried_over:
             _carry_over(delta, deltas, own, order, shown)
             continue
-        behind = _behind_moved(order, delta)
+        behind = _behind_moved(order, delta) if delta.removed else {}
         for key in delta.removed:
             if key in shown and own.get(key, 0) < delta.position:
                 del shown[key]
                 order.remove(key)
                 for follower in behind.get(key, ()):
                     order.remove(follower)
-        follows = delta.after in order
+        follows = delta.after is not None and delta.after in order
         at = order.index(delta.after or "") + 1 if follows else _end_for(delta, order, opened, runs)
         placed: list[str] = []
         for name in delta.added:
             key = key_of(name)
-            if own.get(key, 0) > delta.position or (delta.after == WHERE_IT_IS and key not in shown):
+            is_there = key in shown
+            if own.get(key, 0) > delta.position or (delta.after == WHERE_IT_IS and not is_there):
                 continue
-            if key not in shown:
-                moved = [key, *behind.get(key, ())]
-                order[at:at] = moved
-                at += len(moved)
-                placed += moved
+            if not is_there:
+                placed += [key, *behind.get(key, ())] if behind else [key]
             shown[key] = name
+        order[at:at] = placed
         opening = opened.get(delta.after or "") if follows else delta
         if opening is not None:
             opened.update(dict.fromkeys(placed, opening))
