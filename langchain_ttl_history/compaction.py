@@ -87,7 +87,7 @@ def plan(
     waiting = waiting_roots(leaves(roots), snapshot, codec)
     bound = retention.max_bytes
     room = math.inf if bound is None else bound * _REMOVALS_SHARE
-    log = kept_entries(snapshot, shown, conversation.names, retention.max_messages, room, codec)
+    log = kept_entries(conversation.log, shown, conversation.names, retention.max_messages, room)
 
     def keeping(cap: int | None) -> Change:
         return keep_only(snapshot, shown_lines(roots, subs, cap, waiting), lease, log, lines)
@@ -103,7 +103,7 @@ def plan(
     if _bytes_after(snapshot, change) <= goal:
         return change
     # Checkpoints alone do not free enough: keep only the part of the log that is shown, then cut the oldest messages.
-    log = kept_entries(snapshot, shown, conversation.names, 0, room, codec)
+    log = kept_entries(conversation.log, shown, conversation.names, 0, room)
     change = keep_only(snapshot, shown_lines(roots, subs, 1, waiting), lease, log, lines)
     over = _bytes_after(snapshot, change) - goal
     if over <= 0:

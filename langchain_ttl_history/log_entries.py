@@ -9,7 +9,7 @@ from langchain_ttl_history.encoding.records import decoder, pack, unpack_each, u
 from langchain_ttl_history.storage.base import Entry
 from langchain_ttl_history.stored.names import key_of
 
-__all__ = ["CARRIED_OVER", "WHERE_IT_IS", "Delta", "Seen", "deltas_of", "entries_of", "unseen"]
+__all__ = ["CARRIED_OVER", "WHERE_IT_IS", "Delta", "Log", "Seen", "deltas_of", "entries_of", "unseen"]
 
 _FORMAT = 1
 
@@ -100,6 +100,18 @@ class Delta(NamedTuple):
         return pack([_FORMAT, self.run, list(self.removed), self.after, *known])
 
 
+class Log(NamedTuple):
+    """A session's log, and the head whose conversation it changes."""
+
+    entries: Sequence[Entry]
+    deltas: Sequence[Delta]
+    """What the entries hold."""
+    head: Sequence[str] = ()
+    """Names of the head's messages."""
+    seen: Seen = Seen()
+    """What the head's run has seen."""
+
+
 @decoder("a log entry")
 def deltas_of(entries: Sequence[Entry]) -> list[Delta]:
     """The changes that entries of the log hold, in their order.
@@ -116,15 +128,9 @@ def deltas_of(entries: Sequence[Entry]) -> list[Delta]:
     return deltas
 
 
-def entries_of(deltas: Iterable[Delta], entries: Iterable[Entry], before: Iterable[Delta]) -> list[Entry]:
-    """The entries of what is left of a log; a change that is as it was keeps its entry.
-
-    Args:
-        deltas: What is left, in order.
-        entries: Those of the whole log.
-        before: Their changes.
-    """
-    was = {entry.position: (delta, entry) for entry, delta in zip(entries, before, strict=True)}
+def entries_of(deltas: Iterable[Delta], log: Log) -> list[Entry]:
+    """The entries of what is left of a log, in order; a change that is as it was keeps its entry."""
+    was = {entry.position: (delta, entry) for entry, delta in zip(log.entries, log.deltas, strict=True)}
     left: list[Entry] = []
     for delta in deltas:
         old, entry = was[delta.position]
@@ -134,7 +140,9 @@ def entries_of(deltas: Iterable[Delta], entries: Iterable[Entry], before: Iterab
 
 def unseen(deltas: Iterable[Delta], seen: Seen) -> list[Delta]:
     """The changes that are not among those seen."""
-    new = [delta for delta in deltas if delta.position > seen.position and not seen.ran(delta)]
+    new = [delta for delta in deltas if delta.position > seen.position]
+    if seen.runs:
+        new = [delta for delta in new if not seen.ran(delta)]
     if not seen.edits:
         return new
     known = {*seen.edits}

@@ -8,15 +8,14 @@ and what puts a message that is shown where it stands, for runs under way that h
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
 from langchain_ttl_history.amendments import without_edits
-from langchain_ttl_history.checkpoints import Record, pointed_at
-from langchain_ttl_history.codec import Codec
-from langchain_ttl_history.log_entries import WHERE_IT_IS, Delta, Seen, deltas_of, entries_of, unseen
-from langchain_ttl_history.storage.base import Entry, Snapshot
-from langchain_ttl_history.stored.names import LOG, head_name, key_of
+from langchain_ttl_history.log_entries import WHERE_IT_IS, Delta, Log, Seen, entries_of, unseen
+from langchain_ttl_history.storage.base import Entry
+from langchain_ttl_history.stored.names import key_of
 
 __all__ = ["kept_entries"]
 
@@ -25,33 +24,27 @@ _REMOVALS = 16
 
 
 def kept_entries(
-    snapshot: Snapshot, shown: AbstractSet[str], names: Iterable[str], spare: int | None, room: float, codec: Codec
+    log: Log, shown: AbstractSet[str], names: Iterable[str], spare: int | None, room: float
 ) -> list[Entry]:
     """The entries of the log that stay: those that affect what is shown, and the newest, for runs under way.
 
     Args:
-        snapshot: The outline.
+        log: The whole log.
         shown: Names of the messages that the history or a graph shows.
         names: Names of the conversation.
         spare: At least how many messages' entries are kept for runs under way; None keeps all entries.
         room: How many bytes the removals may take that are kept for them besides.
-        codec: Reads the head.
     """
-    entries = list(snapshot.lists.get(LOG, ()))
+    entries, deltas, head, seen = log
     if spare is None:
-        return entries
-    pointer = snapshot.blobs.get(head_name(""))
-    record = None if pointer is None else pointed_at(pointer, snapshot.blobs, codec)
-    seen = Seen() if record is None else record.seen
-    head = () if record is None else record.names
-    deltas = deltas_of(entries)
+        return [*entries]
     later = [delta for delta in deltas if delta.position > seen.position]
     new = unseen(later, seen)
     # The head's run began inside a tool call of another one, which has seen nothing of this yet, and perhaps goes on
     # with what was removed meanwhile.
     nested = any(end is not None for _, end in seen.runs)
     matter = later if nested else new
-    first = min(_needed(later, matter, shown, record), default=snapshot.position + 1)
+    first = min(_needed(later, matter, shown, head), default=math.inf)
     recent, held = len(deltas), 0
     while recent and held < spare:
         recent -= 1
@@ -60,13 +53,13 @@ def kept_entries(
     start = next((at for at, each in enumerate(deltas) if each.position >= first), len(deltas))
     start = _with_followed(deltas, min(start, recent), new)
     # Where bytes are short, what the head shows need not be there once more.
-    again = _placing(deltas, {*map(key_of, shown)}) if spare else {}
+    again = _placing(deltas, recent, {*map(key_of, shown)}) if spare else {}
     kept = [
         *_of_the_head(deltas[:start], removing, matter, later, head, seen, again),
         *_thinned(deltas[start:], max(0, recent - start), removing, head, {*map(key_of, names)}, again),
     ]
     left = _only_editing(without_edits(kept, new, head), {delta.position for delta in new}, {*map(key_of, head)})
-    return entries_of(left, entries, deltas)
+    return entries_of(left, log)
 
 
 def _only_editing(deltas: Iterable[Delta], new: AbstractSet[int], there: AbstractSet[str]) -> list[Delta]:
@@ -79,7 +72,7 @@ def _only_editing(deltas: Iterable[Delta], new: AbstractSet[int], there: Abstrac
         new: The positions of those that the head has not seen.
         there: The keys of the head's messages.
     """
-    if not new:
+    if not new or not there:
         return [*deltas]
     edited: list[Delta] = []
     placed: set[str] = set()
@@ -94,11 +87,19 @@ def _only_editing(deltas: Iterable[Delta], new: AbstractSet[int], there: Abstrac
     return edited
 
 
-def _placing(deltas: Iterable[Delta], keys: AbstractSet[str]) -> dict[int, set[str]]:
-    """By position which changes put these messages where they stand, or say last what they are.
+def _placing(deltas: Sequence[Delta], count: int, shown: AbstractSet[str]) -> dict[int, set[str]]:
+    """By position which changes put messages that are shown where they stand, or say last what they are.
 
     The head's run may have seen them, and a run under way not, which shows them anew once it is the head.
+
+    Args:
+        deltas: The log.
+        count: Messages that none of its first so many changes add are left out.
+        shown: The keys of the messages that are shown.
     """
+    keys = shown & {key_of(name) for delta in deltas[:count] for name in delta.added}
+    if not keys:
+        return {}
     placing: dict[str, int] = {}
     newest: dict[str, int] = {}
     for delta in deltas:
@@ -122,7 +123,7 @@ def _newest_removals(deltas: Sequence[Delta], room: float) -> frozenset[int]:
     """
     found: set[int] = set()
     gone: set[str] = set()
-    for delta in reversed(deltas):
+    for delta in reversed([delta for delta in deltas if delta.removed]):
         removed = _only_removed(delta)
         if not gone.issuperset(removed):
             gone.update(removed)
@@ -139,21 +140,19 @@ def _only_removed(delta: Delta) -> tuple[str, ...]:
     return tuple(key for key in delta.removed if key not in added)
 
 
-def _needed(
-    later: Sequence[Delta], matter: Sequence[Delta], shown: AbstractSet[str], record: Record | None
-) -> list[int]:
+def _needed(later: Sequence[Delta], matter: Sequence[Delta], shown: AbstractSet[str], head: Sequence[str]) -> list[int]:
     """The positions of changes that are needed in full."""
     keys = set(map(key_of, shown))
     needed = [delta.position for delta in matter if not keys.isdisjoint(map(key_of, delta.added))]
-    if record is None or not any(delta.removed for delta in later):
+    if not any(delta.removed for delta in later):
         return needed
     # A call that its results bring back is not in the head; perhaps only a change that was seen has it.
-    missing = shown - {*record.names}
+    missing = shown - {*head}
     needed += [delta.position for delta in later if not missing.isdisjoint(delta.added)]
     # What its run did not know of when it removed something may be results that keep their call.
-    head = set(map(key_of, record.names))
+    there = set(map(key_of, head))
     for removal in matter:
-        if head.isdisjoint(removal.removed):
+        if there.isdisjoint(removal.removed):
             continue
         behind = {*removal.removed}
         for delta in later:
@@ -190,13 +189,18 @@ def _of_the_head(
     own = {
         key: delta.position for delta in later if seen.ran(delta) and not delta.is_carried_over for key in delta.touched
     }
-    newest = {key_of(name): delta.position for delta in matter for name in delta.added}
-    moved = {key: delta.position for delta in matter for key in {*delta.removed}.intersection(map(key_of, delta.added))}
     there = set(map(key_of, head))
+    touching = matter if there else ()
+    newest = {key_of(name): delta.position for delta in touching for name in delta.added}
+    moved = {
+        key: delta.position for delta in touching for key in {*delta.removed}.intersection(map(key_of, delta.added))
+    }
     concerned = {delta.position for delta in matter}
     left: list[Delta] = []
     for delta in deltas:
         at = delta.position
+        if at not in removing and not (there if at in concerned else at in again):
+            continue  # As most do, which only added what is shown no more.
         if at not in concerned:
             stays = again.get(at, ())
             added = tuple(name for name in delta.added if key_of(name) in stays)
@@ -266,6 +270,8 @@ def _with_followed(deltas: Iterable[Delta], start: int, new: Sequence[Delta]) ->
 
     What follows a message that is gone is shown at the end, perhaps behind what was said later.
     """
+    if all(delta.after is None for delta in new):
+        return start
     places = {delta.position: at for at, delta in enumerate(deltas)}
     added = {key_of(name): places[delta.position] for delta in reversed(new) for name in delta.added}
     for delta in reversed(new):

@@ -11,7 +11,7 @@ from langchain_core.messages import BaseMessage
 
 from langchain_ttl_history.checkpoints import target_of, without_messages
 from langchain_ttl_history.codec import Codec
-from langchain_ttl_history.log_entries import deltas_of
+from langchain_ttl_history.log_entries import Log, deltas_of
 from langchain_ttl_history.pruning import needed_by
 from langchain_ttl_history.storage.base import Change, Entry, Snapshot
 from langchain_ttl_history.stored.names import BODY, LOG, VALUE, head_name, key_of
@@ -29,6 +29,7 @@ class Conversation(NamedTuple):
     """Its messages, and perhaps those of the head, by name."""
     needed: AbstractSet[str]
     """Names of the messages that stay even over `max_bytes`."""
+    log: Log
 
 
 def with_fewer_messages(
@@ -44,7 +45,7 @@ def with_fewer_messages(
         conversation: The session's.
         codec: Reads and writes the head's record.
     """
-    names, messages, needed = conversation
+    names, messages, needed, _ = conversation
 
     def size(name: str) -> int:
         blob = snapshot.blobs[name]

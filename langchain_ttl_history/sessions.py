@@ -17,7 +17,7 @@ from langchain_ttl_history.compaction import hard_limits, limits, plan, together
 from langchain_ttl_history.conversation import fold, keyed
 from langchain_ttl_history.flow import Flow, Read, Write
 from langchain_ttl_history.keys import SessionKey
-from langchain_ttl_history.log_entries import Seen, deltas_of
+from langchain_ttl_history.log_entries import Log, Seen, deltas_of
 from langchain_ttl_history.message_cutting import Conversation
 from langchain_ttl_history.retention import Retention
 from langchain_ttl_history.storage.base import Change, Lease, Outcome, Query, Snapshot, Status
@@ -55,6 +55,8 @@ class View(NamedTuple):
     """What a run has seen that starts from what the graph is shown."""
     messages: Mapping[str, BaseMessage]
     """By name."""
+    log: Log
+    """The log, as far as it was read."""
     waiting: Sequence[str] = ()
     """The message that opened the turn of the open tool call, then that call and its results so far; else empty."""
 
@@ -112,11 +114,14 @@ class Sessions:
         blobs = snapshot.blobs = recall.completed(snapshot.blobs)
         pointer = blobs.get(head_name(""))
         record = None if pointer is None else pointed_at(pointer, blobs, self.codec)
-        deltas = deltas_of(snapshot.lists.get(LOG, ()))
+        entries = snapshot.lists.get(LOG, ())
+        deltas = deltas_of(entries)
         if record is None:
             names = fold((), deltas, Seen())
             messages = dict(zip(names, recall.decode(names, blobs), strict=True))
-            return View(snapshot, None, None, names, names, names, Seen(snapshot.position), messages)
+            log = Log(entries, deltas)
+            return View(snapshot, None, None, names, names, names, Seen(snapshot.position), messages, log)
+        log = Log(entries, deltas, record.names, record.seen)
         shown = recall.decode(record.names, blobs)
         messages = dict(zip(record.names, shown, strict=True))
 
@@ -131,7 +136,7 @@ class Sessions:
         head_id = record.checkpoint["id"]
         if closed == len(shown):
             seen = Seen(snapshot.position)
-            return View(snapshot, record, head_id, names, names, names, seen, messages)
+            return View(snapshot, record, head_id, names, names, names, seen, messages, log)
         open_keys = set(keyed(record.names)[closed:])
         history = [name for name, key in zip(names, keyed(names), strict=True) if key not in open_keys]
         opening = closed
@@ -146,6 +151,7 @@ class Sessions:
             history,
             record.seen.until(snapshot.position),
             messages,
+            log,
             (record.names[opening], *record.names[closed:]),
         )
 
@@ -225,5 +231,5 @@ class Sessions:
         if view.history is not view.names:
             shown.update(self.window(view.history, messages))
         # A pending interrupt needs the open tool call and the message that opened its turn.
-        conversation = Conversation(view.names, messages, needed=set(view.waiting))
+        conversation = Conversation(view.names, messages, set(view.waiting), view.log)
         return plan(view.snapshot, self.retention, self.lease, self.codec, conversation, shown)

@@ -10,7 +10,7 @@ from langchain_ttl_history.errors import StorageError
 from langchain_ttl_history.flow import Flow, Read, Write, every_key
 from langchain_ttl_history.index import Line, lines_of
 from langchain_ttl_history.keys import SessionKey, label
-from langchain_ttl_history.log_entries import deltas_of, entries_of, unseen
+from langchain_ttl_history.log_entries import Log, deltas_of, entries_of, unseen
 from langchain_ttl_history.pruning import keep_only, latest_lines
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Outcome, Query, Snapshot, Status
@@ -65,15 +65,15 @@ def _delete_in(sessions: Sessions, key: SessionKey, run_ids: Collection[str]) ->
             if line.id in gone and (blob := snapshot.blobs.get(checkpoint_name(line.ns, line.id))) is not None
         }
         entries = snapshot.lists.get(LOG, ())
-        deltas = deltas_of(entries)
-        others = [delta for delta in deltas if delta.run not in runs]
+        log = Log(entries, deltas_of(entries))
+        others = [delta for delta in log.deltas if delta.run not in runs]
         newest = next((line for line in reversed(keep) if not line.ns), None)
         if newest is None:
-            others = without_edits(others, deltas, ())
+            others = without_edits(others, log.deltas, ())
         else:
             head = decode_record(snapshot.blobs[checkpoint_name("", newest.id)], sessions.codec)
-            others = without_edits(others, unseen(deltas, head.seen), head.names)
-        change = keep_only(snapshot, keep, sessions.lease, entries_of(others, entries, deltas))
+            others = without_edits(others, unseen(log.deltas, head.seen), head.names)
+        change = keep_only(snapshot, keep, sessions.lease, entries_of(others, log))
         outcome: Outcome = yield Write(key, change)
         if outcome.status not in (Status.MOVED, Status.MISSING):
             return

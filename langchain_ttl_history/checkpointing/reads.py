@@ -16,7 +16,7 @@ from langchain_ttl_history.codec import delta_snapshot
 from langchain_ttl_history.flow import Flow, Read
 from langchain_ttl_history.index import Line, lines_of
 from langchain_ttl_history.keys import SessionKey
-from langchain_ttl_history.log_entries import Seen, deltas_of
+from langchain_ttl_history.log_entries import Seen
 from langchain_ttl_history.pruning import leaves, shown_lines, waiting_roots
 from langchain_ttl_history.sessions import Sessions, View
 from langchain_ttl_history.storage.base import Lease, Query, Snapshot
@@ -120,8 +120,7 @@ class CheckpointReads:
         token = Token.of(snapshot, id, view.seen, shown, view.graph)
         if token.cut and view.graph is not view.names:
             # Edits wait while the graph does; those of what its run leaves out have nothing left to change.
-            deltas = deltas_of(snapshot.lists.get(LOG, ()))
-            token = token._replace(seen=done_with(token.cut, deltas, token.seen))
+            token = token._replace(seen=done_with(token.cut, view.log.deltas, token.seen))
         self._learn(key, snapshot, id, record, shown, messages).last_shown = token.shown, tuple(shown)
         if channel is not None:
             loaded.checkpoint["channel_versions"].setdefault(channel, 1)
