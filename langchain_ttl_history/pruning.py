@@ -107,13 +107,15 @@ def keep_only(
     by_id = lines.by_id
     listed = {(line.ns, line.id) for line in keep}
     chain: set[tuple[str, str]] = set()
-    for start in [by_id[each] for each in listed if each in by_id]:
-        line = start
-        wanted = set(line.deltas or ()) - set(line.valued or ())
-        while wanted and line.parent is not None and (line.ns, line.parent) in by_id:
-            line = by_id[line.ns, line.parent]
-            chain.add((line.ns, line.id))
-            wanted -= wanted if line.valued is None else set(line.valued)
+    for line in filter(None, map(by_id.get, listed)):
+        if not line.deltas:
+            continue
+        wanted = {*line.deltas}.difference(line.valued or ())
+        above = line
+        while wanted and above.parent is not None and (above.ns, above.parent) in by_id:
+            above = by_id[above.ns, above.parent]
+            chain.add((above.ns, above.id))
+            wanted -= wanted if above.valued is None else set(above.valued)
     chain -= listed
     kept = listed | chain
     gone = [line for each, line in by_id.items() if each not in kept]
@@ -177,20 +179,15 @@ def _heads(snapshot: Snapshot, lines: Lines, listed: Collection[tuple[str, str]]
 
 def needed_by(snapshot: Snapshot, drop: Collection[str], log: Iterable[Entry]) -> set[str]:
     """Names of the bodies and values that what is kept refers to."""
-    needed: set[str] = set()
+    blobs, needed = snapshot.blobs, set[str]()
     before: tuple[str, ...] = ()
-    for name, blob in snapshot.blobs.items():
+    for name, blob in blobs.items():
         if name[0] == CHECKPOINT and name not in drop:
             # Usually a checkpoint has the references of the previous one and a few more.
             known = len(before)
             same = blob.refs[:known] == before
             needed.update(blob.refs[known:] if same else blob.refs)
             before = blob.refs
-    for name, entries in snapshot.lists.items():
-        if name[0] == WRITES and name not in drop:
-            for entry in entries:
-                needed.update(entry.refs)
-    for entry in log:
-        needed.update(entry.refs)
-    shared = [snapshot.blobs[name].refs for name in needed if name in snapshot.blobs]
-    return needed.union(*shared)
+    lists = [log, *(entries for name, entries in snapshot.lists.items() if name[0] == WRITES and name not in drop)]
+    needed.update(*[entry.refs for entries in lists for entry in entries])
+    return needed.union(*[blob.refs for blob in map(blobs.get, needed) if blob is not None and blob.refs])
