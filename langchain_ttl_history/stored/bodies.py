@@ -194,8 +194,19 @@ def encode_bodies(
 
 def encode_new(messages: Iterable[BaseMessage], codec: Codec, where: str, blobs: dict[str, Blob]) -> list[str]:
     """As :func:`encode_bodies`, with nothing known before and nothing remembered after."""
-    known = KnownBodies()
-    return [_encode(message, known, codec, where, blobs, None).name for message in messages]
+    names: list[str] = []
+    for message in messages:
+        check_id(message, where)
+        id = message.id or ""
+        packed, _ = _packed(message, codec, where)
+        blob, content = Blob(codec.seal(packed)), body_name(packed, None)
+        if not id or isinstance(message, ToolMessage):
+            blobs[content] = blob
+            blob = Blob(b"", (content,))
+        if id:
+            blobs[content + id] = blob
+        names.append(content + id)
+    return names
 
 
 def check_id(message: BaseMessage, where: str) -> None:
@@ -211,6 +222,14 @@ def check_id(message: BaseMessage, where: str) -> None:
         )
 
 
+def _packed(message: BaseMessage, codec: Codec, where: str) -> tuple[bytes, bool]:
+    """The message without its id, as bytes, and whether it can be rebuilt from its image as well."""
+    packed = pack_plain(message)
+    if packed is not None:
+        return packed, True
+    return codec.verified_message(message, f"{where}, message {message.id!r}"), False
+
+
 def _encode(
     message: BaseMessage, known: KnownBodies, codec: Codec, where: str, blobs: dict[str, Blob], image: bytes | None
 ) -> Body:
@@ -222,10 +241,7 @@ def _encode(
         if known.sending:
             known.resend(body.name, blobs)
         return body
-    packed = pack_plain(message)
-    exact = packed is not None
-    if packed is None:
-        packed = codec.verified_message(message, f"{where}, message {message.id!r}")
+    packed, exact = _packed(message, codec, where)
     if image is not None and codec.image_of(message) != image:
         # The message changed since the image was taken: a run may give it an id while a task's writes are being stored.
         image = None
