@@ -6,8 +6,7 @@ The first letter stays as it is, since scripts depend on it, and a shortened nam
 from __future__ import annotations
 
 import re
-from base64 import b64decode
-from binascii import b2a_base64, unhexlify
+from binascii import a2b_base64, b2a_base64, unhexlify
 from functools import lru_cache
 
 __all__ = ["full_name", "short_name"]
@@ -47,7 +46,7 @@ def _restored(found: re.Match[str]) -> str:
     part: str = found[sort]
     if sort == 4:
         return part
-    digits = b64decode(part + "==" * (sort < 3)).hex()
+    digits = a2b_base64(part + "==" * (sort < 3)).hex()
     if sort > 1:
         return digits
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"

@@ -99,11 +99,12 @@ def parse_read(
     ):
         mirror = None  # Nothing was left out.
     left_out = {} if mirror is None else remembered.numbers
-    names: Names = {} if mirror is None else mirror.names()
+    names = _Names({} if mirror is None else mirror.names())
     values, raw_lists = _every(_strings(reply), names) if head.is_outline else _some(_strings(reply), names, head)
+    numbers = {name: number_in(value) for name, value in values.items()}
+    names.update(zip(numbers.values(), numbers, strict=True))
     blobs = {name: blob_in(value, names) for name, value in values.items()}
     lists = {name: entries_in(raw, names) for name, raw in raw_lists}
-    numbers = {name: number_in(value) for name, value in values.items()}
     lasting = {name: number for name, number in numbers.items() if not values[name][0] & SET_AGAIN}
     if mirror is None:
         mirror = Mirror(head.generation, head.edition, requests)
@@ -147,24 +148,41 @@ def _snapshot(head: _Head, blobs: Mapping[str, Blob], lists: Mapping[str, Sequen
     )
 
 
+class _Names(Names):
+    """The names of blobs by kind and number. Tables of names are unpacked once a number is asked for that is new."""
+
+    def __init__(self, known: Names) -> None:
+        super().__init__(known)
+        self.tables: list[tuple[bytes, bytes]] = []
+        """The field and the value of each table."""
+
+    def __missing__(self, number: int) -> str:
+        tables, self.tables = self.tables, []
+        for field, value in tables:
+            start = (field[1] << KIND) + TABLE * int.from_bytes(field[2:], "big")
+            self.update(zip(range(start, start + TABLE), map(full_name, table_names(value)), strict=False))
+        if number not in self:
+            raise KeyError(number)
+        return self[number]
+
+
 _Found = tuple[dict[str, bytes], list[tuple[str, bytes]]]
 """The values of blobs, and lists."""
 
 
-def _some(strings: Sequence[bytes], names: Names, head: _Head) -> _Found:
+def _some(strings: Sequence[bytes], names: _Names, head: _Head) -> _Found:
     """The blobs and lists in a reply that is not an outline."""
     blobs_at = head.tables
     lists_at = blobs_at + head.blobs
     followed_at = lists_at + head.lists
-    for field, value in _pairs(strings[:blobs_at]):
-        _learn(names, field, value)
+    names.tables += _pairs(strings[:blobs_at])
     values = {full_name(name): value for name, value in _pairs(strings[blobs_at:lists_at])}
     for value in strings[followed_at:]:
         values[names[number_in(value)]] = value
     return values, [(full_name(name), value) for name, value in _pairs(strings[lists_at:followed_at])]
 
 
-def _every(strings: Sequence[bytes], names: Names) -> _Found:
+def _every(strings: Sequence[bytes], names: _Names) -> _Found:
     """The blobs and lists in an outline, which has every field of the session."""
     values: dict[str, bytes] = {}
     newest: list[tuple[str, bytes]] = []
@@ -178,7 +196,7 @@ def _every(strings: Sequence[bytes], names: Names) -> _Found:
         elif kind == b"k":
             older.setdefault(full_name(field[5:]), []).append((int.from_bytes(field[1:5], "big"), value))
         elif kind == b"t":
-            _learn(names, field, value)
+            names.tables.append((field, value))
     lists = [(name, b"".join([*(each for _, each in sorted(older.get(name, ()))), value])) for name, value in newest]
     return values, lists
 
@@ -186,12 +204,6 @@ def _every(strings: Sequence[bytes], names: Names) -> _Found:
 def _pairs(flat: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
     each = iter(flat)
     return zip(each, each, strict=True)
-
-
-def _learn(names: Names, field: bytes, table: bytes) -> None:
-    """Learn the names in a table."""
-    start = (field[1] << KIND) + TABLE * int.from_bytes(field[2:], "big")
-    names.update(zip(range(start, start + TABLE), map(full_name, table_names(table)), strict=False))
 
 
 @decoder("a session")
