@@ -35,6 +35,22 @@ local function runs(refs, each)
   end
 end
 
+-- How many references these are.
+local function count_of(refs)
+  local found, at = 0, 1
+  while at <= #refs do
+    local gap, count = byte(refs, at, at + 1)
+    if gap == 255 then
+      count = unpacked('>I2', refs, at + 6)
+      at = at + 8
+    else
+      at = at + 2
+    end
+    found = found + count
+  end
+  return found
+end
+
 -- References to these numbers as they are stored; each number is a kind and 4 bytes. Consecutive ones become one run: two
 -- bytes, the gap since the last run plus 100 and the count; or eight, 255, the kind, the first number and the count.
 local function runs_of(numbers)

@@ -12,11 +12,8 @@ local function changing(session, m, stored, lists, sets, removes)
     return list
   end
   local function append(name, list, position, refs, content, full)
-    local weight, aside = 1, {}
-    runs(refs, function(_, _, length)
-      weight = weight + length
-    end)
-    grow(list, name, position, weight, refs, content, full, aside)
+    local aside = {}
+    grow(list, name, position, 1 + count_of(refs), refs, content, full, aside)
     if aside[1] then
       sets[aside[1]] = aside[2]
     end
@@ -78,12 +75,8 @@ local function changing(session, m, stored, lists, sets, removes)
         local after = at + 16 + refs + size
         reached = position >= last
         if gone[position] then
-          local weight = 1
-          runs(sub(part, at + 16, at + 15 + refs), function(_, _, length)
-            weight = weight + length
-          end)
           list.count = list.count - 1
-          list.weight = list.weight - weight
+          list.weight = list.weight - 1 - count_of(sub(part, at + 16, at + 15 + refs))
           m.bytes = m.bytes - (full > 0 and full or size)
         else
           kept[#kept + 1] = sub(part, at, after - 1)
