@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, TypedDict
 
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
-from langchain_core.tools import tool
+from langchain_core.tools import StructuredTool
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import interrupt
 
@@ -30,10 +30,17 @@ async def states_of(session: Session, graph: Any) -> list[Any]:
     return plains(await session.states(graph))
 
 
-@tool
-def lookup(thing: str) -> str:
+def _lookup(thing: str) -> str:
     """Look a thing up when a human allows it."""
     return f"{interrupt(f'{thing}?')} facts about {thing}"
+
+
+async def _alookup(thing: str) -> str:
+    return _lookup(thing)
+
+
+# An async graph would run the sync one in threads, and two calls at once would ask in any order.
+lookup = StructuredTool.from_function(_lookup, _alookup, name="lookup")
 
 
 def agent(buffer: SessionBuffer) -> Any:
