@@ -79,6 +79,25 @@ async def test_a_connection_that_keeps_breaking_is_an_error_and_what_is_stored_i
     assert_sound(server)
 
 
+async def test_a_connection_that_is_lost_in_the_moment_before_a_request_is_not_noticed(
+    server: servers.Server, open_: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = open_(server.url)
+    await storage.awrite(KEY, appended(b"one"))
+    write = asyncio.StreamWriter.writelines
+    lost = [TypeError("'NoneType' object is not callable")]  # What a transport of Python 3.13.0 does.
+
+    def once(writer: asyncio.StreamWriter, data: Any) -> None:
+        if lost:
+            raise lost.pop()
+        write(writer, data)
+
+    monkeypatch.setattr(asyncio.StreamWriter, "writelines", once)
+    assert (await storage.awrite(KEY, appended(b"two"))).status is Status.STORED
+    assert not lost
+    assert await stored_texts(storage) == [b"one", b"two"]
+
+
 async def test_a_client_that_sends_again_by_itself_stores_nothing_twice(proxy: Proxy, server: servers.Server) -> None:
     client = redis.Redis(port=proxy.port, retry=Retry(NoBackoff(), 5))
     storage = RedisStorage(client)

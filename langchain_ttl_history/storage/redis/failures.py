@@ -27,8 +27,14 @@ class Failures:
         self.no_script: type[Exception] = errors.NoScriptError
         """The server does not know a script."""
         # When an async cluster client learns of a change, it takes connections away from requests under way, which then
-        # fail with an AttributeError.
-        self._unsettled: tuple[type[Exception], ...] = (errors.ClusterError, errors.TryAgainError, AttributeError)
+        # fail with an AttributeError. With some versions of Python 3.12 and 3.13 it is a TypeError where the connection
+        # was lost in the moment before something is written to it.
+        self._unsettled: tuple[type[Exception], ...] = (
+            errors.ClusterError,
+            errors.TryAgainError,
+            AttributeError,
+            TypeError,
+        )
         if is_cluster:
             # A node may be gone, and another take its place; a thread that learns of it closes connections of others.
             self._unsettled += (errors.ConnectionError, ValueError)
