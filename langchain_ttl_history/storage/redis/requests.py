@@ -40,7 +40,7 @@ _MICRO = 1_000_000
 
 Plan = Generator["Eval | Scan", Any, T]
 
-_READ = Script.load("read", "layout", "list_reads", "remembered")
+_READ = Script.load("read", "deadlines", "layout", "list_reads", "remembered")
 _DELETE, _SWEEP, _LISTING, _SIZES = map(Script.load, ("delete", "sweep", "listing", "sizes"))
 # The answer of write.lua to a write that it leaves to change.lua.
 _REFUSED = b"R"

@@ -17,8 +17,10 @@ from langchain_ttl_history.storage.redis.payloads import short_entry, short_reco
 
 __all__ = ["Envelope", "by_name", "by_number", "micro", "times", "weighed"]
 
-_WRITE = Script.load("write", "numbers", "blobs", "lists", "requests")
-_CHANGE = Script.load("change", "layout", "numbers", "blobs", "lists", "list_changes", "requests", "tables")
+_WRITE = Script.load("write", "deadlines", "numbers", "blobs", "lists", "requests")
+_CHANGE = Script.load(
+    "change", "deadlines", "layout", "numbers", "blobs", "lists", "list_changes", "requests", "tables"
+)
 
 _MICRO = 1_000_000
 _LONGEST = 1 << 52

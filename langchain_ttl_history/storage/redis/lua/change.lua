@@ -252,25 +252,8 @@ for name, list in pairs(lists) do
 end
 store_tails(tails, changed, values)
 
--- The deadline.
 if own >= 0 or not upkeep then
-  local used = m.used
-  if upkeep then
-    used = math.min(now, m.used + lag_of(m))
-  else
-    m.used = now
-    used = now
-  end
-  if own >= 0 then
-    m.own = own == 0 and 0 or own
-  end
-  local earliest, latest = ends(m, used, idle, age)
-  if upkeep then
-    -- Counted from the last use, which may be later than the one recorded.
-    local _, known = ends(m, m.used, idle, age)
-    latest = math.max(earliest, known)
-  end
-  m.deadline = latest == huge and 0 or latest
+  renew(m, own, upkeep, now, idle, age)
 end
 -- Unused names are removed once many blobs were dropped.
 local swept = m.dropped > 32 and 3 * m.dropped > call('HLEN', session)
@@ -285,16 +268,7 @@ if created then
   if raw then
     call('DEL', session)
   end
-  -- Each creation looks at a few other entries, so that those of expired sessions do not pile up.
-  local some = call('HRANDFIELD', user, 8, 'WITHVALUES')
-  for at = 1, #some, 2 do
-    if byte(some[at]) ~= 46 then -- not '.'
-      local _, ended = unpacked('>I8I8', some[at + 1])
-      if ended ~= 0 and ended <= now then
-        over[#over + 1] = some[at]
-      end
-    end
-  end
+  over = some_expired(now)
 end
 
 -- A server out of memory decides by a script's first write whether it accepts the script. A change that only frees

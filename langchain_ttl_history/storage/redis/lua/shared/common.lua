@@ -116,43 +116,6 @@ local function place_of(m, request)
   return at and at % 16 == 1 and at or nil
 end
 
--- The earliest and the latest deadline for a session that was used at this time. Any deadline in between will do, so
--- that most uses need not move it.
-local function ends(m, used, idle, age)
-  if m.own == 1 then
-    idle = -1
-  elseif m.own > 1 then
-    idle = m.own
-  end
-  local first, last = huge, huge
-  if idle >= 0 then
-    first = used + idle
-    last = first + floor(idle / 10)
-  end
-  if age >= 0 then
-    first, last = math.min(first, m.created + age), math.min(last, m.created + age)
-  end
-  return first, last
-end
-
--- By how much a session's last use may be later than the recorded one: a tenth of its idle time, or a tenth of a second
--- if it has no deadline.
-local function lag_of(m)
-  return m.deadline == 0 and 100000 or floor((m.deadline - m.used) / 11)
-end
-
--- Counts a use; says whether that moved the deadline.
-local function use(m, now, idle, age)
-  local earliest, latest = ends(m, now, idle, age)
-  local deadline = m.deadline == 0 and huge or m.deadline
-  if deadline >= earliest and deadline <= latest and now - m.used <= lag_of(m) then
-    return false
-  end
-  m.used = now
-  m.deadline = latest == huge and 0 or latest
-  return true
-end
-
 local function bound(pinned, latest, now, margin)
   expire(user, pinned > 0 and 0 or latest, now, margin)
 end

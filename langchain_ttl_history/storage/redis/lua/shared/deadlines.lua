@@ -1,0 +1,75 @@
+-- When sessions end.
+
+-- The earliest and the latest deadline for a session that was used at this time. Any deadline in between will do, so
+-- that most uses need not move it.
+local function ends(m, used, idle, age)
+  if m.own == 1 then
+    idle = -1
+  elseif m.own > 1 then
+    idle = m.own
+  end
+  local first, last = huge, huge
+  if idle >= 0 then
+    first = used + idle
+    last = first + floor(idle / 10)
+  end
+  if age >= 0 then
+    first, last = math.min(first, m.created + age), math.min(last, m.created + age)
+  end
+  return first, last
+end
+
+-- By how much a session's last use may be later than the recorded one: a tenth of its idle time, or a tenth of a second
+-- if it has no deadline.
+local function lag_of(m)
+  return m.deadline == 0 and 100000 or floor((m.deadline - m.used) / 11)
+end
+
+-- Counts a use; says whether that moved the deadline.
+local function use(m, now, idle, age)
+  local earliest, latest = ends(m, now, idle, age)
+  local deadline = m.deadline == 0 and huge or m.deadline
+  if deadline >= earliest and deadline <= latest and now - m.used <= lag_of(m) then
+    return false
+  end
+  m.used = now
+  m.deadline = latest == huge and 0 or latest
+  return true
+end
+
+-- Sets the deadline anew for a change. `own` is the session's own idle time from now on, as `change.lua` gets it; upkeep
+-- is no use of a session, so its deadline then counts from the last one.
+local function renew(m, own, upkeep, now, idle, age)
+  local used = m.used
+  if upkeep then
+    used = math.min(now, m.used + lag_of(m))
+  else
+    m.used = now
+    used = now
+  end
+  if own >= 0 then
+    m.own = own
+  end
+  local earliest, latest = ends(m, used, idle, age)
+  if upkeep then
+    -- The last use may be later than the one recorded.
+    local _, known = ends(m, m.used, idle, age)
+    latest = math.max(earliest, known)
+  end
+  m.deadline = latest == huge and 0 or latest
+end
+
+-- Which of a few entries in the user's hash are of expired sessions. Each creation looks at some, so that they do not
+-- pile up.
+local function some_expired(now)
+  local found, some = {}, call('HRANDFIELD', user, 8, 'WITHVALUES')
+  for at = 1, #some, 2 do
+    if byte(some[at]) ~= 46 then -- not '.'
+      local _, ended = unpacked('>I8I8', some[at + 1])
+      if ended ~= 0 and ended <= now then
+        found[#found + 1] = some[at]
+      end
+    end
+  end
+  return found
+end
