@@ -52,7 +52,7 @@ def add(sessions: Sessions, key: SessionKey, given: Sequence[BaseMessage], turn:
     guard = Guard() if turn is None else Guard(turn.generation)
     messages = _listed(given, key)
     if turn is not None:
-        messages = _new_in(messages, turn)
+        messages = _new_in([_checked(message, key) for message in messages], turn)
     ready = [_ready(message, key) for message in messages]
     if any(isinstance(message, RemoveMessage) and message.id == REMOVE_ALL_MESSAGES for message in ready):
         yield from replace(sessions, key, ready, guard)
@@ -140,13 +140,23 @@ def _listed(messages: object, key: SessionKey) -> list[Any]:
     return list(messages)
 
 
-def _ready(message: object, key: SessionKey) -> BaseMessage:
+def _checked(message: object, key: SessionKey) -> BaseMessage:
+    """The message, if it is one.
+
+    Raises:
+        TypeNotAllowedError: It is none.
+    """
+    if isinstance(message, BaseMessage):
+        return message
+    raise TypeNotAllowedError(
+        f"{label(key)}: {brief(message)} of type {type(message).__name__} is not a message; "
+        "wrap text in HumanMessage, AIMessage or SystemMessage"
+    )
+
+
+def _ready(given: object, key: SessionKey) -> BaseMessage:
     """A message as it is stored: whole, not a chunk, and with an id of its own."""
-    if not isinstance(message, BaseMessage):
-        raise TypeNotAllowedError(
-            f"{label(key)}: {brief(message)} of type {type(message).__name__} is not a message; "
-            "wrap text in HumanMessage, AIMessage or SystemMessage"
-        )
+    message = _checked(given, key)
     if isinstance(message, BaseMessageChunk):
         message = message_chunk_to_message(message)
     if type(message.id) is not str:
@@ -156,7 +166,7 @@ def _ready(message: object, key: SessionKey) -> BaseMessage:
     return message
 
 
-def _new_in(messages: Sequence[Any], turn: Turn) -> list[Any]:
+def _new_in(messages: Sequence[BaseMessage], turn: Turn) -> list[BaseMessage]:
     """The messages that are new to a turn, and not among those it was shown.
 
     A runnable that is a whole agent returns the history it was shown and its input as well. The input then comes twice:
@@ -164,12 +174,11 @@ def _new_in(messages: Sequence[Any], turn: Turn) -> list[Any]:
     model may say again what an answer among its input says.
     """
     shown = {message.id: message for message in turn.messages}
-    new: list[Any] = []
-    again: list[Any] = []
+    new: list[BaseMessage] = []
+    again: list[BaseMessage] = []
     for place, message in enumerate(messages):
-        id = getattr(message, "id", None)
-        if id:
-            if shown.get(id) != message:
+        if message.id:
+            if shown.get(message.id) != message:
                 new.append(message)
             continue
         new.append(message)

@@ -306,6 +306,16 @@ async def test_a_message_that_is_not_a_message_is_refused(session: Session, mess
     assert await session.texts() == ["before"]
 
 
+@pytest.mark.parametrize("bad", ["text", 42, None, {"role": "user"}, object()])
+async def test_an_answer_of_a_chain_that_is_no_list_of_messages_is_refused(session: Session, bad: Any) -> None:
+    # Twice, since a chain's turn looks among its messages for others of the same kind.
+    history = session.buffer.get_session_history("s1", user_id="alice")
+    await session.read(history)
+    with pytest.raises(TypeNotAllowedError, match=f"of type {type(bad).__name__} is not a message"):
+        await session.colour.call(history, "add_messages", [HumanMessage("hello"), bad, bad])
+    assert await session.texts() == []
+
+
 @pytest.mark.parametrize("id", [0, 42, uuid.UUID(int=7), b"x"])
 async def test_a_message_whose_id_is_no_text_is_refused_by_every_door(session: Session, id: Any) -> None:
     await session.add(HumanMessage("before"))
