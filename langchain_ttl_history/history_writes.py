@@ -13,6 +13,7 @@ from langchain_core.messages import (
     BaseMessageChunk,
     RemoveMessage,
     ToolMessage,
+    convert_to_messages,
     message_chunk_to_message,
 )
 
@@ -52,7 +53,7 @@ def add(sessions: Sessions, key: SessionKey, given: Sequence[BaseMessage], turn:
     guard = Guard() if turn is None else Guard(turn.generation)
     messages = _listed(given, key)
     if turn is not None:
-        messages = _new_in([_checked(message, key) for message in messages], turn)
+        messages = _new_in([_checked(_spoken(message), key) for message in messages], turn)
     ready = [_ready(message, key) for message in messages]
     if any(isinstance(message, RemoveMessage) and message.id == REMOVE_ALL_MESSAGES for message in ready):
         yield from replace(sessions, key, ready, guard)
@@ -138,6 +139,16 @@ def _listed(messages: object, key: SessionKey) -> list[Any]:
             f"{label(key)}: {brief(messages)} of type {type(messages).__name__} is no list of messages; pass [message]"
         )
     return list(messages)
+
+
+def _spoken(message: object) -> object:
+    """What a chain was given, as a message if it is one to LangChain: `("human", text)`, or a dict with a role."""
+    if not isinstance(message, (tuple, dict)):
+        return message
+    try:
+        return convert_to_messages([message])[0]
+    except (LookupError, TypeError, ValueError, NotImplementedError):
+        return message  # refused where it is checked
 
 
 def _checked(message: object, key: SessionKey) -> BaseMessage:

@@ -195,6 +195,22 @@ async def test_a_history_around_a_whole_agent_stores_each_message_exactly_once(
 
 
 @pytest.mark.parametrize("kind", GRAPH_KINDS)
+@pytest.mark.parametrize("checkpointed", [True, False], ids=["checkpointed", "stateless"])
+@pytest.mark.parametrize(
+    "question",
+    [("human", "hello"), {"role": "user", "content": "hello"}, {"type": "human", "content": "hello", "id": "1"}],
+    ids=["pair", "role", "type"],
+)
+async def test_a_history_around_an_agent_stores_a_question_that_is_a_message_to_langchain_only(
+    session: Session, kind: str, question: object, *, checkpointed: bool
+) -> None:
+    agent = build_graph(kind, session.buffer.checkpointer() if checkpointed else None)
+    wrapped = with_history(agent, session.buffer, input_messages_key="messages", output_messages_key="messages")
+    await session.run(wrapped, {"messages": [question]})
+    assert await session.texts() == ["hello", "re: hello"]
+
+
+@pytest.mark.parametrize("kind", GRAPH_KINDS)
 async def test_a_history_around_a_streamed_agent_stores_each_message_exactly_once(session: Session, kind: str) -> None:
     # A streamed runnable passes the agent a dictionary of a class of LangChain's as its input.
     agent = build_graph(kind, session.buffer.checkpointer())
