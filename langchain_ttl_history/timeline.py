@@ -13,7 +13,7 @@ from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, ToolMes
 
 from langchain_ttl_history.window import callers, calls_with_results
 
-__all__ = ["escaped", "timeline"]
+__all__ = ["escaped", "marks", "timeline"]
 
 # Longer text is folded, with this much of it in view.
 _FOLDED_CHARS = 600
@@ -71,16 +71,16 @@ def _item(message: BaseMessage, results: Sequence[ToolMessage], *, has_call: boo
     role = message.role if isinstance(message, ChatMessage) else message.type
     who = escaped(role if message.name is None else f"{role} · {message.name}")
     kind = message.type if message.type in {"human", "ai", "system", "tool"} else "other"
-    marks = [f'<span class="ttlh-chip">{escaped(each)}</span>' for each in _marks(message)]
+    chips = [_chip(each) for each in marks(message)]
     if kind == "tool" and not has_call:
-        marks.append('<span class="ttlh-chip">no call</span>')
+        chips.append(_chip("no call"))
     body = _folded(message.text)
     if isinstance(message, AIMessage):
         for call, result in calls_with_results(message, results):
             body += _tool(call["name"], call["args"], result)
     return (
         f'<li class="ttlh-item ttlh-{kind}"><span class="ttlh-who">{who}</span>'
-        f'<div class="ttlh-body">{body}{"".join(marks)}</div></li>'
+        f'<div class="ttlh-body">{body}{"".join(chips)}</div></li>'
     )
 
 
@@ -89,9 +89,9 @@ def _tool(name: str, args: dict[str, Any], result: ToolMessage | None) -> str:
     call = f'<div class="ttlh-call">{_folded(f"{name}({given})")}</div>'
     if result is None:
         return f'<div class="ttlh-block">{call}<div class="ttlh-result ttlh-of">no result yet</div></div>'
-    marks = "".join(f'<span class="ttlh-chip">{escaped(each)}</span>' for each in _marks(result))
+    chips = "".join(_chip(each) for each in marks(result))
     failed = " ttlh-failed" if result.status == "error" else ""
-    return f'<div class="ttlh-block">{call}<div class="ttlh-result{failed}">{_folded(result.text)}{marks}</div></div>'
+    return f'<div class="ttlh-block">{call}<div class="ttlh-result{failed}">{_folded(result.text)}{chips}</div></div>'
 
 
 def _value(value: Any) -> str:
@@ -101,17 +101,21 @@ def _value(value: Any) -> str:
         return repr(value)
 
 
-def _marks(message: BaseMessage) -> list[str]:
-    """What a message holds beside its text, in a word each."""
-    marks = []
+def _chip(mark: str) -> str:
+    return f'<span class="ttlh-chip">{escaped(mark)}</span>'
+
+
+def marks(message: BaseMessage) -> list[str]:
+    """What a message holds beside its text and its calls, in a word each."""
+    found = []
     if not isinstance(message.content, str):
         kinds = [str(block.get("type", "block")) for block in message.content if isinstance(block, dict)]
-        marks += [kind for kind in dict.fromkeys(kinds) if kind != "text" and kind not in _CALL_BLOCKS]
+        found += [kind for kind in dict.fromkeys(kinds) if kind != "text" and kind not in _CALL_BLOCKS]
     if isinstance(message, AIMessage):
-        marks += [f"unreadable call of {call['name']}" for call in message.invalid_tool_calls]
+        found += [f"unreadable call of {call['name']}" for call in message.invalid_tool_calls]
     if isinstance(message, ToolMessage):
-        marks += ["error"] * (message.status == "error") + ["artifact"] * (message.artifact is not None)
-    return marks
+        found += ["error"] * (message.status == "error") + ["artifact"] * (message.artifact is not None)
+    return found
 
 
 def _folded(text: str) -> str:

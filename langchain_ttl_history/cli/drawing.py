@@ -6,12 +6,13 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 
-from langchain_core.messages import AIMessage, ToolCall, ToolMessage
+from langchain_core.messages import AIMessage, BaseMessage, ToolCall, ToolMessage
 from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from langchain_ttl_history.display import Facts, Portrait, amount, span
+from langchain_ttl_history.timeline import marks
 from langchain_ttl_history.window import callers, calls_with_results
 
 __all__ = ["console", "facts", "listing", "timeline"]
@@ -76,7 +77,8 @@ def timeline(portrait: Portrait) -> Iterator[RenderableType]:
     for place, message in enumerate(messages):
         if place in made_by:
             continue
-        lines = [_plain(message.text)] if message.text or not isinstance(message, AIMessage) else []
+        said = _said(message)
+        lines = [said] if said or not isinstance(message, AIMessage) else []
         if isinstance(message, AIMessage):
             results = [messages[each] for each, caller in made_by.items() if caller == place]
             for call, result in calls_with_results(message, results):  # type: ignore[arg-type]  # results alone have callers
@@ -93,7 +95,14 @@ def _call(call: ToolCall, result: ToolMessage | None) -> Iterator[Text]:
     if result is None:
         yield Text("  waits for its result", style="dim")
     else:
-        yield Text("  → ") + _plain(result.text, "red" if result.status == "error" else "")
+        yield Text("  → ") + _said(result, "red" if result.status == "error" else "")
+
+
+def _said(message: BaseMessage, style: str = "") -> Text:
+    """The text of a message, and what it holds beside it, in brackets."""
+    parts = [_plain(message.text, style)] if message.text else []
+    parts += [_plain(f"[{mark}]", "dim") for mark in marks(message)]
+    return Text(" ").join(parts)
 
 
 def _left(session: Facts) -> str:

@@ -144,6 +144,30 @@ def test_show_puts_a_result_beneath_its_call(call: Call) -> None:
     assert lines[at + 2] == "ai  No."
 
 
+def test_show_names_what_is_no_text(call: Call, buffer: SessionBuffer) -> None:
+    calls = [{"name": name, "args": {}, "id": name} for name in ("draw", "sum")]
+    unreadable = {"name": "sum", "args": "{", "id": "3", "error": None, "type": "invalid_tool_call"}
+    buffer.history("alice", "images").add_messages(
+        [
+            HumanMessage([{"type": "image", "base64": "aGk=", "mime_type": "image/png"}]),
+            AIMessage([{"type": "reasoning", "reasoning": "hm"}, {"type": "text", "text": "See."}], tool_calls=calls),
+            ToolMessage([{"type": "image_url", "image_url": {"url": "x"}}], tool_call_id="draw"),
+            ToolMessage("no numbers", tool_call_id="sum", status="error"),
+            AIMessage("", invalid_tool_calls=[unreadable]),
+        ]
+    )
+    lines = [line.strip() for line in call("show", "alice", "images").stdout.splitlines()]
+    assert lines == [
+        "human  [image]",
+        "ai  See. [reasoning]",
+        "draw({})",
+        "→ [image_url]",
+        "sum({})",
+        "→ no numbers [error]",
+        "ai  [unreadable call of sum]",
+    ]
+
+
 def test_show_takes_nothing_said_for_markup_or_a_control_code(call: Call) -> None:
     shown = call("show", "alice", "support").stdout
     assert r"Rain in [bold]Rome[/bold]? \x1b[2J" in shown
