@@ -204,15 +204,17 @@ def _new_in(messages: Sequence[BaseMessage], turn: Turn) -> list[BaseMessage]:
 
 
 def _caller(result: ToolMessage, view: View) -> str | None:
-    """The key of the message that a tool's result follows: its call, or the last result of that call so far."""
+    """The key of the message that a tool's result follows: its call, or the last result of that call so far.
+
+    Of several calls with this id it is the newest, since models use their ids again.
+    """
     found: str | None = None
+    in_group = False
     for name, key in zip(view.names, keyed(view.names), strict=True):
         message = view.messages[name]
-        answers = found is not None and isinstance(message, ToolMessage)
-        if answers or result.tool_call_id in calls_of(message):
+        in_group = result.tool_call_id in calls_of(message) or (in_group and isinstance(message, ToolMessage))
+        if in_group:
             found = key
-        elif found is not None:
-            break
     return found
 
 

@@ -171,6 +171,18 @@ async def test_a_result_belongs_to_the_nearest_earlier_message_that_made_the_cal
     assert await session.texts() == ["two", "call same", "facts about same", "2"]
 
 
+async def test_a_result_added_on_its_own_belongs_to_the_newest_call_of_that_id(session: Session) -> None:
+    expected: list[str] = []
+    for turn in ("one", "two", "three"):
+        await session.add(human(turn), calls("same", "other"))
+        await session.add(ToolMessage(f"same {turn}", tool_call_id="same"))
+        await session.event(f"event {turn}")
+        await session.add(ToolMessage(f"other {turn}", tool_call_id="other"))
+        await session.add(AIMessage(f"answer {turn}"))
+        expected += [turn, "call same, other", f"same {turn}", f"other {turn}", f"event {turn}", f"answer {turn}"]
+    assert await session.texts() == expected
+
+
 async def test_a_result_without_a_call_is_left_out_when_read(session: Session) -> None:
     await session.add(human("q"), result("unknown"), AIMessage("a"))
     assert await session.texts() == ["q", "a"]
