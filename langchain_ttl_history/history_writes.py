@@ -53,7 +53,7 @@ def add(sessions: Sessions, key: SessionKey, given: Sequence[BaseMessage], turn:
     guard = Guard() if turn is None else Guard(turn.generation)
     messages = _listed(given, key)
     if turn is not None:
-        messages = _new_in([_checked(_spoken(message), key) for message in messages], turn)
+        messages = _new_in(_answered([_checked(_spoken(message), key) for message in messages], turn), turn)
     ready = [_ready(message, key) for message in messages]
     if any(isinstance(message, RemoveMessage) and message.id == REMOVE_ALL_MESSAGES for message in ready):
         yield from replace(sessions, key, ready, guard)
@@ -175,6 +175,24 @@ def _ready(given: object, key: SessionKey) -> BaseMessage:
     if not message.id:
         message = message.model_copy(update={"id": _new_id()})
     return message
+
+
+def _answered(messages: list[BaseMessage], turn: Turn) -> list[BaseMessage]:
+    """The messages; their answer without its id if an earlier answer has it, so that it is stored anew.
+
+    A model's cache gives an answer again with the id of the first time. A runnable that hands back what it was shown
+    hands back more than that, as an agent does, or has edited it.
+    """
+    answer = messages[-1] if len(messages) > 1 else None
+    if not isinstance(answer, AIMessage) or not answer.id:
+        return messages
+    known = {message.id: message for message in (*turn.cut, *turn.messages)}
+    first = known.get(answer.id)
+    if not isinstance(first, AIMessage) or any(message.id in known for message in messages[:-1]):
+        return messages
+    if (first.content, first.tool_calls) != (answer.content, answer.tool_calls):
+        return messages
+    return [*messages[:-1], answer.model_copy(update={"id": None})]
 
 
 def _new_in(messages: Sequence[BaseMessage], turn: Turn) -> list[BaseMessage]:

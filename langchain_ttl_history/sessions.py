@@ -36,6 +36,8 @@ class Turn(NamedTuple):
     messages: Sequence[BaseMessage]
     generation: int | None
     """The session's generation; None if there was no session."""
+    cut: Sequence[BaseMessage] = ()
+    """What it was not shown, since the window had cut it."""
 
 
 class View(NamedTuple):
@@ -180,7 +182,9 @@ class Sessions:
         """What the history shows now."""
         view = yield from self.read(key, self.lease)
         shown = self.window(view.history, view.messages)
-        return Turn([view.messages[name] for name in shown], view.generation)
+        within = set(shown) if len(shown) < len(view.history) else view.messages
+        cut = [view.messages[name] for name in view.history if name not in within]
+        return Turn([view.messages[name] for name in shown], view.generation, cut)
 
     # Freeing
 

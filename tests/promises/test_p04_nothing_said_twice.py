@@ -241,6 +241,35 @@ async def test_an_answer_among_the_input_of_a_chain_is_kept_though_the_model_say
     assert await session.texts() == texts([*given, again])
 
 
+@pytest.mark.parametrize("max_messages", [80, 3], ids=["shown", "cut"])
+async def test_an_answer_that_a_models_cache_gives_again_is_stored_again(
+    session_with: object, max_messages: int
+) -> None:
+    session: Session = session_with(max_messages=max_messages)  # type: ignore[operator]  # a fixture has no type here
+    # It has the id of the first time, and its usage says that it cost nothing.
+    cached = AIMessage("On page 1.", id="1")
+    again = cached.model_copy(update={"usage_metadata": {"total_cost": 0}})
+    answers = [cached, AIMessage("On page 2.", id="2"), again, again]
+    chain = with_history(RunnableLambda(lambda _: answers.pop(0)), session.buffer)
+    expected: list[str] = []
+    for turn in range(4):
+        expected += [f"turn {turn}", answers[0].text]
+        await session.run(chain, [HumanMessage(f"turn {turn}")])
+        assert await session.texts() == (expected if max_messages == 80 else expected[-2:])
+    assert await session.seen_by(build_graph("agent", session.buffer.checkpointer())) == await session.texts()
+
+
+async def test_a_call_that_a_models_cache_gives_again_gets_results_of_its_own(session: Session) -> None:
+    cached = AIMessage("", tool_calls=[lookup_call("a", "1")], id="1")
+    chain = with_history(RunnableLambda(lambda _: cached), session.buffer)
+    expected: list[str] = []
+    for turn in range(3):
+        await session.run(chain, [HumanMessage(f"turn {turn}")])
+        await session.add(ToolMessage(f"facts {turn}", tool_call_id="1"))
+        expected += [f"turn {turn}", "call a", f"facts {turn}"]
+    assert await session.texts() == expected
+
+
 @pytest.mark.parametrize("kind", GRAPH_KINDS)
 async def test_a_history_with_its_own_key_around_an_agent_stores_each_message_once(session: Session, kind: str) -> None:
     agent = build_graph(kind, session.buffer.checkpointer())
