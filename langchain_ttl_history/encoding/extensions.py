@@ -17,7 +17,7 @@ from langchain_core.messages import BaseMessage
 from langchain_ttl_history.encoding.allowlist import AllowList, TypeName
 from langchain_ttl_history.encoding.fidelity import BYTEARRAY, INTEGER, Pairs, spelled
 from langchain_ttl_history.encoding.langgraph_values import LANGGRAPH, SAFE, revived
-from langchain_ttl_history.encoding.messages import is_core, pack_message, unpack_messages
+from langchain_ttl_history.encoding.messages import is_core, pack_message, pack_plain, unpack_messages
 from langchain_ttl_history.encoding.objects import put_together, taken_apart
 from langchain_ttl_history.encoding.plain import OPTIONS
 from langchain_ttl_history.encoding.records import KEYS, TEXT, pack
@@ -121,7 +121,9 @@ class Extensions:
         kind = type(value)
         if isinstance(value, BaseMessage):
             self.learn(value)
-            return self._ext(_MESSAGE, [value.id, self.pack_message(value)])
+            # Spelled out at once, as the parts of an object below.
+            packed = pack_plain(value) or pack_message(value, self.default, spelled)
+            return self._ext(_MESSAGE, [value.id, packed])
         if kind is OwnedThread:
             return spelled(str.__str__(value))
         if kind is int:  # Of more than 64 bits, or MessagePack would not have asked.

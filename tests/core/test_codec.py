@@ -14,9 +14,9 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
-from langchain_core.messages import BaseMessage, HumanMessage
+from langchain_core.messages import BaseMessage, HumanMessage, ToolMessage
 from langchain_core.messages.base import TextAccessor
 
 from langchain_ttl_history.codec import Codec
@@ -226,6 +226,7 @@ def test_a_value_with_a_flipped_bit_is_read_or_refused_but_nothing_else(
 
 
 @given(noise=st.binary(max_size=40))
+@example(noise=b"\xdd\x5e\xe5\x2a\x8e\xf8")  # A list that claims more elements than there is memory for.
 def test_noise_is_read_or_refused_but_nothing_else(codec: Codec, noise: bytes) -> None:
     only_our_errors(lambda: codec.loads(noise))
     only_our_errors(lambda: codec.message(noise, "m1"))
@@ -252,6 +253,7 @@ def test_a_record_that_is_cut_or_grew_is_never_read(value: Any) -> None:
 
 @often
 @given(message=identified)
+@example(message=ToolMessage("", tool_call_id="", artifact=bytearray(b"x")))
 def test_a_message_comes_out_as_it_went_in(codec: Codec, message: BaseMessage) -> None:
     packed = codec.verified_message(message, "here")
     assert alike(codec.message(packed, message.id), message)
