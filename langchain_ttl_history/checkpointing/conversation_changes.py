@@ -33,6 +33,7 @@ def find_channel(
     held: Iterable[str] | None,
     codec: Codec,
     key: SessionKey,
+    blobs: dict[str, Blob],
 ) -> None:
     """Set on a checkpoint's record which channel holds the conversation, and the names of its messages.
 
@@ -45,6 +46,7 @@ def find_channel(
             holds (see `expired_turns.held_by`); else None.
         codec: Encodes what was written.
         key: Names the session.
+        blobs: Receives the bodies that no write stored (see `applied`).
     """
     if channel in values:
         if is_conversation(snapshot_value(values[channel])):
@@ -66,7 +68,7 @@ def find_channel(
     if held is not None:
         # The checkpoints that the chain of writes began with are gone, so the whole value is stored.
         record.explicit, record.parent_names, record.names = True, None, tuple(held)
-    record.names = applied(record.names, writes, codec, key)
+    record.names = applied(record.names, writes, codec, key, blobs)
 
 
 def brings_back(names: Sequence[str], shown: Sequence[str], cut: AbstractSet[str]) -> bool:

@@ -14,10 +14,11 @@ from langchain_ttl_history.conversation import keyed
 from langchain_ttl_history.flow import Flow, Read
 from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.sessions import Sessions
-from langchain_ttl_history.storage.base import Query, Snapshot
+from langchain_ttl_history.storage.base import Blob, Query, Snapshot
 from langchain_ttl_history.stored.bodies import decode_bodies, encode_new
 from langchain_ttl_history.stored.names import BODY, CHECKPOINT, VALUE, checkpoint_name, head_name, writes_name
 from langchain_ttl_history.stored.pending import PendingWrite, decode_writes
+from langchain_ttl_history.stored.values import is_conversation
 
 __all__ = ["applied", "delta_history"]
 
@@ -71,21 +72,35 @@ def delta_history(
     }
 
 
-def applied(names: tuple[str, ...], writes: Sequence[Any], codec: Codec, key: SessionKey) -> tuple[str, ...]:
-    """The conversation after a step's writes to it, in the order LangGraph applies them."""
+def applied(
+    names: tuple[str, ...], writes: Sequence[Any], codec: Codec, key: SessionKey, blobs: dict[str, Blob]
+) -> tuple[str, ...]:
+    """The conversation after a step's writes to it, in the order LangGraph applies them.
+
+    Args:
+        names: The names of its messages before.
+        writes: What was written.
+        codec: Encodes the messages.
+        key: Names the session.
+        blobs: Receives the bodies of messages that were not stored as bodies when they were written.
+    """
     shown = dict(zip(keyed(names), names, strict=True))
     for write in writes:
         replaced, value = overwritten(write)
         if replaced:
             shown = {}
+        given = value if isinstance(value, list) else [value]
         try:
-            messages = convert_to_messages(value if isinstance(value, list) else [value])
+            messages = convert_to_messages(given)
         except (ValueError, NotImplementedError):  # What LangChain raises for what is no message.
             continue  # Another reducer than that for messages may accept it.
+        # Only a list of messages is stored as bodies. Any other write is stored as it is: an `Overwrite` whole, and
+        # pairs, texts and dictionaries, which become messages only in the channel.
+        lacking = {} if write is value and is_conversation(given) else blobs
         for message in messages:
             if isinstance(message, RemoveMessage):
                 shown.pop(message.id or "", None)
                 continue
-            (name,) = encode_new([message], codec, label(key), {})
+            (name,) = encode_new([message], codec, label(key), lacking)
             shown[keyed([*shown.values(), name])[-1] if not message.id else message.id] = name
     return tuple(shown.values())

@@ -59,8 +59,9 @@ class PutPlans:
             blobs = encode_values(record, values, bodies, codec, where, before)
             append.append((SUBS, line_of(put.ns, put.id, record), ()))
         else:
-            held = self._find_conversation(put, parent, run, record, values)
-            blobs = encode_values(record, values, bodies, codec, where, before)
+            written: dict[str, Blob] = {}
+            held = self._find_conversation(put, parent, run, record, values, written)
+            blobs = {**written, **encode_values(record, values, bodies, codec, where, before)}
             channel = self.messages_key
             cut = _NOTHING if token is None else token.cut
             if cut and not (channel in values and brings_back(record.names, run.shown, cut)):
@@ -88,7 +89,13 @@ class PutPlans:
         return Change(self.sessions.lease, guard, blobs, append, drop=orphan, at_generation=generation), record
 
     def _find_conversation(
-        self, put: Put, parent: Parent, run: RunState, record: Record, values: dict[str, Any]
+        self,
+        put: Put,
+        parent: Parent,
+        run: RunState,
+        record: Record,
+        values: dict[str, Any],
+        written: dict[str, Blob],
     ) -> dict[str, Blob] | None:
         """Set on a root checkpoint's record which channel holds the conversation, and its messages if they are known.
 
@@ -98,6 +105,7 @@ class PutPlans:
             run: How far its run has come.
             record: The checkpoint's record; updated in place.
             values: The channel values; left are those that have to be encoded, in the order they are stored.
+            written: Receives the bodies of messages that are pending on the parent, and not stored as bodies there.
 
         Returns:
             The bodies, by name, that the turn holds where what it builds on is gone, else None.
@@ -110,7 +118,7 @@ class PutPlans:
         is_gone = before is None and put.parent is not None and not (run.is_first_put and run.same_session)
         if (is_gone or parent.reduced) and channel not in values:
             held = held_by(self.sessions, put.key, put.parent, token, parent.now)
-        find_channel(record, values, channel, parent, held, self.sessions.codec, put.key)
+        find_channel(record, values, channel, parent, held, self.sessions.codec, put.key, written)
         found = record.channel or ""
         if parent.remembered and found in values and found not in put.changed and run.shown and run.same_session:
             # The conversation is as it was shown, so all of it is stored already and need not be encoded.

@@ -5,9 +5,11 @@ from __future__ import annotations
 import operator
 from typing import Annotated, Any, TypedDict
 
-from langchain_core.messages import HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.channels.delta import DeltaChannel
 from langgraph.graph import START, StateGraph
+from langgraph.graph.message import _messages_delta_reducer
+from langgraph.types import Overwrite
 
 from tests.langgraph.graphs import states_of
 from tests.promises.helpers import Session, build_graph, texts
@@ -117,3 +119,42 @@ async def test_a_fork_from_before_a_delta_channels_first_value_is_as_in_memory(s
 
     (states,) = await same_on_both(session, scenario)
     assert states[0]["values"]["items"] == ["kept", "after 1"]
+
+
+def upserted(state: list[Any] | None, writes: list[Any]) -> list[Any]:
+    """A reducer that LangGraph does not know, so that what is written stays as it was written."""
+    return _messages_delta_reducer(state or [], writes)
+
+
+class Upserted(TypedDict):
+    messages: Annotated[list[Any], DeltaChannel(upserted, snapshot_frequency=3)]
+
+
+async def test_questions_that_are_not_written_as_messages_are_in_a_delta_conversation_as_in_memory(
+    session: Session, caplog: Any
+) -> None:
+    questions: list[Any] = [
+        [("human", "a pair")],
+        "a text",
+        {"role": "user", "content": "a dictionary"},
+        [{"role": "user", "content": "one in a list"}],
+        [("human", "a pair")],
+        [("human", "a pair"), AIMessage("and a message")],
+        Overwrite([HumanMessage("all anew"), AIMessage("answered")]),
+        [HumanMessage("a message")],
+    ]
+
+    async def scenario(session: Session, saver: Any, notes: list[Any]) -> None:
+        builder = StateGraph(Upserted)
+        builder.add_node("model", lambda state: {"messages": [AIMessage(f"after {len(state['messages'])}")]})
+        builder.add_edge(START, "model")
+        graph = builder.compile(checkpointer=saver)
+        for question in questions:
+            notes.append(texts((await session.run(graph, {"messages": question}))["messages"]))
+            notes.append(texts((await session.state(graph)).values["messages"]))
+        notes.append([texts(each.values.get("messages", [])) for each in await session.states(graph)])
+
+    notes = await same_on_both(session, scenario)
+    assert len(notes[-2]) == 5
+    assert await session.texts() == notes[-2]
+    assert not caplog.messages
