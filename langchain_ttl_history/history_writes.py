@@ -17,7 +17,7 @@ from langchain_core.messages import (
     message_chunk_to_message,
 )
 
-from langchain_ttl_history.conversation import diff, keyed
+from langchain_ttl_history.conversation import REMOVE_ALL_MESSAGES, diff, keyed
 from langchain_ttl_history.errors import SessionDeletedError, StorageError, TypeNotAllowedError, brief
 from langchain_ttl_history.flow import Flow
 from langchain_ttl_history.keys import SessionKey, label
@@ -32,9 +32,6 @@ __all__ = ["add", "replace"]
 
 # How often a replacement is planned anew.
 _ATTEMPTS = 10
-
-REMOVE_ALL_MESSAGES = "__remove_all__"
-"""The id LangGraph gives a `RemoveMessage` that removes everything."""
 
 
 def add(sessions: Sessions, key: SessionKey, given: Sequence[BaseMessage], turn: Turn | None = None) -> Flow[None]:

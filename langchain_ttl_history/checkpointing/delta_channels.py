@@ -10,7 +10,7 @@ from langchain_core.messages.utils import convert_to_messages
 
 from langchain_ttl_history.checkpoints import decode_record, overwritten, target_of
 from langchain_ttl_history.codec import Codec, delta_snapshot
-from langchain_ttl_history.conversation import keyed
+from langchain_ttl_history.conversation import REMOVE_ALL_MESSAGES, keyed
 from langchain_ttl_history.flow import Flow, Read
 from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.sessions import Sessions
@@ -99,6 +99,8 @@ def applied(
         lacking = {} if write is value and is_conversation(given) else blobs
         for message in messages:
             if isinstance(message, RemoveMessage):
+                if message.id == REMOVE_ALL_MESSAGES:
+                    shown = {}
                 shown.pop(message.id or "", None)
                 continue
             (name,) = encode_new([message], codec, label(key), lacking)

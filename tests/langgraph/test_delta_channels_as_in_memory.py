@@ -5,10 +5,12 @@ from __future__ import annotations
 import operator
 from typing import Annotated, Any, TypedDict
 
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage
+from langchain_core.messages.utils import convert_to_messages
 from langgraph.channels.delta import DeltaChannel
+from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, StateGraph
-from langgraph.graph.message import _messages_delta_reducer
+from langgraph.graph.message import REMOVE_ALL_MESSAGES, _messages_delta_reducer
 from langgraph.types import Overwrite
 
 from tests.langgraph.graphs import states_of
@@ -122,8 +124,12 @@ async def test_a_fork_from_before_a_delta_channels_first_value_is_as_in_memory(s
 
 
 def upserted(state: list[Any] | None, writes: list[Any]) -> list[Any]:
-    """A reducer that LangGraph does not know, so that what is written stays as it was written."""
-    return _messages_delta_reducer(state or [], writes)
+    """A reducer as that of deepagents: LangGraph does not know it, so that what is written stays as it was written."""
+    flat = convert_to_messages([each for write in writes for each in (write if isinstance(write, list) else [write])])
+    cleared = [at for at, message in enumerate(flat, 1) if message.id == REMOVE_ALL_MESSAGES]
+    if cleared:
+        state, flat = [], flat[cleared[-1] :]
+    return _messages_delta_reducer(state or [], [flat])
 
 
 class Upserted(TypedDict):
@@ -158,3 +164,26 @@ async def test_questions_that_are_not_written_as_messages_are_in_a_delta_convers
     assert len(notes[-2]) == 5
     assert await session.texts() == notes[-2]
     assert not caplog.messages
+
+
+async def test_a_summary_in_place_of_a_delta_conversation_is_all_that_both_doors_show(session: Session) -> None:
+    def model(state: dict[str, Any]) -> dict[str, Any]:
+        answer = AIMessage(f"after {len(state['messages'])}")
+        if len(state["messages"]) < 5:
+            return {"messages": [answer]}
+        return {"messages": [RemoveMessage(REMOVE_ALL_MESSAGES), HumanMessage("a summary"), answer]}
+
+    async def scenario(session: Session, saver: Any, notes: list[Any]) -> None:
+        graph = StateGraph(Upserted).add_node("model", model).add_edge(START, "model").compile(checkpointer=saver)
+        for number in range(6):
+            await session.run(graph, {"messages": [HumanMessage(f"q{number}")]})
+            notes.append(await session.seen_by(graph))
+            if not isinstance(saver, InMemorySaver):
+                assert await session.texts() == notes[-1]
+
+    notes = await same_on_both(session, scenario)
+    assert notes[2] == ["a summary", "after 5"]
+    await session.event("The user left.")
+    graph = StateGraph(Upserted).add_node("model", model).add_edge(START, "model")
+    agent = graph.compile(checkpointer=session.buffer.checkpointer())
+    assert await session.seen_by(agent) == [*notes[-1], "The user left."]
