@@ -26,7 +26,8 @@ class Line(NamedTuple):
     deltas: tuple[str, ...] | None
     """Channels whose value is spread over its ancestors' writes."""
     valued: tuple[str, ...] | None
-    """Channels it stores a value of; None stands for all of them."""
+    """Channels that are made of nothing above: it stores a value of them, or nobody wrote to them yet. None stands for
+    all of them."""
     position: int = 0
 
     def payload(self) -> bytes:
@@ -44,6 +45,10 @@ def line_of(ns: str, id: str, record: Record) -> bytes:
     root = (metadata.get("parents") or {}).get("") if ns else None
     deltas = list(counters) if counters else None
     valued = None if deltas is None and not record.snapshot else list(record.values)
+    if counters and valued is not None:
+        # LangGraph counts the steps of a `DeltaChannel` from the first on, but makes no snapshot of it before it was
+        # written to: as long as that takes, it would keep all checkpoints.
+        valued += [channel for channel in counters if channel not in record.checkpoint["channel_versions"]]
     return pack([_FORMAT, ns, id, record.parent, root, None if run_id is None else str(run_id), deltas, valued])
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, TypedDict
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage, ToolMessage
 from langchain_core.tools import tool
+from langgraph.channels.delta import DeltaChannel
 from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import Command, interrupt
@@ -474,6 +475,34 @@ async def test_prune_keep_latest_keeps_a_delta_channel_whole(session: Session) -
     await session.colour.call(saver.for_user("alice"), "prune", ["s1"], strategy="keep_latest")
     assert len(await session.colour.collect(saver, "list", session.config)) == 1
     assert await session.texts() == await session.seen_by(agent) == before
+
+
+class Desk(MessagesState):
+    files: Annotated[list[str], DeltaChannel(lambda state, writes: [*(state or []), *(x for w in writes for x in w)])]
+
+
+async def test_a_delta_channel_keeps_no_checkpoints_until_it_is_written_to_and_nothing_from_before_that(
+    session_with: Opens,
+) -> None:
+    session = session_with(max_checkpoints=2, max_messages=4)
+
+    def model(state: dict[str, Any]) -> dict[str, Any]:
+        question = state["messages"][-1].text
+        return {"messages": [AIMessage("a" * 500)], **({"files": [question]} if question.startswith("write") else {})}
+
+    graph = StateGraph(Desk).add_node("model", model).add_edge(START, "model")
+    agent = graph.compile(checkpointer=session.buffer.checkpointer())
+    sizes = []
+    for _ in range(30):
+        await session.ask(agent, "q")
+        sizes.append((await session.info()).bytes)
+    assert max(sizes[15:]) < 1.1 * max(sizes[:15])
+    for number in range(3):
+        assert (await session.ask(agent, f"write {number}"))["files"] == [f"write {each}" for each in range(number + 1)]
+        assert (await session.ask(agent, "q"))["files"] == [f"write {each}" for each in range(number + 1)]
+    states = await session.states(agent)
+    assert [each.values["files"] for each in states] == [["write 0", "write 1", "write 2"]] * 2
+    assert (await session.info()).bytes < 3 * max(sizes)
 
 
 # --- memory -----------------------------------------------------------------------------------
