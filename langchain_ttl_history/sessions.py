@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
@@ -166,6 +167,8 @@ class Sessions:
     ) -> tuple[Sequence[str], list[BaseMessage]]:
         """The window's names and their messages; `known` remembers which messages need no check the next time."""
         whole = [*map(messages.__getitem__, names)]
+        if len({*names}) < len(names):
+            whole = _apart(whole)
         start = simple_start(whole, self.caps, 0 if known is None else known.sound_in(names))
         if start is not None:
             if start:
@@ -181,10 +184,9 @@ class Sessions:
     def turn(self, key: SessionKey) -> Flow[Turn]:
         """What the history shows now."""
         view = yield from self.read(key, self.lease)
-        shown = self.window(view.history, view.messages)
+        shown, messages = self.windowed(view.history, view.messages)
         within = set(shown) if len(shown) < len(view.history) else view.messages
-        cut = [view.messages[name] for name in view.history if name not in within]
-        return Turn([view.messages[name] for name in shown], view.generation, cut)
+        return Turn(messages, view.generation, [view.messages[name] for name in view.history if name not in within])
 
     # Freeing
 
@@ -237,3 +239,16 @@ class Sessions:
         # A pending interrupt needs the open tool call and the message that opened its turn.
         conversation = Conversation(view.names, messages, set(view.waiting), view.log)
         return plan(view.snapshot, self.retention, self.lease, self.codec, conversation, shown)
+
+
+def _apart(messages: Iterable[BaseMessage]) -> list[BaseMessage]:
+    """The messages, each an object of its own.
+
+    Those that say the same and have no id share a name and a body. Whoever reads them may give each an id.
+    """
+    given: set[int] = set()
+    apart: list[BaseMessage] = []
+    for message in messages:
+        apart.append(copy.deepcopy(message) if id(message) in given else message)
+        given.add(id(message))
+    return apart

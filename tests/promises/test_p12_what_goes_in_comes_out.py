@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Callable
 from typing import Annotated, Any, TypedDict
 
@@ -169,6 +170,22 @@ async def test_a_conversation_may_be_a_plain_list_of_strings(session: Session) -
 
 
 # --- nobody's later mutation ------------------------------------------------------------------
+
+
+class Uttered(TypedDict):
+    messages: Annotated[list[BaseMessage], operator.add]
+
+
+async def test_messages_that_say_the_same_and_have_no_id_are_read_as_objects_of_their_own(session: Session) -> None:
+    graph = StateGraph(Uttered).add_node("model", lambda state: {"messages": [AIMessage("yes")]})
+    agent = graph.add_edge(START, "model").compile(checkpointer=session.buffer.checkpointer())
+    for _ in range(3):
+        await session.run(agent, {"messages": [HumanMessage("sure?")]})
+    older = (await session.states(agent))[1]
+    for read in ((await session.state(agent)).values["messages"], await session.messages(), older.values["messages"]):
+        assert texts(read)[:4] == ["sure?", "yes"] * 2
+        assert all(message.id is None for message in read)
+        assert len({*map(id, read)}) == len(read)
 
 
 async def test_changing_a_message_after_it_was_added_changes_nothing_stored(
