@@ -81,7 +81,7 @@ def plan(
         conversation: The session's.
         shown: Names of the messages that the history or a graph shows.
     """
-    lines = Lines(snapshot)
+    lines = Lines(snapshot, codec)
     roots = lines.of(INDEX)
     subs = lines.of(SUBS)
     waiting = waiting_roots(leaves(roots), snapshot, codec)
@@ -90,7 +90,7 @@ def plan(
     log = kept_entries(conversation.log, shown, conversation.names, retention.max_messages, room)
 
     def keeping(cap: int | None) -> Change:
-        return keep_only(snapshot, shown_lines(roots, subs, cap, waiting), lease, log, lines)
+        return keep_only(snapshot, shown_lines(roots, subs, cap, waiting), lease, lines, log)
 
     change = keeping(retention.max_checkpoints)
     if bound is None or snapshot.bytes <= bound or _bytes_after(snapshot, change) <= bound:
@@ -104,7 +104,7 @@ def plan(
         return change
     # Checkpoints alone do not free enough: keep only the part of the log that is shown, then cut the oldest messages.
     log = kept_entries(conversation.log, shown, conversation.names, 0, room)
-    change = keep_only(snapshot, shown_lines(roots, subs, 1, waiting), lease, log, lines)
+    change = keep_only(snapshot, shown_lines(roots, subs, 1, waiting), lease, lines, log)
     over = _bytes_after(snapshot, change) - goal
     if over <= 0:
         return change

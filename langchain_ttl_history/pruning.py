@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from collections.abc import Set as AbstractSet
 
-from langchain_ttl_history.checkpoints import target_of
+from langchain_ttl_history.checkpoints import decode_record, target_of
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.index import Line, lines_at
 from langchain_ttl_history.storage.base import Blob, Change, Entry, Lease, Snapshot
@@ -69,14 +70,43 @@ def latest_lines(lines: Iterable[Line]) -> list[Line]:
 class Lines:
     """The index lines in an outline, decoded once."""
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: Snapshot, codec: Codec) -> None:
         self.indexed = {index: lines_at(snapshot.lists.get(index, ())) for index in (CHAIN, INDEX, SUBS)}
         # A checkpoint that was put twice has two lines; the newer one counts.
         self.by_id = {(line.ns, line.id): line for lines in self.indexed.values() for line in lines}
+        self._blobs, self._codec = snapshot.blobs, codec
 
     def of(self, index: str) -> list[Line]:
         """The lines of one list, each checkpoint once."""
         return [line for line in self.indexed[index] if self.by_id[line.ns, line.id] is line]
+
+    def needed_by(self, listed: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
+        """The checkpoints above these that hold a part of the value of a `DeltaChannel` of theirs.
+
+        The channel may be another graph's, which had its turn on the session before.
+        """
+        channels = {channel for line in self.by_id.values() for channel in line.deltas or ()}
+        needed: set[tuple[str, str]] = set()
+        for line in filter(None, map(self.by_id.get, listed if channels else ())):
+            wanted = self._made_above(line, channels)
+            above = line
+            while wanted and above.parent is not None and (above.ns, above.parent) in self.by_id:
+                above = self.by_id[above.ns, above.parent]
+                needed.add((above.ns, above.id))
+                wanted = self._made_above(above, wanted)
+        return needed
+
+    def _made_above(self, line: Line, channels: AbstractSet[str]) -> AbstractSet[str]:
+        """Which of these channels have a value at a checkpoint that it does not store."""
+        left = channels - {*(line.valued or ())}
+        if left <= {*(line.deltas or ())}:
+            return left
+        # Of the channels of other graphs its line says nothing.
+        blob = self._blobs.get(checkpoint_name(line.ns, line.id))
+        if blob is None:
+            return frozenset()
+        record = decode_record(blob, self._codec)
+        return {each for each in left if each in record.checkpoint["channel_versions"] and each not in record.values}
 
 
 def leaves(lines: Iterable[Line]) -> list[Line]:
@@ -95,28 +125,17 @@ def keep_only(
     snapshot: Snapshot,
     keep: Iterable[Line],
     lease: Lease,
+    lines: Lines,
     log: Iterable[Entry] | None = None,
-    lines: Lines | None = None,
 ) -> Change:
     """Drop every checkpoint but these, and everything that only the others needed.
 
     A kept checkpoint whose channels are spread over its ancestors' writes keeps those ancestors,
     down to the nearest that holds each channel's value; they are no longer listed.
     """
-    lines = lines or Lines(snapshot)
     by_id = lines.by_id
     listed = {(line.ns, line.id) for line in keep}
-    chain: set[tuple[str, str]] = set()
-    for line in filter(None, map(by_id.get, listed)):
-        if not line.deltas:
-            continue
-        wanted = {*line.deltas}.difference(line.valued or ())
-        above = line
-        while wanted and above.parent is not None and (above.ns, above.parent) in by_id:
-            above = by_id[above.ns, above.parent]
-            chain.add((above.ns, above.id))
-            wanted -= wanted if above.valued is None else set(above.valued)
-    chain -= listed
+    chain = lines.needed_by(listed) - listed
     kept = listed | chain
     gone = [line for each, line in by_id.items() if each not in kept]
     drop = {checkpoint_name(line.ns, line.id) for line in gone}

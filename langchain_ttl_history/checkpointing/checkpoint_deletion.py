@@ -11,7 +11,7 @@ from langchain_ttl_history.flow import Flow, Read, Write, every_key
 from langchain_ttl_history.index import Line, lines_of
 from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.log_entries import Log, deltas_of, entries_of, unseen
-from langchain_ttl_history.pruning import keep_only, latest_lines
+from langchain_ttl_history.pruning import Lines, keep_only, latest_lines
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Outcome, Query, Snapshot, Status
 from langchain_ttl_history.stored.names import INDEX, LOG, SUBS, checkpoint_name
@@ -32,7 +32,7 @@ def keep_latest(sessions: Sessions, key: SessionKey) -> Flow[None]:
         snapshot: Snapshot = yield Read(key, Query(outline=True))
         if not snapshot.generation:
             return
-        change = keep_only(snapshot, latest_lines(_lines(snapshot)), sessions.lease)
+        change = keep_only(snapshot, latest_lines(_lines(snapshot)), sessions.lease, Lines(snapshot, sessions.codec))
         outcome: Outcome = yield Write(key, change)
         if outcome.status not in (Status.MOVED, Status.MISSING):
             return
@@ -73,7 +73,7 @@ def _delete_in(sessions: Sessions, key: SessionKey, run_ids: Collection[str]) ->
         else:
             head = decode_record(snapshot.blobs[checkpoint_name("", newest.id)], sessions.codec)
             others = without_edits(others, unseen(log.deltas, head.seen), head.names)
-        change = keep_only(snapshot, keep, sessions.lease, entries_of(others, log))
+        change = keep_only(snapshot, keep, sessions.lease, Lines(snapshot, sessions.codec), entries_of(others, log))
         outcome: Outcome = yield Write(key, change)
         if outcome.status not in (Status.MOVED, Status.MISSING):
             return
