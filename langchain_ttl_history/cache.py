@@ -27,7 +27,7 @@ _PUT = 500
 class CachedSession:
     """What is known of one generation of a session."""
 
-    __slots__ = ("before", "bodies", "generation", "records")
+    __slots__ = ("before", "bodies", "generation", "records", "tolerated")
 
     def __init__(self, generation: int, before: CachedSession | None = None) -> None:
         self.generation = generation
@@ -37,6 +37,8 @@ class CachedSession:
         """Bodies known to be stored; whoever stores more adds them."""
         self.records: dict[str, Record] = {}
         """Checkpoints by name: the latest of each run that was active recently."""
+        self.tolerated = 0
+        """Up to how many bytes it may have, though over `max_bytes`, since freeing it would do nothing."""
 
     @property
     def size(self) -> int:

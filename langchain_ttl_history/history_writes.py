@@ -120,7 +120,7 @@ def _log(sessions: Sessions, key: SessionKey, delta: Delta, blobs: Mapping[str, 
         )
     if outcome.status is Status.MISSING:
         return False
-    if sessions.is_heavy(outcome):
+    if sessions.is_heavy(key, outcome):
         yield from sessions.free_now(key)
     return True
 

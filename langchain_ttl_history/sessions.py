@@ -23,12 +23,15 @@ from langchain_ttl_history.message_cutting import Conversation
 from langchain_ttl_history.retention import Retention
 from langchain_ttl_history.storage.base import Change, Lease, Outcome, Query, Snapshot, Status
 from langchain_ttl_history.stored.bodies import KnownBodies
-from langchain_ttl_history.stored.names import BODY, CHECKPOINT, LOG, head_name
+from langchain_ttl_history.stored.names import BODY, CHAIN, CHECKPOINT, LOG, head_name
 from langchain_ttl_history.stored.packed_conversation import EMPTY
 from langchain_ttl_history.stored.recall import Recall
 from langchain_ttl_history.window import Caps, cut, simple_start, without_open_group
 
 __all__ = ["Sessions", "Turn", "View"]
+
+# By how much a session has to grow before it is freed again, where freeing it left it over `max_bytes`.
+_GROWTH = 1.1
 
 
 class Turn(NamedTuple):
@@ -218,18 +221,25 @@ class Sessions:
         outcome = yield Write(key, change)
         return outcome
 
-    def is_heavy(self, outcome: Outcome) -> bool:
+    def is_heavy(self, key: SessionKey, outcome: Outcome) -> bool:
         """Whether a session is so far over its caps that it is freed now, not at the next turn."""
         bound, most, weights = self.retention.max_bytes, self.hard_limits, outcome.weights
         if bound is not None and outcome.bytes > bound:
-            return True
+            known = self.cache.last(key)
+            if known is None or outcome.bytes > known.tolerated:
+                return True
         return any([weight > most.get(name, weight) for name, weight in weights.items()])  # noqa: C419  # a generator is slower
 
     def free_now(self, key: SessionKey) -> Flow[None]:
         """Free what is over the caps at once."""
         snapshot: Snapshot = yield Read(key, Query(outline=True))
-        if snapshot.generation:
-            yield Write(key, self._plan(self.view_of(snapshot, Recall(EMPTY, self.codec))))
+        if not snapshot.generation:
+            return
+        outcome: Outcome = yield Write(key, self._plan(self.view_of(snapshot, Recall(EMPTY, self.codec))))
+        known = self.cache.last(key)
+        if known is not None and outcome.status is Status.STORED:
+            # What a `DeltaChannel` needs stays whatever the caps are. Each put would read the whole session in vain.
+            known.tolerated = int(outcome.bytes * _GROWTH) if CHAIN in snapshot.lists else 0
 
     def _plan(self, view: View) -> Change:
         messages = view.messages

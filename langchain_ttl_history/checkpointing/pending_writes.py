@@ -85,6 +85,6 @@ class PendingWrites:
             # It may be written again later, when the bodies known now may be gone, so it has to bring all of them.
             change = planned(KnownBodies())
         # These may be the last writes of a run, and they outdate what a put at the same moment planned to free.
-        if outcome.status is Status.STORED and self.sessions.is_heavy(outcome):
+        if outcome.status is Status.STORED and self.sessions.is_heavy(key, outcome):
             yield from self.sessions.free_now(key)
         return change, outcome

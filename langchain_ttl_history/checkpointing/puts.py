@@ -118,5 +118,5 @@ class CheckpointPuts:
         # Forget the parent only if it is this run's own: other runs may still build on another's.
         known.learn(put.name, record, put.parent_name if before is not None and before.run == record.run else None)
         cache.note_put(key, put.name, outcome.generation)
-        if self.sessions.is_heavy(outcome):
+        if self.sessions.is_heavy(key, outcome):
             yield from self.sessions.free_now(key)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, RemoveMessage, ToolMessage
+from langgraph.channels.delta import DeltaChannel
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Command, interrupt
 
@@ -15,7 +16,7 @@ from langchain_ttl_history.compaction import hard_limits
 from langchain_ttl_history.storage import MemoryStorage
 from langchain_ttl_history.storage.base import Query
 from langchain_ttl_history.stored.names import LOG
-from tests.regressions.cases import CALL, CONFIG, DELTAS, KEY, ask, asking, calls_while, chained, ids, texts
+from tests.regressions.cases import CALL, CONFIG, DELTAS, KEY, Hooked, ask, asking, calls_while, chained, ids, texts
 
 
 @pytest.mark.parametrize("together", [False, True], ids=["two calls", "one call"])
@@ -260,3 +261,24 @@ def test_an_edit_of_what_is_freed_is_not_shown_as_the_newest_once_the_turn_aroun
         ask(chained(buffer, says=says("outer answer", lambda: ask(inner, "inner question"))), "outer question")
     question = "edited" if edited == "inner question" else "inner question"
     assert texts(history.messages) == [question, "inner 17", "inner 18", "inner 19"]
+
+
+class Desk(MessagesState):
+    files: Annotated[list[str], DeltaChannel(lambda state, writes: [*(state or []), *(x for w in writes for x in w)])]
+
+
+def test_what_a_delta_channel_needs_over_the_caps_is_not_looked_through_at_every_step() -> None:
+    storage, outlines = Hooked(), list[Query]()
+    storage.after_read = lambda query: outlines.append(query) if query.outline else None
+    buffer = SessionBuffer(storage, default_user="u", retention=Retention(max_bytes=20_000))
+    graph = StateGraph(Desk).add_node("model", lambda _: {"messages": [AIMessage("a" * 500)]})
+    agent = graph.add_edge(START, "model").compile(checkpointer=buffer.checkpointer())
+    agent.invoke({"messages": [HumanMessage("q")], "files": ["report"]}, CONFIG)
+    sizes = []
+    for _ in range(40):
+        ask(agent, "q")
+        sizes.append(found.bytes if (found := buffer.info("u", "t")) else 0)
+    assert sizes[-1] > 80_000, "nothing is kept for the channel"
+    # One more for each tenth that the session has grown, and a few before the first checkpoint is kept so.
+    assert len(outlines) < 30
+    assert agent.get_state(CONFIG).values["files"] == ["report"]
