@@ -9,12 +9,10 @@ from typing import Any
 
 from langchain_core.messages import BaseMessage, HumanMessage, ToolMessage
 
-from langchain_ttl_history.checkpointing.delta_channels import applied
 from langchain_ttl_history.checkpointing.put_inputs import Parent
 from langchain_ttl_history.checkpoints import Record
 from langchain_ttl_history.codec import Codec, delta_snapshot, snapshot_value
 from langchain_ttl_history.conversation import diff
-from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.log_entries import CARRIED_OVER, Delta
 from langchain_ttl_history.storage.base import Blob
 from langchain_ttl_history.stored.bodies import decode_bodies
@@ -31,11 +29,8 @@ def find_channel(
     channel: str,
     parent: Parent,
     held: Iterable[str] | None,
-    codec: Codec,
-    key: SessionKey,
-    blobs: dict[str, Blob],
-) -> None:
-    """Set on a checkpoint's record which channel holds the conversation, and the names of its messages.
+) -> bool:
+    """Set on a checkpoint's record which channel holds the conversation.
 
     Args:
         record: The checkpoint's record; updated in place.
@@ -44,31 +39,31 @@ def find_channel(
         parent: What the checkpoint builds on.
         held: For a `DeltaChannel` whose chain of writes before is gone: the names of the messages that the turn still
             holds (see `expired_turns.held_by`); else None.
-        codec: Encodes what was written.
-        key: Names the session.
-        blobs: Receives the bodies that no write stored (see `applied`).
+
+    Returns:
+        Whether the writes pending on the parent have yet to be applied to the names of its messages.
     """
     if channel in values:
         if is_conversation(snapshot_value(values[channel])):
             record.channel = channel
-        return
+        return False
     counters = record.metadata.get("counters_since_delta_snapshot") or {}
     versions = record.checkpoint["channel_versions"]
     if channel not in counters or channel not in versions:
-        return
-    before, writes = parent.record, parent.writes
+        return False
+    before = parent.record
     # A `DeltaChannel` between snapshots: its new value is the old one plus the writes pending on the parent, which
     # LangGraph stores before this checkpoint.
     record.channel, record.explicit = channel, False
     if before is not None and before.names != record.names:
         record.parent_names = record.names
-    if before is not None and before.snapshot and record.parent_names is None and not writes:
+    if before is not None and before.snapshot and record.parent_names is None and not parent.writes:
         # Nothing was written since that snapshot, so it is also this checkpoint's value.
         record.explicit = versions[channel] == before.checkpoint["channel_versions"][channel]
     if held is not None:
         # The checkpoints that the chain of writes began with are gone, so the whole value is stored.
         record.explicit, record.parent_names, record.names = True, None, tuple(held)
-    record.names = applied(record.names, writes, codec, key, blobs)
+    return True
 
 
 def brings_back(names: Sequence[str], shown: Sequence[str], cut: AbstractSet[str]) -> bool:

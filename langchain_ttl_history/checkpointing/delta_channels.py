@@ -73,8 +73,8 @@ def delta_history(
 
 
 def applied(
-    names: tuple[str, ...], writes: Sequence[Any], codec: Codec, key: SessionKey, blobs: dict[str, Blob]
-) -> tuple[str, ...]:
+    names: tuple[str, ...], writes: Sequence[Any], codec: Codec, key: SessionKey
+) -> tuple[tuple[str, ...], dict[str, Blob]]:
     """The conversation after a step's writes to it, in the order LangGraph applies them.
 
     Args:
@@ -82,8 +82,11 @@ def applied(
         writes: What was written.
         codec: Encodes the messages.
         key: Names the session.
-        blobs: Receives the bodies of messages that were not stored as bodies when they were written.
+
+    Returns:
+        The names of its messages, and the bodies of those that were not stored as bodies when they were written.
     """
+    blobs: dict[str, Blob] = {}
     shown = dict(zip(keyed(names), names, strict=True))
     for write in writes:
         replaced, value = overwritten(write)
@@ -105,4 +108,4 @@ def applied(
                 continue
             (name,) = encode_new([message], codec, label(key), lacking)
             shown[keyed([*shown.values(), name])[-1] if not message.id else message.id] = name
-    return tuple(shown.values())
+    return tuple(shown.values()), blobs

@@ -12,6 +12,7 @@ from langchain_ttl_history.checkpointing.conversation_changes import (
     keep_cut_first,
     log_entry,
 )
+from langchain_ttl_history.checkpointing.delta_channels import applied
 from langchain_ttl_history.checkpointing.expired_turns import held_by, leave_aged
 from langchain_ttl_history.checkpointing.first_checkpoint import FIRST_METADATA, first_checkpoint, first_checkpoint_id
 from langchain_ttl_history.checkpointing.put_inputs import Parent, Put, RunState
@@ -59,9 +60,8 @@ class PutPlans:
             blobs = encode_values(record, values, bodies, codec, where, before)
             append.append((SUBS, line_of(put.ns, put.id, record), ()))
         else:
-            written: dict[str, Blob] = {}
-            held = self._find_conversation(put, parent, run, record, values, written)
-            blobs = {**written, **encode_values(record, values, bodies, codec, where, before)}
+            held, blobs = self._find_conversation(put, parent, run, record, values)
+            blobs.update(encode_values(record, values, bodies, codec, where, before))
             channel = self.messages_key
             cut = _NOTHING if token is None else token.cut
             if cut and not (channel in values and brings_back(record.names, run.shown, cut)):
@@ -89,14 +89,8 @@ class PutPlans:
         return Change(self.sessions.lease, guard, blobs, append, drop=orphan, at_generation=generation), record
 
     def _find_conversation(
-        self,
-        put: Put,
-        parent: Parent,
-        run: RunState,
-        record: Record,
-        values: dict[str, Any],
-        written: dict[str, Blob],
-    ) -> dict[str, Blob] | None:
+        self, put: Put, parent: Parent, run: RunState, record: Record, values: dict[str, Any]
+    ) -> tuple[dict[str, Blob] | None, dict[str, Blob]]:
         """Set on a root checkpoint's record which channel holds the conversation, and its messages if they are known.
 
         Args:
@@ -105,10 +99,10 @@ class PutPlans:
             run: How far its run has come.
             record: The checkpoint's record; updated in place.
             values: The channel values; left are those that have to be encoded, in the order they are stored.
-            written: Receives the bodies of messages that are pending on the parent, and not stored as bodies there.
 
         Returns:
-            The bodies, by name, that the turn holds where what it builds on is gone, else None.
+            The bodies, by name, that the turn holds where what it builds on is gone, else None; and those of messages
+            that are pending on the parent and not stored as bodies there.
         """
         before, token, channel = parent.record, put.token, self.messages_key
         if token is not None and not run.same_session:
@@ -118,12 +112,14 @@ class PutPlans:
         is_gone = before is None and put.parent is not None and not (run.is_first_put and run.same_session)
         if (is_gone or parent.reduced) and channel not in values:
             held = held_by(self.sessions, put.key, put.parent, token, parent.now)
-        find_channel(record, values, channel, parent, held, self.sessions.codec, put.key, written)
+        written: dict[str, Blob] = {}
+        if find_channel(record, values, channel, parent, held):
+            record.names, written = applied(record.names, parent.writes, self.sessions.codec, put.key)
         found = record.channel or ""
         if parent.remembered and found in values and found not in put.changed and run.shown and run.same_session:
             # The conversation is as it was shown, so all of it is stored already and need not be encoded.
             record.plain = not is_snapshot(values.pop(found))
-        return held
+        return held, written
 
     def _guard(self, put: Put) -> Guard:
         guard = put.guard
