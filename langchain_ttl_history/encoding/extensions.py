@@ -102,8 +102,10 @@ class Extensions:
     def unread(self, what: str, error: Exception) -> Exception:
         """The exception to raise for a record whose reading raised this error."""
         inner = self.failure(error)
-        kind = TypeNotAllowedError if isinstance(inner, TypeNotAllowedError) else CorruptRecordError
-        return kind(f"{what} cannot be read: {inner}")
+        if isinstance(inner, TypeNotAllowedError):
+            # It says what to do, and whoever writes the value tries as well whether it can be read.
+            return TypeNotAllowedError(str(inner))
+        return CorruptRecordError(f"{what} cannot be read: {inner}")
 
     # Objects
 
