@@ -12,7 +12,7 @@ from langchain_ttl_history.checkpoints import Record
 from langchain_ttl_history.fork_safety import lock
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.base import Change
-from langchain_ttl_history.stored.bodies import KnownBodies
+from langchain_ttl_history.stored.known_bodies import KnownBodies
 
 __all__ = ["CachedSession", "SessionCache"]
 

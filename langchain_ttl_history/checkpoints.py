@@ -12,7 +12,7 @@ from langchain_ttl_history.encoding.records import decoder, pack, unpack, unread
 from langchain_ttl_history.errors import CorruptRecordError
 from langchain_ttl_history.log_entries import Seen
 from langchain_ttl_history.storage.base import Blob
-from langchain_ttl_history.stored.bodies import KnownBodies
+from langchain_ttl_history.stored.known_bodies import KnownBodies
 from langchain_ttl_history.stored.values import LIST, SNAPSHOT, Values, decode_value, shifted
 
 __all__ = [

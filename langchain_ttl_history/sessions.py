@@ -22,7 +22,7 @@ from langchain_ttl_history.log_entries import Log, Seen, deltas_of
 from langchain_ttl_history.message_cutting import Conversation
 from langchain_ttl_history.retention import Retention
 from langchain_ttl_history.storage.base import Change, Lease, Outcome, Query, Snapshot, Status
-from langchain_ttl_history.stored.bodies import KnownBodies
+from langchain_ttl_history.stored.known_bodies import KnownBodies
 from langchain_ttl_history.stored.names import BODY, CHAIN, CHECKPOINT, LOG, head_name
 from langchain_ttl_history.stored.packed_conversation import EMPTY
 from langchain_ttl_history.stored.recall import Recall

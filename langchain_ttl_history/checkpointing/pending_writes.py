@@ -11,7 +11,7 @@ from langchain_ttl_history.flow import Flow, Write
 from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Change, Guard, Outcome, Status
-from langchain_ttl_history.stored.bodies import KnownBodies
+from langchain_ttl_history.stored.known_bodies import KnownBodies
 from langchain_ttl_history.stored.names import checkpoint_name, writes_name
 from langchain_ttl_history.stored.pending import encode_writes
 

@@ -14,7 +14,7 @@ from langchain_ttl_history.checkpoints import Record
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.log_entries import Seen
 from langchain_ttl_history.storage.base import Guard
-from langchain_ttl_history.stored.bodies import KnownBodies
+from langchain_ttl_history.stored.known_bodies import KnownBodies
 from langchain_ttl_history.stored.names import checkpoint_name
 
 __all__ = ["Parent", "Put", "RunState", "flattened"]

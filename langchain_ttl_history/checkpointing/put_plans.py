@@ -23,7 +23,7 @@ from langchain_ttl_history.index import line_of
 from langchain_ttl_history.keys import label
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Blob, Change, Guard
-from langchain_ttl_history.stored.bodies import KnownBodies
+from langchain_ttl_history.stored.known_bodies import KnownBodies
 from langchain_ttl_history.stored.names import INDEX, LOG, SUBS, checkpoint_name, head_name, writes_name
 from langchain_ttl_history.stored.values import LIST
 

@@ -20,7 +20,8 @@ from langchain_ttl_history.log_entries import Seen
 from langchain_ttl_history.pruning import leaves, shown_lines, waiting_roots
 from langchain_ttl_history.sessions import Sessions, View
 from langchain_ttl_history.storage.base import Lease, Query, Snapshot
-from langchain_ttl_history.stored.bodies import KnownBodies, decode_bodies
+from langchain_ttl_history.stored.bodies import decode_bodies
+from langchain_ttl_history.stored.known_bodies import KnownBodies
 from langchain_ttl_history.stored.names import (
     BODY,
     CHECKPOINT,

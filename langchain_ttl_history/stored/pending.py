@@ -11,7 +11,7 @@ from langgraph.checkpoint.serde.types import ERROR, INTERRUPT, RESUME
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.encoding.records import decoder, pack, unpack, unread_form
 from langchain_ttl_history.storage.base import Blob, Entry
-from langchain_ttl_history.stored.bodies import KnownBodies
+from langchain_ttl_history.stored.known_bodies import KnownBodies
 from langchain_ttl_history.stored.values import Values, decode_value
 
 __all__ = ["PendingWrite", "decode_writes", "encode_writes", "waits_for_answer"]

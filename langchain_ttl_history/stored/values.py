@@ -17,7 +17,8 @@ from langchain_ttl_history.codec import Codec, delta_snapshot, is_snapshot
 from langchain_ttl_history.encoding.messages import CORE
 from langchain_ttl_history.errors import CorruptRecordError
 from langchain_ttl_history.storage.base import Blob
-from langchain_ttl_history.stored.bodies import KnownBodies, decode_bodies, encode_bodies, encode_conversation
+from langchain_ttl_history.stored.bodies import decode_bodies, encode_bodies, encode_conversation
+from langchain_ttl_history.stored.known_bodies import KnownBodies
 from langchain_ttl_history.stored.names import value_name
 
 __all__ = ["HERE", "LIST", "SNAPSHOT", "Values", "decode_value", "is_conversation", "shifted"]

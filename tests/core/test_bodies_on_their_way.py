@@ -6,7 +6,8 @@ from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.storage.base import Blob
-from langchain_ttl_history.stored.bodies import KnownBodies, encode_bodies
+from langchain_ttl_history.stored.bodies import encode_bodies
+from langchain_ttl_history.stored.known_bodies import KnownBodies
 
 SAID = [HumanMessage("q", id="1"), AIMessage("a", id="2"), ToolMessage("r", tool_call_id="c", id="3")]
 

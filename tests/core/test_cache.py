@@ -10,7 +10,8 @@ from langchain_core.messages import BaseMessage, HumanMessage, ToolMessage
 from langchain_ttl_history.cache import SessionCache
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.keys import SessionKey
-from langchain_ttl_history.stored.bodies import KnownBodies, encode_bodies
+from langchain_ttl_history.stored.bodies import encode_bodies
+from langchain_ttl_history.stored.known_bodies import KnownBodies
 from langchain_ttl_history.stored.names import body_name
 from langchain_ttl_history.stored.packed_conversation import Body
 

@@ -23,7 +23,8 @@ from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.encoding.fidelity import same
 from langchain_ttl_history.encoding.records import pack, unpack
 from langchain_ttl_history.errors import CorruptRecordError, TTLHistoryError, TypeNotAllowedError
-from langchain_ttl_history.stored.bodies import KnownBodies, decode_bodies, encode_bodies
+from langchain_ttl_history.stored.bodies import decode_bodies, encode_bodies
+from langchain_ttl_history.stored.known_bodies import KnownBodies
 from langchain_ttl_history.stored.names import body_name, key_of
 
 from .any_values import (

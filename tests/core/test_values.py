@@ -8,7 +8,7 @@ import pytest
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
 from langchain_ttl_history.codec import Codec, delta_snapshot
-from langchain_ttl_history.stored.bodies import KnownBodies
+from langchain_ttl_history.stored.known_bodies import KnownBodies
 from langchain_ttl_history.stored.values import Values, decode_value, shifted
 
 SAID: list[BaseMessage] = [HumanMessage("question", id="h"), AIMessage("answer", id="a")]
