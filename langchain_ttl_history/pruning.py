@@ -86,15 +86,18 @@ class Lines:
         The channel may be another graph's, which had its turn on the session before.
         """
         channels = {channel for line in self.by_id.values() for channel in line.deltas or ()}
-        needed: set[tuple[str, str]] = set()
+        # Those above, and for which channels each was looked at, so that none is for every checkpoint below it.
+        needed: dict[tuple[str, str], AbstractSet[str]] = {}
         for line in filter(None, map(self.by_id.get, listed if channels else ())):
-            wanted = self._made_above(line, channels)
-            above = line
-            while wanted and above.parent is not None and (above.ns, above.parent) in self.by_id:
-                above = self.by_id[above.ns, above.parent]
-                needed.add((above.ns, above.id))
-                wanted = self._made_above(above, wanted)
-        return needed
+            at, wanted = line, self._made_above(line, channels)
+            while wanted and at.parent is not None and (at.ns, at.parent) in self.by_id:
+                at = self.by_id[at.ns, at.parent]
+                before = needed.get((at.ns, at.id), frozenset())
+                if wanted <= before:
+                    break
+                needed[at.ns, at.id] = wanted | before
+                wanted = self._made_above(at, wanted)
+        return {*needed}
 
     def _made_above(self, line: Line, channels: AbstractSet[str]) -> AbstractSet[str]:
         """Which of these channels have a value at a checkpoint that it does not store."""
