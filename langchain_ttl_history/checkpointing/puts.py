@@ -8,7 +8,9 @@ from typing import Any
 from langchain_ttl_history.checkpointing.put_inputs import Parent, Put
 from langchain_ttl_history.checkpointing.put_plans import PutPlans
 from langchain_ttl_history.checkpoints import Record, decode_record
+from langchain_ttl_history.errors import StorageError
 from langchain_ttl_history.flow import Flow, Read, Write
+from langchain_ttl_history.keys import label
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Change, Outcome, Query, Snapshot, Status
 from langchain_ttl_history.stored.known_bodies import KnownBodies
@@ -36,6 +38,7 @@ class CheckpointPuts:
 
         Raises:
             TypeNotAllowedError: A value would not come back as it is; nothing was stored.
+            StorageError: It was refused again and again; nothing was stored.
         """
         key, plans = put.key, self.plans
         remembered = self._remembered(put)
@@ -61,6 +64,11 @@ class CheckpointPuts:
                 break
         if outcome.status is Status.STORED:
             yield from self._done(put, record, outcome)
+        elif outcome.status is not Status.DELETED:
+            raise StorageError(
+                f"{label(key)}: others kept writing to it, or what checkpoint {put.id} refers to is gone; "
+                "the checkpoint was not stored, try again"
+            )
         return change, outcome
 
     def _remembered(self, put: Put) -> tuple[Parent, KnownBodies] | None:

@@ -13,8 +13,9 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.graph.message import REMOVE_ALL_MESSAGES
 
 from langchain_ttl_history import Retention, SessionBuffer, StorageError
+from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import MemoryStorage
-from langchain_ttl_history.storage.base import Change, Lease, Query
+from langchain_ttl_history.storage.base import Change, Lease, Outcome, Query, Status
 from tests.regressions.cases import CONFIG, KEY, Counted, Hooked, checkpoint, echoing, ids
 
 
@@ -145,3 +146,28 @@ def test_what_others_keep_from_being_dropped_is_not_said_to_be(what: str) -> Non
     saver.prune(["t"], strategy="keep_latest") if what == "keep_latest" else saver.delete_for_runs(["r"])
     left = [each.metadata.get("run_id") for each in saver.list(CONFIG)]
     assert left == (["r"] if what == "keep_latest" else [None]), "what the history said is shown as ever"
+
+
+def test_a_checkpoint_that_is_refused_again_and_again_is_an_error_and_not_a_line_in_the_log(caplog: Any) -> None:
+    storage = Refusing()
+    buffer = SessionBuffer(storage, default_user="u")
+    agent = echoing(buffer)
+    agent.invoke({"messages": [HumanMessage("before", id="before")]}, CONFIG)
+    shown = ids(buffer.history(session_id="t").messages)
+    storage.refuses = True
+    with pytest.raises(StorageError, match=r"session .*'t'.* was not stored, try again"):
+        agent.invoke({"messages": [HumanMessage("hello", id="hello")]}, CONFIG)
+    storage.refuses = False
+    assert ids(buffer.history(session_id="t").messages) == shown
+    assert not caplog.messages
+
+
+class Refusing(MemoryStorage):
+    """A storage that may miss something a write refers to, whatever that is."""
+
+    refuses = False
+
+    def write(self, key: SessionKey, change: Change) -> Outcome:
+        if self.refuses:
+            return Outcome(Status.MISSING, frozenset({"m"}))
+        return super().write(key, change)
