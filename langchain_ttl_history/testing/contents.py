@@ -159,6 +159,15 @@ class Contents(Cases):
         assert (found.blobs, list(found.lists["l"]), found.bytes) == (blobs, [Entry(1, b"3", ("m",))], 3)
         assert found.outline
 
+    async def test_a_list_weighs_its_entries_and_their_references_however_it_changed(self) -> None:
+        refs = ("m1", "m2", "m3")
+        blobs = {name: Blob(name.encode()) for name in refs}
+        assert dict((await self.write(blobs=blobs, append=[("l", b"1", refs)])).weights) == {"l": 4}
+        assert dict((await self.write(append=[("l", b"2", refs)])).weights) == {"l": 8}
+        assert dict((await self.write(place=[("l", Entry(3, b"3", refs))])).weights) == {"l": 12}
+        assert dict((await self.write(trim={"l": frozenset({1})})).weights) == {"l": 8}
+        assert dict((await self.write(append=[("l", b"4", ())], trim={"l": frozenset({2, 3})})).weights) == {"l": 1}
+
     async def test_a_read_is_answered_with_an_outline_where_a_list_weighs_more_than_it_says(self) -> None:
         await self.write(blobs={"m": Blob(b"1"), "n": Blob(b"2")}, append=[("l", b"3", ("m",)), ("l", b"4", ())])
         found = await self.read("n", outline_over={"l": 3, "other": 0})
