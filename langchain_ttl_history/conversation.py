@@ -23,10 +23,7 @@ from itertools import takewhile
 from langchain_ttl_history.log_entries import WHERE_IT_IS, Delta, Seen, unseen
 from langchain_ttl_history.stored.names import key_of
 
-__all__ = ["REMOVE_ALL_MESSAGES", "diff", "fold", "keyed"]
-
-REMOVE_ALL_MESSAGES = "__remove_all__"
-"""The id LangGraph gives a `RemoveMessage` that removes everything."""
+__all__ = ["diff", "fold", "keyed"]
 
 
 def fold(names: Sequence[str], deltas: Sequence[Delta], seen: Seen) -> Sequence[str]:

@@ -13,13 +13,13 @@ from langchain_core.messages import (
     BaseMessageChunk,
     RemoveMessage,
     ToolMessage,
-    convert_to_messages,
     message_chunk_to_message,
 )
 
-from langchain_ttl_history.conversation import REMOVE_ALL_MESSAGES, diff, keyed
+from langchain_ttl_history.conversation import diff, keyed
 from langchain_ttl_history.errors import SessionDeletedError, StorageError, TypeNotAllowedError, brief
 from langchain_ttl_history.flow import Flow
+from langchain_ttl_history.given_messages import REMOVE_ALL_MESSAGES, as_messages
 from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.log_entries import Delta
 from langchain_ttl_history.sessions import Sessions, Turn, View
@@ -141,12 +141,8 @@ def _listed(messages: object, key: SessionKey) -> list[Any]:
 
 def _spoken(message: object) -> object:
     """What a chain was given, as a message if it is one to LangChain: `("human", text)`, or a dict with a role."""
-    if not isinstance(message, (tuple, dict)):
-        return message
-    try:
-        return convert_to_messages([message])[0]
-    except (LookupError, TypeError, ValueError, NotImplementedError):
-        return message  # refused where it is checked
+    messages = as_messages([message]) if isinstance(message, (tuple, dict)) else None
+    return message if messages is None else messages[0]
 
 
 def _checked(message: object, key: SessionKey) -> BaseMessage:

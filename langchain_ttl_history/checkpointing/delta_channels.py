@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from langchain_core.messages import RemoveMessage
-from langchain_core.messages.utils import convert_to_messages
 
 from langchain_ttl_history.checkpoints import decode_record, overwritten, target_of
 from langchain_ttl_history.codec import Codec, delta_snapshot
-from langchain_ttl_history.conversation import REMOVE_ALL_MESSAGES, keyed
+from langchain_ttl_history.conversation import keyed
 from langchain_ttl_history.flow import Flow, Read
+from langchain_ttl_history.given_messages import REMOVE_ALL_MESSAGES, as_messages
 from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Blob, Query, Snapshot
@@ -93,9 +93,8 @@ def applied(
         if replaced:
             shown = {}
         given = value if isinstance(value, list) else [value]
-        try:
-            messages = convert_to_messages(given)
-        except (ValueError, NotImplementedError):  # What LangChain raises for what is no message.
+        messages = as_messages(given)
+        if messages is None:
             continue  # Another reducer than that for messages may accept it.
         # Only a list of messages is stored as bodies. Any other write is stored as it is: an `Overwrite` whole, and
         # pairs, texts and dictionaries, which become messages only in the channel.

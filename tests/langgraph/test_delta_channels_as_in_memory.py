@@ -101,8 +101,12 @@ async def test_a_delta_conversation_on_forks_is_rebuilt_as_in_memory(session: Se
     await same_on_both(session, scenario)
 
 
+def appended(state: list[Any] | None, writes: list[Any]) -> list[Any]:
+    return [*(state or []), *(each for write in writes for each in write)]
+
+
 class Items(TypedDict):
-    items: Annotated[list[str], DeltaChannel(lambda state, writes: [*state, *(each for w in writes for each in w)])]
+    items: Annotated[list[str], DeltaChannel(appended)]
     total: Annotated[int, operator.add]
 
 
@@ -136,6 +140,10 @@ class Upserted(TypedDict):
     messages: Annotated[list[Any], DeltaChannel(upserted, snapshot_frequency=3)]
 
 
+class Noted(TypedDict):
+    messages: Annotated[list[Any], DeltaChannel(appended)]
+
+
 async def test_questions_that_are_not_written_as_messages_are_in_a_delta_conversation_as_in_memory(
     session: Session, caplog: Any
 ) -> None:
@@ -164,6 +172,20 @@ async def test_questions_that_are_not_written_as_messages_are_in_a_delta_convers
     assert len(notes[-2]) == 5
     assert await session.texts() == notes[-2]
     assert not caplog.messages
+
+
+async def test_a_delta_channel_may_hold_what_is_no_message_though_it_is_the_conversations_as_in_memory(
+    session: Session,
+) -> None:
+    async def scenario(session: Session, saver: Any, notes: list[Any]) -> None:
+        graph = StateGraph(Noted).add_node("note", lambda _: {"messages": [[{}, "noted"]]})
+        compiled = graph.add_edge(START, "note").compile(checkpointer=saver)
+        for given in (["a", "b"], [{}, "x"], [1, 2, 3]):
+            result = await session.run(compiled, {"messages": [given]})
+            notes.append(result["messages"])
+
+    notes = await same_on_both(session, scenario)
+    assert len(notes[-1]) == 6
 
 
 async def test_a_summary_in_place_of_a_delta_conversation_is_all_that_both_doors_show(session: Session) -> None:
