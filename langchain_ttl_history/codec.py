@@ -104,10 +104,6 @@ class Codec:
 
     # Messages
 
-    def pack_message(self, message: BaseMessage) -> bytes:
-        """The message without its id; cheap, and the same bytes for the same content."""
-        return self._extensions.pack_message(message)
-
     def plain_message(self, message: BaseMessage) -> bytes | None:
         """The message as bytes that are certain to come back exactly; None if :meth:`verified_message` has to try."""
         return pack_plain(message)

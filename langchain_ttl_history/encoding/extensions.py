@@ -77,17 +77,6 @@ class Extensions:
         if self._learning and not is_core(message):
             self._allowed.remember(message)
 
-    def pack_message(self, message: BaseMessage) -> bytes:
-        """The message without its id; cheap, and the same bytes for the same content."""
-        self._failure.inside = False
-        try:
-            return pack_message(message, self.default)
-        except TypeError:
-            if self._failure.inside:
-                raise
-            # A lone surrogate, say; an unknown type fails again, in `Codec.verified_message`.
-            return pack_message(message, self.default, spelled)
-
     def messages(self, packed: Sequence[bytes], ids: Iterable[str | None]) -> list[BaseMessage]:
         """The messages that were packed, with these ids.
 

@@ -10,6 +10,7 @@ import redis
 from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
 
 from langchain_ttl_history.codec import Codec
+from langchain_ttl_history.encoding.messages import pack_message
 
 _PUT = """
 redis.call('HSET', KEYS[1], 'head', ARGV[1])
@@ -64,7 +65,7 @@ class FloorSaver(BaseCheckpointSaver[Any]):
         sent.update(message.id for message in new)
         kept = {**checkpoint, "channel_values": _plain(values), "ids": [message.id for message in messages]}
         head = ormsgpack.packb([kept, dict(metadata), checkpoint["id"]], default=repr)
-        packed = [self._codec.pack_message(message) for message in new]
+        packed = [pack_message(message, repr) for message in new]
         self._put(keys=[f"f:{thread}", f"m:{thread}"], args=[head, _IDLE, *packed])
         return {"configurable": {**config["configurable"], "checkpoint_id": checkpoint["id"]}}
 

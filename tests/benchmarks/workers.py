@@ -23,6 +23,7 @@ from langgraph.checkpoint.base.id import uuid6
 
 from langchain_ttl_history import SessionBuffer
 from langchain_ttl_history.checkpoints import decode_record
+from langchain_ttl_history.encoding.messages import pack_message
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import RedisStorage
 from langchain_ttl_history.storage.base import Query
@@ -152,7 +153,6 @@ def _append(server: servers.Server) -> Iterator[Row]:
         "redis.call('PEXPIRE', KEYS[1], ARGV[1]) return 1"
     )
     with SessionBuffer(server.url) as buffer:
-        codec = buffer._sessions.codec
         kept = buffer.history("alice", "append")
         works: dict[str, Callable[[list[BaseMessage], list[Any]], object]] = {
             "redis": lambda messages, packed: kept.add_messages(messages),
@@ -167,7 +167,7 @@ def _append(server: servers.Server) -> Iterator[Row]:
             spent = dict.fromkeys(works, 0.0)
             for _ in range(200):
                 messages = _turn()
-                packed = [codec.pack_message(message) for message in messages]
+                packed = [pack_message(message, repr) for message in messages]
                 for who, work in works.items():
                     started = time.perf_counter()
                     work(messages, packed)
