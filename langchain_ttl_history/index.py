@@ -44,11 +44,12 @@ def line_of(ns: str, id: str, record: Record) -> bytes:
     counters = metadata.get("counters_since_delta_snapshot")
     root = (metadata.get("parents") or {}).get("") if ns else None
     deltas = list(counters) if counters else None
-    valued = None if deltas is None and not record.snapshot else list(record.values)
-    if counters and valued is not None:
+    valued = None
+    if deltas is not None or record.snapshot:
         # LangGraph counts the steps of a `DeltaChannel` from the first on, but makes no snapshot of it before it was
         # written to: as long as that takes, it would keep all checkpoints.
-        valued += [channel for channel in counters if channel not in record.checkpoint["channel_versions"]]
+        versions = record.checkpoint["channel_versions"]
+        valued = [*record.values, *(channel for channel in deltas or () if channel not in versions)]
     return pack([_FORMAT, ns, id, record.parent, root, None if run_id is None else str(run_id), deltas, valued])
 
 

@@ -80,7 +80,7 @@ class Lines:
         """The lines of one list, each checkpoint once."""
         return [line for line in self.indexed[index] if self.by_id[line.ns, line.id] is line]
 
-    def needed_by(self, listed: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
+    def chain_above(self, listed: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
         """The checkpoints above these that hold a part of the value of a `DeltaChannel` of theirs.
 
         The channel may be another graph's, which had its turn on the session before.
@@ -138,7 +138,7 @@ def keep_only(
     """
     by_id = lines.by_id
     listed = {(line.ns, line.id) for line in keep}
-    chain = lines.needed_by(listed) - listed
+    chain = lines.chain_above(listed) - listed
     kept = listed | chain
     gone = [line for each, line in by_id.items() if each not in kept]
     drop = {checkpoint_name(line.ns, line.id) for line in gone}

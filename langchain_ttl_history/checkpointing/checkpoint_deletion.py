@@ -8,7 +8,7 @@ from langchain_ttl_history.amendments import without_edits
 from langchain_ttl_history.checkpoints import decode_record
 from langchain_ttl_history.errors import StorageError
 from langchain_ttl_history.flow import Flow, Read, Write, every_key
-from langchain_ttl_history.index import Line, lines_of
+from langchain_ttl_history.index import Line
 from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.log_entries import Log, deltas_of, entries_of, unseen
 from langchain_ttl_history.pruning import Lines, keep_only, latest_lines
@@ -32,7 +32,8 @@ def keep_latest(sessions: Sessions, key: SessionKey) -> Flow[None]:
         snapshot: Snapshot = yield Read(key, Query(outline=True))
         if not snapshot.generation:
             return
-        change = keep_only(snapshot, latest_lines(_lines(snapshot)), sessions.lease, Lines(snapshot, sessions.codec))
+        lines = Lines(snapshot, sessions.codec)
+        change = keep_only(snapshot, latest_lines(_listed(lines)), sessions.lease, lines)
         outcome: Outcome = yield Write(key, change)
         if outcome.status not in (Status.MOVED, Status.MISSING):
             return
@@ -54,14 +55,15 @@ def delete_for_runs(sessions: Sessions, user_id: str, run_ids: Iterable[object])
 def _delete_in(sessions: Sessions, key: SessionKey, run_ids: Collection[str]) -> Flow[None]:
     for _ in range(_ATTEMPTS):
         snapshot: Snapshot = yield Read(key, Query(outline=True))
-        lines = _lines(snapshot)
-        gone = {line.id for line in lines if line.run_id in run_ids}
+        lines = Lines(snapshot, sessions.codec)
+        listed = _listed(lines)
+        gone = {line.id for line in listed if line.run_id in run_ids}
         if not gone:
             return
-        keep = [line for line in lines if line.id not in gone and line.root not in gone]
+        keep = [line for line in listed if line.id not in gone and line.root not in gone]
         runs = {
             decode_record(blob, sessions.codec).run
-            for line in lines
+            for line in listed
             if line.id in gone and (blob := snapshot.blobs.get(checkpoint_name(line.ns, line.id))) is not None
         }
         entries = snapshot.lists.get(LOG, ())
@@ -73,7 +75,7 @@ def _delete_in(sessions: Sessions, key: SessionKey, run_ids: Collection[str]) ->
         else:
             head = decode_record(snapshot.blobs[checkpoint_name("", newest.id)], sessions.codec)
             others = without_edits(others, unseen(log.deltas, head.seen), head.names)
-        change = keep_only(snapshot, keep, sessions.lease, Lines(snapshot, sessions.codec), entries_of(others, log))
+        change = keep_only(snapshot, keep, sessions.lease, lines, entries_of(others, log))
         outcome: Outcome = yield Write(key, change)
         if outcome.status not in (Status.MOVED, Status.MISSING):
             return
@@ -84,6 +86,5 @@ def _overtaken(key: SessionKey) -> StorageError:
     return StorageError(f"{label(key)}: others kept writing to it, and nothing was dropped; try again")
 
 
-def _lines(snapshot: Snapshot) -> list[Line]:
-    entries = [*snapshot.lists.get(INDEX, ()), *snapshot.lists.get(SUBS, ())]
-    return lines_of(sorted(entries))
+def _listed(lines: Lines) -> list[Line]:
+    return sorted([*lines.of(INDEX), *lines.of(SUBS)], key=lambda line: line.position)
