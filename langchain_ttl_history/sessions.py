@@ -188,8 +188,8 @@ class Sessions:
         """What the history shows now."""
         view = yield from self.read(key, self.lease)
         shown, messages = self.windowed(view.history, view.messages)
-        within = set(shown) if len(shown) < len(view.history) else view.messages
-        return Turn(messages, view.generation, [view.messages[name] for name in view.history if name not in within])
+        cut = {*view.history}.difference(shown)
+        return Turn(messages, view.generation, [view.messages[name] for name in cut])
 
     # Freeing
 

@@ -239,6 +239,12 @@ class DeltaState(TypedDict):
     messages: Annotated[list[Any], DeltaChannel(_messages_delta_reducer, snapshot_frequency=4)]
 
 
+class Desk(MessagesState):
+    """A state as a deep agent's, whose files are no part of the conversation."""
+
+    files: Annotated[list[str], DeltaChannel(lambda state, writes: [*(state or []), *(x for w in writes for x in w)])]
+
+
 def build_graph(
     kind: str,
     checkpointer: Any,

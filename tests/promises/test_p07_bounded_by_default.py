@@ -10,7 +10,6 @@ from typing import Annotated, Any, TypedDict
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage, ToolMessage
 from langchain_core.tools import tool
-from langgraph.channels.delta import DeltaChannel
 from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import Command, interrupt
@@ -19,7 +18,17 @@ from langchain_ttl_history import Retention, SessionBuffer
 from langchain_ttl_history.storage import MemoryStorage
 from langchain_ttl_history.testing import Clock
 
-from .helpers import GRAPH_KINDS, Colour, ScriptedModel, Session, assert_valid_chat, build_graph, lookup_call, texts
+from .helpers import (
+    GRAPH_KINDS,
+    Colour,
+    Desk,
+    ScriptedModel,
+    Session,
+    assert_valid_chat,
+    build_graph,
+    lookup_call,
+    texts,
+)
 
 Opens = Callable[..., Session]
 
@@ -475,10 +484,6 @@ async def test_prune_keep_latest_keeps_a_delta_channel_whole(session: Session) -
     await session.colour.call(saver.for_user("alice"), "prune", ["s1"], strategy="keep_latest")
     assert len(await session.colour.collect(saver, "list", session.config)) == 1
     assert await session.texts() == await session.seen_by(agent) == before
-
-
-class Desk(MessagesState):
-    files: Annotated[list[str], DeltaChannel(lambda state, writes: [*(state or []), *(x for w in writes for x in w)])]
 
 
 async def test_a_delta_channel_keeps_no_checkpoints_until_it_is_written_to_and_nothing_from_before_that(

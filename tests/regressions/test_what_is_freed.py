@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Any
 
 import pytest
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, RemoveMessage, ToolMessage
-from langgraph.channels.delta import DeltaChannel
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Command, interrupt
 
@@ -16,6 +15,7 @@ from langchain_ttl_history.compaction import hard_limits
 from langchain_ttl_history.storage import MemoryStorage
 from langchain_ttl_history.storage.base import Query
 from langchain_ttl_history.stored.names import LOG
+from tests.promises.helpers import Desk
 from tests.regressions.cases import CALL, CONFIG, DELTAS, KEY, Hooked, ask, asking, calls_while, chained, ids, texts
 
 
@@ -261,10 +261,6 @@ def test_an_edit_of_what_is_freed_is_not_shown_as_the_newest_once_the_turn_aroun
         ask(chained(buffer, says=says("outer answer", lambda: ask(inner, "inner question"))), "outer question")
     question = "edited" if edited == "inner question" else "inner question"
     assert texts(history.messages) == [question, "inner 17", "inner 18", "inner 19"]
-
-
-class Desk(MessagesState):
-    files: Annotated[list[str], DeltaChannel(lambda state, writes: [*(state or []), *(x for w in writes for x in w)])]
 
 
 def test_what_a_delta_channel_needs_over_the_caps_is_not_looked_through_at_every_step() -> None:

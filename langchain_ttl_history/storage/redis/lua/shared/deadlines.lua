@@ -40,12 +40,11 @@ end
 -- Sets the deadline anew for a change. `own` is the session's own idle time from now on, as `change.lua` gets it; upkeep
 -- is no use of a session, so its deadline then counts from the last one.
 local function renew(m, own, upkeep, now, idle, age)
-  local used = m.used
+  local used = now
   if upkeep then
     used = math.min(now, m.used + lag_of(m))
   else
     m.used = now
-    used = now
   end
   if own >= 0 then
     m.own = own
