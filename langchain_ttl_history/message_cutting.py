@@ -13,7 +13,7 @@ from langchain_ttl_history.checkpoints import target_of, without_messages
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.log_entries import Log, deltas_of
 from langchain_ttl_history.pruning import needed_by
-from langchain_ttl_history.storage.base import Change, Entry, Snapshot
+from langchain_ttl_history.storage.base import Blob, Change, Entry, Snapshot
 from langchain_ttl_history.stored.names import BODY, LOG, VALUE, head_name, key_of
 from langchain_ttl_history.window import Caps, visible
 
@@ -47,17 +47,9 @@ def with_fewer_messages(
     """
     names, messages, needed, _ = conversation
 
-    def size(name: str) -> int:
-        blob = snapshot.blobs[name]
-        content = snapshot.blobs[blob.refs[0]] if blob.refs else blob
-        return len(content.payload)
-
-    # An edited message stands where it stood before, so that it stays or goes with all that it was.
     held = {name for name in (*messages, *(ref for entry in kept for ref in entry.refs)) if name in snapshot.blobs}
-    weights: dict[str, int] = {}
-    for name in held:
-        weights[key_of(name)] = weights.get(key_of(name), 0) + size(name)
     order = [name for name in _with_removed(names, messages) if name in held]
+    weights = _weights(held, order, snapshot.blobs)
     sizes = [weights[key_of(name)] for name in order]
     removed = sum(weights.values()) - sum(weights[key] for key in set(map(key_of, order)))
     caps = Caps(bytes=max(1, sum(sizes) - max(0, over - removed)))
@@ -90,6 +82,23 @@ def with_fewer_messages(
         place=[*(each for each in change.place if each[0] != LOG), *((LOG, entry) for entry in log)],
         trim={**change.trim, LOG: change.trim.get(LOG, frozenset()) | empty},
     )
+
+
+def _weights(held: Iterable[str], order: Iterable[str], blobs: Mapping[str, Blob]) -> dict[str, int]:
+    """How many bytes go with each message, by key, if those before it are gone.
+
+    An edited message stands where it stood before, so that it stays or goes with all that it was. Content that several
+    share goes with the newest of them.
+    """
+    places = {key_of(name): at for at, name in enumerate(order)}
+    weights: dict[str, int] = {}
+    counted: set[str] = set()
+    for name in sorted(held, key=lambda name: places.get(key_of(name), -1), reverse=True):
+        content = (blobs[name].refs or (name,))[0]
+        size = 0 if content in counted else len(blobs[content].payload)
+        counted.add(content)
+        weights[key_of(name)] = weights.get(key_of(name), 0) + size
+    return weights
 
 
 def _with_removed(names: Sequence[str], messages: Iterable[str]) -> list[str]:

@@ -274,6 +274,20 @@ async def test_what_is_left_pending_by_the_last_step_is_bounded_as_well(session_
     assert (await session.run(compiled, Command(resume="yes")))["messages"][-1].content == "yes"
 
 
+async def test_bytes_are_bounded_though_old_messages_share_what_a_newer_one_holds(session_with: Opens) -> None:
+    session = session_with(max_bytes=10_000)
+    for number in range(6):
+        await session.add(
+            HumanMessage(f"q{number}"),
+            AIMessage("", tool_calls=[lookup_call("a", "c0")]),
+            ToolMessage("the same " * 200, tool_call_id="c0"),
+        )
+    for number in range(6):
+        await session.add(HumanMessage(f"then {number}"), AIMessage(f"{number}" * 2_000))
+        assert (await session.info()).bytes <= 10_000
+    assert (await session.texts())[-1] == "5" * 2_000
+
+
 async def test_bytes_are_bounded_whoever_writes_while_they_are_freed(open_buffer: Callable[..., SessionBuffer]) -> None:
     buffer = open_buffer(max_bytes=20_000)
     saver = buffer.checkpointer()
