@@ -125,7 +125,7 @@ def forget(context: typer.Context, user: User, *, yes: Yes = False) -> None:
     with opened(context) as buffer:
         _sure(f"Delete every session of {user!r}?", yes=yes)
         count = buffer.forget(user)
-        typer.echo(f"{count} session{'s' * (count != 1)} deleted")
+        typer.echo(f"{_counted(count, 'session')} deleted")
 
 
 @app.command()
@@ -136,17 +136,21 @@ def stats(context: typer.Context, *, as_json: Json = False) -> None:
         if as_json:
             typer.echo(json.dumps(usage._asdict()))
         else:
-            typer.echo(f"{usage.sessions:,} sessions, {amount(usage.bytes)}")
+            typer.echo(f"{_counted(usage.sessions, 'session')}, {amount(usage.bytes)}")
 
 
 @app.command()
 def sweep(context: typer.Context) -> None:
     """Free what expired."""
     with opened(context) as buffer:
-        typer.echo(f"{buffer.sweep():,} expired sessions freed")
+        typer.echo(f"{_counted(buffer.sweep(), 'expired session')} freed")
 
 
 # What the commands share
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'s' * (count != 1)}"
 
 
 @contextmanager

@@ -215,6 +215,17 @@ def test_stats_and_sweep_count(call: Call) -> None:
     assert call("sweep").stdout == "0 expired sessions freed\n"
 
 
+def test_one_session_is_told_as_one(call: Call, buffer: SessionBuffer) -> None:
+    assert call("forget", "bob", "--yes").stdout == "1 session deleted\n"
+    buffer.delete("alice", "other")
+    assert call("stats").stdout.startswith("1 session, ")
+
+
+def test_it_runs_as_a_module_as_well(buffer: SessionBuffer, url: str) -> None:
+    command = [sys.executable, "-m", "langchain_ttl_history.cli", "--url", url, "stats"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.startswith("3 sessions, ")
+
+
 def test_a_class_of_the_programs_own_has_to_be_allowed(call: Call, buffer: SessionBuffer) -> None:
     buffer.history("alice", "notes").add_messages([Note("my note")])
     refused = call("show", "alice", "notes")
