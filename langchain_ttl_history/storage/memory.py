@@ -1,7 +1,8 @@
 """Sessions in this process's memory.
 
-One lock is held for the length of one verb. Sessions stand in the order of their last use, so
-the next to evict is always the first, and no thread and no scan is needed.
+One lock is held for the length of one verb. Sessions stand in the order of their last use, so the next to evict is
+always the first, and in a queue by their deadlines, so that what expired is freed before. No thread and no scan is
+needed.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from langchain_ttl_history.storage.base import (
     Status,
     Usage,
 )
+from langchain_ttl_history.storage.memory_expiry import ExpiryQueue
 from langchain_ttl_history.storage.memory_session import MemorySession, refusal
 
 __all__ = ["MemoryStorage"]
@@ -77,6 +79,7 @@ class MemoryStorage:
         self._clock = clock or _wall_clock()
         self._lock = lock()
         self._sessions: OrderedDict[SessionKey, MemorySession] = OrderedDict()
+        self._expiry = ExpiryQueue(self._sessions)
         self._users: dict[str, dict[str, None]] = {}
         self._tombstones: OrderedDict[str, tuple[int, float]] = OrderedDict()
         self._bytes = 0
@@ -95,6 +98,7 @@ class MemoryStorage:
                 return Snapshot(now, fence)
             if query.lease is not None:
                 session.use(now, query.lease)
+                self._expiry.note(key, session)
                 self._sessions.move_to_end(key)
             return session.snapshot(query, now, fence)
 
@@ -102,7 +106,7 @@ class MemoryStorage:
         """Change one session."""
         with self._lock:
             now = self._clock()
-            self._free_expired(now)
+            self._free_expired(now, _FREED_PER_WRITE)
             session = self._live(key, now)
             refused = refusal(session, change, self._fence(key, now) if self._tombstones else 0)
             if refused is not None:
@@ -119,10 +123,11 @@ class MemoryStorage:
             if not change.upkeep:
                 session.use(now, change.lease)
                 self._sessions.move_to_end(key)
+            self._expiry.note(key, session)
             self._bytes += session.cost - before
             weights = session.weights_of(change)
             outcome = Outcome(Status.STORED, _NOTHING, session.generation, session.position, session.bytes, weights)
-            self._evict(key)
+            self._evict(key, now)
             return outcome
 
     def delete(self, user_id: str, session_id: str | None, tombstone_ttl: float) -> int:
@@ -167,11 +172,9 @@ class MemoryStorage:
         """Free everything that expired."""
         with self._lock:
             now = self._clock()
-            expired = [key for key, session in self._sessions.items() if session.is_expired(now)]
-            for key in expired:
-                self._remove(key)
+            freed = self._free_expired(now, len(self._sessions))
             self._free_tombstones(now)
-            return len(expired)
+            return freed
 
     def close(self) -> None:
         """Do nothing: there is nothing to close, and the sessions stay for whoever still holds this storage."""
@@ -212,31 +215,35 @@ class MemoryStorage:
             return None
         return session
 
-    def _remove(self, key: SessionKey) -> MemorySession:
-        session = self._sessions.pop(key)
+    def _remove(self, key: SessionKey) -> None:
+        session = self._sessions[key]
+        self._expiry.remove(session)
+        del self._sessions[key]
         self._bytes -= session.cost
         ids = self._users[key.user_id]
         del ids[key.session_id]
         if not ids:
             del self._users[key.user_id]
-        return session
 
-    def _evict(self, keep: SessionKey) -> None:
+    def _evict(self, keep: SessionKey, now: float) -> None:
         while (self._max_sessions is not None and len(self._sessions) > self._max_sessions) or (
             self._max_bytes is not None and self._bytes > self._max_bytes
         ):
+            if self._free_expired(now, 1):
+                continue
             oldest = next(iter(self._sessions))
             if oldest == keep:
                 # A session is never evicted by its own write, even alone over the bound.
                 return
             self._remove(oldest)
 
-    def _free_expired(self, now: float) -> None:
-        for _ in range(_FREED_PER_WRITE):
-            oldest = next(iter(self._sessions.items()), None)
-            if oldest is None or not oldest[1].is_expired(now):
-                return
-            self._remove(oldest[0])
+    def _free_expired(self, now: float, most: int) -> int:
+        for freed in range(most):
+            key = self._expiry.first_expired(now)
+            if key is None:
+                return freed
+            self._remove(key)
+        return most
 
     def _fence(self, key: SessionKey, now: float) -> int:
         if not self._tombstones:

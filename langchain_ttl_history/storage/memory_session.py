@@ -35,7 +35,7 @@ class MemorySession:
 
     __slots__ = (
         "blobs", "bytes", "cost", "created_at", "deadline", "generation", "idle_ttl", "last_used_at",
-        "lists", "position", "sound", "weights",
+        "lists", "position", "queued_until", "sound", "weights",
     )  # fmt: skip
 
     def __init__(self, generation: int, now: float) -> None:
@@ -43,6 +43,8 @@ class MemorySession:
         self.created_at = now
         self.last_used_at = now
         self.deadline: float | None = None
+        self.queued_until: float | None = None
+        """Where it stands in its storage's `ExpiryQueue`: never after its deadline; None if it does not."""
         self.idle_ttl: float | Keep | None = KEEP
         self.position = 0
         self.bytes = 0

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import gc
+import math
 import threading
 import time
 from collections.abc import Callable
 from functools import partial
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from langchain_ttl_history.errors import ConfigurationError
 from langchain_ttl_history.keys import SessionKey
@@ -154,6 +157,83 @@ def test_later_writes_free_what_expired(clock: Clock) -> None:
     assert storage.sweep() == 0
 
 
+def idle(seconds: float | None) -> Change:
+    return Change(Lease(seconds, None), blobs={"b": Blob(b"x")}, idle_ttl=seconds)
+
+
+def test_nobody_is_evicted_while_what_expired_holds_the_room(clock: Clock) -> None:
+    storage = MemoryStorage(max_sessions=5, clock=clock)
+    for number, seconds in enumerate([10_000.0, None, 10.0, 10.0, 10.0]):
+        storage.write(key(number), idle(seconds))
+    clock.advance(10)
+    for number in (5, 6, 7):
+        storage.write(key(number), idle(100.0))
+    assert numbers(storage) == [0, 1, 5, 6, 7]
+    storage.write(key(8), idle(100.0))
+    assert numbers(storage) == [1, 5, 6, 7, 8]
+
+
+def test_what_expired_is_freed_behind_what_lives_on(clock: Clock) -> None:
+    storage = MemoryStorage(clock=clock)
+    storage.write(key(0), idle(None))
+    for number in range(1, 10):
+        storage.write(key(number), idle(10.0))
+    clock.advance(10)
+    for _ in range(5):
+        storage.write(key(0), idle(None))
+    assert storage.usage().sessions == 1
+
+
+steps = st.one_of(
+    st.tuples(st.just("advance"), st.integers(1, 60)),
+    st.tuples(st.sampled_from(["use", "delete"]), st.integers(0, 3)),
+    st.tuples(st.sampled_from([None, 5.0, 50.0]), st.integers(0, 3)),
+    st.tuples(st.sampled_from([None, 5.0, 50.0]), st.integers(0, 3)),
+)
+
+
+@settings(max_examples=500)
+@given(st.lists(steps, min_size=5, max_size=40))
+def test_only_what_lives_on_counts_when_there_are_too_many(steps: list[tuple[str | float | None, int]]) -> None:
+    clock = Clock()
+    storage = MemoryStorage(max_sessions=2, clock=clock)
+    lives: dict[int, tuple[float | None, float]] = {}  # Idle time and deadline, the least recently used first.
+
+    def use(number: int, seconds: float | None) -> None:
+        lives.pop(number, None)
+        lives[number] = seconds, math.inf if seconds is None else clock.now + seconds
+
+    for step, number in steps:
+        if step == "advance":
+            clock.advance(number)
+            lives = {each: (seconds, until) for each, (seconds, until) in lives.items() if until > clock.now}
+        elif step == "use":
+            storage.read(key(number), Query(lease=LEASE))
+            if number in lives:
+                use(number, lives[number][0])
+        elif step == "delete":
+            storage.delete(*key(number), 1.0)
+            lives.pop(number, None)
+        else:
+            assert not isinstance(step, str)
+            storage.write(key(number), idle(step))
+            use(number, step)
+            if len(lives) > 2:
+                del lives[next(iter(lives))]
+        assert numbers(storage) == [*lives]
+    clock.advance(100)
+    storage.sweep()
+    assert storage.usage().sessions == sum(seconds is None for seconds, _ in lives.values())
+
+
+def test_the_queue_of_what_expires_stays_as_short_as_the_sessions_are_many(clock: Clock) -> None:
+    storage = MemoryStorage(max_sessions=100, clock=clock)
+    for number in range(1_000):
+        storage.write(key(number), idle(1_000.0))
+        storage.write(key(number), idle(500.0))
+    assert len(storage._expiry._heap) <= 300
+
+
 def test_nothing_is_left_of_what_was_deleted_but_a_digest(clock: Clock) -> None:
     storage = MemoryStorage(clock=clock)
     secret = SessionKey("user-secret", "session-secret")
@@ -220,6 +300,9 @@ def test_appends_from_many_threads_all_arrive() -> None:
     assert [entry.position for entry in entries] == list(range(1, 801))
 
 
+FILES = ("memory.py", "memory_session.py", "memory_expiry.py")
+
+
 def test_a_write_that_is_interrupted_anywhere_leaves_nothing_that_refers_to_what_is_gone() -> None:
     first = Change(LEASE, blobs={"m1": Blob(b"1"), "m2": Blob(b"2")}, append=[("l", b"", ("m1",)), ("l", b"", ("m2",))])
     second = Change(
@@ -233,7 +316,9 @@ def test_a_write_that_is_interrupted_anywhere_leaves_nothing_that_refers_to_what
     while not done:
         storage = MemoryStorage()
         storage.write(key(1), first)
-        done = not interrupted(partial(storage.write, key(1), second), step, "memory.py", "memory_session.py")
+        done = not interrupted(
+            partial(storage.write, key(1), second), step, "memory.py", "memory_session.py", "memory_expiry.py"
+        )
         step += 1
         found = storage.read(key(1), Query(outline=True))
         assert {ref for entry in found.lists["l"] for ref in entry.refs} <= set(found.blobs)
