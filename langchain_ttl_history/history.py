@@ -8,9 +8,9 @@ from langchain_core.chat_history import BaseChatMessageHistory
 from langchain_core.messages import BaseMessage, SystemMessage
 
 from langchain_ttl_history.display import Portrait, history_card
-from langchain_ttl_history.errors import TypeNotAllowedError, brief
-from langchain_ttl_history.flow import arun, run
-from langchain_ttl_history.history_writes import add, replace
+from langchain_ttl_history.errors import SessionDeletedError, TypeNotAllowedError, brief
+from langchain_ttl_history.flow import Flow, arun, run
+from langchain_ttl_history.history_writes import add, guard_of, replace
 from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.session_info import portrait
 from langchain_ttl_history.sessions import Sessions, Turn
@@ -65,7 +65,7 @@ class TTLChatMessageHistory(BaseChatMessageHistory):
 
     @property
     def messages(self) -> list[BaseMessage]:
-        """The conversation within the window, oldest first; fresh objects each time.
+        """The conversation within the window, oldest first. Setting it replaces the conversation.
 
         Raises:
             StorageError: The storage could not be reached.
@@ -77,8 +77,7 @@ class TTLChatMessageHistory(BaseChatMessageHistory):
 
     @messages.setter
     def messages(self, messages: Sequence[BaseMessage]) -> None:
-        run(self._storage, replace(self._sessions, self._key, messages))
-        self._turn = None
+        run(self._storage, self._ending(replace(self._sessions, self._key, messages, guard_of(self._turn))))
 
     async def aget_messages(self) -> list[BaseMessage]:
         """Async :attr:`messages`."""
@@ -88,8 +87,7 @@ class TTLChatMessageHistory(BaseChatMessageHistory):
 
     async def aset_messages(self, messages: Sequence[BaseMessage]) -> None:
         """Async: set :attr:`messages`."""
-        await arun(self._storage, replace(self._sessions, self._key, messages))
-        self._turn = None
+        await arun(self._storage, self._ending(replace(self._sessions, self._key, messages, guard_of(self._turn))))
 
     def add_messages(self, messages: Sequence[BaseMessage]) -> None:
         """Append messages, or update them: one whose id is known replaces that message, a `RemoveMessage` removes it.
@@ -101,13 +99,11 @@ class TTLChatMessageHistory(BaseChatMessageHistory):
             SessionDeletedError: The session was deleted since this turn read it.
             StorageError: The storage could not be reached.
         """
-        turn, self._turn = self._turn, None
-        run(self._storage, add(self._sessions, self._key, messages, turn))
+        run(self._storage, self._ending(add(self._sessions, self._key, messages, self._turn)))
 
     async def aadd_messages(self, messages: Sequence[BaseMessage]) -> None:
         """Async :meth:`add_messages`."""
-        turn, self._turn = self._turn, None
-        await arun(self._storage, add(self._sessions, self._key, messages, turn))
+        await arun(self._storage, self._ending(add(self._sessions, self._key, messages, self._turn)))
 
     def add_system_message(self, text: str) -> None:
         """Append a system message, such as an event in the app, without calling a model.
@@ -153,7 +149,16 @@ class TTLChatMessageHistory(BaseChatMessageHistory):
         self._sessions.cache.drop(*self._key)
         await self._storage.adelete(self._key.user_id, self._key.session_id, self._tombstone_ttl)
 
+    def _ending(self, write: Flow[None]) -> Flow[None]:
+        """A write, which ends the turn, unless it fails and may be tried again."""
+        try:
+            yield from write
+        except SessionDeletedError:
+            self._turn = None
+            raise
+        self._turn = None
+
     def _read(self, turn: Turn) -> list[BaseMessage]:
         if self._repeatable:
-            self._turn = turn
+            self._turn = turn._replace(images=self._sessions.codec.images(turn.messages)[1])
         return list(turn.messages)

@@ -8,14 +8,16 @@ from typing import Any
 from uuid import UUID
 
 from langchain_core.messages import (
-    AIMessage,
     BaseMessage,
     BaseMessageChunk,
+    HumanMessage,
     RemoveMessage,
+    SystemMessage,
     ToolMessage,
     message_chunk_to_message,
 )
 
+from langchain_ttl_history.chain_turns import new_in
 from langchain_ttl_history.conversation import diff, keyed
 from langchain_ttl_history.errors import SessionDeletedError, StorageError, TypeNotAllowedError, brief
 from langchain_ttl_history.flow import Flow
@@ -29,7 +31,7 @@ from langchain_ttl_history.stored.known_bodies import KnownBodies
 from langchain_ttl_history.stored.names import LOG
 from langchain_ttl_history.window import calls_of
 
-__all__ = ["add", "replace"]
+__all__ = ["add", "guard_of", "replace"]
 
 # How often a replacement is planned anew.
 _ATTEMPTS = 10
@@ -48,10 +50,10 @@ def add(sessions: Sessions, key: SessionKey, given: Sequence[BaseMessage], turn:
         TypeNotAllowedError: One is not a message, or holds what would not come back.
         SessionDeletedError: The session this continues was deleted.
     """
-    guard = Guard() if turn is None else Guard(turn.generation)
+    guard = guard_of(turn)
     messages = _listed(given, key)
     if turn is not None:
-        messages = _new_in(_answered([_checked(_spoken(message), key) for message in messages], turn), turn)
+        messages = new_in([_checked(_spoken(message), key) for message in messages], turn, sessions.codec)
     ready = [_ready(message, key) for message in messages]
     if any(isinstance(message, RemoveMessage) and message.id == REMOVE_ALL_MESSAGES for message in ready):
         yield from replace(sessions, key, ready, guard)
@@ -65,17 +67,26 @@ def add(sessions: Sessions, key: SessionKey, given: Sequence[BaseMessage], turn:
             removed[id] = None
         else:
             added[id] = message
-    after = None
-    if ready and isinstance(ready[0], ToolMessage):
+    groups: list[tuple[str | None, list[str]]] = [(None, [*added])]
+    if _has_late_results(added.values()) or (removed and not added):
         view = yield from sessions.read(key, None)
-        after = _caller(ready[0], view)
+        if not added and view.generation is None:
+            return  # There is nothing to remove, and no session to make.
+        groups = _placed(added.values(), view)
     if not ready:
         return
     blobs: dict[str, Blob] = {}
-    names = encode_new(added.values(), sessions.codec, label(key), blobs)
-    delta = Delta(_new_id(), tuple(removed), tuple(names), after)
+    names = dict(zip(added, encode_new(added.values(), sessions.codec, label(key), blobs), strict=True))
+    run = _new_id()
+    deltas = [Delta(run, (), tuple(map(names.__getitem__, ids)), after) for after, ids in groups]
+    deltas[0] = deltas[0]._replace(removed=tuple(removed))
     # No retry is needed: the change brings every body it refers to.
-    yield from _log(sessions, key, delta, blobs, guard)
+    yield from _log(sessions, key, deltas, blobs, guard)
+
+
+def guard_of(turn: Turn | None) -> Guard:
+    """What a turn's write continues: the session that the turn read, if it read one."""
+    return Guard() if turn is None else Guard(turn.generation)
 
 
 def replace(sessions: Sessions, key: SessionKey, messages: Sequence[BaseMessage], guard: Guard = Guard()) -> Flow[None]:
@@ -94,7 +105,8 @@ def replace(sessions: Sessions, key: SessionKey, messages: Sequence[BaseMessage]
         else:
             ready.pop(message.id, None)
     for _ in range(_ATTEMPTS):
-        view = yield from sessions.read(key, None)
+        # Where nothing is to be changed this read alone is the use.
+        view = yield from sessions.read(key, sessions.lease)
         blobs: dict[str, Blob] = {}
         known = KnownBodies()
         known.learn_read(view.names, [view.messages[name] for name in view.names], view.snapshot.blobs, sessions.codec)
@@ -103,16 +115,19 @@ def replace(sessions: Sessions, key: SessionKey, messages: Sequence[BaseMessage]
         if not removed and not added:
             return
         delta = Delta(_new_id(), removed, added, known=view.snapshot.position if removed else None)
-        if (yield from _log(sessions, key, delta, blobs, guard)):
+        if (yield from _log(sessions, key, [delta], blobs, guard)):
             return
     raise StorageError(
         f"{label(key)}: others kept freeing what the new conversation shares with the old one; try again"
     )
 
 
-def _log(sessions: Sessions, key: SessionKey, delta: Delta, blobs: Mapping[str, Blob], guard: Guard) -> Flow[bool]:
-    """Store a change; False if bodies it counts on were freed in between."""
-    change = Change(sessions.lease, guard, blobs, append=[(LOG, delta.payload(), delta.added)])
+def _log(
+    sessions: Sessions, key: SessionKey, deltas: Iterable[Delta], blobs: Mapping[str, Blob], guard: Guard
+) -> Flow[bool]:
+    """Store changes; False if bodies they count on were freed in between."""
+    append = [(LOG, delta.payload(), delta.added) for delta in deltas]
+    change = Change(sessions.lease, guard, blobs, append)
     outcome = yield from sessions.write(key, change)
     if outcome.status is Status.DELETED:
         raise SessionDeletedError(
@@ -171,48 +186,34 @@ def _ready(given: object, key: SessionKey) -> BaseMessage:
     return message
 
 
-def _answered(messages: list[BaseMessage], turn: Turn) -> list[BaseMessage]:
-    """The messages; their answer without its id if an earlier answer has it, so that it is stored anew.
+def _has_late_results(messages: Iterable[BaseMessage]) -> bool:
+    """Whether there is a tool's result whose call is not among these messages before it."""
+    called: set[str | None] = set()
+    for message in messages:
+        if isinstance(message, ToolMessage) and message.tool_call_id not in called:
+            return True
+        called.update(calls_of(message))
+    return False
 
-    A model's cache gives an answer again with the id of the first time. A runnable that hands back what it was shown
-    hands back more than that, as an agent does, or has edited it.
+
+def _placed(messages: Iterable[BaseMessage], view: View) -> list[tuple[str | None, list[str]]]:
+    """The ids of these messages in groups, and for each the key of the message that it follows; None for the end.
+
+    A late result goes to its call, and what answers it, up to the next question, goes with it.
     """
-    answer = messages[-1] if len(messages) > 1 else None
-    if not isinstance(answer, AIMessage) or not answer.id:
-        return messages
-    known = {message.id: message for message in (*turn.cut, *turn.messages)}
-    first = known.get(answer.id)
-    if not isinstance(first, AIMessage) or any(message.id in known for message in messages[:-1]):
-        return messages
-    if (first.content, first.tool_calls) != (answer.content, answer.tool_calls):
-        return messages
-    return [*messages[:-1], answer.model_copy(update={"id": None})]
-
-
-def _new_in(messages: Sequence[BaseMessage], turn: Turn) -> list[BaseMessage]:
-    """The messages that are new to a turn, and not among those it was shown.
-
-    A runnable that is a whole agent returns the history it was shown and its input as well. The input then comes twice:
-    as it was given, without an id, and as the agent returned it, with one. An answer alone shows no such thing, since a
-    model may say again what an answer among its input says.
-    """
-    shown = {message.id: message for message in turn.messages}
-    new: list[BaseMessage] = []
-    again: list[BaseMessage] = []
-    for place, message in enumerate(messages):
-        if message.id:
-            if shown.get(message.id) != message:
-                new.append(message)
-            continue
-        new.append(message)
-        if any(
-            type(later) is type(message) and later.id and later.id not in shown and later.content == message.content
-            for later in messages[place + 1 :]
-        ):
-            again.append(message)
-    if all(isinstance(message, AIMessage) for message in again):
-        return new
-    return [message for message in new if not any(message is each for each in again)]
+    groups: list[tuple[str | None, list[str]]] = [(None, [])]
+    here = {*keyed(view.names)}
+    called: set[str | None] = set()
+    for message in messages:
+        if message.id not in here:  # What is there stays in its place, and places nothing.
+            if isinstance(message, ToolMessage) and message.tool_call_id not in called:
+                after = _caller(message, view)
+                groups.append((after, []))
+            elif groups[-1][0] is not None and isinstance(message, (HumanMessage, SystemMessage)):
+                groups.append((None, []))
+            called.update(calls_of(message))
+        groups[-1][1].append(message.id or "")
+    return groups if groups[0][1] or len(groups) == 1 else groups[1:]
 
 
 def _caller(result: ToolMessage, view: View) -> str | None:

@@ -42,6 +42,14 @@ class Turn(NamedTuple):
     """The session's generation; None if there was no session."""
     cut: Sequence[BaseMessage] = ()
     """What it was not shown, since the window had cut it."""
+    images: bytes = b""
+    """The messages' images, to tell later whether one of them was changed in place; empty if they have none."""
+
+    def as_shown(self, codec: Codec) -> Sequence[BaseMessage]:
+        """The messages as they were when it was shown them."""
+        if not self.images or codec.images(self.messages)[1] == self.images:
+            return self.messages
+        return codec.messages_of(self.images, [*map(type, self.messages)])
 
 
 class View(NamedTuple):

@@ -350,9 +350,13 @@ class Session:
     async def event(self, text: str) -> None:
         await self.colour.call(self.history, "add_system_message", text)
 
-    async def replace(self, messages: Sequence[BaseMessage]) -> None:
-        """Set `history.messages`; there is no async variant of a setter."""
-        self.history.messages = list(messages)
+    async def replace(self, messages: Sequence[BaseMessage], history: TTLChatMessageHistory | None = None) -> None:
+        """Set the messages of a history, or of the live one."""
+        history = history or self.history
+        if self.colour.is_async:
+            await history.aset_messages(messages)
+        else:
+            history.messages = list(messages)
 
     async def clear(self) -> None:
         await self.colour.call(self.history, "clear")

@@ -13,6 +13,7 @@ from langchain_core.messages import (
     SystemMessage,
     ToolMessage,
 )
+from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import tool
 from langgraph.types import Command, interrupt
 
@@ -27,6 +28,7 @@ from .helpers import (
     dumps,
     lookup_call,
     texts,
+    with_history,
 )
 
 Opens = Callable[..., Session]
@@ -181,6 +183,41 @@ async def test_a_result_added_on_its_own_belongs_to_the_newest_call_of_that_id(s
         await session.add(AIMessage(f"answer {turn}"))
         expected += [turn, "call same, other", f"same {turn}", f"other {turn}", f"event {turn}", f"answer {turn}"]
     assert await session.texts() == expected
+
+
+async def test_late_results_that_are_added_together_each_go_to_their_own_call(session: Session) -> None:
+    for thing in "ab":
+        await session.add(human(f"look up {thing}"), calls(thing))
+    await session.add(result("a"), result("b"), AIMessage("answer"))
+    assert await session.texts() == [
+        *("look up a", "call a", "facts about a"),
+        *("look up b", "call b", "facts about b", "answer"),
+    ]
+
+
+async def test_what_is_asked_after_a_late_result_goes_to_the_end(session: Session) -> None:
+    await session.add(human("look up a"), calls("a"))
+    await session.add(human("q2"), AIMessage("a2"))
+    await session.add(result("a"), AIMessage("a1"), human("q3"), AIMessage("a3"))
+    assert await session.texts() == ["look up a", "call a", "facts about a", "a1", "q2", "a2", "q3", "a3"]
+
+
+async def test_a_turn_that_begins_with_a_late_result_is_the_newest(session_with: Opens) -> None:
+    session = session_with(max_messages=4)
+    await session.add(human("look up a"), calls("a"))
+    for number in (2, 3):
+        await session.add(human(f"q{number}"), AIMessage(f"a{number}"))
+    chain = with_history(RunnableLambda(lambda _: AIMessage("a4")), session.buffer)
+    await session.run(chain, [result("a"), human("q4")])
+    assert await session.texts() == ["q3", "a3", "q4", "a4"]
+
+
+async def test_what_is_asked_after_a_result_is_edited_goes_to_the_end(session: Session) -> None:
+    edited = ToolMessage("others", tool_call_id="a", id="1")
+    await session.add(human("look up a"), calls("a"), edited.model_copy(update={"content": "facts"}), AIMessage("a1"))
+    await session.add(human("q2"), AIMessage("a2"))
+    await session.add(edited, human("q3"), AIMessage("a3"))
+    assert await session.texts() == ["look up a", "call a", "others", "a1", "q2", "a2", "q3", "a3"]
 
 
 async def test_a_result_without_a_call_is_left_out_when_read(session: Session) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, RemoveMessage, SystemMessage, ToolMessage
 from langchain_core.runnables import RunnableLambda
+from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.graph.message import REMOVE_ALL_MESSAGES
 
@@ -270,6 +272,30 @@ async def test_a_call_that_a_models_cache_gives_again_gets_results_of_its_own(se
     assert await session.texts() == expected
 
 
+async def test_a_whole_turn_that_a_models_cache_gives_again_is_stored_again(session: Session) -> None:
+    call = AIMessage("", tool_calls=[lookup_call("a", "1")], id="1")
+    answer = AIMessage("answer: facts about a", id="2")
+    chain = with_history(
+        RunnableLambda(lambda _: [call, ToolMessage("facts about a", tool_call_id="1"), answer]), session.buffer
+    )
+    for turn in range(1, 4):
+        await session.run(chain, [HumanMessage("look up a")])
+        assert await session.texts() == ["look up a", "call a", "facts about a", "answer: facts about a"] * turn
+
+
+async def test_what_an_agent_remembers_of_its_own_is_no_news_though_the_history_has_freed_it(
+    session_with: Callable[..., Session],
+) -> None:
+    session = session_with(max_messages=4)
+    agent = build_graph("agent", InMemorySaver())
+    wrapped = with_history(agent, session.buffer, input_messages_key="messages", output_messages_key="messages")
+    expected: list[str] = []
+    for turn in range(12):
+        await session.run(wrapped, {"messages": [HumanMessage(f"hello {turn}")]})
+        expected += [f"hello {turn}", f"re: hello {turn}"]
+        assert await session.texts() == expected[-4:]
+
+
 @pytest.mark.parametrize("kind", GRAPH_KINDS)
 async def test_a_history_with_its_own_key_around_an_agent_stores_each_message_once(session: Session, kind: str) -> None:
     agent = build_graph(kind, session.buffer.checkpointer())
@@ -296,6 +322,12 @@ async def test_a_history_with_its_own_key_around_an_agent_stores_each_message_on
     ):
         assert conversation.count(text) == 1, conversation
     assert await session.seen_by(agent) == conversation
+
+
+async def test_an_input_that_says_the_same_twice_is_stored_whole(session: Session) -> None:
+    chain = with_history(RunnableLambda(lambda _: AIMessage("fine")), session.buffer)
+    await session.run(chain, [HumanMessage("ok"), AIMessage("Really?"), HumanMessage("ok", id="u2")])
+    assert await session.texts() == ["ok", "Really?", "ok", "fine"]
 
 
 async def test_a_message_without_an_id_is_new_each_time_it_is_added(session: Session) -> None:
@@ -386,6 +418,16 @@ async def test_appends_retried_at_the_same_time_store_each_message_once(
     batch = [HumanMessage("q", id="m1"), AIMessage("a", id="m2")]
     await asyncio.gather(*(session.add(*batch) for _ in range(6)))
     assert await session.texts() == ["q", "a"]
+
+
+async def test_a_message_that_a_chain_edits_in_place_and_hands_back_replaces_the_one_before(session: Session) -> None:
+    def redacted(messages: list[BaseMessage]) -> list[BaseMessage]:
+        messages[0].content = "my card is ****"
+        return [messages[0], AIMessage("noted")]
+
+    await session.add(HumanMessage("my card is 1234", id="1"))
+    await session.run(with_history(RunnableLambda(redacted), session.buffer), [HumanMessage("thanks")])
+    assert await session.texts() == ["my card is ****", "thanks", "noted"]
 
 
 async def test_a_message_of_the_history_that_a_chain_hands_back_edited_replaces_the_one_before(

@@ -112,6 +112,7 @@ USES: dict[str, Use] = {
     "appending": lambda s, graph, saver: s.add(HumanMessage("more")),
     "an event": lambda s, graph, saver: s.event("an event"),
     "setting the messages": lambda s, graph, saver: s.replace([HumanMessage("other")]),
+    "setting them as they are": lambda s, graph, saver: s.replace([HumanMessage("other", id="other")]),
     "get_tuple": lambda s, graph, saver: s.colour.call(saver, "get_tuple", s.config),
     "list": lambda s, graph, saver: s.colour.collect(saver, "list", s.config),
     "get_state": lambda s, graph, saver: s.state(graph),

@@ -618,6 +618,8 @@ async def test_probing_unknown_sessions_creates_nothing(colour: Colour) -> None:
         assert await unknown.messages() == []
         assert await unknown.info() is None
         assert await unknown.delete() is False
+        await unknown.add(RemoveMessage(id="unknown"))
+        await unknown.replace([])
         assert await unknown.colour.call(saver, "get_tuple", unknown.config) is None
         assert await unknown.colour.collect(saver, "list", unknown.config) == []
     assert await session.texts() == ["mine"]

@@ -8,12 +8,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from langchain_core.messages import HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langchain_core.tools import tool
 from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.types import Command, interrupt
 
-from langchain_ttl_history import SessionBuffer, SessionDeletedError
+from langchain_ttl_history import SessionBuffer, SessionDeletedError, TypeNotAllowedError
 from langchain_ttl_history.storage.base import Status
 from langchain_ttl_history.testing import Clock
 
@@ -199,6 +199,30 @@ async def test_a_chains_turn_that_was_running_gets_an_error_on_its_write(session
         await session.colour.call(turn, "add_messages", [HumanMessage("late")])
     assert "s1" in str(error.value)
     await assert_gone(session)
+
+
+async def test_a_chains_turn_that_was_running_cannot_bring_back_what_it_read_by_setting_it(session: Session) -> None:
+    await session.event("secret")
+    turn = session.buffer.get_session_history("s1", user_id="alice")
+    summary = [SystemMessage(f"summary: {text}") for text in texts(await session.read(turn))]
+    await session.delete()
+    with pytest.raises(SessionDeletedError):
+        await session.replace(summary, turn)
+    await assert_gone(session)
+
+
+async def test_a_chains_turn_whose_first_write_failed_is_refused_when_it_tries_again(session: Session) -> None:
+    await session.event("secret")
+    turn = session.buffer.get_session_history("s1", user_id="alice")
+    said = texts(await session.read(turn))
+    await session.delete()
+    with pytest.raises(TypeNotAllowedError):
+        await session.colour.call(turn, "add_messages", [AIMessage("", additional_kwargs={"o": object()})])
+    with pytest.raises(SessionDeletedError):
+        await session.colour.call(turn, "add_messages", [SystemMessage(f"summary: {said}")])
+    await assert_gone(session)
+    await session.colour.call(turn, "add_messages", [HumanMessage("a new turn")])
+    assert await session.texts() == ["a new turn"]
 
 
 @pytest.mark.parametrize("style", ["keyed", "sliced"])

@@ -1,0 +1,96 @@
+"""What of all that a chain's turn hands over is new."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Container, Sequence
+
+from langchain_core.messages import AIMessage, BaseMessage
+
+from langchain_ttl_history.codec import Codec
+from langchain_ttl_history.sessions import Turn
+
+__all__ = ["new_in"]
+
+
+def new_in(messages: Sequence[BaseMessage], turn: Turn, codec: Codec) -> list[BaseMessage]:
+    """The messages that are new to a turn, and not among those it was shown.
+
+    Args:
+        messages: The turn's input, then its output.
+        turn: What it was shown.
+        codec: Tells whether the turn changed in place what it was shown.
+    """
+    shown = {message.id: message for message in turn.as_shown(codec)}
+    said = _with_cached_as_new(messages, turn)
+    given_again = _given_again(said, shown)
+    said = _without_old(said, shown, given_again)
+    return [message for message in said if not message.id or shown.get(message.id) != message]
+
+
+def _with_cached_as_new(messages: Sequence[BaseMessage], turn: Turn) -> list[BaseMessage]:
+    """The messages; without their ids those that a model's cache gave again, so that they are stored anew.
+
+    The cache gives an answer again with the id of the first time. A runnable that hands back what it was shown hands
+    back more than answers, as an agent does, or has edited it, or says something new at the end.
+    """
+    known = {message.id: message for message in (*turn.cut, *turn.messages) if message.id}
+    again = [message for message in messages if message.id in known]
+    if len(messages) < 2 or not again or again[-1] is not messages[-1]:
+        return [*messages]
+    if not all(_is_same_answer(message, known[message.id or ""]) for message in again):
+        return [*messages]
+    return [message.model_copy(update={"id": None}) if message.id in known else message for message in messages]
+
+
+def _is_same_answer(message: BaseMessage, first: BaseMessage) -> bool:
+    # What it cost may be told otherwise.
+    return (
+        isinstance(message, AIMessage)
+        and isinstance(first, AIMessage)
+        and (first.content, first.tool_calls) == (message.content, message.tool_calls)
+    )
+
+
+def _given_again(messages: Sequence[BaseMessage], shown: Container[str | None]) -> list[BaseMessage]:
+    """The messages of the input that come again in the output, as from a runnable that is a whole agent.
+
+    They come first as they were given, without an id, and then as the agent returned them, with one.
+    """
+    again: list[BaseMessage] = []
+    first = len(messages)
+    for place, message in enumerate(messages):
+        if message.id:
+            continue
+        for at in range(place + 1, len(messages)):
+            copy = messages[at]
+            if type(copy) is type(message) and copy.id and copy.id not in shown and copy.content == message.content:
+                again.append(message)
+                first = min(first, at)
+                break
+    # An agent returns all that it was given. An answer alone shows no agent, since a model may say again what an
+    # answer among its input says.
+    is_agent = sum(not message.id for message in messages[:first]) == len(again)
+    return again if is_agent and not all(isinstance(message, AIMessage) for message in again) else []
+
+
+def _without_old(
+    messages: Sequence[BaseMessage], shown: Container[str | None], given_again: Sequence[BaseMessage]
+) -> list[BaseMessage]:
+    """The messages, without the input that comes again, and without what an agent knows from before what it was shown.
+
+    An agent with a memory of its own returns all of that, and so what this session has freed as well.
+    """
+    again = {id(message) for message in given_again}
+    counts = Counter(message.id for message in messages)
+    ids: set[str | None] = set()
+    input_ends = 0
+    for message in messages:
+        if id(message) not in again and (not message.id or counts[message.id] == 1 or message.id in ids):
+            break
+        ids.add(message.id)
+        input_ends += 1
+    output = messages[input_ends:]
+    if input_ends:
+        output = output[next((at for at, message in enumerate(output) if message.id in shown), 0) :]
+    return [message for message in output if id(message) not in again]
