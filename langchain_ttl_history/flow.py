@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Any, NamedTuple, TypeVar
 
-from langchain_ttl_history.errors import CorruptRecordError, TypeNotAllowedError
+from langchain_ttl_history.errors import CorruptRecordError, StorageError, TypeNotAllowedError
 from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.storage.base import Change, Query, Storage
 
@@ -84,14 +84,20 @@ def run(storage: Storage, flow: Flow[T]) -> T:
     try:
         request = next(flow)
         while True:
-            if isinstance(request, Write):
-                request = flow.send(storage.write(request.key, request.change))
-            elif isinstance(request, Read):
-                request = flow.send(storage.read(request.key, request.query))
-            elif isinstance(request, Page):
-                request = flow.send(storage.sessions(*request))
+            try:
+                answer: Any
+                if isinstance(request, Write):
+                    answer = storage.write(request.key, request.change)
+                elif isinstance(request, Read):
+                    answer = storage.read(request.key, request.query)
+                elif isinstance(request, Page):
+                    answer = storage.sessions(*request)
+                else:
+                    answer = storage.delete(*request)
+            except StorageError as error:
+                request = flow.throw(error)  # It may go on without the answer.
             else:
-                request = flow.send(storage.delete(*request))
+                request = flow.send(answer)
     except StopIteration as stop:
         result: T = stop.value
         return result
@@ -106,14 +112,20 @@ async def arun(storage: Storage, flow: Flow[T]) -> T:
     try:
         request = next(flow)
         while True:
-            if isinstance(request, Write):
-                request = flow.send(await storage.awrite(request.key, request.change))
-            elif isinstance(request, Read):
-                request = flow.send(await storage.aread(request.key, request.query))
-            elif isinstance(request, Page):
-                request = flow.send(await storage.asessions(*request))
+            try:
+                answer: Any
+                if isinstance(request, Write):
+                    answer = await storage.awrite(request.key, request.change)
+                elif isinstance(request, Read):
+                    answer = await storage.aread(request.key, request.query)
+                elif isinstance(request, Page):
+                    answer = await storage.asessions(*request)
+                else:
+                    answer = await storage.adelete(*request)
+            except StorageError as error:
+                request = flow.throw(error)
             else:
-                request = flow.send(await storage.adelete(*request))
+                request = flow.send(answer)
     except StopIteration as stop:
         result: T = stop.value
         return result

@@ -21,8 +21,20 @@ Duration: TypeAlias = "float | timedelta | None"
 TokenCounter: TypeAlias = Callable[[Sequence[BaseMessage]], int]
 """Takes messages, gives their number of tokens."""
 
+# As `count_tokens_approximately` has it.
+_CHARACTERS_A_TOKEN = 4
 # The field names that hold a time; all others hold a count.
 _DURATIONS = frozenset({"idle_ttl", "max_age"})
+
+
+def _approximate_tokens(messages: Sequence[BaseMessage]) -> int:
+    """LangChain's approximation; messages that it cannot count are taken by the length of what they hold."""
+    try:
+        return count_tokens_approximately(messages)
+    except Exception:  # noqa: BLE001  # a message of another class, or odd content, may raise anything there
+        if len(messages) == 1:
+            return len(repr(messages[0])) // _CHARACTERS_A_TOKEN + 1
+        return sum(_approximate_tokens([message]) for message in messages)
 
 
 @dataclass(frozen=True)
@@ -37,7 +49,8 @@ class Retention:
         max_bytes: Payload bytes a session holds.
         max_checkpoints: Root checkpoints a session lists; those of subgraphs go with the root
             checkpoint they ran under.
-        token_counter: Counts the tokens of a sequence of messages.
+        token_counter: Counts the tokens of a sequence of messages; by default as LangChain's
+            `count_tokens_approximately` does.
 
     Raises:
         ConfigurationError: A bound is zero, negative, a bool, NaN, infinite or not a number.
@@ -49,7 +62,7 @@ class Retention:
     max_tokens: int | None = None
     max_bytes: int | None = 8 * 1024 * 1024
     max_checkpoints: int | None = 100
-    token_counter: TokenCounter = field(default=count_tokens_approximately, repr=False)
+    token_counter: TokenCounter = field(default=_approximate_tokens, repr=False)
 
     def __post_init__(self) -> None:
         for each in fields(self):

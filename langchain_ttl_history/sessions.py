@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,8 +17,9 @@ from langchain_ttl_history.checkpoints import Record, pointed_at
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.compaction import hard_limits, limits, plan, together
 from langchain_ttl_history.conversation import fold, keyed
+from langchain_ttl_history.errors import TTLHistoryError
 from langchain_ttl_history.flow import Flow, Read, Write
-from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.log_entries import Log, Seen, deltas_of
 from langchain_ttl_history.message_cutting import Conversation
 from langchain_ttl_history.retention import Retention
@@ -29,6 +31,8 @@ from langchain_ttl_history.stored.recall import Recall
 from langchain_ttl_history.window import Caps, cut, simple_start, without_open_group
 
 __all__ = ["Sessions", "Turn", "View"]
+
+logger = logging.getLogger(__name__)
 
 # By how much a session has to grow before it is freed again, where freeing it left it over `max_bytes`.
 _GROWTH = 1.1
@@ -239,7 +243,13 @@ class Sessions:
         return any([weight > most.get(name, weight) for name, weight in weights.items()])  # noqa: C419  # a generator is slower
 
     def free_now(self, key: SessionKey) -> Flow[None]:
-        """Free what is over the caps at once."""
+        """Free what is over the caps at once, after a write. That it fails undoes no write, so it is only logged."""
+        try:
+            yield from self._free(key)
+        except TTLHistoryError as error:
+            logger.warning("%s keeps more than its caps allow, since freeing it failed: %s", label(key), error)
+
+    def _free(self, key: SessionKey) -> Flow[None]:
         snapshot: Snapshot = yield Read(key, Query(outline=True))
         if not snapshot.generation:
             return

@@ -14,7 +14,7 @@ from functools import lru_cache
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolCall, ToolMessage
 
-from langchain_ttl_history.errors import ConfigurationError
+from langchain_ttl_history.errors import ConfigurationError, brief
 
 __all__ = [
     "Caps",
@@ -227,12 +227,21 @@ def _fitter(messages: Sequence[BaseMessage], caps: Caps, sizes: Sequence[int] | 
             return False
         if caps.tokens is None or caps.token_counter is None:
             return True
-        count = caps.token_counter([messages[position] for position in positions])
+        chosen = [messages[position] for position in positions]
+        try:
+            count = caps.token_counter(chosen)
+        except Exception as error:
+            raise ConfigurationError(
+                f"{_named(caps.token_counter)} raised {type(error).__name__}: {error}; "
+                "it must count whatever messages are stored"
+            ) from error
         try:
             return count <= caps.tokens
         except TypeError as error:
-            raise ConfigurationError(
-                f"token_counter={caps.token_counter!r} must give a number, not {count!r}"
-            ) from error
+            raise ConfigurationError(f"{_named(caps.token_counter)} must give a number, not {brief(count)}") from error
 
     return fits
+
+
+def _named(counter: object) -> str:
+    return f"token_counter={brief(getattr(counter, '__qualname__', counter))}"

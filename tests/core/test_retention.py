@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 from langchain_core.messages.utils import count_tokens_approximately
 
 from langchain_ttl_history.errors import ConfigurationError
@@ -25,7 +26,23 @@ def test_the_defaults_bound_everything_but_age_and_tokens() -> None:
     assert (retention.idle_ttl, retention.max_age) == (1800.0, None)
     assert (retention.max_messages, retention.max_tokens) == (80, None)
     assert (retention.max_bytes, retention.max_checkpoints) == (8 * 1024 * 1024, 100)
-    assert retention.token_counter is count_tokens_approximately
+    said = [HumanMessage("How are you?"), AIMessage("Fine."), ToolMessage("1", tool_call_id="1")]
+    assert retention.token_counter(said) == count_tokens_approximately(said)
+
+
+class Note(BaseMessage):
+    """A message of no kind that LangChain counts."""
+
+    type: str = "note"
+
+
+@pytest.mark.parametrize(
+    "odd", [Note(content="x" * 400), HumanMessage([{"type": "text", "text": None}])], ids=["class", "content"]
+)
+def test_by_default_whatever_can_be_stored_is_counted(odd: BaseMessage) -> None:
+    counter, known = Retention().token_counter, HumanMessage("How are you?")
+    assert counter([known, odd]) == counter([known]) + counter([odd])
+    assert len(odd.content) / 4 < counter([odd]) < 200
 
 
 @pytest.mark.parametrize("field", DURATIONS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 from langchain_core.messages import (
@@ -16,6 +16,8 @@ from langchain_core.messages import (
 from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import tool
 from langgraph.types import Command, interrupt
+
+from langchain_ttl_history import ConfigurationError
 
 from .helpers import (
     GRAPH_KINDS,
@@ -389,6 +391,18 @@ async def test_a_cap_on_tokens_uses_the_counter_it_was_given(session_with: Opens
     assert await session.texts() == ["3333", "444444"]
     await session.add(AIMessage("5"))
     assert await session.texts() == ["3333", "5"]
+
+
+async def test_a_counter_of_tokens_that_fails_is_named_when_it_is_asked(session_with: Opens) -> None:
+    def one_word_each(messages: Sequence[BaseMessage]) -> int:
+        return sum(1 for message in messages if message.content.isalpha())  # type: ignore[union-attr]  # a block fails
+
+    session = session_with(max_tokens=10, token_counter=one_word_each)
+    await session.add(human("hello"))
+    assert await session.texts() == ["hello"]
+    await session.add(HumanMessage([{"type": "text", "text": "hello"}]))
+    with pytest.raises(ConfigurationError, match=r"one_word_each.*raised AttributeError"):
+        await session.messages()
 
 
 async def test_a_counter_of_tokens_is_not_asked_about_nothing(session_with: Opens) -> None:

@@ -10,12 +10,12 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, Remove
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Command, interrupt
 
-from langchain_ttl_history import Retention, SessionBuffer
+from langchain_ttl_history import Retention, SessionBuffer, StorageError
 from langchain_ttl_history.compaction import hard_limits
 from langchain_ttl_history.storage import MemoryStorage
 from langchain_ttl_history.storage.base import Query
 from langchain_ttl_history.stored.names import LOG
-from tests.promises.helpers import Desk
+from tests.promises.helpers import Colour, Desk
 from tests.regressions.cases import CALL, CONFIG, DELTAS, KEY, Hooked, ask, asking, calls_while, chained, ids, texts
 
 
@@ -278,3 +278,40 @@ def test_what_a_delta_channel_needs_over_the_caps_is_not_looked_through_at_every
     # One more for each tenth that the session has grown, and a few before the first checkpoint is kept so.
     assert len(outlines) < 30
     assert agent.get_state(CONFIG).values["files"] == ["report"]
+
+
+def failing_to_free(query: Query) -> None:
+    if query.outline:
+        raise StorageError("it cannot be reached")
+
+
+@pytest.mark.parametrize("door", ["history", "graph"])
+async def test_a_write_that_is_stored_raises_nothing_though_freeing_fails(
+    door: str, colour: Colour, caplog: pytest.LogCaptureFixture
+) -> None:
+    storage = Hooked()
+    storage.after_read = failing_to_free
+    retention = Retention(max_messages=None, max_checkpoints=None, max_bytes=1_000)
+    buffer = SessionBuffer(storage, default_user="u", retention=retention)
+    agent, history = calls_while(buffer, lambda: None), buffer.history(session_id="t")
+    for number in range(20):
+        said = [HumanMessage(f"q{number}" + "." * 100)]
+        if door == "history":
+            await colour.call(history, "add_messages", said)
+        else:
+            await colour.call(agent, "invoke", {"messages": said}, CONFIG)
+    assert [text[:3] for text in texts(history.messages) if text.startswith("q")][-1] == "q19"
+    assert "keeps more than its caps allow" in caplog.messages[-1]
+
+
+def test_a_write_that_is_stored_raises_nothing_though_its_window_cannot_be_counted(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    storage = MemoryStorage()
+    retention = Retention(max_messages=2, max_tokens=10, token_counter=lambda _: "many")  # type: ignore[arg-type, return-value]  # a wrong counter is the test
+    history = SessionBuffer(storage, default_user="u", retention=retention).history(session_id="t")
+    for number in range(20):
+        history.add_messages([HumanMessage(f"q{number}")])
+    whole = SessionBuffer(storage, default_user="u", retention=Retention(max_messages=None)).history(session_id="t")
+    assert texts(whole.messages) == [f"q{number}" for number in range(20)]
+    assert "must give a number" in caplog.messages[-1]
