@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
+from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
+from typing import TypeAlias
 
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.log_trimming import kept_entries
 from langchain_ttl_history.message_cutting import Conversation, with_fewer_messages
 from langchain_ttl_history.pruning import Lines, keep_only, leaves, shown_lines, waiting_roots
 from langchain_ttl_history.retention import Retention
-from langchain_ttl_history.storage.base import Change, Lease, Snapshot
+from langchain_ttl_history.storage.base import Change, Entry, Lease, Snapshot
 from langchain_ttl_history.stored.names import ID, INDEX, LOG, SUBS
 
-__all__ = ["hard_limits", "limits", "plan", "together"]
+__all__ = ["ShowsAsBefore", "hard_limits", "limits", "plan", "together"]
+
+ShowsAsBefore: TypeAlias = Callable[[AbstractSet[str]], bool]
 
 # How much further than `Storage.slack` a session may grow before a write frees it at once, and to which part of
 # `max_bytes` it is then reduced, so that the next writes free nothing.
@@ -70,6 +74,7 @@ def plan(
     codec: Codec,
     conversation: Conversation,
     shown: AbstractSet[str],
+    shows_as_before: ShowsAsBefore,
 ) -> Change:
     """What to free of a session that is over its caps.
 
@@ -80,6 +85,7 @@ def plan(
         codec: Reads the records.
         conversation: The session's.
         shown: Names of the messages that the history or a graph shows.
+        shows_as_before: Whether both show the same as before if only the messages of these names are left.
     """
     lines = Lines(snapshot, codec)
     roots = lines.of(INDEX)
@@ -87,7 +93,7 @@ def plan(
     waiting = waiting_roots(leaves(roots), snapshot, codec)
     bound = retention.max_bytes
     room = math.inf if bound is None else bound * _REMOVALS_SHARE
-    log = kept_entries(conversation.log, shown, conversation.names, retention.max_messages, room)
+    log = _kept_log(conversation, shown, retention.max_messages, room, shows_as_before)
 
     def keeping(cap: int | None) -> Change:
         return keep_only(snapshot, shown_lines(roots, subs, cap, waiting), lease, lines, log)
@@ -109,6 +115,28 @@ def plan(
     if over <= 0:
         return change
     return with_fewer_messages(snapshot, change, over, log, conversation, codec)
+
+
+def _kept_log(
+    conversation: Conversation,
+    shown: AbstractSet[str],
+    spare: int | None,
+    room: float,
+    shows_as_before: ShowsAsBefore,
+) -> list[Entry]:
+    """The entries of the log that stay; see `kept_entries`.
+
+    What they leave of the conversation may fit the caps as a whole, although it begins within a turn. It would be shown
+    from there on, so then more is kept, of which the window cuts what it cut before.
+    """
+    log = kept_entries(conversation.log, shown, conversation.names, spare, room)
+    if spare is None:
+        return log
+    step, most = 1, sum(len(entry.refs) for entry in conversation.log.entries)
+    while spare < most and not shows_as_before({*conversation.log.head}.union(*[entry.refs for entry in log])):
+        spare, step = spare + step, 2 * step
+        log = kept_entries(conversation.log, shown, conversation.names, spare, room)
+    return log
 
 
 def _bytes_after(snapshot: Snapshot, change: Change) -> int:

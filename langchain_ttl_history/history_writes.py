@@ -68,7 +68,7 @@ def add(sessions: Sessions, key: SessionKey, given: Sequence[BaseMessage], turn:
         else:
             added[id] = message
     groups: list[tuple[str | None, list[str]]] = [(None, [*added])]
-    if _has_late_results(added.values()) or (removed and not added):
+    if ready and (isinstance(ready[0], ToolMessage) or not added):
         view = yield from sessions.read(key, None)
         if not added and view.generation is None:
             return  # There is nothing to remove, and no session to make.
@@ -186,32 +186,21 @@ def _ready(given: object, key: SessionKey) -> BaseMessage:
     return message
 
 
-def _has_late_results(messages: Iterable[BaseMessage]) -> bool:
-    """Whether there is a tool's result whose call is not among these messages before it."""
-    called: set[str | None] = set()
-    for message in messages:
-        if isinstance(message, ToolMessage) and message.tool_call_id not in called:
-            return True
-        called.update(calls_of(message))
-    return False
-
-
 def _placed(messages: Iterable[BaseMessage], view: View) -> list[tuple[str | None, list[str]]]:
     """The ids of these messages in groups, and for each the key of the message that it follows; None for the end.
 
-    A late result goes to its call, and what answers it, up to the next question, goes with it.
+    Results that come first were late: each goes to its call, and what answers them, up to the next question, with them.
     """
     groups: list[tuple[str | None, list[str]]] = [(None, [])]
     here = {*keyed(view.names)}
-    called: set[str | None] = set()
+    is_late = True
     for message in messages:
         if message.id not in here:  # What is there stays in its place, and places nothing.
-            if isinstance(message, ToolMessage) and message.tool_call_id not in called:
-                after = _caller(message, view)
-                groups.append((after, []))
+            is_late = is_late and isinstance(message, ToolMessage)
+            if isinstance(message, ToolMessage) and is_late:
+                groups.append((_caller(message, view), []))
             elif groups[-1][0] is not None and isinstance(message, (HumanMessage, SystemMessage)):
                 groups.append((None, []))
-            called.update(calls_of(message))
         groups[-1][1].append(message.id or "")
     return groups if groups[0][1] or len(groups) == 1 else groups[1:]
 

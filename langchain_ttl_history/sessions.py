@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
@@ -261,12 +262,20 @@ class Sessions:
 
     def _plan(self, view: View) -> Change:
         messages = view.messages
-        shown = set(self.window(view.names, messages))
+        windows = [(view.names, self.window(view.names, messages))]
         if view.history is not view.names:
-            shown.update(self.window(view.history, messages))
+            windows.append((view.history, self.window(view.history, messages)))
+
+        def shows_as_before(left: AbstractSet[str]) -> bool:
+            return all(
+                [*self.window([name for name in names if name in left], messages)] == [*window]
+                for names, window in windows
+            )
+
         # A pending interrupt needs the open tool call and the message that opened its turn.
         conversation = Conversation(view.names, messages, set(view.waiting), view.log)
-        return plan(view.snapshot, self.retention, self.lease, self.codec, conversation, shown)
+        shown = {name for _, window in windows for name in window}
+        return plan(view.snapshot, self.retention, self.lease, self.codec, conversation, shown, shows_as_before)
 
 
 def _apart(messages: Iterable[BaseMessage]) -> list[BaseMessage]:

@@ -186,6 +186,45 @@ def test_a_history_that_frees_as_it_goes_shows_only_whole_groups_of_what_was_sai
         case.close(storage)
 
 
+@st.composite
+def talks(draw: st.DrawFn) -> list[list[BaseMessage]]:
+    """Appends that only go on: turns of a few kinds again and again, in parts."""
+    kinds = draw(st.lists(st.sampled_from("haac"), min_size=1, max_size=4))
+    size = draw(st.integers(1, 3))
+    said: list[BaseMessage] = []
+    while len(said) < 60:
+        for kind in kinds:
+            number = len(said)
+            if kind == "h":
+                said.append(HumanMessage("h", id=f"m{number}"))
+            elif kind == "a":
+                said.append(AIMessage("a", id=f"m{number}"))
+            else:
+                said.append(AIMessage("", id=f"m{number}", tool_calls=[lookup_call("x", f"c{number}")]))
+                said.append(ToolMessage("t", id=f"m{number + 1}", tool_call_id=f"c{number}"))
+    return [said[at : at + size] for at in range(0, len(said), size)]
+
+
+@settings(generously, max_examples=40)
+@given(appends=talks(), cap=st.integers(1, 12))
+def test_a_history_that_frees_as_it_goes_shows_what_the_rules_say_of_all_that_was_said(
+    appends: list[list[BaseMessage]], cap: int
+) -> None:
+    for case in STORAGES.values():
+        storage = case.open(Clock())
+        buffer = SessionBuffer(storage, retention=Retention(max_messages=cap))
+        history = buffer.history("u", "s")
+        for done, batch in enumerate(appends, 1):
+            history.add_messages(batch)
+            expected = expected_window(folded(appends[:done]), lambda messages: len(messages) <= cap)
+            info = buffer.info("u", "s")
+            assert info is not None
+            assert info.messages == len(expected)
+            if done % 3 == 0:
+                assert ids(history.messages) == ids(expected)
+        case.close(storage)
+
+
 @generously
 @given(appends=changes())
 def test_every_window_of_a_window_is_the_window_itself(
