@@ -85,6 +85,13 @@ class Record:
         stored = self.values.get(self.channel or "")
         return stored is not None and stored[0] == SNAPSHOT
 
+    def kept_in(self, channel: str) -> int | None:
+        """How a channel keeps a conversation, be it outdated: as LIST or SNAPSHOT; None if it keeps none."""
+        if channel == self.channel:
+            return SNAPSHOT if self.is_delta else LIST
+        stored = self.values.get(channel)
+        return stored[0] if stored is not None and stored[0] in (LIST, SNAPSHOT) else None
+
 
 def encode_values(
     record: Record,

@@ -17,7 +17,7 @@ from langchain_ttl_history.log_entries import CARRIED_OVER, Delta
 from langchain_ttl_history.storage.base import Blob
 from langchain_ttl_history.stored.bodies import decode_bodies
 from langchain_ttl_history.stored.names import key_of
-from langchain_ttl_history.stored.values import is_conversation
+from langchain_ttl_history.stored.values import LIST, is_conversation
 from langchain_ttl_history.window import ends_open
 
 __all__ = ["brings_back", "carried_over", "find_channel", "keep_cut_first", "log_entry"]
@@ -49,9 +49,18 @@ def find_channel(
         return False
     counters = record.metadata.get("counters_since_delta_snapshot") or {}
     versions = record.checkpoint["channel_versions"]
-    if channel not in counters or channel not in versions:
+    if channel not in versions:
         return False
     before = parent.record
+    if channel not in counters:
+        # A graph without this channel, which LangGraph keeps for the graphs that have it. So what it was shown goes on.
+        if held and not record.names:
+            record.names = tuple(held)
+        is_new = before is None or channel not in before.checkpoint["channel_versions"]
+        kind = LIST if before is None or is_new else before.kept_in(channel)
+        if kind is not None and (record.names or not is_new):
+            record.channel, record.plain = channel, kind == LIST
+        return False
     # A `DeltaChannel` between snapshots: its new value is the old one plus the writes pending on the parent, which
     # LangGraph stores before this checkpoint.
     record.channel, record.explicit = channel, False

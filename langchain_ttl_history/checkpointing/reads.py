@@ -35,6 +35,7 @@ from langchain_ttl_history.stored.names import (
     writes_name,
 )
 from langchain_ttl_history.stored.pending import PendingWrite, decode_writes
+from langchain_ttl_history.stored.values import SNAPSHOT
 
 __all__ = ["CheckpointReads", "Loaded"]
 
@@ -111,20 +112,25 @@ class CheckpointReads:
         snapshot = view.snapshot
         known = self.sessions.cache.of(key, snapshot.generation).bodies
         shown, messages = self.sessions.windowed(view.graph, view.messages, known)
-        channel = record.channel
-        versions = record.checkpoint["channel_versions"]
         unchanged = shown is record.names or tuple(shown) == record.names
-        if channel is None and messages and self.messages_key not in versions:
-            # The graph has not written to the channel yet, but a chain has added messages.
-            channel, unchanged = self.messages_key, False
-        loaded = self._loaded(snapshot, id, record, channel, messages, unchanged=unchanged)
+        loaded = self._loaded(snapshot, id, record, record.channel, messages, unchanged=unchanged)
+        channel, versions = self.messages_key, loaded.checkpoint["channel_versions"]
+        if record.channel is not None:
+            versions.setdefault(record.channel, 1)
+        if channel != record.channel:
+            kind = record.kept_in(channel)
+            # Perhaps nobody has written to the channel yet, but a chain has added messages; or what another graph has
+            # left in there is outdated.
+            if kind is not None or (messages and channel not in versions):
+                loaded.checkpoint["channel_values"][channel] = (
+                    delta_snapshot(messages) if kind == SNAPSHOT else messages
+                )
+                versions.setdefault(channel, 1)
         token = Token.of(snapshot, id, view.seen, shown, view.graph)
         if token.cut and view.graph is not view.names:
             # Edits wait while the graph does; those of what its run leaves out have nothing left to change.
             token = token._replace(seen=done_with(token.cut, view.log.deltas, token.seen))
         self._learn(key, snapshot, id, record, shown, messages).last_shown = token.shown, tuple(shown)
-        if channel is not None:
-            loaded.checkpoint["channel_versions"].setdefault(channel, 1)
         return loaded, token
 
     def _older(self, snapshot: Snapshot, id: str) -> tuple[Loaded, Token] | None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from typing import Annotated, Any, TypedDict
 
 import pytest
-from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage, SystemMessage, ToolMessage
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.message import add_messages
 
@@ -279,3 +280,52 @@ async def test_a_conversation_may_live_in_a_channel_of_another_name(session: Ses
     assert (await session.state(compiled)).values["turns"] == 1
     await session.event("an event")
     assert texts((await session.state(compiled)).values["chat"]) == [*expected, "an event"]
+
+
+class Plain(TypedDict):
+    """The state of a graph that has no conversation."""
+
+    notes: Annotated[list[str], operator.add]
+
+
+# What happens to a session, in order: "a" is an agent's turn, "g" one of a graph without a conversation, "c" is what a
+# chain says, "r" the removal of the oldest message.
+@pytest.mark.parametrize("order", ["agca", "gca", "cgca", "agcrgca", "gcga", "cgrga", "ggcgga"])
+async def test_a_graph_without_a_conversation_may_take_turns_in_the_session(
+    session: Session, kind: str, order: str
+) -> None:
+    saver = session.buffer.checkpointer()
+    agent = build_graph(kind, saver)
+    noting = StateGraph(Plain).add_node("n", lambda _: {"notes": ["done"]}).add_edge(START, "n")
+    other = noting.compile(checkpointer=saver)
+    expected: list[str] = []
+    notes = 0
+    for number, what in enumerate(order):
+        if what == "a":
+            await session.ask(agent, f"q{number}")
+            expected += [f"q{number}", f"re: q{number}"]
+        elif what == "g":
+            notes += 2
+            assert len((await session.run(other, {"notes": ["asked"]}))["notes"]) == notes
+        elif what == "c":
+            await session.add(HumanMessage(f"c{number}"), AIMessage(f"re: c{number}"))
+            expected += [f"c{number}", f"re: c{number}"]
+        else:
+            await session.add(RemoveMessage(id=(await session.messages())[0].id))
+            del expected[0]
+        assert await session.texts() == expected
+        assert await session.seen_by(agent) == expected
+
+
+async def test_the_window_holds_for_an_agent_beside_a_graph_without_a_conversation(
+    session_with: Callable[..., Session], kind: str
+) -> None:
+    session = session_with(max_messages=4)
+    agent = build_graph(kind, session.buffer.checkpointer())
+    noting = StateGraph(Plain).add_node("n", lambda _: {"notes": ["done"]}).add_edge(START, "n")
+    other = noting.compile(checkpointer=session.buffer.checkpointer())
+    for number in range(12):
+        await session.ask(agent, f"q{number}")
+        await session.run(other, {"notes": ["asked"]})
+        assert len(await session.texts()) <= 4
+        assert await session.seen_by(agent) == await session.texts()

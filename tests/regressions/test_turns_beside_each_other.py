@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage, ToolMessage
-from langgraph.graph import MessagesState
-from langgraph.graph.message import REMOVE_ALL_MESSAGES
+from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.graph.message import REMOVE_ALL_MESSAGES, add_messages
 from langgraph.types import Command
+from typing_extensions import TypedDict
 
 from langchain_ttl_history import Retention, SessionBuffer
 from tests.regressions.cases import CALL, CONFIG, DELTAS, ask, asking, calls_while, chained, graph_of, ids, texts
@@ -211,3 +212,25 @@ def test_an_agent_in_a_tool_that_removes_its_own_question_does_not_answer_betwee
     ask(outer, "question")
     shown = texts(buffer.history(session_id="t").messages)
     assert shown == ["edited", "call", "result", "end", "inner"]
+
+
+class Dialogue(TypedDict):
+    dialogue: Annotated[list[Any], add_messages]
+
+
+def test_graphs_that_name_their_conversation_differently_share_it() -> None:
+    buffer = SessionBuffer(default_user="u")
+    history, expected = buffer.history(session_id="t"), list[str]()
+    agent = chained(buffer, MessagesState, answer=lambda state: {"messages": [AIMessage(f"{len(state['messages'])}")]})
+    talk = StateGraph(Dialogue).add_node("answer", lambda state: {"dialogue": [AIMessage(f"{len(state['dialogue'])}")]})
+    other = talk.add_edge(START, "answer").compile(checkpointer=buffer.checkpointer(messages_key="dialogue"))
+    for turn in range(3):
+        agent.invoke({"messages": [HumanMessage(f"q{turn}")]}, CONFIG)
+        expected += [f"q{turn}", f"{len(expected) + 1}"]
+        other.invoke({"dialogue": [HumanMessage(f"d{turn}")]}, CONFIG)
+        expected += [f"d{turn}", f"{len(expected) + 1}"]
+        history.add_system_message(f"event {turn}")
+        expected += [f"event {turn}"]
+        assert texts(history.messages) == expected
+        assert texts(agent.get_state(CONFIG).values["messages"]) == expected
+        assert texts(other.get_state(CONFIG).values["dialogue"]) == expected
