@@ -7,12 +7,14 @@ bodies it leaves out; if either is wrong the storage refuses, and the write is p
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 
 from langchain_ttl_history.checkpoints import Record
 from langchain_ttl_history.fork_safety import lock
 from langchain_ttl_history.keys import SessionKey
-from langchain_ttl_history.storage.base import Change
+from langchain_ttl_history.storage.base import Blob, Change
 from langchain_ttl_history.stored.known_bodies import KnownBodies
+from langchain_ttl_history.stored.names import VALUE
 
 __all__ = ["CachedSession", "SessionCache"]
 
@@ -27,7 +29,7 @@ _PUT = 500
 class CachedSession:
     """What is known of one generation of a session."""
 
-    __slots__ = ("before", "bodies", "generation", "records", "tolerated")
+    __slots__ = ("before", "bodies", "generation", "records", "tolerated", "values")
 
     def __init__(self, generation: int, before: CachedSession | None = None) -> None:
         self.generation = generation
@@ -37,23 +39,43 @@ class CachedSession:
         """Bodies known to be stored; whoever stores more adds them."""
         self.records: dict[str, Record] = {}
         """Checkpoints by name: the latest of each run that was active recently."""
+        self.values: dict[str, Mapping[str, Blob]] = {}
+        """By checkpoint the large values of its channels, by name: its run does not hand them over again."""
         self.tolerated = 0
         """Up to how many bytes it may have, though over `max_bytes`, since freeing it would do nothing."""
 
     @property
     def size(self) -> int:
         """Bytes of all content."""
-        return self.bodies.size + (0 if self.before is None else self.before.bodies.size)
+        values = sum(len(blob.payload) for held in [*self.values.values()] for blob in held.values())
+        return self.bodies.size + values + (0 if self.before is None else self.before.size)
 
-    def learn(self, name: str, record: Record, instead: str | None = None) -> None:
-        """Remember a checkpoint's record, and forget that of `instead`, its parent, which its run no longer needs."""
-        records = self.records
-        if instead is not None:
-            records.pop(instead, None)
-        records[name] = record
-        if len(records) > _RECORDS:
+    def learn(
+        self, name: str, record: Record, blobs: Mapping[str, Blob], parent: str = "", *, replaces: bool = False
+    ) -> None:
+        """Remember a checkpoint.
+
+        Args:
+            name: Of the checkpoint.
+            record: What is stored of it.
+            blobs: Has the values of its channels, but for those that it shares with its parent.
+            parent: The parent's name.
+            replaces: Whether its run no longer needs the parent, which is then forgotten.
+        """
+        before = self.values.get(parent, {})
+        values = {ref: blobs.get(ref) or before.get(ref) for ref in record.refs[len(record.names) :] if ref[0] == VALUE}
+        if replaces:
+            self._forget(parent)
+        self.records[name] = record
+        if values:
+            self.values[name] = {ref: blob for ref, blob in values.items() if blob is not None}
+        if len(self.records) > _RECORDS:
             # Another thread may do the same: the oldest can be gone by now.
-            records.pop(next(iter(list(records))), None)
+            self._forget(next(iter(list(self.records))))
+
+    def _forget(self, name: str) -> None:
+        self.records.pop(name, None)
+        self.values.pop(name, None)
 
 
 class SessionCache:

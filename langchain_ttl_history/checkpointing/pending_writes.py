@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from langchain_ttl_history.checkpointing.first_checkpoint import first_shown_in
+from langchain_ttl_history.checkpointing.held_checkpoint import with_checkpoint
 from langchain_ttl_history.flow import Flow, Write
 from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.sessions import Sessions
@@ -69,9 +70,15 @@ class PendingWrites:
             bodies.sent(change.blobs)
         if outcome.status is Status.MOVED:
             # The session expired, and the checkpoint with it: these writes may start a new session.
-            there, refers = None, False
+            ended, there, refers = there, None, False
             change = planned(KnownBodies())
-            outcome = yield Write(key, change)
+            whole = None if ended is None else (yield from with_checkpoint(self.sessions, key, ns, id, ended, change))
+            if whole is not None:
+                outcome = yield Write(key, whole)
+                if outcome.status is Status.STORED:
+                    cache.note_put(key, name, outcome.generation)
+            if outcome.status is Status.MOVED:
+                outcome = yield Write(key, change)
         elif outcome.status is Status.MISSING:
             if name in outcome.missing:
                 parent = None if known is None else known.records.get(name)

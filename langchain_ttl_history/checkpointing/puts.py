@@ -48,7 +48,7 @@ class CheckpointPuts:
             outcome: Outcome = yield from self.sessions.write(key, change)
             if outcome.status is Status.STORED:
                 bodies.sent(change.blobs)
-                yield from self._done(put, record, outcome)
+                yield from self._done(put, record, change, outcome)
                 return change, outcome
             if outcome.status is Status.DELETED and not put.ns:
                 return change, outcome
@@ -63,7 +63,7 @@ class CheckpointPuts:
             if outcome.status not in (Status.MOVED, Status.MISSING):
                 break
         if outcome.status is Status.STORED:
-            yield from self._done(put, record, outcome)
+            yield from self._done(put, record, change, outcome)
         elif outcome.status is not Status.DELETED:
             raise StorageError(
                 f"{label(key)}: others kept writing to it, or what checkpoint {put.id} refers to is gone; "
@@ -112,7 +112,7 @@ class CheckpointPuts:
             )
         return Parent(found.generation, found.now, record, writes)
 
-    def _done(self, put: Put, record: Record, outcome: Outcome) -> Flow[None]:
+    def _done(self, put: Put, record: Record, change: Change, outcome: Outcome) -> Flow[None]:
         key, cache = put.key, self.sessions.cache
         known = cache.last(key)
         if known is None or known.generation != outcome.generation:
@@ -124,7 +124,8 @@ class CheckpointPuts:
             known.bodies.settle(record.names)
         before = known.records.get(put.parent_name)
         # Forget the parent only if it is this run's own: other runs may still build on another's.
-        known.learn(put.name, record, put.parent_name if before is not None and before.run == record.run else None)
+        replaces = before is not None and before.run == record.run
+        known.learn(put.name, record, change.blobs, put.parent_name, replaces=replaces)
         cache.note_put(key, put.name, outcome.generation)
         if self.sessions.is_heavy(key, outcome):
             yield from self.sessions.free_now(key)

@@ -130,7 +130,8 @@ class CheckpointReads:
         if token.cut and view.graph is not view.names:
             # Edits wait while the graph does; those of what its run leaves out have nothing left to change.
             token = token._replace(seen=done_with(token.cut, view.log.deltas, token.seen))
-        self._learn(key, snapshot, id, record, shown, messages).last_shown = token.shown, tuple(shown)
+        bodies = self._learn(key, snapshot, id, record, shown, messages)
+        bodies.last_shown, bodies.last_loaded = (token.shown, tuple(shown)), id
         return loaded, token
 
     def _older(self, snapshot: Snapshot, id: str) -> tuple[Loaded, Token] | None:
@@ -180,7 +181,7 @@ class CheckpointReads:
         there = known.records.get(name)
         if there is None or (there.names != names and not set(names) <= set(there.names)):
             # Another process put it, or it was forgotten.
-            known.learn(name, record)
+            known.learn(name, record, snapshot.blobs)
             self.sessions.cache.note_put(key, name, snapshot.generation)
             known.bodies.learn_read(names, messages, snapshot.blobs, self.sessions.codec)
         return known.bodies
@@ -203,7 +204,7 @@ class CheckpointReads:
         found = record.checkpoint["id"]
         values = record.decode_values(snapshot.blobs, codec)
         writes = decode_writes(snapshot.lists.get(writes_name(ns, found), ()), snapshot.blobs, codec)
-        self.sessions.cache.of(key, snapshot.generation).learn(name, record)
+        self.sessions.cache.of(key, snapshot.generation).learn(name, record, snapshot.blobs)
         self.sessions.cache.note_put(key, name, snapshot.generation)
         checkpoint = _handed(record, values)
         return Loaded(ns, found, checkpoint, dict(record.metadata), record.parent, writes)

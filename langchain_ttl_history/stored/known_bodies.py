@@ -39,6 +39,8 @@ class KnownBodies:
     """The conversation as it was last put or read."""
     last_shown: tuple[str, tuple[str, ...]] = ("", ())
     """What the last run to begin was shown: as in its token (`Token.shown`), and as names."""
+    last_loaded: str = ""
+    """The id of the checkpoint that it loaded."""
     sound: tuple[str, ...] = ()
     """The last conversation that was found sound; see `simple_start`."""
     held: int = 0

@@ -6,11 +6,14 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from datetime import timedelta, timezone
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage
 from langchain_core.tools import tool
+from langgraph.channels.delta import DeltaChannel
+from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.graph.message import _messages_delta_reducer
 from langgraph.types import Command, interrupt
 
 from langchain_ttl_history import Retention, SessionBuffer
@@ -299,6 +302,59 @@ async def test_expiring_in_the_middle_of_a_turn_loses_nothing_of_what_the_turn_h
     assert await session.texts() == texts(result["messages"])
     await session.ask(agent, "next")
     assert texts(model.inputs[-1]) == [*texts(result["messages"]), "next"]
+
+
+class Noted(MessagesState):
+    """The state of a graph that has more to lose than its conversation."""
+
+    long: str
+    short: int
+    said: AIMessage
+
+
+class DeltaNoted(Noted):
+    """The same, with a channel that hands over only what is new."""
+
+    messages: Annotated[list[Any], DeltaChannel(_messages_delta_reducer, snapshot_frequency=50)]
+
+
+@pytest.mark.parametrize("state", [Noted, DeltaNoted])
+@pytest.mark.parametrize("durability", ["sync", "exit"])
+@pytest.mark.parametrize("ends", ["interrupt", "error"])
+async def test_a_turn_that_an_interrupt_or_an_error_ends_loses_nothing_though_its_session_expired(
+    session: Session, clock: Clock, case: StorageCase, ends: str, durability: str, state: type[Noted]
+) -> None:
+    slow = [past(case)]
+
+    def begin(_: Any) -> dict[str, Any]:
+        return {"long": "x" * 10_000, "short": 1, "said": AIMessage("kept", id="kept")}
+
+    def work(_: Any) -> dict[str, Any]:
+        while slow:
+            clock.advance(slow.pop())
+            if ends == "error":
+                raise ValueError("down")
+        return {"messages": [AIMessage("done" if ends == "error" else interrupt("sure?"))]}
+
+    graph = StateGraph(state).add_node("begin", begin).add_node("work", work)
+    graph.add_edge(START, "begin").add_edge("begin", "work")
+    compiled = graph.compile(checkpointer=session.buffer.checkpointer())
+    await session.add(HumanMessage("hello"), AIMessage("hi"))
+    if ends == "error":
+        with pytest.raises(ValueError, match="down"):
+            await session.ask(compiled, "now", durability=durability)
+    else:
+        await session.ask(compiled, "now", durability=durability)
+
+    found = await session.state(compiled)
+    assert await session.texts() == texts(found.values["messages"]) == ["hello", "hi", "now"]
+    assert found.next == ("work",)
+    assert len(found.values["long"]) == 10_000
+    assert (found.values["short"], found.values["said"].text) == (1, "kept")
+    await session.event("meanwhile")
+    given = None if ends == "error" else Command(resume="done")
+    result = await session.run(compiled, given, durability=durability)
+    assert await session.texts() == texts(result["messages"]) == ["hello", "hi", "now", "meanwhile", "done"]
 
 
 @pytest.mark.parametrize("kind", GRAPH_KINDS)

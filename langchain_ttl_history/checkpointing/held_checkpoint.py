@@ -1,0 +1,76 @@
+"""A checkpoint that is stored again with the writes pending on it, since its session ended under their run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from langchain_ttl_history.checkpointing.conversation_changes import carried_over
+from langchain_ttl_history.checkpoints import Record, encode_record, encode_values
+from langchain_ttl_history.flow import Flow, Read
+from langchain_ttl_history.index import line_of
+from langchain_ttl_history.keys import SessionKey, label
+from langchain_ttl_history.log_entries import Seen
+from langchain_ttl_history.sessions import Sessions
+from langchain_ttl_history.storage.base import Blob, Change, Guard, Query, Snapshot
+from langchain_ttl_history.stored.bodies import restored
+from langchain_ttl_history.stored.known_bodies import KnownBodies
+from langchain_ttl_history.stored.names import BODY, INDEX, LOG, SUBS, checkpoint_name, head_name, writes_name
+
+__all__ = ["with_checkpoint"]
+
+
+def with_checkpoint(
+    sessions: Sessions, key: SessionKey, ns: str, id: str, generation: int, writes: Change
+) -> Flow[Change | None]:
+    """The change that puts a checkpoint into a session that began anew, together with the writes pending on it.
+
+    A run that an interrupt or an error ends puts no more checkpoints, so what it holds is stored again with its last
+    writes. None if this process does not remember all of it, if there is a `max_age`, which it may be past, or if the
+    session has a newer checkpoint already.
+
+    Args:
+        sessions: What sessions have in common.
+        key: The session.
+        ns: The checkpoint's namespace.
+        id: The checkpoint's id.
+        generation: Of the session that ended.
+        writes: What stores the writes.
+    """
+    name, codec, where = checkpoint_name(ns, id), sessions.codec, label(key)
+    known = sessions.cache.last_with(key, name, generation)
+    old = None if known is None else known.records.get(name)
+    if known is None or old is None or sessions.retention.age_seconds is not None:
+        return None
+    found: Snapshot = yield Read(key, Query((head_name(ns),)))
+    if found.blobs:
+        return None
+    record = Record(
+        old.checkpoint,
+        old.metadata,
+        old.parent,
+        old.run,
+        Seen(0, ((old.run, None),)),
+        # Of what it loaded the run holds what it was shown.
+        known.bodies.last_shown[1] if known.bodies.last_loaded == id else old.names,
+        channel=old.channel,
+        plain=not old.is_delta,
+    )
+    encode_values(record, {}, KnownBodies(), codec, where, old)
+    values = known.values.get(name, {})
+    bodies = restored([ref for ref in record.refs if ref[0] == BODY], known.bodies, codec, where)
+    if any(ref not in bodies and ref not in values for ref in record.refs):
+        return None
+    append: list[tuple[str, bytes, tuple[str, ...]]] = [(SUBS if ns else INDEX, line_of(ns, id, record), ())]
+    if record.channel is not None and not ns:
+        append += [(LOG, each.payload(), each.added) for each in carried_over(record, None, bodies, codec)]
+    blobs = {**writes.blobs, **values, **bodies, name: encode_record(record, codec, where)}
+    blobs[head_name(ns)] = Blob(b"", (name,), 0, (writes_name(ns, id),))
+    return replace(
+        writes,
+        guard=Guard(generation),
+        blobs=blobs,
+        append=[*append, *writes.append],
+        at_generation=found.generation or None,
+        at_position=found.position if found.generation else None,
+        new=not found.generation,
+    )
