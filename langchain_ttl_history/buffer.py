@@ -51,6 +51,7 @@ class SessionBuffer(Administration):
 
     Raises:
         ConfigurationError: An argument is wrong.
+        StorageError: The storage that a URL names cannot be opened.
     """
 
     def __init__(
@@ -62,6 +63,13 @@ class SessionBuffer(Administration):
         allow_types: Iterable[type] = (),
         serde: Serializer | None = None,
     ) -> None:
+        # Whatever is wrong is found before a file is made or a server is asked.
+        if retention is not None and not isinstance(retention, Retention):
+            raise ConfigurationError(f"retention must be a Retention, not {brief(retention)}")
+        self._retention = retention or Retention()
+        self._default_user = None if default_user is None else valid_id("default_user", default_user)
+        check_serde(serde)
+        allowed = _classes(allow_types)
         self._owns_storage = storage is None or isinstance(storage, str)
         self._storage = opened(storage) if storage is None or isinstance(storage, str) else storage
         if isinstance(self._storage, type) or not hasattr(self._storage, "aread"):
@@ -69,12 +77,7 @@ class SessionBuffer(Administration):
                 f"storage must be a URL like 'memory://' or a Storage, not {brief(storage)}; "
                 "RedisStorage(client) makes one of a client"
             )
-        if retention is not None and not isinstance(retention, Retention):
-            raise ConfigurationError(f"retention must be a Retention, not {brief(retention)}")
-        self._retention = retention or Retention()
-        self._default_user = None if default_user is None else valid_id("default_user", default_user)
-        check_serde(serde)
-        codec = Codec(allowed=_classes(allow_types), learning=self._storage.private, cipher=serde)
+        codec = Codec(allowed=allowed, learning=self._storage.private, cipher=serde)
         if self._storage.private:
             with suppress(TypeError):  # A storage without a hash; its buffers learn apart.
                 codec.learn_with(_learning.setdefault(self._storage, codec))

@@ -29,6 +29,9 @@ _watched: WeakSet[Forkable] = WeakSet()
 _locks: WeakSet[threading.Lock] = WeakSet()
 _still: list[Forkable] = []
 _held: list[threading.Lock] = []
+# Held while one of the sets changes, and by a fork: a set that changes while it is gone through raises, and a process
+# forks all the same when what is to happen before it raises.
+_changing = threading.Lock()
 
 
 def lock() -> threading.Lock:
@@ -37,7 +40,8 @@ def lock() -> threading.Lock:
     Whoever holds it must not take another one: forking acquires all of them, in no particular order.
     """
     made = threading.Lock()
-    _locks.add(made)
+    with _changing:
+        _locks.add(made)
     return made
 
 
@@ -46,13 +50,17 @@ def watch(what: Forkable) -> None:
 
     It is paused before any `lock` is acquired, so its `before_fork` may still take one.
     """
-    _watched.add(what)
+    with _changing:
+        _watched.add(what)
 
 
 def _before() -> None:
-    for each in list(_watched):
+    with _changing:
+        watched = list(_watched)
+    for each in watched:
         each.before_fork()
         _still.append(each)
+    _changing.acquire()
     for made in list(_locks):
         made.acquire()
         _held.append(made)
@@ -61,6 +69,7 @@ def _before() -> None:
 def _after() -> None:
     while _held:
         _held.pop().release()
+    _changing.release()
     while _still:
         _still.pop().after_fork()
 

@@ -7,6 +7,7 @@ import math
 import uuid
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ from langchain_ttl_history import (
     TTLHistoryError,
     TypeNotAllowedError,
 )
-from langchain_ttl_history.storage import MemoryStorage
+from langchain_ttl_history.storage import MemoryStorage, SQLiteStorage
 
 from .promises.helpers import Colour, Session, build_graph, dumps
 
@@ -202,6 +203,17 @@ def test_a_bool_and_none_are_shown_as_they_are_written(value: Any) -> None:
             attempt()
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"retention": 5}, {"default_user": ""}, {"serde": 5}, {"allow_types": [5]}],
+    ids=lambda options: next(iter(options)),
+)
+def test_nothing_is_opened_for_a_buffer_with_a_bad_argument(tmp_path: Path, options: Any) -> None:
+    with pytest.raises(ConfigurationError):
+        SessionBuffer(f"sqlite:///{tmp_path}/sessions.db", **options)
+    assert not [*tmp_path.iterdir()]
+
+
 @pytest.mark.parametrize("name", ["idle_ttl", "max_age"])
 @pytest.mark.parametrize("value", [timedelta(0), timedelta(seconds=-1)])
 def test_a_duration_of_nothing_is_refused(name: str, value: Any) -> None:
@@ -210,8 +222,10 @@ def test_a_duration_of_nothing_is_refused(name: str, value: Any) -> None:
 
 
 def test_a_retention_takes_seconds_timedeltas_and_none() -> None:
-    Retention(idle_ttl=0.5, max_age=timedelta(days=1), max_messages=1, max_tokens=None)
-    Retention(idle_ttl=None, max_age=None, max_messages=None, max_bytes=None, max_checkpoints=None)
+    retention = Retention(idle_ttl=0.5, max_age=timedelta(days=1), max_messages=1, max_tokens=None)
+    assert (retention.idle_seconds, retention.age_seconds) == (0.5, 86_400.0)
+    unbounded = Retention(idle_ttl=None, max_age=None, max_messages=None, max_bytes=None, max_checkpoints=None)
+    assert (unbounded.idle_seconds, unbounded.age_seconds) == (None, None)
 
 
 def test_a_token_counter_that_cannot_be_called_is_refused() -> None:
@@ -411,6 +425,9 @@ async def test_an_error_is_short_whatever_it_refuses(session: Session, bad: Any)
         lambda: SessionBuffer(bad),
         lambda: SessionBuffer(retention=bad),
         lambda: SessionBuffer(serde=bad),
+        lambda: MemoryStorage(max_bytes=bad if bad != 10**5000 else -bad),
+        lambda: SQLiteStorage(":memory:", timeout=bad),
+        lambda: SQLiteStorage(bad if not isinstance(bad, str) else bad + "\0"),
         lambda: SessionBuffer(allow_types=[bad]),
         lambda: session.buffer.checkpointer(serde=bad),
         lambda: saver.get_tuple(bad),

@@ -64,9 +64,14 @@ class AllowList:
                 "if it is a dataclass, an enum or a pydantic model that a graph's state declares, "
                 "LANGGRAPH_STRICT_MSGPACK=true does as well, with which LangGraph announces such types"
             )
-        found: Any = importlib.import_module(module)
-        for part in name.split("."):
-            found = getattr(found, part)
+        try:
+            found: Any = importlib.import_module(module)
+            for part in name.split("."):
+                found = getattr(found, part)
+        except (ImportError, AttributeError) as error:
+            raise TypeNotAllowedError(
+                f"type {module}.{name} is allow-listed but not there ({error}); install what has it, or restore it"
+            ) from error
         return found
 
     def remember(self, value: Any) -> None:

@@ -289,9 +289,11 @@ def _unpack_general(record: list[Any], id: str | None, resolve: Resolve) -> Base
         raise
     except (ValueError, TypeError, IndexError) as error:
         raise CorruptRecordError(f"its bytes are damaged: {error}") from error
+    if not (isinstance(cls, type) and issubclass(cls, BaseMessage)):
+        raise TypeNotAllowedError(f"type {'.'.join(name)} is no class of messages any more; restore it")
     message = cls.__new__(cls)
     _set_state(message, state)
     _set_present(message, set(state))
     _set_extra(message, extra or {})
     _set_private(message, private)
-    return message  # type: ignore[no-any-return]  # a class found by name has no static type
+    return message

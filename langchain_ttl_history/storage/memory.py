@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from langchain_ttl_history.errors import ConfigurationError
+from langchain_ttl_history.errors import ConfigurationError, brief
 from langchain_ttl_history.fork_safety import lock
 from langchain_ttl_history.keys import SessionKey, user_digest
 from langchain_ttl_history.storage.base import (
@@ -72,7 +72,7 @@ class MemoryStorage:
         for name, bound in (("max_sessions", max_sessions), ("max_bytes", max_bytes)):
             if bound is not None and (type(bound) is not int or bound < 1):
                 raise ConfigurationError(
-                    f"{name} must be a whole number of at least 1, or None for unbounded, not {bound!r}"
+                    f"{name} must be a whole number of at least 1, or None for unbounded, not {brief(bound)}"
                 )
         self._max_sessions = max_sessions
         self._max_bytes = max_bytes

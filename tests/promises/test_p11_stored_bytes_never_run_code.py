@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import Awaitable, Callable
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -150,6 +151,29 @@ async def test_elsewhere_a_custom_message_is_refused_unless_allow_listed(session
     with pytest.raises(TTLHistoryError) as unread:
         await mine.messages()
     assert "s1" in str(unread.value)
+
+
+@pytest.mark.parametrize("now", ["no module", "no class", "a function"])
+@pytest.mark.parametrize("where", ["a message", "a value"])
+async def test_a_class_that_is_not_there_any_more_is_named(
+    session: Session, shared: Interposed, monkeypatch: pytest.MonkeyPatch, now: str, where: str
+) -> None:
+    module: Any = ModuleType("tickets_of_yesterday")
+    module.Ticket = type("Ticket", (TicketMessage,), {"__module__": module.__name__})
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    theirs = through(session, shared, allow_types=[module.Ticket])
+    value = module.Ticket("t", ticket=1, id="t")
+    graph = graph_that_writes(theirs.buffer.checkpointer(), value if where == "a value" else 1)
+    await theirs.run(graph, {"messages": [value if where == "a message" else HumanMessage("q")]})
+    if now == "no module":
+        monkeypatch.delitem(sys.modules, module.__name__)
+    elif now == "no class":
+        del module.Ticket
+    else:
+        module.Ticket = lambda: value
+    announced = through(session, shared).buffer.checkpointer().with_allowlist([(module.__name__, "Ticket")])
+    with pytest.raises(TypeNotAllowedError, match=r"s1.*tickets_of_yesterday\.Ticket"):
+        await session.colour.call(announced, "get_tuple", session.config)
 
 
 async def test_types_that_langgraph_announces_are_allowed_on_the_copy_alone(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 import traceback
@@ -45,6 +46,30 @@ def forked(work: Callable[[], None]) -> int:
         raise
     finally:
         os._exit(status)
+
+
+def test_a_fork_while_another_thread_makes_locks_finds_them_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    failed: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", failed.append)
+    done = threading.Event()
+
+    def make() -> None:
+        while not done.is_set():
+            made = [SessionBuffer() for _ in range(20)]
+            del made
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    maker = threading.Thread(target=make)
+    maker.start()
+    try:
+        for _ in range(40):
+            assert ended(forked(lambda: None)) == 0
+    finally:
+        done.set()
+        maker.join()
+        sys.setswitchinterval(interval)
+    assert not failed
 
 
 def ended(child: int) -> int | None:

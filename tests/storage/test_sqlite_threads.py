@@ -8,6 +8,7 @@ import os
 import sqlite3
 import threading
 import warnings
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 
 from langchain_ttl_history.storage import SQLiteStorage
 from langchain_ttl_history.storage.base import Query, Status
+from langchain_ttl_history.storage.sqlite.connections import Connections
 from tests.storage.interrupts import interrupted
 from tests.storage.sqlite_cases import KEY, Opens, idle, said, saying
 
@@ -142,3 +144,19 @@ def test_a_storage_that_is_forgotten_lets_go_of_its_file(tmp_path: Path) -> None
     del storage
     gc.collect()
     assert [path.name for path in tmp_path.iterdir()] == ["s.db"]
+
+
+def test_a_connection_that_comes_back_while_another_thread_closes_is_closed_as_well(tmp_path: Path) -> None:
+    connections = Connections(str(tmp_path / "sessions.db"), durable=False, timeout=1.0)
+    connections.open_first()
+
+    class Closing(deque[sqlite3.Connection]):
+        def append(self, connection: sqlite3.Connection) -> None:
+            connections.close()
+            super().append(connection)
+
+    connection = connections.take()
+    connections._idle = Closing()
+    connections.give(connection)
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        connection.execute("SELECT 1")

@@ -111,6 +111,8 @@ class Connections:
             connection.close()
         else:
             self._idle.append(connection)
+            if self._closed:  # By another thread, after it was looked at above.
+                _close(self._idle)
         self._lent_out.discard(connection)
 
     def discard(self, connection: sqlite3.Connection) -> None:

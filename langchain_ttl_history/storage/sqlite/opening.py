@@ -7,7 +7,7 @@ import sqlite3
 import threading
 from pathlib import Path
 
-from langchain_ttl_history.errors import ConfigurationError, StorageError
+from langchain_ttl_history.errors import ConfigurationError, StorageError, brief
 from langchain_ttl_history.storage.sqlite.schema import make, prepare
 
 __all__ = ["MEMORY", "make_file", "open_connection", "valid_path"]
@@ -23,14 +23,14 @@ _making = threading.Lock()
 def valid_path(path: object) -> str:
     """A path as a string."""
     if not isinstance(path, (str, os.PathLike)):
-        raise ConfigurationError(f"path must be a string or a path, not {path!r}")
+        raise ConfigurationError(f"path must be a string or a path, not {brief(path)}")
     text = os.fspath(path)
     if not isinstance(text, str) or not text or "\0" in text:
-        raise ConfigurationError(f"path must name a file, not {path!r}")
+        raise ConfigurationError(f"path must name a file, not {brief(path)}")
     try:
         os.fsencode(text)
     except UnicodeEncodeError as error:
-        raise ConfigurationError(f"path must name a file, not {path!r}: {error}") from error
+        raise ConfigurationError(f"path must name a file, not {brief(path)}: {error}") from error
     # A change of the working directory must not lead to another file.
     return text if text == MEMORY else str(Path(text).absolute())
 
@@ -42,9 +42,9 @@ def open_connection(path: str, *, durable: bool, timeout: float, first: bool = F
         ConfigurationError: It is another program's file, or its file system lacks what SQLite needs.
         StorageError: A newer version of this package wrote it.
     """
-    # Each is lent to one thread at a time.
     # SQLite would make a file that is gone anew, for everyone to read.
     where = path if path == MEMORY else f"{Path(path).as_uri()}?mode=rw"
+    # Each is lent to one thread at a time, so it need not check which one that is.
     connection = sqlite3.connect(where, uri=True, timeout=timeout, isolation_level=None, check_same_thread=False)
     try:
         prepare(connection, durable=durable)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from langchain_ttl_history.errors import ConfigurationError, StorageError
+from langchain_ttl_history.errors import ConfigurationError, StorageError, brief
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.base import Change, Outcome, Query, Snapshot, Usage
 from langchain_ttl_history.storage.memory_session import refusal
@@ -65,7 +65,7 @@ class SQLiteStorage:
     ) -> None:
         self._path = valid_path(path)
         if type(timeout) not in (int, float) or not 0 < timeout < 86_400:
-            raise ConfigurationError(f"timeout must be seconds between 0 and a day, not {timeout!r}")
+            raise ConfigurationError(f"timeout must be seconds between 0 and a day, not {brief(timeout)}")
         self.private = self._path == MEMORY
         self._clock = clock or time.time
         self._mirrors = Mirrors()
