@@ -13,6 +13,7 @@ from langchain_ttl_history.errors import CorruptRecordError
 from langchain_ttl_history.log_entries import Seen
 from langchain_ttl_history.storage.base import Blob
 from langchain_ttl_history.stored.known_bodies import KnownBodies
+from langchain_ttl_history.stored.names import checkpoint_name, head_name
 from langchain_ttl_history.stored.values import LIST, SNAPSHOT, Values, decode_value, shifted
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "decode_record",
     "encode_record",
     "encode_values",
+    "found_record",
     "overwritten",
     "pointed_at",
     "target_of",
@@ -163,7 +165,7 @@ def encode_record(record: Record, codec: Codec, where: str = "a new checkpoint")
     fields = [
         _FORMAT,
         record.checkpoint,
-        plainly(record.metadata) or _plain(codec).dumps(record.metadata, f"{where}, metadata"),
+        plainly(record.metadata) or codec.dumps(record.metadata, f"{where}, metadata"),
         record.parent,
         record.run,
         record.seen.position,
@@ -176,11 +178,6 @@ def encode_record(record: Record, codec: Codec, where: str = "a new checkpoint")
         record.last,
     ]
     return Blob(codec.seal(pack(fields)), refs, record.seen.position)
-
-
-def _plain(codec: Codec) -> Codec:
-    """Metadata is always in this package's own format, whatever serializes channels."""
-    return codec if codec.serde is None else codec.allowing((), None)
 
 
 @decoder("a checkpoint")
@@ -197,7 +194,7 @@ def decode_record(blob: Blob, codec: Codec) -> Record:
     channel, explicit, values, last = others
     return Record(
         checkpoint,
-        _plain(codec).loads(metadata),
+        codec.loads(metadata),
         parent,
         run,
         Seen.unpacked(position, runs),
@@ -234,6 +231,20 @@ def pointed_at(pointer: Blob, blobs: Mapping[str, Blob], codec: Codec) -> Record
     return decode_record(blob, codec)
 
 
+def found_record(ns: str, id: str | None, blobs: Mapping[str, Blob], codec: Codec) -> Record | None:
+    """The latest checkpoint of a namespace among these blobs, or the one of this id; None if there is none.
+
+    Raises:
+        CorruptRecordError: It is damaged or of a newer format, or the latest one is gone.
+    """
+    if id is None:
+        pointer = blobs.get(head_name(ns))
+        return None if pointer is None else pointed_at(pointer, blobs, codec)
+    blob = blobs.get(checkpoint_name(ns, id))
+    return None if blob is None else decode_record(blob, codec)
+
+
+@decoder("a checkpoint")
 def without_messages(blob: Blob, lost: Collection[str], codec: Codec) -> Blob:
     """A checkpoint whose conversation lacks some messages.
 
@@ -243,6 +254,8 @@ def without_messages(blob: Blob, lost: Collection[str], codec: Codec) -> Blob:
         codec: Unseals and seals it.
     """
     fields = unpack(codec.unseal(blob.payload))
+    if fields[0] != _FORMAT:
+        raise unread_form("a checkpoint", fields[0], _FORMAT)
     start, end = fields[_CONVERSATION]
     kept = tuple(name for name in blob.refs[start:end] if name not in lost)
     # The conversation comes first among the references, so all others move towards the start.

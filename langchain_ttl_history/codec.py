@@ -157,8 +157,6 @@ class Codec:
 
     def plain(self, value: Any) -> bytes | None:
         """A channel's value as bytes that are certain to come back exactly; None if :meth:`dumps` has to try."""
-        if self.serde is not None:
-            return None
         return _NONE if value is None else plainly(value)
 
     def dumps(self, value: Any, where: str) -> bytes:
@@ -167,11 +165,6 @@ class Codec:
         Raises:
             TypeNotAllowedError: It would not come back as it is; `where` names the place.
         """
-        if self.serde is not None:
-            try:
-                return pack(list(self.serde.dumps_typed(value)))
-            except Exception as error:
-                raise TypeNotAllowedError(f"{where}: {refusal(value)} ({error})") from error
         packed = self.plain(value)
         if packed is not None:
             return packed
@@ -188,14 +181,43 @@ class Codec:
         Raises:
             CorruptRecordError: The bytes are damaged or from a newer format.
         """
-        if self.serde is not None:
-            kind, data = unpack(packed)
-            return self.serde.loads_typed((kind, data))
         try:
             framed = b"\x92" + packed + b"\xc3"
             return whole(ormsgpack.unpackb(framed, ext_hook=self._extensions.hook, option=KEYS))
         except (ormsgpack.MsgpackDecodeError, ValueError) as error:
             raise self._extensions.unread("a value", error) from error
+
+    def serialize(self, value: Any, where: str) -> bytes | None:
+        """A channel's value as the program's own serializer writes it; None if there is none.
+
+        Raises:
+            TypeNotAllowedError: It refuses the value; `where` names the place.
+        """
+        if self.serde is None:
+            return None
+        try:
+            return pack(list(self.serde.dumps_typed(value)))
+        except Exception as error:
+            raise TypeNotAllowedError(f"{where}: {refusal(value)} ({error})") from error
+
+    def deserialize(self, packed: bytes) -> Any:
+        """The value that `serialize` gave bytes for.
+
+        Raises:
+            CorruptRecordError: There is no serializer, or it does not read them.
+        """
+        if self.serde is None:
+            raise CorruptRecordError(
+                "a value was written by a serializer of a checkpointer's own; pass the same serde= to checkpointer()"
+            )
+        try:
+            kind, data = unpack(packed)
+            return self.serde.loads_typed((kind, data))
+        except Exception as error:
+            raise CorruptRecordError(
+                f"the checkpointer's serializer does not read a value: {type(error).__name__}: {error}; "
+                "pass the serde= that wrote it"
+            ) from error
 
     def _verified(
         self,

@@ -31,7 +31,8 @@ class SessionInfo:
     messages: int
     """How many messages its history shows."""
     checkpoints: int
-    """How many root checkpoints it lists."""
+    """How many root checkpoints it stores of those that it lists. Where only a chain has spoken, a graph is shown one
+    that is not stored yet."""
     bytes: int
     """Every payload byte it holds."""
     created_at: datetime

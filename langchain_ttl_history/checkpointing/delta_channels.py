@@ -7,7 +7,7 @@ from typing import Any
 
 from langchain_core.messages import RemoveMessage
 
-from langchain_ttl_history.checkpoints import decode_record, overwritten, target_of
+from langchain_ttl_history.checkpoints import decode_record, found_record, overwritten
 from langchain_ttl_history.codec import Codec, delta_snapshot
 from langchain_ttl_history.conversation import keyed
 from langchain_ttl_history.flow import Flow, Read
@@ -33,11 +33,7 @@ def delta_history(
     remaining = set(channels)
     names = (head_name(ns),) if id is None else (checkpoint_name(ns, id),)
     snapshot: Snapshot = yield Read(key, Query(names, (CHECKPOINT, BODY)))
-    pointer = snapshot.blobs.get(head_name(ns))
-    name = target_of(pointer) if pointer is not None else checkpoint_name(ns, id or "")
-    record = None
-    if name in snapshot.blobs:
-        record = decode_record(snapshot.blobs[name], codec)
+    record = found_record(ns, id, snapshot.blobs, codec)
     while record is not None and record.parent is not None and remaining:
         parent = record.parent
         query = Query(

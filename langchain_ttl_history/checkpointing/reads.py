@@ -11,7 +11,7 @@ from langchain_core.messages import BaseMessage
 from langchain_ttl_history.amendments import done_with
 from langchain_ttl_history.checkpointing.first_checkpoint import FIRST_METADATA, first_checkpoint, first_checkpoint_id
 from langchain_ttl_history.checkpointing.run_token import TOKEN_KEY, Token
-from langchain_ttl_history.checkpoints import Record, decode_record, target_of
+from langchain_ttl_history.checkpoints import Record, found_record
 from langchain_ttl_history.codec import delta_snapshot
 from langchain_ttl_history.flow import Flow, Read
 from langchain_ttl_history.index import Line, lines_of
@@ -87,7 +87,7 @@ class CheckpointReads:
         elif id is None or id == view.head_id:
             found = self._latest(key, view, view.record, view.head_id)
         elif lease is None or self._is_shown(snapshot, id):
-            found = self._older(snapshot, id)
+            found = self._older(key, snapshot, id)
         if found is None:
             return None
         loaded, token = found
@@ -134,11 +134,11 @@ class CheckpointReads:
         bodies.last_shown, bodies.last_loaded = (token.shown, tuple(shown)), id
         return loaded, token
 
-    def _older(self, snapshot: Snapshot, id: str) -> tuple[Loaded, Token] | None:
-        blob = snapshot.blobs.get(checkpoint_name("", id))
-        if blob is None:
+    def _older(self, key: SessionKey, snapshot: Snapshot, id: str) -> tuple[Loaded, Token] | None:
+        record = found_record("", id, snapshot.blobs, self.sessions.codec)
+        if record is None:
             return None
-        record = decode_record(blob, self.sessions.codec)
+        self.sessions.cache.note_put(key, checkpoint_name("", id), snapshot.generation)
         decoded = decode_bodies(record.names, snapshot.blobs, self.sessions.codec)
         shown, messages = self.sessions.windowed(record.names, dict(zip(record.names, decoded, strict=True)))
         whole = len(shown) == len(record.names)
@@ -195,13 +195,12 @@ class CheckpointReads:
     def _load_sub(self, key: SessionKey, ns: str, id: str | None, lease: Lease | None) -> Flow[Loaded | None]:
         names = (head_name(ns),) if id is None else (checkpoint_name(ns, id), writes_name(ns, id))
         snapshot: Snapshot = yield Read(key, Query(names, _FOLLOW, None, lease))
-        pointer = snapshot.blobs.get(head_name(ns))
-        name = target_of(pointer) if pointer is not None else checkpoint_name(ns, id or "")
-        if name not in snapshot.blobs:
-            return None
         codec = self.sessions.codec
-        record = decode_record(snapshot.blobs[name], codec)
+        record = found_record(ns, id, snapshot.blobs, codec)
+        if record is None:
+            return None
         found = record.checkpoint["id"]
+        name = checkpoint_name(ns, found)
         values = record.decode_values(snapshot.blobs, codec)
         writes = decode_writes(snapshot.lists.get(writes_name(ns, found), ()), snapshot.blobs, codec)
         self.sessions.cache.of(key, snapshot.generation).learn(name, record, snapshot.blobs)

@@ -75,10 +75,7 @@ def decode_writes(entries: Iterable[Entry], blobs: Any, codec: Codec) -> list[Pe
     """
     found: dict[tuple[str, int], PendingWrite] = {}
     for entry in entries:
-        form, *others = unpack(codec.unseal(entry.payload))
-        if form != _FORMAT:
-            raise unread_form("a write", form, _FORMAT)
-        task_id, path, stored = others
+        task_id, path, stored = _unpacked(entry, codec)
         for index, channel, value in stored:
             if index < 0 or (task_id, index) not in found:
                 found[task_id, index] = PendingWrite(
@@ -87,13 +84,23 @@ def decode_writes(entries: Iterable[Entry], blobs: Any, codec: Codec) -> list[Pe
     return sorted(found.values(), key=lambda write: writes_sort_key(write.path, write.task_id, write.place))
 
 
+def _unpacked(entry: Entry, codec: Codec) -> list[Any]:
+    """The task's id, its path, and its writes as they are stored."""
+    form: int
+    others: list[Any]
+    form, *others = unpack(codec.unseal(entry.payload))
+    if form != _FORMAT:
+        raise unread_form("a write", form, _FORMAT)
+    return others
+
+
 @decoder("a pending write")
 def waits_for_answer(entries: Iterable[Entry], codec: Codec) -> bool:
     """Whether an interrupt among these writes has not been resumed."""
     asked: set[str] = set()
     answered: set[str] = set()
     for entry in entries:
-        _, task_id, _, stored = unpack(codec.unseal(entry.payload))
+        task_id, _, stored = _unpacked(entry, codec)
         for _, channel, _ in stored:
             if channel == INTERRUPT:
                 asked.add(task_id)

@@ -23,8 +23,8 @@ from langchain_ttl_history.stored.names import value_name
 
 __all__ = ["HERE", "LIST", "SNAPSHOT", "Values", "decode_value", "is_conversation", "shifted"]
 
-HERE, BLOB, LIST, MESSAGE, SNAPSHOT, MAP = range(6)
-"""How a value is stored."""
+HERE, BLOB, LIST, MESSAGE, SNAPSHOT, MAP, SERIALIZED, SERIALIZED_BLOB = range(8)
+"""How a value is stored; the last two are like the first two, by a serializer of the program's own."""
 
 # A value of up to so many bytes stands in its record.
 _INLINE = 96
@@ -61,33 +61,38 @@ class Values:
                 return [SNAPSHOT, *self.messages(value.value, channel)]
             if isinstance(value, BaseMessage):
                 return [MESSAGE, *self.messages([value], channel)]
-        data = self.codec.plain(value)
+        here, apart = HERE, BLOB
+        if self.codec.serde is None:
+            data = self.codec.plain(value)
+        else:
+            here, apart = SERIALIZED, SERIALIZED_BLOB
+            data = self.codec.serialize(value, f"{self.where}, channel {channel!r}")
         if data is None:
             data = self.codec.dumps(value, f"{self.where}, channel {channel!r}")
         if len(data) <= _INLINE:
-            return [HERE, data]
+            return [here, data]
         name = value_name(data)
         self.blobs[name] = Blob(self.codec.seal(data))
         self.refs.append(name)
-        return [BLOB, len(self.refs) - 1]
+        return [apart, len(self.refs) - 1]
 
     def share(self, stored: Sequence[Any], refs: Sequence[str]) -> list[Any]:
         """Take over a value that another record stored, with that record's references."""
-        if stored[0] == HERE:
+        if stored[0] in (HERE, SERIALIZED):
             return list(stored)
         if stored[0] == MAP:
             return [MAP, [[key, self.share(each, refs)] for key, each in stored[1]]]
         start = len(self.refs)
-        if stored[0] == BLOB:
+        if stored[0] in (BLOB, SERIALIZED_BLOB):
             self.refs.append(refs[stored[1]])
-            return [BLOB, start]
+            return [stored[0], start]
         self.refs += refs[stored[1] : stored[2]]
         return [stored[0], start, len(self.refs)]
 
 
 def shifted(stored: Sequence[Any], by: int) -> list[Any]:
     """A stored value after its references have moved `by` places towards the start."""
-    if stored[0] == HERE:
+    if stored[0] in (HERE, SERIALIZED):
         return list(stored)
     if stored[0] == MAP:
         return [MAP, [[key, shifted(each, by)] for key, each in stored[1]]]
@@ -103,14 +108,16 @@ def decode_value(stored: Sequence[Any], refs: Sequence[str], blobs: Any, codec: 
     kind = stored[0]
     if kind == HERE:
         return codec.loads(stored[1])
-    if kind == BLOB:
+    if kind == SERIALIZED:
+        return codec.deserialize(stored[1])
+    if kind in (BLOB, SERIALIZED_BLOB):
         name = refs[stored[1]]
         if name not in blobs:
             raise CorruptRecordError("a channel's value is gone")
         data = codec.unseal(blobs[name].payload)
         if value_name(data) != name:
             raise CorruptRecordError("a channel's value is damaged")
-        return codec.loads(data)
+        return codec.loads(data) if kind == BLOB else codec.deserialize(data)
     if kind == MAP:
         return {key: decode_value(each, refs, blobs, codec) for key, each in stored[1]}
     if kind not in (LIST, MESSAGE, SNAPSHOT):

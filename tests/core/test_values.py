@@ -8,7 +8,11 @@ import pytest
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
 from langchain_ttl_history.codec import Codec, delta_snapshot
+from langchain_ttl_history.encoding.records import pack
+from langchain_ttl_history.errors import CorruptRecordError
+from langchain_ttl_history.storage.base import Entry
 from langchain_ttl_history.stored.known_bodies import KnownBodies
+from langchain_ttl_history.stored.pending import decode_writes, waits_for_answer
 from langchain_ttl_history.stored.values import Values, decode_value, shifted
 
 SAID: list[BaseMessage] = [HumanMessage("question", id="h"), AIMessage("answer", id="a")]
@@ -54,3 +58,11 @@ def test_messages_in_what_a_graph_is_given_are_stored_as_those_of_its_conversati
     later.messages([message for message in SAID if message in value.get("messages", ())], "messages")
     assert not later.blobs, "they are there already"
     assert all(LONG.encode() not in blob.payload or name[0] == "v" for name, blob in values.blobs.items())
+
+
+def test_a_pending_write_of_a_newer_format_is_read_by_nobody() -> None:
+    entry = Entry(1, pack([2, "task", "path", [[0, "__interrupt__", [0, b"\x01"]]]]))
+    with pytest.raises(CorruptRecordError, match="format 2, newer"):
+        decode_writes([entry], {}, Codec())
+    with pytest.raises(CorruptRecordError, match="format 2, newer"):
+        waits_for_answer([entry], Codec())

@@ -626,6 +626,22 @@ async def test_probing_unknown_sessions_creates_nothing(colour: Colour) -> None:
     assert len(await session.sessions(all_users=True)) == 1
 
 
+async def test_writes_of_a_run_over_an_old_checkpoint_that_was_freed_leave_nothing_behind(session_with: Opens) -> None:
+    session = session_with(max_checkpoints=3, max_messages=None)
+    graph = counting_graph(session.buffer.checkpointer())
+    await session.run(graph, {"count": 1})
+    # By another worker, which knows the checkpoint only from reading it.
+    other = session_with(max_checkpoints=3, max_messages=None)
+    saver = other.buffer.checkpointer()
+    old = (await other.colour.collect(saver, "list", other.config))[1]
+    old = await other.colour.call(saver, "get_tuple", old.config)
+    for _ in range(12):
+        await session.run(graph, {"count": 1})
+    before = (await session.info()).bytes
+    await other.colour.call(saver, "put_writes", old.config, [("count", 1)], "late")
+    assert (await session.info()).bytes == before
+
+
 async def test_writes_that_come_after_their_checkpoint_was_freed_leave_nothing_behind(session_with: Opens) -> None:
     session = session_with(max_checkpoints=1, max_messages=None)
     saver = session.buffer.checkpointer()

@@ -24,7 +24,10 @@ from langchain_ttl_history import (
     TTLHistoryError,
     TypeNotAllowedError,
 )
+from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import MemoryStorage
+from langchain_ttl_history.storage.base import Change, Lease
+from langchain_ttl_history.stored.names import checkpoint_name
 
 from .helpers import GRAPH_KINDS, Session, build_chain, build_graph, dumps
 from .samples import Order, Point, Settings, TicketMessage
@@ -532,3 +535,53 @@ async def test_what_a_serializer_of_the_programs_own_refuses_is_told_with_its_wo
         await session.ask(compiled, "note this")
     assert isinstance(refused.value, ValueError)
     assert isinstance(refused.value.__cause__, ValueError)
+
+
+class Signed(JsonPlusSerializer):
+    """A program's own serializer, which reads only what it wrote with the same key."""
+
+    def __init__(self, key: bytes) -> None:
+        super().__init__()
+        self.key = key
+
+    def dumps_typed(self, obj: Any) -> tuple[str, bytes]:
+        kind, data = super().dumps_typed(obj)
+        return kind, self.key + data
+
+    def loads_typed(self, data: tuple[str, bytes]) -> Any:
+        if not data[1].startswith(self.key):
+            raise RuntimeError("this is not mine")
+        return super().loads_typed((data[0], data[1].removeprefix(self.key)))
+
+
+@pytest.mark.parametrize("size", [1, 1_000], ids=["in the record", "apart"])
+async def test_what_a_serializer_of_the_programs_own_wrote_is_read_by_no_other(session: Session, size: int) -> None:
+    saver = session.buffer.checkpointer
+    graph = StateGraph(Noted).add_node("note", lambda state: {"note": ["secret" * size]}).add_edge(START, "note")
+    mine = graph.compile(checkpointer=saver(serde=Signed(b"mine")))
+    await session.ask(mine, "note this")
+    for serde in (None, Signed(b"other")):
+        other = graph.compile(checkpointer=saver(serde=serde))
+        with pytest.raises(CorruptRecordError, match=r"alice.*s1.*serde="):
+            await session.state(other)
+    # What nobody serialized is read by everyone.
+    await session(session.user_id, "s2").ask(graph.compile(checkpointer=saver()), "note this")
+    state = await session(session.user_id, "s2").state(mine)
+    assert state.values["note"] == ["secret" * size]
+
+
+async def test_a_subgraph_whose_latest_checkpoint_is_gone_does_not_look_new(session: Session, storage: Any) -> None:
+    inner = StateGraph(Noted).add_node("note", lambda state: {"note": 1}).add_edge(START, "note")
+    outer = StateGraph(Noted).add_node("inner", inner.compile(checkpointer=True)).add_edge(START, "inner")
+    await session.ask(outer.compile(checkpointer=session.buffer.checkpointer()), "note this")
+    saver = session.buffer.checkpointer()
+    config: Any = {"configurable": {**session.config["configurable"], "checkpoint_ns": "inner"}}
+    latest = await session.colour.call(saver, "get_tuple", config)
+    name = checkpoint_name("inner", latest.checkpoint["id"])
+    storage.write(SessionKey(*session.key), Change(Lease(100.0, None), drop=[name]))
+    for method, arguments in (
+        ("get_tuple", {"config": config}),
+        ("get_delta_channel_history", {"config": config, "channels": ["note"]}),
+    ):
+        with pytest.raises(CorruptRecordError, match=r"s1.*the latest checkpoint is gone"):
+            await session.colour.call(saver, method, **arguments)

@@ -20,7 +20,7 @@ def test_two_workers_that_remember_different_things_refer_to_the_same(storage: R
     other.write(KEY, Change(LEASE, drop=["m1", "m3"]))
     other.write(KEY, Change(LEASE, blobs={"m3": Blob(b"new")}))
     if loses:
-        settings_of(one).numbers.forget(KEY)
+        settings_of(one).numbers.forget(*KEY)
     refs = tuple(f"m{number}" for number in range(5))
     assert one.write(KEY, Change(LEASE, blobs={"c": Blob(b"", refs)})).missing == {"m1"}
     there = ("m0", "m2", "m3", "m4")

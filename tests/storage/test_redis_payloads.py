@@ -109,7 +109,7 @@ def test_a_session_counts_payloads_as_they_were_given(
 
     def write(**change: Any) -> None:
         if not known:
-            settings_of(storage).numbers.forget(KEY)
+            settings_of(storage).numbers.forget(*KEY)
         outcome = storage.write(KEY, Change(LEASE, **change))
         expected.update(change.get("blobs", {}))
         for name in change.get("drop", ()):

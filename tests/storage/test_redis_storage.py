@@ -24,7 +24,7 @@ def test_a_write_and_a_read_may_be_larger_than_luas_stack(storage: RedisStorage,
     assert [entry.refs for entry in found.lists["log"]] == [(name,) for name in blobs]
     assert found.lists["all"][0].refs == tuple(blobs)
     assert storage.read(KEY, Query(outline=True)).blobs == blobs
-    settings_of(storage).numbers.forget(KEY)
+    settings_of(storage).numbers.forget(*KEY)
     by_name = storage.write(KEY, Change(LEASE, blobs={"c": Blob(b"", tuple(blobs))}))
     assert by_name.status is Status.STORED
     storage.write(KEY, Change(LEASE, drop=[*blobs, "c", "all"], trim={"log": frozenset(range(1, 20_001))}))

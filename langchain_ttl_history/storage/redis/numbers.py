@@ -135,7 +135,7 @@ class NumbersCache:
             before: The epoch before the request, if that is a write.
         """
         if told is None:
-            self.forget(key)
+            self.forget(*key)
             return
         with self._lock:
             known = self._known.pop(key, None)
@@ -158,8 +158,13 @@ class NumbersCache:
                 _, oldest = self._known.popitem(last=False)
                 self._size -= len(oldest.numbers)
 
-    def forget(self, key: SessionKey) -> None:
-        """Forget a session."""
+    def forget(self, user_id: str, session_id: str | None) -> None:
+        """Forget a session, or all of a user's."""
         with self._lock:
-            old = self._known.pop(key, None)
-            self._size -= len(old.numbers) if old else 0
+            if session_id is None:
+                keys = [key for key in self._known if key.user_id == user_id]
+            else:
+                keys = [SessionKey(user_id, session_id)]
+            for key in keys:
+                old = self._known.pop(key, None)
+                self._size -= len(old.numbers) if old else 0

@@ -122,7 +122,7 @@ def delete(settings: Settings, key: SessionKey, tombstone_ttl: float) -> Plan[in
     """Delete a session."""
     address = settings.keys.of(key)
     count: int = yield _deletion(settings, address.keys, [address.digest], tombstone_ttl, request_name(), whole=False)
-    settings.numbers.forget(key)
+    settings.numbers.forget(*key)
     settings.mirrors.forget(*key)
     return count
 
@@ -136,6 +136,7 @@ def forget(settings: Settings, user_id: str, tombstone_ttl: float) -> Plan[int]:
         keys = [user, *(settings.keys.session(user, digest) for digest in digests)]
         reply = yield _deletion(settings, keys, digests, tombstone_ttl, request, whole=True)
         if isinstance(reply, int):
+            settings.numbers.forget(user_id, None)
             settings.mirrors.forget(user_id, None)
             return reply
         digests = [each.decode() for each in reply]
