@@ -13,7 +13,7 @@ from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, ToolMes
 
 from langchain_ttl_history.window import callers, calls_with_results
 
-__all__ = ["escaped", "marks", "timeline"]
+__all__ = ["escaped", "marks", "spelled_value", "timeline"]
 
 # Longer text is folded, with this much of it in view.
 _FOLDED_CHARS = 600
@@ -85,7 +85,7 @@ def _item(message: BaseMessage, results: Sequence[ToolMessage], *, has_call: boo
 
 
 def _tool(name: str, args: dict[str, Any], result: ToolMessage | None) -> str:
-    given = ", ".join(f"{key}={_value(value)}" for key, value in args.items())
+    given = ", ".join(f"{key}={spelled_value(value)}" for key, value in args.items())
     call = f'<div class="ttlh-call">{_folded(f"{name}({given})")}</div>'
     if result is None:
         return f'<div class="ttlh-block">{call}<div class="ttlh-result ttlh-of">no result yet</div></div>'
@@ -94,7 +94,8 @@ def _tool(name: str, args: dict[str, Any], result: ToolMessage | None) -> str:
     return f'<div class="ttlh-block">{call}<div class="ttlh-result{failed}">{_folded(result.text)}{chips}</div></div>'
 
 
-def _value(value: Any) -> str:
+def spelled_value(value: Any) -> str:
+    """A value on one line: JSON, or how Python writes it if it is none."""
     try:
         return json.dumps(value, ensure_ascii=False)
     except (TypeError, ValueError):

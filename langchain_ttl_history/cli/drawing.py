@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator
 
@@ -12,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from langchain_ttl_history.display import Facts, Portrait, amount, span
-from langchain_ttl_history.timeline import marks
+from langchain_ttl_history.timeline import marks, spelled_value
 from langchain_ttl_history.window import callers, calls_with_results
 
 __all__ = ["console", "facts", "listing", "timeline"]
@@ -91,7 +90,7 @@ def timeline(portrait: Portrait) -> Iterator[RenderableType]:
 
 
 def _call(call: ToolCall, result: ToolMessage | None) -> Iterator[Text]:
-    yield _plain(f"{call['name']}({json.dumps(call['args'], ensure_ascii=False, default=repr)})", "yellow")
+    yield _plain(f"{call['name']}({spelled_value(call['args'])})", "yellow")
     if result is None:
         yield Text("  waits for its result", style="dim")
     else:

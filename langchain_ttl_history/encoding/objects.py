@@ -10,10 +10,11 @@ from __future__ import annotations
 import dataclasses
 from collections import deque
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, time
 from enum import Enum
 from functools import cached_property
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel
 
@@ -21,7 +22,7 @@ from langchain_ttl_history.errors import CorruptRecordError
 
 __all__ = ["beside", "put_together", "taken_apart"]
 
-_FIELDS, _MODEL, _MADE, _ITEMS, _PLAIN, _FOLDED, _BOUNDED = range(7)
+_FIELDS, _MODEL, _MADE, _ITEMS, _PLAIN, _FOLDED, _BOUNDED, _ZONED = range(8)
 # How a value of a subclass is made a plain one. `str(value)` may return that value itself, as Django's safe strings do.
 _BASES: dict[type, Callable[[Any], Any]] = {
     str: str.__str__,
@@ -61,6 +62,11 @@ def taken_apart(value: Any) -> list[Any] | None:
         return [_MADE, list(value)] if hasattr(kind, "_make") else [_ITEMS, list(value)]
     if isinstance(value, (set, frozenset)):
         return [_ITEMS, list(value)]
+    if kind in (datetime, time) and isinstance(value.tzinfo, ZoneInfo) and value.tzinfo.key:
+        # ISO 8601 tells the offset alone, and of a zone's offset at another time nothing.
+        date = [*value.timetuple()[:3]] if kind is datetime else []
+        clock = [value.hour, value.minute, value.second, value.microsecond]
+        return [_ZONED, [*date, *clock, value.tzinfo, value.fold]]
     if kind is datetime and value.fold:
         # The second time a clock shows an hour; ISO 8601 does not tell it from the first.
         return [_FOLDED, [*value.timetuple()[:6], value.microsecond, value.tzinfo]]
@@ -95,6 +101,9 @@ def put_together(cls: Any, how: int, state: Any) -> Any:
         return cls(*state)
     if how == _FOLDED:
         return cls(*state, fold=1)
+    if how == _ZONED:
+        *parts, fold = state
+        return cls(*parts, fold=fold)
     made = cls.__new__(cls)
     if how == _FIELDS:
         for name, value in state.items():

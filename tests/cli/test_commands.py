@@ -215,6 +215,12 @@ def test_stats_and_sweep_count(call: Call) -> None:
     assert call("sweep").stdout == "0 expired sessions freed\n"
 
 
+def test_a_call_that_is_no_json_is_shown_all_the_same(call: Call, buffer: SessionBuffer) -> None:
+    odd = {"name": "plot", "args": {"points": {(1, 2): "x"}}, "id": "2"}
+    buffer.history("alice", "other").add_messages([AIMessage("", tool_calls=[odd])])
+    assert "plot({'points': {(1, 2): 'x'}})" in call("show", "alice", "other").stdout
+
+
 def test_one_session_is_told_as_one(call: Call, buffer: SessionBuffer) -> None:
     assert call("forget", "bob", "--yes").stdout == "1 session deleted\n"
     buffer.delete("alice", "other")

@@ -8,6 +8,7 @@ from collections import deque
 from datetime import datetime, time, timedelta, timezone
 from enum import Enum, IntEnum
 from typing import Any, NamedTuple
+from zoneinfo import ZoneInfo
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -63,7 +64,7 @@ TYPES = [Colour, Level, Name, Count, Point, Ticket, Frozen, Slotted, Model]
 
 texts = st.text(max_size=8) | st.text(st.characters(), max_size=4) | st.sampled_from(["\ud800", "a\udfffb", "\0", "🙂"])
 integers = st.integers(-(2**80), 2**80) | st.sampled_from([2**63 - 1, 2**63, -(2**63), -(2**63) - 1, 2**64 - 1, 2**64])
-zones = st.sampled_from([None, timezone.utc, timezone(timedelta(hours=-5, minutes=-30))])
+zones = st.sampled_from([None, timezone.utc, timezone(timedelta(hours=-5, minutes=-30)), ZoneInfo("Europe/Rome")])
 hashable = (
     st.none()
     | st.booleans()
@@ -74,7 +75,7 @@ hashable = (
     | st.uuids()
     | st.datetimes(timezones=zones)
     | st.dates()
-    | st.times()
+    | st.times(timezones=zones)
     | st.timedeltas()
     | st.decimals(allow_nan=False)
     | st.sampled_from([*Colour, *Level])
@@ -134,8 +135,8 @@ def exactly(left: Any, right: Any) -> bool:
         return exactly(left.__dict__, right.__dict__)
     if dataclasses.is_dataclass(left):
         return all(exactly(getattr(left, f.name), getattr(right, f.name)) for f in dataclasses.fields(left))
-    if isinstance(left, (datetime, time)) and left.utcoffset() != right.utcoffset():
-        return False
+    if isinstance(left, (datetime, time)):
+        return repr(left) == repr(right)  # Which tells zone and fold, as `==` does not.
     return bool(left == right)
 
 

@@ -143,6 +143,10 @@ VALUES: dict[str, Any] = {
     "naive datetime": NAIVE.replace(microsecond=999_999),
     "utc datetime": dt.datetime(2024, 2, 29, tzinfo=dt.timezone.utc),
     "zoned datetime": dt.datetime(2024, 7, 1, tzinfo=zoneinfo.ZoneInfo("Europe/Zurich")),
+    "an hour that comes twice": dt.datetime(2024, 10, 27, 2, 30, tzinfo=zoneinfo.ZoneInfo("Europe/Zurich")),
+    "the same hour again": dt.datetime(2024, 10, 27, 2, 30, fold=1, tzinfo=zoneinfo.ZoneInfo("Europe/Zurich")),
+    "an hour that is left out": dt.datetime(2024, 3, 31, 2, 30, tzinfo=zoneinfo.ZoneInfo("Europe/Zurich")),
+    "zoned time": dt.time(2, 30, tzinfo=zoneinfo.ZoneInfo("Europe/Zurich")),
     "date": dt.date(2024, 2, 29),
     "time": dt.time(12, 30),
     "timedelta": dt.timedelta(days=1, seconds=5),
@@ -182,6 +186,8 @@ def same(left: Any, right: Any) -> bool:
         return list(map(repr, left)) == list(map(repr, right)) and all(same(left[key], right[key]) for key in left)
     if isinstance(left, list | tuple | deque):
         return len(left) == len(right) and all(map(same, left, right))
+    if isinstance(left, (dt.datetime, dt.time)):
+        return repr(left) == repr(right)  # Which tells zone and fold, as `==` does not.
     return bool(left == right)
 
 
