@@ -29,7 +29,7 @@ _PUT = 500
 class CachedSession:
     """What is known of one generation of a session."""
 
-    __slots__ = ("before", "bodies", "generation", "records", "tolerated", "values")
+    __slots__ = ("before", "bodies", "counted", "generation", "records", "tolerated", "values")
 
     def __init__(self, generation: int, before: CachedSession | None = None) -> None:
         self.generation = generation
@@ -41,6 +41,8 @@ class CachedSession:
         """Checkpoints by name: the latest of each run that was active recently."""
         self.values: dict[str, Mapping[str, Blob]] = {}
         """By checkpoint the large values of its channels, by name: its run does not hand them over again."""
+        self.counted = 0
+        """How much of its size the cache has counted."""
         self.tolerated = 0
         """Up to how many bytes it may have, though over `max_bytes`, since freeing it would do nothing."""
 
@@ -90,6 +92,7 @@ class SessionCache:
         self._put: dict[int, int] = {}
         self._put_before: dict[int, int] = {}
         self._plans: OrderedDict[SessionKey, Change] = OrderedDict()
+        self._held = 0
 
     def last(self, key: SessionKey) -> CachedSession | None:
         """What is known of the generation of a session that was seen last, even if that is gone by now."""
@@ -108,18 +111,32 @@ class SessionCache:
             known = self._sessions.get(key)
             if known is not None and not known.generation:
                 known.generation = generation  # It begins with what was stored before this was told.
-            if known is not None and known.generation == generation and known.bodies.size <= _BYTES:
-                self._sessions.move_to_end(key)
-                return known
-            before = None if known is None or known.generation == generation else known
-            if before is not None:
-                before.before = None
-            known = self._sessions[key] = CachedSession(generation, before)
+            if known is None or known.generation != generation or known.bodies.size > _BYTES:
+                before = None if known is None or known.generation == generation else known
+                if before is not None:
+                    before.before = None
+                self._remove(key)
+                known = self._sessions[key] = CachedSession(generation, before)
             self._sessions.move_to_end(key)
-            held = sum(each.size for each in self._sessions.values())
-            while len(self._sessions) > _SESSIONS or (len(self._sessions) > 1 and held > _BYTES):
-                held -= self._sessions.popitem(last=False)[1].size
+            if len(self._sessions) > _SESSIONS:
+                self._remove(next(iter(self._sessions)))
             return known
+
+    def count(self, key: SessionKey) -> None:
+        """Take account of what was learned of a session, and forget others if all are too much."""
+        with self._lock:
+            known = self._sessions.get(key)
+            if known is None:
+                return
+            size = known.size
+            self._held += size - known.counted
+            known.counted = size
+            while len(self._sessions) > 1 and self._held > _BYTES:
+                self._remove(next(iter(self._sessions)))
+
+    def _remove(self, key: SessionKey) -> None:
+        known = self._sessions.pop(key, None)
+        self._held -= 0 if known is None else known.counted
 
     def note_put(self, key: SessionKey, name: str, generation: int) -> None:
         """Remember that a checkpoint was put in this generation."""
@@ -154,6 +171,9 @@ class SessionCache:
         """Forget what was said in a session, or in all of a user's."""
         with self._lock:
             for key in [
-                key for key in self._sessions if key.user_id == user_id and session_id in (None, key.session_id)
+                key
+                for key in {*self._sessions, *self._plans}
+                if key.user_id == user_id and session_id in (None, key.session_id)
             ]:
-                del self._sessions[key]
+                self._remove(key)
+                self._plans.pop(key, None)

@@ -127,5 +127,6 @@ class CheckpointPuts:
         replaces = before is not None and before.run == record.run
         known.learn(put.name, record, change.blobs, put.parent_name, replaces=replaces)
         cache.note_put(key, put.name, outcome.generation)
+        cache.count(key)
         if self.sessions.is_heavy(key, outcome):
             yield from self.sessions.free_now(key)

@@ -90,6 +90,7 @@ class CheckpointReads:
             found = self._older(key, snapshot, id)
         if found is None:
             return None
+        self.sessions.cache.count(key)
         loaded, token = found
         if lease is not None:
             loaded.checkpoint["versions_seen"][TOKEN_KEY] = token.versions()

@@ -10,6 +10,7 @@ from langchain_core.messages import BaseMessage, HumanMessage, ToolMessage
 from langchain_ttl_history.cache import SessionCache
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.storage.base import Change, Lease
 from langchain_ttl_history.stored.bodies import encode_bodies
 from langchain_ttl_history.stored.known_bodies import KnownBodies
 from langchain_ttl_history.stored.names import body_name
@@ -45,6 +46,32 @@ def test_of_the_generations_before_only_the_last_is_remembered_and_it_counts() -
     assert (second.before, second.size) == (first, 100)
     third = cache.of(KEY, 3)
     assert (third.before, second.before) == (second, None)
+
+
+def test_all_sessions_together_are_bounded_though_each_grows_after_it_was_first_seen() -> None:
+    cache = SessionCache()
+    keys = [SessionKey("ada", f"s{number}") for number in range(100)]
+    for round in range(10):
+        for key in keys:
+            cache.of(key, 1).bodies.learn(f"{round}", Body(f"a body {round}", None, bytes(100_000)))
+            cache.count(key)
+        known = [found for found in map(cache.last, keys) if found is not None]
+        assert sum(each.size for each in known) <= 32 * 1024 * 1024
+    assert len(known) > 20
+    for number in range(1_000):
+        cache.of(SessionKey("bob", f"s{number}"), 1)
+    assert sum(cache.last(SessionKey("bob", f"s{number}")) is not None for number in range(1_000)) == 128
+
+
+def test_nothing_of_a_session_that_is_dropped_is_remembered() -> None:
+    cache = SessionCache()
+    for name in ("s1", "s2"):
+        cache.of(SessionKey("ada", name), 1)
+        cache.keep_plan(SessionKey("ada", name), Change(Lease(1.0, None)))
+    cache.drop("ada", "s1")
+    assert cache.last(KEY) is None
+    assert cache.take_plan(KEY) is None
+    assert cache.take_plan(SessionKey("ada", "s2")) is not None
 
 
 def test_what_edits_replaced_is_remembered_in_bounds_and_counts() -> None:
