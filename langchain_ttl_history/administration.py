@@ -106,6 +106,10 @@ class Administration:
 
         Returns:
             How many live sessions there were.
+
+        Raises:
+            ConfigurationError: The user is not named, or the id is not valid.
+            StorageError: The storage could not be reached.
         """
         user = valid_id("user_id", user_id)
         self._sessions.cache.drop(user)
@@ -127,6 +131,11 @@ class Administration:
 
         Returns:
             Whether there is such a session.
+
+        Raises:
+            MissingUserError: No user is named, and there is no default user.
+            ConfigurationError: An id or the idle time is not valid.
+            StorageError: The storage could not be reached.
         """
         return run(self._storage, self._is_stored(*self._idle_change(user_id, session_id, idle_ttl)))
 

@@ -112,6 +112,8 @@ class TTLCheckpointSaver(PruneCopyDelete, BaseCheckpointSaver[Any]):
         Raises:
             ConfigurationError: The config names no thread, or another user than the bound one.
             MissingUserError: It names no user, and there is no bound or default user.
+            StorageError: The storage could not be reached.
+            CorruptRecordError: A record of the session cannot be read.
         """
         key, ns, id = self._threads.place(config)
         lease = self._sessions.lease
@@ -181,7 +183,12 @@ class TTLCheckpointSaver(PruneCopyDelete, BaseCheckpointSaver[Any]):
     def get_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
     ) -> Mapping[str, DeltaChannelHistory]:
-        """The writes that lead to a checkpoint, and the value each channel starts from."""
+        """The writes that lead to a checkpoint, and the value each channel starts from.
+
+        Returns:
+            For each channel a dictionary: `writes` are pending writes, (task id, channel, value), the oldest first, and
+            `seed` is the value they are applied to, where there is one.
+        """
         key, ns, id = self._threads.place(config)
         flow = delta_history(self._sessions, key, ns, id, channels)
         return cast(Mapping[str, DeltaChannelHistory], run(self._storage, flow))
@@ -220,7 +227,10 @@ class TTLCheckpointSaver(PruneCopyDelete, BaseCheckpointSaver[Any]):
         A put of a turn whose session was deleted is refused with a line in the log.
 
         Raises:
+            ConfigurationError: The config names no thread, or another user than the bound one.
+            MissingUserError: It names no user, and there is no bound or default user.
             TypeNotAllowedError: A channel's value would not come back; nothing was stored.
+            StorageError: The storage could not be reached, or refused the checkpoint again and again.
         """
         put = self._put(config, checkpoint, metadata, new_versions)
         run(self._storage, self._arrivals.put(put))
@@ -248,7 +258,10 @@ class TTLCheckpointSaver(PruneCopyDelete, BaseCheckpointSaver[Any]):
         """Store what a task wrote, pending on the checkpoint the config names.
 
         Raises:
+            ConfigurationError: The config names no thread or checkpoint, or another user than the bound one.
+            MissingUserError: It names no user, and there is no bound or default user.
             TypeNotAllowedError: A value would not come back as it is; nothing was stored.
+            StorageError: The storage could not be reached.
         """
         run(self._storage, self._placed(config, writes, task_id, task_path))
 

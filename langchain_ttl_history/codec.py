@@ -104,10 +104,6 @@ class Codec:
 
     # Messages
 
-    def plain_message(self, message: BaseMessage) -> bytes | None:
-        """The message as bytes that are certain to come back exactly; None if :meth:`verified_message` has to try."""
-        return pack_plain(message)
-
     def verified_message(self, message: BaseMessage, where: str) -> bytes:
         """The message as bytes that were read back and found to be the same.
 
@@ -131,7 +127,7 @@ class Codec:
     def packed_image(self, image: bytes, cls: type[BaseMessage], where: str) -> bytes:
         """What :meth:`verified_message` gave for the message whose image this is."""
         (message,) = messages_of(joined([image])[1], [cls], self._extensions.hook)
-        return self.plain_message(message) or self.verified_message(message, where)
+        return pack_plain(message) or self.verified_message(message, where)
 
     def images(self, messages: Sequence[BaseMessage]) -> tuple[int, bytes]:
         """The images of these messages as one byte string, and the offset of the first; empty if one has no image."""

@@ -68,8 +68,10 @@ class TTLChatMessageHistory(BaseChatMessageHistory):
         """The conversation within the window, oldest first. Setting it replaces the conversation.
 
         Raises:
-            StorageError: The storage could not be reached.
+            StorageError: The storage could not be reached; when set also that others kept freeing what is shared.
             CorruptRecordError: A record of the session cannot be read.
+            TypeNotAllowedError: One that is set is not a message, or would not come back as it is.
+            SessionDeletedError: When set: the session was deleted since this turn read it.
         """
         if self._turn is None:
             return self._read(run(self._storage, self._sessions.turn(self._key)))

@@ -9,7 +9,7 @@ from langchain_ttl_history.checkpoints import Record
 from langchain_ttl_history.encoding.records import decoder, pack, unpack_each, unread_form
 from langchain_ttl_history.storage.base import Entry
 
-__all__ = ["Line", "line_of", "lines_at", "lines_of"]
+__all__ = ["Line", "every_line", "line_of", "newest_lines"]
 
 _FORMAT = 1
 
@@ -43,18 +43,18 @@ def line_of(ns: str, id: str, record: Record) -> bytes:
     run_id = metadata.get("run_id")
     counters = metadata.get("counters_since_delta_snapshot")
     root = (metadata.get("parents") or {}).get("") if ns else None
-    deltas = list(counters) if counters else None
+    deltas = tuple(counters) if counters else None
     valued = None
     if deltas is not None or record.snapshot:
         # LangGraph counts the steps of a `DeltaChannel` from the first on, but makes no snapshot of it before it was
         # written to: as long as that takes, it would keep all checkpoints.
         versions = record.checkpoint["channel_versions"]
-        valued = [*record.values, *(channel for channel in deltas or () if channel not in versions)]
-    return pack([_FORMAT, ns, id, record.parent, root, None if run_id is None else str(run_id), deltas, valued])
+        valued = (*record.values, *(channel for channel in deltas or () if channel not in versions))
+    return Line(ns, id, record.parent, root, None if run_id is None else str(run_id), deltas, valued).payload()
 
 
 @decoder("an index line")
-def lines_at(entries: Sequence[Entry]) -> list[Line]:
+def every_line(entries: Sequence[Entry]) -> list[Line]:
     """The lines that entries of the index hold, in their order.
 
     Raises:
@@ -71,10 +71,10 @@ def lines_at(entries: Sequence[Entry]) -> list[Line]:
     return lines
 
 
-def lines_of(entries: Sequence[Entry]) -> list[Line]:
+def newest_lines(entries: Sequence[Entry]) -> list[Line]:
     """The index, oldest first, each checkpoint once: where it was put last."""
     lines: dict[tuple[str, str], Line] = {}
-    for line in lines_at(entries):
+    for line in every_line(entries):
         lines.pop((line.ns, line.id), None)
         lines[line.ns, line.id] = line
     return list(lines.values())

@@ -7,7 +7,7 @@ from collections.abc import Set as AbstractSet
 
 from langchain_ttl_history.checkpoints import decode_record, target_of
 from langchain_ttl_history.codec import Codec
-from langchain_ttl_history.index import Line, lines_at
+from langchain_ttl_history.index import Line, every_line
 from langchain_ttl_history.storage.base import Blob, Change, Entry, Lease, Snapshot
 from langchain_ttl_history.stored.names import (
     BODY,
@@ -71,7 +71,7 @@ class Lines:
     """The index lines in an outline, decoded once."""
 
     def __init__(self, snapshot: Snapshot, codec: Codec) -> None:
-        self.indexed = {index: lines_at(snapshot.lists.get(index, ())) for index in (CHAIN, INDEX, SUBS)}
+        self.indexed = {index: every_line(snapshot.lists.get(index, ())) for index in (CHAIN, INDEX, SUBS)}
         # A checkpoint that was put twice has two lines; the newer one counts.
         self.by_id = {(line.ns, line.id): line for lines in self.indexed.values() for line in lines}
         self._blobs, self._codec = snapshot.blobs, codec

@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 
 from langchain_ttl_history.display import Portrait, info_card
 from langchain_ttl_history.flow import Flow, Read
-from langchain_ttl_history.index import lines_of
+from langchain_ttl_history.index import newest_lines
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.pruning import leaves, waiting_roots
 from langchain_ttl_history.sessions import Sessions, View
@@ -76,7 +76,7 @@ def _glance(sessions: Sessions, key: SessionKey) -> Flow[View | None]:
 
 def _listed(sessions: Sessions, key: SessionKey, snapshot: Snapshot) -> Flow[int]:
     """How many root checkpoints are listed: the newest, and those that wait for an answer whatever their age."""
-    lines = lines_of(snapshot.lists.get(INDEX, ()))
+    lines = newest_lines(snapshot.lists.get(INDEX, ()))
     cap = sessions.retention.max_checkpoints
     if cap is None or len(lines) <= cap:
         return len(lines)

@@ -24,7 +24,7 @@ class PendingWrites:
     """Puts of pending writes; `messages_key` is the channel that is the conversation."""
 
     sessions: Sessions
-    messages_key: str = "messages"
+    messages_key: str
 
     def put_writes(
         self,

@@ -33,7 +33,12 @@ class PruneCopyDelete:
         await arun(self._storage, self._delete(thread_id))
 
     def delete_for_runs(self, run_ids: Sequence[str]) -> None:
-        """Delete the checkpoints that these runs put in the user's sessions, and the messages they added."""
+        """Delete the checkpoints that these runs put in the user's sessions, and the messages they added.
+
+        Raises:
+            ConfigurationError: The run ids are no list of ids.
+            StorageError: The storage could not be reached, or others kept writing to a session.
+        """
         run(self._storage, self._delete_for_runs(run_ids))
 
     async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:

@@ -37,7 +37,7 @@ class PutPlans:
     """Plans of puts; `messages_key` is the channel that is the conversation."""
 
     sessions: Sessions
-    messages_key: str = "messages"
+    messages_key: str
 
     def plan(self, put: Put, parent: Parent, bodies: KnownBodies) -> tuple[Change, Record]:
         """The change that stores a checkpoint and what it changed in the conversation, and the checkpoint's record.
@@ -128,7 +128,15 @@ class PutPlans:
         return guard
 
     def _keep_first(self, token: Token, blobs: dict[str, Blob]) -> list[tuple[str, bytes, tuple[str, ...]]]:
-        """Store the first checkpoint, which was shown but never stored, now that another builds on it."""
+        """Add the first checkpoint, which was shown but never stored, now that another builds on it.
+
+        Args:
+            token: What the run was shown.
+            blobs: What is going to be sent; the checkpoint is added.
+
+        Returns:
+            Its entry in the index, as `Change.append` takes it; empty if the run was shown another checkpoint.
+        """
         if token.id != first_checkpoint_id(token.generation):
             return []
         channel = self.messages_key

@@ -14,7 +14,7 @@ from langchain_ttl_history.checkpointing.run_token import TOKEN_KEY, Token
 from langchain_ttl_history.checkpoints import Record, found_record
 from langchain_ttl_history.codec import delta_snapshot
 from langchain_ttl_history.flow import Flow, Read
-from langchain_ttl_history.index import Line, lines_of
+from langchain_ttl_history.index import Line, newest_lines
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.log_entries import Seen
 from langchain_ttl_history.pruning import leaves, shown_lines, waiting_roots
@@ -58,7 +58,7 @@ class CheckpointReads:
     """Reads of checkpoints; `messages_key` is the channel that is the conversation."""
 
     sessions: Sessions
-    messages_key: str = "messages"
+    messages_key: str
 
     def load(self, key: SessionKey, ns: str, id: str | None, lease: Lease | None) -> Flow[Loaded | None]:
         """The latest checkpoint of a namespace, or the one of this id; None if there is none.
@@ -101,7 +101,7 @@ class CheckpointReads:
         snapshot = view.snapshot
         id = first_checkpoint_id(snapshot.generation)
         shown, messages = self.sessions.windowed(view.graph, view.messages)
-        token = Token.of(snapshot, id, view.seen, shown, view.graph)
+        token = Token.of(snapshot.generation, id, view.seen, shown, view.graph)
         self.sessions.cache.of(key, snapshot.generation).bodies.learn_read(
             shown, messages, snapshot.blobs, self.sessions.codec
         )
@@ -127,7 +127,7 @@ class CheckpointReads:
                     delta_snapshot(messages) if kind == SNAPSHOT else messages
                 )
                 versions.setdefault(channel, 1)
-        token = Token.of(snapshot, id, view.seen, shown, view.graph)
+        token = Token.of(snapshot.generation, id, view.seen, shown, view.graph)
         if token.cut and view.graph is not view.names:
             # Edits wait while the graph does; those of what its run leaves out have nothing left to change.
             token = token._replace(seen=done_with(token.cut, view.log.deltas, token.seen))
@@ -145,7 +145,7 @@ class CheckpointReads:
         whole = len(shown) == len(record.names)
         loaded = self._loaded(snapshot, id, record, record.channel, messages, unchanged=whole)
         seen = Seen(snapshot.position)
-        token = Token.of(snapshot, id, seen, shown, record.names)
+        token = Token.of(snapshot.generation, id, seen, shown, record.names)
         return loaded, token
 
     def _loaded(
@@ -189,7 +189,7 @@ class CheckpointReads:
 
     def _is_shown(self, snapshot: Snapshot, id: str) -> bool:
         cap = self.sessions.retention.max_checkpoints
-        lines = lines_of(snapshot.lists.get(INDEX, ()))
+        lines = newest_lines(snapshot.lists.get(INDEX, ()))
         waiting = waiting_roots([line for line in lines if line.id == id], snapshot, self.sessions.codec)
         return any(line.id == id for line in shown_lines(lines, (), cap, waiting))
 
@@ -214,8 +214,8 @@ class CheckpointReads:
         head = head_name("")
         query = Query((INDEX, SUBS, head), (), (LOG, head), lease)
         snapshot: Snapshot = yield Read(key, query)
-        roots = lines_of(snapshot.lists.get(INDEX, ()))
-        subs = lines_of(snapshot.lists.get(SUBS, ()))
+        roots = newest_lines(snapshot.lists.get(INDEX, ()))
+        subs = newest_lines(snapshot.lists.get(SUBS, ()))
         if not roots and snapshot.lists.get(LOG):
             return [], first_checkpoint_id(snapshot.generation)
         cap = self.sessions.retention.max_checkpoints

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 from langchain_ttl_history.encoding.records import pack, unpack
 from langchain_ttl_history.log_entries import Seen
-from langchain_ttl_history.storage.base import Snapshot
 from langchain_ttl_history.stored.names import key_of
 
 __all__ = ["TOKEN_KEY", "Token"]
@@ -33,13 +32,13 @@ class Token(NamedTuple):
     """The names of the conversation it was shown, as one string; most puts need not read it."""
 
     @classmethod
-    def of(cls, snapshot: Snapshot, id: str, seen: Seen, names: Sequence[str], whole: Sequence[str]) -> Token:
+    def of(cls, generation: int, id: str, seen: Seen, names: Sequence[str], whole: Sequence[str]) -> Token:
         """The token of a run that loads this checkpoint and is shown these messages of the whole conversation."""
         cut = frozenset(map(key_of, whole)).difference(map(key_of, names)) if len(whole) > len(names) else _NOTHING
         shown = "\n".join(names)
         if shown.count("\n") >= max(1, len(names)):
             shown = json.dumps(names)  # An id contains a line break.
-        return cls(snapshot.generation, id, seen, cut, shown)
+        return cls(generation, id, seen, cut, shown)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -90,7 +90,7 @@ def changed(left: Any, right: Any) -> Any:
     """The innermost part of a value that came back as something else, so that it and not what holds it is named."""
     if type(left) is not type(right):
         return left
-    pairs: list[tuple[Any, Any]] = []
+    pairs: list[tuple[Any, Any]]
     if type(left) in (list, tuple):
         pairs = [*zip(left, right, strict=False)]
     elif type(left) is dict:

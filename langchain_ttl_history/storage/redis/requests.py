@@ -186,7 +186,7 @@ def sweep(settings: Settings) -> Plan[int]:
             found, after = yield from _listing(settings, user, after, with_expired=True)
             digests = [each.digest for each in found if each.is_expired]
             keys = [user, *(settings.keys.session(user, digest) for digest in digests)]
-            freed += yield Eval(_SWEEP, keys, [packed([settings.now, settings.margin, digests])])
+            freed += yield Eval(_SWEEP, keys, [packed([settings.now, digests])])
             if after is None:
                 break
     return freed

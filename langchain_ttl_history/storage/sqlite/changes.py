@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 
-from langchain_ttl_history.storage.base import KEEP, Blob, Change, Entry, Lease, Outcome, Status
+from langchain_ttl_history.storage.base import Blob, Change, Entry, Keep, Lease, Outcome, Status
 from langchain_ttl_history.storage.sqlite.mirror import Key, Mirror
 from langchain_ttl_history.storage.sqlite.overflow import body_of
 from langchain_ttl_history.storage.sqlite.packs import Large, Listed, Named, Names, encode, sealed
@@ -34,8 +34,8 @@ def plan_change(mirror: Mirror, change: Change, now: float, *, force: bool = Fal
     row.segment, row.length = mirror.tail.number, mirror.tail.length
     row.position, row.bytes = session.position, session.bytes
     renewed = False
-    if change.idle_ttl is not KEEP:
-        row.give(change.idle_ttl, now, change.lease)
+    if not isinstance(change.idle_ttl, Keep):
+        row.set_idle_ttl(change.idle_ttl, now, change.lease)
         renewed = True
     if not change.upkeep:
         renewed = row.use(now, change.lease) or renewed

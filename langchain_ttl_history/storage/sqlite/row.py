@@ -16,7 +16,7 @@ from math import inf
 from struct import Struct
 
 from langchain_ttl_history.errors import CorruptRecordError
-from langchain_ttl_history.storage.base import KEEP, Keep, Lease
+from langchain_ttl_history.storage.base import Lease
 
 __all__ = ["OVER", "OWN", "Row", "bytes_of"]
 
@@ -129,10 +129,8 @@ class Row:
         self.deadline = self._at_most(None if idle is None else now + idle * (1 + _LATE), lease)
         return True
 
-    def give(self, idle: float | Keep | None, now: float, lease: Lease) -> None:
+    def set_idle_ttl(self, idle: float | None, now: float, lease: Lease) -> None:
         """Set the session's own idle time, counted from its last use."""
-        if idle is KEEP:
-            return
         # Reads within a tenth of the old idle time may not have been recorded.
         used = min(now, self.used + (self._idle(lease) or 0.0) * _LATE)
         self.idle = idle

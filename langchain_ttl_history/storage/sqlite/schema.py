@@ -33,8 +33,8 @@ _SETTINGS = (
 )
 
 _TABLES = (
-    # One row. The newest generation given out or fenced; how many deletions may still be seen in
-    # the file beside the database.
+    # One row. The newest generation given out or fenced; the fence of the newest deletion that may still be seen in
+    # the file beside the database, 0 if there is none.
     "CREATE TABLE state (generation INTEGER NOT NULL, unwiped INTEGER NOT NULL)",
     "INSERT INTO state VALUES (0, 0)",
     # `renewed` is when `deadline` was last set; `idle` is the session's own idle time, -1 where it

@@ -3,12 +3,11 @@
 -- KEYS: the user, the sessions.
 -- ARGV[1], packed:
 --    1  the time, or -1 for the server's
---    2  margin, unused here
---    3  the digests of the keys, in the order of KEYS
+--    2  the digests of the keys, in the order of KEYS
 -- Reply: how many sessions were freed.
 
 local a = cmsgpack.unpack(ARGV[1])
-local now, margin, digests = clock(a[1]), a[2], a[3]
+local now, digests = clock(a[1]), a[2]
 local freed, fields = 0, {}
 for at, digest in ipairs(digests) do
   local entry = call('HGET', user, 's' .. digest)
