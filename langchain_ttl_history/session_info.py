@@ -7,9 +7,9 @@ from datetime import datetime, timezone
 
 from langchain_ttl_history.display import Portrait, info_card
 from langchain_ttl_history.flow import Flow, Read
+from langchain_ttl_history.freeing.pruning import leaves, waiting_roots
 from langchain_ttl_history.index import newest_lines
 from langchain_ttl_history.keys import SessionKey
-from langchain_ttl_history.pruning import leaves, waiting_roots
 from langchain_ttl_history.sessions import Sessions, View
 from langchain_ttl_history.storage.base import Query, Snapshot
 from langchain_ttl_history.stored.names import BODY, CHECKPOINT, INDEX, LOG, head_name, writes_name

@@ -16,13 +16,13 @@ from langchain_ttl_history.amendments import informed
 from langchain_ttl_history.cache import SessionCache
 from langchain_ttl_history.checkpoints import Record, pointed_at
 from langchain_ttl_history.codec import Codec
-from langchain_ttl_history.compaction import hard_limits, limits, plan, together
 from langchain_ttl_history.conversation import fold, keyed
 from langchain_ttl_history.errors import TTLHistoryError
 from langchain_ttl_history.flow import Flow, Read, Write
+from langchain_ttl_history.freeing.compaction import hard_limits, limits, plan, together
+from langchain_ttl_history.freeing.message_cutting import Conversation
 from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.log_entries import Log, Seen, deltas_of
-from langchain_ttl_history.message_cutting import Conversation
 from langchain_ttl_history.retention import Retention
 from langchain_ttl_history.storage.base import Change, Lease, Outcome, Query, Snapshot, Status
 from langchain_ttl_history.stored.known_bodies import KnownBodies

@@ -8,10 +8,10 @@ from langchain_ttl_history.amendments import without_edits
 from langchain_ttl_history.checkpoints import decode_record
 from langchain_ttl_history.errors import StorageError
 from langchain_ttl_history.flow import Flow, Read, Write, every_key
+from langchain_ttl_history.freeing.pruning import Lines, keep_only, latest_lines
 from langchain_ttl_history.index import Line
 from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.log_entries import Log, deltas_of, entries_of, unseen
-from langchain_ttl_history.pruning import Lines, keep_only, latest_lines
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Outcome, Query, Snapshot, Status
 from langchain_ttl_history.stored.names import INDEX, LOG, SUBS, checkpoint_name

@@ -14,10 +14,10 @@ from langchain_ttl_history.checkpointing.run_token import TOKEN_KEY, Token
 from langchain_ttl_history.checkpoints import Record, found_record
 from langchain_ttl_history.codec import delta_snapshot
 from langchain_ttl_history.flow import Flow, Read
+from langchain_ttl_history.freeing.pruning import leaves, shown_lines, waiting_roots
 from langchain_ttl_history.index import Line, newest_lines
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.log_entries import Seen
-from langchain_ttl_history.pruning import leaves, shown_lines, waiting_roots
 from langchain_ttl_history.sessions import Sessions, View
 from langchain_ttl_history.storage.base import Lease, Query, Snapshot
 from langchain_ttl_history.stored.bodies import decode_bodies

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from langchain_ttl_history.compaction import together
+from langchain_ttl_history.freeing.compaction import together
+from langchain_ttl_history.freeing.pruning import shown_lines
 from langchain_ttl_history.index import Line
-from langchain_ttl_history.pruning import shown_lines
 from langchain_ttl_history.storage.base import Blob, Change, Entry, Lease
 
 LEASE = Lease(60.0, None)

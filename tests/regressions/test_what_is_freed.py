@@ -11,7 +11,7 @@ from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Command, interrupt
 
 from langchain_ttl_history import Retention, SessionBuffer, StorageError
-from langchain_ttl_history.compaction import hard_limits
+from langchain_ttl_history.freeing.compaction import hard_limits
 from langchain_ttl_history.storage import MemoryStorage
 from langchain_ttl_history.storage.base import Query
 from langchain_ttl_history.stored.names import LOG

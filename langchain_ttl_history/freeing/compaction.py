@@ -13,9 +13,9 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from langchain_ttl_history.codec import Codec
-from langchain_ttl_history.log_trimming import kept_entries
-from langchain_ttl_history.message_cutting import Conversation, with_fewer_messages
-from langchain_ttl_history.pruning import Lines, keep_only, leaves, shown_lines, waiting_roots
+from langchain_ttl_history.freeing.log_trimming import kept_entries
+from langchain_ttl_history.freeing.message_cutting import Conversation, with_fewer_messages
+from langchain_ttl_history.freeing.pruning import Lines, keep_only, leaves, shown_lines, waiting_roots
 from langchain_ttl_history.retention import Retention
 from langchain_ttl_history.storage.base import Change, Entry, Lease, Snapshot
 from langchain_ttl_history.stored.names import ID, INDEX, LOG, SUBS

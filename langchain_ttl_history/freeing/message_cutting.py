@@ -11,8 +11,8 @@ from langchain_core.messages import BaseMessage
 
 from langchain_ttl_history.checkpoints import target_of, without_messages
 from langchain_ttl_history.codec import Codec
+from langchain_ttl_history.freeing.pruning import needed_by
 from langchain_ttl_history.log_entries import Log, deltas_of
-from langchain_ttl_history.pruning import needed_by
 from langchain_ttl_history.storage.base import Blob, Change, Entry, Snapshot
 from langchain_ttl_history.stored.names import BODY, LOG, VALUE, head_name, key_of
 from langchain_ttl_history.window import Caps, visible
