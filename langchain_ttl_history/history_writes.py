@@ -193,15 +193,19 @@ def _placed(messages: Iterable[BaseMessage], view: View) -> list[tuple[str | Non
     """
     groups: list[tuple[str | None, list[str]]] = [(None, [])]
     here = {*keyed(view.names)}
-    is_late = True
+    at, is_late = 0, True
     for message in messages:
         if message.id not in here:  # What is there stays in its place, and places nothing.
             is_late = is_late and isinstance(message, ToolMessage)
             if isinstance(message, ToolMessage) and is_late:
-                groups.append((_caller(message, view), []))
-            elif groups[-1][0] is not None and isinstance(message, (HumanMessage, SystemMessage)):
+                after = _caller(message, view)
+                at = next((place for place, (other, _) in enumerate(groups) if other == after), len(groups))
+                if at == len(groups):
+                    groups.append((after, []))
+            elif groups[at][0] is not None and isinstance(message, (HumanMessage, SystemMessage)):
+                at = len(groups)
                 groups.append((None, []))
-        groups[-1][1].append(message.id or "")
+        groups[at][1].append(message.id or "")
     return groups if groups[0][1] or len(groups) == 1 else groups[1:]
 
 

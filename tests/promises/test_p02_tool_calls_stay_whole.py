@@ -197,6 +197,16 @@ async def test_late_results_that_are_added_together_each_go_to_their_own_call(se
     ]
 
 
+async def test_late_results_of_parallel_calls_keep_their_order_before_what_answers_them(session: Session) -> None:
+    await session.add(human("look up a, b"), calls("a", "b"))
+    await session.add(human("look up c"), calls("c"))
+    await session.add(result("a"), result("c"), result("b"), AIMessage("answer"))
+    assert await session.texts() == [
+        *("look up a, b", "call a, b", "facts about a", "facts about b", "answer"),
+        *("look up c", "call c", "facts about c"),
+    ]
+
+
 async def test_what_is_asked_after_a_late_result_goes_to_the_end(session: Session) -> None:
     await session.add(human("look up a"), calls("a"))
     await session.add(human("q2"), AIMessage("a2"))
