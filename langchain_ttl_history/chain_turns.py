@@ -21,7 +21,7 @@ def new_in(messages: Sequence[BaseMessage], turn: Turn, codec: Codec) -> list[Ba
         turn: What it was shown.
         codec: Tells whether the turn changed in place what it was shown.
     """
-    shown = {message.id: message for message in turn.as_shown(codec)}
+    shown = {message.id: message for message in turn.as_shown(codec) if message.id}
     said = _with_cached_as_new(messages, turn)
     given_again = _given_again(said, shown)
     said = _without_old(said, shown, given_again)
@@ -52,7 +52,7 @@ def _is_same_answer(message: BaseMessage, first: BaseMessage) -> bool:
     )
 
 
-def _given_again(messages: Sequence[BaseMessage], shown: Container[str | None]) -> list[BaseMessage]:
+def _given_again(messages: Sequence[BaseMessage], shown: Container[str]) -> list[BaseMessage]:
     """The messages of the input that come again in the output, as from a runnable that is a whole agent.
 
     They come first as they were given, without an id, and then as the agent returned them, with one.
@@ -75,7 +75,7 @@ def _given_again(messages: Sequence[BaseMessage], shown: Container[str | None]) 
 
 
 def _without_old(
-    messages: Sequence[BaseMessage], shown: Container[str | None], given_again: Sequence[BaseMessage]
+    messages: Sequence[BaseMessage], shown: Container[str], given_again: Sequence[BaseMessage]
 ) -> list[BaseMessage]:
     """The messages, without the input that comes again, and without what an agent knows from before what it was shown.
 
@@ -92,5 +92,5 @@ def _without_old(
         input_ends += 1
     output = messages[input_ends:]
     if input_ends:
-        output = output[next((at for at, message in enumerate(output) if message.id in shown), 0) :]
+        output = output[next((at for at, message in enumerate(output) if message.id and message.id in shown), 0) :]
     return [message for message in output if id(message) not in again]
