@@ -14,7 +14,7 @@ from langchain_ttl_history.storage.redis import batches, layout
 from langchain_ttl_history.storage.redis.commands import encoded, request_name
 from langchain_ttl_history.storage.redis.lineage import newest
 from langchain_ttl_history.storage.redis.names import short_name
-from langchain_ttl_history.storage.redis.numbers import KIND, TABLE, kind_of, runs
+from langchain_ttl_history.storage.redis.numbers import KIND, TABLE, kind_of, runs_of
 
 READ_RUNS = """
 local found = {}
@@ -77,7 +77,7 @@ def test_how_many_names_a_table_holds(admin: redis.Redis) -> None:
 def test_references(admin: redis.Redis, seed: int | None) -> None:
     numbers = [*range(70_000)] if seed is None else some_numbers(seed)
     names = [f"m{number}" for number in numbers]
-    made = runs(names, dict(zip(names, numbers, strict=True)), {}, 0)
+    made = runs_of(names, dict(zip(names, numbers, strict=True)), {}, 0)
     assert made is not None
     known = dict(zip(numbers, names, strict=True))
     joined = b"".join(map(stored, numbers))

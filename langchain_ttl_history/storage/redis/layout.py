@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from struct import Struct
 
 from langchain_ttl_history.storage.base import Blob, Entry
+from langchain_ttl_history.storage.redis.commands import encoded
 from langchain_ttl_history.storage.redis.names import full_name
 from langchain_ttl_history.storage.redis.payloads import full_payload
 
-__all__ = ["SET_AGAIN", "Names", "blob_in", "entries_in", "number_in", "refs_in", "table_names", "without_lengths"]
+__all__ = [
+    "HEADER",
+    "MICRO",
+    "SET_AGAIN",
+    "Names",
+    "blob_in",
+    "entries_in",
+    "number_in",
+    "refs_in",
+    "table_names",
+    "with_lengths",
+    "without_lengths",
+]
 
-_HEADER = Struct(">QII")
+MICRO = 1_000_000
+"""Times are stored in microseconds: so many are a second."""
+HEADER = Struct(">QII")
+"""What a blob's value has behind its number, if it has a header: its mark, and the bytes of its references and of what
+belongs to it."""
 _ENTRY = Struct(">HIIIH")
 
 HAS_HEADER, SET_AGAIN, SHORTENED = 1, 2, 4
@@ -47,7 +64,7 @@ def blob_in(value: bytes, names: Names) -> Blob:
     sort = value[0]
     if not sort & HAS_HEADER:
         return Blob(value[6:])
-    mark, refs, also = _HEADER.unpack_from(value, 6)
+    mark, refs, also = HEADER.unpack_from(value, 6)
     start = 22 + refs
     payload = value[start + also :]
     if sort & SHORTENED:
@@ -87,6 +104,12 @@ def refs_in(runs: bytes, names: Names) -> tuple[str, ...]:
 
 def _also(raw: bytes) -> tuple[str, ...]:
     return tuple(map(full_name, without_lengths(raw)))
+
+
+def with_lengths(names: Iterable[str]) -> bytes:
+    """Names joined, each preceded by its length in 4 bytes."""
+    raw = map(encoded, names)
+    return b"".join([b"%b%b" % (len(name).to_bytes(4, "big"), name) for name in raw])
 
 
 def without_lengths(raw: bytes) -> Iterator[bytes]:

@@ -17,7 +17,7 @@ from langchain_ttl_history.storage.redis.commands import encoded
 from langchain_ttl_history.storage.redis.lineage import later
 from langchain_ttl_history.storage.redis.names import short_name
 
-__all__ = ["KIND", "TABLE", "Dropping", "NumbersCache", "SessionNumbers", "kind_of", "runs"]
+__all__ = ["KIND", "TABLE", "Dropping", "NumbersCache", "SessionNumbers", "kind_of", "runs_of"]
 
 TABLE = 16
 """How many names a table holds."""
@@ -56,7 +56,7 @@ class SessionNumbers:
     dropping: Dropping = ("", frozenset())
 
 
-def runs(
+def runs_of(
     refs: Iterable[str], numbers: Mapping[str, int], own: Mapping[str, int], start: int
 ) -> tuple[bytes, list[int]] | None:
     """References as they are stored; None if one has no number yet.

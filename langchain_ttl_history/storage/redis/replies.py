@@ -12,6 +12,7 @@ from langchain_ttl_history.encoding.records import decoder
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.base import Blob, Change, Entry, Outcome, Query, Snapshot, Status
 from langchain_ttl_history.storage.redis.layout import (
+    MICRO,
     SET_AGAIN,
     Names,
     blob_in,
@@ -32,7 +33,6 @@ _HEAD = Struct(">10Q4I")
 _OUTCOME = Struct(">7QI")
 _REQUESTS = 1 + _OUTCOME.size
 _LISTED = Struct(">QQI")
-_MICRO = 1_000_000
 _STATUS = {b"D": Status.DELETED, b"A": Status.ABSENT, b"M": Status.MOVED}
 
 
@@ -92,7 +92,7 @@ def parse_read(
     """
     if len(reply) == 1:
         now, fence = _NOW.unpack(reply[0])
-        return Snapshot(now / _MICRO, fence), None, None
+        return Snapshot(now / MICRO, fence), None, None
     head, requests = _Head._make(_HEAD.unpack_from(reply[0])), _requests_of(reply)
     if mirror is not None and (
         (mirror.generation, mirror.edition) != (head.generation, head.edition) or remembered.by.encode() not in requests
@@ -134,14 +134,14 @@ def _strings(reply: Sequence[bytes]) -> list[bytes]:
 
 def _snapshot(head: _Head, blobs: Mapping[str, Blob], lists: Mapping[str, Sequence[Entry]]) -> Snapshot:
     return Snapshot(
-        now=head.now / _MICRO,
+        now=head.now / MICRO,
         fence=head.fence,
         generation=head.generation,
         position=head.position,
         bytes=head.bytes,
-        created_at=head.created_at / _MICRO,
-        last_used_at=head.last_used_at / _MICRO,
-        expires_at=head.deadline / _MICRO if head.deadline else None,
+        created_at=head.created_at / MICRO,
+        last_used_at=head.last_used_at / MICRO,
+        expires_at=head.deadline / MICRO if head.deadline else None,
         blobs=blobs,
         lists=lists,
         outline=bool(head.is_outline),

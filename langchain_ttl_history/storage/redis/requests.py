@@ -13,6 +13,7 @@ from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.base import Change, Outcome, Query, Snapshot
 from langchain_ttl_history.storage.redis import writes
 from langchain_ttl_history.storage.redis.commands import Eval, Keys, Scan, Script, packed, request_name
+from langchain_ttl_history.storage.redis.layout import MICRO
 from langchain_ttl_history.storage.redis.mirror import NOTHING, Mirrors
 from langchain_ttl_history.storage.redis.names import short_name
 from langchain_ttl_history.storage.redis.numbers import NumbersCache
@@ -35,7 +36,6 @@ T = TypeVar("T")
 
 # How many keys a server looks at for a page of a scan.
 _PAGE = 1000
-_MICRO = 1_000_000
 
 
 Plan = Generator["Eval | Scan", Any, T]
@@ -60,7 +60,7 @@ class Settings(NamedTuple):
     @property
     def now(self) -> int:
         """The time for a script; -1 is the server's."""
-        return -1 if self.clock is None else round(self.clock() * _MICRO)
+        return -1 if self.clock is None else round(self.clock() * MICRO)
 
     @property
     def margin(self) -> int:

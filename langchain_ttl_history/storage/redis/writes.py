@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from functools import lru_cache
-from struct import Struct
 from typing import Any, NamedTuple
 
 from langchain_ttl_history.storage.base import KEEP, Blob, Change, Lease
-from langchain_ttl_history.storage.redis.commands import Address, Eval, Script, encoded, packed
+from langchain_ttl_history.storage.redis.commands import Address, Eval, Script, packed
+from langchain_ttl_history.storage.redis.layout import HEADER, MICRO, with_lengths
 from langchain_ttl_history.storage.redis.lineage import newest
 from langchain_ttl_history.storage.redis.names import short_name
-from langchain_ttl_history.storage.redis.numbers import Dropping, SessionNumbers, kind_of, runs
+from langchain_ttl_history.storage.redis.numbers import Dropping, SessionNumbers, kind_of, runs_of
 from langchain_ttl_history.storage.redis.payloads import short_entry, short_record
 
 __all__ = ["Envelope", "by_name", "by_number", "micro", "times", "weighed"]
@@ -22,11 +22,9 @@ _CHANGE = Script.load(
     "change", "deadlines", "layout", "numbers", "blobs", "lists", "list_changes", "requests", "tables"
 )
 
-_MICRO = 1_000_000
 _LONGEST = 1 << 52
 # What write.lua takes at once, so that its arguments fit Lua's stack.
 _MOST = 500
-_HEADER = Struct(">QII")
 
 Numbers = Mapping[str, int]
 
@@ -116,13 +114,13 @@ def _stored(
             content.append(payload)
             arguments += (short_name(name), 0, len(payload), short is not None, 0)
             continue
-        found = runs(refs, numbers, own, 16)
+        found = runs_of(refs, numbers, own, 16)
         if found is None:
             return None
         references, missing = found
         counts = counts or 4 * len(missing) < len(references)
-        belonging = _with_lengths(also)
-        content += (_HEADER.pack(mark, len(references), len(belonging)), references, belonging, payload)
+        belonging = with_lengths(map(short_name, also))
+        content += (HEADER.pack(mark, len(references), len(belonging)), references, belonging, payload)
         length = 16 + len(references) + len(belonging)
         arguments += (short_name(name), length, len(payload), short is not None, missing or 0)
     return arguments, counts
@@ -135,7 +133,7 @@ def _appended(
     arguments: list[Any] = []
     counts = False
     for name, payload, refs in entries:
-        found = runs(refs, numbers, own, 0)
+        found = runs_of(refs, numbers, own, 0)
         if found is None:
             return None
         references, missing = found
@@ -147,12 +145,6 @@ def _appended(
 
 
 _kind = lru_cache(maxsize=4096)(kind_of)
-
-
-def _with_lengths(names: Sequence[str]) -> bytes:
-    """Names joined, each preceded by its length in 4 bytes."""
-    raw = [encoded(short_name(name)) for name in names]
-    return b"".join([b"%b%b" % (len(name).to_bytes(4, "big"), name) for name in raw])
 
 
 def by_name(envelope: Envelope, change: Change) -> Eval:
@@ -193,7 +185,7 @@ def times(lease: Lease) -> tuple[int, int]:
 
 def micro(seconds: float) -> int:
     """A duration in microseconds, limited to 140 years, which a server's Lua can still represent exactly."""
-    return min(round(seconds * _MICRO), _LONGEST)
+    return min(round(seconds * MICRO), _LONGEST)
 
 
 def weighed(change: Change) -> list[str]:

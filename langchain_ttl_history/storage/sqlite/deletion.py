@@ -10,7 +10,7 @@ import sqlite3
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.sqlite import freeing
 from langchain_ttl_history.storage.sqlite.lookup import state
-from langchain_ttl_history.storage.sqlite.names import name_of, name_of_owner, name_of_user
+from langchain_ttl_history.storage.sqlite.names import name_of, tombstone_of_user, user_column
 
 __all__ = ["delete", "note_unwiped", "note_wiped"]
 
@@ -30,14 +30,14 @@ def delete(
     fence = max(newest, int(now * 1_000_000))
     connection.execute(_FENCE, (fence,))
     if session_id is None:
-        live, gone = freeing.chosen(connection, "user", name_of_owner(user_id), now)
+        live, gone = freeing.free_matching(connection, "user", user_column(user_id), now)
         # Turns may still run of the user's sessions that have expired and are already freed.
-        keys = [*gone, name_of_user(user_id)]
+        keys = [*gone, tombstone_of_user(user_id)]
     else:
         keys = [name_of(SessionKey(user_id, session_id))]
-        live, _ = freeing.chosen(connection, "key", keys[0], now)
+        live, _ = freeing.free_matching(connection, "key", keys[0], now)
     connection.executemany(_TOMBSTONE, [(key, fence, now + tombstone_ttl) for key in keys])
-    freeing.some(connection, now)
+    freeing.free_some(connection, now)
     return live, fence
 
 

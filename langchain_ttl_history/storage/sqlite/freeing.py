@@ -6,7 +6,7 @@ import sqlite3
 
 from langchain_ttl_history.storage.sqlite.row import OVER
 
-__all__ = ["batch", "by_key", "chosen", "some", "vacuum"]
+__all__ = ["free_batch", "free_matching", "free_session", "free_some", "vacuum"]
 
 # What one write frees along the way, so that freeing keeps up with creating and no write takes long.
 _SESSIONS, _ROWS, _TOMBSTONES = 2, 24, 16
@@ -44,7 +44,7 @@ def _expired(connection: sqlite3.Connection, now: float, sessions: int, rows: in
     return freed, len(found) == sessions
 
 
-def some(connection: sqlite3.Connection, now: float) -> None:
+def free_some(connection: sqlite3.Connection, now: float) -> None:
     """Free a little of what expired."""
     freed, more = _expired(connection, now, _SESSIONS, _ROWS)
     connection.execute(_DELETE_TOMBSTONES, (now, _TOMBSTONES))
@@ -55,7 +55,7 @@ def some(connection: sqlite3.Connection, now: float) -> None:
             connection.execute(f"PRAGMA incremental_vacuum({_VACUUMED})").fetchall()
 
 
-def batch(connection: sqlite3.Connection, now: float) -> tuple[int, bool]:
+def free_batch(connection: sqlite3.Connection, now: float) -> tuple[int, bool]:
     """Free much of what expired. Returns how many sessions, and whether there may be more."""
     connection.execute(_DELETE_TOMBSTONES, (now, -1))
     return _expired(connection, now, _SWEPT_SESSIONS, _SWEPT_ROWS)
@@ -70,13 +70,13 @@ def vacuum(connection: sqlite3.Connection) -> bool:
     return bool(0 < free < before)
 
 
-def by_key(connection: sqlite3.Connection, name: bytes) -> None:
+def free_session(connection: sqlite3.Connection, name: bytes) -> None:
     """Free an expired session, found by what stands for its key, so that another of that key can begin."""
     for (generation,) in connection.execute("SELECT generation FROM sessions WHERE key = ?", (name,)).fetchall():
         _remove(connection, generation)
 
 
-def chosen(connection: sqlite3.Connection, column: str, value: bytes, now: float) -> tuple[int, list[bytes]]:
+def free_matching(connection: sqlite3.Connection, column: str, value: bytes, now: float) -> tuple[int, list[bytes]]:
     """Free the session of a key, or those of a user. Returns how many of them were live, and the keys of all."""
     found = connection.execute(
         f"SELECT generation, key, deadline IS NULL OR deadline > ? FROM sessions WHERE {column} = ?",  # "key" or "user"

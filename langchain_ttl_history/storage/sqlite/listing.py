@@ -8,7 +8,7 @@ from langchain_ttl_history.encoding.records import decoder
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.base import Usage
 from langchain_ttl_history.storage.sqlite.lookup import key_of
-from langchain_ttl_history.storage.sqlite.names import name_of_owner
+from langchain_ttl_history.storage.sqlite.names import user_column
 from langchain_ttl_history.storage.sqlite.row import bytes_of
 
 __all__ = ["page", "usage"]
@@ -39,7 +39,7 @@ def page(
     if user_id is None:
         rows = connection.execute(_LIST_ALL, since).fetchall()
     else:
-        rows = connection.execute(_LIST_USER, (name_of_owner(user_id), *since)).fetchall()
+        rows = connection.execute(_LIST_USER, (user_column(user_id), *since)).fetchall()
     more = f"{rows[-1][0]!r} {rows[-1][1]}" if len(rows) == _PAGE else None
     return [key_of(name, body) for _, _, name, body in rows], more
 

@@ -10,7 +10,7 @@ from langchain_ttl_history.encoding.records import decoder, pack, unpack
 from langchain_ttl_history.errors import CorruptRecordError, brief
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.sqlite.mirror import Mirror
-from langchain_ttl_history.storage.sqlite.names import name_of, name_of_owner, name_of_user
+from langchain_ttl_history.storage.sqlite.names import name_of, tombstone_of_user, user_column
 from langchain_ttl_history.storage.sqlite.overflow import body_of, content_of, written_in
 from langchain_ttl_history.storage.sqlite.packs import size_of, unsealed
 from langchain_ttl_history.storage.sqlite.row import Row
@@ -61,7 +61,7 @@ def find_session(connection: sqlite3.Connection, statement: str, key: SessionKey
     """
     times, name = () if statement is TO_READ else (now, now), name_of(key)
     own, own_until, users, users_until, newest, unwiped, litter, *found = connection.execute(
-        statement, (*times, name, name, name_of_user(key.user_id))
+        statement, (*times, name, name, tombstone_of_user(key.user_id))
     ).fetchone()
     fence, until = 0, 0.0
     for stone, end in ((own, own_until), (users, users_until)):
@@ -87,7 +87,7 @@ def create(connection: sqlite3.Connection, row: Row, key: SessionKey) -> None:
     """Store a new session's row."""
     times = (row.created, row.renewed, row.deadline, row.idle)
     connection.execute(
-        _CREATE, (row.generation, name_of(key), name_of_owner(key.user_id), *times, row.counts, Tail(1).body)
+        _CREATE, (row.generation, name_of(key), user_column(key.user_id), *times, row.counts, Tail(1).body)
     )
     connection.execute(_KEY, (row.generation, body_of(pack(tuple(key)))))
     connection.execute("UPDATE state SET generation = ?", (row.generation,))
@@ -132,7 +132,7 @@ def load(connection: sqlite3.Connection, row: Row, mirror: Mirror | None) -> Mir
     if not mirror.learn(row.segment, written):
         return load(connection, row, None)
     tail.body, tail.room = bytearray(body), room(size_of(written))
-    mirror.be(row)
+    mirror.catch_up_to(row)
     if mirror is not given and mirror.held != row.bytes:
         raise CorruptRecordError("a part of a session is gone")
     return mirror

@@ -138,7 +138,7 @@ class Mirror:
                 weights[name] = 1 + len(entry[2])
         return True
 
-    def be(self, row: Row) -> None:
+    def catch_up_to(self, row: Row) -> None:
         """Become the mirror of the session as of this row, after all segments were learnt."""
         self.row, self.counts = row, row.counts
         session = self.session

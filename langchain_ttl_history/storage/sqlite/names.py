@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from langchain_ttl_history.keys import SessionKey, user_digest
 
-__all__ = ["name_of", "name_of_owner", "name_of_user"]
+__all__ = ["name_of", "tombstone_of_user", "user_column"]
 
 
 @lru_cache(maxsize=1024)
@@ -17,11 +17,11 @@ def name_of(key: SessionKey) -> bytes:
 
 
 @lru_cache(maxsize=1024)
-def name_of_user(user_id: str) -> bytes:
+def tombstone_of_user(user_id: str) -> bytes:
     """What stands for a user among tombstones."""
     return bytes.fromhex(user_digest(user_id))
 
 
-def name_of_owner(user_id: str) -> bytes:
+def user_column(user_id: str) -> bytes:
     """What stands for a user in the rows of the user's sessions."""
     return hashlib.blake2b(user_id.encode("utf-8", "surrogatepass"), digest_size=12).digest()

@@ -185,10 +185,10 @@ class SQLiteStorage:
         if refused is not None:
             return refused, found.unwiped, mirror
         if found.litter:
-            freeing.some(connection, now)
+            freeing.free_some(connection, now)
         if mirror is None:
             if found.litter:
-                freeing.by_key(connection, name_of(key))
+                freeing.free_session(connection, name_of(key))
             row = Row.new(max(found.newest + 1, int(now * 1_000_000)), now)
             create(connection, row, key)
             mirror = Mirror(row)
@@ -232,7 +232,7 @@ class SQLiteStorage:
         now = self._clock()
         freed = 0
         while True:
-            done, more = self._transactions.write(lambda connection: freeing.batch(connection, now))
+            done, more = self._transactions.write(lambda connection: freeing.free_batch(connection, now))
             freed += done
             if not more:
                 break
