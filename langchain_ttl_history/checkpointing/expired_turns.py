@@ -14,7 +14,7 @@ from langchain_ttl_history.stored.bodies import restored
 from langchain_ttl_history.stored.names import checkpoint_name, key_of
 from langchain_ttl_history.stored.values import is_conversation
 
-__all__ = ["held_by", "leave_aged"]
+__all__ = ["held_by", "is_aged", "leave_aged"]
 
 
 def leave_aged(values: dict[str, Any], channel: str, token: Token, retention: Retention, now: float) -> None:
@@ -29,7 +29,7 @@ def leave_aged(values: dict[str, Any], channel: str, token: Token, retention: Re
     """
     value = values.get(channel)
     messages = snapshot_value(value)
-    if not _is_aged(token, retention, now) or not is_conversation(messages):
+    if not is_aged(token.generation, retention, now) or not is_conversation(messages):
         return
     old = {key_of(name) for name in token.names}
     kept = [message for message in messages if message.id not in old]
@@ -55,11 +55,12 @@ def held_by(
     # Of what it loaded it holds what it was shown, which others may have added to since that was put.
     loaded = token is not None and token.id == parent
     names = shown if record is None or loaded else record.names
-    old = set(shown) if token is not None and _is_aged(token, sessions.retention, now) else set()
+    old = set(shown) if token is not None and is_aged(token.generation, sessions.retention, now) else set()
     kept = [name for name in names if name not in old]
     return restored(kept, known.bodies, sessions.codec, label(key))
 
 
-def _is_aged(token: Token, retention: Retention, now: float) -> bool:
+def is_aged(generation: int, retention: Retention, now: float) -> bool:
+    """Whether a session of this generation is past its `max_age`, at this time in seconds since the epoch."""
     age = retention.age_seconds
-    return age is not None and now >= token.generation / 1e6 + age
+    return age is not None and now >= generation / 1e6 + age

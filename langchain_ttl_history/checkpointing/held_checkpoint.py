@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from langchain_ttl_history.checkpointing.conversation_changes import carried_over
+from langchain_ttl_history.checkpointing.expired_turns import is_aged
 from langchain_ttl_history.checkpoints import Record, encode_record, encode_values
 from langchain_ttl_history.flow import Flow, Read
 from langchain_ttl_history.index import line_of
@@ -25,8 +26,8 @@ def with_checkpoint(
     """The change that puts a checkpoint into a session that began anew, together with the writes pending on it.
 
     A run that an interrupt or an error ends puts no more checkpoints, so what it holds is stored again with its last
-    writes. None if this process does not remember all of it, if there is a `max_age`, which it may be past, or if the
-    session has a newer checkpoint already.
+    writes. Where another run has put a checkpoint meanwhile, that stays the latest, and only what was said is. None if
+    this process does not remember all of it, or if the session is past its `max_age`.
 
     Args:
         sessions: What sessions have in common.
@@ -39,10 +40,10 @@ def with_checkpoint(
     name, codec, where = checkpoint_name(ns, id), sessions.codec, label(key)
     known = sessions.cache.last_with(key, name, generation)
     old = None if known is None else known.records.get(name)
-    if known is None or old is None or sessions.retention.age_seconds is not None:
+    if known is None or old is None:
         return None
     found: Snapshot = yield Read(key, Query((head_name(ns),)))
-    if found.blobs:
+    if is_aged(generation, sessions.retention, found.now) or (ns and (found.blobs or _is_spread(old))):
         return None
     record = Record(
         old.checkpoint,
@@ -60,11 +61,14 @@ def with_checkpoint(
     bodies = restored([ref for ref in record.refs if ref[0] == BODY], known.bodies, codec, where)
     if any(ref not in bodies and ref not in values for ref in record.refs):
         return None
-    append: list[tuple[str, bytes, tuple[str, ...]]] = [(SUBS if ns else INDEX, line_of(ns, id, record), ())]
+    append: list[tuple[str, bytes, tuple[str, ...]]] = []
     if record.channel is not None and not ns:
         append += [(LOG, each.payload(), each.added) for each in carried_over(record, None, bodies, codec)]
-    blobs = {**writes.blobs, **values, **bodies, name: encode_record(record, codec, where)}
-    blobs[head_name(ns)] = Blob(b"", (name,), 0, (writes_name(ns, id),))
+    blobs = {**writes.blobs, **values, **bodies}
+    if not found.blobs:
+        append.append((SUBS if ns else INDEX, line_of(ns, id, record), ()))
+        blobs[name] = encode_record(record, codec, where)
+        blobs[head_name(ns)] = Blob(b"", (name,), 0, (writes_name(ns, id),))
     return replace(
         writes,
         guard=Guard(generation),
@@ -74,3 +78,10 @@ def with_checkpoint(
         at_position=found.position if found.generation else None,
         new=not found.generation,
     )
+
+
+def _is_spread(record: Record) -> bool:
+    """Whether a part of its channels' values is in writes before it, which ended with its session."""
+    counters = record.metadata.get("counters_since_delta_snapshot") or {}
+    versions = record.checkpoint["channel_versions"]
+    return any(channel in versions and channel not in record.values for channel in counters)

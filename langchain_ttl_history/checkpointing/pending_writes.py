@@ -75,7 +75,7 @@ class PendingWrites:
             whole = None if ended is None else (yield from with_checkpoint(self.sessions, key, ns, id, ended, change))
             if whole is not None:
                 outcome = yield Write(key, whole)
-                if outcome.status is Status.STORED:
+                if outcome.status is Status.STORED and name in whole.blobs:
                     cache.note_put(key, name, outcome.generation)
             if outcome.status is Status.MOVED:
                 outcome = yield Write(key, change)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import timedelta, timezone
 from typing import Annotated, Any
 
@@ -321,9 +322,17 @@ class DeltaNoted(Noted):
 @pytest.mark.parametrize("state", [Noted, DeltaNoted])
 @pytest.mark.parametrize("durability", ["sync", "exit"])
 @pytest.mark.parametrize("ends", ["interrupt", "error"])
+@pytest.mark.parametrize("max_age", [None, 10_000.0])
 async def test_a_turn_that_an_interrupt_or_an_error_ends_loses_nothing_though_its_session_expired(
-    session: Session, clock: Clock, case: StorageCase, ends: str, durability: str, state: type[Noted]
+    session_with: Callable[..., Session],
+    clock: Clock,
+    case: StorageCase,
+    max_age: float | None,
+    ends: str,
+    durability: str,
+    state: type[Noted],
 ) -> None:
+    session = session_with(idle_ttl=IDLE, max_age=max_age)
     slow = [past(case)]
 
     def begin(_: Any) -> dict[str, Any]:
@@ -355,6 +364,28 @@ async def test_a_turn_that_an_interrupt_or_an_error_ends_loses_nothing_though_it
     given = None if ends == "error" else Command(resume="done")
     result = await session.run(compiled, given, durability=durability)
     assert await session.texts() == texts(result["messages"]) == ["hello", "hi", "now", "meanwhile", "done"]
+
+
+@pytest.mark.parametrize("ends", ["interrupt", "error"])
+async def test_what_was_said_is_kept_of_an_interrupted_turn_though_another_began_its_expired_session_anew(
+    session: Session, clock: Clock, case: StorageCase, ends: str
+) -> None:
+    saver = session.buffer.checkpointer()
+    other = build_graph("agent", saver)
+
+    async def work(_: Any) -> dict[str, Any]:
+        clock.advance(past(case))
+        await session.ask(other, "meanwhile")
+        if ends == "error":
+            raise ValueError("down")
+        return {"messages": [AIMessage(interrupt("sure?"))]}
+
+    graph = StateGraph(MessagesState).add_node("work", work).add_edge(START, "work").compile(checkpointer=saver)
+    await session.add(HumanMessage("hello"), AIMessage("hi"))
+    with suppress(ValueError):
+        await graph.ainvoke({"messages": [HumanMessage("now")]}, session.config, durability="sync")
+    assert await session.texts() == ["meanwhile", "re: meanwhile", "hello", "hi", "now"]
+    assert await session.seen_by(other) == await session.texts()
 
 
 @pytest.mark.parametrize("kind", GRAPH_KINDS)
