@@ -18,6 +18,9 @@ from langchain_ttl_history.stored.pending import encode_writes
 
 __all__ = ["PendingWrites"]
 
+# How often a checkpoint is stored again with its writes if its session changes meanwhile.
+_ATTEMPTS = 5
+
 
 @dataclass(frozen=True)
 class PendingWrites:
@@ -70,15 +73,9 @@ class PendingWrites:
             bodies.sent(change.blobs)
         if outcome.status is Status.MOVED:
             # The session expired, and the checkpoint with it: these writes may start a new session.
-            ended, there, refers = there, None, False
+            ended, there, refers = there or 0, None, False
             change = planned(KnownBodies())
-            whole = None if ended is None else (yield from with_checkpoint(self.sessions, key, ns, id, ended, change))
-            if whole is not None:
-                outcome = yield Write(key, whole)
-                if outcome.status is Status.STORED and name in whole.blobs:
-                    cache.note_put(key, name, outcome.generation)
-            if outcome.status is Status.MOVED:
-                outcome = yield Write(key, change)
+            outcome = yield from self._begin_anew(key, ns, id, ended, change)
         elif outcome.status is Status.MISSING:
             if name in outcome.missing:
                 parent = None if known is None else known.records.get(name)
@@ -95,3 +92,19 @@ class PendingWrites:
         if outcome.status is Status.STORED and self.sessions.is_heavy(key, outcome):
             yield from self.sessions.free_now(key)
         return change, outcome
+
+    def _begin_anew(self, key: SessionKey, ns: str, id: str, ended: int, change: Change) -> Flow[Outcome]:
+        """Store writes whose session, of generation `ended`, is gone, and with them what their run holds."""
+        for _ in range(_ATTEMPTS):
+            whole = yield from with_checkpoint(self.sessions, key, ns, id, ended, change)
+            if whole is None:
+                break
+            outcome: Outcome = yield Write(key, whole)
+            if outcome.status is not Status.MOVED:
+                name = checkpoint_name(ns, id)
+                if outcome.status is Status.STORED and name in whole.blobs:
+                    self.sessions.cache.note_put(key, name, outcome.generation)
+                return outcome
+            # Late writes of the step before began the session at the same moment.
+        outcome = yield Write(key, change)
+        return outcome
