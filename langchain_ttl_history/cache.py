@@ -7,14 +7,13 @@ bodies it leaves out; if either is wrong the storage refuses, and the write is p
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from langchain_ttl_history.checkpoints import Record
 from langchain_ttl_history.fork_safety import lock
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.base import Blob, Change
 from langchain_ttl_history.stored.known_bodies import KnownBodies
-from langchain_ttl_history.stored.names import VALUE
 
 __all__ = ["CachedSession", "SessionCache"]
 
@@ -40,7 +39,7 @@ class CachedSession:
         self.records: dict[str, Record] = {}
         """Checkpoints by name: the latest of each run that was active recently."""
         self.values: dict[str, Mapping[str, Blob]] = {}
-        """By checkpoint the large values of its channels, by name: its run does not hand them over again."""
+        """By checkpoint what its channels hold besides the conversation: its run does not hand that over again."""
         self.counted = 0
         """How much of its size the cache has counted."""
         self.tolerated = 0
@@ -65,12 +64,18 @@ class CachedSession:
             replaces: Whether its run no longer needs the parent, which is then forgotten.
         """
         before = self.values.get(parent, {})
-        values = {ref: blobs.get(ref) or before.get(ref) for ref in record.refs[len(record.names) :] if ref[0] == VALUE}
+
+        def found(refs: Iterable[str]) -> dict[str, Blob]:
+            return {ref: blob for ref in refs if (blob := blobs.get(ref) or before.get(ref)) is not None}
+
+        values = found(record.refs[len(record.names) :])
+        # A message may share the content of another.
+        values.update(found([ref for blob in values.values() for ref in blob.refs]))
         if replaces:
             self._forget(parent)
         self.records[name] = record
         if values:
-            self.values[name] = {ref: blob for ref, blob in values.items() if blob is not None}
+            self.values[name] = values
         if len(self.records) > _RECORDS:
             # Another thread may do the same: the oldest can be gone by now.
             self._forget(next(iter(list(self.records))))
