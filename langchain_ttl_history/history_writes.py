@@ -67,14 +67,14 @@ def add(sessions: Sessions, key: SessionKey, given: Sequence[BaseMessage], turn:
             removed[id] = None
         else:
             added[id] = message
+    if not ready:
+        return
     groups: list[tuple[str | None, list[str]]] = [(None, [*added])]
-    if ready and (isinstance(ready[0], ToolMessage) or not added):
+    if isinstance(ready[0], ToolMessage) or not added:
         view = yield from sessions.read(key, None)
         if not added and view.generation is None:
             return  # There is nothing to remove, and no session to make.
         groups = _placed(added.values(), view)
-    if not ready:
-        return
     blobs: dict[str, Blob] = {}
     names = dict(zip(added, encode_new(added.values(), sessions.codec, label(key), blobs), strict=True))
     run = _new_id()

@@ -8,9 +8,10 @@ import pytest
 from langchain_core.messages import BaseMessage, HumanMessage, ToolMessage
 
 from langchain_ttl_history.cache import SessionCache
+from langchain_ttl_history.checkpoints import Record
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.keys import SessionKey
-from langchain_ttl_history.storage.base import Change, Lease
+from langchain_ttl_history.storage.base import Blob, Change, Lease
 from langchain_ttl_history.stored.bodies import encode_bodies
 from langchain_ttl_history.stored.known_bodies import KnownBodies
 from langchain_ttl_history.stored.names import body_name
@@ -61,6 +62,17 @@ def test_all_sessions_together_are_bounded_though_each_grows_after_it_was_first_
     for number in range(1_000):
         cache.of(SessionKey("bob", f"s{number}"), 1)
     assert sum(cache.last(SessionKey("bob", f"s{number}")) is not None for number in range(1_000)) == 128
+
+
+def test_what_a_checkpoint_holds_besides_its_conversation_is_remembered_until_its_run_goes_on() -> None:
+    known = SessionCache().of(KEY, 1)
+    blobs = {"m-said": Blob(b"", ("m-shared",)), "m-shared": Blob(b"12"), "v-long": Blob(b"345")}
+    first = Record({}, {}, None, "run", names=("m-shown",), refs=("m-shown", "m-said", "v-long"))
+    known.learn("c1", first, {**blobs, "m-shown": Blob(b"shown")})
+    assert (known.values, known.size) == ({"c1": blobs}, 5)
+    # The next one shares them all, so that its put does not bring them.
+    known.learn("c2", first, {}, "c1", replaces=True)
+    assert (known.values, [*known.records]) == ({"c2": blobs}, ["c2"])
 
 
 def test_nothing_of_a_session_that_is_dropped_is_remembered() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import count
 from typing import Any
 
@@ -17,7 +17,7 @@ from langchain_core.messages import (
     ToolMessage,
 )
 
-from langchain_ttl_history import Retention, SessionBuffer
+from langchain_ttl_history import Retention, SessionBuffer, TTLChatMessageHistory
 from langchain_ttl_history.testing import Clock
 
 from .conftest import STORAGES
@@ -107,6 +107,15 @@ def written(appends: Sequence[Sequence[BaseMessage]], storage: Any) -> None:
         history.add_messages(list(batch))
 
 
+def freed_as_it_goes(cap: int) -> Iterator[tuple[SessionBuffer, TTLChatMessageHistory]]:
+    """For each storage a buffer with a cap on messages, and a history of it."""
+    for case in STORAGES.values():
+        storage = case.open(Clock())
+        buffer = SessionBuffer(storage, retention=Retention(max_messages=cap))
+        yield buffer, buffer.history("u", "s")
+        case.close(storage)
+
+
 generously = settings(
     max_examples=150,
     deadline=None,
@@ -160,10 +169,7 @@ def test_a_history_shows_what_the_rules_say_at_a_cap_on_tokens(
 def test_a_history_that_frees_as_it_goes_shows_only_whole_groups_of_what_was_said(
     appends: list[list[BaseMessage]], cap: int
 ) -> None:
-    for case in STORAGES.values():
-        storage = case.open(Clock())
-        buffer = SessionBuffer(storage, retention=Retention(max_messages=cap))
-        history = buffer.history("u", "s")
+    for _, history in freed_as_it_goes(cap):
         for done, batch in enumerate(appends, 1):
             present = set(ids(history.messages))
             before = set(ids(folded(appends[: done - 1])))
@@ -183,7 +189,6 @@ def test_a_history_that_frees_as_it_goes_shows_only_whole_groups_of_what_was_sai
                 assert shown[-1].id == whole[-1].id
             smallest = expected_window(conversation, lambda messages: False)
             assert len(shown) <= max(cap, len(smallest))
-        case.close(storage)
 
 
 @st.composite
@@ -210,10 +215,7 @@ def talks(draw: st.DrawFn) -> list[list[BaseMessage]]:
 def test_a_history_that_frees_as_it_goes_shows_what_the_rules_say_of_all_that_was_said(
     appends: list[list[BaseMessage]], cap: int
 ) -> None:
-    for case in STORAGES.values():
-        storage = case.open(Clock())
-        buffer = SessionBuffer(storage, retention=Retention(max_messages=cap))
-        history = buffer.history("u", "s")
+    for buffer, history in freed_as_it_goes(cap):
         for done, batch in enumerate(appends, 1):
             history.add_messages(batch)
             expected = expected_window(folded(appends[:done]), lambda messages: len(messages) <= cap)
@@ -222,7 +224,6 @@ def test_a_history_that_frees_as_it_goes_shows_what_the_rules_say_of_all_that_wa
             assert info.messages == len(expected)
             if done % 3 == 0:
                 assert ids(history.messages) == ids(expected)
-        case.close(storage)
 
 
 @generously
@@ -231,13 +232,9 @@ def test_every_window_of_a_window_is_the_window_itself(
     appends: list[list[BaseMessage]],
 ) -> None:
     conversation = folded(appends)
-    for case in STORAGES.values():
-        for cap in (1, 3, 10, 40):
-            storage = case.open(Clock())
-            buffer = SessionBuffer(storage, retention=Retention(max_messages=cap))
-            history = buffer.history("u", "s")
+    for cap in (1, 3, 10, 40):
+        for _, history in freed_as_it_goes(cap):
             history.messages = conversation
             once = history.messages
             history.messages = once
             assert ids(history.messages) == ids(once)
-            case.close(storage)

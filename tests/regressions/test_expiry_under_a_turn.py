@@ -10,13 +10,14 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, Remove
 from langgraph.channels.delta import DeltaChannel
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.graph.message import _messages_delta_reducer
+from langgraph.types import Command, interrupt
 from typing_extensions import TypedDict
 
 from langchain_ttl_history import Retention, SessionBuffer
 from langchain_ttl_history.storage import MemoryStorage
-from langchain_ttl_history.storage.base import Query
+from langchain_ttl_history.storage.base import Change, Query
 from langchain_ttl_history.testing import Clock
-from tests.regressions.cases import CONFIG, Hooked, ask, chained, graph_of, ids, texts
+from tests.regressions.cases import CONFIG, DELTAS, KEY, Hooked, ask, chained, graph_of, ids, texts
 
 
 def test_a_put_whose_session_ends_between_its_look_and_its_write_is_stored() -> None:
@@ -148,3 +149,72 @@ def test_agents_in_tools_of_each_other_stay_whole_when_their_session_expires_und
     parts = ("question", "call", "result", "answer")
     said = [f"{name} {part}" for name in ("first", "second", "third") for part in parts]
     assert ids(buffer.history(session_id="t").messages) == said[removes:]
+
+
+def asking_once_expired(buffer: SessionBuffer, clock: Clock) -> Any:
+    """A graph that asks a person, and whose session expires before it does."""
+    expires = [5_000]
+
+    def ask_person(_: Any) -> Any:
+        while expires:
+            clock.advance(expires.pop())
+        return {"messages": [AIMessage(interrupt("sure?"))]}
+
+    return chained(buffer, ask=ask_person)
+
+
+def test_a_question_to_a_person_is_kept_though_late_writes_begin_its_session_anew_at_the_same_moment() -> None:
+    clock = Clock()
+    storage = Hooked(clock=clock)
+    buffer = SessionBuffer(storage, default_user="u")
+
+    def late(change: Change) -> None:
+        if change.new:
+            storage.before_write = None
+            storage.write(KEY, Change(change.lease, append=[("w\0late", b"", ())]))
+
+    storage.before_write = late
+    graph = asking_once_expired(buffer, clock)
+    graph.invoke({"messages": [HumanMessage("now")]}, CONFIG, durability="sync")
+    assert storage.before_write is None
+    assert [each.value for each in graph.get_state(CONFIG).interrupts] == ["sure?"]
+    assert texts(graph.invoke(Command(resume="yes"), CONFIG)["messages"]) == ["now", "yes"]
+
+
+@pytest.mark.parametrize("deleted", ["t", None], ids=["session", "user"])
+def test_a_question_to_a_person_does_not_come_back_where_another_worker_deletes_its_expired_session(
+    deleted: str | None,
+) -> None:
+    clock = Clock()
+    storage = Hooked(clock=clock)
+    buffer = SessionBuffer(storage, default_user="u")
+
+    def delete(change: Change) -> None:
+        if change.new:
+            storage.before_write = None
+            storage.delete("u", deleted, 60.0)
+
+    storage.before_write = delete
+    graph = asking_once_expired(buffer, clock)
+    graph.invoke({"messages": [HumanMessage("now")]}, CONFIG, durability="sync")
+    assert storage.before_write is None
+    assert buffer.info("u", "t") is None
+    assert graph.get_state(CONFIG).values == {}
+
+
+def test_a_subgraph_over_a_delta_channel_that_asked_a_person_does_not_look_empty_once_its_session_expired() -> None:
+    clock, seen = Clock(), list[list[str]]()
+    buffer = SessionBuffer(MemoryStorage(clock=clock), default_user="u")
+
+    def ask_person(state: Any) -> Any:
+        if not seen:
+            clock.advance(5_000)
+        seen.append(texts(state["messages"]))
+        return {"messages": [AIMessage(interrupt("sure?"))]}
+
+    inner = StateGraph(DELTAS).add_node("ask", ask_person).add_edge(START, "ask").compile()
+    graph = chained(buffer, DELTAS, inner=inner)
+    graph.invoke({"messages": [HumanMessage("now", id="now")]}, CONFIG, durability="sync")
+    graph.invoke(Command(resume="yes"), CONFIG)
+    assert seen == [["now"], ["now"]]
+    assert texts(buffer.history(session_id="t").messages) == ["now", "yes"]
