@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from statistics import fmean, median
+from statistics import median
 from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage
@@ -22,9 +22,9 @@ from langchain_ttl_history import SessionBuffer
 
 from .contenders import Contender
 from .graphs import human, text
-from .measure import METHODS, ROUNDS, quiet, side_by_side, size_text, time_text
+from .measure import METHODS, ROUNDS, in_turn, quiet, side_by_side, size_text, time_text
 from .table import Row
-from .turns import NEAR, WINDOW, Session
+from .turns import NEAR, WINDOW, Session, around
 
 PEER = "SqliteSaver"
 OURS = "sqlite"
@@ -63,19 +63,17 @@ def checkpointer() -> Iterator[Row]:
     bounds = {20: 0.5, 100: 0.15}
     spent: dict[tuple[str, int], list[dict[str, float]]] = {(who, at): [] for who in MAKERS for at in bounds}
     held: dict[str, int] = {}
-    for _ in range(ROUNDS):
+    for number in range(ROUNDS):
         with _sessions() as sessions:
-            by_turn: dict[str, list[dict[str, float]]] = {who: [] for who in MAKERS}
-            with quiet():
-                for number in range(max(bounds) + NEAR):
-                    for who, session in sessions.items():
-                        by_turn[who].append(session.advance().saver)
-                        if number + 1 == max(bounds):
-                            held[who] = session.held()
-        for who, turns in by_turn.items():
-            for at in bounds:
-                near = turns[at - 1 - NEAR : at + NEAR]
-                spent[who, at].append({method: fmean(each[method] for each in near) for method in METHODS})
+            for who in in_turn(MAKERS, number):
+                turns: list[dict[str, float]] = []
+                with quiet():
+                    for _ in range(max(bounds) + NEAR):
+                        turns.append(sessions[who].advance().saver)
+                        if len(turns) == max(bounds):
+                            held[who] = sessions[who].held()
+                for at in bounds:
+                    spent[who, at].append(around(turns, at))
     for at, bound in bounds.items():
         value = {who: median(sum(each.values()) for each in spent[who, at]) for who in MAKERS}
         parts = {who: {name: median(each[name] for each in spent[who, at]) for name in METHODS} for who in MAKERS}

@@ -5,17 +5,17 @@ from __future__ import annotations
 import gc
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from statistics import fmean, median
 from typing import NamedTuple
 
 from .contenders import CONTENDERS, PEER, Contender, ours
 from .graphs import GRAPHS, turn
-from .measure import METHODS, ROUNDS, Meter, quiet, side_by_side, size_text, tidy, time_text
+from .measure import METHODS, ROUNDS, Meter, in_turn, quiet, side_by_side, size_text, tidy, time_text
 from .table import Row
 
-NEAR = 2
-"""The turns on either side of the one that is measured."""
+NEAR = 5
+"""The turns on either side of the one that is measured: together as many as lie between two batches of freeing."""
 WINDOW = 20
 """The turns of four messages in a window of 80."""
 
@@ -32,17 +32,13 @@ def checkpointer_of_agent() -> Iterator[Row]:
 
 def _checkpointer(graph: str, bounds: dict[int, float | None]) -> Iterator[Row]:
     spent: dict[tuple[str, int], list[dict[str, float]]] = {(who, at): [] for who in CONTENDERS for at in bounds}
-    for _ in range(ROUNDS):
-        sessions = {who: Session(make(), graph) for who, make in CONTENDERS.items()}
-        by_turn: dict[str, list[dict[str, float]]] = {who: [] for who in CONTENDERS}
-        with quiet():
-            for _ in range(max(bounds) + NEAR):
-                for who, session in sessions.items():
-                    by_turn[who].append(session.advance().saver)
-        for who, turns in by_turn.items():
+    for number in range(ROUNDS):
+        for who in in_turn(CONTENDERS, number):
+            session = Session(CONTENDERS[who](), graph)
+            with quiet():
+                turns = [session.advance().saver for _ in range(max(bounds) + NEAR)]
             for at in bounds:
-                near = turns[at - 1 - NEAR : at + NEAR]
-                spent[who, at].append({method: fmean(each[method] for each in near) for method in METHODS})
+                spent[who, at].append(around(turns, at))
     for at, bound in bounds.items():
         value = {who: median(sum(each.values()) for each in spent[who, at]) for who in CONTENDERS}
         parts = {who: {name: median(each[name] for each in spent[who, at]) for name in METHODS} for who in CONTENDERS}
@@ -51,6 +47,12 @@ def _checkpointer(graph: str, bounds: dict[int, float | None]) -> Iterator[Row]:
             what = f"checkpointer CPU, turn {at}, {graph}"
             ratio = value[who] / value[PEER]
             yield Row(what, who, time_text(value[who]), time_text(value[PEER]), ratio, bound, note)
+
+
+def around(turns: Sequence[dict[str, float]], at: int) -> dict[str, float]:
+    """The mean of what the turns around one cost, by method."""
+    near = turns[at - 1 - NEAR : at + NEAR]
+    return {method: fmean(each[method] for each in near) for method in METHODS}
 
 
 def get_tuple() -> Iterator[Row]:

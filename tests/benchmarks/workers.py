@@ -32,10 +32,10 @@ from tests.storage.redis_cases import keys_of
 
 from .floor import FloorSaver
 from .graphs import human, look, state_graph, text
-from .measure import METHODS, ROUNDS, size_text, time_text
+from .measure import METHODS, ROUNDS, in_turn, size_text, time_text
 from .table import Row
+from .turns import NEAR
 
-NEAR = 2
 # As many turns as the conversations have that the other figures are of.
 TASKS, TURNS = 32, 20
 
@@ -109,13 +109,11 @@ def _checkpointers(server: servers.Server) -> Iterator[Row]:
             savers["PostgresSaver"] = lambda: postgres_saver(saver.conn)
         spent: dict[tuple[str, int], list[float]] = {(who, at): [] for who in savers for at in (20, 100)}
         for number in range(ROUNDS):
-            turns = {who: _Turns(make(), f"s{number}") for who, make in savers.items()}
-            taken: dict[str, list[float]] = {who: [] for who in savers}
-            for _ in range(100 + NEAR):
-                for who, each in turns.items():
-                    taken[who].append(each.advance())
-            for (who, at), seconds in spent.items():
-                seconds.append(fmean(taken[who][at - 1 - NEAR : at + NEAR]))
+            for who in in_turn(savers, number):
+                turns = _Turns(savers[who](), f"s{number}")
+                taken = [turns.advance() for _ in range(100 + NEAR)]
+                for at in (20, 100):
+                    spent[who, at].append(fmean(taken[at - 1 - NEAR : at + NEAR]))
     bounds = {("ValkeySaver", 20): 0.6, ("ValkeySaver", 100): 0.25, ("floor", 20): 1.3, ("floor", 100): 1.3}
     for (peer, at), seconds in spent.items():
         if peer != "redis":
