@@ -35,11 +35,16 @@ __all__ = [
     "default_buffer",
 ]
 
+if not TYPE_CHECKING:  # A type checker would take any name for one of these.
 
-def __getattr__(name: str) -> object:
-    # Its base class goes in langchain-core 2.0; everything else here works without it.
-    if name == "TTLChatMessageHistory":
-        from langchain_ttl_history.history import TTLChatMessageHistory
+    def __getattr__(name: str) -> object:
+        # Its base class goes in langchain-core 2.0; everything else here works without it.
+        if name == "TTLChatMessageHistory":
+            from langchain_ttl_history.history import TTLChatMessageHistory
 
-        return TTLChatMessageHistory
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+            return TTLChatMessageHistory
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

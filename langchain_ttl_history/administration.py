@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from types import EllipsisType
 
 from langchain_ttl_history import session_info
-from langchain_ttl_history.errors import ConfigurationError, MissingUserError
+from langchain_ttl_history.errors import ConfigurationError, MissingUserError, brief
 from langchain_ttl_history.flow import Flow, Write, arun, run
-from langchain_ttl_history.keys import SessionKey, valid_id
+from langchain_ttl_history.keys import Id, SessionKey, valid_id
 from langchain_ttl_history.retention import Duration, seconds
 from langchain_ttl_history.session_info import SessionInfo
 from langchain_ttl_history.sessions import Sessions
-from langchain_ttl_history.storage.base import KEEP, Change, Keep, Outcome, Status, Storage, Usage
+from langchain_ttl_history.storage.base import Change, Outcome, Status, Storage, Usage
 
 __all__ = ["Administration"]
 
@@ -22,9 +23,8 @@ class Administration:
     _storage: Storage
     _sessions: Sessions
     _default_user: str | None
-    _tombstone_ttl: float
 
-    def info(self, user_id: object = None, session_id: object = None) -> SessionInfo | None:
+    def info(self, user_id: Id | None = None, session_id: Id | None = None) -> SessionInfo | None:
         """A session's metadata, or None if there is no such session. Does not extend its life.
 
         Raises:
@@ -34,11 +34,11 @@ class Administration:
         """
         return run(self._storage, session_info.info(self._sessions, self._key(user_id, session_id)))
 
-    async def ainfo(self, user_id: object = None, session_id: object = None) -> SessionInfo | None:
+    async def ainfo(self, user_id: Id | None = None, session_id: Id | None = None) -> SessionInfo | None:
         """Async :meth:`info`."""
         return await arun(self._storage, session_info.info(self._sessions, self._key(user_id, session_id)))
 
-    def sessions(self, user_id: object = None, *, all_users: bool = False) -> Iterator[SessionInfo]:
+    def sessions(self, user_id: Id | None = None, *, all_users: bool = False) -> Iterator[SessionInfo]:
         """The live sessions of a user, least recently used first; read one by one as you iterate.
 
         Args:
@@ -47,7 +47,7 @@ class Administration:
 
         Raises:
             MissingUserError: No user is named, and there is no default user.
-            ConfigurationError: Both `user_id` and `all_users` are given.
+            ConfigurationError: Both `user_id` and `all_users` are given, or `all_users` is no bool.
             CorruptRecordError: While iterating: a record of a session cannot be read.
         """
         return self._each_session(self._scope(user_id, all_users=all_users))
@@ -66,7 +66,7 @@ class Administration:
             if page is None:
                 return
 
-    def asessions(self, user_id: object = None, *, all_users: bool = False) -> AsyncIterator[SessionInfo]:
+    def asessions(self, user_id: Id | None = None, *, all_users: bool = False) -> AsyncIterator[SessionInfo]:
         """Async :meth:`sessions`."""
         return self._aeach_session(self._scope(user_id, all_users=all_users))
 
@@ -81,7 +81,7 @@ class Administration:
             if page is None:
                 return
 
-    def delete(self, user_id: object = None, session_id: object = None) -> bool:
+    def delete(self, user_id: Id | None = None, session_id: Id | None = None) -> bool:
         """Delete a session for good; a turn that still runs cannot bring it back.
 
         Returns:
@@ -91,17 +91,13 @@ class Administration:
             MissingUserError: No user is named, and there is no default user.
             ConfigurationError: No session is named, or an id is not valid.
         """
-        key = self._key(user_id, session_id)
-        self._sessions.cache.drop(*key)
-        return bool(self._storage.delete(key.user_id, key.session_id, self._tombstone_ttl))
+        return bool(run(self._storage, self._sessions.delete(*self._key(user_id, session_id))))
 
-    async def adelete(self, user_id: object = None, session_id: object = None) -> bool:
+    async def adelete(self, user_id: Id | None = None, session_id: Id | None = None) -> bool:
         """Async :meth:`delete`."""
-        key = self._key(user_id, session_id)
-        self._sessions.cache.drop(*key)
-        return bool(await self._storage.adelete(key.user_id, key.session_id, self._tombstone_ttl))
+        return bool(await arun(self._storage, self._sessions.delete(*self._key(user_id, session_id))))
 
-    def forget(self, user_id: object) -> int:
+    def forget(self, user_id: Id) -> int:
         """Delete all sessions of a user for good. The default user, too, has to be named.
 
         Returns:
@@ -111,17 +107,15 @@ class Administration:
             ConfigurationError: The user is not named, or the id is not valid.
             StorageError: The storage could not be reached.
         """
-        user = valid_id("user_id", user_id)
-        self._sessions.cache.drop(user)
-        return self._storage.delete(user, None, self._tombstone_ttl)
+        return run(self._storage, self._sessions.delete(valid_id("user_id", user_id)))
 
-    async def aforget(self, user_id: object) -> int:
+    async def aforget(self, user_id: Id) -> int:
         """Async :meth:`forget`."""
-        user = valid_id("user_id", user_id)
-        self._sessions.cache.drop(user)
-        return await self._storage.adelete(user, None, self._tombstone_ttl)
+        return await arun(self._storage, self._sessions.delete(valid_id("user_id", user_id)))
 
-    def set_idle_ttl(self, user_id: object = None, session_id: object = None, idle_ttl: Duration | Keep = KEEP) -> bool:
+    def set_idle_ttl(
+        self, user_id: Id | None = None, session_id: Id | None = None, idle_ttl: Duration | EllipsisType = ...
+    ) -> bool:
         """Give one session an idle time of its own, counted from its last use.
 
         Args:
@@ -140,7 +134,7 @@ class Administration:
         return run(self._storage, self._is_stored(*self._idle_change(user_id, session_id, idle_ttl)))
 
     async def aset_idle_ttl(
-        self, user_id: object = None, session_id: object = None, idle_ttl: Duration | Keep = KEEP
+        self, user_id: Id | None = None, session_id: Id | None = None, idle_ttl: Duration | EllipsisType = ...
     ) -> bool:
         """Async :meth:`set_idle_ttl`."""
         return await arun(self._storage, self._is_stored(*self._idle_change(user_id, session_id, idle_ttl)))
@@ -149,9 +143,11 @@ class Administration:
         outcome: Outcome = yield Write(key, change)
         return outcome.status is Status.STORED
 
-    def _idle_change(self, user_id: object, session_id: object, idle_ttl: Duration | Keep) -> tuple[SessionKey, Change]:
+    def _idle_change(
+        self, user_id: object, session_id: object, idle_ttl: Duration | EllipsisType
+    ) -> tuple[SessionKey, Change]:
         key = self._key(user_id, session_id)
-        if isinstance(idle_ttl, Keep):
+        if isinstance(idle_ttl, EllipsisType):
             raise ConfigurationError("idle_ttl is missing: pass seconds, a timedelta, or None to pin the session")
         own = seconds("idle_ttl", idle_ttl)
         return key, Change(self._sessions.lease, idle_ttl=own, upkeep=True)
@@ -195,6 +191,9 @@ class Administration:
         return SessionKey(self._user(user_id), valid_id("session_id", session_id))
 
     def _scope(self, user_id: object, *, all_users: bool) -> str | None:
+        if type(all_users) is not bool:
+            # Most likely a user's id, and nobody else's sessions are meant.
+            raise ConfigurationError(f"all_users is True or False, not {brief(all_users)}; pass user_id for one user")
         if not all_users:
             return self._user(user_id)
         if user_id is not None:

@@ -18,7 +18,7 @@ from langchain_ttl_history.checkpointer import TTLCheckpointSaver
 from langchain_ttl_history.codec import Codec, check_serde
 from langchain_ttl_history.display import buffer_card
 from langchain_ttl_history.errors import ConfigurationError, brief
-from langchain_ttl_history.keys import valid_id
+from langchain_ttl_history.keys import Id, valid_id
 from langchain_ttl_history.retention import Retention
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Storage
@@ -30,9 +30,10 @@ if TYPE_CHECKING:
 
 __all__ = ["SessionBuffer", "default_buffer"]
 
-_DAY = 86_400.0
 # How many sessions a notebook lists of a buffer.
 _LISTED = 20
+# What tells a storage from other objects.
+_OF_A_STORAGE = ("read", "aread", "private", "slack")
 # For each private storage the codec that was made for it first: what one buffer stores, another one reads.
 _learning: WeakKeyDictionary[Storage, Codec] = WeakKeyDictionary()
 
@@ -59,7 +60,7 @@ class SessionBuffer(Administration):
         storage: str | Storage | None = None,
         *,
         retention: Retention | None = None,
-        default_user: object = None,
+        default_user: Id | None = None,
         allow_types: Iterable[type] = (),
         serde: Serializer | None = None,
     ) -> None:
@@ -72,7 +73,7 @@ class SessionBuffer(Administration):
         allowed = _classes(allow_types)
         self._owns_storage = storage is None or isinstance(storage, str)
         self._storage = opened(storage) if storage is None or isinstance(storage, str) else storage
-        if isinstance(self._storage, type) or not hasattr(self._storage, "aread"):
+        if isinstance(self._storage, type) or not all(hasattr(self._storage, name) for name in _OF_A_STORAGE):
             raise ConfigurationError(
                 f"storage must be a URL like 'memory://' or a Storage, not {brief(storage)}; "
                 "RedisStorage(client) makes one of a client"
@@ -82,7 +83,6 @@ class SessionBuffer(Administration):
             with suppress(TypeError):  # A storage without a hash; its buffers learn apart.
                 codec.learn_with(_learning.setdefault(self._storage, codec))
         self._sessions = Sessions(codec, self._retention, self._storage.slack)
-        self._tombstone_ttl = max(_DAY, self._retention.idle_seconds or _DAY)
 
     def __repr__(self) -> str:
         return f"SessionBuffer({self._storage!r}, retention={self._retention!r})"
@@ -100,7 +100,7 @@ class SessionBuffer(Administration):
 
     # Histories and checkpointers
 
-    def history(self, user_id: object = None, session_id: object = None) -> TTLChatMessageHistory:
+    def history(self, user_id: Id | None = None, session_id: Id | None = None) -> TTLChatMessageHistory:
         """A session's chat history; every read shows the conversation as it is then.
 
         Args:
@@ -113,7 +113,7 @@ class SessionBuffer(Administration):
         """
         return self._history(user_id, session_id, repeatable=False)
 
-    def get_session_history(self, session_id: str, *, user_id: str | None = None) -> TTLChatMessageHistory:
+    def get_session_history(self, session_id: Id, *, user_id: Id | None = None) -> TTLChatMessageHistory:
         """A session's chat history for one call of `RunnableWithMessageHistory`.
 
         Its first read freezes what it shows, until its `add_messages`.
@@ -130,7 +130,7 @@ class SessionBuffer(Administration):
         from langchain_ttl_history.history import TTLChatMessageHistory
 
         key = self._key(user_id, session_id)
-        return TTLChatMessageHistory(self._storage, self._sessions, key, self._tombstone_ttl, repeatable=repeatable)
+        return TTLChatMessageHistory(self._storage, self._sessions, key, repeatable=repeatable)
 
     @property
     def history_factory_config(self) -> list[ConfigurableFieldSpec]:
@@ -160,7 +160,7 @@ class SessionBuffer(Administration):
 
     def checkpointer(
         self,
-        user_id: object = None,
+        user_id: Id | None = None,
         user_key: str = "user_id",
         messages_key: str = "messages",
         serde: Serializer | None = None,
@@ -179,7 +179,6 @@ class SessionBuffer(Administration):
         return TTLCheckpointSaver(
             self._storage,
             self._sessions,
-            self._tombstone_ttl,
             user_id=None if user_id is None else valid_id("user_id", user_id),
             default_user=self._default_user,
             user_key=user_key,
@@ -187,7 +186,7 @@ class SessionBuffer(Administration):
             serde=serde,
         )
 
-    def config(self, user_id: object = None, session_id: object = None) -> RunnableConfig:
+    def config(self, user_id: Id | None = None, session_id: Id | None = None) -> RunnableConfig:
         """The config of a session, for chains and graphs.
 
         Returns:

@@ -21,19 +21,27 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from langchain_ttl_history.checkpointing.arrivals import Arrivals
 from langchain_ttl_history.checkpointing.delta_channels import delta_history
+from langchain_ttl_history.checkpointing.input_checks import (
+    check_checkpoint,
+    check_narrowing,
+    checked_name,
+    checked_writes,
+    checkpoint_id_of,
+    listed,
+)
 from langchain_ttl_history.checkpointing.late_writes import LateWrites
-from langchain_ttl_history.checkpointing.listing import check_narrowing, matches, selected
+from langchain_ttl_history.checkpointing.listing import matches, selected
 from langchain_ttl_history.checkpointing.pending_writes import PendingWrites
 from langchain_ttl_history.checkpointing.prune_copy_delete import PruneCopyDelete
-from langchain_ttl_history.checkpointing.put_inputs import Put, flattened
+from langchain_ttl_history.checkpointing.put_inputs import Put, TaskWrites, flattened
 from langchain_ttl_history.checkpointing.put_plans import PutPlans
 from langchain_ttl_history.checkpointing.puts import CheckpointPuts
 from langchain_ttl_history.checkpointing.reads import CheckpointReads, Loaded
-from langchain_ttl_history.checkpointing.threads import Threads, checked_name, checkpoint_id_of
+from langchain_ttl_history.checkpointing.threads import Threads
 from langchain_ttl_history.codec import Serializer, check_serde
 from langchain_ttl_history.errors import ConfigurationError, brief
 from langchain_ttl_history.flow import Flow, arun, every_key, run
-from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.keys import Id, SessionKey
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Storage
 
@@ -52,7 +60,6 @@ class TTLCheckpointSaver(PruneCopyDelete, BaseCheckpointSaver[Any]):
         self,
         storage: Storage,
         sessions: Sessions,
-        tombstone_ttl: float,
         *,
         user_id: str | None = None,
         default_user: str | None = None,
@@ -69,7 +76,6 @@ class TTLCheckpointSaver(PruneCopyDelete, BaseCheckpointSaver[Any]):
             # LangGraph announces a graph's types only to a serializer that is strict.
             self.serde = _STRICT
         self._storage = storage
-        self._tombstone_ttl = tombstone_ttl
         self._threads = Threads(user_key, user_id, default_user)
         self._messages_key = messages_key
         self._late = LateWrites(sessions.cache)
@@ -82,7 +88,7 @@ class TTLCheckpointSaver(PruneCopyDelete, BaseCheckpointSaver[Any]):
         puts = CheckpointPuts(sessions, PutPlans(sessions, messages_key))
         self._arrivals = Arrivals(puts, PendingWrites(sessions, messages_key), self._late)
 
-    def for_user(self, user_id: object) -> TTLCheckpointSaver:
+    def for_user(self, user_id: Id) -> TTLCheckpointSaver:
         """This checkpointer for one user's sessions only.
 
         Raises:
@@ -190,7 +196,7 @@ class TTLCheckpointSaver(PruneCopyDelete, BaseCheckpointSaver[Any]):
             `seed` is the value they are applied to, where there is one.
         """
         key, ns, id = self._threads.place(config)
-        flow = delta_history(self._sessions, key, ns, id, channels)
+        flow = delta_history(self._sessions, key, ns, id, listed("channels", channels))
         return cast(Mapping[str, DeltaChannelHistory], run(self._storage, flow))
 
     async def aget_delta_channel_history(
@@ -198,7 +204,7 @@ class TTLCheckpointSaver(PruneCopyDelete, BaseCheckpointSaver[Any]):
     ) -> Mapping[str, DeltaChannelHistory]:
         """Async :meth:`get_delta_channel_history`."""
         key, ns, id = self._threads.place(config)
-        flow = delta_history(self._sessions, key, ns, id, channels)
+        flow = delta_history(self._sessions, key, ns, id, listed("channels", channels))
         return cast(Mapping[str, DeltaChannelHistory], await arun(self._storage, flow))
 
     def _tuple(self, config: RunnableConfig | None, key: SessionKey, found: Loaded | None) -> CheckpointTuple | None:
@@ -283,14 +289,14 @@ class TTLCheckpointSaver(PruneCopyDelete, BaseCheckpointSaver[Any]):
         changed: ChannelVersions,
     ) -> Put:
         key, ns, parent = self._threads.place(config)
-        id = checked_name("checkpoint['id']", checkpoint["id"])
+        check_checkpoint(checkpoint, metadata)
         kept: Any = get_checkpoint_metadata(flattened(config), metadata)
-        return Put.of(key, ns, id, parent, cast(Mapping[str, Any], checkpoint), kept, changed)
+        return Put.of(key, ns, checkpoint["id"], parent, cast(Mapping[str, Any], checkpoint), kept, changed)
 
     def _placed(self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, path: str) -> Flow[None]:
         key, ns, id = self._threads.place(config)
         task, path = checked_name("task_id", task_id), checked_name("task_path", path)
-        return self._arrivals.put_writes(key, ns, checkpoint_id_of(id), writes, task, path)
+        return self._arrivals.put_writes(TaskWrites(key, ns, checkpoint_id_of(id), checked_writes(writes), task, path))
 
     # Versions
 

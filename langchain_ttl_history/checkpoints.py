@@ -9,7 +9,7 @@ from typing import Any
 from langchain_ttl_history.codec import Codec, is_snapshot
 from langchain_ttl_history.encoding.plain import plainly
 from langchain_ttl_history.encoding.records import decoder, pack, unpack, unread_form
-from langchain_ttl_history.errors import CorruptRecordError
+from langchain_ttl_history.errors import CorruptRecordError, TypeNotAllowedError, brief
 from langchain_ttl_history.log_entries import Seen
 from langchain_ttl_history.storage.base import Blob
 from langchain_ttl_history.stored.known_bodies import KnownBodies
@@ -155,7 +155,7 @@ def encode_record(record: Record, codec: Codec, where: str = "a new checkpoint")
     """A checkpoint as a blob, once its values are set; its conversation is the first references.
 
     Raises:
-        TypeNotAllowedError: Something in the metadata would not come back as it is.
+        TypeNotAllowedError: Something in the checkpoint or its metadata would not come back as it is.
     """
     refs, shown = record.refs, None
     if record.parent_names is not None:
@@ -177,7 +177,14 @@ def encode_record(record: Record, codec: Codec, where: str = "a new checkpoint")
         record.values,
         record.last,
     ]
-    return Blob(codec.seal(pack(fields)), refs, record.seen.position)
+    try:
+        payload = pack(fields)
+    except TypeError as error:
+        raise TypeNotAllowedError(
+            f"{where}: the versions, times and ids of a checkpoint are text and numbers, which those of "
+            f"{brief(record.checkpoint)} are not: {error}"
+        ) from error
+    return Blob(codec.seal(payload), refs, record.seen.position)
 
 
 @decoder("a checkpoint")

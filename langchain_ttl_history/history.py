@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from langchain_core.chat_history import BaseChatMessageHistory
 from langchain_core.messages import BaseMessage, SystemMessage
@@ -31,7 +32,6 @@ class TTLChatMessageHistory(BaseChatMessageHistory):
         storage: Storage,
         sessions: Sessions,
         key: SessionKey,
-        tombstone_ttl: float,
         *,
         repeatable: bool = False,
     ) -> None:
@@ -39,7 +39,6 @@ class TTLChatMessageHistory(BaseChatMessageHistory):
         self._storage = storage
         self._sessions = sessions
         self._key = key
-        self._tombstone_ttl = tombstone_ttl
         self._repeatable = repeatable
         self._turn: Turn | None = None
 
@@ -107,7 +106,7 @@ class TTLChatMessageHistory(BaseChatMessageHistory):
         """Async :meth:`add_messages`."""
         await arun(self._storage, self._ending(add(self._sessions, self._key, messages, self._turn)))
 
-    def add_system_message(self, text: str) -> None:
+    def add_system_message(self, text: str | list[str | dict[Any, Any]]) -> None:
         """Append a system message, such as an event in the app, without calling a model.
 
         The next turn sees it, be it a chain's or an agent's.
@@ -121,7 +120,7 @@ class TTLChatMessageHistory(BaseChatMessageHistory):
         """
         self.add_messages([self._event(text)])
 
-    async def aadd_system_message(self, text: str) -> None:
+    async def aadd_system_message(self, text: str | list[str | dict[Any, Any]]) -> None:
         """Async :meth:`add_system_message`."""
         await self.aadd_messages([self._event(text)])
 
@@ -142,14 +141,12 @@ class TTLChatMessageHistory(BaseChatMessageHistory):
             StorageError: The storage could not be reached.
         """
         self._turn = None
-        self._sessions.cache.drop(*self._key)
-        self._storage.delete(self._key.user_id, self._key.session_id, self._tombstone_ttl)
+        run(self._storage, self._sessions.delete(*self._key))
 
     async def aclear(self) -> None:
         """Async :meth:`clear`."""
         self._turn = None
-        self._sessions.cache.drop(*self._key)
-        await self._storage.adelete(self._key.user_id, self._key.session_id, self._tombstone_ttl)
+        await arun(self._storage, self._sessions.delete(*self._key))
 
     def _ending(self, write: Flow[None]) -> Flow[None]:
         """A write, which ends the turn, unless it fails and may be tried again."""

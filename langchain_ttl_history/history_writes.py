@@ -145,9 +145,9 @@ def _listed(messages: object, key: SessionKey) -> list[Any]:
     """Messages as a list.
 
     Raises:
-        TypeNotAllowedError: They are a single message or a string, or cannot be iterated over.
+        TypeNotAllowedError: They are a single message, a string or a dict, or cannot be iterated over.
     """
-    if isinstance(messages, (str, BaseMessage)) or not isinstance(messages, Iterable):
+    if isinstance(messages, (str, dict, BaseMessage)) or not isinstance(messages, Iterable):
         raise TypeNotAllowedError(
             f"{label(key)}: {brief(messages)} of type {type(messages).__name__} is no list of messages; pass [message]"
         )

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 from uuid import UUID
 
 from langchain_ttl_history.errors import ConfigurationError, brief
 
-__all__ = ["MAX_ID_BYTES", "OwnedThread", "SessionKey", "label", "user_digest", "valid_id"]
+__all__ = ["MAX_ID_BYTES", "Id", "OwnedThread", "SessionKey", "label", "user_digest", "valid_id"]
 
 MAX_ID_BYTES = 512
 """The longest user or session id, in UTF-8 bytes."""
+
+Id: TypeAlias = "str | int | UUID"
+"""What a user or a session is named by; an int or a UUID becomes a string."""
 
 
 class SessionKey(NamedTuple):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 from langchain_core.messages import BaseMessage
 from langchain_core.messages.utils import count_tokens_approximately
@@ -18,7 +18,7 @@ __all__ = ["Duration", "Retention", "TokenCounter", "seconds"]
 Duration: TypeAlias = "float | timedelta | None"
 """Seconds or a `timedelta`; None means unbounded."""
 
-TokenCounter: TypeAlias = Callable[[Sequence[BaseMessage]], int]
+TokenCounter: TypeAlias = Callable[[list[BaseMessage]], int]
 """Takes messages, gives their number of tokens."""
 
 # As `count_tokens_approximately` has it.
@@ -27,7 +27,7 @@ _CHARACTERS_A_TOKEN = 4
 _DURATIONS = frozenset({"idle_ttl", "max_age"})
 
 
-def _approximate_tokens(messages: Sequence[BaseMessage]) -> int:
+def _approximate_tokens(messages: list[BaseMessage]) -> int:
     """LangChain's approximation; messages that it cannot count are taken by the length of what they hold."""
     try:
         return count_tokens_approximately(messages)
@@ -49,7 +49,7 @@ class Retention:
         max_bytes: Payload bytes a session holds.
         max_checkpoints: Root checkpoints a session lists; those of subgraphs go with the root
             checkpoint they ran under.
-        token_counter: Counts the tokens of a sequence of messages; by default as LangChain's
+        token_counter: Counts the tokens of a list of messages; by default as LangChain's
             `count_tokens_approximately` does.
 
     Raises:
@@ -81,12 +81,12 @@ class Retention:
     @property
     def idle_seconds(self) -> float | None:
         """`idle_ttl` in seconds."""
-        return seconds("idle_ttl", self.idle_ttl)
+        return cast("float | None", self.idle_ttl)  # `__post_init__` made it so.
 
     @property
     def age_seconds(self) -> float | None:
         """`max_age` in seconds."""
-        return seconds("max_age", self.max_age)
+        return cast("float | None", self.max_age)
 
 
 def seconds(name: str, value: object) -> float | None:

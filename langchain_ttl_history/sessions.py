@@ -18,7 +18,7 @@ from langchain_ttl_history.checkpoints import Record, pointed_at
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.conversation import fold, keyed
 from langchain_ttl_history.errors import TTLHistoryError
-from langchain_ttl_history.flow import Flow, Read, Write
+from langchain_ttl_history.flow import Delete, Flow, Read, Write
 from langchain_ttl_history.freeing.compaction import hard_limits, limits, plan, together
 from langchain_ttl_history.freeing.message_cutting import Conversation
 from langchain_ttl_history.keys import SessionKey, label
@@ -35,6 +35,7 @@ __all__ = ["Sessions", "Turn", "View"]
 
 logger = logging.getLogger(__name__)
 
+_DAY = 86_400.0
 # By how much a session has to grow before it is freed again, where freeing it left it over `max_bytes`.
 _GROWTH = 1.1
 
@@ -99,6 +100,11 @@ class Sessions:
     def lease(self) -> Lease:
         """By how long each use extends a session."""
         return Lease(self.retention.idle_seconds, self.retention.age_seconds)
+
+    @cached_property
+    def tombstone_ttl(self) -> float:
+        """For how many seconds the tombstone of a deleted session stands."""
+        return max(_DAY, self.retention.idle_seconds or _DAY)
 
     @cached_property
     def caps(self) -> Caps:
@@ -203,6 +209,14 @@ class Sessions:
         shown, messages = self.windowed(view.history, view.messages)
         cut = {*view.history}.difference(shown)
         return Turn(messages, view.generation, [view.messages[name] for name in cut])
+
+    # Deleting
+
+    def delete(self, user_id: str, session_id: str | None = None) -> Flow[int]:
+        """Delete a session, or all of a user's, for good; how many live ones there were."""
+        self.cache.drop(user_id, session_id)
+        count: int = yield Delete(user_id, session_id, self.tombstone_ttl)
+        return count
 
     # Freeing
 

@@ -35,7 +35,7 @@ class Caps:
 
     messages: int | None = None
     tokens: int | None = None
-    token_counter: Callable[[Sequence[BaseMessage]], int] | None = None
+    token_counter: Callable[[list[BaseMessage]], int] | None = None
     bytes: int | None = None
 
 

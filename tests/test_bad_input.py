@@ -25,7 +25,7 @@ from langchain_ttl_history import (
     TTLHistoryError,
     TypeNotAllowedError,
 )
-from langchain_ttl_history.storage import MemoryStorage, SQLiteStorage
+from langchain_ttl_history.storage import MemoryStorage, RedisStorage, SQLiteStorage
 
 from .promises.helpers import Colour, Session, build_graph, dumps
 
@@ -167,8 +167,8 @@ async def test_a_checkpointer_with_a_key_of_its_own_names_that_key(session: Sess
 
 
 async def test_a_history_without_a_session_id_is_refused(session: Session) -> None:
-    with pytest.raises((ConfigurationError, TypeError)):
-        session.buffer.history("alice")  # type: ignore[call-arg]  # a missing argument is the test
+    with pytest.raises(ConfigurationError, match="session_id"):
+        session.buffer.history("alice")
 
 
 # --- retention --------------------------------------------------------------------------------
@@ -275,24 +275,24 @@ def test_a_storage_that_is_no_storage_is_refused(storage: Any) -> None:
 
 
 def test_a_retention_that_is_no_retention_is_refused() -> None:
-    with pytest.raises((ConfigurationError, TypeError)):
+    with pytest.raises(ConfigurationError, match="must be a Retention"):
         SessionBuffer(retention={"idle_ttl": 5})  # type: ignore[arg-type]  # a wrong type is the test
 
 
 @pytest.mark.parametrize("types", [["MyType"], [42], "MyType", 42])
 def test_an_allow_list_of_no_types_is_refused(types: Any) -> None:
-    with pytest.raises((ConfigurationError, TypeError)):
+    with pytest.raises(ConfigurationError, match="allow_types takes"):
         SessionBuffer(allow_types=types)
 
 
 @pytest.mark.parametrize("name", ["user_key", "messages_key"])
 @pytest.mark.parametrize("value", ["", None, 5])
 def test_a_key_that_is_no_name_is_refused(name: str, value: Any) -> None:
-    with pytest.raises((ConfigurationError, TypeError)):
+    with pytest.raises(ConfigurationError, match=f"{name} must be a name"):
         SessionBuffer().checkpointer(**{name: value})
 
 
-@pytest.mark.parametrize("key", ["thread_id", "checkpoint_id", "checkpoint_ns"])
+@pytest.mark.parametrize("key", ["thread_id", "session_id", "checkpoint_id", "checkpoint_ns"])
 def test_a_user_key_that_means_something_else_is_refused(key: str) -> None:
     with pytest.raises(ConfigurationError, match=key):
         SessionBuffer().checkpointer(user_key=key)
@@ -495,8 +495,93 @@ async def test_what_narrows_no_list_is_refused_by_name(session: Session, name: s
 
 
 async def test_sessions_of_one_user_and_of_all_cannot_both_be_asked_for(session: Session) -> None:
-    with pytest.raises((ConfigurationError, TypeError)):
+    with pytest.raises(ConfigurationError, match="not both"):
         await session.sessions("alice", all_users=True)
+
+
+@pytest.mark.parametrize("bad", ["alice", 1, None, math.nan])
+async def test_all_users_is_never_asked_for_by_mistake(session: Session, bad: Any) -> None:
+    """With the user's name in its place, everyone's sessions would be listed."""
+    await session("bob", "s1").event("mine")
+    with pytest.raises(ConfigurationError, match="all_users is True or False"):
+        await session.sessions(all_users=bad)
+
+
+async def test_a_checkpoint_that_is_none_is_refused_before_it_is_stored(session: Session) -> None:
+    saver = session.buffer.checkpointer()
+    config: Any = {"configurable": {"user_id": "alice", "thread_id": "s1", "checkpoint_ns": ""}}
+    written = await session.colour.call(saver, "put", config, empty_checkpoint(), {}, {})
+    good = empty_checkpoint()
+    without_id = {name: value for name, value in good.items() if name != "id"}
+    for bad, metadata, word in (
+        ("checkpoint", {}, "checkpoint must be a mapping"),
+        (good, None, "metadata must be a mapping"),
+        (without_id, {}, "id"),
+        ({**good, "channel_values": [1]}, {}, "channel_values"),
+        ({**good, "channel_versions": "ab"}, {}, "channel_versions"),
+        ({**good, "versions_seen": 5}, {}, "versions_seen"),
+        ({**good, "versions_seen": {"node": 1}}, {}, "versions_seen.*node"),
+    ):
+        with pytest.raises(ConfigurationError, match=word):
+            await session.colour.call(saver, "put", config, bad, metadata, {})
+    for name, value in (("ts", object()), ("updated_channels", {1, 2}), ("channel_versions", {1: 1})):
+        with pytest.raises(TypeNotAllowedError, match="text and numbers"):
+            await session.colour.call(saver, "put", config, {**good, name: value}, {}, {})
+    for writes in (5, [1], [("a",)], [(None, 1)], [("a\0b", 1)]):
+        with pytest.raises(ConfigurationError, match=r"pairs of a channel|a write's channel"):
+            await session.colour.call(saver, "put_writes", written, writes, "task")
+    assert [found.config for found in await session.colour.collect(saver, "list", config)] == [written]
+    assert (await session.colour.call(saver, "get_tuple", config)).pending_writes == []
+
+
+async def test_a_name_with_a_nul_never_means_another_checkpoint(session: Session) -> None:
+    saver = session.buffer.checkpointer()
+
+    def config(ns: str, id: str | None = None) -> Any:
+        return {"configurable": {"user_id": "alice", "thread_id": "s1", "checkpoint_ns": ns, "checkpoint_id": id}}
+
+    for name, arguments in (
+        ("put", (config("a\0b"), empty_checkpoint(), {}, {})),
+        ("put", (config("a"), {**empty_checkpoint(), "id": "b\0x"}, {}, {})),
+        ("get_tuple", (config("a", "b\0x"),)),
+        ("put_writes", (config("a", "b\0x"), [("a", 1)], "task")),
+    ):
+        with pytest.raises(ConfigurationError, match="NUL"):
+            await session.colour.call(saver, name, *arguments)
+
+
+async def test_what_narrows_a_list_or_a_history_of_writes_is_checked(session: Session) -> None:
+    saver = session.buffer.checkpointer()
+    config: Any = {"configurable": {"user_id": "alice", "thread_id": "s1"}}
+    with pytest.raises(ConfigurationError, match="before must be a config"):
+        await session.colour.collect(saver, "list", config, before={"configurable": 5})
+    with pytest.raises(ConfigurationError, match="checkpoint_ns must be a string"):
+        await session.colour.collect(saver, "list", {"configurable": {**config["configurable"], "checkpoint_ns": 5}})
+    with pytest.raises(ConfigurationError, match=r"channels takes a list.*\[channel\]"):
+        await session.colour.call(saver, "get_delta_channel_history", config=config, channels="messages")
+
+
+@pytest.mark.parametrize("make", [MemoryStorage, SQLiteStorage, RedisStorage])
+@pytest.mark.parametrize("bad", [0, "", 5, "now"])
+def test_a_clock_that_cannot_be_asked_is_refused(make: Any, bad: Any, tmp_path: Path) -> None:
+    place = {MemoryStorage: (), SQLiteStorage: (tmp_path / "s.db",), RedisStorage: ("redis://localhost",)}[make]
+    with pytest.raises(ConfigurationError, match="clock must be a function"):
+        make(*place, clock=bad)
+
+
+def test_a_storage_that_lacks_what_one_has_is_refused() -> None:
+    class NoStorage:
+        def read(self) -> None: ...
+
+        async def aread(self) -> None: ...
+
+    with pytest.raises(ConfigurationError, match="must be a URL"):
+        SessionBuffer(NoStorage())  # type: ignore[arg-type]  # a wrong type is the test
+
+
+async def test_a_single_dict_is_no_list_of_messages(session: Session) -> None:
+    with pytest.raises(TypeNotAllowedError, match="is no list of messages"):
+        await session.colour.call(session.history, "add_messages", {"role": "user", "content": "x"})
 
 
 def test_every_error_hangs_in_one_tree_that_is_exported_at_the_top() -> None:

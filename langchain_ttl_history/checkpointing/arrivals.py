@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from langchain_ttl_history.checkpointing.late_writes import LateWrites, checkpoints_of
 from langchain_ttl_history.checkpointing.pending_writes import PendingWrites
-from langchain_ttl_history.checkpointing.put_inputs import Put
+from langchain_ttl_history.checkpointing.put_inputs import Put, TaskWrites
 from langchain_ttl_history.checkpointing.puts import CheckpointPuts
 from langchain_ttl_history.flow import Flow, Write
 from langchain_ttl_history.keys import SessionKey
@@ -41,15 +39,14 @@ class Arrivals:
             self._note(key, change, outcome)
         yield from self._settle(key, put.name, outcome.status)
 
-    def put_writes(
-        self, key: SessionKey, ns: str, id: str, writes: Sequence[tuple[str, Any]], task_id: str, path: str
-    ) -> Flow[None]:
+    def put_writes(self, given: TaskWrites) -> Flow[None]:
         """Store writes pending on a checkpoint, or let them wait for it.
 
         Raises:
             TypeNotAllowedError: A value would not come back as it is; nothing was stored.
         """
-        change, outcome = yield from self.pending.put_writes(key, ns, id, writes, task_id, path)
+        key = given.key
+        change, outcome = yield from self.pending.put_writes(given)
         if outcome.status is Status.DELETED and self.late.should_retry(key, change):
             self.late.retried(key, (yield Write(key, change)).status)
 

@@ -7,24 +7,11 @@ from typing import Any
 
 from langchain_core.runnables import RunnableConfig
 
+from langchain_ttl_history.checkpointing.input_checks import checked_name
 from langchain_ttl_history.checkpointing.reads import Loaded
-from langchain_ttl_history.errors import ConfigurationError, brief
 from langchain_ttl_history.index import Line
 
-__all__ = ["check_narrowing", "matches", "selected"]
-
-
-def check_narrowing(filter: object, before: object, limit: object) -> None:
-    """Refuse what cannot narrow a list of checkpoints.
-
-    Raises:
-        ConfigurationError: It names what is wrong.
-    """
-    for name, value, form in (("filter", filter, "{'source': 'loop'}"), ("before", before, "a config")):
-        if value is not None and not isinstance(value, Mapping):
-            raise ConfigurationError(f"{name} must be a mapping like {form}, or None, not {brief(value)}")
-    if limit is not None and not isinstance(limit, int):
-        raise ConfigurationError(f"limit must be a whole number, or None for all, not {brief(limit)}")
+__all__ = ["matches", "selected"]
 
 
 def matches(found: Loaded, filter: Mapping[str, Any] | None) -> bool:
@@ -41,6 +28,8 @@ def selected(
     lines, first = found
     configurable = (config or {}).get("configurable") or {}
     ns, id = configurable.get("checkpoint_ns"), configurable.get("checkpoint_id")
+    if ns is not None:
+        checked_name("checkpoint_ns", ns)
     end = ((before or {}).get("configurable") or {}).get("checkpoint_id")
     id, end = (str(each) if each else None for each in (id, end))
     places = [("", first)] if first is not None else [(line.ns, line.id) for line in lines]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from langchain_ttl_history.checkpointing.checkpoint_deletion import delete_for_runs, keep_latest
+from langchain_ttl_history.checkpointing.input_checks import listed
 from langchain_ttl_history.checkpointing.session_copy import copy_session
 from langchain_ttl_history.checkpointing.threads import Threads
 from langchain_ttl_history.errors import ConfigurationError, brief
-from langchain_ttl_history.flow import Delete, Flow, arun, run
+from langchain_ttl_history.flow import Flow, arun, run
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Storage
 
@@ -22,7 +23,6 @@ class PruneCopyDelete:
     _storage: Storage
     _sessions: Sessions
     _threads: Threads
-    _tombstone_ttl: float
 
     def delete_thread(self, thread_id: str) -> None:
         """Delete the user's session of this thread, its conversation included."""
@@ -78,13 +78,10 @@ class PruneCopyDelete:
             await arun(self._storage, self._pruned(thread_id, strategy))
 
     def _delete(self, thread_id: str) -> Flow[int]:
-        key = self._threads.session(thread_id)
-        self._sessions.cache.drop(*key)
-        count: int = yield Delete(key.user_id, key.session_id, self._tombstone_ttl)
-        return count
+        return self._sessions.delete(*self._threads.session(thread_id))
 
     def _delete_for_runs(self, run_ids: Sequence[str]) -> Flow[None]:
-        return delete_for_runs(self._sessions, self._threads.user(), _listed("run_ids", run_ids))
+        return delete_for_runs(self._sessions, self._threads.user(), listed("run_ids", run_ids))
 
     def _copy(self, source: str, target: str) -> Flow[None]:
         return copy_session(self._sessions, self._threads.session(source), self._threads.session(target))
@@ -103,15 +100,4 @@ def _checked(thread_ids: Sequence[str], strategy: str) -> Sequence[str]:
     """
     if strategy not in ("keep_latest", "delete"):
         raise ConfigurationError(f"strategy must be 'keep_latest' or 'delete', not {brief(strategy)}")
-    return _listed("thread_ids", thread_ids)
-
-
-def _listed(name: str, ids: object) -> list[Any]:
-    """Several ids.
-
-    Raises:
-        ConfigurationError: They are one string, whose letters are not meant, or not several.
-    """
-    if isinstance(ids, (str, bytes)) or not isinstance(ids, Iterable):
-        raise ConfigurationError(f"{name} takes a list, not {brief(ids)}; pass [{name[:-1]}]")
-    return [*ids]
+    return listed("thread_ids", thread_ids)

@@ -1,9 +1,9 @@
-"""What a put is planned from: the checkpoint, its parent as it was found, and how far its run has come."""
+"""What a put is planned from: what a graph hands over, the parent as it was found, and how far its run has come."""
 
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from langchain_ttl_history.storage.base import Guard
 from langchain_ttl_history.stored.known_bodies import KnownBodies
 from langchain_ttl_history.stored.names import checkpoint_name
 
-__all__ = ["Parent", "Put", "RunState", "flattened"]
+__all__ = ["Parent", "Put", "RunState", "TaskWrites", "flattened"]
 
 
 def flattened(config: RunnableConfig) -> RunnableConfig:
@@ -82,6 +82,25 @@ class Put(NamedTuple):
             return Guard(needs=None if self.parent is None else checkpoint_name("", self.parent))
         root = (self.metadata.get("parents") or {}).get("")
         return Guard(needs=checkpoint_name("", root) if root else None)
+
+
+class TaskWrites(NamedTuple):
+    """What a task wrote, as a graph hands it over."""
+
+    key: SessionKey
+    ns: str
+    id: str
+    """The checkpoint that the writes are pending on."""
+    writes: Sequence[tuple[str, Any]]
+    """Channels and values."""
+    task_id: str
+    path: str
+    """The task's place among those of its step."""
+
+    @property
+    def checkpoint_name(self) -> str:
+        """The checkpoint's, in its session."""
+        return checkpoint_name(self.ns, self.id)
 
 
 class Parent(NamedTuple):

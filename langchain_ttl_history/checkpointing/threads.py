@@ -8,12 +8,13 @@ from typing import Any
 
 from langchain_core.runnables import RunnableConfig
 
+from langchain_ttl_history.checkpointing.input_checks import checked_name
 from langchain_ttl_history.errors import ConfigurationError, MissingUserError, brief
 from langchain_ttl_history.keys import OwnedThread, SessionKey, valid_id
 
-__all__ = ["Threads", "checked_name", "checkpoint_id_of"]
+__all__ = ["Threads"]
 
-_RESERVED_KEYS = frozenset({"thread_id", "checkpoint_ns", "checkpoint_id", "checkpoint_map"})
+_RESERVED_KEYS = frozenset({"thread_id", "session_id", "checkpoint_ns", "checkpoint_id", "checkpoint_map"})
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,10 @@ class Threads:
         """Refuse a key that is taken.
 
         Raises:
-            ConfigurationError: LangGraph names something else by it.
+            ConfigurationError: Configs name something else by it.
         """
         if self.user_key in _RESERVED_KEYS:
-            raise ConfigurationError(f"user_key must not be {self.user_key!r}, by which LangGraph names something else")
+            raise ConfigurationError(f"user_key must not be {self.user_key!r}, by which configs name something else")
 
     def of_user(self, user_id: object) -> Threads:
         """The same, limited to one user's sessions.
@@ -63,10 +64,10 @@ class Threads:
             return user
         user_or_none = self.user_id or self.default_user
         if user_or_none is None:
+            by_buffer = " (buffer.config does)" if self.user_key == "user_id" else ""
             raise MissingUserError(
-                f"no user is named: put {self.user_key!r} in config['configurable'] "
-                "(buffer.config does), or bind one with checkpointer(user_id=...), "
-                ".for_user(...) or SessionBuffer(default_user=...)"
+                f"no user is named: put {self.user_key!r} in config['configurable']{by_buffer}, "
+                "or bind one with checkpointer(user_id=...), .for_user(...) or SessionBuffer(default_user=...)"
             )
         return user_or_none
 
@@ -104,7 +105,7 @@ class Threads:
         key = self.key(config)
         configurable = config["configurable"]
         ns, id = configurable.get("checkpoint_ns") or "", configurable.get("checkpoint_id")
-        return key, checked_name("checkpoint_ns", ns), None if not id else str(id)
+        return key, checked_name("checkpoint_ns", ns), checked_name("checkpoint_id", str(id)) if id else None
 
     def config(self, given: RunnableConfig | None, key: SessionKey, ns: str, id: str) -> RunnableConfig:
         """The config of a checkpoint, with the user exactly where the caller gave one."""
@@ -126,25 +127,3 @@ class Threads:
 def _key_of(user_id: str, thread_id: str, user_key: str) -> SessionKey:
     """The key of a user and a thread; cached, so that it is validated once for the many steps of a turn."""
     return SessionKey(valid_id(user_key, user_id), valid_id("thread_id", thread_id))
-
-
-def checked_name(name: str, value: object) -> str:
-    """What LangGraph names something by: a namespace, a checkpoint, a task.
-
-    Raises:
-        ConfigurationError: It is no string, and what is stored under it could not be read again.
-    """
-    if not isinstance(value, str):
-        raise ConfigurationError(f"{name} must be a string, not {brief(value)} of type {type(value).__name__}")
-    return value
-
-
-def checkpoint_id_of(id: str | None) -> str:
-    """The checkpoint to write to.
-
-    Raises:
-        ConfigurationError: The config names none.
-    """
-    if id is None:
-        raise ConfigurationError("config['configurable'] has no 'checkpoint_id' to write to")
-    return id

@@ -11,15 +11,20 @@ if TYPE_CHECKING:
 
 __all__ = ["MemoryStorage", "RedisStorage", "SQLiteStorage", "Storage", "Usage"]
 
+if not TYPE_CHECKING:  # A type checker would take any name for one of these.
 
-def __getattr__(name: str) -> object:
-    # A driver is imported only where it is used.
-    if name == "RedisStorage":
-        from langchain_ttl_history.storage.redis import RedisStorage
+    def __getattr__(name: str) -> object:
+        # A driver is imported only where it is used.
+        if name == "RedisStorage":
+            from langchain_ttl_history.storage.redis import RedisStorage
 
-        return RedisStorage
-    if name == "SQLiteStorage":
-        from langchain_ttl_history.storage.sqlite import SQLiteStorage
+            return RedisStorage
+        if name == "SQLiteStorage":
+            from langchain_ttl_history.storage.sqlite import SQLiteStorage
 
-        return SQLiteStorage
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+            return SQLiteStorage
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

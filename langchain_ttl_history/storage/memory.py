@@ -7,11 +7,8 @@ needed.
 
 from __future__ import annotations
 
-import sys
-import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Iterable
 
 from langchain_ttl_history.errors import ConfigurationError, brief
 from langchain_ttl_history.fork_safety import lock
@@ -25,6 +22,7 @@ from langchain_ttl_history.storage.base import (
     Status,
     Usage,
 )
+from langchain_ttl_history.storage.clocks import Clock, checked_clock, steady_clock
 from langchain_ttl_history.storage.memory_expiry import ExpiryQueue
 from langchain_ttl_history.storage.memory_session import MemorySession, refusal
 
@@ -37,17 +35,6 @@ _TOMBSTONES = 100_000
 _NOTHING: frozenset[str] = frozenset()
 
 
-def _wall_clock() -> Callable[[], float]:
-    """A clock that starts at the wall clock's time, in seconds since the epoch, and never jumps."""
-    steady: Callable[[], float] = time.monotonic
-    # While the machine sleeps `time.monotonic` stands still, except on Windows, and these go on.
-    id = getattr(time, "CLOCK_MONOTONIC" if sys.platform == "darwin" else "CLOCK_BOOTTIME", None)
-    if id is not None:
-        steady = partial(time.clock_gettime, id)
-    offset = time.time() - steady()
-    return lambda: offset + steady()
-
-
 class MemoryStorage:
     """Keeps sessions in memory, bounded in number and bytes; the least recently used goes first.
 
@@ -57,7 +44,7 @@ class MemoryStorage:
         clock: Gives the time in seconds since the epoch.
 
     Raises:
-        ConfigurationError: A bound is not a whole number of at least 1.
+        ConfigurationError: A bound is not a whole number of at least 1, or the clock cannot be called.
     """
 
     private = True
@@ -67,7 +54,7 @@ class MemoryStorage:
         self,
         max_sessions: int | None = 10_000,
         max_bytes: int | None = 512 * 1024 * 1024,
-        clock: Callable[[], float] | None = None,
+        clock: Clock | None = None,
     ) -> None:
         for name, bound in (("max_sessions", max_sessions), ("max_bytes", max_bytes)):
             if bound is not None and (type(bound) is not int or bound < 1):
@@ -76,7 +63,7 @@ class MemoryStorage:
                 )
         self._max_sessions = max_sessions
         self._max_bytes = max_bytes
-        self._clock = clock or _wall_clock()
+        self._clock = checked_clock(clock) or steady_clock()
         self._lock = lock()
         self._sessions: OrderedDict[SessionKey, MemorySession] = OrderedDict()
         self._expiry = ExpiryQueue(self._sessions)

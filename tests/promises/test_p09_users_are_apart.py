@@ -139,9 +139,9 @@ async def test_forget_wants_the_user_named_even_with_a_default_user(
 ) -> None:
     buffer = open_buffer(default_user="me")
     buffer.history(session_id="s1").add_system_message("mine")
-    with pytest.raises((TypeError, ConfigurationError)):
+    with pytest.raises(TypeError, match="user_id"):
         await session.colour.call(buffer, "forget")
-    with pytest.raises((TypeError, ConfigurationError)):
+    with pytest.raises(ConfigurationError, match="user_id"):
         await session.colour.call(buffer, "forget", None)
     assert len(buffer.history(session_id="s1").messages) == 1
 

@@ -19,7 +19,7 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import Command, interrupt
 
-from langchain_ttl_history import CorruptRecordError, StorageError
+from langchain_ttl_history import CorruptRecordError, StorageError, TypeNotAllowedError
 from langchain_ttl_history.testing import Clock
 from tests.promises.conftest import StorageCase
 from tests.promises.helpers import (
@@ -502,7 +502,7 @@ async def test_14_a_copy_with_an_allow_list_follows_in_everything(session: Sessi
     scoped = copied.for_user("alice") if hasattr(copied, "for_user") else copied
     listed = await session.colour.collect(scoped, "list", None)
     assert listed[0].checkpoint["channel_values"]["x"] == Point(1)
-    with pytest.raises(Exception, match="Point"):
+    with pytest.raises(TypeNotAllowedError, match="Point"):
         await found(mine, saver)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from langchain.agents import create_agent
 from langchain_core.chat_history import BaseChatMessageHistory
@@ -17,6 +18,8 @@ from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
 from langgraph.graph import START, MessagesState, StateGraph
 from typing_extensions import assert_type
 
+import langchain_ttl_history
+import langchain_ttl_history.storage
 from langchain_ttl_history import (
     ConfigurationError,
     CorruptRecordError,
@@ -32,7 +35,8 @@ from langchain_ttl_history import (
     TypeNotAllowedError,
     default_buffer,
 )
-from langchain_ttl_history.storage import MemoryStorage, SQLiteStorage, Storage
+from langchain_ttl_history.storage import MemoryStorage, RedisStorage, SQLiteStorage, Storage, Usage
+from langchain_ttl_history.testing import StorageContract
 
 
 class Mine:
@@ -44,11 +48,20 @@ def buffers() -> None:
     storage: Storage = MemoryStorage(max_sessions=1_000, max_bytes=1 << 20, clock=lambda: 0.0)
     storage = SQLiteStorage("sessions.db", durable=True, timeout=10, clock=lambda: 0.0)
     assert_type(SessionBuffer(), SessionBuffer)
-    SessionBuffer("memory://")
+    storage = RedisStorage("redis://localhost:6379/0", prefix="chat", clock=lambda: 0.0)
+    SessionBuffer("memory://", default_user=7)
     SessionBuffer(storage, default_user="me", allow_types=[Mine], retention=Retention(idle_ttl=60))
     assert_type(default_buffer(), SessionBuffer)
     with SessionBuffer() as buffer:
         assert_type(buffer, SessionBuffer)
+
+
+class MyStorageKeepsTheContract(StorageContract):
+    """A storage of the program's own, under the contract's tests."""
+
+    def make(self, clock: Callable[[], float]) -> Storage:
+        """A fresh one."""
+        return MemoryStorage(clock=clock)
 
 
 def retention() -> None:
@@ -64,6 +77,16 @@ def retention() -> None:
     )
     assert_type(policy.max_messages, int | None)
 
+    def count(messages: list[BaseMessage]) -> int:
+        return sum(len(message.text) for message in messages)
+
+    Retention(token_counter=count)
+
+
+def counted_by(model: BaseChatModel) -> None:
+    """The counter that every chat model has."""
+    Retention(max_tokens=1_000, token_counter=model.get_num_tokens_from_messages)
+
 
 def configs(buffer: SessionBuffer) -> None:
     """What names a session."""
@@ -78,12 +101,15 @@ def histories(buffer: SessionBuffer) -> None:
     assert_type(buffer.history(session_id="s1"), TTLChatMessageHistory)
     assert_type(buffer.get_session_history("s1"), TTLChatMessageHistory)
     assert_type(buffer.get_session_history("s1", user_id="alice"), TTLChatMessageHistory)
+    assert_type(buffer.get_session_history(1, user_id=UUID(int=1)), TTLChatMessageHistory)
+    buffer.history(["alice"], 3.5)  # type: ignore[arg-type]  # no ids
     base: BaseChatMessageHistory = history
     base.add_messages([HumanMessage("hi")])
     assert_type(history.messages, list[BaseMessage])
     history.messages = [HumanMessage("hi"), AIMessage("hello")]
     assert_type(history.add_messages([HumanMessage("hi")]), None)
     assert_type(history.add_system_message("user opened billing"), None)
+    history.add_system_message(["user opened", {"type": "text", "text": "billing"}])
     assert_type(history.clear(), None)
 
 
@@ -92,6 +118,7 @@ async def histories_async(buffer: SessionBuffer) -> None:
     history = buffer.history("alice", "s1")
     assert_type(await history.aget_messages(), list[BaseMessage])
     assert_type(await history.aadd_messages([HumanMessage("hi")]), None)
+    assert_type(await history.aset_messages([HumanMessage("hi")]), None)
     assert_type(await history.aadd_system_message("user opened billing"), None)
     assert_type(await history.aclear(), None)
 
@@ -112,7 +139,7 @@ def administration(buffer: SessionBuffer) -> None:
     buffer.set_idle_ttl("alice", "s1", 7200)
     buffer.set_idle_ttl("alice", "s1", timedelta(hours=2))
     buffer.set_idle_ttl("alice", "s1", None)
-    buffer.stats()
+    assert_type(buffer.stats(), Usage)
     assert_type(buffer.sweep(), int)
     assert_type(buffer.close(), None)
 
@@ -126,7 +153,7 @@ async def administration_async(buffer: SessionBuffer) -> None:
     assert_type(await buffer.adelete("alice", "s1"), bool)
     assert_type(await buffer.aforget("alice"), int)
     await buffer.aset_idle_ttl("alice", "s1", 7200)
-    await buffer.astats()
+    assert_type(await buffer.astats(), Usage)
     assert_type(await buffer.asweep(), int)
     assert_type(await buffer.aclose(), None)
     async with SessionBuffer() as other:
@@ -159,6 +186,12 @@ def checkpointers(buffer: SessionBuffer) -> None:
     saver.copy_thread("s1", "s2")
     saver.delete_for_runs(["run"])
     saver.delete_thread("s1")
+
+
+def slips() -> None:
+    """A misspelled name is found."""
+    print(langchain_ttl_history.SesionBuffer)  # type: ignore[attr-defined]  # as it should be
+    print(langchain_ttl_history.storage.MemoryStore)  # type: ignore[attr-defined]  # likewise
 
 
 def errors(

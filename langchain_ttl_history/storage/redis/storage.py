@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 from langchain_ttl_history.errors import ConfigurationError, brief
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.base import Change, Outcome, Query, Snapshot, Usage
+from langchain_ttl_history.storage.clocks import Clock, checked_clock
 from langchain_ttl_history.storage.redis import requests
 from langchain_ttl_history.storage.redis.batches import Batches
 from langchain_ttl_history.storage.redis.clients import Clients, Given, Made
@@ -57,7 +58,7 @@ class RedisStorage:
         async_client: Any = None,
         *,
         prefix: str = "ttl-history",
-        clock: Callable[[], float] | None = None,
+        clock: Clock | None = None,
     ) -> None:
         if type(prefix) is not str or not prefix.isprintable() or not prefix or "{" in prefix or "}" in prefix:
             raise ConfigurationError(f"prefix must be a string without braces and control codes, not {brief(prefix)}")
@@ -66,7 +67,7 @@ class RedisStorage:
         self._clients: Clients = Made(client) if isinstance(client, str) else Given(client, async_client)
         self._failures = Failures(self._clients.library, is_cluster=self._clients.is_cluster)
         self._batches: WeakKeyDictionary[asyncio.AbstractEventLoop, Batches] = WeakKeyDictionary()
-        self._settings = Settings(Keys(prefix), NumbersCache(), Mirrors(), clock)
+        self._settings = Settings(Keys(prefix), NumbersCache(), Mirrors(), checked_clock(clock))
 
     def __repr__(self) -> str:
         return f"RedisStorage({self._clients!r})"

@@ -24,7 +24,7 @@ def valid_path(path: object) -> str:
     """A path as a string."""
     if not isinstance(path, (str, os.PathLike)):
         raise ConfigurationError(f"path must be a string or a path, not {brief(path)}")
-    text = os.fspath(path)
+    text = str.__str__(path) if isinstance(path, str) else os.fspath(path)  # An enum's member is written otherwise.
     if not isinstance(text, str) or not text or "\0" in text:
         raise ConfigurationError(f"path must name a file, not {brief(path)}")
     try:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Callable
 from contextlib import suppress
 
 from langchain_ttl_history.errors import ConfigurationError, StorageError, brief
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.base import Change, Outcome, Query, Snapshot, Usage
+from langchain_ttl_history.storage.clocks import Clock, checked_clock
 from langchain_ttl_history.storage.memory_session import refusal
 from langchain_ttl_history.storage.sqlite import deletion, freeing, listing
 from langchain_ttl_history.storage.sqlite.appends import plan_append
@@ -61,13 +61,13 @@ class SQLiteStorage:
         *,
         durable: bool = False,
         timeout: float = 30.0,
-        clock: Callable[[], float] | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self._path = valid_path(path)
         if type(timeout) not in (int, float) or not 0 < timeout < 86_400:
             raise ConfigurationError(f"timeout must be seconds between 0 and a day, not {brief(timeout)}")
         self.private = self._path == MEMORY
-        self._clock = clock or time.time
+        self._clock = checked_clock(clock) or time.time
         self._mirrors = Mirrors()
         self._writes = 0
         # Separate, so that reads do not queue behind writes that wait for other processes.

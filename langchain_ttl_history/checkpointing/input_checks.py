@@ -1,0 +1,109 @@
+"""Refuses what no graph would hand over, or ask for, before anything is stored or read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from langchain_ttl_history.errors import ConfigurationError, brief
+
+__all__ = [
+    "check_checkpoint",
+    "check_narrowing",
+    "checked_name",
+    "checked_writes",
+    "checkpoint_id_of",
+    "listed",
+]
+
+# The fields of a checkpoint that are mappings.
+_MAPPINGS = ("channel_values", "channel_versions", "versions_seen")
+
+
+def checked_name(name: str, value: object) -> str:
+    """What LangGraph names something by: a namespace, a checkpoint, a task.
+
+    Raises:
+        ConfigurationError: It is no string, or has a NUL in it: what is stored under it could not be read again.
+    """
+    if not isinstance(value, str):
+        raise ConfigurationError(f"{name} must be a string, not {brief(value)} of type {type(value).__name__}")
+    if "\0" in value:
+        raise ConfigurationError(f"{name} must not contain a NUL character: {brief(value)}")
+    return value
+
+
+def checkpoint_id_of(id: str | None) -> str:
+    """The checkpoint to write to.
+
+    Raises:
+        ConfigurationError: The config names none.
+    """
+    if id is None:
+        raise ConfigurationError("config['configurable'] has no 'checkpoint_id' to write to")
+    return id
+
+
+def check_checkpoint(checkpoint: Any, metadata: object) -> None:
+    """Refuse what is no checkpoint, which would be stored and could not be read.
+
+    Raises:
+        ConfigurationError: It names what is wrong.
+    """
+    for name, value in (("checkpoint", checkpoint), ("metadata", metadata)):
+        if not _is_mapping(value):
+            raise ConfigurationError(f"{name} must be a mapping, not {brief(value)}")
+    checked_name("checkpoint['id']", checkpoint.get("id"))
+    for field in _MAPPINGS:
+        if not _is_mapping(value := checkpoint.get(field)):
+            raise ConfigurationError(f"checkpoint[{field!r}] must be a mapping, not {brief(value)}")
+    for node, seen in checkpoint["versions_seen"].items():
+        if not _is_mapping(seen):
+            raise ConfigurationError(f"checkpoint['versions_seen'][{node!r}] must be a mapping, not {brief(seen)}")
+
+
+def _is_mapping(value: object) -> bool:
+    # Most are dicts, for which the full check takes ten times as long.
+    return type(value) is dict or isinstance(value, Mapping)
+
+
+def checked_writes(writes: Any) -> list[tuple[str, Any]]:
+    """What a task wrote, as pairs of a channel and a value.
+
+    Raises:
+        ConfigurationError: It is something else.
+    """
+    try:
+        pairs = [(channel, value) for channel, value in writes]
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"writes must be pairs of a channel and a value, not {brief(writes)}") from error
+    for channel, _ in pairs:
+        checked_name("a write's channel", channel)
+    return pairs
+
+
+def check_narrowing(filter: object, before: Any, limit: object) -> None:
+    """Refuse what cannot narrow a list of checkpoints.
+
+    Raises:
+        ConfigurationError: It names what is wrong.
+    """
+    for name, value, form in (("filter", filter, "{'source': 'loop'}"), ("before", before, "a config")):
+        if value is not None and not isinstance(value, Mapping):
+            raise ConfigurationError(f"{name} must be a mapping like {form}, or None, not {brief(value)}")
+    configurable = (before or {}).get("configurable")
+    if configurable is not None and not isinstance(configurable, Mapping):
+        raise ConfigurationError(f"before must be a config, with a mapping in 'configurable', not {brief(before)}")
+    if limit is not None and not isinstance(limit, int):
+        raise ConfigurationError(f"limit must be a whole number, or None for all, not {brief(limit)}")
+
+
+def listed(name: str, ids: object) -> list[Any]:
+    """Several ids.
+
+    Raises:
+        ConfigurationError: They are one string, whose letters are not meant, or not several.
+    """
+    if isinstance(ids, (str, bytes)) or not isinstance(ids, Iterable):
+        raise ConfigurationError(f"{name} takes a list, not {brief(ids)}; pass [{name[:-1]}]")
+    return [*ids]

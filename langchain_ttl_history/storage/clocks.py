@@ -1,0 +1,37 @@
+"""Clocks of storages that keep the time themselves: seconds since the epoch."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import TypeAlias
+
+from langchain_ttl_history.errors import ConfigurationError, brief
+
+__all__ = ["Clock", "checked_clock", "steady_clock"]
+
+Clock: TypeAlias = Callable[[], float]
+
+
+def checked_clock(clock: Clock | None) -> Clock | None:
+    """The clock that a storage is given, if it is one.
+
+    Raises:
+        ConfigurationError: It cannot be called.
+    """
+    if clock is not None and not callable(clock):
+        raise ConfigurationError(f"clock must be a function like time.time, not {brief(clock)}")
+    return clock
+
+
+def steady_clock() -> Clock:
+    """A clock that starts at the wall clock's time and never jumps."""
+    steady: Clock = time.monotonic
+    # While the machine sleeps `time.monotonic` stands still, except on Windows, and these go on.
+    id = getattr(time, "CLOCK_MONOTONIC" if sys.platform == "darwin" else "CLOCK_BOOTTIME", None)
+    if id is not None:
+        steady = partial(time.clock_gettime, id)
+    offset = time.time() - steady()
+    return lambda: offset + steady()
