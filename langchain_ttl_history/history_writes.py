@@ -29,7 +29,7 @@ from langchain_ttl_history.storage.base import Blob, Change, Guard, Status
 from langchain_ttl_history.stored.bodies import check_id, encode_bodies, encode_new
 from langchain_ttl_history.stored.known_bodies import KnownBodies
 from langchain_ttl_history.stored.names import LOG
-from langchain_ttl_history.window import calls_of
+from langchain_ttl_history.window import answerable
 
 __all__ = ["add", "guard_of", "replace"]
 
@@ -218,7 +218,7 @@ def _caller(result: ToolMessage, view: View) -> str | None:
     in_group = False
     for name, key in zip(view.names, keyed(view.names), strict=True):
         message = view.messages[name]
-        in_group = result.tool_call_id in calls_of(message) or (in_group and isinstance(message, ToolMessage))
+        in_group = result.tool_call_id in answerable(message) or (in_group and isinstance(message, ToolMessage))
         if in_group:
             found = key
     return found

@@ -9,7 +9,7 @@ from html import escape
 from itertools import groupby
 from typing import Any
 
-from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, ToolMessage
+from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, ToolCall, ToolMessage
 
 from langchain_ttl_history.window import callers, calls_with_results
 
@@ -77,16 +77,19 @@ def _item(message: BaseMessage, results: Sequence[ToolMessage], *, has_call: boo
     body = _folded(message.text)
     if isinstance(message, AIMessage):
         for call, result in calls_with_results(message, results):
-            body += _tool(call["name"], call["args"], result)
+            body += _tool(call, result)
     return (
         f'<li class="ttlh-item ttlh-{kind}"><span class="ttlh-who">{who}</span>'
         f'<div class="ttlh-body">{body}{"".join(chips)}</div></li>'
     )
 
 
-def _tool(name: str, args: dict[str, Any], result: ToolMessage | None) -> str:
-    given = ", ".join(f"{key}={spelled_value(value)}" for key, value in args.items())
-    call = f'<div class="ttlh-call">{_folded(f"{name}({given})")}</div>'
+def _tool(made: ToolCall | None, result: ToolMessage | None) -> str:
+    call = ""
+    if made is not None:
+        name = made["name"]
+        given = ", ".join(f"{key}={spelled_value(value)}" for key, value in made["args"].items())
+        call = f'<div class="ttlh-call">{_folded(f"{name}({given})")}</div>'
     if result is None:
         return f'<div class="ttlh-block">{call}<div class="ttlh-result ttlh-of">no result yet</div></div>'
     chips = "".join(_chip(each) for each in marks(result))

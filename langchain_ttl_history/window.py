@@ -11,6 +11,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolCall, ToolMessage
 
@@ -18,6 +19,7 @@ from langchain_ttl_history.errors import ConfigurationError, brief
 
 __all__ = [
     "Caps",
+    "answerable",
     "callers",
     "calls_of",
     "calls_with_results",
@@ -27,6 +29,10 @@ __all__ = [
     "visible",
     "without_open_group",
 ]
+
+
+# Blocks of content that are a call of one of the program's own tools; most are in `tool_calls` as well.
+_CALL_BLOCKS = frozenset({"tool_use", "tool_call"})
 
 
 @dataclass(frozen=True)
@@ -40,10 +46,31 @@ class Caps:
 
 
 def calls_of(message: BaseMessage) -> list[str | None]:
-    """The ids of the tool calls that want a `ToolMessage`; server-side calls are content."""
+    """The ids of the tool calls that wait for a `ToolMessage`; server-side calls are content."""
     if _kind(type(message)) is not AIMessage:
         return []
     return [call.get("id") for call in message.tool_calls]  # type: ignore[attr-defined]  # an AIMessage, by its kind
+
+
+def answerable(message: BaseMessage) -> list[str | None]:
+    """The ids of the calls that a `ToolMessage` may answer: those of `calls_of`, and others that nobody has to answer.
+
+    An agent answers a call that could not be parsed with an error. A call that a provider has of its own, of a computer
+    for example, is in the content, where its `call_id` tells it from calls that run on the provider's servers.
+    """
+    calls = calls_of(message)
+    if _kind(type(message)) is not AIMessage:
+        return calls
+    others = [call.get("id") for call in message.invalid_tool_calls]  # type: ignore[attr-defined]  # as above
+    content, outputs = message.content, message.additional_kwargs.get("tool_outputs")
+    for blocks in (content, outputs):
+        if isinstance(blocks, list):
+            others += [_call_id(block) for block in blocks if isinstance(block, dict)]
+    return [*calls, *(each for each in dict.fromkeys(others) if isinstance(each, str) and each not in calls)]
+
+
+def _call_id(block: dict[str, Any]) -> Any:
+    return block.get("id") if block.get("type") in _CALL_BLOCKS else block.get("call_id")
 
 
 @lru_cache(maxsize=1024)
@@ -171,8 +198,10 @@ def callers(messages: Sequence[BaseMessage]) -> dict[int, int]:
 
 def calls_with_results(
     message: AIMessage, results: Sequence[ToolMessage]
-) -> Iterator[tuple[ToolCall, ToolMessage | None]]:
+) -> Iterator[tuple[ToolCall | None, ToolMessage | None]]:
     """Each tool call of a message with its result, if there is one; ids recur, so a result goes with one call only.
+
+    Last come the results of calls that are not among its `tool_calls` (see `answerable`), without a call.
 
     Args:
         message: The message that made the calls.
@@ -182,6 +211,7 @@ def calls_with_results(
     for call in message.tool_calls:
         place = next((place for place, result in enumerate(left) if result.tool_call_id == call["id"]), None)
         yield call, None if place is None else left.pop(place)
+    yield from ((None, result) for result in left)
 
 
 def _paired(messages: Sequence[BaseMessage]) -> tuple[list[int], list[int], dict[int, int]]:
@@ -208,7 +238,7 @@ def _paired(messages: Sequence[BaseMessage]) -> tuple[list[int], list[int], dict
             start = blocks[caller]
             blocks[start:] = [start] * (place - start)
         elif kind is AIMessage:
-            for call in calls_of(message):
+            for call in answerable(message):
                 places = waiting.get(call)
                 if places and places[-1] == place:
                     places.append(place)

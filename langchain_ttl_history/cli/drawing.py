@@ -89,8 +89,9 @@ def timeline(portrait: Portrait) -> Iterator[RenderableType]:
         yield row
 
 
-def _call(call: ToolCall, result: ToolMessage | None) -> Iterator[Text]:
-    yield _plain(f"{call['name']}({spelled_value(call['args'])})", "yellow")
+def _call(call: ToolCall | None, result: ToolMessage | None) -> Iterator[Text]:
+    if call is not None:
+        yield _plain(f"{call['name']}({spelled_value(call['args'])})", "yellow")
     if result is None:
         yield Text("  waits for its result", style="dim")
     else:

@@ -154,6 +154,7 @@ def test_show_names_what_is_no_text(call: Call, buffer: SessionBuffer) -> None:
             ToolMessage([{"type": "image_url", "image_url": {"url": "x"}}], tool_call_id="draw"),
             ToolMessage("no numbers", tool_call_id="sum", status="error"),
             AIMessage("", invalid_tool_calls=[unreadable]),
+            ToolMessage("no JSON", tool_call_id="3", status="error"),
         ]
     )
     lines = [line.strip() for line in call("show", "alice", "images").stdout.splitlines()]
@@ -165,6 +166,7 @@ def test_show_names_what_is_no_text(call: Call, buffer: SessionBuffer) -> None:
         "sum({})",
         "→ no numbers [error]",
         "ai  [unreadable call of sum]",
+        "→ no JSON [error]",
     ]
 
 

@@ -7,15 +7,50 @@ from collections.abc import Callable, Sequence
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolCall, ToolMessage
+from langchain_core.messages import (
+    AIMessage,
+    BaseMessage,
+    HumanMessage,
+    InvalidToolCall,
+    SystemMessage,
+    ToolCall,
+    ToolMessage,
+)
 
-from langchain_ttl_history.window import Caps, calls_of, cut, ends_open, simple_start, visible, without_open_group
+from langchain_ttl_history.window import (
+    Caps,
+    answerable,
+    calls_of,
+    cut,
+    ends_open,
+    simple_start,
+    visible,
+    without_open_group,
+)
 
 often = settings(max_examples=120)
 
 
 def calls(*ids: str) -> AIMessage:
     return AIMessage("", tool_calls=[ToolCall(name="f", args={}, id=id) for id in ids])
+
+
+def unparsable(*ids: str) -> AIMessage:
+    bad = [InvalidToolCall(type="invalid_tool_call", name="f", args="{", id=id, error="no JSON") for id in ids]
+    return AIMessage("", invalid_tool_calls=bad)
+
+
+def in_content(*ids: str) -> AIMessage:
+    """Calls as a provider has them of its own, which are no tool calls to LangChain."""
+    return AIMessage([{"type": "computer_call", "id": f"item of {id}", "call_id": id} for id in ids])
+
+
+def of_all_kinds(*ids: str) -> AIMessage:
+    """A call of each kind in turn, each in the content as well."""
+    message = in_content(*ids)
+    message.tool_calls = calls(*ids[::2]).tool_calls
+    message.invalid_tool_calls = unparsable(*ids[1::2]).invalid_tool_calls
+    return message
 
 
 def result(id: str) -> ToolMessage:
@@ -43,7 +78,7 @@ def conversations(draw: st.DrawFn) -> list[BaseMessage]:
             said.append(result(draw(call_ids)))
         else:
             made = draw(st.lists(call_ids, min_size=1, max_size=3, unique=True))
-            said.append(calls(*made))
+            said.append(draw(st.sampled_from([calls, calls, calls, unparsable, in_content, of_all_kinds]))(*made))
             for id in draw(st.permutations(made))[: draw(st.sampled_from([1, 2, 3, 3, 3]))]:
                 said.append(result(id))
                 if draw(st.integers(0, 7)) == 0:
@@ -58,7 +93,7 @@ def callers(said: Sequence[BaseMessage]) -> dict[int, int | None]:
     for place, message in enumerate(said):
         if isinstance(message, ToolMessage):
             id = message.tool_call_id
-            made = [at for at in range(place) if id in calls_of(said[at])]
+            made = [at for at in range(place) if id in answerable(said[at])]
             found[place] = made[-1] if made and (made[-1], id) not in answered else None
             answered.add((made[-1] if made else -1, id))
     return found
@@ -193,6 +228,26 @@ def test_nothing_is_shown_of_nothing() -> None:
 def test_a_server_side_call_is_ordinary_content(order: tuple[str, str]) -> None:
     content = [{"type": "server_tool_call", "id": "a", "name": "web", "args": {}}]
     message = AIMessage(content)  # type: ignore[arg-type]  # any content is the test
-    assert calls_of(message) == []
+    assert calls_of(message) == answerable(message) == []
     assert not ends_open([message])
     assert visible([message, *map(result, order)], Caps()) == [0]
+
+
+def test_the_calls_that_may_be_answered() -> None:
+    assert answerable(calls("a", "a")) == ["a", "a"]
+    assert answerable(unparsable("a", "b")) == answerable(in_content("a", "b")) == ["a", "b"]
+    assert answerable(of_all_kinds("a", "b", "c")) == ["a", "c", "b"]
+    outputs = AIMessage("", additional_kwargs={"tool_outputs": [{"type": "computer_call", "call_id": "a"}]})
+    assert answerable(outputs) == ["a"]
+    used = AIMessage([{"type": "tool_use", "id": "a", "name": "f", "input": {}}, "and a word"])
+    assert answerable(used) == ["a"]
+    on_its_server = [{"type": "server_tool_use", "id": "s1"}, {"type": "web_search_call", "id": "ws1"}]
+    assert answerable(AIMessage(on_its_server)) == answerable(HumanMessage("a")) == []
+
+
+@pytest.mark.parametrize("made", [unparsable, in_content])
+def test_only_tool_calls_wait_for_their_results(made: Callable[..., AIMessage]) -> None:
+    assert not ends_open([HumanMessage("q"), made("a")])
+    assert visible([HumanMessage("q"), made("a"), result("a"), HumanMessage("q")], Caps(messages=10)) == [0, 1, 2, 3]
+    assert visible([HumanMessage("q"), made("a"), result("a"), result("a")], Caps(messages=10)) == [0, 1, 2]
+    assert visible([HumanMessage("q"), made("a"), result("a")], Caps(messages=1)) == [0, 1, 2]

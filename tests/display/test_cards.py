@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
-from langchain_core.messages import AIMessage, ChatMessage, HumanMessage, ToolMessage
+from langchain_core.messages import AIMessage, ChatMessage, HumanMessage, InvalidToolCall, ToolMessage
 
 from langchain_ttl_history import Retention, SessionBuffer
 from langchain_ttl_history.display import amount, span
@@ -181,6 +181,17 @@ def test_a_result_without_a_call_is_marked() -> None:
     buffer = SessionBuffer()
     buffer.history("alice", "s1").add_messages([HumanMessage("Hi"), ToolMessage("lost", tool_call_id="1")])
     assert "1 result without a call, left out tool lost no call" in text_of(buffer.history("alice", "s1")._repr_html_())
+
+
+def test_the_result_of_a_call_that_could_not_be_parsed_stands_beneath_it() -> None:
+    bad = InvalidToolCall(type="invalid_tool_call", name="sum", args="{", id="1", error="no JSON")
+    buffer = SessionBuffer()
+    buffer.history("alice", "s1").add_messages(
+        [HumanMessage("Hi"), AIMessage("", invalid_tool_calls=[bad]), ToolMessage("no JSON", tool_call_id="1")]
+    )
+    shown = text_of(buffer.history("alice", "s1")._repr_html_())
+    assert "ai no JSON unreadable call of sum" in shown
+    assert "no call" not in shown
 
 
 def test_a_pinned_session_has_no_end() -> None:

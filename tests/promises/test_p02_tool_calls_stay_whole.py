@@ -9,6 +9,7 @@ from langchain_core.messages import (
     AIMessage,
     BaseMessage,
     HumanMessage,
+    InvalidToolCall,
     RemoveMessage,
     SystemMessage,
     ToolMessage,
@@ -28,6 +29,7 @@ from .helpers import (
     assert_valid_chat,
     build_graph,
     dumps,
+    last_question,
     lookup_call,
     texts,
     with_history,
@@ -283,6 +285,27 @@ async def test_server_side_tool_calls_are_ordinary_content(session_with: Opens) 
     shown = await session.messages()
     assert [message.id for message in shown] == ["q", "s"]
     assert dumps(shown[1:]) == dumps([searched])
+
+
+async def test_the_answer_to_a_call_that_could_not_be_parsed_stays_with_it(session_with: Opens) -> None:
+    """LangChain's agent answers such a call with an error; its provider would refuse the conversation without it."""
+    session = session_with(max_messages=5)
+    bad = InvalidToolCall(type="invalid_tool_call", name="lookup", args="{bad", id="c", error="no JSON")
+
+    def answer(messages: Sequence[BaseMessage]) -> AIMessage:
+        return AIMessage("", invalid_tool_calls=[bad]) if last_question(messages) == "q1" else AIMessage("a")
+
+    agent = build_graph("agent", session.buffer.checkpointer(), ScriptedModel(answer=answer))
+    for question in ("q1", "q2"):
+        await session.ask(agent, question)
+    kinds = ["human", "ai", "tool", "human", "ai"]
+    assert [message.type for message in await session.messages()] == kinds
+    repaired = await session.messages()
+    await session.add(human("q3"))
+    assert [message.type for message in await session.messages()] == ["human", "ai", "human"]
+    await session.clear()
+    await session.add(*repaired[:3], result("another"))
+    assert [message.type for message in await session.messages()] == kinds[:3]
 
 
 @pytest.mark.parametrize("kind", GRAPH_KINDS)
