@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Container, Sequence
+from itertools import takewhile
+from uuid import UUID
 
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.sessions import Turn
 
 __all__ = ["new_in"]
+
+# The version of the UUIDs that LangGraph gives to messages.
+_RANDOM = 4
 
 
 def new_in(messages: Sequence[BaseMessage], turn: Turn, codec: Codec) -> list[BaseMessage]:
@@ -71,7 +76,36 @@ def _given_again(messages: Sequence[BaseMessage], shown: Container[str]) -> list
     # An agent returns all that it was given. An answer alone shows no agent, since a model may say again what an
     # answer among its input says.
     is_agent = sum(not message.id for message in messages[:first]) == len(again)
-    return again if is_agent and not all(isinstance(message, AIMessage) for message in again) else []
+    if is_agent and not all(isinstance(message, AIMessage) for message in again):
+        return again
+    return _edited_again(messages, shown)
+
+
+def _edited_again(messages: Sequence[BaseMessage], shown: Container[str]) -> list[BaseMessage]:
+    """The input, if the output begins with as many messages of the same types, after what was shown, and goes on.
+
+    So an agent returns it that edits what it was given, to redact what must not be kept for example. The ids of the
+    copies, which LangGraph gave them, tell them from an input of which only a part has ids.
+    """
+    given = [*takewhile(lambda message: not message.id, messages)]
+    output = messages[len(given) :]
+    begin = 1 + max((at for at, message in enumerate(output) if message.id and message.id in shown), default=-1)
+    copies = output[begin : begin + len(given)]
+    is_agent = (
+        len(output) > begin + len(given)
+        and any(isinstance(message, HumanMessage) for message in given)
+        and all(
+            type(copy) is type(message) and _is_random(copy.id) for copy, message in zip(copies, given, strict=True)
+        )
+    )
+    return given if is_agent else []
+
+
+def _is_random(id: str | None) -> bool:
+    try:
+        return UUID(id or "").version == _RANDOM
+    except ValueError:
+        return False
 
 
 def _without_old(

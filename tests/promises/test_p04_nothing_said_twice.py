@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from langchain.agents import create_agent
+from langchain.agents.middleware import PIIMiddleware
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, RemoveMessage, SystemMessage, ToolMessage
 from langchain_core.runnables import RunnableLambda
 from langgraph.checkpoint.memory import InMemorySaver
@@ -210,6 +212,30 @@ async def test_a_history_around_an_agent_stores_a_question_that_is_a_message_to_
     wrapped = with_history(agent, session.buffer, input_messages_key="messages", output_messages_key="messages")
     await session.run(wrapped, {"messages": [question]})
     assert await session.texts() == ["hello", "re: hello"]
+
+
+@pytest.mark.parametrize("checkpointed", [True, False], ids=["checkpointed", "stateless"])
+@pytest.mark.parametrize(
+    "form", [HumanMessage, lambda text: ("human", text), lambda text: {"role": "user", "content": text}]
+)
+async def test_a_question_that_an_agent_redacts_is_stored_once_and_redacted(
+    session: Session, form: Callable[[str], Any], *, checkpointed: bool
+) -> None:
+    saver = session.buffer.checkpointer() if checkpointed else None
+    agent: Any = create_agent(ScriptedModel(), [], middleware=[PIIMiddleware("email")], checkpointer=saver)
+    wrapped = with_history(agent, session.buffer, input_messages_key="messages", output_messages_key="messages")
+    expected: list[str] = []
+    for name in ("bob", "eve"):
+        await session.run(wrapped, {"messages": [form(f"I am {name}@example.com")]})
+        expected += ["I am [REDACTED_EMAIL]", "re: I am [REDACTED_EMAIL]"]
+        assert await session.texts() == expected
+
+
+@pytest.mark.parametrize("id", ["u2", "20061126-0000-0000-0000-000000000000"])
+async def test_an_input_of_which_a_part_has_ids_is_stored_whole(session: Session, id: str) -> None:
+    chain = with_history(RunnableLambda(lambda _: AIMessage("fine")), session.buffer)
+    await session.run(chain, [HumanMessage("one"), HumanMessage("two", id=id)])
+    assert await session.texts() == ["one", "two", "fine"]
 
 
 @pytest.mark.parametrize("kind", GRAPH_KINDS)
