@@ -30,7 +30,9 @@ class Administration:
         Raises:
             MissingUserError: No user is named, and there is no default user.
             ConfigurationError: No session is named, or an id is not valid.
+            StorageError: The storage could not be reached.
             CorruptRecordError: A record of the session cannot be read.
+            TypeNotAllowedError: It holds a message of a class that is not allow-listed here.
         """
         return run(self._storage, session_info.info(self._sessions, self._key(user_id, session_id)))
 
@@ -48,7 +50,9 @@ class Administration:
         Raises:
             MissingUserError: No user is named, and there is no default user.
             ConfigurationError: Both `user_id` and `all_users` are given, or `all_users` is no bool.
-            CorruptRecordError: While iterating: a record of a session cannot be read.
+            StorageError: While iterating: the storage could not be reached.
+            CorruptRecordError: Likewise: a record of a session cannot be read.
+            TypeNotAllowedError: Likewise: one holds a message of a class that is not allow-listed here.
         """
         return self._each_session(self._scope(user_id, all_users=all_users))
 
@@ -90,6 +94,7 @@ class Administration:
         Raises:
             MissingUserError: No user is named, and there is no default user.
             ConfigurationError: No session is named, or an id is not valid.
+            StorageError: The storage could not be reached.
         """
         return bool(run(self._storage, self._sessions.delete(*self._key(user_id, session_id))))
 
@@ -153,7 +158,11 @@ class Administration:
         return key, Change(self._sessions.lease, idle_ttl=own, upkeep=True)
 
     def stats(self) -> Usage:
-        """How many sessions and bytes the storage holds, including expired sessions that are not freed yet."""
+        """How many sessions and bytes the storage holds, including expired sessions that are not freed yet.
+
+        Raises:
+            StorageError: The storage could not be reached.
+        """
         return self._storage.usage()
 
     async def astats(self) -> Usage:
@@ -165,6 +174,9 @@ class Administration:
 
         Returns:
             How many were freed.
+
+        Raises:
+            StorageError: The storage could not be reached.
         """
         return self._storage.sweep()
 

@@ -120,6 +120,7 @@ class TTLCheckpointSaver(PruneCopyDelete, BaseCheckpointSaver[Any]):
             MissingUserError: It names no user, and there is no bound or default user.
             StorageError: The storage could not be reached.
             CorruptRecordError: A record of the session cannot be read.
+            TypeNotAllowedError: It holds a value of a type that is not allow-listed here.
         """
         key, ns, id = self._threads.place(config)
         lease = self._sessions.lease
@@ -148,7 +149,11 @@ class TTLCheckpointSaver(PruneCopyDelete, BaseCheckpointSaver[Any]):
             limit: The largest number of checkpoints to list; None lists all.
 
         Raises:
-            ConfigurationError: An argument is of the wrong type.
+            ConfigurationError: An argument is of the wrong type, or the config names another user than the bound one.
+            MissingUserError: No user is named, and there is no bound or default user.
+            StorageError: The storage could not be reached.
+            CorruptRecordError: A record of a session cannot be read.
+            TypeNotAllowedError: It holds a value of a type that is not allow-listed here.
         """
         check_narrowing(filter, before, limit)
         for key in run(self._storage, self._keys(config)):
@@ -194,6 +199,8 @@ class TTLCheckpointSaver(PruneCopyDelete, BaseCheckpointSaver[Any]):
         Returns:
             For each channel a dictionary: `writes` are pending writes, (task id, channel, value), the oldest first, and
             `seed` is the value they are applied to, where there is one.
+
+        Raises what :meth:`get_tuple` raises, and a ConfigurationError if `channels` is no list.
         """
         key, ns, id = self._threads.place(config)
         flow = delta_history(self._sessions, key, ns, id, listed("channels", channels))

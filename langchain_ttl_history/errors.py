@@ -40,7 +40,7 @@ class CorruptRecordError(TTLHistoryError):
 
 
 class TypeNotAllowedError(TTLHistoryError, TypeError, ValueError):
-    """A value of this type would not come back as it went in; nothing was stored."""
+    """A value of this type would not come back as it went in, so nothing was stored; or it may not be rebuilt here."""
 
 
 class SessionDeletedError(TTLHistoryError):

@@ -69,7 +69,8 @@ class TTLChatMessageHistory(BaseChatMessageHistory):
         Raises:
             StorageError: The storage could not be reached; when set also that others kept freeing what is shared.
             CorruptRecordError: A record of the session cannot be read.
-            TypeNotAllowedError: One that is set is not a message, or would not come back as it is.
+            TypeNotAllowedError: One is of a class that is not allow-listed here; one that is set is not a message, or
+                would not come back as it is.
             SessionDeletedError: When set: the session was deleted since this turn read it.
         """
         if self._turn is None:

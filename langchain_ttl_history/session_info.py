@@ -7,14 +7,15 @@ from datetime import datetime, timezone
 
 from langchain_ttl_history.display import Portrait, info_card
 from langchain_ttl_history.flow import Flow, Read
-from langchain_ttl_history.freeing.pruning import leaves, waiting_roots
+from langchain_ttl_history.freeing.pruning import shown_lines
 from langchain_ttl_history.index import newest_lines
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.sessions import Sessions, View
 from langchain_ttl_history.storage.base import Query, Snapshot
-from langchain_ttl_history.stored.names import BODY, CHECKPOINT, INDEX, LOG, head_name, writes_name
+from langchain_ttl_history.stored.names import BODY, CHECKPOINT, INDEX, LOG, head_name
 from langchain_ttl_history.stored.packed_conversation import EMPTY
 from langchain_ttl_history.stored.recall import Recall
+from langchain_ttl_history.waiting_checkpoints import waiting_beyond_cap
 
 __all__ = ["SessionInfo", "info", "portrait"]
 
@@ -74,28 +75,16 @@ def _glance(sessions: Sessions, key: SessionKey) -> Flow[View | None]:
     return sessions.view_of(snapshot, Recall(EMPTY, sessions.codec)) if snapshot.generation else None
 
 
-def _listed(sessions: Sessions, key: SessionKey, snapshot: Snapshot) -> Flow[int]:
-    """How many root checkpoints are listed: the newest, and those that wait for an answer whatever their age."""
-    lines = newest_lines(snapshot.lists.get(INDEX, ()))
-    cap = sessions.retention.max_checkpoints
-    if cap is None or len(lines) <= cap:
-        return len(lines)
-    old = {line.id for line in lines[:-cap]}
-    ends = [line for line in leaves(lines) if line.id in old]
-    if not ends:
-        return cap
-    writes: Snapshot = yield Read(key, Query(tuple(writes_name("", line.id) for line in ends)))
-    return cap + len(waiting_roots(ends, writes, sessions.codec))
-
-
 def _info(sessions: Sessions, key: SessionKey, view: View) -> Flow[SessionInfo]:
     snapshot = view.snapshot
-    listed = yield from _listed(sessions, key, snapshot)
+    roots = newest_lines(snapshot.lists.get(INDEX, ()))
+    waiting = yield from waiting_beyond_cap(sessions, key, roots)
+    listed = shown_lines(roots, (), sessions.retention.max_checkpoints, waiting)
     return SessionInfo(
         key.user_id,
         key.session_id,
         len(sessions.window(view.history, view.messages)),
-        listed,
+        len(listed),
         snapshot.bytes,
         _time(snapshot.created_at),
         _time(snapshot.last_used_at),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -46,7 +46,7 @@ class Turn(NamedTuple):
     messages: Sequence[BaseMessage]
     generation: int | None
     """The session's generation; None if there was no session."""
-    cut: Sequence[BaseMessage] = ()
+    cut: Collection[BaseMessage] = ()
     """What it was not shown, since the window had cut it."""
     images: bytes = b""
     """The messages' images, to tell later whether one of them was changed in place; empty if they have none."""
@@ -117,8 +117,8 @@ class Sessions:
     def read(self, key: SessionKey, lease: Lease | None) -> Flow[View]:
         """The conversation as it is now."""
         head, recall = head_name(""), self.recall(key)
-        limits = {} if lease is None else self.limits
-        query = Query((head,), (CHECKPOINT, BODY), (LOG, head), lease, outline_over=limits, known=recall.known)
+        heavy = {} if lease is None else self.plans_above
+        query = Query((head,), (CHECKPOINT, BODY), (LOG, head), lease, outline_over=heavy, known=recall.known)
         snapshot: Snapshot = yield Read(key, query)
         view = self.view_of(snapshot, recall)
         self.plan_freeing(key, view)
@@ -207,8 +207,8 @@ class Sessions:
         """What the history shows now."""
         view = yield from self.read(key, self.lease)
         shown, messages = self.windowed(view.history, view.messages)
-        cut = {*view.history}.difference(shown)
-        return Turn(messages, view.generation, [view.messages[name] for name in cut])
+        left_out = {*view.history}.difference(shown)
+        return Turn(messages, view.generation, [view.messages[name] for name in left_out])
 
     # Deleting
 
@@ -221,12 +221,12 @@ class Sessions:
     # Freeing
 
     @cached_property
-    def limits(self) -> Mapping[str, int]:
+    def plans_above(self) -> Mapping[str, int]:
         """For each list the weight above which a read plans what to free."""
         return limits(self.retention, self.slack)
 
     @cached_property
-    def hard_limits(self) -> Mapping[str, int]:
+    def frees_above(self) -> Mapping[str, int]:
         """For each list the weight above which a write frees at once."""
         return hard_limits(self.retention, self.slack)
 
@@ -250,7 +250,7 @@ class Sessions:
 
     def is_heavy(self, key: SessionKey, outcome: Outcome) -> bool:
         """Whether a session is so far over its caps that it is freed now, not at the next turn."""
-        bound, most, weights = self.retention.max_bytes, self.hard_limits, outcome.weights
+        bound, most, weights = self.retention.max_bytes, self.frees_above, outcome.weights
         if bound is not None and outcome.bytes > bound:
             known = self.cache.last(key)
             if known is None or outcome.bytes > known.tolerated:

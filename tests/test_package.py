@@ -135,7 +135,7 @@ def test_the_package_says_that_it_is_typed() -> None:
     assert (Path(package.__file__).parent / "py.typed").exists()
 
 
-def test_the_plain_install_needs_nothing_but_langchain_core_and_langgraph_checkpoint() -> None:
+def test_the_plain_install_needs_little() -> None:
     needed = [
         each for each in metadata("langchain-ttl-history").get_all("Requires-Dist") or [] if "extra ==" not in each
     ]

@@ -25,7 +25,13 @@ class PruneCopyDelete:
     _threads: Threads
 
     def delete_thread(self, thread_id: str) -> None:
-        """Delete the user's session of this thread, its conversation included."""
+        """Delete the user's session of this thread, its conversation included.
+
+        Raises:
+            MissingUserError: There is no bound or default user.
+            ConfigurationError: The thread's id is not valid.
+            StorageError: The storage could not be reached.
+        """
         run(self._storage, self._delete(thread_id))
 
     async def adelete_thread(self, thread_id: str) -> None:
@@ -46,10 +52,12 @@ class PruneCopyDelete:
         await arun(self._storage, self._delete_for_runs(run_ids))
 
     def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
-        """Copy a user's session to a thread that is not there yet.
+        """Copy a user's session to a thread that is not there yet; nothing happens where there is no such session.
 
         Raises:
-            ConfigurationError: The target is there already.
+            MissingUserError: There is no bound or default user.
+            ConfigurationError: The target is there already, or an id is not valid.
+            StorageError: The storage could not be reached.
         """
         run(self._storage, self._copy(source_thread_id, target_thread_id))
 

@@ -14,7 +14,7 @@ from langchain_ttl_history.checkpointing.run_token import TOKEN_KEY, Token
 from langchain_ttl_history.checkpoints import Record, found_record
 from langchain_ttl_history.codec import delta_snapshot
 from langchain_ttl_history.flow import Flow, Read
-from langchain_ttl_history.freeing.pruning import leaves, shown_lines, waiting_roots
+from langchain_ttl_history.freeing.pruning import shown_lines, waiting_roots
 from langchain_ttl_history.index import Line, newest_lines
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.log_entries import Seen
@@ -36,6 +36,7 @@ from langchain_ttl_history.stored.names import (
 )
 from langchain_ttl_history.stored.pending import PendingWrite, decode_writes
 from langchain_ttl_history.stored.values import SNAPSHOT
+from langchain_ttl_history.waiting_checkpoints import waiting_beyond_cap
 
 __all__ = ["CheckpointReads", "Loaded"]
 
@@ -72,9 +73,9 @@ class CheckpointReads:
         names: tuple[str, ...] = (head,)
         if id is not None:
             names += (checkpoint_name("", id), writes_name("", id), *((INDEX,) if lease is not None else ()))
-        limits = {} if lease is None else self.sessions.limits
+        heavy = {} if lease is None else self.sessions.plans_above
         recall = self.sessions.recall(key)
-        query = Query(names, _FOLLOW, (LOG, head), lease, outline_over=limits, known=recall.known)
+        query = Query(names, _FOLLOW, (LOG, head), lease, outline_over=heavy, known=recall.known)
         snapshot: Snapshot = yield Read(key, query)
         if not snapshot.generation:
             return None
@@ -218,13 +219,8 @@ class CheckpointReads:
         subs = newest_lines(snapshot.lists.get(SUBS, ()))
         if not roots and snapshot.lists.get(LOG):
             return [], first_checkpoint_id(snapshot.generation)
-        cap = self.sessions.retention.max_checkpoints
-        waiting: set[str] = set()
-        if cap is not None and len(roots) > cap:
-            ends = leaves(roots)
-            writes: Snapshot = yield Read(key, Query(tuple(writes_name("", line.id) for line in ends)))
-            waiting = waiting_roots(ends, writes, self.sessions.codec)
-        return shown_lines(roots, subs, cap, waiting), None
+        waiting = yield from waiting_beyond_cap(self.sessions, key, roots)
+        return shown_lines(roots, subs, self.sessions.retention.max_checkpoints, waiting), None
 
 
 def _handed(record: Record, values: dict[str, Any]) -> dict[str, Any]:

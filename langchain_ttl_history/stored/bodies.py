@@ -11,7 +11,7 @@ from langchain_ttl_history.encoding.messages import is_core, pack_plain
 from langchain_ttl_history.errors import CorruptRecordError, TypeNotAllowedError, brief
 from langchain_ttl_history.storage.base import Blob
 from langchain_ttl_history.stored.known_bodies import KnownBodies
-from langchain_ttl_history.stored.names import ID, body_name, key_of
+from langchain_ttl_history.stored.names import ID, content_name, key_of
 from langchain_ttl_history.stored.packed_conversation import Body
 
 __all__ = ["check_id", "decode_bodies", "encode_bodies", "encode_conversation", "encode_new", "restored"]
@@ -73,7 +73,7 @@ def encode_new(messages: Iterable[BaseMessage], codec: Codec, where: str, blobs:
         check_id(message, where)
         id = message.id or ""
         packed, _ = _packed(message, codec, where)
-        blob, content = Blob(codec.seal(packed)), body_name(packed, None)
+        blob, content = Blob(codec.seal(packed)), content_name(packed)
         if not id or isinstance(message, ToolMessage):
             blobs[content] = blob
             blob = Blob(b"", (content,))
@@ -131,7 +131,7 @@ def _encode(
     if content is not None:
         known.resend(content, blobs)
     else:
-        content = body_name(packed, None)
+        content = content_name(packed)
         if shares:
             known.send(content, sealed, blobs)
             known.contents[packed] = content

@@ -26,8 +26,8 @@ __all__ = [
     "SUBS",
     "VALUE",
     "WRITES",
-    "body_name",
     "checkpoint_name",
+    "content_name",
     "head_name",
     "key_of",
     "value_name",
@@ -67,9 +67,9 @@ def writes_name(ns: str, id: str) -> str:
     return f"w{ns}\0{id}"
 
 
-def body_name(packed: bytes, id: str | None) -> str:
-    """The name of a message's body, by its packed content and its id."""
-    return "m" + hashlib.blake2b(packed, digest_size=_DIGEST // 2).hexdigest() + (id or "")
+def content_name(packed: bytes) -> str:
+    """The name of a message's content, packed without its id; with the id behind it, that of its body."""
+    return "m" + hashlib.blake2b(packed, digest_size=_DIGEST // 2).hexdigest()
 
 
 def key_of(name: str) -> str:

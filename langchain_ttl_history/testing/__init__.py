@@ -35,7 +35,7 @@ class StorageContract(Contents, Lives):
 
     Attributes:
         asynchronous: Whether the async twins are tested instead of the sync verbs.
-        slack: By which fraction of its idle time a session may live longer; 0.1 is a tenth.
+        lateness: By which fraction of its idle time a session may live longer; 0.1 is a tenth.
     """
 
     async def test_sessions_are_listed_least_recently_used_first(self) -> None:

@@ -35,7 +35,7 @@ class Cases:
     """Tests of a storage; each opens one of its own."""
 
     asynchronous = False
-    slack = 0.0
+    lateness = 0.0
 
     def make(self, clock: Callable[[], float]) -> Storage:
         """A fresh, empty storage that goes by this clock."""

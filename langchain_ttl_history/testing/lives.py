@@ -29,7 +29,7 @@ class Lives(Cases):
         found = await self.read("b")
         assert (found.now, found.created_at, found.last_used_at) == (self.clock.now,) * 3
         assert found.expires_at is not None
-        assert IDLE <= found.expires_at - self.clock.now <= IDLE * (1 + self.slack)
+        assert IDLE <= found.expires_at - self.clock.now <= IDLE * (1 + self.lateness)
         self.clock.now = found.expires_at - 0.25
         assert (await self.read("b")).blobs
         self.clock.now = found.expires_at
@@ -78,7 +78,7 @@ class Lives(Cases):
         used = self.clock.now
         self.clock.advance(10)
         assert (await self.write(idle_ttl=50.0, upkeep=True)).status is Status.STORED
-        assert used + 50 <= ((await self.read()).expires_at or 0) <= used + 50 * (1 + self.slack)
+        assert used + 50 <= ((await self.read()).expires_at or 0) <= used + 50 * (1 + self.lateness)
 
     # Deletion
 

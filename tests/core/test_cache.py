@@ -14,7 +14,7 @@ from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.base import Blob, Change, Lease
 from langchain_ttl_history.stored.bodies import encode_bodies
 from langchain_ttl_history.stored.known_bodies import KnownBodies
-from langchain_ttl_history.stored.names import body_name
+from langchain_ttl_history.stored.names import content_name
 from langchain_ttl_history.stored.packed_conversation import Body
 
 KEY = SessionKey("ada", "s1")
@@ -89,13 +89,13 @@ def test_nothing_of_a_session_that_is_dropped_is_remembered() -> None:
 def test_what_edits_replaced_is_remembered_in_bounds_and_counts() -> None:
     known = KnownBodies()
     for number in range(200):
-        known.learn("id", Body(body_name(b"%d" % number, "id"), None, bytes(100)))
-    assert known.named(body_name(b"198", "id"))
-    assert not known.named(body_name(b"100", "id"))
+        known.learn("id", Body(content_name(b"%d" % number) + "id", None, bytes(100)))
+    assert known.named(content_name(b"198") + "id")
+    assert not known.named(content_name(b"100") + "id")
     assert len(known.replaced) == 64
     for number in range(20):
-        known.learn(f"other {number}", Body(body_name(b"", f"other {number}"), None, bytes(100)))
-    known.settle([body_name(b"199", "id")])
+        known.learn(f"other {number}", Body(content_name(b"") + f"other {number}", None, bytes(100)))
+    known.settle([content_name(b"199") + "id"])
     assert known.size == (64 + 1) * 100
 
 

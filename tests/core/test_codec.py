@@ -28,7 +28,7 @@ from langchain_ttl_history.encoding.records import pack, unpack
 from langchain_ttl_history.errors import CorruptRecordError, TTLHistoryError, TypeNotAllowedError
 from langchain_ttl_history.stored.bodies import decode_bodies, encode_bodies
 from langchain_ttl_history.stored.known_bodies import KnownBodies
-from langchain_ttl_history.stored.names import body_name, key_of
+from langchain_ttl_history.stored.names import content_name, key_of
 
 from .any_values import (
     TYPES,
@@ -313,7 +313,7 @@ def test_bodies_come_out_as_they_went_in_and_are_sent_once(
 
 
 def test_a_body_that_is_gone_is_named(codec: Codec) -> None:
-    name = body_name(codec.verified_message(HumanMessage("x"), "here"), "m1")
+    name = content_name(codec.verified_message(HumanMessage("x"), "here")) + "m1"
     with pytest.raises(CorruptRecordError, match="m1"):
         decode_bodies([name], {}, codec)
 

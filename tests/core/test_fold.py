@@ -14,14 +14,14 @@ from langchain_ttl_history.conversation import diff, fold, keyed
 from langchain_ttl_history.errors import CorruptRecordError
 from langchain_ttl_history.log_entries import CARRIED_OVER, WHERE_IT_IS, Delta, Seen, deltas_of, unseen
 from langchain_ttl_history.storage.base import Entry
-from langchain_ttl_history.stored.names import body_name, key_of
+from langchain_ttl_history.stored.names import content_name, key_of
 
 NOTHING_SEEN = Seen()
 often = settings(max_examples=300)
 
 
 def name(id: int | str | None, version: int = 0) -> str:
-    return body_name(f"{version}".encode(), None if id is None else f"i{id}")
+    return content_name(f"{version}".encode()) + ("" if id is None else f"i{id}")
 
 
 ids = st.integers(0, 9)

@@ -26,7 +26,7 @@ class StorageCase:
     open: Callable[[Clock], Any]
     contents: Callable[[Any], list[bytes]]
     """Every string and byte string it holds."""
-    slack: float = 0.0
+    lateness: float = 0.0
     """By which part of `idle_ttl` a session may live too long."""
     close: Callable[[Any], None] = lambda storage: None
     aclose: Callable[[Any], Awaitable[None]] | None = None
@@ -47,16 +47,18 @@ STORAGES: dict[str, StorageCase] = {
     "sqlite": StorageCase(
         open=open_sqlite,
         contents=bytes_of_sqlite,
-        slack=0.1,
+        lateness=0.1,
         close=close_sqlite,
     ),
-    "redis": StorageCase(open=open_redis, contents=contents, slack=0.1, close=close_redis, aclose=RedisStorage.aclose),
+    "redis": StorageCase(
+        open=open_redis, contents=contents, lateness=0.1, close=close_redis, aclose=RedisStorage.aclose
+    ),
 }
 
 # The same over every other server. The conformance suite runs over these as well, everything else
 # where TEST_SERVERS=all says so.
 OTHERS: dict[str, StorageCase] = {
-    name: StorageCase(open=open_, contents=contents, slack=0.1, close=close_redis, aclose=RedisStorage.aclose)
+    name: StorageCase(open=open_, contents=contents, lateness=0.1, close=close_redis, aclose=RedisStorage.aclose)
     for name, open_ in {
         "redis-7": partial(open_redis, kind="redis-7"),
         "valkey": partial(open_redis, kind="valkey"),

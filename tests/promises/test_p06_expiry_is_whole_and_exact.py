@@ -36,7 +36,7 @@ def session(session_with: Callable[..., Session]) -> Session:
 
 def past(case: StorageCase) -> float:
     """Seconds after the last use at which a session is surely gone."""
-    return IDLE * (1 + case.slack) + MOMENT
+    return IDLE * (1 + case.lateness) + MOMENT
 
 
 async def assert_gone(session: Session, graph: Any = None) -> None:
@@ -59,7 +59,7 @@ async def test_the_idle_time_is_thirty_minutes_unless_told_otherwise(
     await session.add(HumanMessage("hello"))
     clock.advance(1_800 - MOMENT)
     assert await session.info() is not None
-    clock.advance(1_800 * case.slack + 2 * MOMENT)
+    clock.advance(1_800 * case.lateness + 2 * MOMENT)
     await assert_gone(session)
 
 
@@ -141,7 +141,7 @@ async def test_reading_or_writing_through_a_door_is_use(
         await USES[use](session, graph, saver)
     clock.advance(IDLE - MOMENT)
     assert await session.info() is not None
-    clock.advance(IDLE * case.slack + 2 * MOMENT)
+    clock.advance(IDLE * case.lateness + 2 * MOMENT)
     await assert_gone(session)
 
 
@@ -160,7 +160,7 @@ async def test_administration_is_not_use(
         assert len(await session.sessions(all_users=True)) == 1
     else:
         await session.colour.call(session.buffer, administration)
-    clock.advance(IDLE * case.slack + 2 * MOMENT)
+    clock.advance(IDLE * case.lateness + 2 * MOMENT)
     await assert_gone(session)
 
 
@@ -169,7 +169,7 @@ async def test_one_session_expires_without_the_others(session: Session, clock: C
     clock.advance(IDLE / 2)
     other = session("alice", "s2")
     await other.add(HumanMessage("two"))
-    clock.advance(IDLE / 2 * (1 + 2 * case.slack) + MOMENT)
+    clock.advance(IDLE / 2 * (1 + 2 * case.lateness) + MOMENT)
     assert await session.info() is None
     assert [each.session_id for each in await session.sessions("alice")] == ["s2"]
     assert await other.texts() == ["two"]
@@ -212,7 +212,7 @@ async def test_set_idle_ttl_changes_this_session_only(session: Session, clock: C
     assert await session.texts() == ["one"]
     clock.advance(500 - MOMENT)
     assert await session.texts() == ["one"]
-    clock.advance(500 * (1 + case.slack) + MOMENT)
+    clock.advance(500 * (1 + case.lateness) + MOMENT)
     await assert_gone(session)
 
 

@@ -166,7 +166,7 @@ async def test_04_a_write_after_expiry_leaves_nothing_without_a_deadline(
     session = session_with(idle_ttl=100)
     saver = session.buffer.checkpointer()
     config = await new_checkpoint(session, saver, x=1)
-    clock.advance(101 + 100 * case.slack)
+    clock.advance(101 + 100 * case.lateness)
     if write == "put_writes":
         await session.colour.call(saver, "put_writes", config, [("x", 2)], "task")
     elif write == "put":
@@ -175,8 +175,8 @@ async def test_04_a_write_after_expiry_leaves_nothing_without_a_deadline(
         await session.event("late")
     for each in await session.sessions(all_users=True):
         assert each.expires_at is not None
-        assert each.expires_at.timestamp() <= clock.now + 100 * (1 + case.slack)
-    clock.advance(101 + 100 * case.slack)
+        assert each.expires_at.timestamp() <= clock.now + 100 * (1 + case.lateness)
+    clock.advance(101 + 100 * case.lateness)
     await session.colour.call(session.buffer, "sweep")
     assert await session.sessions(all_users=True) == []
 

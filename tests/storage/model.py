@@ -93,7 +93,7 @@ def reached(session: Session, start: set[str], follow: tuple[str, ...]) -> set[s
 class Model(RuleBasedStateMachine):
     """Every verb, in any order, at any time."""
 
-    slack = 0.0
+    lateness = 0.0
 
     def opened(self) -> list[Storage]:
         """The workers' storages, on the same sessions."""
@@ -134,9 +134,11 @@ class Model(RuleBasedStateMachine):
             session.ends = session.deadline
             return
         ends = float("inf") if found.expires_at is None else found.expires_at
-        late = self.slack * ((session.idle or 0.0) + (before or 0.0))
+        late = self.lateness * ((session.idle or 0.0) + (before or 0.0))
         assert session.deadline <= ends <= session.ended(late)
-        assert session.used - self.slack * max(session.idle or 0.0, before or 0.0) <= found.last_used_at <= session.used
+        assert (
+            session.used - self.lateness * max(session.idle or 0.0, before or 0.0) <= found.last_used_at <= session.used
+        )
         session.ends = ends
 
     def live(self, key: SessionKey) -> Session | None:
@@ -325,7 +327,7 @@ class Model(RuleBasedStateMachine):
             assert after is None
             assert sorted(listed) == sorted(key for _, key in live if user in (None, key.user_id))
             used = [self.sessions[key].used for key in listed]
-            assert self.slack or used == sorted(used)
+            assert self.lateness or used == sorted(used)
 
     @rule()
     def what_a_reader_changes_is_not_stored(self) -> None:

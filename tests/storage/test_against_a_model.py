@@ -27,7 +27,7 @@ class MemoryModel(Model):
 class SQLiteModel(Model):
     """Two workers on one file take turns."""
 
-    slack = 0.1
+    lateness = 0.1
 
     def opened(self) -> list[Storage]:
         first = open_sqlite(self.clock)

@@ -18,7 +18,7 @@ from tests.storage.redis_cases import close_redis, kind_here, open_cluster, open
 class TestRedis(StorageContract):
     """Over the oldest server there is, by redis-py, as its defaults are."""
 
-    slack = 0.1
+    lateness = 0.1
     kind: str | None = None
     query = ""
 

@@ -17,7 +17,7 @@ from tests.storage.redis_cases import admin_of, another_worker, close_redis, ope
 class RedisModel(Model):
     """Two workers on one server take turns, so that what each remembers is often not what is stored."""
 
-    slack = 0.1
+    lateness = 0.1
 
     def opened(self) -> list[Any]:
         self.loop = asyncio.new_event_loop()

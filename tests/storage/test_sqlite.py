@@ -14,7 +14,7 @@ from tests.storage.sqlite_cases import LEASE, Opens, lent
 
 
 class TestSQLite(StorageContract):
-    slack = 0.1
+    lateness = 0.1
 
     def make(self, clock: Callable[[], float]) -> Storage:
         self.folder = tempfile.TemporaryDirectory()
@@ -38,7 +38,7 @@ class TestSQLiteAsync(TestSQLite):
 
 
 class TestSQLiteInMemory(StorageContract):
-    slack = 0.1
+    lateness = 0.1
 
     def make(self, clock: Callable[[], float]) -> Storage:
         return SQLiteStorage(":memory:", clock=clock)
