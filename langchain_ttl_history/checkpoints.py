@@ -22,6 +22,8 @@ __all__ = [
     "encode_record",
     "encode_values",
     "found_record",
+    "hidden_payload",
+    "hidden_places",
     "overwritten",
     "pointed_at",
     "target_of",
@@ -224,6 +226,26 @@ def target_of(pointer: Blob) -> str:
     if not pointer.refs:
         raise CorruptRecordError("the pointer to the latest checkpoint is damaged")
     return pointer.refs[0]
+
+
+def hidden_payload(places: Sequence[int], codec: Codec) -> bytes:
+    """The payload of a pointer that hides the messages at these places of the conversation it points at."""
+    return codec.seal(pack([_FORMAT, list(places)])) if places else b""
+
+
+@decoder("the pointer to the latest checkpoint")
+def hidden_places(pointer: Blob, codec: Codec) -> frozenset[int]:
+    """The places, in the conversation of the checkpoint that a pointer points at, of the messages that it hides.
+
+    Raises:
+        CorruptRecordError: It is damaged or of a newer format.
+    """
+    if not pointer.payload:
+        return frozenset()
+    form, places = unpack(codec.unseal(pointer.payload))
+    if form != _FORMAT:
+        raise unread_form("the pointer to the latest checkpoint", form, _FORMAT)
+    return frozenset(places)
 
 
 def pointed_at(pointer: Blob, blobs: Mapping[str, Blob], codec: Codec) -> Record:

@@ -14,7 +14,7 @@ from langchain_core.messages import BaseMessage, HumanMessage, ToolMessage
 
 from langchain_ttl_history.amendments import informed
 from langchain_ttl_history.cache import SessionCache
-from langchain_ttl_history.checkpoints import Record, pointed_at
+from langchain_ttl_history.checkpoints import Record, hidden_places, pointed_at
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.conversation import fold, keyed
 from langchain_ttl_history.errors import TTLHistoryError
@@ -68,7 +68,7 @@ class View(NamedTuple):
     names: Sequence[str]
     """The whole conversation, before the window."""
     graph: Sequence[str]
-    """What a graph is shown, before the window: the head alone while that ends in an open tool call."""
+    """What a graph is shown, before the window: the head alone while that ends in an open tool call, and all of it."""
     history: Sequence[str]
     """What the history shows, before the window: everything but the open tool call and its results so far."""
     seen: Seen
@@ -138,23 +138,28 @@ class Sessions:
         """
         blobs = snapshot.blobs = recall.completed(snapshot.blobs)
         pointer = blobs.get(head_name(""))
-        record = None if pointer is None else pointed_at(pointer, blobs, self.codec)
         entries = snapshot.lists.get(LOG, ())
         deltas = deltas_of(entries)
-        if record is None:
+        if pointer is None:
             names = fold((), deltas, Seen())
             messages = dict(zip(names, recall.decode(names, blobs), strict=True))
             log = Log(entries, deltas)
             return View(snapshot, None, None, names, names, names, Seen(snapshot.position), messages, log)
-        log = Log(entries, deltas, record.names, record.seen)
-        shown = recall.decode(record.names, blobs)
-        messages = dict(zip(record.names, shown, strict=True))
+        record = pointed_at(pointer, blobs, self.codec)
+        decoded = recall.decode(record.names, blobs)
+        messages = dict(zip(record.names, decoded, strict=True))
+        head: Sequence[str] = record.names
+        shown = decoded
+        if hidden := hidden_places(pointer, self.codec):
+            places = [place for place in range(len(head)) if place not in hidden]
+            head, shown = tuple([head[place] for place in places]), [decoded[place] for place in places]
+        log = Log(entries, deltas, head, record.seen)
 
         def is_result(name: str) -> bool:
             return isinstance(messages.get(name) or recall.decode([name], blobs)[0], ToolMessage)
 
-        names = fold(record.names, informed(deltas, is_result), record.seen)
-        if names is not record.names:
+        names = fold(head, informed(deltas, is_result), record.seen)
+        if names is not head:
             new = [name for name in names if name not in messages]
             messages.update(zip(new, recall.decode(new, blobs), strict=True))
         closed = without_open_group(shown)
@@ -162,7 +167,7 @@ class Sessions:
         if closed == len(shown):
             seen = Seen(snapshot.position)
             return View(snapshot, record, head_id, names, names, names, seen, messages, log)
-        open_keys = set(keyed(record.names)[closed:])
+        open_keys = set(keyed(head)[closed:])
         history = [name for name, key in zip(names, keyed(names), strict=True) if key not in open_keys]
         opening = closed
         while opening and not isinstance(shown[opening], HumanMessage):
@@ -177,7 +182,7 @@ class Sessions:
             record.seen.until(snapshot.position),
             messages,
             log,
-            (record.names[opening], *record.names[closed:]),
+            (head[opening], *head[closed:]),
         )
 
     def window(self, names: Sequence[str], messages: Mapping[str, BaseMessage]) -> Sequence[str]:
@@ -287,7 +292,8 @@ class Sessions:
             )
 
         # A pending interrupt needs the open tool call and the message that opened its turn.
-        conversation = Conversation(view.names, messages, set(view.waiting), view.log)
+        head = () if view.record is None else view.record.names
+        conversation = Conversation(view.names, messages, set(view.waiting), view.log, head)
         shown = {name for _, window in windows for name in window}
         return plan(view.snapshot, self.retention, self.lease, self.codec, conversation, shown, shows_as_before)
 

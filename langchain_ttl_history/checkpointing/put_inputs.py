@@ -114,6 +114,8 @@ class Parent(NamedTuple):
     """The parent's record; None if there is none, or it is gone."""
     writes: tuple[Any, ...]
     """The writes to the conversation that are pending on the parent, for a `DeltaChannel`."""
+    has_head: bool = False
+    """Whether the session was found to have a root checkpoint."""
     freed: bool = False
     """Whether the parent was freed meanwhile, and comes from memory."""
     reduced: bool = False

@@ -72,7 +72,8 @@ class PutPlans:
                 blobs.update(encode_values(record, values, bodies, codec, where, before))
             if held:
                 blobs.update({name: held[name] for name in record.names if name in held})
-            if run.is_first_put and before is None and token is not None and run.same_session:
+            # Where there is a checkpoint already, whoever put it has stored the first one, which was freed since.
+            if run.is_first_put and before is None and token is not None and run.same_session and not parent.has_head:
                 append += self._keep_first(token, blobs)
             value = values.get(channel)
             if before is None and put.parent is not None and (token is None or not run.same_session):

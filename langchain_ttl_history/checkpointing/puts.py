@@ -14,7 +14,7 @@ from langchain_ttl_history.keys import label
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Change, Outcome, Query, Snapshot, Status
 from langchain_ttl_history.stored.known_bodies import KnownBodies
-from langchain_ttl_history.stored.names import BODY, VALUE, checkpoint_name, writes_name
+from langchain_ttl_history.stored.names import BODY, VALUE, checkpoint_name, head_name, writes_name
 from langchain_ttl_history.stored.pending import decode_writes
 
 __all__ = ["CheckpointPuts"]
@@ -98,7 +98,8 @@ class CheckpointPuts:
     def _read(self, put: Put) -> Flow[Parent]:
         if put.parent is None:
             return Parent(None, 0.0, None, ())
-        names = (checkpoint_name(put.ns, put.parent), writes_name(put.ns, put.parent))
+        head = head_name("")
+        names = (checkpoint_name(put.ns, put.parent), writes_name(put.ns, put.parent), head)
         found: Snapshot = yield Read(put.key, Query(names, (BODY, VALUE)))
         codec = self.sessions.codec
         blob = found.blobs.get(names[0])
@@ -110,7 +111,7 @@ class CheckpointPuts:
                 for write in decode_writes(found.lists.get(names[1], ()), found.blobs, codec)
                 if write.channel == self.plans.messages_key
             )
-        return Parent(found.generation, found.now, record, writes)
+        return Parent(found.generation, found.now, record, writes, has_head=head in found.blobs)
 
     def _done(self, put: Put, record: Record, change: Change, outcome: Outcome) -> Flow[None]:
         key, cache = put.key, self.sessions.cache

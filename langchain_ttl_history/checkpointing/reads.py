@@ -128,7 +128,9 @@ class CheckpointReads:
                     delta_snapshot(messages) if kind == SNAPSHOT else messages
                 )
                 versions.setdefault(channel, 1)
-        token = Token.of(snapshot.generation, id, view.seen, shown, view.graph)
+        # What is hidden of the head is cut like what the window leaves out.
+        hidden = () if len(view.log.head) == len(record.names) else {*record.names}.difference(view.log.head)
+        token = Token.of(snapshot.generation, id, view.seen, shown, (*hidden, *view.graph) if hidden else view.graph)
         if token.cut and view.graph is not view.names:
             # Edits wait while the graph does; those of what its run leaves out have nothing left to change.
             token = token._replace(seen=done_with(token.cut, view.log.deltas, token.seen))

@@ -13,12 +13,14 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from langchain_ttl_history.codec import Codec
-from langchain_ttl_history.freeing.log_trimming import kept_entries
+from langchain_ttl_history.freeing.gaps import pointer_hiding
+from langchain_ttl_history.freeing.log_trimming import Trimmed, trimmed
 from langchain_ttl_history.freeing.message_cutting import Conversation, with_fewer_messages
 from langchain_ttl_history.freeing.pruning import Lines, keep_only, leaves, shown_lines, waiting_roots
+from langchain_ttl_history.log_entries import entries_of
 from langchain_ttl_history.retention import Retention
-from langchain_ttl_history.storage.base import Change, Entry, Lease, Snapshot
-from langchain_ttl_history.stored.names import ID, INDEX, LOG, SUBS
+from langchain_ttl_history.storage.base import Change, Lease, Snapshot
+from langchain_ttl_history.stored.names import ID, INDEX, LOG, SUBS, head_name
 
 __all__ = ["ShowsAsBefore", "hard_limits", "limits", "plan", "together"]
 
@@ -96,10 +98,12 @@ def plan(
     waiting = waiting_roots(leaves(roots), snapshot, codec)
     bound = retention.max_bytes
     room = math.inf if bound is None else bound * _REMOVALS_SHARE
-    log = _kept_log(conversation, shown, retention.max_messages, room, shows_as_before)
+    log = _trimmed(conversation, shown, retention.max_messages, room, shows_as_before)
+    entries = entries_of(log.changes, conversation.log)
 
     def keeping(cap: int | None) -> Change:
-        return keep_only(snapshot, shown_lines(roots, subs, cap, waiting), lease, lines, log)
+        change = keep_only(snapshot, shown_lines(roots, subs, cap, waiting), lease, lines, entries)
+        return _hiding(change, log, conversation, codec)
 
     change = keeping(retention.max_checkpoints)
     if bound is None or snapshot.bytes <= bound or _bytes_after(snapshot, change) <= bound:
@@ -112,34 +116,48 @@ def plan(
     if _bytes_after(snapshot, change) <= goal:
         return change
     # Checkpoints alone do not free enough: keep only the part of the log that is shown, then cut the oldest messages.
-    log = kept_entries(conversation.log, shown, conversation.names, 0, room)
-    change = keep_only(snapshot, shown_lines(roots, subs, 1, waiting), lease, lines, log)
+    log = trimmed(conversation.log, shown, conversation.needed, conversation.names, 0, room)
+    entries = entries_of(log.changes, conversation.log)
+    change = keeping(1)
     over = _bytes_after(snapshot, change) - goal
     if over <= 0:
         return change
     return with_fewer_messages(snapshot, change, over, log, conversation, codec)
 
 
-def _kept_log(
+def _hiding(change: Change, log: Trimmed, conversation: Conversation, codec: Codec) -> Change:
+    """What frees a part of the log, and hides what the head has from before that."""
+    if not log.hidden:
+        return change
+    head = head_name("")
+    pointer = pointer_hiding(change.blobs[head], conversation.head, conversation.visible(log.hidden), codec)
+    return replace(change, blobs={**change.blobs, head: pointer})
+
+
+def _trimmed(
     conversation: Conversation,
     shown: AbstractSet[str],
     spare: int | None,
     room: float,
     shows_as_before: ShowsAsBefore,
-) -> list[Entry]:
-    """The entries of the log that stay; see `kept_entries`.
+) -> Trimmed:
+    """What stays of the log; see `trimmed`.
 
     What they leave of the conversation may fit the caps as a whole, although it begins within a turn. It would be shown
     from there on, so then more is kept, of which the window cuts what it cut before.
     """
-    log = kept_entries(conversation.log, shown, conversation.names, spare, room)
+    log, needed, names = conversation.log, conversation.needed, conversation.names
+    left = trimmed(log, shown, needed, names, spare, room)
     if spare is None:
-        return log
-    step, most = 1, sum(len(entry.refs) for entry in conversation.log.entries)
-    while spare < most and not shows_as_before({*conversation.log.head}.union(*[entry.refs for entry in log])):
+        return left
+    step, most = 1, sum(len(delta.added) for delta in log.deltas)
+    while spare < most:
+        visible = conversation.visible(left.hidden).union(*[delta.added for delta in left.changes])
+        if shows_as_before(visible):
+            break
         spare, step = spare + step, 2 * step
-        log = kept_entries(conversation.log, shown, conversation.names, spare, room)
-    return log
+        left = trimmed(log, shown, needed, names, spare, room)
+    return left
 
 
 def _bytes_after(snapshot: Snapshot, change: Change) -> int:

@@ -11,33 +11,44 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from typing import NamedTuple
 
 from langchain_ttl_history.amendments import without_edits
-from langchain_ttl_history.log_entries import WHERE_IT_IS, Delta, Log, Seen, entries_of, unseen
-from langchain_ttl_history.storage.base import Entry
+from langchain_ttl_history.freeing.gaps import older_than_freed, without_edits_of
+from langchain_ttl_history.log_entries import WHERE_IT_IS, Delta, Log, Seen, unseen
 from langchain_ttl_history.stored.names import key_of
 
-__all__ = ["kept_entries"]
+__all__ = ["Trimmed", "trimmed"]
 
 # How many removals are kept for runs under way. No more than `compaction.limits` leaves room for.
 _REMOVALS = 16
 
 
-def kept_entries(
-    log: Log, shown: AbstractSet[str], names: Iterable[str], spare: int | None, room: float
-) -> list[Entry]:
-    """The entries of the log that stay: those that affect what is shown, and the newest, for runs under way.
+class Trimmed(NamedTuple):
+    """What is left of a log."""
+
+    changes: list[Delta]
+    """Those that stay, in order."""
+    hidden: frozenset[str]
+    """The keys of the head's messages that stood before what is freed."""
+
+
+def trimmed(
+    log: Log, shown: AbstractSet[str], needed: AbstractSet[str], names: Sequence[str], spare: int | None, room: float
+) -> Trimmed:
+    """What stays of a log: the changes that affect what is shown, and the newest, for runs under way.
 
     Args:
         log: The whole log.
         shown: Names of the messages that the history or a graph shows.
+        needed: Names of messages that a pending interrupt needs.
         names: Names of the conversation.
-        spare: At least how many messages' entries are kept for runs under way; None keeps all entries.
+        spare: At least how many messages' changes are kept for runs under way; None keeps all changes.
         room: How many bytes the removals may take that are kept for them besides.
     """
-    entries, deltas, head, seen = log
+    _, deltas, head, seen = log
     if spare is None:
-        return [*entries]
+        return Trimmed([*deltas], frozenset())
     later = [delta for delta in deltas if delta.position > seen.position]
     new = unseen(later, seen)
     # The head's run began inside a tool call of another one, which has seen nothing of this yet, and perhaps goes on
@@ -52,14 +63,14 @@ def kept_entries(
     removing = _newest_removals(deltas[:recent], room)
     start = next((at for at, each in enumerate(deltas) if each.position >= first), len(deltas))
     start = _with_followed(deltas, min(start, recent), new)
-    # Where bytes are short, what the head shows need not be there once more.
-    again = _placing(deltas, recent, {*map(key_of, shown)}) if spare else {}
+    again = _placing(deltas, recent, {*map(key_of, shown)})
     kept = [
         *_of_the_head(deltas[:start], removing, matter, later, head, seen, again),
         *_thinned(deltas[start:], max(0, recent - start), removing, head, {*map(key_of, names)}, again),
     ]
     left = _only_editing(without_edits(kept, new, head), {delta.position for delta in new}, {*map(key_of, head)})
-    return entries_of(left, log)
+    hidden = older_than_freed(head, left, names, shown | needed)
+    return Trimmed(without_edits_of(hidden, left) if hidden else left, hidden)
 
 
 def _only_editing(deltas: Iterable[Delta], new: AbstractSet[int], there: AbstractSet[str]) -> list[Delta]:

@@ -11,9 +11,11 @@ from langchain_core.messages import BaseMessage
 
 from langchain_ttl_history.checkpoints import target_of, without_messages
 from langchain_ttl_history.codec import Codec
+from langchain_ttl_history.freeing.gaps import pointer_hiding
+from langchain_ttl_history.freeing.log_trimming import Trimmed
 from langchain_ttl_history.freeing.pruning import needed_by
-from langchain_ttl_history.log_entries import Log, deltas_of
-from langchain_ttl_history.storage.base import Blob, Change, Entry, Snapshot
+from langchain_ttl_history.log_entries import Log, entries_of
+from langchain_ttl_history.storage.base import Blob, Change, Snapshot
 from langchain_ttl_history.stored.names import BODY, LOG, VALUE, head_name, key_of
 from langchain_ttl_history.window import Caps, visible
 
@@ -30,10 +32,16 @@ class Conversation(NamedTuple):
     needed: AbstractSet[str]
     """Names of the messages that stay even over `max_bytes`."""
     log: Log
+    head: Sequence[str]
+    """Names of all messages that the head holds; those that are hidden are not among the log's."""
+
+    def visible(self, hidden: AbstractSet[str]) -> set[str]:
+        """Names of the head's messages that are visible if those of these keys are hidden as well."""
+        return {name for name in self.log.head if key_of(name) not in hidden}
 
 
 def with_fewer_messages(
-    snapshot: Snapshot, change: Change, over: int, kept: Sequence[Entry], conversation: Conversation, codec: Codec
+    snapshot: Snapshot, change: Change, over: int, trimmed: Trimmed, conversation: Conversation, codec: Codec
 ) -> Change:
     """The change, extended to cut the oldest messages from the head and the log.
 
@@ -41,13 +49,13 @@ def with_fewer_messages(
         snapshot: The outline of the session.
         change: What frees its checkpoints and its log.
         over: How many more bytes are to be freed.
-        kept: The entries of the log that the change keeps.
+        trimmed: What it keeps of the log.
         conversation: The session's.
         codec: Reads and writes the head's record.
     """
-    names, messages, needed, _ = conversation
-
-    held = {name for name in (*messages, *(ref for entry in kept for ref in entry.refs)) if name in snapshot.blobs}
+    names, messages, needed, was, head = conversation
+    kept = trimmed.changes
+    held = {name for name in (*messages, *(name for delta in kept for name in delta.added)) if name in snapshot.blobs}
     order = [name for name in _with_removed(names, messages) if name in held]
     weights = _weights(held, order, snapshot.blobs)
     sizes = [weights[key_of(name)] for name in order]
@@ -58,20 +66,23 @@ def with_fewer_messages(
     lost = {name for name in held if key_of(name) not in stays}
     # What removes something that stays is needed without what it added, which may be nothing to begin with.
     empty = {
-        entry.position
-        for entry, delta in zip(kept, deltas_of(kept), strict=True)
-        if entry.refs and lost.issuperset(entry.refs) and stays.isdisjoint(delta.removed)
+        delta.position
+        for delta in kept
+        if delta.added and lost.issuperset(delta.added) and stays.isdisjoint(delta.removed)
     }
-    log = [
-        entry._replace(refs=tuple(name for name in entry.refs if name not in lost))
-        for entry in kept
-        if entry.position not in empty
+    left = [
+        delta._replace(added=tuple(name for name in delta.added if name not in lost))
+        for delta in kept
+        if delta.position not in empty
     ]
+    log = entries_of(left, was)
     blobs = dict(change.blobs)
     pointer = blobs.get(head_name("")) or snapshot.blobs.get(head_name(""))
     if pointer is not None:
         name = target_of(pointer)
         blobs[name] = without_messages(snapshot.blobs[name], lost, codec)
+        left_of_head = [each for each in head if each not in lost]
+        blobs[head_name("")] = pointer_hiding(pointer, left_of_head, conversation.visible(trimmed.hidden), codec)
     after = {**snapshot.blobs, **blobs}
     used = needed_by(replace(snapshot, blobs=after), change.drop, log)
     drop = {*change.drop, *(each for each in after if each[0] in (BODY, VALUE) and each not in used)}

@@ -1,7 +1,7 @@
 r"""The names of what a session holds in its storage. Their first letter tells what it is.
 
 ```text
- h<ns>             points at a namespace's latest checkpoint; the root's namespace is empty
+ h<ns>             points at a namespace's latest checkpoint; the root's namespace is empty, and it may hide messages
  c<ns>\0<id>       a checkpoint
  w<ns>\0<id>       the list of the writes pending on it
  m<digest><id>     a message's body

@@ -39,6 +39,7 @@ from tests.promises.helpers import (
 )
 from tests.promises.samples import Point, same
 from tests.promises.tampering import Interposed
+from tests.regressions.cases import Veil
 
 
 def compiled(saver: Any, **nodes: Callable[[Any], dict[str, Any]]) -> Any:
@@ -245,17 +246,6 @@ async def test_07_a_value_comes_back_as_itself_and_imports_nothing(session: Sess
 
 
 # --- 8 ----------------------------------------------------------------------------------------
-
-
-class Veil:
-    """A cipher that is none, but leaves no plaintext."""
-
-    def encrypt(self, plaintext: bytes) -> tuple[str, bytes]:
-        return "veil", bytes(byte ^ 0xA5 for byte in plaintext)
-
-    def decrypt(self, ciphername: str, ciphertext: bytes) -> bytes:
-        assert ciphername == "veil"
-        return bytes(byte ^ 0xA5 for byte in ciphertext)
 
 
 async def test_08_with_encryption_on_nothing_that_was_said_or_set_stays_in_plaintext(

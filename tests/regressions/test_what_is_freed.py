@@ -7,16 +7,34 @@ from typing import Any
 
 import pytest
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, RemoveMessage, ToolMessage
+from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Command, interrupt
 
-from langchain_ttl_history import Retention, SessionBuffer, StorageError
+from langchain_ttl_history import CorruptRecordError, Retention, SessionBuffer, StorageError
+from langchain_ttl_history.checkpoints import hidden_places
+from langchain_ttl_history.codec import Codec
+from langchain_ttl_history.encoding.records import pack
 from langchain_ttl_history.freeing.compaction import hard_limits
 from langchain_ttl_history.storage import MemoryStorage
-from langchain_ttl_history.storage.base import Query
-from langchain_ttl_history.stored.names import LOG
+from langchain_ttl_history.storage.base import Change, Lease, Query
+from langchain_ttl_history.stored.names import LOG, head_name
 from tests.promises.helpers import Colour, Desk
-from tests.regressions.cases import CALL, CONFIG, DELTAS, KEY, Hooked, ask, asking, calls_while, chained, ids, texts
+from tests.regressions.cases import (
+    CALL,
+    CONFIG,
+    DELTAS,
+    KEY,
+    Hooked,
+    Veil,
+    ask,
+    asking,
+    calls_while,
+    chained,
+    ids,
+    texts,
+)
 
 
 @pytest.mark.parametrize("together", [False, True], ids=["two calls", "one call"])
@@ -100,7 +118,7 @@ def test_what_was_removed_meanwhile_does_not_come_back_where_bytes_are_short(siz
 
 
 @pytest.mark.parametrize("who", ["the others", "a chain"])
-@pytest.mark.parametrize(("state", "size"), [(MessagesState, 1_800), (DELTAS, 2_500), (DELTAS, 3_500)])
+@pytest.mark.parametrize(("state", "size"), [(MessagesState, 1_800), (DELTAS, 2_700), (DELTAS, 3_500)])
 def test_what_was_removed_under_a_run_whose_checkpoint_was_freed_does_not_come_back(
     state: Any, who: str, size: int
 ) -> None:
@@ -108,9 +126,13 @@ def test_what_was_removed_under_a_run_whose_checkpoint_was_freed_does_not_come_b
     history = buffer.history(session_id="t")
     history.add_messages([HumanMessage("old", id="old"), AIMessage("older")])
 
+    removed: list[str] = []
+
     def removes(state: Any) -> Any:
-        there = who == "the others" and "old" in ids(state["messages"])
-        return {"messages": [RemoveMessage(id="old")] if there else [AIMessage("other")]}
+        if who == "a chain" or "old" not in ids(state["messages"]):
+            return {"messages": [AIMessage("other")]}
+        removed.append("old")
+        return {"messages": [RemoveMessage(id="old")]}
 
     other = chained(buffer, state, removes=removes)
 
@@ -122,6 +144,7 @@ def test_what_was_removed_under_a_run_whose_checkpoint_was_freed_does_not_come_b
 
     agent = calls_while(buffer, others, state)
     held = ask(agent, "question")
+    assert removed == ["old"] * (who == "the others")
     assert held == ["old", "older", "question", "call", "result", "answer"]
     shown = texts(history.messages)
     assert "old" not in shown
@@ -203,10 +226,72 @@ def test_an_edit_is_kept_though_the_window_cuts_it_and_shows_it_again(edit: str)
     else:
         history.add_messages([edited])
     for number in range(40):
-        history.add_messages([HumanMessage(f"said {number}", id=f"said {number}")])
-    while history.messages[-1].text.startswith("said"):
-        history.add_messages([RemoveMessage(id=str(history.messages[-1].id))])
+        # The log is freed of what these were, again and again.
+        history.add_messages([HumanMessage(f"said {number}", id=f"said {number % 3}")])
+    for number in range(3):
+        history.add_messages([RemoveMessage(id=f"said {number}")])
     assert texts(history.messages) == (["edited", "answer"] if edit == "in place" else ["answer", "edited"])
+
+
+@pytest.mark.parametrize("cap", [8, 80])
+@pytest.mark.parametrize("how", ["others are removed", "the cap grows"])
+def test_what_is_older_than_what_is_freed_is_never_shown_again(how: str, cap: int) -> None:
+    """An agent's turn from long ago would be shown in front of the newest, without all that was said in between."""
+    storage = MemoryStorage()
+    buffer = SessionBuffer(storage, default_user="u", retention=Retention(max_messages=cap))
+    agent = chained(buffer, answers=lambda _: {"messages": [AIMessage("a0", id="a0")]})
+    agent.invoke({"messages": [HumanMessage("q0", id="q0")]}, CONFIG)
+    history = buffer.history(session_id="t")
+    said = ["q0", "a0"]
+    for turn in range(1, 2 * cap):
+        said += [f"q{turn}", f"a{turn}"]
+        history.add_messages([HumanMessage(said[-2], id=said[-2]), AIMessage(said[-1], id=said[-1])])
+        shown = ids(history.messages)
+        assert shown == said[-len(shown) :]
+    if how == "others are removed":
+        for _ in range(3):
+            history.add_messages([RemoveMessage(id=said.pop()), RemoveMessage(id=said.pop())])
+    if how == "the cap grows":
+        history = SessionBuffer(storage, default_user="u", retention=Retention(max_messages=9 * cap)).history(
+            session_id="t"
+        )
+    shown = ids(history.messages)
+    assert len(shown) > 1
+    assert shown == said[-len(shown) :]
+    assert ids(agent.get_state(CONFIG).values["messages"])[-1] == said[-1]
+
+
+def test_what_is_older_than_what_is_freed_for_bytes_is_not_shown_in_its_place() -> None:
+    buffer = SessionBuffer(default_user="u", retention=Retention(max_messages=8, max_bytes=3_800))
+    agent = chained(buffer, answers=lambda _: {"messages": [AIMessage("a0", id="a0")]})
+    agent.invoke({"messages": [HumanMessage("q0", id="q0")]}, CONFIG)
+    history = buffer.history(session_id="t")
+    said = ["q0", "a0"]
+    for turn in range(1, 14):
+        question = HumanMessage("x" * 300, id=f"q{turn}")
+        answers = [AIMessage("y" * 300, id=f"a{turn}.{number}") for number in range(2)]
+        history.add_messages([question, *answers])
+        said += ids([question, *answers])
+        shown = ids(history.messages)
+        assert shown == ids(agent.get_state(CONFIG).values["messages"]) == said[-len(shown) :]
+
+
+@pytest.mark.parametrize("size", range(1_500, 4_500, 150))
+def test_what_was_said_last_is_not_freed_for_bytes_while_a_turn_beside_it_goes_on(size: int) -> None:
+    buffer = SessionBuffer(default_user="u", retention=Retention(max_bytes=size))
+    history = buffer.history(session_id="t")
+    for turn in range(5):
+        history.add_messages([HumanMessage(f"old {turn} {'x' * 100}"), AIMessage(f"answer {turn} {'x' * 100}")])
+    other = chained(buffer, answers=lambda _: {"messages": [AIMessage("other answer")]})
+
+    def model(_: MessagesState) -> Any:
+        ask(other, "other question")
+        return {"messages": [AIMessage("answer")]}
+
+    ask(chained(buffer, model=model), "question")
+    shown = texts(history.messages)
+    assert {"question", "answer", "other question", "other answer"} <= {*shown}
+    assert all(text.startswith(("old", "answer ")) for text in shown[:-4])
 
 
 @pytest.mark.parametrize("in_a_tool", [False, True])
@@ -315,3 +400,69 @@ def test_a_write_that_is_stored_raises_nothing_though_its_window_cannot_be_count
     whole = SessionBuffer(storage, default_user="u", retention=Retention(max_messages=None)).history(session_id="t")
     assert texts(whole.messages) == [f"q{number}" for number in range(20)]
     assert "must give a number" in caplog.messages[-1]
+
+
+def with_its_head_hidden(buffer: SessionBuffer, agent: Any) -> None:
+    """A session in which an agent's turn is the head, and stands before what was freed."""
+    agent.invoke({"messages": [HumanMessage("q0", id="q0")]}, CONFIG)
+    history = buffer.history(session_id="t")
+    for turn in range(1, 20):
+        history.add_messages([HumanMessage(f"q{turn}", id=f"q{turn}"), AIMessage(f"a{turn}", id=f"a{turn}")])
+
+
+@pytest.mark.parametrize("state", [MessagesState, DELTAS], ids=["plain", "delta"])
+def test_what_is_hidden_of_the_head_is_there_in_its_checkpoint_once_that_is_an_older_one(state: Any) -> None:
+    buffer = SessionBuffer(default_user="u", retention=Retention(max_messages=4))
+    agent = chained(buffer, state, answers=lambda _: {"messages": [AIMessage("answer")]})
+    with_its_head_hidden(buffer, agent)
+    head = agent.get_state(CONFIG).config
+    assert texts(agent.get_state(CONFIG).values["messages"]) == ["q18", "a18", "q19", "a19"]
+    agent.invoke({"messages": [HumanMessage("q20")]}, CONFIG)
+    shown = ["q19", "a19", "q20", "answer"]
+    assert texts(agent.get_state(CONFIG).values["messages"]) == texts(buffer.history(session_id="t").messages) == shown
+    assert texts(agent.get_state(head).values["messages"]) == ["q0", "answer"]
+    assert texts(agent.invoke({"messages": [HumanMessage("again")]}, head)["messages"]) == [
+        "q0",
+        "answer",
+        "again",
+        "answer",
+    ]
+
+
+def test_a_graph_that_waits_is_shown_all_of_its_head_though_the_history_hides_it() -> None:
+    buffer = SessionBuffer(default_user="u", retention=Retention(max_messages=6))
+    agent = asking(buffer)
+    history = buffer.history(session_id="t")
+    history.add_messages([HumanMessage("old", id="old"), AIMessage("answer", id="answer")])
+    with_its_head_hidden(buffer, agent)
+    assert ids(history.messages)[0] == "q17"
+    assert ids(agent.get_state(CONFIG).values["messages"])[:3] == ["old", "answer", "q0"]
+    agent.invoke(Command(resume="yes"), CONFIG)
+    assert ids(history.messages)[-1] == "a19"
+
+
+def test_what_hides_messages_is_sealed_and_checked_like_any_record() -> None:
+    key = EncryptedSerializer(Veil(), JsonPlusSerializer())
+    storage = MemoryStorage()
+    buffer = SessionBuffer(storage, default_user="u", retention=Retention(max_messages=4), serde=key)
+    agent = chained(buffer, answers=lambda _: {"messages": [AIMessage("answer")]})
+    with_its_head_hidden(buffer, agent)
+    pointer = storage.read(KEY, Query((head_name(""),))).blobs[head_name("")]
+    assert hidden_places(pointer, Codec(cipher=key)) == {0, 1}
+    assert texts(buffer.history(session_id="t").messages) == ["q18", "a18", "q19", "a19"]
+    for payload in (b"damaged", Codec(cipher=key).seal(pack([2, []])), Codec(cipher=key).seal(pack(5))):
+        storage.write(KEY, Change(Lease(None, None), blobs={head_name(""): pointer._replace(payload=payload)}))
+        with pytest.raises(CorruptRecordError, match=r"session \('u', 't'\)"):
+            _ = buffer.history(session_id="t").messages
+
+
+def test_a_first_checkpoint_that_was_freed_does_not_come_back_as_one_of_the_newest() -> None:
+    buffer = SessionBuffer(default_user="u", retention=Retention(max_checkpoints=3))
+    buffer.history(session_id="t").add_messages([HumanMessage("first", id="first")])
+    slow = chained(buffer, answers=lambda _: {"messages": [AIMessage("answer")]})
+    running = slow.stream({"messages": [HumanMessage("q")]}, CONFIG, stream_mode="values", durability="exit")
+    next(running)
+    other = chained(buffer, **{f"step {number}": lambda _: {"messages": [AIMessage("x")]} for number in range(6)})
+    other.invoke({"messages": [HumanMessage("other")]}, CONFIG, durability="sync")
+    list(running)
+    assert [found.metadata["step"] for found in slow.get_state_history(CONFIG)] == [2, 7, 6]

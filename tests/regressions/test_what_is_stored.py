@@ -15,7 +15,7 @@ from langgraph.types import interrupt
 
 from langchain_ttl_history import CorruptRecordError, SessionBuffer
 from langchain_ttl_history.storage import MemoryStorage, SQLiteStorage
-from tests.regressions.cases import CONFIG, KEY, Counted, ask, chained, checkpoint, echoing, ids
+from tests.regressions.cases import CONFIG, KEY, Counted, Veil, ask, chained, checkpoint, echoing, ids
 
 
 @pytest.mark.parametrize("number", range(8))
@@ -130,15 +130,6 @@ def test_of_a_failed_task_what_langgraph_keeps_of_its_error_is_kept() -> None:
 
 
 def test_what_was_sealed_says_so(tmp_path: Path) -> None:
-    class Veil:
-        """Turns bytes around."""
-
-        def encrypt(self, plaintext: bytes) -> tuple[str, bytes]:
-            return "veil", plaintext[::-1]
-
-        def decrypt(self, ciphername: str, ciphertext: bytes) -> bytes:
-            return ciphertext[::-1]
-
     sealing = EncryptedSerializer(Veil(), JsonPlusSerializer())
     storage = SQLiteStorage(tmp_path / "s.db")
     plain, sealed = SessionBuffer(storage, default_user="u"), SessionBuffer(storage, default_user="u", serde=sealing)

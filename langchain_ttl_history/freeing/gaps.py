@@ -1,0 +1,58 @@
+"""Keeps what is left of a conversation in one piece, though its log is freed from the start and its head is not.
+
+The head keeps all its messages for as long as it is the head. Where others were said since, and are freed, its older
+ones would be shown in front of the newest, as soon as the window has room for them. They are hidden instead: the
+pointer to the head tells which (see `checkpoints.hidden_places`). So they are still there for whoever goes back to that
+checkpoint, and for a run under way that brings them along.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
+
+from langchain_ttl_history.checkpoints import hidden_payload
+from langchain_ttl_history.codec import Codec
+from langchain_ttl_history.log_entries import WHERE_IT_IS, Delta
+from langchain_ttl_history.storage.base import Blob
+from langchain_ttl_history.stored.names import key_of
+
+__all__ = ["older_than_freed", "pointer_hiding", "without_edits_of"]
+
+
+def older_than_freed(
+    head: Iterable[str], left: Iterable[Delta], names: Iterable[str], stays: AbstractSet[str]
+) -> frozenset[str]:
+    """The keys of the head's messages that stand before messages that are freed.
+
+    Args:
+        head: Names of the head's messages.
+        left: The changes that are kept of the log.
+        names: Names of the conversation.
+        stays: Names of the messages that are not hidden.
+    """
+    there = {*map(key_of, head)}
+    kept = there.union(*[map(key_of, delta.added) for delta in left])
+    keys = [*map(key_of, names)]
+    end = max((at for at, key in enumerate(keys) if key not in kept), default=0)
+    return frozenset(keys[:end]).intersection(there).difference(map(key_of, stays))
+
+
+def without_edits_of(keys: AbstractSet[str], deltas: Iterable[Delta]) -> list[Delta]:
+    """The changes, of which none adds one of these messages, which are hidden: an edit would, at the end."""
+    left: list[Delta] = []
+    for delta in deltas:
+        added = tuple(name for name in delta.added if key_of(name) not in keys)
+        if added == delta.added:
+            left.append(delta)
+        elif added:
+            left.append(delta._replace(added=added))
+        else:
+            left.append(delta._replace(after=WHERE_IT_IS))  # A run under way may bring the message along.
+    return left
+
+
+def pointer_hiding(pointer: Blob, names: Iterable[str], visible: AbstractSet[str], codec: Codec) -> Blob:
+    """The pointer to the head, which hides those of the head's messages, of these names, that are not visible."""
+    places = [place for place, name in enumerate(names) if name not in visible]
+    return pointer._replace(payload=hidden_payload(places, codec))
