@@ -10,7 +10,7 @@ from uuid import UUID
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
 from langchain_ttl_history.codec import Codec
-from langchain_ttl_history.sessions import Turn
+from langchain_ttl_history.views import Turn
 
 __all__ = ["new_in"]
 

@@ -99,12 +99,14 @@ class TTLCheckpointSaver(PruneCopyDelete, BaseCheckpointSaver[Any]):
         return clone
 
     def with_allowlist(self, extra_allowlist: Collection[tuple[str, ...]]) -> TTLCheckpointSaver:
-        """A clone that also rebuilds these types, (module, name) each."""
+        """A clone that also rebuilds these types, (module, name) each; itself if it rebuilds all of them already."""
         clone = cast(TTLCheckpointSaver, super().with_allowlist(extra_allowlist))
+        codec = self._sessions.codec
+        serde = None if codec.serde is None else clone.serde
+        if serde is codec.serde and codec.allows(extra_allowlist):
+            return self
         if clone is self:
             clone = copy.copy(self)
-        codec = self._sessions.codec
-        serde = codec.serde if codec.serde is None or clone.serde is self.serde else clone.serde
         clone._use(replace(self._sessions, codec=codec.allowing(extra_allowlist, serde)))
         return clone
 

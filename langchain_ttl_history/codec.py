@@ -62,6 +62,10 @@ class Codec:
         self.cipher = cipher
         self._extensions = Extensions(allowed, learning=learning)
 
+    def allows(self, names: Iterable[TypeName]) -> bool:
+        """Whether all of these types may be rebuilt already."""
+        return self._extensions.allows(names)
+
     def allowing(self, extra: Collection[TypeName], serde: SerializerProtocol | None) -> Codec:
         """A codec like this one that allows more types and shares what this one learns."""
         twin = Codec(learning=self.learning, serde=serde, cipher=self.cipher)

@@ -14,8 +14,9 @@ from langchain_ttl_history.flow import Flow, arun, run
 from langchain_ttl_history.history_writes import add, guard_of, replace
 from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.session_info import portrait
-from langchain_ttl_history.sessions import Sessions, Turn
+from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Storage
+from langchain_ttl_history.views import Turn
 
 __all__ = ["TTLChatMessageHistory"]
 

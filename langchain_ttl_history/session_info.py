@@ -10,11 +10,12 @@ from langchain_ttl_history.flow import Flow, Read
 from langchain_ttl_history.freeing.pruning import shown_lines
 from langchain_ttl_history.index import newest_lines
 from langchain_ttl_history.keys import SessionKey
-from langchain_ttl_history.sessions import Sessions, View
+from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Query, Snapshot
 from langchain_ttl_history.stored.names import BODY, CHECKPOINT, INDEX, LOG, head_name
 from langchain_ttl_history.stored.packed_conversation import EMPTY
 from langchain_ttl_history.stored.recall import Recall
+from langchain_ttl_history.views import View
 from langchain_ttl_history.waiting_checkpoints import waiting_beyond_cap
 
 __all__ = ["SessionInfo", "info", "portrait"]

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
 
 from langchain_core.messages import BaseMessage, HumanMessage, ToolMessage
 
 from langchain_ttl_history.amendments import informed
 from langchain_ttl_history.cache import SessionCache
-from langchain_ttl_history.checkpoints import Record, hidden_places, pointed_at
+from langchain_ttl_history.checkpoints import hidden_places, pointed_at
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.conversation import fold, keyed
 from langchain_ttl_history.errors import TTLHistoryError
@@ -29,61 +28,16 @@ from langchain_ttl_history.stored.known_bodies import KnownBodies
 from langchain_ttl_history.stored.names import BODY, CHAIN, CHECKPOINT, LOG, head_name
 from langchain_ttl_history.stored.packed_conversation import EMPTY
 from langchain_ttl_history.stored.recall import Recall
+from langchain_ttl_history.views import Turn, View
 from langchain_ttl_history.window import Caps, cut, simple_start, without_open_group
 
-__all__ = ["Sessions", "Turn", "View"]
+__all__ = ["Sessions"]
 
 logger = logging.getLogger(__name__)
 
 _DAY = 86_400.0
 # By how much a session has to grow before it is freed again, where freeing it left it over `max_bytes`.
 _GROWTH = 1.1
-
-
-class Turn(NamedTuple):
-    """What a chain's turn was shown at its start."""
-
-    messages: Sequence[BaseMessage]
-    generation: int | None
-    """The session's generation; None if there was no session."""
-    cut: Collection[BaseMessage] = ()
-    """What it was not shown, since the window had cut it."""
-    images: bytes = b""
-    """The messages' images, to tell later whether one of them was changed in place; empty if they have none."""
-
-    def as_shown(self, codec: Codec) -> Sequence[BaseMessage]:
-        """The messages as they were when it was shown them."""
-        if not self.images or codec.images(self.messages)[1] == self.images:
-            return self.messages
-        return codec.messages_of(self.images, [*map(type, self.messages)])
-
-
-class View(NamedTuple):
-    """A session's conversation as one read found it."""
-
-    snapshot: Snapshot
-    record: Record | None
-    """The head."""
-    head_id: str | None
-    names: Sequence[str]
-    """The whole conversation, before the window."""
-    graph: Sequence[str]
-    """What a graph is shown, before the window: the head alone while that ends in an open tool call, and all of it."""
-    history: Sequence[str]
-    """What the history shows, before the window: everything but the open tool call and its results so far."""
-    seen: Seen
-    """What a run has seen that starts from what the graph is shown."""
-    messages: Mapping[str, BaseMessage]
-    """By name."""
-    log: Log
-    """The log, as far as it was read."""
-    waiting: Sequence[str] = ()
-    """The message that opened the turn of the open tool call, then that call and its results so far; else empty."""
-
-    @property
-    def generation(self) -> int | None:
-        """The session's generation; None if there is no such session."""
-        return self.snapshot.generation or None
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from langchain_ttl_history.freeing.pruning import shown_lines, waiting_roots
 from langchain_ttl_history.index import Line, newest_lines
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.log_entries import Seen
-from langchain_ttl_history.sessions import Sessions, View
+from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Lease, Query, Snapshot
 from langchain_ttl_history.stored.bodies import decode_bodies
 from langchain_ttl_history.stored.known_bodies import KnownBodies
@@ -36,6 +36,7 @@ from langchain_ttl_history.stored.names import (
 )
 from langchain_ttl_history.stored.pending import PendingWrite, decode_writes
 from langchain_ttl_history.stored.values import SNAPSHOT
+from langchain_ttl_history.views import View
 from langchain_ttl_history.waiting_checkpoints import waiting_beyond_cap
 
 __all__ = ["CheckpointReads", "Loaded"]

@@ -39,6 +39,10 @@ class AllowList:
             else:
                 self._classes.setdefault(tuple(each), None)
 
+    def has(self, names: Iterable[TypeName]) -> bool:
+        """Whether all of these classes are allowed already."""
+        return all(name in self._safe or name in self._classes for name in map(tuple, names))
+
     def allow_all(self, other: AllowList) -> None:
         """Add the classes of another list."""
         self._classes.update(other._classes)
@@ -59,10 +63,17 @@ class AllowList:
         if known is not None:
             return known
         if (module, name) not in self._safe and (module, name) not in self._classes:
+            # LangGraph announces no class that is made in a function.
+            announced = (
+                ""
+                if "<locals>" in name
+                else (
+                    "; if it is a dataclass, an enum or a pydantic model that a graph's state declares, "
+                    "LANGGRAPH_STRICT_MSGPACK=true does as well, with which LangGraph announces such types"
+                )
+            )
             raise TypeNotAllowedError(
-                f"type {module}.{name} is not allow-listed. Name it in SessionBuffer(allow_types=[{name}]); "
-                "if it is a dataclass, an enum or a pydantic model that a graph's state declares, "
-                "LANGGRAPH_STRICT_MSGPACK=true does as well, with which LangGraph announces such types"
+                f"type {module}.{name} is not allow-listed. Name it in SessionBuffer(allow_types=[{name}]){announced}"
             )
         try:
             found: Any = importlib.import_module(module)

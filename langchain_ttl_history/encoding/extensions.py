@@ -44,6 +44,10 @@ class Extensions:
         self._allowed = AllowList(SAFE, allowed)
         self._failure = local()
 
+    def allows(self, names: Iterable[TypeName]) -> bool:
+        """Whether all of these types are allowed already."""
+        return self._allowed.has(names)
+
     def allowing(self, extra: Iterable[TypeName]) -> Extensions:
         """A copy that allows more types. If types are learned, the two share one list, otherwise each has its own."""
         twin = Extensions((), learning=self._learning)

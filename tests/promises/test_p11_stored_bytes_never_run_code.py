@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -103,6 +104,19 @@ UNLISTED: dict[str, tuple[Any, type]] = {
     "a custom message": (TicketMessage("t", id="t"), TicketMessage),
     "a nested one": ({"deep": [Point(1)]}, Point),
 }
+
+
+async def test_for_a_class_that_is_made_in_a_function_no_way_out_is_named_that_is_none(
+    session: Session, shared: Interposed
+) -> None:
+    @dataclass
+    class Local:
+        x: int
+
+    with pytest.raises(TypeNotAllowedError) as refused:
+        await through(session, shared).add(HumanMessage("q", additional_kwargs={"value": Local(1)}))
+    assert "allow_types" in str(refused.value)
+    assert "LANGGRAPH_STRICT_MSGPACK" not in str(refused.value)
 
 
 @pytest.mark.parametrize("name", list(UNLISTED))

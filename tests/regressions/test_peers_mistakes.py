@@ -19,7 +19,7 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import Command, interrupt
 
-from langchain_ttl_history import CorruptRecordError, StorageError, TypeNotAllowedError
+from langchain_ttl_history import CorruptRecordError, SessionBuffer, StorageError, TypeNotAllowedError
 from langchain_ttl_history.testing import Clock
 from tests.promises.conftest import StorageCase
 from tests.promises.helpers import (
@@ -186,8 +186,6 @@ async def test_04_a_write_after_expiry_leaves_nothing_without_a_deadline(
 
 
 async def test_05_a_storage_that_is_down_never_reads_as_no_such_thread(session: Session, storage: Any) -> None:
-    from langchain_ttl_history import SessionBuffer
-
     flaky = Interposed(storage)
     mine = session.through(SessionBuffer(flaky))
     agent = build_graph("agent", mine.buffer.checkpointer())
@@ -406,8 +404,6 @@ async def test_12_reading_an_unknown_thread_does_not_create_it(session: Session)
 
 
 async def test_12_deleting_one_thread_asks_for_that_thread_only(session: Session, storage: Any) -> None:
-    from langchain_ttl_history import SessionBuffer
-
     verbs: list[str] = []
 
     class Noting(Interposed):
@@ -480,8 +476,6 @@ async def test_13_an_int_thread_id_reads_and_lists_what_it_wrote(session: Sessio
 
 
 async def test_14_a_copy_with_an_allow_list_follows_in_everything(session: Session, storage: Any) -> None:
-    from langchain_ttl_history import SessionBuffer
-
     mine = session.through(SessionBuffer(Interposed(storage, private=False)))
     saver = mine.buffer.checkpointer(user_id="alice")
     copied = saver.with_allowlist([(Point.__module__, "Point")])
@@ -494,6 +488,17 @@ async def test_14_a_copy_with_an_allow_list_follows_in_everything(session: Sessi
     assert listed[0].checkpoint["channel_values"]["x"] == Point(1)
     with pytest.raises(TypeNotAllowedError, match="Point"):
         await found(mine, saver)
+
+
+async def test_14_a_checkpointer_that_allows_all_of_a_list_is_no_copy(session: Session, storage: Any) -> None:
+    """LangGraph announces types at each run; what a subclass notes on itself in one would be lost in the next."""
+    mine = session.through(SessionBuffer(Interposed(storage, private=False), allow_types=[Point]))
+    saver = mine.buffer.checkpointer(user_id="alice")
+    allowed = [(Point.__module__, "Point"), (HumanMessage.__module__, "HumanMessage")]
+    assert saver.with_allowlist(allowed) is saver
+    copied = saver.with_allowlist([*allowed, ("another", "Type")])
+    assert copied is not saver
+    assert copied.with_allowlist([("another", "Type")]) is copied
 
 
 # --- 15 ---------------------------------------------------------------------------------------
