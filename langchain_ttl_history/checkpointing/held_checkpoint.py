@@ -1,12 +1,15 @@
-"""A checkpoint that is stored again with the writes pending on it, since its session ended under their run."""
+"""Stores a checkpoint again with the writes pending on it: its session ended, or it was freed, under their run."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
+from langchain_ttl_history.cache import CachedSession
 from langchain_ttl_history.checkpointing.conversation_changes import carried_over
 from langchain_ttl_history.checkpointing.expired_turns import is_aged
 from langchain_ttl_history.checkpoints import Record, encode_record, encode_values
+from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.flow import Flow, Read
 from langchain_ttl_history.index import line_of
 from langchain_ttl_history.keys import SessionKey, label
@@ -17,7 +20,7 @@ from langchain_ttl_history.stored.bodies import restored
 from langchain_ttl_history.stored.known_bodies import KnownBodies
 from langchain_ttl_history.stored.names import BODY, INDEX, LOG, SUBS, checkpoint_name, head_name, writes_name
 
-__all__ = ["with_checkpoint"]
+__all__ = ["freed_again", "with_checkpoint"]
 
 
 def with_checkpoint(
@@ -56,11 +59,10 @@ def with_checkpoint(
         channel=old.channel,
         plain=not old.is_delta,
     )
-    encode_values(record, {}, KnownBodies(), codec, where, old)
-    values = known.values.get(name, {})
-    bodies = restored([ref for ref in record.refs if ref[0] == BODY], known.bodies, codec, where)
-    if any(ref not in bodies and ref not in values for ref in record.refs):
+    held = _held(record, old, known, name, codec, where)
+    if held is None:
         return None
+    bodies, values = held
     append: list[tuple[str, bytes, tuple[str, ...]]] = []
     if record.channel is not None and not ns:
         append += [(LOG, each.payload(), each.added) for each in carried_over(record, None, bodies, codec)]
@@ -78,6 +80,51 @@ def with_checkpoint(
         at_position=found.position if found.generation else None,
         new=not found.generation,
     )
+
+
+def freed_again(sessions: Sessions, key: SessionKey, name: str, writes: Change) -> Change | None:
+    """The change that puts a root checkpoint again that was freed under its run, with the writes pending on it.
+
+    Another run's checkpoint stays the latest. None if this process does not remember all of the checkpoint.
+
+    Args:
+        sessions: What sessions have in common.
+        key: The session.
+        name: The checkpoint's name.
+        writes: What stores the writes.
+    """
+    known = sessions.cache.last(key)
+    old = None if known is None else known.records.get(name)
+    if known is None or old is None or _is_spread(old):
+        return None
+    codec, where = sessions.codec, label(key)
+    record = replace(old, plain=not old.is_delta)
+    held = _held(record, old, known, name, codec, where)
+    if held is None:
+        return None
+    bodies, values = held
+    blobs = {**writes.blobs, **values, **bodies, name: encode_record(record, codec, where)}
+    line = (INDEX, line_of("", record.checkpoint["id"], record), ())
+    return replace(writes, blobs=blobs, append=[line, *writes.append])
+
+
+def _held(
+    record: Record, old: Record, known: CachedSession, name: str, codec: Codec, where: str
+) -> tuple[dict[str, Blob], Mapping[str, Blob]] | None:
+    """The messages and the other values that a checkpoint refers to, as this process remembers them; None if not all.
+
+    Args:
+        record: The checkpoint, which gets its values here.
+        old: The same as it was stored.
+        known: What is known of its session.
+        name: The checkpoint's name.
+        codec: Encodes them.
+        where: Names the session in errors.
+    """
+    encode_values(record, {}, KnownBodies(), codec, where, old)
+    values = known.values.get(name, {})
+    bodies = restored([ref for ref in record.refs if ref[0] == BODY], known.bodies, codec, where)
+    return None if any(ref not in bodies and ref not in values for ref in record.refs) else (bodies, values)
 
 
 def _is_spread(record: Record) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from langchain_ttl_history.checkpointing.first_checkpoint import first_shown_in
-from langchain_ttl_history.checkpointing.held_checkpoint import with_checkpoint
+from langchain_ttl_history.checkpointing.held_checkpoint import freed_again, with_checkpoint
 from langchain_ttl_history.checkpointing.put_inputs import TaskWrites
 from langchain_ttl_history.flow import Flow, Write
 from langchain_ttl_history.keys import label
@@ -13,7 +13,7 @@ from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Change, Guard, Outcome, Status
 from langchain_ttl_history.stored.known_bodies import KnownBodies
 from langchain_ttl_history.stored.names import writes_name
-from langchain_ttl_history.stored.pending import encode_writes
+from langchain_ttl_history.stored.pending import encode_writes, has_interrupt
 
 __all__ = ["PendingWrites"]
 
@@ -53,13 +53,10 @@ class PendingWrites:
             change = self._change(given, KnownBodies(), Guard(needs=name))
             outcome = yield from self._begin_anew(given, there or 0, change)
         elif outcome.status is Status.MISSING:
-            if name in outcome.missing:
-                parent = None if known is None else known.records.get(name)
-                if parent is None or not parent.is_delta:
-                    return change, outcome
-                # The checkpoint was freed, but the next put needs these writes for its conversation; it drops them.
-                refers = False
-            change = self._change(given, KnownBodies(), guard, there, refers=refers)
+            again = self._again(given, guard, there, freed=name in outcome.missing)
+            if again is None:
+                return change, outcome
+            change = again
             outcome = yield Write(key, change)
         elif outcome.status is Status.DELETED:
             # It may be written again later, when the bodies known now may be gone, so it has to bring all of them.
@@ -88,6 +85,24 @@ class PendingWrites:
             refs = (*refs, given.checkpoint_name)
         append = [(writes_name(given.ns, given.id), payload, refs)]
         return Change(self.sessions.lease, guard, blobs, append=append, at_generation=there)
+
+    def _again(self, given: TaskWrites, guard: Guard, there: int | None, *, freed: bool) -> Change | None:
+        """The change for writes that refer to what is gone; None if it is their checkpoint, and nobody will read them.
+
+        Args:
+            given: The writes.
+            guard: What they continue.
+            there: The generation their checkpoint is known to have been put in.
+            freed: Whether their checkpoint is gone.
+        """
+        key, name = given.key, given.checkpoint_name
+        change = self._change(given, KnownBodies(), guard, there, refers=not freed)
+        known = self.sessions.cache.last(key)
+        record = None if known is None else known.records.get(name)
+        if not freed or (record is not None and record.is_delta):
+            # The next put of a `DeltaChannel` needs these writes for its conversation, and drops them.
+            return change
+        return freed_again(self.sessions, key, name, change) if has_interrupt(given.writes) and not given.ns else None
 
     def _begin_anew(self, given: TaskWrites, ended: int, change: Change) -> Flow[Outcome]:
         """Store writes whose session, of generation `ended`, is gone, and with them what their run holds."""

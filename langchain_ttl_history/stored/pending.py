@@ -14,7 +14,7 @@ from langchain_ttl_history.storage.base import Blob, Entry
 from langchain_ttl_history.stored.known_bodies import KnownBodies
 from langchain_ttl_history.stored.values import Values, decode_value
 
-__all__ = ["PendingWrite", "decode_writes", "encode_writes", "waits_for_answer"]
+__all__ = ["PendingWrite", "decode_writes", "encode_writes", "has_interrupt", "waits_for_answer"]
 
 _FORMAT = 1
 
@@ -59,6 +59,11 @@ def encode_writes(
     ]
     payload = codec.seal(pack([_FORMAT, task_id, path, stored]))
     return payload, tuple(encoder.refs), encoder.blobs
+
+
+def has_interrupt(writes: Iterable[tuple[str, Any]]) -> bool:
+    """Whether a task's writes say that it waits for an answer."""
+    return any(channel == INTERRUPT for channel, _ in writes)
 
 
 def _kept(value: Any, channel: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from langchain_ttl_history.checkpoints import hidden_places
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.encoding.records import pack
 from langchain_ttl_history.freeing.compaction import hard_limits
-from langchain_ttl_history.storage import MemoryStorage
+from langchain_ttl_history.storage import MemoryStorage, SQLiteStorage
 from langchain_ttl_history.storage.base import Change, Lease, Query
 from langchain_ttl_history.stored.names import LOG, head_name
 from tests.promises.helpers import Colour, Desk
@@ -466,3 +467,29 @@ def test_a_first_checkpoint_that_was_freed_does_not_come_back_as_one_of_the_newe
     other.invoke({"messages": [HumanMessage("other")]}, CONFIG, durability="sync")
     list(running)
     assert [found.metadata["step"] for found in slow.get_state_history(CONFIG)] == [2, 7, 6]
+
+
+@pytest.mark.parametrize("in_files", [False, True], ids=["memory", "sqlite"])
+def test_an_interrupt_stays_though_its_checkpoint_was_freed_before_it_came(tmp_path: Path, in_files: bool) -> None:
+    """A run that began before goes on while a node works that will interrupt; nothing builds on its checkpoint."""
+    storage = SQLiteStorage(tmp_path / "s.db") if in_files else MemoryStorage()
+    buffer = SessionBuffer(storage, default_user="u", retention=Retention(max_checkpoints=1))
+    steps = {f"step {number}": lambda _: {"messages": [AIMessage("x")]} for number in range(4)}
+    question = {"messages": [HumanMessage("other")]}
+    under_way = chained(buffer, **steps).stream(question, CONFIG, stream_mode="values", durability="sync")
+    next(under_way)
+
+    def asks(_: MessagesState) -> Any:
+        list(under_way)
+        return {"messages": [AIMessage(f"you said {interrupt('sure?')}")]}
+
+    agent = chained(buffer, drafts=lambda _: {"messages": [AIMessage("draft")]}, asks=asks)
+    agent.invoke({"messages": [HumanMessage("question")]}, CONFIG, durability="sync")
+    (waiting,) = [found for found in agent.get_state_history(CONFIG) if found.interrupts]
+    assert texts(agent.invoke(Command(resume="yes"), waiting.config)["messages"])[-3:] == [
+        "question",
+        "draft",
+        "you said yes",
+    ]
+    assert {"other", "x", "question", "draft", "you said yes"} == {*texts(buffer.history(session_id="t").messages)}
+    storage.close()
