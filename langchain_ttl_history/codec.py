@@ -12,11 +12,11 @@ import ormsgpack
 from langchain_core.messages import BaseMessage
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
-from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
 from langchain_ttl_history.encoding.allowlist import TypeName
 from langchain_ttl_history.encoding.extensions import Extensions, refusal
 from langchain_ttl_history.encoding.fidelity import changed, same, spelled
+from langchain_ttl_history.encoding.langgraph_values import delta_snapshot, is_snapshot, snapshot_value
 from langchain_ttl_history.encoding.messages import image_of, images_of, joined, messages_of, pack_message, pack_plain
 from langchain_ttl_history.encoding.plain import OPTIONS, plainly
 from langchain_ttl_history.encoding.records import KEYS, pack, unpack, whole
@@ -260,18 +260,3 @@ def check_serde(serde: object) -> None:
         raise ConfigurationError(
             f"serde must have dumps_typed and loads_typed, as JsonPlusSerializer has, not {brief(serde)}"
         )
-
-
-def delta_snapshot(value: Any) -> Any:
-    """A `DeltaChannel`'s stored value."""
-    return _DeltaSnapshot(value)
-
-
-def is_snapshot(value: Any) -> bool:
-    """Whether a channel's value is a `DeltaChannel`'s snapshot."""
-    return type(value) is _DeltaSnapshot
-
-
-def snapshot_value(value: Any) -> Any:
-    """A channel's value, out of its snapshot if it is one."""
-    return value.value if is_snapshot(value) else value

@@ -1,4 +1,4 @@
-"""What LangGraph's own serializer packs, rebuilt from allow-listed types alone, and which types it calls safe."""
+"""What LangGraph's own serializer packs, rebuilt from allow-listed types alone; which types it calls safe; its snapshots."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
 from langchain_ttl_history.errors import TypeNotAllowedError
 
-__all__ = ["LANGGRAPH", "SAFE", "revived"]
+__all__ = ["LANGGRAPH", "SAFE", "delta_snapshot", "is_snapshot", "revived", "snapshot_value"]
 
 LANGGRAPH = JsonPlusSerializer()
 
@@ -45,7 +45,7 @@ def revived(code: int, data: bytes, parts: Any, resolve: Callable[[str, str], An
         TypeNotAllowedError: It is not on the list.
     """
     if code == _DELTA:
-        return _DeltaSnapshot(parts)
+        return delta_snapshot(parts)
     if code == _ARRAY:
         return LANGGRAPH._unpack_ext_hook(code, data)  # noqa: SLF001  # an array's bytes are its own format
     module, name, payload = parts[:3]
@@ -67,3 +67,18 @@ def revived(code: int, data: bytes, parts: Any, resolve: Callable[[str, str], An
             raise
         # A model that was changed after it had been validated.
         return cls.model_construct(**payload)
+
+
+def delta_snapshot(value: Any) -> Any:
+    """A `DeltaChannel`'s stored value."""
+    return _DeltaSnapshot(value)
+
+
+def is_snapshot(value: Any) -> bool:
+    """Whether a channel's value is a `DeltaChannel`'s snapshot."""
+    return type(value) is _DeltaSnapshot
+
+
+def snapshot_value(value: Any) -> Any:
+    """A channel's value, out of its snapshot if it is one."""
+    return value.value if is_snapshot(value) else value
