@@ -1,4 +1,4 @@
-"""What LangGraph's own serializer packs, rebuilt from allow-listed types alone; which types it calls safe; its snapshots."""
+"""What LangGraph's own serializer packs, rebuilt from allow-listed types alone; its safe types and its snapshots."""
 
 from __future__ import annotations
 
