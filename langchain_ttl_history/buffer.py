@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from itertools import islice
-from threading import Lock
 from types import TracebackType
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -18,6 +17,7 @@ from langchain_ttl_history.checkpointer import TTLCheckpointSaver
 from langchain_ttl_history.codec import Codec, check_serde
 from langchain_ttl_history.display import buffer_card
 from langchain_ttl_history.errors import ConfigurationError, brief
+from langchain_ttl_history.fork_safety import lock
 from langchain_ttl_history.keys import Id, valid_id
 from langchain_ttl_history.retention import Retention
 from langchain_ttl_history.sessions import Sessions
@@ -255,7 +255,7 @@ def _classes(allow_types: Iterable[type]) -> Sequence[type]:
 
 
 _default: SessionBuffer | None = None
-_default_lock = Lock()
+_default_lock = lock()
 
 
 def default_buffer() -> SessionBuffer:
@@ -265,10 +265,15 @@ def default_buffer() -> SessionBuffer:
         ConfigurationError: The variable holds no usable URL.
     """
     global _default
-    with _default_lock:
-        if _default is None:
-            try:
-                _default = SessionBuffer(os.environ.get("TTL_HISTORY_URL") or None)
-            except ConfigurationError as error:
-                raise ConfigurationError(f"TTL_HISTORY_URL: {error}") from error
-        return _default
+    if _default is None:
+        # Without the lock, which may be held only for a moment: a fork waits for it.
+        try:
+            made = SessionBuffer(os.environ.get("TTL_HISTORY_URL") or None)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"TTL_HISTORY_URL: {error}") from error
+        with _default_lock:
+            if _default is None:
+                _default = made
+        if _default is not made:
+            made.close()
+    return _default

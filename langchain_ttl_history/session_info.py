@@ -73,7 +73,10 @@ def _glance(sessions: Sessions, key: SessionKey) -> Flow[View | None]:
     """The conversation as it is now, with the index in its snapshot, read without a lease."""
     head = head_name("")
     snapshot: Snapshot = yield Read(key, Query((head, INDEX), (CHECKPOINT, BODY), (LOG, head)))
-    return sessions.view_of(snapshot, Recall(EMPTY, sessions.codec)) if snapshot.generation else None
+    age = sessions.lease.max_age
+    if not snapshot.generation or (age is not None and snapshot.created_at + age <= snapshot.now):
+        return None  # One that is too old now, whatever it was given before, ends at its next use.
+    return sessions.view_of(snapshot, Recall(EMPTY, sessions.codec))
 
 
 def _info(sessions: Sessions, key: SessionKey, view: View) -> Flow[SessionInfo]:

@@ -16,6 +16,7 @@ from langchain_ttl_history.keys import SessionKey, user_digest
 from langchain_ttl_history.storage.base import (
     KEEP,
     Change,
+    Lease,
     Outcome,
     Query,
     Snapshot,
@@ -80,7 +81,7 @@ class MemoryStorage:
         with self._lock:
             now = self._clock()
             fence = self._fence(key, now)
-            session = self._live(key, now)
+            session = self._live(key, now, query.lease)
             if session is None:
                 return Snapshot(now, fence)
             if query.lease is not None:
@@ -94,7 +95,7 @@ class MemoryStorage:
         with self._lock:
             now = self._clock()
             self._free_expired(now, _FREED_PER_WRITE)
-            session = self._live(key, now)
+            session = self._live(key, now, change.lease)
             refused = refusal(session, change, self._fence(key, now) if self._tombstones else 0)
             if refused is not None:
                 return refused
@@ -195,9 +196,9 @@ class MemoryStorage:
 
     # Called with the lock held.
 
-    def _live(self, key: SessionKey, now: float) -> MemorySession | None:
+    def _live(self, key: SessionKey, now: float, lease: Lease | None = None) -> MemorySession | None:
         session = self._sessions.get(key)
-        if session is not None and session.is_expired(now):
+        if session is not None and (session.is_expired(now) or (lease is not None and session.is_aged(now, lease))):
             self._remove(key)
             return None
         return session

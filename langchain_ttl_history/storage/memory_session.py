@@ -60,6 +60,10 @@ class MemorySession:
         """Whether its deadline has passed."""
         return self.deadline is not None and now >= self.deadline
 
+    def is_aged(self, now: float, lease: Lease) -> bool:
+        """Whether it is older than a lease allows; whoever used it before may have allowed more."""
+        return lease.max_age is not None and now >= self.created_at + lease.max_age
+
     def use(self, now: float, lease: Lease) -> None:
         """Record a use, and move the deadline."""
         self.last_used_at = now

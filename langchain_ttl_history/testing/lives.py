@@ -82,6 +82,26 @@ class Lives(Cases):
 
     # Deletion
 
+    async def test_a_session_that_is_older_than_a_use_allows_is_gone_at_that_use(self) -> None:
+        short = Lease(None, 100.0)
+        for idle in (None, IDLE):
+            for use in ("read", "write", "upkeep"):
+                key = SessionKey("ada", f"{use} {idle}")
+                old = (await self.write(key, lease=Lease(idle, None), blobs={"old": Blob(b"1")})).generation
+                self.clock.advance(99)
+                assert (await self.read(key=key, lease=short)).generation == old
+                # By a program that allows more.
+                await self.write(key, lease=Lease(idle, None))
+                self.clock.advance(1)
+                if use == "read":
+                    assert (await self.read("old", key=key, lease=short)).blobs == {}
+                    assert (await self.read("old", key=key)).generation == 0
+                elif use == "write":
+                    assert (await self.write(key, lease=short, blobs={"new": Blob(b"2")})).generation > old
+                    assert [*(await self.read("old", "new", key=key)).blobs] == ["new"]
+                else:
+                    assert (await self.write(key, lease=short, idle_ttl=None, upkeep=True)).status is Status.ABSENT
+
     async def test_deletion_leaves_a_fence_that_refuses_what_continues_the_deleted(self) -> None:
         old = (await self.write(blobs={"b": Blob(b"1")})).generation
         assert await self.call("delete", *KEY, 60.0) == 1
@@ -151,6 +171,16 @@ class Lives(Cases):
         assert (await self.write(guard=Guard(old))).status is Status.DELETED
         self.clock.advance(60)
         assert (await self.read(key=SessionKey("ada", "never"))).fence == 0
+
+    async def test_deleting_all_of_a_users_sessions_again_lowers_no_fence(self) -> None:
+        await self.call("delete", *KEY, 60.0)
+        # Its generation is the next free number, which is later than the clock tells.
+        await self.write()
+        await self.call("delete", "ada", None, 60.0)
+        never = SessionKey("ada", "never")
+        fence = (await self.read(key=never)).fence
+        await self.call("delete", "ada", None, 60.0)
+        assert (await self.read(key=never)).fence >= fence
 
     # Refusals
 

@@ -257,6 +257,25 @@ async def test_set_idle_ttl_of_an_unknown_session_creates_nothing(session: Sessi
 # --- max_age ----------------------------------------------------------------------------------
 
 
+async def test_a_max_age_applies_at_once_to_sessions_that_were_allowed_more(
+    session_with: Callable[..., Session], clock: Clock, storage: Any
+) -> None:
+    session = session_with(idle_ttl=None)
+    await session.add(HumanMessage("secret"))
+    for name in ("s2", "s3"):
+        await session("alice", name).add(HumanMessage("secret"))
+    clock.advance(1_000)
+    bounded = session.through(SessionBuffer(storage, retention=Retention(max_age=100)))
+    assert await bounded.info() is None
+    model = ScriptedModel()
+    await bounded.ask(build_graph("agent", bounded.buffer.checkpointer(), model), "hello")
+    assert texts(model.inputs[-1]) == ["hello"]
+    assert await bounded.texts() == ["hello", "re: hello"]
+    assert await bounded("alice", "s2").texts() == []
+    await bounded("alice", "s3").add(HumanMessage("new"))
+    assert await bounded("alice", "s3").texts() == ["new"]
+
+
 @pytest.mark.parametrize("pinned", [False, True])
 @pytest.mark.parametrize("kind", GRAPH_KINDS)
 async def test_max_age_ends_a_session_however_busy_it_is_pinned_or_not(

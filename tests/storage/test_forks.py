@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from langchain_ttl_history import SessionBuffer
+import langchain_ttl_history.buffer as making
+from langchain_ttl_history import SessionBuffer, default_buffer
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import MemoryStorage, SQLiteStorage
 from langchain_ttl_history.storage.base import Change, Lease, Query, Status, Storage
@@ -70,6 +71,30 @@ def test_a_fork_while_another_thread_makes_locks_finds_them_all(monkeypatch: pyt
         maker.join()
         sys.setswitchinterval(interval)
     assert not failed
+
+
+def test_a_child_makes_the_default_buffer_that_another_thread_was_making(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(making, "_default", None)
+    monkeypatch.delenv("TTL_HISTORY_URL", raising=False)
+    begun, goes_on = threading.Event(), threading.Event()
+    opened = making.opened
+
+    def slowly(url: str | None) -> Storage:
+        if threading.current_thread() is maker:
+            begun.set()
+            goes_on.wait(PATIENCE)
+        return opened(url)
+
+    monkeypatch.setattr(making, "opened", slowly)
+    maker = threading.Thread(target=default_buffer)
+    maker.start()
+    try:
+        begun.wait(PATIENCE)
+        assert ended(forked(lambda: default_buffer().history("ada", "s1").add_system_message("hello"))) == 0
+    finally:
+        goes_on.set()
+        maker.join()
+    assert default_buffer() is default_buffer()
 
 
 def ended(child: int) -> int | None:

@@ -15,8 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from langchain_ttl_history import StorageError
+from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import SQLiteStorage
-from langchain_ttl_history.storage.base import Query, Status
+from langchain_ttl_history.storage.base import Change, Lease, Outcome, Query, Status
 from langchain_ttl_history.storage.sqlite.connections import Connections
 from tests.storage.interrupts import interrupted
 from tests.storage.sqlite_cases import KEY, Opens, idle, said, saying
@@ -53,6 +55,69 @@ def test_reads_of_a_loop_do_not_wait_for_its_writes(opens: Opens, tmp_path: Path
         assert not any(write.done() for write in writes)
         other.execute("ROLLBACK")
         assert {(await write).status for write in writes} == {Status.STORED}
+
+    asyncio.run(main())
+    other.close()
+
+
+def test_reads_that_record_a_use_wait_with_the_writes_and_keep_no_other_from_reading(
+    tmp_path: Path, opens: Opens
+) -> None:
+    now = [1_000.0]
+    storage = opens(clock=lambda: now[0])
+    lease = Lease(100.0, None)
+    for name in range(8):
+        storage.write(SessionKey("ada", f"{name}"), Change(lease))
+    now[0] += 50
+    storage.write(KEY, Change(lease))
+    other = sqlite3.connect(tmp_path / "s.db", isolation_level=None, check_same_thread=False)
+
+    async def main() -> None:
+        other.execute("BEGIN IMMEDIATE")
+        due = [
+            asyncio.create_task(storage.aread(SessionKey("ada", f"{name}"), Query(lease=lease))) for name in range(8)
+        ]
+        for _ in range(10):
+            assert (await asyncio.wait_for(storage.aread(KEY, Query(lease=lease)), 60)).generation
+        assert not any(read.done() for read in due)
+        other.execute("ROLLBACK")
+        assert {(await read).last_used_at for read in due} == {1_050.0}
+
+    asyncio.run(main())
+    other.close()
+
+
+def test_what_waits_for_other_calls_ends_with_them_and_not_one_after_the_other(tmp_path: Path, opens: Opens) -> None:
+    """Each would wait for the lock anew: twenty callers for ten times as long as one."""
+    storage = opens(timeout=0.2)
+    other = sqlite3.connect(tmp_path / "s.db", isolation_level=None, check_same_thread=False)
+
+    async def main() -> list[BaseException | Outcome]:
+        other.execute("BEGIN IMMEDIATE")
+        writes = [storage.awrite(KEY, saying("hello")) for _ in range(20)]
+        return await asyncio.gather(*writes, return_exceptions=True)
+
+    refused = asyncio.run(main())
+    assert all(isinstance(each, StorageError) for each in refused)
+    # No more than two of the others can begin just before their own patience ends.
+    assert sum("other calls" in str(each) for each in refused) >= 16
+    other.execute("ROLLBACK")
+    other.close()
+    assert storage.read(KEY, Query()).generation == 0
+
+
+def test_closing_waits_for_no_write_that_waits(tmp_path: Path, opens: Opens) -> None:
+    storage = opens()
+    other = sqlite3.connect(tmp_path / "s.db", isolation_level=None, check_same_thread=False)
+
+    async def main() -> None:
+        other.execute("BEGIN IMMEDIATE")
+        writes = [asyncio.create_task(storage.awrite(KEY, saying("hello"))) for _ in range(20)]
+        await asyncio.sleep(0)  # lets the tasks begin
+        await asyncio.wait_for(storage.aclose(), 60)
+        assert not all(write.done() for write in writes)
+        other.execute("ROLLBACK")
+        await asyncio.gather(*writes, return_exceptions=True)
 
     asyncio.run(main())
     other.close()

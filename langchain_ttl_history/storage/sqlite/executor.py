@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 from typing import Any, TypeVar
+
+from langchain_ttl_history.errors import StorageError
 
 __all__ = ["Executor"]
 
@@ -15,10 +18,16 @@ T = TypeVar("T")
 
 
 class Executor:
-    """Runs up to `count` functions at once in threads, which are started on first use."""
+    """Runs functions in threads, which are started on first use.
 
-    def __init__(self, count: int) -> None:
+    Args:
+        count: How many run at once; others wait.
+        patience: For how many seconds a function may wait for its turn.
+    """
+
+    def __init__(self, count: int, patience: float) -> None:
         self._count = count
+        self._patience = patience
         self._executor: ThreadPoolExecutor | None = None
         self._pid = 0
         self._lock = Lock()
@@ -27,8 +36,18 @@ class Executor:
         """Run a function in a thread and return its result.
 
         If the caller is cancelled, a function that has not begun is never run, and one that has begun runs to its end.
+
+        Raises:
+            StorageError: Others were not done before its patience ended; it was not run.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._started(), function, *arguments)
+        asked = time.monotonic()
+
+        def in_time() -> T:
+            if time.monotonic() - asked >= self._patience:
+                raise StorageError(f"other calls were waited for for more than {self._patience:g} s; nothing was done")
+            return function(*arguments)
+
+        return await asyncio.get_running_loop().run_in_executor(self._started(), in_time)
 
     def close(self) -> None:
         """Start no more functions; does not wait for those that run."""

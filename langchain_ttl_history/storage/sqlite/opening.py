@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import threading
 from pathlib import Path
 
 from langchain_ttl_history.errors import ConfigurationError, StorageError, brief
+from langchain_ttl_history.fork_safety import lock
 from langchain_ttl_history.storage.sqlite.schema import make, prepare
 
 __all__ = ["MEMORY", "make_file", "open_connection", "valid_path"]
@@ -17,7 +17,7 @@ MEMORY = ":memory:"
 
 # Held while a file is made: closing any descriptor of a file would drop the locks that this
 # process's connections hold on it.
-_making = threading.Lock()
+_making = lock()
 
 
 def valid_path(path: object) -> str:

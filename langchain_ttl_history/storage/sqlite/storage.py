@@ -71,7 +71,7 @@ class SQLiteStorage:
         self._mirrors = Mirrors()
         self._writes = 0
         # Separate, so that reads do not queue behind writes that wait for other processes.
-        self._readers, self._writers = Executor(_READERS), Executor(_WRITERS)
+        self._readers, self._writers = Executor(_READERS, timeout), Executor(_WRITERS, timeout)
         self._transactions = Transactions(self._path, durable=bool(durable), timeout=timeout)
         # Finish the deletion of a process that was killed in the middle of it. Where the disk is full it has to wait:
         # what is stored can still be read.
@@ -85,20 +85,29 @@ class SQLiteStorage:
 
     def read(self, key: SessionKey, query: Query) -> Snapshot:
         """Read parts of one session."""
+        found = self._read_only(key, query)
+        return self._read_as_use(key, query) if found is None else found
+
+    def _read_only(self, key: SessionKey, query: Query) -> Snapshot | None:
+        """What a read that has nothing to record answers; None if its use has to be recorded."""
         now = self._clock()
         found = self._transactions.outside(lambda connection: find_session(connection, TO_READ, key, now))
         row = found.row
         if row is None:
             return Snapshot(now, found.fence)
         if query.lease is not None and row.is_due(now, query.lease):
-            snapshot, mirror = self._transactions.write(
-                lambda connection: self._read(connection, key, query, writing=True)
-            )
-        else:
-            known = self._mirrors.answer(key, row, query, now, found.fence)
-            if known is not None:
-                return known
-            snapshot, mirror = self._transactions.read(lambda connection: self._read(connection, key, query))
+            return None
+        known = self._mirrors.answer(key, row, query, now, found.fence)
+        if known is not None:
+            return known
+        snapshot, mirror = self._transactions.read(lambda connection: self._read(connection, key, query))
+        if mirror is not None:
+            self._mirrors.put(key, mirror)
+        return snapshot
+
+    def _read_as_use(self, key: SessionKey, query: Query) -> Snapshot:
+        """Read parts of one session, and record the use; waits like a write."""
+        snapshot, mirror = self._transactions.write(lambda connection: self._read(connection, key, query, writing=True))
         if mirror is not None:
             self._mirrors.put(key, mirror)
         return snapshot
@@ -110,6 +119,9 @@ class SQLiteStorage:
         now = self._clock()
         found = find_session(connection, TO_READ, key, now)
         if found.row is None:
+            return Snapshot(now, found.fence), None
+        if writing and query.lease is not None and found.row.is_aged(now, query.lease):
+            freeing.free_session(connection, name_of(key))
             return Snapshot(now, found.fence), None
         mirror = load(connection, found.row, self._mirrors.take(key))
         mirror.fence, mirror.until = found.fence, found.until
@@ -152,7 +164,7 @@ class SQLiteStorage:
         if mirror is None:
             return None
         mirror.contested -= mirror.contested > 0
-        if mirror.contested or mirror.row.is_expired(now):
+        if mirror.contested or mirror.row.is_expired(now) or mirror.row.is_aged(now, change.lease):
             self._mirrors.put(key, mirror)
             return None
         done = plan_append(mirror, change, now)
@@ -176,7 +188,8 @@ class SQLiteStorage:
         now = self._clock()
         found = find_session(connection, TO_WRITE, key, now)
         mirror = self._mirrors.take(key)
-        if found.row is None:
+        aged = found.row is not None and found.row.is_aged(now, change.lease)
+        if found.row is None or aged:
             mirror = None
         else:
             mirror = load(connection, found.row, mirror)
@@ -187,7 +200,7 @@ class SQLiteStorage:
         if found.litter:
             freeing.free_some(connection, now)
         if mirror is None:
-            if found.litter:
+            if found.litter or aged:
                 freeing.free_session(connection, name_of(key))
             row = Row.new(max(found.newest + 1, int(now * 1_000_000)), now)
             create(connection, row, key)
@@ -255,7 +268,9 @@ class SQLiteStorage:
 
     async def aread(self, key: SessionKey, query: Query) -> Snapshot:
         """Async :meth:`read`."""
-        return await self._readers.run(self.read, key, query)
+        found = await self._readers.run(self._read_only, key, query)
+        # Those that wait like writes must not keep others from reading.
+        return await self._writers.run(self._read_as_use, key, query) if found is None else found
 
     async def awrite(self, key: SessionKey, change: Change) -> Outcome:
         """Async :meth:`write`."""
@@ -279,5 +294,6 @@ class SQLiteStorage:
 
     async def aclose(self) -> None:
         """Async :meth:`close`."""
-        await self._writers.run(self._transactions.close)
+        # Not behind the writes that wait, which end with an error now.
+        await self._readers.run(self._transactions.close)
         self.close()

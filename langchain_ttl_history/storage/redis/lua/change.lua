@@ -38,7 +38,7 @@ local blobs, appends, places, drops, trims, weighed = a[14], a[15], a[16], a[17]
 local payload = 2
 
 local raw = call('HGET', session, '*')
-local m = alive(raw, now)
+local m = alive(raw, now, age)
 
 -- What is stored of everything this may change, read with one command.
 local stored, asked = {}, {}

@@ -64,7 +64,12 @@ for at, digest in ipairs(digests) do
   fields[#fields + 1] = pack('>I8I8', fence, now + standing) .. request .. char(existed)
 end
 if whole then
-  -- Turns may still run of sessions that have expired and are no longer listed.
+  -- Turns may still run of sessions that have expired and are no longer listed. A clock that was set back, or a session
+  -- made in the microsecond of a deletion, must not lower what was refused before.
+  local stone = call('HGET', user, 't')
+  if stone then
+    highest = math.max(highest, (unpacked('>I8I8', stone)))
+  end
   fields[#fields + 1] = 't'
   fields[#fields + 1] = pack('>I8I8', highest, now + standing)
 end

@@ -55,6 +55,10 @@ if idle ~= -2 and use(m, now, idle, age) then
   expire(session, m.deadline, now, margin)
   call('HSET', session, '*', record(m))
   enlist(m, digest, ARGV[2], now, margin)
+  if m.deadline ~= 0 and m.deadline <= now then
+    -- It is older than this use allows; whoever used it before allowed more.
+    return { pack('>I8I8', now, (fence_of(digest, now))) }
+  end
 end
 local head = pack(
   '>I8I8I8I8I8I8I8I8I8I8', now, now < m.till and m.fence or 0, m.generation, m.position, m.bytes, m.created, m.used,

@@ -54,7 +54,7 @@ for each = 1, #kinds do
 end
 local stored = call('HMGET', session, unpack(fields))
 
-local m = alive(stored[1], now)
+local m = alive(stored[1], now, age)
 if not m then
   return 'R'
 end

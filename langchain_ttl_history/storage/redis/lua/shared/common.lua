@@ -71,14 +71,14 @@ local function expire(key, deadline, now, margin)
   end
 end
 
--- A session's record, or nil where there is none that is alive.
-local function alive(raw, now)
+-- A session's record, or nil where there is none that is alive, or it is older than `age`, which may be left out.
+local function alive(raw, now, age)
   if not raw then
     return nil
   end
   local a = cmsgpack.unpack(raw)
   local deadline = a[5]
-  if deadline ~= 0 and deadline <= now then
+  if (deadline ~= 0 and deadline <= now) or (age and age >= 0 and a[3] + age <= now) then
     return nil
   end
   return {
