@@ -28,7 +28,7 @@ from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Blob, Change, Guard, Status
 from langchain_ttl_history.stored.bodies import check_id, encode_bodies, encode_new
 from langchain_ttl_history.stored.known_bodies import KnownBodies
-from langchain_ttl_history.stored.names import LOG
+from langchain_ttl_history.stored.names import LOG, key_of
 from langchain_ttl_history.views import Turn, View
 from langchain_ttl_history.window import answerable
 
@@ -113,6 +113,8 @@ def replace(sessions: Sessions, key: SessionKey, messages: Sequence[BaseMessage]
         known.learn_read(view.names, [view.messages[name] for name in view.names], view.snapshot.blobs, sessions.codec)
         names = encode_bodies([*ready.values()], known, sessions.codec, label(key), blobs)
         removed, added = diff(view.history, names)
+        # Runs under way, and a graph that waits, still have what is hidden.
+        removed += tuple(view.log.hidden.difference(map(key_of, (*view.names, *names))))
         if not removed and not added:
             return
         delta = Delta(_new_id(), removed, added, known=view.snapshot.position if removed else None)

@@ -107,9 +107,11 @@ class Log(NamedTuple):
     deltas: Sequence[Delta]
     """What the entries hold."""
     head: Sequence[str] = ()
-    """Names of the head's messages."""
+    """Names of the head's messages, without those that are hidden."""
     seen: Seen = Seen()
     """What the head's run has seen."""
+    hidden: frozenset[str] = frozenset()
+    """The keys of the head's messages that are hidden; see `freeing.gaps`."""
 
 
 @decoder("a log entry")

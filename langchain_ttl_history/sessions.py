@@ -23,9 +23,9 @@ from langchain_ttl_history.freeing.message_cutting import Conversation
 from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.log_entries import Log, Seen, deltas_of
 from langchain_ttl_history.retention import Retention
-from langchain_ttl_history.storage.base import Change, Lease, Outcome, Query, Snapshot, Status
+from langchain_ttl_history.storage.base import Blob, Change, Lease, Outcome, Query, Snapshot, Status
 from langchain_ttl_history.stored.known_bodies import KnownBodies
-from langchain_ttl_history.stored.names import BODY, CHAIN, CHECKPOINT, LOG, head_name
+from langchain_ttl_history.stored.names import BODY, CHAIN, CHECKPOINT, LOG, head_name, key_of
 from langchain_ttl_history.stored.packed_conversation import EMPTY
 from langchain_ttl_history.stored.recall import Recall
 from langchain_ttl_history.views import Turn, View
@@ -102,12 +102,8 @@ class Sessions:
         record = pointed_at(pointer, blobs, self.codec)
         decoded = recall.decode(record.names, blobs)
         messages = dict(zip(record.names, decoded, strict=True))
-        head: Sequence[str] = record.names
-        shown = decoded
-        if hidden := hidden_places(pointer, self.codec):
-            places = [place for place in range(len(head)) if place not in hidden]
-            head, shown = tuple([head[place] for place in places]), [decoded[place] for place in places]
-        log = Log(entries, deltas, head, record.seen)
+        head, shown, hidden = self._visible(record.names, decoded, pointer)
+        log = Log(entries, deltas, head, record.seen, hidden)
 
         def is_result(name: str) -> bool:
             return isinstance(messages.get(name) or recall.decode([name], blobs)[0], ToolMessage)
@@ -117,6 +113,8 @@ class Sessions:
             new = [name for name in names if name not in messages]
             messages.update(zip(new, recall.decode(new, blobs), strict=True))
         closed = without_open_group(shown)
+        if hidden and without_open_group(decoded) == len(decoded):
+            closed = len(shown)  # What is hidden of a group, or removed, does not make it wait.
         head_id = record.checkpoint["id"]
         if closed == len(shown):
             seen = Seen(snapshot.position)
@@ -138,6 +136,18 @@ class Sessions:
             log,
             (head[opening], *head[closed:]),
         )
+
+    def _visible(
+        self, names: Sequence[str], messages: Sequence[BaseMessage], pointer: Blob
+    ) -> tuple[Sequence[str], Sequence[BaseMessage], frozenset[str]]:
+        """Of the head's messages the names and messages that are visible, and the keys of the others."""
+        hidden = hidden_places(pointer, self.codec)
+        if not hidden:
+            return names, messages, frozenset()
+        places = [place for place in range(len(names)) if place not in hidden]
+        visible = tuple([names[place] for place in places])
+        keys = frozenset(map(key_of, names)).difference(map(key_of, visible))
+        return visible, [messages[place] for place in places], keys
 
     def window(self, names: Sequence[str], messages: Mapping[str, BaseMessage]) -> Sequence[str]:
         """The newest of these names that fit the caps and are a valid chat."""

@@ -66,11 +66,13 @@ def answerable(message: BaseMessage) -> list[str | None]:
     for blocks in (content, outputs):
         if isinstance(blocks, list):
             others += [_call_id(block) for block in blocks if isinstance(block, dict)]
-    return [*calls, *(each for each in dict.fromkeys(others) if isinstance(each, str) and each not in calls)]
+    named = dict.fromkeys(each for each in others if isinstance(each, str))
+    return [*calls, *(each for each in named if each not in calls)]
 
 
 def _call_id(block: dict[str, Any]) -> Any:
-    return block.get("id") if block.get("type") in _CALL_BLOCKS else block.get("call_id")
+    kind = block.get("type")
+    return block.get("id") if isinstance(kind, str) and kind in _CALL_BLOCKS else block.get("call_id")
 
 
 @lru_cache(maxsize=1024)

@@ -185,8 +185,10 @@ class CheckpointReads:
         name = checkpoint_name("", id)
         there = known.records.get(name)
         if there is None or (there.names != names and not set(names) <= set(there.names)):
-            # Another process put it, or it was forgotten.
-            known.learn(name, record, snapshot.blobs)
+            # Another process put it, or it was forgotten. Where messages of it were freed meanwhile, the run under way
+            # that put it needs to know what it was.
+            if there is None or not set(record.names) <= set(there.names):
+                known.learn(name, record, snapshot.blobs)
             self.sessions.cache.note_put(key, name, snapshot.generation)
             known.bodies.learn_read(names, messages, snapshot.blobs, self.sessions.codec)
         return known.bodies

@@ -20,7 +20,7 @@ from langchain_ttl_history.freeing.pruning import Lines, keep_only, leaves, show
 from langchain_ttl_history.log_entries import entries_of
 from langchain_ttl_history.retention import Retention
 from langchain_ttl_history.storage.base import Change, Lease, Snapshot
-from langchain_ttl_history.stored.names import ID, INDEX, LOG, SUBS, head_name
+from langchain_ttl_history.stored.names import ID, INDEX, LOG, SUBS, head_name, key_of
 
 __all__ = ["ShowsAsBefore", "hard_limits", "limits", "plan", "together"]
 
@@ -152,8 +152,8 @@ def _trimmed(
         return left
     step, most = 1, sum(len(delta.added) for delta in log.deltas)
     while spare < most:
-        visible = conversation.visible(left.hidden).union(*[delta.added for delta in left.changes])
-        if shows_as_before(visible):
+        added = {name for delta in left.changes for name in delta.added if key_of(name) not in left.hidden}
+        if shows_as_before(conversation.visible(left.hidden) | added):
             break
         spare, step = spare + step, 2 * step
         left = trimmed(log, shown, needed, names, spare, room)

@@ -46,7 +46,7 @@ def trimmed(
         spare: At least how many messages' changes are kept for runs under way; None keeps all changes.
         room: How many bytes the removals may take that are kept for them besides.
     """
-    _, deltas, head, seen = log
+    _, deltas, head, seen, hidden = log
     if spare is None:
         return Trimmed([*deltas], frozenset())
     later = [delta for delta in deltas if delta.position > seen.position]
@@ -65,12 +65,12 @@ def trimmed(
     start = _with_followed(deltas, min(start, recent), new)
     again = _placing(deltas, recent, {*map(key_of, shown)})
     kept = [
-        *_of_the_head(deltas[:start], removing, matter, later, head, seen, again),
-        *_thinned(deltas[start:], max(0, recent - start), removing, head, {*map(key_of, names)}, again),
+        *_of_the_head(deltas[:start], removing, matter, later, head, seen, again, hidden),
+        *_thinned(deltas[start:], max(0, recent - start), removing, head, {*map(key_of, names)}, again, hidden),
     ]
     left = _only_editing(without_edits(kept, new, head), {delta.position for delta in new}, {*map(key_of, head)})
-    hidden = older_than_freed(head, left, names, shown | needed)
-    return Trimmed(without_edits_of(hidden, left) if hidden else left, hidden)
+    older = older_than_freed(head, left, names, shown | needed)
+    return Trimmed(without_edits_of(older, left) if older else left, older)
 
 
 def _only_editing(deltas: Iterable[Delta], new: AbstractSet[int], there: AbstractSet[str]) -> list[Delta]:
@@ -181,6 +181,7 @@ def _of_the_head(
     head: Iterable[str],
     seen: Seen,
     again: Mapping[int, AbstractSet[str]],
+    hidden: AbstractSet[str],
 ) -> list[Delta]:
     """What is left of the changes if only removals, the last places and the last edits of the head's messages are kept.
 
@@ -195,6 +196,7 @@ def _of_the_head(
         head: Names of the head's messages.
         seen: What the head's run has seen.
         again: By position the keys of messages that are kept although the head has seen them.
+        hidden: Keys of the head's messages that are hidden, of which removals stay: somebody may still have them.
     """
     # A later change that the head's own run made to a message wins, and so does a later edit.
     own = {
@@ -210,18 +212,19 @@ def _of_the_head(
     left: list[Delta] = []
     for delta in deltas:
         at = delta.position
-        if at not in removing and not (there if at in concerned else at in again):
+        of_hidden = () if at <= seen.position else tuple(key for key in _only_removed(delta) if key in hidden)
+        if at not in removing and not of_hidden and not (there if at in concerned else at in again):
             continue  # As most do, which only added what is shown no more.
         if at not in concerned:
             stays = again.get(at, ())
             added = tuple(name for name in delta.added if key_of(name) in stays)
             removed = tuple(key for key in delta.removed if key in stays)
-            removed += _only_removed(delta) if at in removing else ()
+            removed += _only_removed(delta) if at in removing else of_hidden
             if removed or added:
                 left.append(delta._replace(removed=removed, added=added))
             continue
         counting = {key for key in delta.touched if key in there and own.get(key, 0) < at}
-        removed = tuple(key for key in _only_removed(delta) if key in counting or at in removing)
+        removed = tuple(key for key in _only_removed(delta) if key in counting or key in of_hidden or at in removing)
         there.difference_update(removed)
         # Of what remains of the head's messages their last places and their last edits are kept.
         stays = counting.difference(removed)
@@ -243,6 +246,7 @@ def _thinned(
     head: Iterable[str],
     here: Collection[str],
     again: Mapping[int, AbstractSet[str]],
+    hidden: AbstractSet[str],
 ) -> list[Delta]:
     """The changes, less what no longer counts of the first ones.
 
@@ -253,6 +257,7 @@ def _thinned(
         head: Names of the head's messages.
         here: Keys of the conversation's messages.
         again: By position the keys of messages that are kept although the head has them.
+        hidden: Keys of the head's messages that are hidden.
     """
     if not count:
         return [*deltas]
@@ -262,7 +267,9 @@ def _thinned(
     thinned: list[Delta] = []
     for delta in deltas[:count]:
         stays = again.get(delta.position, ())
-        removed = tuple(key for key in delta.removed if key in there or key in stays or delta.position in removing)
+        removed = tuple(
+            key for key in delta.removed if key in there or key in hidden or key in stays or delta.position in removing
+        )
         there.difference_update(delta.removed)
         added = tuple(
             name

@@ -102,13 +102,14 @@ class Lines:
     def _made_above(self, line: Line, channels: AbstractSet[str]) -> AbstractSet[str]:
         """Which of these channels have a value at a checkpoint that it does not store."""
         left = channels - {*(line.valued or ())}
-        if left <= {*(line.deltas or ())}:
-            return left
-        # Of the channels of other graphs its line says nothing.
-        blob = self._blobs.get(checkpoint_name(line.ns, line.id))
+        known = left <= {*(line.deltas or ())}
+        blob = self._blobs.get(checkpoint_name(line.ns, line.id)) if left else None
         if blob is None:
-            return frozenset()
+            return left if known else frozenset()
+        # Of the channels of other graphs its line says nothing, nor of a snapshot that it got when messages were cut.
         record = decode_record(blob, self._codec)
+        if known:
+            return left - {*record.values}
         return {each for each in left if each in record.checkpoint["channel_versions"] and each not in record.values}
 
 

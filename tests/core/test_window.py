@@ -245,6 +245,14 @@ def test_the_calls_that_may_be_answered() -> None:
     assert answerable(AIMessage(on_its_server)) == answerable(HumanMessage("a")) == []
 
 
+@pytest.mark.parametrize("odd", [["a"], {"a": 1}, 5, None])
+def test_an_id_that_is_no_text_names_no_call(odd: object) -> None:
+    blocks: list[str | dict[object, object]] = [{"type": "computer_call", "call_id": odd}, {"type": odd, "id": "a"}]
+    message = AIMessage(blocks, additional_kwargs={"tool_outputs": [{"type": "tool_use", "id": odd}]})
+    assert answerable(message) == []
+    assert visible([message, result("a")], Caps()) == [0]
+
+
 @pytest.mark.parametrize("made", [unparsable, in_content])
 def test_only_tool_calls_wait_for_their_results(made: Callable[..., AIMessage]) -> None:
     assert not ends_open([HumanMessage("q"), made("a")])

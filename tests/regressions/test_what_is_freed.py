@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import pytest
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, RemoveMessage, ToolMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, RemoveMessage, SystemMessage, ToolMessage
 from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.graph.message import REMOVE_ALL_MESSAGES
 from langgraph.types import Command, interrupt
 
 from langchain_ttl_history import CorruptRecordError, Retention, SessionBuffer, StorageError
@@ -21,7 +23,7 @@ from langchain_ttl_history.freeing.compaction import hard_limits
 from langchain_ttl_history.storage import MemoryStorage, SQLiteStorage
 from langchain_ttl_history.storage.base import Change, Lease, Query
 from langchain_ttl_history.stored.names import LOG, head_name
-from tests.promises.helpers import Colour, Desk
+from tests.promises.helpers import Colour, DeltaState, Desk
 from tests.regressions.cases import (
     CALL,
     CONFIG,
@@ -493,3 +495,126 @@ def test_an_interrupt_stays_though_its_checkpoint_was_freed_before_it_came(tmp_p
     ]
     assert {"other", "x", "question", "draft", "you said yes"} == {*texts(buffer.history(session_id="t").messages)}
     storage.close()
+
+
+class NeverFreed(MemoryStorage):
+    slack = 1e6
+
+
+def spoken(history: Any, first: int, end: int) -> None:
+    """A chain's turns of these numbers."""
+    for turn in range(first, end):
+        history.add_messages([HumanMessage(f"q{turn}", id=f"q{turn}"), AIMessage(f"a{turn}", id=f"a{turn}")])
+
+
+def test_a_turn_that_is_over_does_not_wait_for_a_result_that_is_hidden() -> None:
+    """Its call was removed, and its result is hidden with the rest of the turn."""
+    buffer = SessionBuffer(default_user="u", retention=Retention(max_messages=8))
+    history = buffer.history(session_id="t")
+    agent = calls_while(buffer, lambda: None)
+    call = ids(agent.invoke({"messages": [HumanMessage("question", id="question")]}, CONFIG)["messages"])[1]
+    history.add_messages([RemoveMessage(id=str(call)), RemoveMessage(id="question")])
+    spoken(history, 0, 20)
+    shown = ids(history.messages)
+    assert shown[-1] == "a19"
+    assert ids(agent.get_state(CONFIG).values["messages"]) == shown
+    ask(chained(buffer, answers=lambda _: {"messages": [AIMessage("answer")]}), "and now")
+    assert texts(history.messages)[-2:] == ["and now", "answer"]
+
+
+@pytest.mark.parametrize("how", ["set", "all removed"])
+@pytest.mark.parametrize("waits", [True, False], ids=["waits", "runs"])
+def test_what_is_hidden_is_cleared_with_what_is_shown(how: str, waits: bool) -> None:
+    buffer = SessionBuffer(default_user="u", retention=Retention(max_messages=8))
+    history = buffer.history(session_id="t")
+    for _ in range(3):
+        ask(chained(buffer, answers=lambda _: {"messages": [AIMessage("old")]}), "old")
+
+    def clear() -> None:
+        spoken(history, 0, 20)
+        if how == "set":
+            history.messages = []
+        else:
+            history.add_messages([RemoveMessage(id=REMOVE_ALL_MESSAGES), HumanMessage("anew", id="anew")])
+        # The removal is kept for as long as somebody may have what it removed.
+        spoken(history, 20, 40)
+
+    agent = asking(buffer) if waits else calls_while(buffer, clear)
+    ask(agent, "question")
+    if waits:
+        clear()
+        agent.invoke(Command(resume="yes"), CONFIG)
+    later = SessionBuffer(buffer._storage, default_user="u", retention=Retention(max_messages=80))
+    assert "old" not in texts(later.history(session_id="t").messages)
+    assert "old" not in texts(agent.get_state(CONFIG).values["messages"])
+
+
+@pytest.mark.parametrize("cap", [6, 8])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_what_is_freed_does_not_show_where_a_turn_with_events_is_cut(cap: int, steps: int) -> None:
+    def shown(storage: MemoryStorage, events: int) -> list[list[str | None]]:
+        buffer = SessionBuffer(storage, default_user="u", retention=Retention(max_messages=cap))
+        history = buffer.history(session_id="t")
+        spoken(history, 100, 104)
+        nodes = {f"step {number}": lambda _: {"messages": [AIMessage("step")]} for number in range(steps)}
+        agent = chained(buffer, **nodes)
+        question = {"messages": [HumanMessage("question", id="question")]}
+        under_way = agent.stream(question, CONFIG, stream_mode="values", durability="sync")
+        next(under_way)
+        for number in range(events):
+            history.add_messages([SystemMessage("event", id=f"event {number}")])
+        list(under_way)
+        found = []
+        for turn in range(3 * cap):
+            if turn % 3:
+                history.add_messages([SystemMessage("event", id=f"late {turn}")])
+            else:
+                spoken(history, turn, turn + 1)
+            found.append([message.id if message.text != "step" else "step" for message in history.messages])
+        return found
+
+    for events in range(cap + 2):
+        assert shown(MemoryStorage(), events) == shown(NeverFreed(), events)
+
+
+@pytest.mark.parametrize("size", range(3_000, 9_000, 500))
+def test_turns_that_overlap_stay_whole_where_bytes_are_short(size: int) -> None:
+    buffer = SessionBuffer(default_user="u", retention=Retention(max_bytes=size))
+    history = buffer.history(session_id="t")
+
+    def agent(name: str, steps: int) -> Any:
+        def step(_: MessagesState) -> Any:
+            return {"messages": [AIMessage("x" * 300, name=name)]}
+
+        return chained(buffer, **{f"{name} {number}": step for number in range(steps)})
+
+    def question(name: str) -> Any:
+        return {"messages": [HumanMessage("?", name=name)]}
+
+    for number in range(4):
+        agent(f"old {number}", 1).invoke(question(f"old {number}"), CONFIG)
+    first, second = (
+        agent(name, 3).stream(question(name), CONFIG, stream_mode="values", durability="sync") for name in ("A", "B")
+    )
+    next(first)
+    history.add_messages([SystemMessage("x" * 300, name="event")])
+    next(first)
+    next(second)
+    for _ in range(3):
+        for under_way in (first, second):
+            next(under_way, None)
+            turns = [name for name, _ in groupby(message.name for message in history.messages)]
+            assert len(turns) == len({*turns})
+
+
+def test_what_a_delta_channel_was_cut_of_is_freed() -> None:
+    """Its head gets a snapshot then, and needs the writes above no more."""
+    bound, most = 200_000, 0
+    buffer = SessionBuffer(default_user="u", retention=Retention(max_bytes=bound))
+    steps = {f"step {number}": lambda _: {"messages": [AIMessage("x" * 5_000)]} for number in range(2)}
+    agent = chained(buffer, DeltaState, **steps)
+    for _ in range(40):
+        ask(agent, "y" * 5_000)
+        info = buffer.info("u", "t")
+        most = max(most, 0 if info is None else info.bytes)
+    assert most < 1.2 * bound
