@@ -11,11 +11,11 @@ from langchain_ttl_history.checkpointing.expired_turns import is_aged
 from langchain_ttl_history.checkpoints import Record, encode_record, encode_values
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.flow import Flow, Read
-from langchain_ttl_history.index import line_of
+from langchain_ttl_history.index import line_of, newest_lines
 from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.log_entries import Seen
 from langchain_ttl_history.sessions import Sessions
-from langchain_ttl_history.storage.base import Blob, Change, Guard, Query, Snapshot
+from langchain_ttl_history.storage.base import Blob, Change, Entry, Guard, Query, Snapshot
 from langchain_ttl_history.stored.bodies import restored
 from langchain_ttl_history.stored.known_bodies import KnownBodies
 from langchain_ttl_history.stored.names import BODY, INDEX, LOG, SUBS, checkpoint_name, head_name, writes_name
@@ -82,10 +82,11 @@ def with_checkpoint(
     )
 
 
-def freed_again(sessions: Sessions, key: SessionKey, name: str, writes: Change) -> Change | None:
+def freed_again(sessions: Sessions, key: SessionKey, name: str, writes: Change) -> Flow[Change | None]:
     """The change that puts a root checkpoint again that was freed under its run, with the writes pending on it.
 
-    Another run's checkpoint stays the latest. None if this process does not remember all of the checkpoint.
+    It is listed where it was, if there is room, and another run's checkpoint stays the latest. None if this process
+    does not remember all of the checkpoint.
 
     Args:
         sessions: What sessions have in common.
@@ -104,8 +105,15 @@ def freed_again(sessions: Sessions, key: SessionKey, name: str, writes: Change) 
         return None
     bodies, values = held
     blobs = {**writes.blobs, **values, **bodies, name: encode_record(record, codec, where)}
-    line = (INDEX, line_of("", record.checkpoint["id"], record), ())
-    return replace(writes, blobs=blobs, append=[line, *writes.append])
+    id = record.checkpoint["id"]
+    found: Snapshot = yield Read(key, Query((INDEX,)))
+    lines = newest_lines(found.lists.get(INDEX, ()))
+    line = line_of("", id, record)
+    # Ids count up with time, and between two lines there mostly are entries of other lists.
+    place = next((each.position - 1 for each in lines if each.id > id), 0)
+    if place > 0 and all(each.position != place for each in lines):
+        return replace(writes, blobs=blobs, place=[(INDEX, Entry(place, line))])
+    return replace(writes, blobs=blobs, append=[(INDEX, line, ()), *writes.append])
 
 
 def _held(

@@ -53,7 +53,7 @@ class PendingWrites:
             change = self._change(given, KnownBodies(), Guard(needs=name))
             outcome = yield from self._begin_anew(given, there or 0, change)
         elif outcome.status is Status.MISSING:
-            again = self._again(given, guard, there, freed=name in outcome.missing)
+            again = yield from self._again(given, guard, there, freed=name in outcome.missing)
             if again is None:
                 return change, outcome
             change = again
@@ -86,7 +86,7 @@ class PendingWrites:
         append = [(writes_name(given.ns, given.id), payload, refs)]
         return Change(self.sessions.lease, guard, blobs, append=append, at_generation=there)
 
-    def _again(self, given: TaskWrites, guard: Guard, there: int | None, *, freed: bool) -> Change | None:
+    def _again(self, given: TaskWrites, guard: Guard, there: int | None, *, freed: bool) -> Flow[Change | None]:
         """The change for writes that refer to what is gone; None if it is their checkpoint, and nobody will read them.
 
         Args:
@@ -102,7 +102,9 @@ class PendingWrites:
         if not freed or (record is not None and record.is_delta):
             # The next put of a `DeltaChannel` needs these writes for its conversation, and drops them.
             return change
-        return freed_again(self.sessions, key, name, change) if has_interrupt(given.writes) and not given.ns else None
+        if given.ns or not has_interrupt(given.writes):
+            return None
+        return (yield from freed_again(self.sessions, key, name, change))
 
     def _begin_anew(self, given: TaskWrites, ended: int, change: Change) -> Flow[Outcome]:
         """Store writes whose session, of generation `ended`, is gone, and with them what their run holds."""

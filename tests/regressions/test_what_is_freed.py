@@ -487,13 +487,16 @@ def test_an_interrupt_stays_though_its_checkpoint_was_freed_before_it_came(tmp_p
 
     agent = chained(buffer, drafts=lambda _: {"messages": [AIMessage("draft")]}, asks=asks)
     agent.invoke({"messages": [HumanMessage("question")]}, CONFIG, durability="sync")
-    (waiting,) = [found for found in agent.get_state_history(CONFIG) if found.interrupts]
+    listed = [*agent.get_state_history(CONFIG)]
+    (waiting,) = [found for found in listed if found.interrupts]
+    assert listed[0].config == agent.get_state(CONFIG).config
     assert texts(agent.invoke(Command(resume="yes"), waiting.config)["messages"])[-3:] == [
         "question",
         "draft",
         "you said yes",
     ]
-    assert {"other", "x", "question", "draft", "you said yes"} == {*texts(buffer.history(session_id="t").messages)}
+    # Going on from there is a fork.
+    assert texts(buffer.history(session_id="t").messages) == ["other", "question", "draft", "you said yes"]
     storage.close()
 
 
