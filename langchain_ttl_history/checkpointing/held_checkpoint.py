@@ -8,7 +8,7 @@ from dataclasses import replace
 from langchain_ttl_history.cache import CachedSession
 from langchain_ttl_history.checkpointing.conversation_changes import carried_over
 from langchain_ttl_history.checkpointing.expired_turns import is_aged
-from langchain_ttl_history.checkpoints import Record, encode_record, encode_values
+from langchain_ttl_history.checkpoints import Record, encode_record, encode_values, found_record
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.flow import Flow, Read
 from langchain_ttl_history.index import line_of, newest_lines
@@ -18,7 +18,16 @@ from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Blob, Change, Entry, Guard, Query, Snapshot
 from langchain_ttl_history.stored.bodies import restored
 from langchain_ttl_history.stored.known_bodies import KnownBodies
-from langchain_ttl_history.stored.names import BODY, INDEX, LOG, SUBS, checkpoint_name, head_name, writes_name
+from langchain_ttl_history.stored.names import (
+    BODY,
+    CHECKPOINT,
+    INDEX,
+    LOG,
+    SUBS,
+    checkpoint_name,
+    head_name,
+    writes_name,
+)
 
 __all__ = ["freed_again", "with_checkpoint"]
 
@@ -86,7 +95,7 @@ def freed_again(sessions: Sessions, key: SessionKey, name: str, writes: Change) 
     """The change that puts a root checkpoint again that was freed under its run, with the writes pending on it.
 
     It is listed where it was, if there is room, and another run's checkpoint stays the latest. None if this process
-    does not remember all of the checkpoint.
+    does not remember all of the checkpoint, or another one was built on it.
 
     Args:
         sessions: What sessions have in common.
@@ -106,8 +115,12 @@ def freed_again(sessions: Sessions, key: SessionKey, name: str, writes: Change) 
     bodies, values = held
     blobs = {**writes.blobs, **values, **bodies, name: encode_record(record, codec, where)}
     id = record.checkpoint["id"]
-    found: Snapshot = yield Read(key, Query((INDEX,)))
+    found: Snapshot = yield Read(key, Query((INDEX, head_name("")), (CHECKPOINT,)))
     lines = newest_lines(found.lists.get(INDEX, ()))
+    head = found_record("", None, found.blobs, codec)
+    has_all = head is not None and record.names and {*record.names} <= {*head.names}
+    if has_all or any(each.parent == id for each in lines):
+        return None  # Another run has built on it, and its answer stands in the place of this one.
     line = line_of("", id, record)
     # Ids count up with time, and between two lines there mostly are entries of other lists.
     place = next((each.position - 1 for each in lines if each.id > id), 0)
