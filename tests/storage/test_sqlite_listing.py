@@ -43,6 +43,10 @@ class Counted(SQLiteStorage):
         self.looks += 1
         return super().read(key, query)
 
+    async def aread(self, key: SessionKey, query: Query) -> Snapshot:
+        self.looks += 1
+        return await super().aread(key, query)
+
 
 @pytest.fixture
 def storage(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Iterator[Counted]:
