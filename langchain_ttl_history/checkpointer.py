@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -13,42 +13,37 @@ from langgraph.checkpoint.base import (
     ChannelVersions,
     Checkpoint,
     CheckpointMetadata,
-    CheckpointTuple,
-    DeltaChannelHistory,
     get_checkpoint_metadata,
 )
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from langchain_ttl_history.checkpointing.arrivals import Arrivals
-from langchain_ttl_history.checkpointing.delta_channels import delta_history
+from langchain_ttl_history.checkpointing.get_and_list import GetAndList
 from langchain_ttl_history.checkpointing.input_checks import (
     check_checkpoint,
-    check_narrowing,
     checked_name,
     checked_writes,
     checkpoint_id_of,
-    listed,
 )
 from langchain_ttl_history.checkpointing.late_writes import LateWrites
-from langchain_ttl_history.checkpointing.listing import matches, selected
 from langchain_ttl_history.checkpointing.pending_writes import PendingWrites
 from langchain_ttl_history.checkpointing.prune_copy_delete import PruneCopyDelete
 from langchain_ttl_history.checkpointing.put_inputs import Put, TaskWrites, flattened
 from langchain_ttl_history.checkpointing.put_plans import PutPlans
 from langchain_ttl_history.checkpointing.puts import CheckpointPuts
-from langchain_ttl_history.checkpointing.reads import CheckpointReads, Loaded
+from langchain_ttl_history.checkpointing.reads import CheckpointReads
 from langchain_ttl_history.checkpointing.threads import Threads
 from langchain_ttl_history.codec import Serializer, check_serde
 from langchain_ttl_history.errors import ConfigurationError, brief
-from langchain_ttl_history.flow import Flow, arun, every_key, run
-from langchain_ttl_history.keys import Id, SessionKey
+from langchain_ttl_history.flow import Flow, arun, run
+from langchain_ttl_history.keys import Id
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Storage
 
 __all__ = ["TTLCheckpointSaver"]
 
 
-class TTLCheckpointSaver(PruneCopyDelete, BaseCheckpointSaver[Any]):
+class TTLCheckpointSaver(GetAndList, PruneCopyDelete, BaseCheckpointSaver[Any]):
     """Keeps a graph's checkpoints in the session of (user, `thread_id`).
 
     Made by `SessionBuffer.checkpointer`. The user is the one the checkpointer is bound to, or else the one in
@@ -109,124 +104,6 @@ class TTLCheckpointSaver(PruneCopyDelete, BaseCheckpointSaver[Any]):
             clone = copy.copy(self)
         clone._use(replace(self._sessions, codec=codec.allowing(extra_allowlist, serde)))
         return clone
-
-    # Reading
-
-    def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
-        """The latest checkpoint of the thread and namespace, or the one that `checkpoint_id` names.
-
-        The latest one shows the conversation as it is now, including what chains have said since it was put.
-
-        Raises:
-            ConfigurationError: The config names no thread, or another user than the bound one.
-            MissingUserError: It names no user, and there is no bound or default user.
-            StorageError: The storage could not be reached.
-            CorruptRecordError: A record of the session cannot be read.
-            TypeNotAllowedError: It holds a value of a type that is not allow-listed here.
-        """
-        key, ns, id = self._threads.place(config)
-        lease = self._sessions.lease
-        return self._tuple(config, key, run(self._storage, self._reads.load(key, ns, id, lease)))
-
-    async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
-        """Async :meth:`get_tuple`."""
-        key, ns, id = self._threads.place(config)
-        flow = self._reads.load(key, ns, id, self._sessions.lease)
-        return self._tuple(config, key, await arun(self._storage, flow))
-
-    def list(
-        self,
-        config: RunnableConfig | None,
-        *,
-        filter: dict[str, Any] | None = None,
-        before: RunnableConfig | None = None,
-        limit: int | None = None,
-    ) -> Iterator[CheckpointTuple]:
-        """The checkpoints of a thread, newest first; of all the user's threads without a config.
-
-        Args:
-            config: Names the thread; its `checkpoint_ns` and `checkpoint_id` narrow the list.
-            filter: Metadata that every listed checkpoint has.
-            before: A config; only checkpoints that were put before its `checkpoint_id` are listed.
-            limit: The largest number of checkpoints to list; None lists all.
-
-        Raises:
-            ConfigurationError: An argument is of the wrong type, or the config names another user than the bound one.
-            MissingUserError: No user is named, and there is no bound or default user.
-            StorageError: The storage could not be reached.
-            CorruptRecordError: A record of a session cannot be read.
-            TypeNotAllowedError: It holds a value of a type that is not allow-listed here.
-        """
-        check_narrowing(filter, before, limit)
-        for key in run(self._storage, self._keys(config)):
-            flow = self._reads.lines(key, self._sessions.lease if config else None)
-            for ns, id in selected(run(self._storage, flow), config, before):
-                if limit is not None and limit <= 0:
-                    return
-                found = run(self._storage, self._reads.load(key, ns, id, None))
-                if found is not None and matches(found, filter):
-                    limit = None if limit is None else limit - 1
-                    yield cast(CheckpointTuple, self._tuple(config, key, found))
-
-    async def alist(
-        self,
-        config: RunnableConfig | None,
-        *,
-        filter: dict[str, Any] | None = None,
-        before: RunnableConfig | None = None,
-        limit: int | None = None,
-    ) -> AsyncIterator[CheckpointTuple]:
-        """Async :meth:`list`."""
-        check_narrowing(filter, before, limit)
-        for key in await arun(self._storage, self._keys(config)):
-            flow = self._reads.lines(key, self._sessions.lease if config else None)
-            for ns, id in selected(await arun(self._storage, flow), config, before):
-                if limit is not None and limit <= 0:
-                    return
-                found = await arun(self._storage, self._reads.load(key, ns, id, None))
-                if found is not None and matches(found, filter):
-                    limit = None if limit is None else limit - 1
-                    yield cast(CheckpointTuple, self._tuple(config, key, found))
-
-    def _keys(self, config: RunnableConfig | None) -> Flow[Sequence[SessionKey]]:
-        if config:
-            return [self._threads.key(config)]
-        return (yield from every_key(self._threads.user()))
-
-    def get_delta_channel_history(
-        self, *, config: RunnableConfig, channels: Sequence[str]
-    ) -> Mapping[str, DeltaChannelHistory]:
-        """The writes that lead to a checkpoint, and the value each channel starts from.
-
-        Returns:
-            For each channel a dictionary: `writes` are pending writes, (task id, channel, value), the oldest first, and
-            `seed` is the value they are applied to, where there is one.
-
-        Raises what :meth:`get_tuple` raises, and a ConfigurationError if `channels` is no list.
-        """
-        key, ns, id = self._threads.place(config)
-        flow = delta_history(self._sessions, key, ns, id, listed("channels", channels))
-        return cast(Mapping[str, DeltaChannelHistory], run(self._storage, flow))
-
-    async def aget_delta_channel_history(
-        self, *, config: RunnableConfig, channels: Sequence[str]
-    ) -> Mapping[str, DeltaChannelHistory]:
-        """Async :meth:`get_delta_channel_history`."""
-        key, ns, id = self._threads.place(config)
-        flow = delta_history(self._sessions, key, ns, id, listed("channels", channels))
-        return cast(Mapping[str, DeltaChannelHistory], await arun(self._storage, flow))
-
-    def _tuple(self, config: RunnableConfig | None, key: SessionKey, found: Loaded | None) -> CheckpointTuple | None:
-        if found is None:
-            return None
-        parent = found.parent
-        return CheckpointTuple(
-            self._threads.config(config, key, found.ns, found.id),
-            cast(Checkpoint, found.checkpoint),
-            cast(CheckpointMetadata, found.metadata),
-            None if parent is None else self._threads.config(config, key, found.ns, parent),
-            [(write.task_id, write.channel, write.value) for write in found.writes],
-        )
 
     # Writing
 

@@ -163,17 +163,25 @@ def asking_once_expired(buffer: SessionBuffer, clock: Clock) -> Any:
     return chained(buffer, ask=ask_person)
 
 
-def test_a_question_to_a_person_is_kept_though_late_writes_begin_its_session_anew_at_the_same_moment() -> None:
+def before_it_begins_anew(do: Callable[[Hooked, Change], object]) -> tuple[Clock, Hooked, SessionBuffer]:
+    """A storage with which something happens once, right before a session that expired begins anew."""
     clock = Clock()
     storage = Hooked(clock=clock)
-    buffer = SessionBuffer(storage, default_user="u")
 
-    def late(change: Change) -> None:
+    def once(change: Change) -> None:
         if change.new:
             storage.before_write = None
-            storage.write(KEY, Change(change.lease, append=[("w\0late", b"", ())]))
+            do(storage, change)
 
-    storage.before_write = late
+    storage.before_write = once
+    return clock, storage, SessionBuffer(storage, default_user="u")
+
+
+def test_a_question_to_a_person_is_kept_though_late_writes_begin_its_session_anew_at_the_same_moment() -> None:
+    def late(storage: Hooked, change: Change) -> None:
+        storage.write(KEY, Change(change.lease, append=[("w\0late", b"", ())]))
+
+    clock, storage, buffer = before_it_begins_anew(late)
     graph = asking_once_expired(buffer, clock)
     graph.invoke({"messages": [HumanMessage("now")]}, CONFIG, durability="sync")
     assert storage.before_write is None
@@ -185,16 +193,7 @@ def test_a_question_to_a_person_is_kept_though_late_writes_begin_its_session_ane
 def test_a_question_to_a_person_does_not_come_back_where_another_worker_deletes_its_expired_session(
     deleted: str | None,
 ) -> None:
-    clock = Clock()
-    storage = Hooked(clock=clock)
-    buffer = SessionBuffer(storage, default_user="u")
-
-    def delete(change: Change) -> None:
-        if change.new:
-            storage.before_write = None
-            storage.delete("u", deleted, 60.0)
-
-    storage.before_write = delete
+    clock, storage, buffer = before_it_begins_anew(lambda storage, _: storage.delete("u", deleted, 60.0))
     graph = asking_once_expired(buffer, clock)
     graph.invoke({"messages": [HumanMessage("now")]}, CONFIG, durability="sync")
     assert storage.before_write is None

@@ -9,6 +9,7 @@ import sqlite3
 import threading
 import warnings
 from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -24,9 +25,16 @@ from tests.storage.interrupts import interrupted
 from tests.storage.sqlite_cases import KEY, Opens, idle, said, saying
 
 
-def test_the_loop_is_not_blocked_while_a_write_waits(opens: Opens, tmp_path: Path) -> None:
+@pytest.fixture
+def other(tmp_path: Path) -> Iterator[sqlite3.Connection]:
+    """Another program's connection to the file, to lock it with."""
+    connection = sqlite3.connect(tmp_path / "s.db", isolation_level=None, check_same_thread=False)
+    yield connection
+    connection.close()
+
+
+def test_the_loop_is_not_blocked_while_a_write_waits(opens: Opens, other: sqlite3.Connection) -> None:
     storage = opens()
-    other = sqlite3.connect(tmp_path / "s.db", isolation_level=None, check_same_thread=False)
 
     async def main() -> None:
         other.execute("BEGIN IMMEDIATE")
@@ -39,12 +47,10 @@ def test_the_loop_is_not_blocked_while_a_write_waits(opens: Opens, tmp_path: Pat
         assert (await write).status is Status.STORED
 
     asyncio.run(main())
-    other.close()
 
 
-def test_reads_of_a_loop_do_not_wait_for_its_writes(opens: Opens, tmp_path: Path) -> None:
+def test_reads_of_a_loop_do_not_wait_for_its_writes(opens: Opens, other: sqlite3.Connection) -> None:
     storage = opens()
-    other = sqlite3.connect(tmp_path / "s.db", isolation_level=None, check_same_thread=False)
 
     async def main() -> None:
         other.execute("BEGIN IMMEDIATE")
@@ -57,11 +63,10 @@ def test_reads_of_a_loop_do_not_wait_for_its_writes(opens: Opens, tmp_path: Path
         assert {(await write).status for write in writes} == {Status.STORED}
 
     asyncio.run(main())
-    other.close()
 
 
 def test_reads_that_record_a_use_wait_with_the_writes_and_keep_no_other_from_reading(
-    tmp_path: Path, opens: Opens
+    opens: Opens, other: sqlite3.Connection
 ) -> None:
     now = [1_000.0]
     storage = opens(clock=lambda: now[0])
@@ -70,7 +75,6 @@ def test_reads_that_record_a_use_wait_with_the_writes_and_keep_no_other_from_rea
         storage.write(SessionKey("ada", f"{name}"), Change(lease))
     now[0] += 50
     storage.write(KEY, Change(lease))
-    other = sqlite3.connect(tmp_path / "s.db", isolation_level=None, check_same_thread=False)
 
     async def main() -> None:
         other.execute("BEGIN IMMEDIATE")
@@ -84,13 +88,13 @@ def test_reads_that_record_a_use_wait_with_the_writes_and_keep_no_other_from_rea
         assert {(await read).last_used_at for read in due} == {1_050.0}
 
     asyncio.run(main())
-    other.close()
 
 
-def test_what_waits_for_other_calls_ends_with_them_and_not_one_after_the_other(tmp_path: Path, opens: Opens) -> None:
+def test_what_waits_for_other_calls_ends_with_them_and_not_one_after_the_other(
+    opens: Opens, other: sqlite3.Connection
+) -> None:
     """Each would wait for the lock anew: twenty callers for ten times as long as one."""
     storage = opens(timeout=0.2)
-    other = sqlite3.connect(tmp_path / "s.db", isolation_level=None, check_same_thread=False)
 
     async def main() -> list[BaseException | Outcome]:
         other.execute("BEGIN IMMEDIATE")
@@ -102,13 +106,11 @@ def test_what_waits_for_other_calls_ends_with_them_and_not_one_after_the_other(t
     # No more than two of the others can begin just before their own patience ends.
     assert sum("other calls" in str(each) for each in refused) >= 16
     other.execute("ROLLBACK")
-    other.close()
     assert storage.read(KEY, Query()).generation == 0
 
 
-def test_closing_waits_for_no_write_that_waits(tmp_path: Path, opens: Opens) -> None:
+def test_closing_waits_for_no_write_that_waits(opens: Opens, other: sqlite3.Connection) -> None:
     storage = opens()
-    other = sqlite3.connect(tmp_path / "s.db", isolation_level=None, check_same_thread=False)
 
     async def main() -> None:
         other.execute("BEGIN IMMEDIATE")
@@ -120,7 +122,6 @@ def test_closing_waits_for_no_write_that_waits(tmp_path: Path, opens: Opens) -> 
         await asyncio.gather(*writes, return_exceptions=True)
 
     asyncio.run(main())
-    other.close()
 
 
 @pytest.mark.parametrize("path", ["s.db", ":memory:"])
