@@ -44,7 +44,7 @@ class Executor:
 
         def in_time() -> T:
             if time.monotonic() - asked >= self._patience:
-                raise StorageError(f"other calls were waited for for more than {self._patience:g} s; nothing was done")
+                raise StorageError(f"other calls were not done after {self._patience:g} s, so this one was not begun")
             return function(*arguments)
 
         return await asyncio.get_running_loop().run_in_executor(self._started(), in_time)
