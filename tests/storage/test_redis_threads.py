@@ -13,6 +13,7 @@ import pytest
 import redis
 import redis.asyncio
 import valkey
+import valkey.asyncio
 from langchain_core.messages import HumanMessage
 
 from langchain_ttl_history import SessionBuffer, StorageError
@@ -81,6 +82,35 @@ def test_loops_that_are_over_leave_no_connection_behind(server: servers.Server, 
     asyncio.run(talk())
     gc.collect()
     buffer.close()
+
+
+def _said_in_four_loops(client: Any) -> None:
+    history = SessionBuffer(RedisStorage(client)).history("ada", "s1")
+
+    async def say(text: str, *, closes: bool) -> None:
+        try:
+            await history.aadd_messages([HumanMessage(text)])
+        finally:
+            if closes:
+                await client.aclose()
+
+    asyncio.run(say("one", closes=True))
+    asyncio.run(say("two", closes=False))
+    with pytest.raises(StorageError, match=r"another event loop before.*from a URL"):
+        asyncio.run(say("three", closes=True))
+    asyncio.run(say("four", closes=True))
+
+
+# The driver does not close the connection of a loop that is over.
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.parametrize("driver", [redis, valkey])
+def test_a_client_of_another_loop_says_so_unless_it_was_closed_with_that(server: servers.Server, driver: Any) -> None:
+    _said_in_four_loops(getattr(driver.asyncio, driver.__name__.title())(port=server.port))
+    gc.collect()
+    with server.admin() as admin:
+        said = [each.text for each in SessionBuffer(RedisStorage(admin)).history("ada", "s1").messages]
+    # The third may have reached the server before its answer could not be read.
+    assert [each for each in said if each != "three"] == ["one", "two", "four"]
 
 
 @pytest.mark.parametrize("made_here", [True, False])

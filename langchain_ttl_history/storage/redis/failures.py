@@ -7,7 +7,7 @@ import re
 from langchain_ttl_history.errors import ConfigurationError, CorruptRecordError, StorageError
 from langchain_ttl_history.storage.redis.drivers import exceptions_of
 
-__all__ = ["Failures", "is_of_replica"]
+__all__ = ["Failures", "is_of_another_loop", "is_of_replica"]
 
 # What the server says of a script that could not take apart what is stored.
 _DAMAGE = re.compile("user_script.*(bad argument|attempt to |Missing bytes|Bad data format|is damaged)", re.DOTALL)
@@ -77,3 +77,8 @@ def is_of_replica(error: BaseException) -> bool:
     error of the script.
     """
     return "read only replica" in str(error)
+
+
+def is_of_another_loop(error: RuntimeError) -> bool:
+    """Whether an async client's connection belongs to another event loop than the one that uses it."""
+    return "loop" in str(error)

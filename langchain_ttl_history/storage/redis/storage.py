@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
-from langchain_ttl_history.errors import ConfigurationError, brief
+from langchain_ttl_history.errors import ConfigurationError, StorageError, brief
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.base import Change, Outcome, Query, Snapshot, Usage
 from langchain_ttl_history.storage.clocks import Clock, checked_clock
@@ -21,7 +21,7 @@ from langchain_ttl_history.storage.redis import requests
 from langchain_ttl_history.storage.redis.batches import Batches
 from langchain_ttl_history.storage.redis.clients import Clients, Given, Made
 from langchain_ttl_history.storage.redis.commands import NEVER_DECODE, Command, Eval, Keys, Scan
-from langchain_ttl_history.storage.redis.failures import Failures, is_of_replica
+from langchain_ttl_history.storage.redis.failures import Failures, is_of_another_loop, is_of_replica
 from langchain_ttl_history.storage.redis.mirror import Mirrors
 from langchain_ttl_history.storage.redis.numbers import NumbersCache
 from langchain_ttl_history.storage.redis.requests import Plan, Settings
@@ -187,6 +187,13 @@ class RedisStorage:
                     with suppress(*self._failures.every):
                         await self._clients.adrop_idle(self._clients.async_client())
                 self._failures.check(error, is_late=time.monotonic() > until)
+            except RuntimeError as error:
+                if not is_of_another_loop(error):
+                    raise
+                raise StorageError(
+                    "the async client was used in another event loop before, to which its connections belong; close it "
+                    f"at that loop's end, or make the storage from a URL, so that each loop has its own: {error}"
+                ) from error
             await asyncio.sleep(_PAUSE)  # As in `_reply`.
 
     def _send(self, request: Eval | Scan) -> Any:
