@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from langchain_ttl_history.codec import Codec, is_snapshot
 from langchain_ttl_history.encoding.plain import plainly
 from langchain_ttl_history.encoding.records import decoder, pack, unpack, unread_form
-from langchain_ttl_history.errors import CorruptRecordError, TypeNotAllowedError, brief
+from langchain_ttl_history.errors import TypeNotAllowedError, brief
 from langchain_ttl_history.log_entries import Seen
 from langchain_ttl_history.storage.base import Blob
 from langchain_ttl_history.stored.known_bodies import KnownBodies
-from langchain_ttl_history.stored.names import checkpoint_name, head_name
 from langchain_ttl_history.stored.values import LIST, SNAPSHOT, Values, decode_value, shifted
 
 __all__ = [
@@ -21,27 +20,31 @@ __all__ = [
     "decode_record",
     "encode_record",
     "encode_values",
-    "found_record",
-    "hidden_payload",
-    "hidden_places",
-    "overwritten",
-    "pointed_at",
-    "target_of",
     "without_messages",
 ]
 
 _FORMAT = 1
-# The places of some fields in a packed record; see `encode_record`.
-_CONVERSATION, _SHOWN, _CHANNEL, _EXPLICIT, _VALUES = 7, 8, 9, 10, 11
 
 
-def overwritten(value: Any) -> tuple[bool, Any]:
-    """Whether a write replaces a channel's value (LangGraph's `Overwrite`), and the value it writes."""
-    if type(value).__name__ == "Overwrite" and hasattr(value, "value"):
-        return True, value.value
-    if isinstance(value, dict) and set(value) == {"__overwrite__"}:
-        return True, value["__overwrite__"]
-    return False, value
+class _Fields(NamedTuple):
+    """A record as it is packed: part of the stored format, so fields are only added, at the end."""
+
+    form: int
+    checkpoint: dict[str, Any]
+    metadata: bytes
+    parent: str | None
+    run: str
+    position: int
+    """With `runs`, what its run has seen; see `Seen.packed`."""
+    runs: list[Any]
+    conversation: list[int]
+    """Where the names of the conversation begin and end among the references."""
+    shown: list[int] | None
+    """The same for the parent's conversation as its run was shown it."""
+    channel: str | None
+    explicit: bool
+    values: Mapping[str, Sequence[Any]]
+    last: str | None
 
 
 @dataclass
@@ -163,8 +166,7 @@ def encode_record(record: Record, codec: Codec, where: str = "a new checkpoint")
     if record.parent_names is not None:
         shown = [len(refs), len(refs) + len(record.parent_names)]
         refs += record.parent_names
-    conversation = [0, len(record.names)]
-    fields = [
+    fields = _Fields(
         _FORMAT,
         record.checkpoint,
         plainly(record.metadata) or codec.dumps(record.metadata, f"{where}, metadata"),
@@ -172,15 +174,15 @@ def encode_record(record: Record, codec: Codec, where: str = "a new checkpoint")
         record.run,
         record.seen.position,
         record.seen.packed(),
-        conversation,
+        [0, len(record.names)],
         shown,
         record.channel,
         record.explicit,
         record.values,
         record.last,
-    ]
+    )
     try:
-        payload = pack(fields)
+        payload = pack(list(fields))
     except TypeError as error:
         raise TypeNotAllowedError(
             f"{where}: the versions, times and ids of a checkpoint are text and numbers, which those of "
@@ -196,81 +198,29 @@ def decode_record(blob: Blob, codec: Codec) -> Record:
     Raises:
         CorruptRecordError: It is damaged or of a newer format.
     """
-    fields = unpack(codec.unseal(blob.payload))
-    if fields[0] != _FORMAT:
-        raise unread_form("a checkpoint", fields[0], _FORMAT)
-    _, checkpoint, metadata, parent, run, position, runs, conversation, shown, *others = fields
-    channel, explicit, values, last = others
+    fields = _fields_of(blob, codec)
+    (start, end), shown = fields.conversation, fields.shown
     return Record(
-        checkpoint,
-        codec.loads(metadata),
-        parent,
-        run,
-        Seen.unpacked(position, runs),
-        blob.refs[conversation[0] : conversation[1]],
-        last,
-        None if shown is None else blob.refs[shown[0] : shown[1]],
-        channel,
-        explicit,
-        values=values,
+        fields.checkpoint,
+        codec.loads(fields.metadata),
+        fields.parent,
+        fields.run,
+        Seen.unpacked(fields.position, fields.runs),
+        names=blob.refs[start:end],
+        last=fields.last,
+        parent_names=None if shown is None else blob.refs[shown[0] : shown[1]],
+        channel=fields.channel,
+        explicit=fields.explicit,
+        values=fields.values,
         refs=blob.refs,
     )
 
 
-def target_of(pointer: Blob) -> str:
-    """The name of the checkpoint a head points at.
-
-    Raises:
-        CorruptRecordError: It is damaged, and points at none.
-    """
-    if not pointer.refs:
-        raise CorruptRecordError("the pointer to the latest checkpoint is damaged")
-    return pointer.refs[0]
-
-
-def hidden_payload(places: Sequence[int], codec: Codec) -> bytes:
-    """The payload of a pointer that hides the messages at these places of the conversation it points at."""
-    return codec.seal(pack([_FORMAT, list(places)])) if places else b""
-
-
-@decoder("the pointer to the latest checkpoint")
-def hidden_places(pointer: Blob, codec: Codec) -> frozenset[int]:
-    """The places, in the conversation of the checkpoint that a pointer points at, of the messages that it hides.
-
-    Raises:
-        CorruptRecordError: It is damaged or of a newer format.
-    """
-    if not pointer.payload:
-        return frozenset()
-    form, places = unpack(codec.unseal(pointer.payload))
-    if form != _FORMAT:
-        raise unread_form("the pointer to the latest checkpoint", form, _FORMAT)
-    return frozenset(places)
-
-
-def pointed_at(pointer: Blob, blobs: Mapping[str, Blob], codec: Codec) -> Record:
-    """The checkpoint a head points at.
-
-    Raises:
-        CorruptRecordError: It is gone, damaged or of a newer format.
-    """
-    blob = blobs.get(target_of(pointer))
-    if blob is None:
-        raise CorruptRecordError("the latest checkpoint is gone")
-    return decode_record(blob, codec)
-
-
-def found_record(ns: str, id: str | None, blobs: Mapping[str, Blob], codec: Codec) -> Record | None:
-    """The latest checkpoint of a namespace among these blobs, or the one of this id; None if there is none.
-
-    Raises:
-        CorruptRecordError: It is damaged or of a newer format, or the latest one is gone.
-    """
-    if id is None:
-        pointer = blobs.get(head_name(ns))
-        return None if pointer is None else pointed_at(pointer, blobs, codec)
-    blob = blobs.get(checkpoint_name(ns, id))
-    return None if blob is None else decode_record(blob, codec)
+def _fields_of(blob: Blob, codec: Codec) -> _Fields:
+    fields = unpack(codec.unseal(blob.payload))
+    if fields[0] != _FORMAT:
+        raise unread_form("a checkpoint", fields[0], _FORMAT)
+    return _Fields(*fields)
 
 
 @decoder("a checkpoint")
@@ -282,20 +232,18 @@ def without_messages(blob: Blob, lost: Collection[str], codec: Codec) -> Blob:
         lost: The names of the messages that go.
         codec: Unseals and seals it.
     """
-    fields = unpack(codec.unseal(blob.payload))
-    if fields[0] != _FORMAT:
-        raise unread_form("a checkpoint", fields[0], _FORMAT)
-    start, end = fields[_CONVERSATION]
+    fields = _fields_of(blob, codec)
+    start, end = fields.conversation
     kept = tuple(name for name in blob.refs[start:end] if name not in lost)
     # The conversation comes first among the references, so all others move towards the start.
     shift = end - start - len(kept)
-    fields[_CONVERSATION] = [0, len(kept)]
-    if fields[_SHOWN] is not None:
-        fields[_SHOWN] = [place - shift for place in fields[_SHOWN]]
-    own, values = fields[_CHANNEL], fields[_VALUES]
-    if own is not None and not fields[_EXPLICIT]:
+    shown = None if fields.shown is None else [place - shift for place in fields.shown]
+    own, values = fields.channel, dict(fields.values)
+    explicit = fields.explicit or own is not None
+    if own is not None and not fields.explicit:
         # The chain of writes would bring back what is cut, so the channel gets a snapshot here.
-        fields[_EXPLICIT], values[own] = True, [SNAPSHOT, start, end]
+        values[own] = [SNAPSHOT, start, end]
     for channel, stored in values.items():
         values[channel] = [stored[0], 0, len(kept)] if channel == own else shifted(stored, shift)
-    return blob._replace(payload=codec.seal(pack(fields)), refs=kept + blob.refs[end:])
+    fields = fields._replace(conversation=[0, len(kept)], shown=shown, explicit=explicit, values=values)
+    return blob._replace(payload=codec.seal(pack(list(fields))), refs=kept + blob.refs[end:])

@@ -187,16 +187,15 @@ class Codec:
         except (ormsgpack.MsgpackDecodeError, ValueError) as error:
             raise self._extensions.unread("a value", error) from error
 
-    def serialize(self, value: Any, where: str) -> bytes | None:
-        """A channel's value as the program's own serializer writes it; None if there is none.
+    @staticmethod
+    def serialize(serde: SerializerProtocol, value: Any, where: str) -> bytes:
+        """A channel's value as the program's own serializer writes it.
 
         Raises:
             TypeNotAllowedError: It refuses the value; `where` names the place.
         """
-        if self.serde is None:
-            return None
         try:
-            return pack(list(self.serde.dumps_typed(value)))
+            return pack(list(serde.dumps_typed(value)))
         except Exception as error:
             raise TypeNotAllowedError(f"{where}: {refusal(value)} ({error})") from error
 

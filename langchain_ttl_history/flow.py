@@ -136,7 +136,7 @@ async def arun(storage: Storage, flow: Flow[T]) -> T:
 
 def _name_session(error: CorruptRecordError | TypeNotAllowedError, request: Request | None) -> None:
     """Raise the error anew, the session's name before its message and the way out behind it, unless they are there."""
-    if not isinstance(request, (Read, Write)) or str(error).startswith("session "):
+    if not isinstance(request, (Read, Write)) or str(error).startswith(label(request.key)):
         return
     # One that misses a serializer says so itself, and so does one about a type.
     way = "" if isinstance(error, TypeNotAllowedError) or "serde=" in str(error) else _WAY_OUT

@@ -90,7 +90,7 @@ def guard_of(turn: Turn | None) -> Guard:
     return Guard() if turn is None else Guard(turn.generation)
 
 
-def replace(sessions: Sessions, key: SessionKey, messages: Sequence[BaseMessage], guard: Guard = Guard()) -> Flow[None]:
+def replace(sessions: Sessions, key: SessionKey, messages: Sequence[BaseMessage], guard: Guard) -> Flow[None]:
     """Make these messages the whole conversation, but for a tool call that waits for its results.
 
     Raises:

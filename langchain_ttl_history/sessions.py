@@ -13,7 +13,6 @@ from langchain_core.messages import BaseMessage, HumanMessage, ToolMessage
 
 from langchain_ttl_history.amendments import informed
 from langchain_ttl_history.cache import SessionCache
-from langchain_ttl_history.checkpoints import hidden_places, pointed_at
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.conversation import fold, keyed
 from langchain_ttl_history.errors import TTLHistoryError
@@ -22,6 +21,7 @@ from langchain_ttl_history.freeing.compaction import hard_limits, limits, plan, 
 from langchain_ttl_history.freeing.message_cutting import Conversation
 from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.log_entries import Log, Seen, deltas_of
+from langchain_ttl_history.pointers import hidden_places, pointed_at
 from langchain_ttl_history.retention import Retention
 from langchain_ttl_history.storage.base import Blob, Change, Lease, Outcome, Query, Snapshot, Status
 from langchain_ttl_history.stored.known_bodies import KnownBodies
@@ -29,7 +29,7 @@ from langchain_ttl_history.stored.names import BODY, CHAIN, CHECKPOINT, LOG, hea
 from langchain_ttl_history.stored.packed_conversation import EMPTY
 from langchain_ttl_history.stored.recall import Recall
 from langchain_ttl_history.views import Turn, View
-from langchain_ttl_history.window import Caps, cut, simple_start, without_open_group
+from langchain_ttl_history.window import Caps, simple_start, visible, without_open_group
 
 __all__ = ["Sessions"]
 
@@ -98,7 +98,7 @@ class Sessions:
             names = fold((), deltas, Seen())
             messages = dict(zip(names, recall.decode(names, blobs), strict=True))
             log = Log(entries, deltas)
-            return View(snapshot, None, None, names, names, names, Seen(snapshot.position), messages, log)
+            return View(snapshot, None, names, names, names, Seen(snapshot.position), messages, log)
         record = pointed_at(pointer, blobs, self.codec)
         decoded = recall.decode(record.names, blobs)
         messages = dict(zip(record.names, decoded, strict=True))
@@ -115,10 +115,9 @@ class Sessions:
         closed = without_open_group(shown)
         if hidden and without_open_group(decoded) == len(decoded):
             closed = len(shown)  # What is hidden of a group, or removed, does not make it wait.
-        head_id = record.checkpoint["id"]
         if closed == len(shown):
             seen = Seen(snapshot.position)
-            return View(snapshot, record, head_id, names, names, names, seen, messages, log)
+            return View(snapshot, record, names, names, names, seen, messages, log)
         open_keys = set(keyed(head)[closed:])
         history = [name for name, key in zip(names, keyed(names), strict=True) if key not in open_keys]
         opening = closed
@@ -127,7 +126,6 @@ class Sessions:
         return View(
             snapshot,
             record,
-            head_id,
             names,
             record.names,
             history,
@@ -167,7 +165,7 @@ class Sessions:
             if known is not None:
                 known.sound = tuple(names)
             return names, whole
-        positions = cut(whole, self.caps)
+        positions = visible(whole, self.caps)
         if len(positions) == len(names):
             return names, whole
         return [names[each] for each in positions], [whole[each] for each in positions]

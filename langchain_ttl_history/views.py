@@ -39,7 +39,6 @@ class View(NamedTuple):
     snapshot: Snapshot
     record: Record | None
     """The head."""
-    head_id: str | None
     names: Sequence[str]
     """The whole conversation, before the window."""
     graph: Sequence[str]

@@ -23,7 +23,6 @@ __all__ = [
     "callers",
     "calls_of",
     "calls_with_results",
-    "cut",
     "ends_open",
     "simple_start",
     "visible",
@@ -98,15 +97,9 @@ def visible(messages: Sequence[BaseMessage], caps: Caps, sizes: Sequence[int] | 
     Returns:
         Positions in `messages`. Everything that fits every cap, less results without a call.
     """
-    start = simple_start(messages, caps)
-    return cut(messages, caps, sizes) if start is None else list(range(start, len(messages)))
-
-
-def cut(messages: Sequence[BaseMessage], caps: Caps, sizes: Sequence[int] | None = None) -> list[int]:
-    """As :func:`visible`, whatever the conversation and the caps."""
     shown, blocks, _ = _paired(messages)
     fits = _fitter(messages, caps, sizes)
-    # A counter of somebody's may not know what to count in nothing.
+    # A program's own counter may fail on an empty list.
     if not shown or fits(shown):
         return shown
     # A cut may stand only where a block begins; `starts` are places in `shown`.
@@ -126,7 +119,7 @@ def cut(messages: Sequence[BaseMessage], caps: Caps, sizes: Sequence[int] | None
 
 
 def simple_start(messages: Sequence[BaseMessage], caps: Caps, sound: int = 0) -> int | None:
-    """Where the window begins, if it shows all from there on and that can be told without pairing calls and results.
+    """Where the window begins, if all from there on is `visible` and that shows without pairing calls and results.
 
     Mostly only the number of messages counts, and every result follows its own call before the human speaks again:
     the conversation is *sound*. The first turn that fits is then the window's.
@@ -264,7 +257,7 @@ def _fitter(messages: Sequence[BaseMessage], caps: Caps, sizes: Sequence[int] | 
             count = caps.token_counter(chosen)
         except Exception as error:
             raise ConfigurationError(
-                f"{_named(caps.token_counter)} raised {type(error).__name__}: {error}; "
+                f"{_named(caps.token_counter)} raised {type(error).__name__}; "
                 "it must count whatever messages are stored"
             ) from error
         try:

@@ -66,6 +66,18 @@ User = Annotated[str, Depends(current_user)]
 Buffer = Annotated[SessionBuffer, Depends(shared_buffer)]
 
 
+def valid_session(session_id: str, user: User, buffer: Buffer) -> str:
+    """The session's id, if it can be one."""
+    try:
+        buffer.config(user, session_id)
+    except ConfigurationError as error:
+        raise HTTPException(400, str(error)) from error
+    return session_id
+
+
+SessionId = Annotated[str, Depends(valid_session)]
+
+
 class Said(BaseModel):
     """What a user or an application says."""
 
@@ -80,14 +92,8 @@ async def unavailable(_: Request, error: StorageError) -> JSONResponse:
     return JSONResponse({"detail": UNAVAILABLE}, 503, {"Retry-After": "1"})
 
 
-@app.exception_handler(ConfigurationError)
-async def refused(_: Request, error: ConfigurationError) -> JSONResponse:
-    """A session id that cannot be one, say."""
-    return JSONResponse({"detail": str(error)}, 400)
-
-
 @app.post("/sessions/{session_id}/messages")
-async def say(session_id: str, said: Said, user: User, buffer: Buffer, request: Request) -> StreamingResponse:
+async def say(session_id: SessionId, said: Said, user: User, buffer: Buffer, request: Request) -> StreamingResponse:
     """Take a turn. The answer streams as server-sent events; the last one, `done`, says that all is stored."""
     agent, config = request.app.state.agent, buffer.config(user, session_id)
     state = await agent.aget_state(config)
@@ -102,6 +108,7 @@ async def turn(agent: Any, config: Any, text: str, *, lost: bool) -> AsyncIterat
     try:
         async for each in steps(agent, config, text, lost=lost):
             yield each
+        yield event("done", None)
     except StorageError:
         # The answer has begun, so it is too late for a status.
         logger.exception("a turn was cut short")
@@ -133,7 +140,6 @@ async def steps(agent: Any, config: Any, text: str, *, lost: bool) -> AsyncItera
                     yield event("token", message.text)
                 elif isinstance(message, ToolMessage):
                     yield event("tool_result", message.text)
-    yield event("done", text)
 
 
 def event(name: str, data: Any) -> str:
@@ -142,13 +148,13 @@ def event(name: str, data: Any) -> str:
 
 
 @app.post("/sessions/{session_id}/events", status_code=204)
-async def note(session_id: str, said: Said, user: User, buffer: Buffer) -> None:
+async def note(session_id: SessionId, said: Said, user: User, buffer: Buffer) -> None:
     """Let the next turn know of something, without calling the model."""
     await buffer.history(user, session_id).aadd_system_message(said.text)
 
 
 @app.get("/sessions/{session_id}/messages")
-async def messages(session_id: str, user: User, buffer: Buffer) -> list[dict[str, Any]]:
+async def messages(session_id: SessionId, user: User, buffer: Buffer) -> list[dict[str, Any]]:
     """The conversation."""
     return [message_to_dict(each) for each in await buffer.history(user, session_id).aget_messages()]
 
@@ -163,7 +169,7 @@ async def sessions(user: User, buffer: Buffer) -> list[dict[str, Any]]:
 
 
 @app.delete("/sessions/{session_id}", status_code=204)
-async def delete(session_id: str, user: User, buffer: Buffer) -> None:
+async def delete(session_id: SessionId, user: User, buffer: Buffer) -> None:
     """Delete a session for good."""
     await buffer.adelete(user, session_id)
 

@@ -7,12 +7,13 @@ from typing import Any
 
 from langchain_core.messages import RemoveMessage
 
-from langchain_ttl_history.checkpoints import decode_record, found_record, overwritten
+from langchain_ttl_history.checkpoints import decode_record
 from langchain_ttl_history.codec import Codec, delta_snapshot
 from langchain_ttl_history.conversation import keyed
 from langchain_ttl_history.flow import Flow, Read
 from langchain_ttl_history.given_messages import REMOVE_ALL_MESSAGES, as_messages
 from langchain_ttl_history.keys import SessionKey, label
+from langchain_ttl_history.pointers import found_record
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Blob, Query, Snapshot
 from langchain_ttl_history.stored.bodies import decode_bodies, encode_new
@@ -85,7 +86,7 @@ def applied(
     blobs: dict[str, Blob] = {}
     shown = dict(zip(keyed(names), names, strict=True))
     for write in writes:
-        replaced, value = overwritten(write)
+        replaced, value = _overwritten(write)
         if replaced:
             shown = {}
         given = value if isinstance(value, list) else [value]
@@ -102,5 +103,14 @@ def applied(
                 shown.pop(message.id or "", None)
                 continue
             (name,) = encode_new([message], codec, label(key), lacking)
-            shown[keyed([*shown.values(), name])[-1] if not message.id else message.id] = name
+            shown[message.id or keyed([*shown.values(), name])[-1]] = name
     return tuple(shown.values()), blobs
+
+
+def _overwritten(value: Any) -> tuple[bool, Any]:
+    """Whether a write replaces a channel's value (LangGraph's `Overwrite`), and the value it writes."""
+    if type(value).__name__ == "Overwrite" and hasattr(value, "value"):
+        return True, value.value
+    if isinstance(value, dict) and set(value) == {"__overwrite__"}:
+        return True, value["__overwrite__"]
+    return False, value

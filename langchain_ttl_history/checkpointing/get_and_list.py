@@ -42,14 +42,14 @@ class GetAndList:
             TypeNotAllowedError: It holds a value of a type that is not allow-listed here.
         """
         key, ns, id = self._threads.place(config)
-        lease = self._sessions.lease
-        return self._tuple(config, key, run(self._storage, self._reads.load(key, ns, id, lease)))
+        found = run(self._storage, self._reads.load(key, ns, id, self._sessions.lease))
+        return None if found is None else self._tuple(config, key, found)
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """Async :meth:`get_tuple`."""
         key, ns, id = self._threads.place(config)
-        flow = self._reads.load(key, ns, id, self._sessions.lease)
-        return self._tuple(config, key, await arun(self._storage, flow))
+        found = await arun(self._storage, self._reads.load(key, ns, id, self._sessions.lease))
+        return None if found is None else self._tuple(config, key, found)
 
     def list(
         self,
@@ -83,7 +83,7 @@ class GetAndList:
                 found = run(self._storage, self._reads.load(key, ns, id, None))
                 if found is not None and matches(found, filter):
                     limit = None if limit is None else limit - 1
-                    yield cast(CheckpointTuple, self._tuple(config, key, found))
+                    yield self._tuple(config, key, found)
 
     async def alist(
         self,
@@ -103,7 +103,7 @@ class GetAndList:
                 found = await arun(self._storage, self._reads.load(key, ns, id, None))
                 if found is not None and matches(found, filter):
                     limit = None if limit is None else limit - 1
-                    yield cast(CheckpointTuple, self._tuple(config, key, found))
+                    yield self._tuple(config, key, found)
 
     def _keys(self, config: RunnableConfig | None) -> Flow[Sequence[SessionKey]]:
         if config:
@@ -119,7 +119,13 @@ class GetAndList:
             For each channel a dictionary: `writes` are pending writes, (task id, channel, value), the oldest first, and
             `seed` is the value they are applied to, where there is one.
 
-        Raises what :meth:`get_tuple` raises, and a ConfigurationError if `channels` is no list.
+        Raises:
+            ConfigurationError: The channels are no list, or the config names no thread or another user than the bound
+                one.
+            MissingUserError: It names no user, and there is no bound or default user.
+            StorageError: The storage could not be reached.
+            CorruptRecordError: A record of the session cannot be read.
+            TypeNotAllowedError: It holds a value of a type that is not allow-listed here.
         """
         key, ns, id = self._threads.place(config)
         flow = delta_history(self._sessions, key, ns, id, listed("channels", channels))
@@ -133,9 +139,7 @@ class GetAndList:
         flow = delta_history(self._sessions, key, ns, id, listed("channels", channels))
         return cast(Mapping[str, DeltaChannelHistory], await arun(self._storage, flow))
 
-    def _tuple(self, config: RunnableConfig | None, key: SessionKey, found: Loaded | None) -> CheckpointTuple | None:
-        if found is None:
-            return None
+    def _tuple(self, config: RunnableConfig | None, key: SessionKey, found: Loaded) -> CheckpointTuple:
         parent = found.parent
         return CheckpointTuple(
             self._threads.config(config, key, found.ns, found.id),

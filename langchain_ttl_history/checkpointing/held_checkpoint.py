@@ -8,12 +8,13 @@ from dataclasses import replace
 from langchain_ttl_history.cache import CachedSession
 from langchain_ttl_history.checkpointing.conversation_changes import carried_over
 from langchain_ttl_history.checkpointing.expired_turns import is_aged
-from langchain_ttl_history.checkpoints import Record, encode_record, encode_values, found_record
+from langchain_ttl_history.checkpoints import Record, encode_record, encode_values
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.flow import Flow, Read
 from langchain_ttl_history.index import line_of, newest_lines
 from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.log_entries import Seen
+from langchain_ttl_history.pointers import found_record
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Blob, Change, Entry, Guard, Query, Snapshot
 from langchain_ttl_history.stored.bodies import restored

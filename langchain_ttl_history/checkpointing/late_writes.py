@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from langchain_ttl_history.cache import SessionCache
 from langchain_ttl_history.fork_safety import lock
-from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.storage.base import Change, Status
 from langchain_ttl_history.stored.names import CHECKPOINT
 
@@ -102,8 +102,7 @@ class LateWrites:
             _remember(self._warned, hash(key))
         if not known:
             logger.warning(
-                "Session %s was deleted while a turn was running: what that turn still writes is not stored.",
-                tuple(key),
+                "%s was deleted while a turn was running: what that turn still writes is not stored", label(key)
             )
 
 

@@ -42,6 +42,7 @@ class PruneCopyDelete:
         """Delete the checkpoints that these runs put in the user's sessions, and the messages they added.
 
         Raises:
+            MissingUserError: There is no bound or default user.
             ConfigurationError: The run ids are no list of ids.
             StorageError: The storage could not be reached, or others kept writing to a session.
         """
@@ -74,8 +75,9 @@ class PruneCopyDelete:
                 deletes the sessions.
 
         Raises:
+            MissingUserError: There is no bound or default user.
             ConfigurationError: An argument is of the wrong type, or the strategy is neither of the two.
-            StorageError: Others kept writing to a thread.
+            StorageError: The storage could not be reached, or others kept writing to a thread.
         """
         for thread_id in _checked(thread_ids, strategy):
             run(self._storage, self._pruned(thread_id, strategy))

@@ -106,13 +106,13 @@ class TaskWrites(NamedTuple):
 class Parent(NamedTuple):
     """What a put builds on: its parent, as it was found in the session or is remembered."""
 
-    generation: int | None
+    generation: int | None = None
     """The generation the parent was found in; None if nothing was looked up."""
-    now: float
+    now: float = 0.0
     """Seconds since the epoch by the storage's clock; 0 if nothing was looked up."""
-    record: Record | None
+    record: Record | None = None
     """The parent's record; None if there is none, or it is gone."""
-    writes: tuple[Any, ...]
+    writes: tuple[Any, ...] = ()
     """The writes to the conversation that are pending on the parent, for a `DeltaChannel`."""
     has_head: bool = False
     """Whether the session was found to have a root checkpoint."""

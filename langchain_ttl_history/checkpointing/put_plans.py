@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from langchain_ttl_history.checkpointing.conversation_changes import (
     brings_back,
@@ -29,6 +29,9 @@ from langchain_ttl_history.stored.values import LIST
 
 __all__ = ["PutPlans"]
 
+Appended: TypeAlias = tuple[str, bytes, tuple[str, ...]]
+"""An entry to append; see `Change.append`."""
+
 _NOTHING: frozenset[str] = frozenset()
 
 
@@ -50,44 +53,54 @@ class PutPlans:
         Raises:
             TypeNotAllowedError: A value would not come back as it is.
         """
-        before, token = parent.record, put.token
-        codec, where = self.sessions.codec, label(put.key)
         run = RunState.of(put, parent, bodies)
         record = Record(put.checkpoint, put.metadata, put.parent, run.id, run.seen, run.shown)
-        values: dict[str, Any] = dict(put.values)
-        append: list[tuple[str, bytes, tuple[str, ...]]] = []
-        if put.ns:
-            blobs = encode_values(record, values, bodies, codec, where, before)
-            append.append((SUBS, line_of(put.ns, put.id, record), ()))
-        else:
-            held, blobs = self._find_conversation(put, parent, run, record, values)
-            blobs.update(encode_values(record, values, bodies, codec, where, before))
-            channel = self.messages_key
-            cut = _NOTHING if token is None else token.cut
-            if cut and not (channel in values and brings_back(record.names, run.shown, cut)):
-                cut = _NOTHING
-            if cut:
-                # Seldom, so that it costs less to encode twice than to look at every message before.
-                values[channel] = keep_cut_first(values[channel], cut)
-                blobs.update(encode_values(record, values, bodies, codec, where, before))
-            if held:
-                blobs.update({name: held[name] for name in record.names if name in held})
-            # Where there is a checkpoint already, whoever put it has stored the first one, which was freed since.
-            if run.is_first_put and before is None and token is not None and run.same_session and not parent.has_head:
-                append += self._keep_first(token, blobs)
-            value = values.get(channel)
-            if before is None and put.parent is not None and (token is None or not run.same_session):
-                deltas = carried_over(record, value, held or {}, codec)
-            else:
-                deltas = [log_entry(record, value, run.shown, None if run.is_first_put else before, cut)]
-            append.append((INDEX, line_of("", put.id, record), ()))
-            append += [(LOG, delta.payload(), delta.added) for delta in deltas if delta.removed or delta.added]
-        blobs[put.name] = encode_record(record, codec, where)
+        planned = self._of_root if not put.ns else self._of_subgraph
+        blobs, append = planned(put, parent, run, record, bodies)
+        blobs[put.name] = encode_record(record, self.sessions.codec, label(put.key))
         blobs[head_name(put.ns)] = Blob(b"", (put.name,), run.seen.position, (writes_name(put.ns, put.id),))
         # Writes that were made pending on a checkpoint after it was freed are of no more use.
         orphan = (writes_name(put.ns, put.parent or ""),) if parent.freed else ()
         guard, generation = self._guard(put), parent.generation or None
         return Change(self.sessions.lease, guard, blobs, append, drop=orphan, at_generation=generation), record
+
+    # The following set a record's values, and return the blobs and entries that have to be stored besides the record.
+
+    def _of_subgraph(
+        self, put: Put, parent: Parent, run: RunState, record: Record, bodies: KnownBodies
+    ) -> tuple[dict[str, Blob], list[Appended]]:
+        blobs = encode_values(record, put.values, bodies, self.sessions.codec, label(put.key), parent.record)
+        return blobs, [(SUBS, line_of(put.ns, put.id, record), ())]
+
+    def _of_root(
+        self, put: Put, parent: Parent, run: RunState, record: Record, bodies: KnownBodies
+    ) -> tuple[dict[str, Blob], list[Appended]]:
+        before, token, channel = parent.record, put.token, self.messages_key
+        codec, where = self.sessions.codec, label(put.key)
+        values: dict[str, Any] = dict(put.values)
+        held, blobs = self._find_conversation(put, parent, run, record, values)
+        blobs.update(encode_values(record, values, bodies, codec, where, before))
+        cut = _NOTHING if token is None else token.cut
+        if cut and not (channel in values and brings_back(record.names, run.shown, cut)):
+            cut = _NOTHING
+        if cut:
+            # Seldom, so that it costs less to encode twice than to look at every message before.
+            values[channel] = keep_cut_first(values[channel], cut)
+            blobs.update(encode_values(record, values, bodies, codec, where, before))
+        if held:
+            blobs.update({name: held[name] for name in record.names if name in held})
+        append: list[Appended] = []
+        # Where there is a checkpoint already, whoever put it has stored the first one, which was freed since.
+        if run.is_first_put and before is None and token is not None and run.same_session and not parent.has_head:
+            append += self._keep_first(token, blobs)
+        value = values.get(channel)
+        if before is None and put.parent is not None and (token is None or not run.same_session):
+            deltas = carried_over(record, value, held or {}, codec)
+        else:
+            deltas = [log_entry(record, value, run.shown, None if run.is_first_put else before, cut)]
+        append.append((INDEX, line_of("", put.id, record), ()))
+        append += [(LOG, delta.payload(), delta.added) for delta in deltas if delta.removed or delta.added]
+        return blobs, append
 
     def _find_conversation(
         self, put: Put, parent: Parent, run: RunState, record: Record, values: dict[str, Any]
@@ -128,7 +141,7 @@ class PutPlans:
             return Guard(met)  # This holds even if the checkpoint was freed since.
         return guard
 
-    def _keep_first(self, token: Token, blobs: dict[str, Blob]) -> list[tuple[str, bytes, tuple[str, ...]]]:
+    def _keep_first(self, token: Token, blobs: dict[str, Blob]) -> list[Appended]:
         """Add the first checkpoint, which was shown but never stored, now that another builds on it.
 
         Args:

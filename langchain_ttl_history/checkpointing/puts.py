@@ -80,7 +80,7 @@ class CheckpointPuts:
             generation = None if token is None else token.generation
             if known is None or (token is not None and known.generation != token.generation):
                 known = self.sessions.cache.of(key, generation or 0)
-            return Parent(generation, 0.0, None, (), remembered=True), known.bodies
+            return Parent(generation, remembered=True), known.bodies
         if known is None or (token is not None and token.generation != known.generation):
             return None
         if not put.ns and self.plans.messages_key not in put.values:
@@ -93,11 +93,11 @@ class CheckpointPuts:
         record = None if known is None else known.records.get(put.parent_name)
         if known is None or record is None:
             return None
-        return Parent(known.generation, 0.0, record, (), remembered=True)
+        return Parent(known.generation, record=record, remembered=True)
 
     def _read(self, put: Put) -> Flow[Parent]:
         if put.parent is None:
-            return Parent(None, 0.0, None, ())
+            return Parent()
         head = head_name("")
         names = (checkpoint_name(put.ns, put.parent), writes_name(put.ns, put.parent), head)
         found: Snapshot = yield Read(put.key, Query(names, (BODY, VALUE)))

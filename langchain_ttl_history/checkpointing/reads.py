@@ -11,13 +11,14 @@ from langchain_core.messages import BaseMessage
 from langchain_ttl_history.amendments import done_with
 from langchain_ttl_history.checkpointing.first_checkpoint import FIRST_METADATA, first_checkpoint, first_checkpoint_id
 from langchain_ttl_history.checkpointing.run_token import TOKEN_KEY, Token
-from langchain_ttl_history.checkpoints import Record, found_record
+from langchain_ttl_history.checkpoints import Record
 from langchain_ttl_history.codec import delta_snapshot
 from langchain_ttl_history.flow import Flow, Read
 from langchain_ttl_history.freeing.pruning import shown_lines, waiting_roots
 from langchain_ttl_history.index import Line, newest_lines
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.log_entries import Seen
+from langchain_ttl_history.pointers import found_record
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Lease, Query, Snapshot
 from langchain_ttl_history.stored.bodies import decode_bodies
@@ -83,11 +84,11 @@ class CheckpointReads:
         view = self.sessions.view_of(snapshot, recall)
         self.sessions.plan_freeing(key, view)
         found: tuple[Loaded, Token] | None = None
-        if view.record is None or view.head_id is None:
+        if view.record is None:
             if view.names and id in (None, first_checkpoint_id(snapshot.generation)):
                 found = self._first(key, view)
-        elif id is None or id == view.head_id:
-            found = self._latest(key, view, view.record, view.head_id)
+        elif id in (None, view.record.checkpoint["id"]):
+            found = self._latest(key, view, view.record)
         elif lease is None or self._is_shown(snapshot, id):
             found = self._older(key, snapshot, id)
         if found is None:
@@ -111,12 +112,12 @@ class CheckpointReads:
         checkpoint["channel_values"] = {self.messages_key: messages}
         return Loaded("", id, checkpoint, dict(FIRST_METADATA), None, []), token
 
-    def _latest(self, key: SessionKey, view: View, record: Record, id: str) -> tuple[Loaded, Token]:
-        snapshot = view.snapshot
+    def _latest(self, key: SessionKey, view: View, record: Record) -> tuple[Loaded, Token]:
+        snapshot, id = view.snapshot, record.checkpoint["id"]
         known = self.sessions.cache.of(key, snapshot.generation).bodies
         shown, messages = self.sessions.windowed(view.graph, view.messages, known)
         unchanged = shown is record.names or tuple(shown) == record.names
-        loaded = self._loaded(snapshot, id, record, record.channel, messages, unchanged=unchanged)
+        loaded = self._loaded(snapshot, id, record, messages, unchanged=unchanged)
         channel, versions = self.messages_key, loaded.checkpoint["channel_versions"]
         if record.channel is not None:
             versions.setdefault(record.channel, 1)
@@ -147,7 +148,7 @@ class CheckpointReads:
         decoded = decode_bodies(record.names, snapshot.blobs, self.sessions.codec)
         shown, messages = self.sessions.windowed(record.names, dict(zip(record.names, decoded, strict=True)))
         whole = len(shown) == len(record.names)
-        loaded = self._loaded(snapshot, id, record, record.channel, messages, unchanged=whole)
+        loaded = self._loaded(snapshot, id, record, messages, unchanged=whole)
         seen = Seen(snapshot.position)
         token = Token.of(snapshot.generation, id, seen, shown, record.names)
         return loaded, token
@@ -157,17 +158,16 @@ class CheckpointReads:
         snapshot: Snapshot,
         id: str,
         record: Record,
-        channel: str | None,
         messages: list[BaseMessage],
         *,
         unchanged: bool,
     ) -> Loaded:
         codec = self.sessions.codec
         values = record.decode_values(snapshot.blobs, codec)
-        if channel is not None and (record.explicit or not unchanged):
+        if record.channel is not None and (record.explicit or not unchanged):
             # A `DeltaChannel` whose chain of writes no longer gives the whole value gets a snapshot.
             as_delta = record.snapshot or not record.explicit
-            values[channel] = delta_snapshot(messages) if as_delta else messages
+            values[record.channel] = delta_snapshot(messages) if as_delta else messages
         writes = decode_writes(snapshot.lists.get(writes_name("", id), ()), snapshot.blobs, codec)
         return Loaded("", id, _handed(record, values), dict(record.metadata), record.parent, writes)
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import wraps
 from struct import error as StructError  # noqa: N812  # it is a class
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import ormsgpack
-from typing_extensions import ParamSpec
 
 from langchain_ttl_history.errors import CorruptRecordError, TypeNotAllowedError
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 
-from langchain_ttl_history.checkpoints import hidden_payload
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.log_entries import WHERE_IT_IS, Delta
+from langchain_ttl_history.pointers import hidden_payload
 from langchain_ttl_history.storage.base import Blob
 from langchain_ttl_history.stored.names import key_of
 

@@ -9,12 +9,13 @@ from typing import NamedTuple
 
 from langchain_core.messages import BaseMessage
 
-from langchain_ttl_history.checkpoints import target_of, without_messages
+from langchain_ttl_history.checkpoints import without_messages
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.freeing.gaps import pointer_hiding
 from langchain_ttl_history.freeing.log_trimming import Trimmed
 from langchain_ttl_history.freeing.pruning import needed_by
 from langchain_ttl_history.log_entries import Log, entries_of
+from langchain_ttl_history.pointers import target_of
 from langchain_ttl_history.storage.base import Blob, Change, Snapshot
 from langchain_ttl_history.stored.names import BODY, LOG, VALUE, head_name, key_of
 from langchain_ttl_history.window import Caps, visible

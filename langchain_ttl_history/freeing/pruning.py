@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from collections.abc import Set as AbstractSet
 
-from langchain_ttl_history.checkpoints import decode_record, target_of
+from langchain_ttl_history.checkpoints import decode_record
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.index import Line, every_line
+from langchain_ttl_history.pointers import target_of
 from langchain_ttl_history.storage.base import Blob, Change, Entry, Lease, Snapshot
 from langchain_ttl_history.stored.names import (
     BODY,

@@ -61,14 +61,11 @@ class Values:
                 return [SNAPSHOT, *self.messages(value.value, channel)]
             if isinstance(value, BaseMessage):
                 return [MESSAGE, *self.messages([value], channel)]
-        here, apart = HERE, BLOB
+        where = f"{self.where}, channel {channel!r}"
         if self.codec.serde is None:
-            data = self.codec.plain(value)
+            here, apart, data = HERE, BLOB, self.codec.dumps(value, where)
         else:
-            here, apart = SERIALIZED, SERIALIZED_BLOB
-            data = self.codec.serialize(value, f"{self.where}, channel {channel!r}")
-        if data is None:
-            data = self.codec.dumps(value, f"{self.where}, channel {channel!r}")
+            here, apart, data = SERIALIZED, SERIALIZED_BLOB, self.codec.serialize(self.codec.serde, value, where)
         if len(data) <= _INLINE:
             return [here, data]
         name = value_name(data)

@@ -21,7 +21,6 @@ from langchain_ttl_history.window import (
     Caps,
     answerable,
     calls_of,
-    cut,
     ends_open,
     simple_start,
     visible,
@@ -180,7 +179,7 @@ def test_what_is_known_to_be_sound_need_not_be_looked_at(said: list[BaseMessage]
             break
         start = simple_start(said, caps, known)
         if start is not None:
-            assert list(range(start, len(said))) == cut(said, caps)
+            assert list(range(start, len(said))) == visible(said, caps)
     assert simple_start(said, Caps(messages=cap, tokens=1, token_counter=len)) is None
 
 

@@ -438,6 +438,22 @@ async def test_a_counter_of_tokens_that_fails_is_named_when_it_is_asked(session_
         await session.messages()
 
 
+async def test_a_counter_that_fails_brings_nothing_that_was_said_into_a_log(
+    session_with: Opens, caplog: pytest.LogCaptureFixture
+) -> None:
+    def count(messages: Sequence[BaseMessage]) -> int:
+        raise ValueError(f"cannot count {messages[0].text}")
+
+    session = session_with(max_tokens=10, max_messages=1, token_counter=count)
+    for _ in range(10):
+        await session.add(human("the secret"))
+    with pytest.raises(ConfigurationError, match="raised ValueError; it must count") as refused:
+        await session.messages()
+    assert "the secret" not in str(refused.value)
+    assert "freeing it failed" in caplog.text
+    assert "the secret" not in caplog.text
+
+
 async def test_a_counter_of_tokens_is_not_asked_about_nothing(session_with: Opens) -> None:
     # As models that are asked over their provider's API, and LangChain's `trim_messages`, have it.
     session = session_with(max_tokens=10, token_counter=lambda messages: len(str(messages[0].content)))

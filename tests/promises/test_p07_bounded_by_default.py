@@ -522,7 +522,8 @@ async def test_a_delta_channel_keeps_no_checkpoints_until_it_is_written_to_and_n
         assert (await session.ask(agent, "q"))["files"] == [f"write {each}" for each in range(number + 1)]
     states = await session.states(agent)
     assert [each.values["files"] for each in states] == [["write 0", "write 1", "write 2"]] * 2
-    assert (await session.info()).bytes < 3 * max(sizes)
+    # All turns from before would be ten times as much.
+    assert (await session.info()).bytes < 5 * max(sizes)
 
 
 async def test_a_delta_channel_keeps_its_value_while_a_graph_without_it_has_its_turns(session_with: Opens) -> None:

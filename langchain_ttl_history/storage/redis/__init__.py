@@ -1,4 +1,4 @@
-"""Sessions in Redis or Valkey: one server, one behind Sentinel, or a cluster."""
+"""Sessions in Redis or Valkey: one server, or a cluster."""
 
 from langchain_ttl_history.storage.redis.storage import RedisStorage
 
