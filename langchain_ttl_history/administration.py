@@ -75,13 +75,17 @@ class Administration:
         return self._aeach_session(self._scope(user_id, all_users=all_users))
 
     async def _aeach_session(self, user: str | None) -> AsyncIterator[SessionInfo]:
+        async for key in self._akeys(user):
+            found = await arun(self._storage, session_info.info(self._sessions, key))
+            if found is not None:
+                yield found
+
+    async def _akeys(self, user: str | None) -> AsyncIterator[SessionKey]:
         page: str | None = None
         while True:
             keys, page = await self._storage.asessions(user, page)
             for key in keys:
-                found = await arun(self._storage, session_info.info(self._sessions, key))
-                if found is not None:
-                    yield found
+                yield key
             if page is None:
                 return
 

@@ -73,8 +73,7 @@ def _glance(sessions: Sessions, key: SessionKey) -> Flow[View | None]:
     """The conversation as it is now, with the index in its snapshot, read without a lease."""
     head = head_name("")
     snapshot: Snapshot = yield Read(key, Query((head, INDEX), (CHECKPOINT, BODY), (LOG, head)))
-    age = sessions.lease.max_age
-    if not snapshot.generation or (age is not None and snapshot.created_at + age <= snapshot.now):
+    if not snapshot.generation or sessions.lease.is_over(snapshot.created_at, snapshot.now):
         return None  # One that is too old now, whatever it was given before, ends at its next use.
     return sessions.view_of(snapshot, Recall(EMPTY, sessions.codec))
 

@@ -7,29 +7,28 @@ from typing import Any
 from langchain_ttl_history.checkpointing.run_token import Token
 from langchain_ttl_history.codec import delta_snapshot, snapshot_value
 from langchain_ttl_history.keys import SessionKey, label
-from langchain_ttl_history.retention import Retention
 from langchain_ttl_history.sessions import Sessions
-from langchain_ttl_history.storage.base import Blob
+from langchain_ttl_history.storage.base import Blob, Lease, created_in
 from langchain_ttl_history.stored.bodies import restored
 from langchain_ttl_history.stored.names import checkpoint_name, key_of
 from langchain_ttl_history.stored.values import is_conversation
 
-__all__ = ["held_by", "is_aged", "leave_aged"]
+__all__ = ["held_by", "leave_aged"]
 
 
-def leave_aged(values: dict[str, Any], channel: str, token: Token, retention: Retention, now: float) -> None:
+def leave_aged(values: dict[str, Any], channel: str, token: Token, lease: Lease, now: float) -> None:
     """Remove what a turn did not add itself from its conversation, if the session it loaded is past `max_age`.
 
     Args:
         values: The checkpoint's channel values; the conversation is replaced in place.
         channel: The channel that is the conversation.
         token: What the turn was shown.
-        retention: Has `max_age`.
+        lease: Has `max_age`.
         now: Seconds since the epoch, by the storage's clock.
     """
     value = values.get(channel)
     messages = snapshot_value(value)
-    if not is_aged(token.generation, retention, now) or not is_conversation(messages):
+    if not lease.is_over(created_in(token.generation), now) or not is_conversation(messages):
         return
     old = {key_of(name) for name in token.names}
     kept = [message for message in messages if message.id not in old]
@@ -55,12 +54,6 @@ def held_by(
     # Of what it loaded it holds what it was shown, which others may have added to since that was put.
     loaded = token is not None and token.id == parent
     names = shown if record is None or loaded else record.names
-    old = set(shown) if token is not None and is_aged(token.generation, sessions.retention, now) else set()
+    old = set(shown) if token is not None and sessions.lease.is_over(created_in(token.generation), now) else set()
     kept = [name for name in names if name not in old]
     return restored(kept, known.bodies, sessions.codec, label(key))
-
-
-def is_aged(generation: int, retention: Retention, now: float) -> bool:
-    """Whether a session of this generation is past its `max_age`, at this time in seconds since the epoch."""
-    age = retention.age_seconds
-    return age is not None and now >= generation / 1e6 + age

@@ -10,6 +10,8 @@ from datetime import datetime, timezone
 from typing import Any
 from uuid import UUID
 
+from langchain_ttl_history.storage.base import created_in
+
 __all__ = ["FIRST_METADATA", "first_checkpoint", "first_checkpoint_id", "first_shown_in"]
 
 # The Unix epoch in the time of a UUID: ticks of 100 ns since 15 October 1582.
@@ -41,9 +43,9 @@ def first_shown_in(id: str) -> int | None:
 
 def first_checkpoint(id: str, generation: int, channel: str) -> dict[str, Any]:
     """The checkpoint that a session without one shows, less its values."""
-    created = datetime.fromtimestamp(generation / 1e6, timezone.utc)
+    created = datetime.fromtimestamp(created_in(generation), timezone.utc)
     return {
-        "v": 4,
+        "v": 4,  # The form of the checkpoints of LangGraph's graphs, which convert older ones.
         "id": id,
         "ts": created.isoformat(),
         "channel_versions": {channel: 1},

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 from langchain_ttl_history.cache import CachedSession
 from langchain_ttl_history.checkpointing.conversation_changes import carried_over
-from langchain_ttl_history.checkpointing.expired_turns import is_aged
 from langchain_ttl_history.checkpoints import Record, encode_record, encode_values
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.flow import Flow, Read
@@ -16,7 +15,7 @@ from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.log_entries import Seen
 from langchain_ttl_history.pointers import found_record
 from langchain_ttl_history.sessions import Sessions
-from langchain_ttl_history.storage.base import Blob, Change, Entry, Guard, Query, Snapshot
+from langchain_ttl_history.storage.base import Blob, Change, Entry, Guard, Query, Snapshot, created_in
 from langchain_ttl_history.stored.bodies import restored
 from langchain_ttl_history.stored.known_bodies import KnownBodies
 from langchain_ttl_history.stored.names import (
@@ -56,7 +55,7 @@ def with_checkpoint(
     if known is None or old is None:
         return None
     found: Snapshot = yield Read(key, Query((head_name(ns),)))
-    if is_aged(generation, sessions.retention, found.now) or (ns and (found.blobs or _is_spread(old))):
+    if sessions.lease.is_over(created_in(generation), found.now) or (ns and (found.blobs or _is_spread(old))):
         return None
     record = Record(
         old.checkpoint,

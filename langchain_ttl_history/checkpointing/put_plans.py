@@ -120,7 +120,7 @@ class PutPlans:
         """
         before, token, channel = parent.record, put.token, self.messages_key
         if token is not None and not run.same_session:
-            leave_aged(values, channel, token, self.sessions.retention, parent.now)
+            leave_aged(values, channel, token, self.sessions.lease, parent.now)
         held: dict[str, Blob] | None = None
         # What a run builds on is gone if its session ended, and perhaps if its parent was freed.
         is_gone = before is None and put.parent is not None and not (run.is_first_put and run.same_session)

@@ -45,6 +45,7 @@ __all__ = [
     "Status",
     "Storage",
     "Usage",
+    "created_in",
 ]
 
 
@@ -74,6 +75,10 @@ class Lease(NamedTuple):
 
     idle_ttl: float | None
     max_age: float | None
+
+    def is_over(self, created_at: float, now: float) -> bool:
+        """Whether a session created then is past `max_age`; whoever used it before may have allowed more."""
+        return self.max_age is not None and now >= created_at + self.max_age
 
 
 class Guard(NamedTuple):
@@ -202,6 +207,11 @@ class Usage(NamedTuple):
     """How many sessions, those included that expired and are not freed yet."""
     bytes: int
     """Their bytes: all payloads, and as much of the storage's own overhead as it knows of."""
+
+
+def created_in(generation: int) -> float:
+    """When a session of this generation was created, in seconds since the epoch."""
+    return generation / 1e6
 
 
 class Storage(Protocol):

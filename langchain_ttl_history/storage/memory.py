@@ -198,7 +198,9 @@ class MemoryStorage:
 
     def _live(self, key: SessionKey, now: float, lease: Lease | None = None) -> MemorySession | None:
         session = self._sessions.get(key)
-        if session is not None and (session.is_expired(now) or (lease is not None and session.is_aged(now, lease))):
+        if session is not None and (
+            session.is_expired(now) or (lease is not None and lease.is_over(session.created_at, now))
+        ):
             self._remove(key)
             return None
         return session

@@ -60,10 +60,6 @@ class MemorySession:
         """Whether its deadline has passed."""
         return self.deadline is not None and now >= self.deadline
 
-    def is_aged(self, now: float, lease: Lease) -> bool:
-        """Whether it is older than a lease allows; whoever used it before may have allowed more."""
-        return lease.max_age is not None and now >= self.created_at + lease.max_age
-
     def use(self, now: float, lease: Lease) -> None:
         """Record a use, and move the deadline."""
         self.last_used_at = now
@@ -113,14 +109,17 @@ class MemorySession:
         """Append to a list, at the next position."""
         self.position += 1
         self.bytes += len(payload)
-        entry = Entry(self.position, payload, refs)
+        self.add(name, Entry(self.position, payload, refs))
+
+    def add(self, name: str, entry: Entry) -> None:
+        """Put an entry at the end of a list; its position and bytes are counted already."""
         entries = self.lists.get(name)
         if entries is None:
             self.lists[name] = [entry]
-            self.weights[name] = 1 + len(refs)
+            self.weights[name] = 1 + len(entry.refs)
         else:
             entries.append(entry)
-            self.weights[name] += 1 + len(refs)
+            self.weights[name] += 1 + len(entry.refs)
 
     def snapshot(self, query: Query, now: float, fence: int) -> Snapshot:
         """What a read asks for."""

@@ -44,17 +44,11 @@ def plan_append(mirror: Mirror, change: Change, now: float) -> tuple[Outcome, li
         homes[name] = number
         stored[name] = blob
         held += len(blob.payload)
-    lists, weights, touched = session.lists, session.weights, {}
     for name, entry in listed:
         homes[name, entry.position] = number
-        if name in lists:
-            lists[name].append(entry)
-            weights[name] += 1 + len(entry.refs)
-        else:
-            lists[name] = [entry]
-            weights[name] = 1 + len(entry.refs)
+        session.add(name, entry)
         held += len(entry.payload)
-        touched[name] = weights[name]
+    touched = {name: session.weights[name] for name, _ in listed}
     row.segment, row.length = number, tail.length
     row.position = session.position = row.position + len(listed)
     row.bytes = session.bytes = held

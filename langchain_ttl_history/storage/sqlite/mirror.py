@@ -127,15 +127,9 @@ class Mirror:
             if large is not None:
                 self.large[name] = large
                 self.unloaded.add(name)
-        lists, weights = session.lists, session.weights
         for name, entry in listed:
-            homes[name, entry[0]] = segment
-            if name in lists:
-                lists[name].append(entry)
-                weights[name] += 1 + len(entry[2])
-            else:
-                lists[name] = [entry]
-                weights[name] = 1 + len(entry[2])
+            homes[name, entry.position] = segment
+            session.add(name, entry)
         return True
 
     def catch_up_to(self, row: Row) -> None:

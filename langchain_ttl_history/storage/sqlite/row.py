@@ -92,10 +92,6 @@ class Row:
         """Whether its deadline has come."""
         return self.deadline is not None and now >= self.deadline
 
-    def is_aged(self, now: float, lease: Lease) -> bool:
-        """Whether it is older than a lease allows; whoever used it before may have allowed more."""
-        return lease.max_age is not None and now >= self.created + lease.max_age
-
     def _idle(self, lease: Lease) -> float | None:
         return lease.idle_ttl if self.idle == OWN else self.idle
 
