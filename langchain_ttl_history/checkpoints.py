@@ -6,7 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from langchain_ttl_history.codec import Codec, is_snapshot
+from langchain_ttl_history.codec import Codec
+from langchain_ttl_history.encoding.langgraph_values import is_snapshot
 from langchain_ttl_history.encoding.plain import plainly
 from langchain_ttl_history.encoding.records import decoder, pack, unpack, unread_form
 from langchain_ttl_history.errors import TypeNotAllowedError, brief

@@ -16,8 +16,8 @@ from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
 from langchain_ttl_history.encoding.allowlist import TypeName
 from langchain_ttl_history.encoding.extensions import Extensions, refusal
 from langchain_ttl_history.encoding.fidelity import changed, same, spelled
-from langchain_ttl_history.encoding.langgraph_values import delta_snapshot, is_snapshot, snapshot_value
-from langchain_ttl_history.encoding.messages import image_of, images_of, joined, messages_of, pack_message, pack_plain
+from langchain_ttl_history.encoding.images import image_of, images_of, joined, messages_of
+from langchain_ttl_history.encoding.messages import pack_message, pack_plain
 from langchain_ttl_history.encoding.plain import OPTIONS, plainly
 from langchain_ttl_history.encoding.records import KEYS, pack, unpack, whole
 from langchain_ttl_history.errors import ConfigurationError, CorruptRecordError, TypeNotAllowedError, brief
@@ -26,10 +26,6 @@ __all__ = [
     "Codec",
     "Serializer",
     "check_serde",
-    "delta_snapshot",
-    "is_snapshot",
-    "joined",
-    "snapshot_value",
 ]
 
 _NONE = pack(None)

@@ -11,8 +11,9 @@ from langchain_core.messages import BaseMessage, HumanMessage, ToolMessage
 
 from langchain_ttl_history.checkpointing.put_inputs import Parent
 from langchain_ttl_history.checkpoints import Record
-from langchain_ttl_history.codec import Codec, delta_snapshot, snapshot_value
+from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.conversation import diff
+from langchain_ttl_history.encoding.langgraph_values import delta_snapshot, snapshot_value
 from langchain_ttl_history.log_entries import CARRIED_OVER, Delta
 from langchain_ttl_history.storage.base import Blob
 from langchain_ttl_history.stored.bodies import decode_bodies

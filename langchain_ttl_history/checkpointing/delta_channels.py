@@ -8,8 +8,9 @@ from typing import Any
 from langchain_core.messages import RemoveMessage
 
 from langchain_ttl_history.checkpoints import decode_record
-from langchain_ttl_history.codec import Codec, delta_snapshot
+from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.conversation import keyed
+from langchain_ttl_history.encoding.langgraph_values import delta_snapshot
 from langchain_ttl_history.flow import Flow, Read
 from langchain_ttl_history.given_messages import REMOVE_ALL_MESSAGES, as_messages
 from langchain_ttl_history.keys import SessionKey, label

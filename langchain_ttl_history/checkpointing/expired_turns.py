@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from langchain_ttl_history.checkpointing.run_token import Token
-from langchain_ttl_history.codec import delta_snapshot, snapshot_value
+from langchain_ttl_history.encoding.langgraph_values import delta_snapshot, snapshot_value
 from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Blob, Lease, created_in

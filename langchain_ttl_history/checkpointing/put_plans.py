@@ -18,7 +18,7 @@ from langchain_ttl_history.checkpointing.first_checkpoint import FIRST_METADATA,
 from langchain_ttl_history.checkpointing.put_inputs import Parent, Put, RunState
 from langchain_ttl_history.checkpointing.run_token import Token
 from langchain_ttl_history.checkpoints import Record, encode_record, encode_values
-from langchain_ttl_history.codec import is_snapshot
+from langchain_ttl_history.encoding.langgraph_values import is_snapshot
 from langchain_ttl_history.index import line_of
 from langchain_ttl_history.keys import label
 from langchain_ttl_history.sessions import Sessions

@@ -12,7 +12,7 @@ from langchain_ttl_history.amendments import done_with
 from langchain_ttl_history.checkpointing.first_checkpoint import FIRST_METADATA, first_checkpoint, first_checkpoint_id
 from langchain_ttl_history.checkpointing.run_token import TOKEN_KEY, Token
 from langchain_ttl_history.checkpoints import Record
-from langchain_ttl_history.codec import delta_snapshot
+from langchain_ttl_history.encoding.langgraph_values import delta_snapshot
 from langchain_ttl_history.flow import Flow, Read
 from langchain_ttl_history.freeing.pruning import shown_lines, waiting_roots
 from langchain_ttl_history.index import Line, newest_lines

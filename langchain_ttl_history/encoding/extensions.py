@@ -17,7 +17,8 @@ from langchain_core.messages import BaseMessage
 from langchain_ttl_history.encoding.allowlist import AllowList, TypeName
 from langchain_ttl_history.encoding.fidelity import BYTEARRAY, INTEGER, Pairs, spelled
 from langchain_ttl_history.encoding.langgraph_values import LANGGRAPH, SAFE, revived
-from langchain_ttl_history.encoding.messages import is_core, pack_message, pack_plain, unpack_messages
+from langchain_ttl_history.encoding.layouts import is_core
+from langchain_ttl_history.encoding.messages import pack_message, pack_plain, unpack_messages
 from langchain_ttl_history.encoding.objects import put_together, taken_apart
 from langchain_ttl_history.encoding.plain import OPTIONS
 from langchain_ttl_history.encoding.records import KEYS, TEXT, pack

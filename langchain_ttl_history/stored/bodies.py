@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from langchain_core.messages import BaseMessage, ToolMessage
 
 from langchain_ttl_history.codec import Codec
-from langchain_ttl_history.encoding.messages import is_core, pack_plain
+from langchain_ttl_history.encoding.layouts import is_core
+from langchain_ttl_history.encoding.messages import pack_plain
 from langchain_ttl_history.errors import CorruptRecordError, TypeNotAllowedError, brief
 from langchain_ttl_history.storage.base import Blob
 from langchain_ttl_history.stored.known_bodies import KnownBodies

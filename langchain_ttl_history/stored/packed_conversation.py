@@ -1,7 +1,7 @@
 """A conversation that is known to be stored, as one byte string: to compare the next one with, and to read back.
 
 It is the images of its messages, side by side. A message's **image** is all it holds, id included, packed (see
-`messages.image_of`); two messages are the same if their classes and images are.
+`images.image_of`); two messages are the same if their classes and images are.
 """
 
 from __future__ import annotations

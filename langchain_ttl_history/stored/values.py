@@ -13,8 +13,9 @@ from typing import Any
 
 from langchain_core.messages import BaseMessage
 
-from langchain_ttl_history.codec import Codec, delta_snapshot, is_snapshot
-from langchain_ttl_history.encoding.messages import CORE
+from langchain_ttl_history.codec import Codec
+from langchain_ttl_history.encoding.langgraph_values import delta_snapshot, is_snapshot
+from langchain_ttl_history.encoding.layouts import CORE
 from langchain_ttl_history.errors import CorruptRecordError
 from langchain_ttl_history.storage.base import Blob
 from langchain_ttl_history.stored.bodies import decode_bodies, encode_bodies, encode_conversation

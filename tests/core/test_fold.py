@@ -9,8 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from langchain_ttl_history.amendments import informed
-from langchain_ttl_history.codec import pack
 from langchain_ttl_history.conversation import diff, fold, keyed
+from langchain_ttl_history.encoding.records import pack
 from langchain_ttl_history.errors import CorruptRecordError
 from langchain_ttl_history.log_entries import CARRIED_OVER, WHERE_IT_IS, Delta, Seen, deltas_of, unseen
 from langchain_ttl_history.storage.base import Entry

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
-from langchain_ttl_history.codec import Codec, delta_snapshot
+from langchain_ttl_history.codec import Codec
+from langchain_ttl_history.encoding.langgraph_values import delta_snapshot
 from langchain_ttl_history.encoding.records import pack
 from langchain_ttl_history.errors import CorruptRecordError
 from langchain_ttl_history.storage.base import Entry
