@@ -144,7 +144,7 @@ class SessionCache:
         self._held -= 0 if known is None else known.counted
 
     def note_put(self, key: SessionKey, name: str, generation: int) -> None:
-        """Remember that a checkpoint was put in this generation."""
+        """Remember that a checkpoint, or a list of writes pending on one, was put in this generation."""
         put = self._put
         put[hash((key, name))] = generation
         if len(put) >= _PUT:
@@ -155,7 +155,7 @@ class SessionCache:
                     self._put = {}
 
     def put_in(self, key: SessionKey, name: str) -> int | None:
-        """The generation a checkpoint is known to have been put in, though it may be freed by now."""
+        """The generation that one is known to have been put in, though it may be freed by now."""
         known = hash((key, name))
         # The newer half first, since it may become the older one between the two look-ups.
         found = self._put.get(known)

@@ -33,11 +33,12 @@ class Arrivals:
         change, outcome = yield from self.puts.put(put)
         if put.ns and outcome.status is Status.DELETED and change.guard.needs is not None:
             # Perhaps the root's checkpoint is still on its way, which this one needs.
-            if not self.late.should_retry(key, change):
+            if self.late.hold(key, change):
                 return
             outcome = yield Write(key, change)
             self._note(key, change, outcome)
-        yield from self._settle(key, put.name, outcome.status)
+        yield from self._release(key, put.name, outcome.status)
+        yield from self._bind_early(key, put.name)
 
     def put_writes(self, given: TaskWrites) -> Flow[None]:
         """Store writes pending on a checkpoint, or let them wait for it.
@@ -45,18 +46,35 @@ class Arrivals:
         Raises:
             TypeNotAllowedError: A value would not come back as it is; nothing was stored.
         """
-        key = given.key
+        key, name = given.key, given.checkpoint_name
+        if given.asks and self._stored_in(key, name) is None:
+            self.late.expect(key, name, self.pending.on_their_own(given))
         change, outcome = yield from self.pending.put_writes(given)
-        if outcome.status is Status.DELETED and self.late.should_retry(key, change):
-            self.late.retried(key, (yield Write(key, change)).status)
+        if outcome.status is Status.DELETED and not self.late.hold(key, change):
+            _, outcome = yield from self.pending.put_writes(given)
+            self.late.retried(key, outcome.status)
+        if given.asks and self._stored_in(key, name) is not None:
+            yield from self._bind_early(key, name)
 
-    def _settle(self, key: SessionKey, name: str, status: Status) -> Flow[None]:
+    def _release(self, key: SessionKey, name: str, status: Status) -> Flow[None]:
         """Store what waited for a checkpoint, and what waited for that in turn."""
-        for waited in self.late.settled(key, name, status):
+        for waited in self.late.released(key, name, status):
+            made = checkpoints_of(waited)
+            if not made:
+                yield from self.pending.bind(key, name, waited)
+                continue
             outcome: Outcome = yield Write(key, waited)
             self._note(key, waited, outcome)
-            for each in checkpoints_of(waited):
-                yield from self._settle(key, each, outcome.status)
+            for each in made:
+                yield from self._release(key, each, outcome.status)
+
+    def _bind_early(self, key: SessionKey, name: str) -> Flow[None]:
+        """Store the interrupts again that came before their checkpoint was known to be stored, now that it is."""
+        for change in self.late.early(key, name):
+            yield from self.pending.bind(key, name, change)
+
+    def _stored_in(self, key: SessionKey, name: str) -> int | None:
+        return self.puts.sessions.cache.put_in(key, name)
 
     def _note(self, key: SessionKey, change: Change, outcome: Outcome) -> None:
         if outcome.status is Status.STORED:

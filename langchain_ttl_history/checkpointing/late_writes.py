@@ -1,4 +1,4 @@
-"""Tells writes that come late to a deleted session from writes that come early to a new one."""
+"""What comes before its checkpoint does: writes that are early, told from those that are late to a deleted session."""
 
 from __future__ import annotations
 
@@ -29,8 +29,12 @@ class LateWrites:
     which generation it belongs to. So they wait here, in the process that makes both, until the checkpoint they need
     is stored or refused.
 
+    Where there is no tombstone they are stored at once. An interrupt is kept here all the same, to be stored again once
+    its checkpoint is known to be stored: another run may have freed that in between.
+
     Args:
-        cache: Knows which checkpoints this process stored. It must know of a checkpoint before `settled` is called.
+        cache: Knows which checkpoints this process stored. It must know of a checkpoint before `released` or `early` is
+            called for it.
     """
 
     def __init__(self, cache: SessionCache) -> None:
@@ -39,9 +43,10 @@ class LateWrites:
         self._refused: OrderedDict[int, None] = OrderedDict()
         self._held: OrderedDict[tuple[SessionKey, str], list[Change]] = OrderedDict()
         self._warned: OrderedDict[int, None] = OrderedDict()
+        self._early: OrderedDict[tuple[SessionKey, str], list[Change]] = OrderedDict()
         self._lock = lock()
 
-    def settled(self, key: SessionKey, name: str, status: Status) -> Sequence[Change]:
+    def released(self, key: SessionKey, name: str, status: Status) -> Sequence[Change]:
         """The changes that waited for a checkpoint, to be written if it was stored; drops them if it was refused."""
         if status is Status.STORED:
             if not self._held and not self._warned:
@@ -63,10 +68,10 @@ class LateWrites:
             for each in checkpoints_of(change):
                 self._refuse(key, each)
 
-    def should_retry(self, key: SessionKey, change: Change) -> bool:
-        """Whether to write a refused change once more, because the checkpoint it needs was settled, perhaps just now.
+    def hold(self, key: SessionKey, change: Change) -> bool:
+        """Hold a change until the checkpoint it needs is stored or refused; False if it is to be written once more.
 
-        Any other change waits here for that checkpoint.
+        That is so if the checkpoint was stored or refused just now, when nobody would release the change.
 
         Args:
             key: The session.
@@ -76,19 +81,33 @@ class LateWrites:
         if name is None:
             # It names its generation, which was deleted: there is nothing to wait for.
             self._warn(key)
-            return False
+            return True
         with self._lock:
             held = self._held.setdefault((key, name), [])
             held.append(change)
-            # Checked only after the change can be found here: `settled` looks without the lock, and would miss it.
+            # Checked only after the change can be found here: `released` looks without the lock, and would miss it.
             if self._cache.put_in(key, name) is not None or hash((key, name)) in self._refused:
                 held.remove(change)
                 if not held:
                     del self._held[key, name]
-                return True
+                return False
             while len(self._held) > _HELD:
                 self._held.popitem(last=False)
-            return False
+            return True
+
+    def expect(self, key: SessionKey, name: str, change: Change) -> None:
+        """Keep an interrupt, about to be stored, for when its checkpoint is known to be stored."""
+        with self._lock:
+            self._early.setdefault((key, name), []).append(change)
+            while len(self._early) > _HELD:
+                self._early.popitem(last=False)
+
+    def early(self, key: SessionKey, name: str) -> Sequence[Change]:
+        """The interrupts that came before this checkpoint, which are forgotten here."""
+        if not self._early:
+            return ()
+        with self._lock:
+            return self._early.pop((key, name), ())
 
     def retried(self, key: SessionKey, status: Status) -> None:
         """Log if the second attempt was refused as well."""

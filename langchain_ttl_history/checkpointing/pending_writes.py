@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from langchain_ttl_history.checkpointing.first_checkpoint import first_shown_in
 from langchain_ttl_history.checkpointing.held_checkpoint import freed_again, with_checkpoint
 from langchain_ttl_history.checkpointing.put_inputs import TaskWrites
 from langchain_ttl_history.flow import Flow, Write
-from langchain_ttl_history.keys import label
+from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.sessions import Sessions
-from langchain_ttl_history.storage.base import Change, Guard, Outcome, Status
+from langchain_ttl_history.storage.base import Change, Entry, Guard, Outcome, Status
 from langchain_ttl_history.stored.known_bodies import KnownBodies
 from langchain_ttl_history.stored.names import writes_name
-from langchain_ttl_history.stored.pending import encode_writes, has_interrupt
+from langchain_ttl_history.stored.pending import encode_writes, waits_for_answer
 
 __all__ = ["PendingWrites"]
 
@@ -48,6 +48,9 @@ class PendingWrites:
         outcome: Outcome = yield Write(key, change)
         if outcome.status is Status.STORED:
             bodies.sent(change.blobs)
+            if there is None:
+                # Its checkpoint may come only after a deletion, and belongs to the same turn.
+                cache.note_put(key, writes_name(given.ns, given.id), outcome.generation)
         if outcome.status is Status.MOVED:
             # The session expired, and the checkpoint with it: these writes may start a new session.
             change = self._change(given, KnownBodies(), Guard(needs=name))
@@ -65,6 +68,32 @@ class PendingWrites:
         if outcome.status is Status.STORED and self.sessions.is_heavy(key, outcome):
             yield from self.sessions.free_now(key)
         return change, outcome
+
+    def on_their_own(self, given: TaskWrites) -> Change:
+        """The change that stores the writes before their checkpoint, with all the messages they need."""
+        return self._change(given, KnownBodies(), Guard(needs=given.checkpoint_name))
+
+    def bind(self, key: SessionKey, name: str, early: Change) -> Flow[None]:
+        """Store writes once more that came before their checkpoint, so that they stay, or go, with that.
+
+        Args:
+            key: The session.
+            name: The checkpoint's name; it is known to have been put.
+            early: The change that stores the writes, with all the messages they need.
+        """
+        there = self.sessions.cache.put_in(key, name)
+        ((pending, payload, refs),) = early.append
+        change = replace(early, guard=Guard(there), at_generation=there)
+        outcome: Outcome = yield Write(key, replace(change, append=[(pending, payload, (*refs, name))]))
+        if outcome.status is not Status.MISSING or name not in outcome.missing:
+            return
+        again: Change | None = None
+        if waits_for_answer([Entry(0, payload, refs)], self.sessions.codec):
+            again = yield from freed_again(self.sessions, key, name, change)
+        if again is None:
+            # It was freed, and what was stored before it will never be read.
+            again = Change(self.sessions.lease, Guard(there), drop=[pending], at_generation=there, upkeep=True)
+        yield Write(key, again)
 
     def _change(
         self, given: TaskWrites, bodies: KnownBodies, guard: Guard, there: int | None = None, *, refers: bool = False
@@ -102,7 +131,7 @@ class PendingWrites:
         if not freed or (record is not None and record.is_delta):
             # The next put of a `DeltaChannel` needs these writes for its conversation, and drops them.
             return change
-        if given.ns or not has_interrupt(given.writes):
+        if not given.asks:
             return None
         return (yield from freed_again(self.sessions, key, name, change))
 

@@ -16,6 +16,7 @@ from langchain_ttl_history.log_entries import Seen
 from langchain_ttl_history.storage.base import Guard
 from langchain_ttl_history.stored.known_bodies import KnownBodies
 from langchain_ttl_history.stored.names import checkpoint_name
+from langchain_ttl_history.stored.pending import has_interrupt
 
 __all__ = ["Parent", "Put", "RunState", "TaskWrites", "flattened"]
 
@@ -101,6 +102,11 @@ class TaskWrites(NamedTuple):
     def checkpoint_name(self) -> str:
         """The checkpoint's, in its session."""
         return checkpoint_name(self.ns, self.id)
+
+    @property
+    def asks(self) -> bool:
+        """Whether a task of the root waits for an answer; nothing else says so once its run has ended."""
+        return not self.ns and has_interrupt(self.writes)
 
 
 class Parent(NamedTuple):

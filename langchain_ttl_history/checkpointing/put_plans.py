@@ -136,10 +136,13 @@ class PutPlans:
         return held, written
 
     def _guard(self, put: Put) -> Guard:
-        guard = put.guard
-        if guard.needs is not None and (met := self.sessions.cache.put_in(put.key, guard.needs)):
-            return Guard(met)  # This holds even if the checkpoint was freed since.
-        return guard
+        guard, key, cache = put.guard, put.key, self.sessions.cache
+        if guard.generation is not None:
+            return guard
+        # What it builds on, or writes pending on it that came before it; whether or not either was freed since.
+        met = None if guard.needs is None else cache.put_in(key, guard.needs)
+        met = cache.put_in(key, writes_name(put.ns, put.id)) if met is None else met
+        return guard if met is None else Guard(met)
 
     def _keep_first(self, token: Token, blobs: dict[str, Blob]) -> list[Appended]:
         """Add the first checkpoint, which was shown but never stored, now that another builds on it.

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
+from langgraph.checkpoint.serde.types import INTERRUPT
 from langgraph.graph import START, MessagesState, StateGraph
-from langgraph.types import Command, interrupt
+from langgraph.types import Command, Interrupt, interrupt
 
 from langchain_ttl_history import Retention, SessionBuffer
 from langchain_ttl_history.keys import SessionKey
@@ -167,16 +168,16 @@ def test_what_was_written_to_a_subgraph_waits_no_longer_than_its_checkpoint() ->
     inner: Any = {"configurable": {"thread_id": "t", "checkpoint_ns": "inner:1"}}
     inner_at: Any = {"configurable": {**inner["configurable"], "checkpoint_id": sub["id"]}}
     said = [("messages", [AIMessage("w", id="w")])]
-    should_retry, waiting = saver._late.should_retry, []
+    hold, waiting = saver._late.hold, []
 
     def later(key: SessionKey, change: Change) -> bool:
         if change.append[0][0].startswith("winner"):
             waiting.append((key, change))
-            return False
-        return should_retry(key, change)
+            return True
+        return hold(key, change)
 
     # Of two threads, that with the write is interrupted between its refusal and its wait ...
-    saver._late.should_retry = later  # type: ignore[method-assign]  # watched for the test
+    saver._late.hold = later  # type: ignore[method-assign]  # watched for the test
     saver.put_writes(inner_at, said, "task")
 
     tries: list[Change] = []
@@ -192,7 +193,53 @@ def test_what_was_written_to_a_subgraph_waits_no_longer_than_its_checkpoint() ->
     storage.after_write = overtaken
     saver.put(inner, sub, {"source": "input", "step": -1, "parents": {"": root["id"]}}, {"messages": 1})
     ((key, change),) = waiting
-    assert should_retry(key, change), "it is to be tried once more, since nobody will release it"
+    assert not hold(key, change), "it is to be tried once more, since nobody will release it"
+
+
+LOOP: Any = {"source": "loop", "step": 1, "parents": {}}
+
+
+@pytest.mark.parametrize("was_deleted", [False, True])
+@pytest.mark.parametrize("asks", [True, False])
+def test_an_interrupt_stays_whose_checkpoint_was_freed_before_its_put_returned_and_other_writes_go(
+    caplog: pytest.LogCaptureFixture, *, was_deleted: bool, asks: bool
+) -> None:
+    storage = Hooked()
+    buffer = SessionBuffer(storage, default_user="u", retention=Retention(max_checkpoints=1))
+    saver = buffer.checkpointer()
+    if was_deleted:
+        deleted(buffer)
+    saver.put(CONFIG, checkpoint(HumanMessage("m", id="m")), LOOP, {"messages": 1})
+    made = checkpoint(HumanMessage("sure?", id="sure?"))
+
+    def freed_at_once(change: Change) -> None:
+        storage.after_write = None
+        for each in "abcd":
+            saver.put(CONFIG, checkpoint(HumanMessage(each, id=each)), LOOP, {"messages": 1})
+        written = (INTERRUPT, [Interrupt("sure?", id="i")]) if asks else ("messages", [AIMessage("yes", id="yes")])
+        saver.put_writes(at(made), [written], "task")
+
+    storage.after_write = freed_at_once
+    saver.put(CONFIG, made, LOOP, {"messages": 1})
+    waiting = [each for each in saver.list(CONFIG) if each.pending_writes]
+    assert [each.checkpoint["id"] for each in waiting] == [made["id"]] * asks
+    assert [record.levelname for record in caplog.records] == []
+
+
+@pytest.mark.parametrize("ns", ["", "inner:1"])
+def test_a_checkpoint_does_not_bring_back_the_session_its_writes_were_deleted_with(
+    ns: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    buffer = SessionBuffer(default_user="u")
+    saver = buffer.checkpointer()
+    made = checkpoint(HumanMessage("secret", id="h"))
+    config: Any = {"configurable": {"thread_id": "t", "checkpoint_ns": ns}}
+    written: Any = {"configurable": {**config["configurable"], "checkpoint_id": made["id"]}}
+    saver.put_writes(written, [("messages", [AIMessage("secret", id="a")])], "task")
+    assert buffer.delete("u", "t")
+    saver.put(config, made, LOOP, {"messages": 1})
+    assert buffer.info("u", "t") is None
+    assert len(caplog.records) == 1
 
 
 @pytest.mark.parametrize("url", ["memory", "sqlite"])
