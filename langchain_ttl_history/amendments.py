@@ -9,10 +9,38 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from itertools import takewhile
 
+from langchain_ttl_history.conversation import keyed
 from langchain_ttl_history.log_entries import Delta, Seen, unseen
 from langchain_ttl_history.stored.names import key_of
 
-__all__ = ["done_with", "informed", "without_edits"]
+__all__ = ["done_with", "informed", "spelled_out", "without_edits"]
+
+
+def spelled_out(deltas: Sequence[Delta], head: Sequence[str], seen: Seen) -> Sequence[Delta]:
+    """The changes, of which those that remove all but some messages (`Delta.keeps`) name each one that they remove.
+
+    Args:
+        deltas: Changes in their order.
+        head: Names of the head's messages.
+        seen: What the head's run has seen, which stays as it is.
+    """
+    if all(delta.keeps is None for delta in deltas):
+        return deltas
+    there = dict.fromkeys(keyed(head))
+    spelled: list[Delta] = []
+    for each in deltas:
+        delta = each
+        if delta.keeps is not None and delta.position > seen.position and not seen.ran(delta):
+            # What it did not know of stays, and so does what the head's own run said since.
+            unknown = [other for other in spelled if delta.ignores(other)]
+            unknown += [other for other in deltas if other.position > delta.position and seen.ran(other)]
+            stays = {*delta.keeps, *delta.removed}.union(*[other.touched for other in unknown])
+            delta = delta._replace(removed=(*delta.removed, *(key for key in there if key not in stays)))
+        for key in delta.removed:
+            there.pop(key, None)
+        there.update(dict.fromkeys(map(key_of, delta.added)))
+        spelled.append(delta)
+    return spelled
 
 
 def done_with(keys: frozenset[str], deltas: Iterable[Delta], seen: Seen) -> Seen:

@@ -117,7 +117,8 @@ def replace(sessions: Sessions, key: SessionKey, messages: Sequence[BaseMessage]
         removed += tuple(view.log.hidden.difference(map(key_of, (*view.names, *names))))
         if not removed and not added:
             return
-        delta = Delta(_new_id(), removed, added, known=view.snapshot.position if removed else None)
+        keeps = (*map(key_of, names), *map(key_of, view.waiting[1:]))
+        delta = Delta(_new_id(), removed, added, known=view.snapshot.position, keeps=keeps)
         if (yield from _log(sessions, key, [delta], blobs, guard)):
             return
     raise StorageError(

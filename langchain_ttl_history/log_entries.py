@@ -74,6 +74,9 @@ class Delta(NamedTuple):
     position: int = 0
     known: int | None = None
     """The position up to which its run knew the log, where it removes or follows something; None: all before it."""
+    keeps: tuple[str, ...] | None = None
+    """For a change that removes all but some messages, the keys of those: it also removes what its run was not shown
+    because a window had cut it, which others may still have. None for one that removes only `removed`."""
 
     @property
     def touched(self) -> tuple[str, ...]:
@@ -96,8 +99,12 @@ class Delta(NamedTuple):
 
     def payload(self) -> bytes:
         """The entry's payload; `added` are its references."""
-        known = () if self.known is None else (self.known,)
-        return pack([_FORMAT, self.run, list(self.removed), self.after, *known])
+        record = [_FORMAT, self.run, list(self.removed), self.after]
+        if self.keeps is not None:
+            record += (self.known, list(self.keeps))
+        elif self.known is not None:
+            record.append(self.known)
+        return pack(record)
 
 
 class Log(NamedTuple):
@@ -125,8 +132,13 @@ def deltas_of(entries: Sequence[Entry]) -> list[Delta]:
     for entry, record in zip(entries, unpack_each([entry.payload for entry in entries]), strict=True):
         if record[0] != _FORMAT:
             raise unread_form("a log entry", record[0], _FORMAT)
-        _, run, removed, after, *known = record
-        deltas.append(Delta(run, tuple(removed), entry.refs, after, entry.position, *known))
+        _, run, removed, after, *others = record
+        known, keeps = (*others, None, None)[:2]
+        deltas.append(
+            Delta(
+                run, tuple(removed), entry.refs, after, entry.position, known, None if keeps is None else tuple(keeps)
+            )
+        )
     return deltas
 
 

@@ -11,7 +11,7 @@ from functools import cached_property
 
 from langchain_core.messages import BaseMessage, HumanMessage, ToolMessage
 
-from langchain_ttl_history.amendments import informed
+from langchain_ttl_history.amendments import informed, spelled_out
 from langchain_ttl_history.cache import SessionCache
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.conversation import fold, keyed
@@ -108,7 +108,7 @@ class Sessions:
         def is_result(name: str) -> bool:
             return isinstance(messages.get(name) or recall.decode([name], blobs)[0], ToolMessage)
 
-        names = fold(head, informed(deltas, is_result), record.seen)
+        names = fold(head, informed(spelled_out(deltas, head, record.seen), is_result), record.seen)
         if names is not head:
             new = [name for name in names if name not in messages]
             messages.update(zip(new, recall.decode(new, blobs), strict=True))

@@ -38,7 +38,8 @@ class Arrivals:
             outcome = yield Write(key, change)
             self._note(key, change, outcome)
         yield from self._release(key, put.name, outcome.status)
-        yield from self._bind_early(key, put.name)
+        if outcome.status is Status.STORED:
+            yield from self._check_early(key, put.name)
 
     def put_writes(self, given: TaskWrites) -> Flow[None]:
         """Store writes pending on a checkpoint, or let them wait for it.
@@ -47,34 +48,36 @@ class Arrivals:
             TypeNotAllowedError: A value would not come back as it is; nothing was stored.
         """
         key, name = given.key, given.checkpoint_name
-        if given.asks and self._stored_in(key, name) is None:
-            self.late.expect(key, name, self.pending.on_their_own(given))
+        is_early = self._is_unknown(key, name)
         change, outcome = yield from self.pending.put_writes(given)
         if outcome.status is Status.DELETED and not self.late.hold(key, change):
             _, outcome = yield from self.pending.put_writes(given)
             self.late.retried(key, outcome.status)
-        if given.asks and self._stored_in(key, name) is not None:
-            yield from self._bind_early(key, name)
+        if given.asks and is_early and outcome.status is Status.STORED:
+            self.late.expect(key, name, self.pending.on_their_own(given))
+            # Looked up only now: whoever puts the checkpoint may have looked before for what came early.
+            if not self._is_unknown(key, name):
+                yield from self._check_early(key, name)
 
     def _release(self, key: SessionKey, name: str, status: Status) -> Flow[None]:
         """Store what waited for a checkpoint, and what waited for that in turn."""
         for waited in self.late.released(key, name, status):
             made = checkpoints_of(waited)
             if not made:
-                yield from self.pending.bind(key, name, waited)
+                yield from self.pending.store_waited(key, name, waited)
                 continue
             outcome: Outcome = yield Write(key, waited)
             self._note(key, waited, outcome)
             for each in made:
                 yield from self._release(key, each, outcome.status)
 
-    def _bind_early(self, key: SessionKey, name: str) -> Flow[None]:
-        """Store the interrupts again that came before their checkpoint was known to be stored, now that it is."""
+    def _check_early(self, key: SessionKey, name: str) -> Flow[None]:
+        """See to it that interrupts are read with this checkpoint, which were stored before it was known to be."""
         for change in self.late.early(key, name):
-            yield from self.pending.bind(key, name, change)
+            yield from self.pending.check(key, name, change)
 
-    def _stored_in(self, key: SessionKey, name: str) -> int | None:
-        return self.puts.sessions.cache.put_in(key, name)
+    def _is_unknown(self, key: SessionKey, name: str) -> bool:
+        return self.puts.sessions.cache.put_in(key, name) is None
 
     def _note(self, key: SessionKey, change: Change, outcome: Outcome) -> None:
         if outcome.status is Status.STORED:

@@ -29,8 +29,8 @@ class LateWrites:
     which generation it belongs to. So they wait here, in the process that makes both, until the checkpoint they need
     is stored or refused.
 
-    Where there is no tombstone they are stored at once. An interrupt is kept here all the same, to be stored again once
-    its checkpoint is known to be stored: another run may have freed that in between.
+    Where there is no tombstone they are stored at once. An interrupt is kept here all the same until its checkpoint is
+    known to be stored: another run may have freed that in between.
 
     Args:
         cache: Knows which checkpoints this process stored. It must know of a checkpoint before `released` or `early` is
@@ -96,7 +96,7 @@ class LateWrites:
             return True
 
     def expect(self, key: SessionKey, name: str, change: Change) -> None:
-        """Keep an interrupt, about to be stored, for when its checkpoint is known to be stored."""
+        """Keep an interrupt, which is stored, until its checkpoint is known to be stored as well."""
         with self._lock:
             self._early.setdefault((key, name), []).append(change)
             while len(self._early) > _HELD:

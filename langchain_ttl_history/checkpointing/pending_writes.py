@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from langchain_ttl_history.checkpointing.first_checkpoint import first_shown_in
 from langchain_ttl_history.checkpointing.held_checkpoint import freed_again, with_checkpoint
 from langchain_ttl_history.checkpointing.put_inputs import TaskWrites
-from langchain_ttl_history.flow import Flow, Write
+from langchain_ttl_history.flow import Flow, Read, Write
 from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.sessions import Sessions
-from langchain_ttl_history.storage.base import Change, Entry, Guard, Outcome, Status
+from langchain_ttl_history.storage.base import Change, Entry, Guard, Outcome, Query, Snapshot, Status
 from langchain_ttl_history.stored.known_bodies import KnownBodies
 from langchain_ttl_history.stored.names import writes_name
 from langchain_ttl_history.stored.pending import encode_writes, waits_for_answer
@@ -73,27 +73,43 @@ class PendingWrites:
         """The change that stores the writes before their checkpoint, with all the messages they need."""
         return self._change(given, KnownBodies(), Guard(needs=given.checkpoint_name))
 
-    def bind(self, key: SessionKey, name: str, early: Change) -> Flow[None]:
-        """Store writes once more that came before their checkpoint, so that they stay, or go, with that.
+    def store_waited(self, key: SessionKey, name: str, waited: Change) -> Flow[None]:
+        """Store writes that waited for their checkpoint.
 
         Args:
             key: The session.
             name: The checkpoint's name; it is known to have been put.
-            early: The change that stores the writes, with all the messages they need.
+            waited: The change that stores the writes, with all the messages they need.
         """
-        there = self.sessions.cache.put_in(key, name)
-        ((pending, payload, refs),) = early.append
-        change = replace(early, guard=Guard(there), at_generation=there)
+        change = self._in_its_generation(key, name, waited)
+        ((pending, payload, refs),) = waited.append
         outcome: Outcome = yield Write(key, replace(change, append=[(pending, payload, (*refs, name))]))
-        if outcome.status is not Status.MISSING or name not in outcome.missing:
-            return
-        again: Change | None = None
-        if waits_for_answer([Entry(0, payload, refs)], self.sessions.codec):
+        is_freed = outcome.status is Status.MISSING and name in outcome.missing
+        if is_freed and waits_for_answer([Entry(0, payload, refs)], self.sessions.codec):
             again = yield from freed_again(self.sessions, key, name, change)
-        if again is None:
-            # It was freed, and what was stored before it will never be read.
-            again = Change(self.sessions.lease, Guard(there), drop=[pending], at_generation=there, upkeep=True)
-        yield Write(key, again)
+            if again is not None:
+                yield Write(key, again)
+
+    def check(self, key: SessionKey, name: str, early: Change) -> Flow[None]:
+        """See to it that an interrupt is read with its checkpoint, before which it was stored.
+
+        Args:
+            key: The session.
+            name: The checkpoint's name; it is known to have been put, and may have been freed since.
+            early: The change that stored the interrupt, with all the messages it needs.
+        """
+        found: Snapshot = yield Read(key, Query((name,)))
+        change = self._in_its_generation(key, name, early)
+        if name in found.blobs or found.generation != change.at_generation:
+            return
+        pending = [each for each, _, _ in early.append]
+        again = yield from freed_again(self.sessions, key, name, replace(change, append=()))
+        # Nobody will read it if its checkpoint stays away.
+        yield Write(key, replace(change, blobs={}, append=(), drop=pending, upkeep=True) if again is None else again)
+
+    def _in_its_generation(self, key: SessionKey, name: str, change: Change) -> Change:
+        there = self.sessions.cache.put_in(key, name)
+        return replace(change, guard=Guard(there), at_generation=there)
 
     def _change(
         self, given: TaskWrites, bodies: KnownBodies, guard: Guard, there: int | None = None, *, refers: bool = False

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
-from langchain_ttl_history.amendments import without_edits
+from langchain_ttl_history.amendments import spelled_out, without_edits
 from langchain_ttl_history.freeing.gaps import older_than_freed, without_edits_of
 from langchain_ttl_history.log_entries import WHERE_IT_IS, Delta, Log, Seen, unseen
 from langchain_ttl_history.stored.names import key_of
@@ -49,6 +49,7 @@ def trimmed(
     _, deltas, head, seen, hidden = log
     if spare is None:
         return Trimmed([*deltas], frozenset())
+    deltas = spelled_out(deltas, head, seen)
     later = [delta for delta in deltas if delta.position > seen.position]
     new = unseen(later, seen)
     # The head's run began inside a tool call of another one, which has seen nothing of this yet, and perhaps goes on
@@ -136,12 +137,14 @@ def _newest_removals(deltas: Sequence[Delta], room: float) -> frozenset[int]:
     gone: set[str] = set()
     for delta in reversed([delta for delta in deltas if delta.removed]):
         removed = _only_removed(delta)
-        if not gone.issuperset(removed):
+        if delta.keeps is not None or not gone.issuperset(removed):
             gone.update(removed)
             room -= len(delta._replace(removed=removed, added=()).payload())
             if room < 0 or len(found) == _REMOVALS:
                 break
             found.add(delta.position)
+        if delta.keeps is not None:
+            break  # It removes all that was removed before.
     return frozenset(found)
 
 

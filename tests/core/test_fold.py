@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from langchain_ttl_history.amendments import informed
+from langchain_ttl_history.amendments import informed, spelled_out
 from langchain_ttl_history.conversation import diff, fold, keyed
 from langchain_ttl_history.encoding.records import pack
 from langchain_ttl_history.errors import CorruptRecordError
@@ -53,7 +53,11 @@ def logs(draw: st.DrawFn) -> list[Delta]:
         known = draw(st.none() | st.just(CARRIED_OVER) | st.integers(0, position))
         if known == CARRIED_OVER:
             removed, after = (), None
-        deltas.append(Delta(draw(st.sampled_from("abc")), removed, added, after, position, known))
+        keeps = None
+        if known != CARRIED_OVER and not draw(st.integers(0, 3)):
+            keeps = (*map(key_of, added), *(f"i{each}" for each in draw(st.lists(ids, max_size=3, unique=True))))
+            removed = tuple({*removed}.difference(keeps))
+        deltas.append(Delta(draw(st.sampled_from("abc")), removed, added, after, position, known, keeps))
     return deltas
 
 
@@ -410,6 +414,25 @@ def test_where_there_are_no_results_every_change_stands(deltas: list[Delta]) -> 
     assert informed(deltas, lambda _: False) is deltas
 
 
+@often
+@given(head=conversations, deltas=logs(), seen=seens)
+def test_what_removes_all_but_some_leaves_only_those_and_what_it_did_not_know_of(
+    head: list[str], deltas: list[Delta], seen: Seen
+) -> None:
+    spelled = spelled_out(deltas, head, seen)
+    assert [each._replace(removed=()) for each in spelled] == [each._replace(removed=()) for each in deltas]
+    for at, (before, after) in enumerate(zip(deltas, spelled, strict=True)):
+        implied = {*after.removed}.difference(before.removed)
+        if before.keeps is None or seen.ran(before) or before.position <= seen.position:
+            assert not implied
+            continue
+        unknown = [each for each in deltas[:at] if before.ignores(each)]
+        unknown += [each for each in deltas[at + 1 :] if seen.ran(each)]
+        may_stay = {*before.keeps}.union(*[each.touched for each in unknown])
+        assert implied.isdisjoint(may_stay)
+        assert {key_of(each) for each in fold(head, spelled[: at + 1], Seen())} <= may_stay
+
+
 # --- entries ----------------------------------------------------------------------------------
 
 changes = st.builds(
@@ -420,6 +443,7 @@ changes = st.builds(
     st.none() | st.text(max_size=8),
     st.integers(1, 2**40),
     st.none() | st.integers(0, 2**40),
+    st.none() | st.lists(st.text(max_size=8), max_size=3).map(tuple),
 )
 
 

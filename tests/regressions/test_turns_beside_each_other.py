@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import pytest
@@ -41,6 +42,37 @@ def test_a_removal_among_messages_counts_for_those_before_it() -> None:
     assert ids(history.messages) == []
     history.messages = [HumanMessage("5", id="5"), HumanMessage("6", id="6"), RemoveMessage(id="5")]
     assert ids(history.messages) == ["6"]
+
+
+CLEARS: dict[str, Callable[[SessionBuffer, Any], object]] = {
+    "assign": lambda buffer, graph: setattr(buffer.history(session_id="t"), "messages", []),
+    "summarise": lambda buffer, graph: setattr(buffer.history(session_id="t"), "messages", [HumanMessage("summary")]),
+    "history": lambda buffer, graph: buffer.history(session_id="t").add_messages(
+        [RemoveMessage(id=REMOVE_ALL_MESSAGES)]
+    ),
+    "graph": lambda buffer, graph: graph.update_state(CONFIG, {"messages": [RemoveMessage(id=REMOVE_ALL_MESSAGES)]}),
+}
+
+
+@pytest.mark.parametrize("how", CLEARS)
+@pytest.mark.parametrize(("cap", "turns"), [(4, 1), (4, 2), (4, 3), (10, 9), (10, 40)])
+def test_what_was_cleared_does_not_come_back_with_a_run_that_began_before(how: str, cap: int, turns: int) -> None:
+    """Of all that the run still holds, who cleared the conversation was shown what the window had not cut."""
+    buffer = SessionBuffer(default_user="u", retention=Retention(max_messages=cap))
+    history = buffer.history(session_id="t")
+    others = chained(buffer, answers=lambda state: {"messages": [AIMessage(f"answer {state['messages'][-1].text}")]})
+
+    def clears(state: MessagesState) -> Any:
+        for number in range(turns):
+            ask(others, f"{number}")
+        CLEARS[how](buffer, others)
+        return {"messages": [AIMessage("slow answer")]}
+
+    ask(others, "secret")
+    ask(graph_of(buffer, clears), "slow")
+    assert texts(history.messages) == ["slow answer", *["summary"] * (how == "summarise")]
+    ask(others, "next")
+    assert {*texts(history.messages)}.isdisjoint(["secret", "answer secret", "slow", "0", "answer 0"])
 
 
 @pytest.mark.parametrize("what", ["edit", "redraft"])
