@@ -9,7 +9,7 @@ unseen change folded in:
 * what the head's run had seen is never applied again;
 * a change that the head's own run made later to the same message wins;
 * an addition goes after the message it says it follows; where that is gone, behind what is left of its turn, or before
-  what others began since; otherwise to the end;
+  what others began since; otherwise to the end, or before the turn that the head's run opened later;
 * what a turn carries over from a session that ended under it follows what it followed there, and brings back nothing
   that was removed or edited since;
 * a message that is moved takes along the messages right after it that its mover did not know of.
@@ -40,6 +40,7 @@ def fold(names: Sequence[str], deltas: Sequence[Delta], seen: Seen) -> Sequence[
     }
     order = list(keyed(names))
     shown = dict(zip(order, names, strict=True))
+    begun = _own_turn(deltas, seen)
     # For each key the change at the end that it, or what it follows, was put there by.
     opened: dict[str, Delta] = {}
     runs: dict[str, str] = {}
@@ -55,7 +56,7 @@ def fold(names: Sequence[str], deltas: Sequence[Delta], seen: Seen) -> Sequence[
                 for follower in behind.get(key, ()):
                     order.remove(follower)
         follows = delta.after is not None and delta.after in order
-        at = order.index(delta.after or "") + 1 if follows else _end_for(delta, order, opened, runs)
+        at = order.index(delta.after or "") + 1 if follows else _end_for(delta, order, begun, opened, runs)
         placed: list[str] = []
         for name in delta.added:
             key = key_of(name)
@@ -101,7 +102,25 @@ def _carry_over(
             at += 1
 
 
-def _end_for(delta: Delta, order: Sequence[str], opened: Mapping[str, Delta], runs: Mapping[str, str]) -> int:
+def _own_turn(deltas: Sequence[Delta], seen: Seen) -> tuple[int, str] | None:
+    """Where the turn began that the head's run opened: the position in the log, and the key of its first message.
+
+    None if the run opened none, as one that resumes, or if the log no longer tells.
+    """
+    own = {run for run, end in seen.runs if end is None}
+    first = next((delta for delta in deltas if delta.run in own), None)
+    if first is None or first.after is not None or first.is_carried_over or not first.added:
+        return None
+    return first.position, key_of(first.added[0])
+
+
+def _end_for(
+    delta: Delta,
+    order: Sequence[str],
+    begun: tuple[int, str] | None,
+    opened: Mapping[str, Delta],
+    runs: Mapping[str, str],
+) -> int:
     """Where the end is for a change that follows nothing that is there.
 
     If it continues a turn, that is behind what is left of that turn, or in front of what others have begun since.
@@ -109,10 +128,13 @@ def _end_for(delta: Delta, order: Sequence[str], opened: Mapping[str, Delta], ru
     Args:
         delta: The change.
         order: The keys of the conversation so far.
+        begun: Where the turn of the head's run began; see `_own_turn`.
         opened: For each key the change at the end that it, or what it follows, was put there by.
         runs: For each key the run that added it.
     """
     end = len(order)
+    if delta.after is None and begun is not None and delta.position < begun[0] and begun[1] in order:
+        return order.index(begun[1])
     if delta.after is None or delta.known is None:
         return end
     for at in range(end, 0, -1):

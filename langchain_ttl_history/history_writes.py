@@ -117,7 +117,8 @@ def replace(sessions: Sessions, key: SessionKey, messages: Sequence[BaseMessage]
         removed += tuple(view.log.hidden.difference(map(key_of, (*view.names, *names))))
         if not removed and not added:
             return
-        keeps = (*map(key_of, names), *map(key_of, view.waiting[1:]))
+        # What the history does not show, a call that waits for its results, stays.
+        keeps = tuple(map(key_of, {*names, *view.names}.difference({*view.history}.difference(names))))
         delta = Delta(_new_id(), removed, added, known=view.snapshot.position, keeps=keeps)
         if (yield from _log(sessions, key, [delta], blobs, guard)):
             return
@@ -229,5 +230,5 @@ def _caller(result: ToolMessage, view: View) -> str | None:
 
 
 def _new_id() -> str:
-    # Not uuid.uuid4, which programs seed to get the ids they expect.
+    # Not uuid.uuid4, which programs seed to get the ids they expect. Of this version; see `Delta.is_of_graph`.
     return str(UUID(bytes=secrets.token_bytes(16), version=4))

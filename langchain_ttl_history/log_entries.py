@@ -89,6 +89,11 @@ class Delta(NamedTuple):
         return self.position if self.after is None or self.known is None else self.known
 
     @property
+    def is_of_graph(self) -> bool:
+        """Whether a graph's run made it, whose id is a checkpoint's: ids of chains' turns are random, of version 4."""
+        return self.run[14:15] != "4"
+
+    @property
     def is_carried_over(self) -> bool:
         """Whether it carries over messages of a session that ended; they are no news."""
         return self.known == CARRIED_OVER

@@ -28,7 +28,7 @@ from langchain_ttl_history.stored.known_bodies import KnownBodies
 from langchain_ttl_history.stored.names import BODY, CHAIN, CHECKPOINT, LOG, head_name, key_of
 from langchain_ttl_history.stored.packed_conversation import EMPTY
 from langchain_ttl_history.stored.recall import Recall
-from langchain_ttl_history.views import Turn, View
+from langchain_ttl_history.views import Turn, View, open_beside
 from langchain_ttl_history.window import Caps, simple_start, visible, without_open_group
 
 __all__ = ["Sessions"]
@@ -115,10 +115,12 @@ class Sessions:
         closed = without_open_group(shown)
         if hidden and without_open_group(decoded) == len(decoded):
             closed = len(shown)  # What is hidden of a group, or removed, does not make it wait.
+        open_keys = open_beside(log, names, messages)
         if closed == len(shown):
             seen = Seen(snapshot.position)
-            return View(snapshot, record, names, names, names, seen, messages, log)
-        open_keys = set(keyed(head)[closed:])
+            history = [name for name in names if key_of(name) not in open_keys] if open_keys else names
+            return View(snapshot, record, names, names, history, seen, messages, log)
+        open_keys.update(keyed(head)[closed:])
         history = [name for name, key in zip(names, keyed(names), strict=True) if key not in open_keys]
         opening = closed
         while opening and not isinstance(shown[opening], HumanMessage):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
@@ -9,10 +10,12 @@ from langchain_core.messages import BaseMessage
 
 from langchain_ttl_history.checkpoints import Record
 from langchain_ttl_history.codec import Codec
-from langchain_ttl_history.log_entries import Log, Seen
+from langchain_ttl_history.log_entries import Log, Seen, unseen
 from langchain_ttl_history.storage.base import Snapshot
+from langchain_ttl_history.stored.names import key_of
+from langchain_ttl_history.window import callers, calls_of, without_open_group
 
-__all__ = ["Turn", "View"]
+__all__ = ["Turn", "View", "open_beside"]
 
 
 class Turn(NamedTuple):
@@ -58,3 +61,26 @@ class View(NamedTuple):
     def generation(self) -> int | None:
         """The session's generation; None if there is no such session."""
         return self.snapshot.generation or None
+
+
+def open_beside(log: Log, names: Sequence[str], messages: Mapping[str, BaseMessage]) -> set[str]:
+    """The keys of open calls, and their results so far, of runs of a graph beside that of the head.
+
+    Such a run is in its tools, or waits for an answer. What a chain says waits for nothing but the chain.
+
+    Args:
+        log: The log and the head.
+        names: Names of the conversation.
+        messages: Its messages by name.
+    """
+    said: dict[str, list[str]] = {}
+    for delta in unseen(log.deltas, log.seen):
+        if delta.is_of_graph:
+            said.setdefault(delta.run, []).extend(name for name in delta.added if name in messages)
+    groups = [own[without_open_group([messages[name] for name in own]) :] for own in said.values()]
+    if not any(groups):
+        return set()
+    # The results may be of another run: one that goes on with this turn.
+    answered = Counter(names[caller] for caller in callers([messages[name] for name in names]).values())
+    still_open = [group for group in groups if group and answered[group[0]] < len(calls_of(messages[group[0]]))]
+    return {key_of(name) for group in still_open for name in group}

@@ -205,7 +205,8 @@ def test_a_later_change_of_the_heads_own_run_wins() -> None:
     other = Delta("other", ("i2",), (name(1, 1), name(3)), None, 5)
     mine = Delta("mine", (), (name(1, 2), name(2)), None, 6)
     seen = Seen(4, (("mine", None),))
-    assert list(fold(head, [other, mine], seen)) == [name(1, 2), name(2), name(3)]
+    # What was said before the head's run opened its turn stands before that.
+    assert list(fold(head, [other, mine], seen)) == [name(3), name(1, 2), name(2)]
     earlier = Delta("mine", (), (name(1, 2), name(2)), None, 4)
     assert list(fold(head, [earlier, other], Seen(3, (("mine", None),)))) == [name(1, 1), name(3)]
 

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage, ToolMessage
-from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.graph.message import REMOVE_ALL_MESSAGES, add_messages
-from langgraph.types import Command
+from langgraph.types import Command, interrupt
 from typing_extensions import TypedDict
 
 from langchain_ttl_history import Retention, SessionBuffer
@@ -266,3 +266,48 @@ def test_graphs_that_name_their_conversation_differently_share_it() -> None:
         assert texts(history.messages) == expected
         assert texts(agent.get_state(CONFIG).values["messages"]) == expected
         assert texts(other.get_state(CONFIG).values["dialogue"]) == expected
+
+
+@pytest.mark.parametrize("cap", [4, 80])
+def test_a_new_turn_of_an_agent_that_still_waits_for_an_answer_is_the_newest(cap: int) -> None:
+    buffer = SessionBuffer(default_user="u", retention=Retention(max_messages=cap))
+    history = buffer.history(session_id="t")
+
+    def model(state: MessagesState) -> Any:
+        asked = state["messages"][-1].text
+        return {"messages": [AIMessage("", tool_calls=[CALL]) if asked == "delete" else AIMessage(f"answer {asked}")]}
+
+    def tools(state: MessagesState) -> Any:
+        return {"messages": [ToolMessage(interrupt("sure?"), tool_call_id=CALL["id"])]}
+
+    graph = StateGraph(MessagesState).add_node(model).add_node(tools).add_edge(START, "model")
+    graph.add_conditional_edges("model", lambda state: "tools" if state["messages"][-1].tool_calls else END)
+    agent = graph.compile(checkpointer=buffer.checkpointer())
+    agent.invoke({"messages": [HumanMessage("delete")]}, CONFIG)
+    for number in range(3):
+        history.add_messages([HumanMessage(f"{number}"), AIMessage(f"chain {number}")])
+    ask(agent, "new")
+    said = [text for number in range(3) for text in (f"{number}", f"chain {number}")]
+    shown = ["delete", "", *said, "new", "answer new"] if cap == 80 else ["2", "chain 2", "new", "answer new"]
+    assert texts(history.messages) == texts(agent.get_state(CONFIG).values["messages"]) == shown
+    assert ask(agent, "newer")[-3:] == ["answer new", "newer", "answer newer"]
+
+
+def test_a_chain_is_not_shown_the_call_of_an_agent_that_is_in_its_tool_while_another_is_done() -> None:
+    buffer = SessionBuffer(default_user="u")
+    history = buffer.history(session_id="t")
+    other = chained(buffer, answers=lambda _: {"messages": [AIMessage("other answer")]})
+
+    def is_in_its_tool() -> None:
+        for _ in beside:
+            pass  # The other ends meanwhile, and its checkpoint is the latest.
+        assert texts(history.messages) == ["question", "other", "other answer"]
+        history.messages = history.messages[:1]
+
+    running = calls_while(buffer, is_in_its_tool).stream({"messages": [HumanMessage("question")]}, CONFIG)
+    beside = other.stream({"messages": [HumanMessage("other")]}, CONFIG, durability="sync", stream_mode="values")
+    assert [*next(running)] == ["model"]
+    next(beside)
+    for _ in running:
+        pass
+    assert texts(history.messages) == ["question", "call", "result", "answer"]
