@@ -67,6 +67,7 @@ def add(sessions: Sessions, key: SessionKey, given: Sequence[BaseMessage], turn:
             added.pop(id, None)
             removed[id] = None
         else:
+            removed.pop(id, None)  # It takes the place of the one before, as in LangGraph.
             added[id] = message
     if not ready:
         return

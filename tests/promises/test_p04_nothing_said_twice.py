@@ -13,7 +13,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, Remove
 from langchain_core.runnables import RunnableLambda
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
-from langgraph.graph.message import REMOVE_ALL_MESSAGES
+from langgraph.graph.message import REMOVE_ALL_MESSAGES, add_messages
 
 from .helpers import (
     GRAPH_KINDS,
@@ -146,6 +146,20 @@ async def test_a_graph_that_removes_all_and_summarises_leaves_the_summary(
     await session.event("later")
     assert await session.texts() == ["summary of 4", "later"]
     assert await session.seen_by(compiled) == ["summary of 4", "later"]
+
+
+async def test_a_message_removed_and_added_at_once_is_an_edit_in_its_place_as_in_a_graph(session: Session) -> None:
+    said = [
+        HumanMessage("q1", id="q1"),
+        AIMessage("a1", id="a1"),
+        HumanMessage("q2", id="q2"),
+        AIMessage("a2", id="a2"),
+    ]
+    change = [HumanMessage("q3", id="q3"), RemoveMessage("a1"), AIMessage("redacted", id="a1")]
+    await session.add(*said)
+    await session.add(*change)
+    assert await session.texts() == ["redacted", "q2", "a2", "q3"]
+    assert [each.text for each in add_messages(said, change)] == await session.texts()  # type: ignore[union-attr, arg-type]  # a list of messages
 
 
 async def test_a_retried_append_stores_each_message_once(session: Session) -> None:

@@ -59,16 +59,14 @@ def test_what_the_window_cuts_while_a_graph_waits_does_not_come_back_as_the_newe
     assert ids(agent.get_state(CONFIG).values["messages"])[-1] == "meanwhile"
 
 
-@pytest.mark.parametrize("together", [False, True], ids=["two calls", "one call"])
-def test_what_is_put_down_anew_while_a_graph_waits_is_kept_though_the_window_cut_what_it_was(together: bool) -> None:
+def test_what_is_put_down_anew_while_a_graph_waits_is_kept_though_the_window_cut_what_it_was() -> None:
     buffer = SessionBuffer(default_user="u", retention=Retention(max_messages=3))
     agent = asking(buffer)
     history = buffer.history(session_id="t")
     history.add_messages([HumanMessage("old", id="old"), AIMessage("answer", id="answer")])
     agent.invoke({"messages": [HumanMessage("h", id="h")]}, CONFIG)
-    anew = [RemoveMessage(id="old"), HumanMessage("anew", id="old")]
-    for messages in [anew] if together else [[each] for each in anew]:
-        history.add_messages(messages)
+    history.add_messages([RemoveMessage(id="old")])
+    history.add_messages([HumanMessage("anew", id="old")])
     agent.invoke(Command(resume="yes"), CONFIG)
     assert texts(history.messages)[-1] == "anew"
 
