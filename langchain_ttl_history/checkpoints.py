@@ -74,8 +74,13 @@ class Record:
     values: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     refs: tuple[str, ...] = ()
 
+    @decoder("a channel's value")
     def decode_values(self, blobs: Any, codec: Codec) -> dict[str, Any]:
-        """The channel values; the conversation is left to the caller."""
+        """The channel values; the conversation is left to the caller.
+
+        Raises:
+            CorruptRecordError: One is gone, damaged or of a newer format.
+        """
         return {
             channel: decode_value(stored, self.refs, blobs, codec)
             for channel, stored in self.values.items()

@@ -13,6 +13,7 @@ from langchain_ttl_history.checkpointing.first_checkpoint import FIRST_METADATA,
 from langchain_ttl_history.checkpointing.run_token import TOKEN_KEY, Token
 from langchain_ttl_history.checkpoints import Record
 from langchain_ttl_history.encoding.langgraph_values import delta_snapshot
+from langchain_ttl_history.encoding.records import decoder
 from langchain_ttl_history.flow import Flow, Read
 from langchain_ttl_history.freeing.pruning import shown_lines, waiting_roots
 from langchain_ttl_history.index import Line, newest_lines
@@ -228,6 +229,7 @@ class CheckpointReads:
         return shown_lines(roots, subs, self.sessions.retention.max_checkpoints, waiting), None
 
 
+@decoder("a checkpoint")
 def _handed(record: Record, values: dict[str, Any]) -> dict[str, Any]:
     """A checkpoint for LangGraph, with copies of the mappings that LangGraph changes in place."""
     checkpoint = record.checkpoint

@@ -28,30 +28,41 @@ class AllowList:
     def __init__(self, safe: Collection[TypeName], allowed: Iterable[type | TypeName] = ()) -> None:
         self._safe = safe
         self._classes: dict[TypeName, type | None] = {}
+        # By module and `__name__`, which is all that LangGraph's serializer tells of a class. Of two classes that share
+        # it the first one stands: values of the other would be read as of this, and so are refused when written.
+        self._short: dict[TypeName, type] = {}
         self.allow(allowed)
 
     def allow(self, types: Iterable[type | TypeName]) -> None:
         """Add classes."""
         for each in types:
             if isinstance(each, type):
-                self._classes[each.__module__, each.__name__] = each
                 self._classes[each.__module__, each.__qualname__] = each
+                known = self._short.setdefault((each.__module__, each.__name__), each)
+                if known.__qualname__ == each.__qualname__:
+                    # It may have been defined anew, in a notebook for example.
+                    self._short[each.__module__, each.__name__] = each
             else:
                 self._classes.setdefault(tuple(each), None)
 
     def has(self, names: Iterable[TypeName]) -> bool:
         """Whether all of these classes are allowed already."""
-        return all(name in self._safe or name in self._classes for name in map(tuple, names))
+        return all(name in self._safe or name in self._classes or name in self._short for name in map(tuple, names))
 
     def allow_all(self, other: AllowList) -> None:
         """Add the classes of another list."""
         self._classes.update(other._classes)
+        self._short = {**other._short, **self._short}
 
     def copy(self) -> AllowList:
         """An independent list of the same classes."""
         twin = AllowList(self._safe)
-        twin._classes = dict(self._classes)
+        twin._classes, twin._short = dict(self._classes), dict(self._short)
         return twin
+
+    def resolve_short(self, module: str, name: str) -> Any:
+        """As :meth:`resolve`, for the name that a class has within the one, or the function, that it is defined in."""
+        return self._short.get((module, name)) or self.resolve(module, name)
 
     def resolve(self, module: str, name: str) -> Any:
         """The class, or whatever else has an allowed name.

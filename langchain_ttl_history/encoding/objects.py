@@ -1,8 +1,8 @@
 """Objects taken apart into plain data and put together again, exactly and without calling them.
 
-What LangGraph's serializer would pack whole (a dataclass, a pydantic model, a named tuple, a
-set, a subclass of a plain type) is packed part by part instead, so that the values in it keep
-their types as well.
+What LangGraph's serializer would pack whole (a dataclass, a pydantic model, a named tuple, an enum's
+member, a set, a subclass of a plain type) is packed part by part instead, so that the values in it
+keep their types as well, and with the qualified name of its class.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from langchain_ttl_history.errors import CorruptRecordError
 
 __all__ = ["beside", "put_together", "taken_apart"]
 
-_FIELDS, _MODEL, _MADE, _ITEMS, _PLAIN, _FOLDED, _BOUNDED, _ZONED = range(8)
+# Part of the stored format: add at the end, never reorder.
+_FIELDS, _MODEL, _MADE, _ITEMS, _PLAIN, _FOLDED, _BOUNDED, _ZONED, _MEMBER = range(9)
 # How a value of a subclass is made a plain one. `str(value)` may return that value itself, as Django's safe strings do.
 _BASES: dict[type, Callable[[Any], Any]] = {
     str: str.__str__,
@@ -32,6 +33,7 @@ _BASES: dict[type, Callable[[Any], Any]] = {
     list: list,
     dict: dict,
 }
+_NO_ATTRIBUTES = frozenset({"__class__", "__dict__"})
 # Classes with slots that are neither dataclasses nor models.
 _SLOTTED = {("langgraph.types", "Send"): ("node", "arg", "timeout")}
 
@@ -40,7 +42,7 @@ def taken_apart(value: Any) -> list[Any] | None:
     """How an object was made and what it holds; None for one this module does not know."""
     kind = type(value)
     if isinstance(value, Enum):
-        return None
+        return [_MEMBER, value.value]
     slots = _SLOTTED.get((kind.__module__, kind.__name__))
     if slots is not None:
         state = {name: getattr(value, name) for name in slots if hasattr(value, name)}
@@ -91,11 +93,13 @@ def put_together(cls: Any, how: int, state: Any) -> Any:
     """Rebuild an object of this class from what `taken_apart` gave.
 
     Raises:
-        CorruptRecordError: It was taken apart in a way that only a newer version knows.
+        CorruptRecordError: No object of this class is taken apart in this way, or only a newer version knows it.
     """
+    if not _suits(cls, how):
+        raise CorruptRecordError(f"an object of {cls!r} cannot have been taken apart in way {how}")
     if how == _MADE:
         return cls._make(state)
-    if how in (_ITEMS, _PLAIN):
+    if how in (_ITEMS, _PLAIN, _MEMBER):
         return cls(state)
     if how == _BOUNDED:
         return cls(*state)
@@ -106,13 +110,13 @@ def put_together(cls: Any, how: int, state: Any) -> Any:
         return cls(*parts, fold=fold)
     made = cls.__new__(cls)
     if how == _FIELDS:
+        if not _NO_ATTRIBUTES.isdisjoint(state):
+            raise CorruptRecordError(f"an object of {cls!r} has attributes that none can have")
         for name, value in state.items():
             object.__setattr__(made, name, value)
         if dataclasses.is_dataclass(cls):
             _fill(made, state)
         return made
-    if how != _MODEL:
-        raise CorruptRecordError(f"an object is taken apart in way {how}, of a newer format")
     fields, present, extra, private = state
     for name, value in (
         ("__dict__", fields),
@@ -124,6 +128,26 @@ def put_together(cls: Any, how: int, state: Any) -> Any:
             continue  # A root model has no place for it.
         object.__setattr__(made, name, value)
     return made
+
+
+def _suits(cls: Any, how: int) -> bool:
+    """Whether objects of this class are taken apart in this way, and so may be made in it."""
+    if not isinstance(cls, type):
+        return False
+    if how == _FIELDS:
+        return dataclasses.is_dataclass(cls) or (cls.__module__, cls.__name__) in _SLOTTED
+    if how == _MADE:
+        return issubclass(cls, tuple) and hasattr(cls, "_make")
+    bases: dict[int, tuple[type, ...]] = {
+        _MODEL: (BaseModel,),
+        _ITEMS: (tuple, set, frozenset, deque),
+        _PLAIN: (*_BASES,),
+        _FOLDED: (datetime,),
+        _BOUNDED: (deque,),
+        _ZONED: (datetime, time),
+        _MEMBER: (Enum,),
+    }
+    return issubclass(cls, bases.get(how, ()))
 
 
 def _fill(made: Any, state: dict[str, Any]) -> None:

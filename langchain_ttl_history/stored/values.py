@@ -24,6 +24,7 @@ from langchain_ttl_history.stored.names import value_name
 
 __all__ = ["HERE", "LIST", "SNAPSHOT", "Values", "decode_value", "is_conversation", "shifted"]
 
+# Part of the stored format: add at the end, never reorder.
 HERE, BLOB, LIST, MESSAGE, SNAPSHOT, MAP, SERIALIZED, SERIALIZED_BLOB = range(8)
 """How a value is stored; the last two are like the first two, by a serializer of the program's own."""
 

@@ -63,7 +63,7 @@ class Connections:
         self.give(first)
 
     def check_file(self) -> None:
-        """Refuse a file that is no longer at its path: others would not find what is written.
+        """Refuse a file that is no longer at its path: others find neither what is written nor what is deleted in it.
 
         Raises:
             StorageError: It was moved, deleted or replaced.

@@ -64,10 +64,11 @@ class Transactions:
         """Do some work within one transaction that only reads.
 
         Raises:
-            StorageError: SQLite refused.
+            StorageError: SQLite refused, or the file is gone.
         """
         if self._connections.in_memory:
             return self.write(work)
+        self._connections.check_file()
         return self._patiently(lambda: self._transaction("BEGIN", work))
 
     def line_up(self) -> None:
@@ -140,6 +141,7 @@ class Transactions:
             StorageError: SQLite refused.
         """
         if not self._connections.in_memory:
+            self._connections.check_file()
             return self._patiently(lambda: self._connections.lend(work))
         try:
             self.line_up()
