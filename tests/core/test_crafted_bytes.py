@@ -1,0 +1,167 @@
+"""Stored bytes that nobody's writer made: they are refused by a typed error, and run nothing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import ormsgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from langchain_core.messages import HumanMessage
+
+from langchain_ttl_history import CorruptRecordError, TypeNotAllowedError
+from langchain_ttl_history.codec import Codec
+from langchain_ttl_history.encoding.records import nesting
+from langchain_ttl_history.stored.bodies import decode_bodies, encode_new
+
+_TYPED, _TUPLE, _OBJECT = 2, 3, 8
+
+
+@dataclass
+class Job:
+    command: str
+
+    def __post_init__(self) -> None:
+        raise AssertionError(f"{self.command} is run")
+
+
+class Outer:
+    @dataclass
+    class Job:
+        at: int
+
+    class Colour(Enum):
+        RED = "outer"
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+def extension(code: int, *parts: Any) -> bytes:
+    return ormsgpack.packb(ormsgpack.Ext(code, ormsgpack.packb(list(parts))))
+
+
+BOMB = """
+import ormsgpack
+from langchain_ttl_history import CorruptRecordError
+from langchain_ttl_history.codec import Codec
+
+bomb = b"\\xc0"
+for _ in range({levels}):
+    bomb = ormsgpack.packb(ormsgpack.Ext({code}, b"\\x91" * {lists} + bomb))
+try:
+    Codec().loads(bomb)
+except CorruptRecordError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("code", [1, _TUPLE, 7, _OBJECT])
+@pytest.mark.parametrize(("levels", "lists"), [(100, 300), (16, 1_000), (2_500, 1)])
+def test_values_nested_in_extensions_do_not_fill_the_stack(code: int, levels: int, lists: int) -> None:
+    """In a process of its own, which ended with a signal."""
+    program = BOMB.format(levels=levels, lists=lists, code=code)
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "a value cannot be read" in ended.stdout
+
+
+def test_a_long_chain_of_objects_is_stored_whatever_its_texts_are() -> None:
+    chain: Any = None
+    for _ in range(60):
+        chain = ("文" * 500, chain)
+    codec = Codec()
+    assert codec.loads(codec.dumps(chain, "here")) == chain
+
+
+trees = st.recursive(
+    st.none() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=40) | st.binary(max_size=300),
+    lambda each: st.lists(each, max_size=20) | st.dictionaries(st.text(max_size=3), each, max_size=20),
+    max_leaves=40,
+)
+
+
+def depth(value: Any) -> int:
+    if isinstance(value, dict):
+        return 1 + max(map(depth, value.values()), default=0)
+    return 1 + max(map(depth, value), default=0) if isinstance(value, list) else 0
+
+
+@given(value=trees.filter(lambda each: not isinstance(each, int) or -(2**63) <= each < 2**64))
+def test_how_deep_a_value_is_nested_is_counted_exactly_where_it_matters(value: Any) -> None:
+    try:
+        packed = ormsgpack.packb(value)
+    except TypeError:
+        return  # An integer of more than 64 bits.
+    assert nesting(packed, -1) == depth(value)
+    assert nesting(packed, 10**6) >= depth(value)
+
+
+@given(data=st.binary(max_size=60))
+def test_counting_ends_whatever_the_bytes_are(data: bytes) -> None:
+    assert nesting(data, -1) <= len(data)
+
+
+@pytest.mark.parametrize(
+    ("how", "state"), [(2, ["rm"]), (3, "rm"), (4, ["rm"]), (5, [1]), (6, [[], 1]), (7, [1, 0]), (8, "rm"), (9, {})]
+)
+def test_an_object_is_made_only_as_objects_of_its_class_are_taken_apart(how: int, state: Any) -> None:
+    codec = Codec(allowed=[Job])
+    with pytest.raises(CorruptRecordError, match="taken apart"):
+        codec.loads(extension(_OBJECT, Job.__module__, "Job", how, state))
+
+
+@pytest.mark.parametrize("name", ["__class__", "__dict__"])
+def test_no_attribute_replaces_what_an_object_is(name: str) -> None:
+    with pytest.raises(CorruptRecordError, match="attributes"):
+        Codec(allowed=[Job]).loads(extension(_OBJECT, Job.__module__, "Job", 0, {"command": "", name: {}}))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"lc": 2, "type": "constructor", "id": ["uuid", "UUID"], "args": ["damaged"], "kwargs": {}},
+        {
+            "lc": 1,
+            "type": "constructor",
+            "id": ["langchain_core", "prompts", "prompt", "PromptTemplate"],
+            "kwargs": {"template": "{x}", "input_variables": ["x"]},
+        },
+    ],
+)
+def test_langchains_own_loader_reads_nothing(value: Any) -> None:
+    with pytest.raises(CorruptRecordError, match="kind 'json'"):
+        Codec().loads(extension(_TYPED, "json", json.dumps(value)))
+
+
+@pytest.mark.parametrize("learning", [True, False])
+@pytest.mark.parametrize("turned", [True, False])
+def test_classes_of_one_name_are_told_apart(learning: bool, turned: bool) -> None:
+    values: list[Any] = [Outer.Job(1), Colour.RED, Outer.Colour.RED]
+    allowed = [*map(type, values), Job]
+    codec = Codec(learning=learning, allowed=() if learning else allowed[:: -1 if turned else 1])
+    packed = [codec.dumps(value, "here") for value in values[:: -1 if turned else 1]]
+    found = [codec.loads(each) for each in packed][:: -1 if turned else 1]
+    assert found == values
+    assert [*map(type, found)] == [*map(type, values)]
+
+
+def test_a_message_that_changed_where_it_is_stored_is_not_read() -> None:
+    codec, blobs = Codec(), {}
+    (name,) = encode_new([HumanMessage("pay 100 dollars", id="h")], codec, "here", blobs)
+    changed = blobs[name].payload.replace(b"100", b"900")
+    with pytest.raises(CorruptRecordError, match="body of message 'h' is damaged"):
+        decode_bodies([name], {name: blobs[name]._replace(payload=changed)}, codec)
+
+
+def test_a_class_that_is_not_allowed_stays_so_under_another_name() -> None:
+    packed = Codec(allowed=[Outer.Colour]).dumps(Outer.Colour.RED, "here")
+    with pytest.raises(TypeNotAllowedError, match=r"Outer\.Colour is not allow-listed"):
+        Codec(allowed=[Colour]).loads(packed)
