@@ -203,7 +203,7 @@ class Administration:
 
     def _key(self, user_id: object, session_id: object) -> SessionKey:
         if session_id is None:
-            raise ConfigurationError("no session is named: pass session_id")
+            raise ConfigurationError("no session is named: pass session_id; a single argument is the user's id")
         return SessionKey(self._user(user_id), valid_id("session_id", session_id))
 
     def _scope(self, user_id: object, *, all_users: bool) -> str | None:

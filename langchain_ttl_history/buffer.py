@@ -25,6 +25,8 @@ from langchain_ttl_history.storage.base import Storage
 from langchain_ttl_history.urls import opened
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from langchain_ttl_history.codec import Serializer
     from langchain_ttl_history.history import TTLChatMessageHistory
 
@@ -103,6 +105,9 @@ class SessionBuffer(Administration):
     def history(self, user_id: Id | None = None, session_id: Id | None = None) -> TTLChatMessageHistory:
         """A session's chat history; every read shows the conversation as it is then.
 
+        A factory for `RunnableWithMessageHistory` returns `get_session_history` instead: that class counts what it read
+        at the start of a call, and what is said meanwhile would take the place of the question.
+
         Args:
             user_id: Whose session; the default user if left out.
             session_id: Which of the user's sessions. It need not exist yet.
@@ -116,7 +121,7 @@ class SessionBuffer(Administration):
     def get_session_history(self, session_id: Id, *, user_id: Id | None = None) -> TTLChatMessageHistory:
         """A session's chat history for one call of `RunnableWithMessageHistory`.
 
-        Its first read freezes what it shows, until its `add_messages`.
+        Its first read freezes what it shows, until its `add_messages`: get another one for each call.
 
         Raises:
             MissingUserError: No user is named, and there is no default user.
@@ -221,7 +226,7 @@ class SessionBuffer(Administration):
         if self._owns_storage:
             await self._storage.aclose()
 
-    def __enter__(self) -> SessionBuffer:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -232,7 +237,7 @@ class SessionBuffer(Administration):
     ) -> None:
         self.close()
 
-    async def __aenter__(self) -> SessionBuffer:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 from itertools import takewhile
 from uuid import UUID
 
@@ -27,10 +27,21 @@ def new_in(messages: Sequence[BaseMessage], turn: Turn, codec: Codec) -> list[Ba
         codec: Tells whether the turn changed in place what it was shown.
     """
     shown = {message.id: message for message in turn.as_shown(codec) if message.id}
-    said = _with_cached_as_new(messages, turn)
+    said = _with_cached_as_new(_each_once(messages), turn)
     given_again = _given_again(said, shown)
     said = _without_old(said, shown, given_again)
     return [message for message in said if not message.id or shown.get(message.id) != message]
+
+
+def _each_once(messages: Iterable[BaseMessage]) -> list[BaseMessage]:
+    """The messages, less those without an id that a runnable hands back itself, in front of its answer."""
+    met: set[int] = set()
+    said: list[BaseMessage] = []
+    for message in messages:
+        if message.id or id(message) not in met:
+            said.append(message)
+        met.add(id(message))
+    return said
 
 
 def _with_cached_as_new(messages: Sequence[BaseMessage], turn: Turn) -> list[BaseMessage]:

@@ -183,8 +183,8 @@ def _checked(message: object, key: SessionKey) -> BaseMessage:
 def _ready(given: object, key: SessionKey) -> BaseMessage:
     """A message as it is stored: whole, not a chunk, and with an id of its own."""
     message = _checked(given, key)
-    if isinstance(message, BaseMessageChunk):
-        message = message_chunk_to_message(message)
+    while isinstance(message, BaseMessageChunk):
+        message = message_chunk_to_message(message)  # Of a program's own class of chunks it makes LangChain's.
     if type(message.id) is not str:
         check_id(message, label(key))
     if not message.id:

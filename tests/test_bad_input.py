@@ -562,11 +562,14 @@ async def test_what_narrows_a_list_or_a_history_of_writes_is_checked(session: Se
 
 
 @pytest.mark.parametrize("make", [MemoryStorage, SQLiteStorage, RedisStorage])
-@pytest.mark.parametrize("bad", [0, "", 5, "now"])
-def test_a_clock_that_cannot_be_asked_is_refused(make: Any, bad: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "bad", [0, "", 5, "now", *(lambda now=now: now for now in ("12", None, math.nan, math.inf, True))]
+)
+def test_a_clock_that_tells_no_time_is_refused(make: Any, bad: Any, tmp_path: Path) -> None:
     place = {MemoryStorage: (), SQLiteStorage: (tmp_path / "s.db",), RedisStorage: ("redis://localhost",)}[make]
-    with pytest.raises(ConfigurationError, match="clock must be a function"):
+    with pytest.raises(ConfigurationError, match="clock must (be a function|give seconds)"):
         make(*place, clock=bad)
+    assert not (tmp_path / "s.db").exists()
 
 
 def test_a_storage_that_lacks_what_one_has_is_refused() -> None:

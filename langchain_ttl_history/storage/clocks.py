@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from math import isfinite
 from typing import TypeAlias
 
 from langchain_ttl_history.errors import ConfigurationError, brief
@@ -19,10 +20,15 @@ def checked_clock(clock: Clock | None) -> Clock | None:
     """The clock that a storage is given, if it is one.
 
     Raises:
-        ConfigurationError: It cannot be called.
+        ConfigurationError: It cannot be called, or gives no number of seconds.
     """
-    if clock is not None and not callable(clock):
+    if clock is None:
+        return None
+    if not callable(clock):
         raise ConfigurationError(f"clock must be a function like time.time, not {brief(clock)}")
+    now = clock()
+    if type(now) not in (int, float) or not isfinite(now):
+        raise ConfigurationError(f"clock must give seconds since the epoch, as time.time does, not {brief(now)}")
     return clock
 
 

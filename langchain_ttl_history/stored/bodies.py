@@ -174,8 +174,8 @@ def decode_bodies(names: Iterable[str], blobs: Mapping[str, Blob], codec: Codec)
         raise CorruptRecordError(f"the body of message {key_of(gone)!r} is gone") from None
     if codec.cipher is not None:
         packed = [codec.unseal(payload) for payload in packed]
+    messages = codec.messages(packed, [name[ID:] or None for name in wanted])
     for name, content in zip(wanted, packed, strict=True):
         if not name.startswith(content_name(content)):
             raise CorruptRecordError(f"the body of message {key_of(name)!r} is damaged")
-    ids = [name[ID:] or None for name in wanted]
-    return codec.messages(packed, ids)
+    return messages

@@ -11,6 +11,7 @@ from langchain.agents import create_agent
 from langchain.agents.middleware import PIIMiddleware
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, RemoveMessage, SystemMessage, ToolMessage
 from langchain_core.runnables import RunnableLambda
+from langchain_core.runnables.history import RunnableWithMessageHistory
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.graph.message import REMOVE_ALL_MESSAGES, add_messages
@@ -158,8 +159,23 @@ async def test_a_message_removed_and_added_at_once_is_an_edit_in_its_place_as_in
     change = [HumanMessage("q3", id="q3"), RemoveMessage("a1"), AIMessage("redacted", id="a1")]
     await session.add(*said)
     await session.add(*change)
-    assert await session.texts() == ["redacted", "q2", "a2", "q3"]
+    assert await session.texts() == ["q1", "redacted", "q2", "a2", "q3"]
     assert [each.text for each in add_messages(said, change)] == await session.texts()  # type: ignore[union-attr, arg-type]  # a list of messages
+
+
+@pytest.mark.parametrize("given", [[HumanMessage("one")], "one"], ids=["message", "text"])
+async def test_a_question_that_a_runnable_hands_back_in_front_of_its_answer_is_stored_once(
+    session: Session, given: Any
+) -> None:
+    agent = RunnableLambda(lambda messages: [*messages, AIMessage(f"answer {len(messages)}")])
+    chain = RunnableWithMessageHistory(
+        agent,
+        session.buffer.get_session_history,
+        history_factory_config=session.buffer.history_factory_config,
+    )
+    for _ in range(2):
+        await session.colour.call(chain, "invoke", given, session.config)
+    assert await session.texts() == ["one", "answer 1", "one", "answer 3"]
 
 
 async def test_a_retried_append_stores_each_message_once(session: Session) -> None:

@@ -170,8 +170,15 @@ async def test_a_streamed_answer_is_stored_as_one_ai_message(session: Session, s
     assert str(stored[1].content).strip() == "re: tell me a story"
 
 
-async def test_a_chunk_that_is_appended_is_stored_as_an_ai_message(session: Session) -> None:
-    chunk = AIMessageChunk(
+class OwnChunk(AIMessageChunk):
+    """A program's own class of chunks."""
+
+
+@pytest.mark.parametrize("kind", [AIMessageChunk, OwnChunk])
+async def test_a_chunk_that_is_appended_is_stored_as_an_ai_message(
+    session: Session, kind: type[AIMessageChunk]
+) -> None:
+    chunk = kind(
         "",
         id="m1",
         tool_call_chunks=[{"name": "lookup", "args": '{"thing": "x"}', "id": "c1", "index": 0}],

@@ -111,7 +111,7 @@ class ServerURL:
             pool.make_connection()
             return
         if options.get("db"):
-            raise ValueError("a cluster has database 0 alone")
+            raise ValueError("a cluster has only database 0")
         made = getattr(import_module(f"{self.library}.asyncio.cluster"), f"{_NAMES[self.library]}Cluster")
         known = signature(made.__init__).parameters
         pool.connection_class(**{name: value for name, value in options.items() if name not in known})
