@@ -567,7 +567,7 @@ async def test_what_narrows_a_list_or_a_history_of_writes_is_checked(session: Se
 )
 def test_a_clock_that_tells_no_time_is_refused(make: Any, bad: Any, tmp_path: Path) -> None:
     place = {MemoryStorage: (), SQLiteStorage: (tmp_path / "s.db",), RedisStorage: ("redis://localhost",)}[make]
-    with pytest.raises(ConfigurationError, match="clock must (be a function|give seconds)"):
+    with pytest.raises(ConfigurationError, match=r"clock must (be a function|give seconds)"):
         make(*place, clock=bad)
     assert not (tmp_path / "s.db").exists()
 
