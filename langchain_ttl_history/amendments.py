@@ -44,9 +44,9 @@ def spelled_out(deltas: Sequence[Delta], head: Sequence[str], seen: Seen) -> Seq
 
 
 def done_with(keys: frozenset[str], deltas: Iterable[Delta], seen: Seen) -> Seen:
-    """What a run has seen that leaves these messages out: also their unseen edits, whatever else was added with them.
+    """What a run has seen, and also every unseen edit of these messages, which its window left out.
 
-    An edit of a message that is gone would otherwise add it again, at the end.
+    Such an edit would otherwise add its message again, at the end.
     """
     edits: list[tuple[int, str]] = []
     anew: set[str] = set()

@@ -76,6 +76,10 @@ class TTLCheckpointSaver(GetAndList, PruneCopyDelete, BaseCheckpointSaver[Any]):
         self._late = LateWrites(sessions.cache)
         self._use(replace(sessions, codec=sessions.codec.allowing((), serde)))
 
+    def __repr__(self) -> str:
+        user = self._threads.user_id
+        return f"TTLCheckpointSaver({self._storage!r}{'' if user is None else f', user_id={user!r}'})"
+
     def _use(self, sessions: Sessions) -> None:
         self._sessions = sessions
         messages_key = self._messages_key

@@ -61,7 +61,7 @@ class _Brief(Repr):
             return "an int of too many digits to show"
 
     def repr_instance(self, x: object, level: int) -> str:
-        # Whatever an object says of itself: a client's password, say.
+        # What an object says of itself may be a secret.
         plain = isinstance(x, (type(None), bool, type, timedelta, float, bytes, UUID, Decimal))
         return super().repr_instance(x, level) if plain else object.__repr__(x).partition(" at ")[0] + ">"
 

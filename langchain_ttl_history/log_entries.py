@@ -34,7 +34,7 @@ class Seen(NamedTuple):
         return any(run == delta.run and (end is None or delta.position <= end) for run, end in self.runs)
 
     def until(self, position: int) -> Seen:
-        """What a reader has seen who is given this state at a position: no changes that the runs made after it."""
+        """What a reader has seen who is given this state at a position: changes that the runs made later are unseen."""
         ends = [(run, position if end is None else end) for run, end in self.runs]
         return self._replace(runs=tuple((run, end) for run, end in ends if end > self.position))
 

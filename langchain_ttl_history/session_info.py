@@ -29,16 +29,19 @@ class SessionInfo:
     """A live session's metadata; the times are aware, in UTC."""
 
     user_id: str
+    """Whose it is."""
     session_id: str
+    """Which of the user's sessions it is."""
     messages: int
     """How many messages its history shows."""
     checkpoints: int
-    """How many root checkpoints it stores of those that it lists. Where only a chain has spoken, a graph is shown one
-    that is not stored yet."""
+    """How many root checkpoints are listed and stored; 0 where only a chain has written."""
     bytes: int
     """Every payload byte it holds."""
     created_at: datetime
+    """When it was first written to."""
     last_used_at: datetime
+    """When it was last read or written to; on SQLite and Redis the last use that was recorded."""
     expires_at: datetime | None
     """None if the session is pinned and there is no `max_age`."""
     read_at: datetime | None = field(default=None, repr=False, compare=False)

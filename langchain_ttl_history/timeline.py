@@ -24,7 +24,7 @@ _DRAWN_CHARS = 20_000
 _DRAWN_MESSAGES = 200
 
 # Blocks of content that say again what `tool_calls` says.
-_CALL_BLOCKS = frozenset({"tool_use", "tool_call", "tool_call_chunk", "function_call", "invalid_tool_call"})
+_ALREADY_DRAWN = frozenset({"tool_use", "tool_call", "tool_call_chunk", "function_call", "invalid_tool_call"})
 
 
 def timeline(messages: Sequence[BaseMessage], shown: AbstractSet[int], waiting: AbstractSet[int]) -> str:
@@ -114,7 +114,7 @@ def marks(message: BaseMessage) -> list[str]:
     found = []
     if not isinstance(message.content, str):
         kinds = [str(block.get("type", "block")) for block in message.content if isinstance(block, dict)]
-        found += [kind for kind in dict.fromkeys(kinds) if kind != "text" and kind not in _CALL_BLOCKS]
+        found += [kind for kind in dict.fromkeys(kinds) if kind != "text" and kind not in _ALREADY_DRAWN]
     if isinstance(message, AIMessage):
         found += [f"unreadable call of {call['name']}" for call in message.invalid_tool_calls]
     if isinstance(message, ToolMessage):

@@ -19,12 +19,12 @@ _RESERVED_KEYS = frozenset({"thread_id", "session_id", "checkpoint_ns", "checkpo
 
 @dataclass(frozen=True)
 class Threads:
-    """Whose sessions configs name."""
+    """Finds the session that a config names."""
 
     user_key: str
     """The configurable that names the user."""
     user_id: str | None
-    """The one user there may be."""
+    """The user it is bound to, if any."""
     default_user: str | None
 
     def __post_init__(self) -> None:

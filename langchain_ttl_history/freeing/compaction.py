@@ -126,7 +126,7 @@ def plan(
 
 
 def _hiding(change: Change, log: Trimmed, conversation: Conversation, codec: Codec) -> Change:
-    """What frees a part of the log, and hides what the head has from before that."""
+    """The change, with a pointer to the head that hides what is older than the part of the log that it frees."""
     if not log.hidden:
         return change
     head = head_name("")

@@ -39,7 +39,7 @@ def older_than_freed(
 
 
 def without_edits_of(keys: AbstractSet[str], deltas: Iterable[Delta]) -> list[Delta]:
-    """The changes, of which none adds one of these messages, which are hidden: an edit would, at the end."""
+    """The changes, without additions of these hidden messages, which an edit would otherwise show at the end."""
     left: list[Delta] = []
     for delta in deltas:
         added = tuple(name for name in delta.added if key_of(name) not in keys)

@@ -75,7 +75,7 @@ def trimmed(
 
 
 def _only_editing(deltas: Iterable[Delta], new: AbstractSet[int], there: AbstractSet[str]) -> list[Delta]:
-    """The changes, of which those that edit the head's messages add none where another run is the head.
+    """The changes; unseen ones that only edit messages of the head become `WHERE_IT_IS`.
 
     What put such a message where it stands is freed, so a run under way that has not seen it would show it at the end.
 

@@ -53,6 +53,7 @@ class Blob(NamedTuple):
     """Named bytes."""
 
     payload: bytes
+    """The bytes."""
     refs: tuple[str, ...] = ()
     """Names of the blobs it needs."""
     mark: int = 0
@@ -65,7 +66,9 @@ class Entry(NamedTuple):
     """One entry of a list."""
 
     position: int
+    """Where it stands among all entries of the session."""
     payload: bytes
+    """The bytes."""
     refs: tuple[str, ...] = ()
     """Names of the blobs it needs."""
 
@@ -74,7 +77,9 @@ class Lease(NamedTuple):
     """How long a use prolongs a session, in seconds; None means unbounded."""
 
     idle_ttl: float | None
+    """From each use on."""
     max_age: float | None
+    """From the session's creation on."""
 
     def is_over(self, created_at: float, now: float) -> bool:
         """Whether a session created then is past `max_age`; whoever used it before may have allowed more."""
@@ -128,6 +133,7 @@ class Change:
     lease: Lease
     """Prolongs the session, and sets its deadline if this creates it."""
     guard: Guard = Guard()
+    """Refuse what continues something that was deleted."""
     blobs: Mapping[str, Blob] = field(default_factory=dict)
     """Blobs to set."""
     append: Sequence[tuple[str, bytes, tuple[str, ...]]] = ()
@@ -154,6 +160,7 @@ class Status(Enum):
     """What became of a write."""
 
     STORED = "stored"
+    """All of it was stored."""
     DELETED = "deleted"
     """Its guard met the fence."""
     MISSING = "missing"
@@ -169,10 +176,15 @@ class Outcome:
     """The answer to a write; sizes are those after it."""
 
     status: Status
+    """What became of the write; what follows is told where it was stored, and `missing` where it is MISSING."""
     missing: frozenset[str] = frozenset()
+    """References that are neither stored nor given."""
     generation: int = 0
+    """The session's."""
     position: int = 0
+    """The newest position given out."""
     bytes: int = 0
+    """Every payload byte of the session."""
     weights: Mapping[str, int] = field(default_factory=dict)
     """For each list that was appended to, placed in or trimmed, and perhaps for others, the number
     of its entries and of their references."""
@@ -183,6 +195,7 @@ class Snapshot:
     """The answer to a read. Times are seconds since the epoch."""
 
     now: float
+    """The time of the answer, by the storage's clock."""
     fence: int = 0
     """The newest deleted generation while its tombstone stands, otherwise 0."""
     generation: int = 0
@@ -192,8 +205,11 @@ class Snapshot:
     bytes: int = 0
     """Every payload byte of the session."""
     created_at: float = 0.0
+    """When the session was created."""
     last_used_at: float = 0.0
+    """The last use that was recorded."""
     expires_at: float | None = None
+    """The deadline; None where there is none."""
     blobs: Mapping[str, Blob] = field(default_factory=dict)
     lists: Mapping[str, Sequence[Entry]] = field(default_factory=dict)
     outline: bool = False
@@ -220,8 +236,8 @@ class Storage(Protocol):
     private: bool
     """Whether only this process can write to it."""
     slack: float
-    """How far over its caps a session may grow before it is freed: 1.25 is by a quarter. What is kept in vain
-    stands against what freeing costs; no reader sees either."""
+    """How far over its caps a session may grow before it is freed: 1.25 is by a quarter. More keeps more that nobody
+    is shown, and frees less often; no reader sees either."""
 
     def read(self, key: SessionKey, query: Query) -> Snapshot:
         """Read parts of one session.

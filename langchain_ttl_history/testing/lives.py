@@ -80,8 +80,6 @@ class Lives(Cases):
         assert (await self.write(idle_ttl=50.0, upkeep=True)).status is Status.STORED
         assert used + 50 <= ((await self.read()).expires_at or 0) <= used + 50 * (1 + self.lateness)
 
-    # Deletion
-
     async def test_a_session_that_is_older_than_a_use_allows_is_gone_at_that_use(self) -> None:
         short = Lease(None, 100.0)
         for idle in (None, IDLE):
@@ -101,6 +99,8 @@ class Lives(Cases):
                     assert [*(await self.read("old", "new", key=key)).blobs] == ["new"]
                 else:
                     assert (await self.write(key, lease=short, idle_ttl=None, upkeep=True)).status is Status.ABSENT
+
+    # Deletion
 
     async def test_deletion_leaves_a_fence_that_refuses_what_continues_the_deleted(self) -> None:
         old = (await self.write(blobs={"b": Blob(b"1")})).generation
