@@ -30,7 +30,9 @@ def spelled_out(deltas: Sequence[Delta], head: Sequence[str], seen: Seen) -> Seq
     spelled: list[Delta] = []
     for each in deltas:
         delta = each
-        if delta.keeps is not None and delta.position > seen.position and not seen.ran(delta):
+        # Whether all that the head's run was shown was known to who made the change: of what it was not, nothing tells.
+        knew = delta.position - 1 if delta.known is None else delta.known
+        if delta.keeps is not None and delta.position > seen.position and knew >= seen.position and not seen.ran(delta):
             # What it did not know of stays, and so does what the head's own run said since.
             unknown = [other for other in spelled if delta.ignores(other)]
             unknown += [other for other in deltas if other.position > delta.position and seen.ran(other)]

@@ -9,7 +9,7 @@ unseen change folded in:
 * what the head's run had seen is never applied again;
 * a change that the head's own run made later to the same message wins;
 * an addition goes after the message it says it follows; where that is gone, behind what is left of its turn, or before
-  what others began since; otherwise to the end, or before the turn that the head's run opened later;
+  what others began since; otherwise to the end, or before a turn that the head's run opened later while another waited;
 * what a turn carries over from a session that ended under it follows what it followed there, and brings back nothing
   that was removed or edited since;
 * a message that is moved takes along the messages right after it that its mover did not know of.
@@ -40,7 +40,7 @@ def fold(names: Sequence[str], deltas: Sequence[Delta], seen: Seen) -> Sequence[
     }
     order = list(keyed(names))
     shown = dict(zip(order, names, strict=True))
-    begun = _own_turn(deltas, seen)
+    begun = _own_turn(deltas, seen, order)
     # For each key the change at the end that it, or what it follows, was put there by.
     opened: dict[str, Delta] = {}
     runs: dict[str, str] = {}
@@ -102,16 +102,29 @@ def _carry_over(
             at += 1
 
 
-def _own_turn(deltas: Sequence[Delta], seen: Seen) -> tuple[int, str] | None:
-    """Where the turn began that the head's run opened: the position in the log, and the key of its first message.
+def _own_turn(deltas: Sequence[Delta], seen: Seen, order: Sequence[str]) -> tuple[int, str] | None:
+    """Where a turn began that the head's run opened while another one waited for results.
 
-    None if the run opened none, as one that resumes, or if the log no longer tells.
+    None for any other run: it was shown all that had been said before.
+
+    Args:
+        deltas: The log.
+        seen: What the head's run has seen.
+        order: The keys of the head's messages.
+
+    Returns:
+        Its position in the log, and the key of its first message.
     """
-    own = {run for run, end in seen.runs if end is None}
-    first = next((delta for delta in deltas if delta.run in own), None)
-    if first is None or first.after is not None or first.is_carried_over or not first.added:
+    if all(end is None for _, end in seen.runs):
         return None
-    return first.position, key_of(first.added[0])
+    own = {run for run, end in seen.runs if end is None}
+    said = [delta for delta in deltas if delta.run in own and not delta.is_carried_over]
+    if not said or said[0].after is not None:
+        return None
+    # Messages that it only edited stand further up.
+    keys = {key_of(name) for delta in said for name in delta.added}
+    newest = [*takewhile(keys.__contains__, reversed(order))]
+    return (said[0].position, newest[-1]) if newest else None
 
 
 def _end_for(

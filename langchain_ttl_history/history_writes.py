@@ -113,13 +113,13 @@ def replace(sessions: Sessions, key: SessionKey, messages: Sequence[BaseMessage]
         known = KnownBodies()
         known.learn_read(view.names, [view.messages[name] for name in view.names], view.snapshot.blobs, sessions.codec)
         names = encode_bodies([*ready.values()], known, sessions.codec, label(key), blobs)
-        removed, added = diff(view.history, names)
+        waiting = {*view.waiting[1:]}
+        removed, added = diff([name for name in view.names if name not in waiting], names)
         # Runs under way, and a graph that waits, still have what is hidden.
         removed += tuple(view.log.hidden.difference(map(key_of, (*view.names, *names))))
         if not removed and not added:
             return
-        # What the history does not show, a call that waits for its results, stays.
-        keeps = tuple(map(key_of, {*names, *view.names}.difference({*view.history}.difference(names))))
+        keeps = (*map(key_of, names), *map(key_of, view.waiting[1:]))
         delta = Delta(_new_id(), removed, added, known=view.snapshot.position, keeps=keeps)
         if (yield from _log(sessions, key, [delta], blobs, guard)):
             return

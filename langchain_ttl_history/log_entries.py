@@ -75,8 +75,8 @@ class Delta(NamedTuple):
     known: int | None = None
     """The position up to which its run knew the log, where it removes or follows something; None: all before it."""
     keeps: tuple[str, ...] | None = None
-    """For a change that removes all but some messages, the keys of those: it also removes what its run was not shown
-    because a window had cut it, which others may still have. None for one that removes only `removed`."""
+    """For a change that replaces the whole conversation, the keys of the messages that stay: it also removes what was
+    not shown because a window had cut it, which others may still have. None for one that removes only `removed`."""
 
     @property
     def touched(self) -> tuple[str, ...]:

@@ -95,7 +95,7 @@ class Sessions:
         entries = snapshot.lists.get(LOG, ())
         deltas = deltas_of(entries)
         if pointer is None:
-            names = fold((), deltas, Seen())
+            names = fold((), spelled_out(deltas, (), Seen()), Seen())
             messages = dict(zip(names, recall.decode(names, blobs), strict=True))
             log = Log(entries, deltas)
             return View(snapshot, None, names, names, names, Seen(snapshot.position), messages, log)

@@ -145,11 +145,7 @@ def log_entry(record: Record, value: Any, shown: Sequence[str], before: Record |
         if not is_conversation(messages) or ends_open([message for message in messages if message.id in stays]):
             last = None  # Perhaps an open tool call: its results may arrive meanwhile and must follow it.
     record.last = new[-1] if new else last
-    known = record.seen.last if removed or last is not None else None
-    # A conversation that begins anew, with a summary for example, has none of those either that the window had cut.
-    begins_anew = removed and not (names and key_of(names[0]) in {key_of(name) for name in shown})
-    keeps = tuple(map(key_of, names)) if begins_anew else None
-    return Delta(record.run, removed, added, last, known=known, keeps=keeps)
+    return Delta(record.run, removed, added, last, known=record.seen.last if removed or last is not None else None)
 
 
 def carried_over(record: Record, value: Any, held: Mapping[str, Blob], codec: Codec) -> list[Delta]:

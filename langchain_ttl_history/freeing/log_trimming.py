@@ -143,8 +143,6 @@ def _newest_removals(deltas: Sequence[Delta], room: float) -> frozenset[int]:
             if room < 0 or len(found) == _REMOVALS:
                 break
             found.add(delta.position)
-        if delta.keeps is not None:
-            break  # It removes all that was removed before.
     return frozenset(found)
 
 

@@ -12,7 +12,7 @@ from langgraph.graph.message import REMOVE_ALL_MESSAGES, add_messages
 from langgraph.types import Command, interrupt
 from typing_extensions import TypedDict
 
-from langchain_ttl_history import Retention, SessionBuffer
+from langchain_ttl_history import Retention, SessionBuffer, TTLChatMessageHistory
 from tests.regressions.cases import CALL, CONFIG, DELTAS, ask, asking, calls_while, chained, graph_of, ids, texts
 
 
@@ -44,13 +44,10 @@ def test_a_removal_among_messages_counts_for_those_before_it() -> None:
     assert ids(history.messages) == ["6"]
 
 
-CLEARS: dict[str, Callable[[SessionBuffer, Any], object]] = {
-    "assign": lambda buffer, graph: setattr(buffer.history(session_id="t"), "messages", []),
-    "summarise": lambda buffer, graph: setattr(buffer.history(session_id="t"), "messages", [HumanMessage("summary")]),
-    "history": lambda buffer, graph: buffer.history(session_id="t").add_messages(
-        [RemoveMessage(id=REMOVE_ALL_MESSAGES)]
-    ),
-    "graph": lambda buffer, graph: graph.update_state(CONFIG, {"messages": [RemoveMessage(id=REMOVE_ALL_MESSAGES)]}),
+CLEARS: dict[str, Callable[[TTLChatMessageHistory], object]] = {
+    "assign": lambda history: setattr(history, "messages", []),
+    "summarise": lambda history: setattr(history, "messages", [HumanMessage("summary")]),
+    "remove": lambda history: history.add_messages([RemoveMessage(id=REMOVE_ALL_MESSAGES)]),
 }
 
 
@@ -65,7 +62,7 @@ def test_what_was_cleared_does_not_come_back_with_a_run_that_began_before(how: s
     def clears(state: MessagesState) -> Any:
         for number in range(turns):
             ask(others, f"{number}")
-        CLEARS[how](buffer, others)
+        CLEARS[how](history)
         return {"messages": [AIMessage("slow answer")]}
 
     ask(others, "secret")
@@ -311,3 +308,91 @@ def test_a_chain_is_not_shown_the_call_of_an_agent_that_is_in_its_tool_while_ano
     for _ in running:
         pass
     assert texts(history.messages) == ["question", "call", "result", "answer"]
+
+
+ALL = RemoveMessage(id=REMOVE_ALL_MESSAGES)
+
+
+def begun(graph: Any, question: str) -> Any:
+    """A run of a graph of which the first step is done."""
+    running = graph.stream({"messages": [HumanMessage(question)]}, CONFIG, durability="sync", stream_mode="values")
+    next(running)
+    return running
+
+
+@pytest.mark.parametrize("how", ["summarises", "refuses"])
+def test_a_run_that_begins_the_conversation_anew_removes_nothing_that_it_did_not_know_of(how: str) -> None:
+    def removes(state: MessagesState) -> Any:
+        gone = ALL if how == "summarises" else RemoveMessage(id=str(state["messages"][-1].id))
+        return {"messages": [gone, HumanMessage("anew")]}
+
+    buffer = SessionBuffer(default_user="u")
+    history = buffer.history(session_id="t")
+    removing = begun(chained(buffer, removes=removes, answers=lambda _: {"messages": [AIMessage("done")]}), "first?")
+    history.add_messages([HumanMessage("X?"), AIMessage("X!")])
+    # This one is shown the chain's turn, and ends last.
+    other = begun(chained(buffer, answers=lambda _: {"messages": [AIMessage("other")]}), "other?")
+    for each in (*removing, *other):
+        assert each
+    assert texts(history.messages) == ["X?", "X!", "other?", "other", "anew", "done"]
+
+
+def test_an_agent_in_a_tool_that_summarises_removes_nothing_that_its_caller_waits_with() -> None:
+    buffer = SessionBuffer(default_user="u")
+    history = buffer.history(session_id="t")
+    inner = chained(buffer, sums=lambda _: {"messages": [ALL, HumanMessage("summary")]})
+
+    def meanwhile() -> None:
+        history.add_messages([HumanMessage("X?"), AIMessage("X!")])
+        ask(inner, "inner?")
+
+    ask(calls_while(buffer, meanwhile), "outer?")
+    assert {"X?", "X!", "summary", "answer"} <= {*texts(history.messages)}
+
+
+@pytest.mark.parametrize("durability", ["sync", "exit"])
+@pytest.mark.parametrize("edits", ["edit", "summary"])
+def test_an_edit_moves_nothing_that_others_say_meanwhile_up_to_where_it_stands(edits: str, durability: str) -> None:
+    buffer = SessionBuffer(default_user="u")
+    history = buffer.history(session_id="t")
+    result = ToolMessage("result", tool_call_id="c", id="result")
+    history.add_messages([HumanMessage("q"), AIMessage("call", tool_calls=[CALL]), result, AIMessage("a")])
+
+    def changes(state: MessagesState) -> Any:
+        history.add_messages([HumanMessage("X?"), AIMessage("X!")])
+        cleared = ToolMessage("cleared", tool_call_id="c", id="result")
+        return {"messages": [cleared] if edits == "edit" else [ALL, HumanMessage("summary"), state["messages"][-1]]}
+
+    graph = chained(buffer, changes=changes, answers=lambda _: {"messages": [AIMessage("answer")]})
+    ask(graph, "new", durability)
+    old = ["q", "call", "cleared", "a"] if edits == "edit" else ["summary"]
+    assert texts(history.messages) == [*old, "new", "answer", "X?", "X!"]
+
+
+def test_an_edit_while_an_approval_is_waited_for_moves_nothing_up_to_where_it_stands() -> None:
+    buffer = SessionBuffer(default_user="u")
+    history = buffer.history(session_id="t")
+    history.add_messages([HumanMessage("q", id="q"), AIMessage("a")])
+    agent = asking(buffer)
+    ask(agent, "do")
+    history.add_messages([HumanMessage("X?"), AIMessage("X!")])
+    agent.update_state(CONFIG, {"messages": [HumanMessage("redacted", id="q")]})
+    assert texts(history.messages) == ["redacted", "a", "do", "X?", "X!"]
+
+
+def test_setting_the_messages_removes_the_call_of_a_run_that_failed_beside_another() -> None:
+    buffer = SessionBuffer(default_user="u")
+    history = buffer.history(session_id="t")
+    other = chained(buffer, answers=lambda _: {"messages": [AIMessage("other")]})
+    running = begun(other, "other?")
+
+    def fails() -> None:
+        raise RuntimeError("the tool is down")
+
+    with pytest.raises(RuntimeError, match="down"):
+        ask(calls_while(buffer, fails), "question")
+    for each in running:
+        assert each
+    history.messages = [HumanMessage("fresh")]
+    assert texts(history.messages) == texts(other.get_state(CONFIG).values["messages"]) == ["fresh"]
+    assert ask(other, "next") == ["fresh", "next", "other"]
