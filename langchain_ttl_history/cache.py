@@ -7,7 +7,7 @@ bodies it leaves out; if either is wrong the storage refuses, and the write is p
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from langchain_ttl_history.checkpoints import Record
 from langchain_ttl_history.fork_safety import lock
@@ -97,6 +97,8 @@ class SessionCache:
         self._put: dict[int, int] = {}
         self._put_before: dict[int, int] = {}
         self._plans: OrderedDict[SessionKey, Change] = OrderedDict()
+        # By session and checkpoint.
+        self._early: OrderedDict[tuple[SessionKey, str], list[Change]] = OrderedDict()
         self._held = 0
 
     def last(self, key: SessionKey) -> CachedSession | None:
@@ -172,13 +174,29 @@ class SessionCache:
         """Take what can be freed of a session; None if nothing is planned."""
         return self._plans.pop(key, None) if self._plans else None
 
+    def keep_early(self, key: SessionKey, name: str, change: Change) -> None:
+        """Remember an interrupt that was stored before its checkpoint was known to be, which may be freed by then."""
+        with self._lock:
+            self._early.setdefault((key, name), []).append(change)
+            while len(self._early) > _SESSIONS:
+                self._early.popitem(last=False)
+
+    def take_early(self, key: SessionKey, name: str) -> Sequence[Change]:
+        """Take the interrupts that were stored before this checkpoint."""
+        if not self._early:
+            return ()
+        with self._lock:
+            return self._early.pop((key, name), ())
+
     def drop(self, user_id: str, session_id: str | None = None) -> None:
         """Forget what was said in a session, or in all of a user's."""
         with self._lock:
             for key in [
                 key
-                for key in {*self._sessions, *self._plans}
+                for key in {*self._sessions, *self._plans, *(key for key, _ in self._early)}
                 if key.user_id == user_id and session_id in (None, key.session_id)
             ]:
                 self._remove(key)
                 self._plans.pop(key, None)
+                for early in [each for each in self._early if each[0] == key]:
+                    del self._early[early]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from langchain_ttl_history.cache import SessionCache
 from langchain_ttl_history.checkpointing.late_writes import LateWrites, checkpoints_of
 from langchain_ttl_history.checkpointing.pending_writes import PendingWrites
 from langchain_ttl_history.checkpointing.put_inputs import Put, TaskWrites
@@ -40,6 +41,8 @@ class Arrivals:
         yield from self._release(key, put.name, outcome.status)
         if outcome.status is Status.STORED:
             yield from self._check_early(key, put.name)
+        else:
+            self._cache.take_early(key, put.name)  # They will never be read.
 
     def put_writes(self, given: TaskWrites) -> Flow[None]:
         """Store writes pending on a checkpoint, or let them wait for it.
@@ -54,7 +57,7 @@ class Arrivals:
             _, outcome = yield from self.pending.put_writes(given)
             self.late.retried(key, outcome.status)
         if given.asks and is_early and outcome.status is Status.STORED:
-            self.late.expect(key, name, self.pending.on_their_own(given))
+            self._cache.keep_early(key, name, self.pending.on_their_own(given))
             # Looked up only now: whoever puts the checkpoint may have looked before for what came early.
             if not self._is_unknown(key, name):
                 yield from self._check_early(key, name)
@@ -73,13 +76,17 @@ class Arrivals:
 
     def _check_early(self, key: SessionKey, name: str) -> Flow[None]:
         """See to it that interrupts are read with this checkpoint, which were stored before it was known to be."""
-        for change in self.late.early(key, name):
+        for change in self._cache.take_early(key, name):
             yield from self.pending.check(key, name, change)
 
     def _is_unknown(self, key: SessionKey, name: str) -> bool:
-        return self.puts.sessions.cache.put_in(key, name) is None
+        return self._cache.put_in(key, name) is None
+
+    @property
+    def _cache(self) -> SessionCache:
+        return self.puts.sessions.cache
 
     def _note(self, key: SessionKey, change: Change, outcome: Outcome) -> None:
         if outcome.status is Status.STORED:
             for each in checkpoints_of(change):
-                self.puts.sessions.cache.note_put(key, each, outcome.generation)
+                self._cache.note_put(key, each, outcome.generation)

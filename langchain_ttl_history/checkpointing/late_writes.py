@@ -29,12 +29,8 @@ class LateWrites:
     which generation it belongs to. So they wait here, in the process that makes both, until the checkpoint they need
     is stored or refused.
 
-    Where there is no tombstone they are stored at once. An interrupt is kept here all the same until its checkpoint is
-    known to be stored: another run may have freed that in between.
-
     Args:
-        cache: Knows which checkpoints this process stored. It must know of a checkpoint before `released` or `early` is
-            called for it.
+        cache: Knows which checkpoints this process stored. It must know of a checkpoint before `released` is called.
     """
 
     def __init__(self, cache: SessionCache) -> None:
@@ -43,7 +39,6 @@ class LateWrites:
         self._refused: OrderedDict[int, None] = OrderedDict()
         self._held: OrderedDict[tuple[SessionKey, str], list[Change]] = OrderedDict()
         self._warned: OrderedDict[int, None] = OrderedDict()
-        self._early: OrderedDict[tuple[SessionKey, str], list[Change]] = OrderedDict()
         self._lock = lock()
 
     def released(self, key: SessionKey, name: str, status: Status) -> Sequence[Change]:
@@ -94,20 +89,6 @@ class LateWrites:
             while len(self._held) > _HELD:
                 self._held.popitem(last=False)
             return True
-
-    def expect(self, key: SessionKey, name: str, change: Change) -> None:
-        """Keep an interrupt, which is stored, until its checkpoint is known to be stored as well."""
-        with self._lock:
-            self._early.setdefault((key, name), []).append(change)
-            while len(self._early) > _HELD:
-                self._early.popitem(last=False)
-
-    def early(self, key: SessionKey, name: str) -> Sequence[Change]:
-        """The interrupts that came before this checkpoint, which are forgotten here."""
-        if not self._early:
-            return ()
-        with self._lock:
-            return self._early.pop((key, name), ())
 
     def retried(self, key: SessionKey, status: Status) -> None:
         """Log if the second attempt was refused as well."""

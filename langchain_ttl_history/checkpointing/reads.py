@@ -184,13 +184,13 @@ class CheckpointReads:
         """Remember what the run that starts here will build on."""
         known = self.sessions.cache.of(key, snapshot.generation)
         name = checkpoint_name("", id)
+        self.sessions.cache.note_put(key, name, snapshot.generation)
         there = known.records.get(name)
         if there is None or (there.names != names and not set(names) <= set(there.names)):
             # Another process put it, or it was forgotten. Where messages of it were freed meanwhile, the run under way
             # that put it needs to know what it was.
             if there is None or not set(record.names) <= set(there.names):
                 known.learn(name, record, snapshot.blobs)
-            self.sessions.cache.note_put(key, name, snapshot.generation)
             known.bodies.learn_read(names, messages, snapshot.blobs, self.sessions.codec)
         return known.bodies
 

@@ -28,9 +28,8 @@ class AllowList:
     def __init__(self, safe: Collection[TypeName], allowed: Iterable[type | TypeName] = ()) -> None:
         self._safe = safe
         self._classes: dict[TypeName, type | None] = {}
-        # By module and `__name__`, which is all that LangGraph's serializer tells of a class. Of two classes that share
-        # it the first one stands: values of the other would be read as of this, and so are refused when written.
-        self._short: dict[TypeName, type] = {}
+        # By module and `__name__`, which is all that LangGraph's serializer tells of a class; None where two share it.
+        self._short: dict[TypeName, type | None] = {}
         self.allow(allowed)
 
     def allow(self, types: Iterable[type | TypeName]) -> None:
@@ -38,16 +37,16 @@ class AllowList:
         for each in types:
             if isinstance(each, type):
                 self._classes[each.__module__, each.__qualname__] = each
-                known = self._short.setdefault((each.__module__, each.__name__), each)
-                if known.__qualname__ == each.__qualname__:
-                    # It may have been defined anew, in a notebook for example.
-                    self._short[each.__module__, each.__name__] = each
+                short = each.__module__, each.__name__
+                known = self._short.get(short, each)
+                # It may have been defined anew, in a notebook for example.
+                self._short[short] = each if known is not None and known.__qualname__ == each.__qualname__ else None
             else:
                 self._classes.setdefault(tuple(each), None)
 
     def has(self, names: Iterable[TypeName]) -> bool:
         """Whether all of these classes are allowed already."""
-        return all(name in self._safe or name in self._classes or name in self._short for name in map(tuple, names))
+        return all(name in self._safe or name in self._classes for name in map(tuple, names))
 
     def allow_all(self, other: AllowList) -> None:
         """Add the classes of another list."""
@@ -62,6 +61,10 @@ class AllowList:
 
     def resolve_short(self, module: str, name: str) -> Any:
         """As :meth:`resolve`, for the name that a class has within the one, or the function, that it is defined in."""
+        if (module, name) in self._short and self._short[module, name] is None:
+            raise TypeNotAllowedError(
+                f"several allowed classes of {module} are named {name}, and nothing tells which was stored; allow one"
+            )
         return self._short.get((module, name)) or self.resolve(module, name)
 
     def resolve(self, module: str, name: str) -> Any:
@@ -73,9 +76,12 @@ class AllowList:
         known = self._classes.get((module, name))
         if known is not None:
             return known
-        if (module, name) not in self._safe and (module, name) not in self._classes:
+        # LangGraph announces a class by its `__name__`, wherever in its module it is defined.
+        announced = (module, name.rpartition(".")[2])
+        is_listed = (module, name) in self._safe or (module, name) in self._classes
+        if not is_listed and self._classes.get(announced, self) is not None:
             # LangGraph announces no class that is made in a function.
-            announced = (
+            advice = (
                 ""
                 if "<locals>" in name
                 else (
@@ -84,7 +90,7 @@ class AllowList:
                 )
             )
             raise TypeNotAllowedError(
-                f"type {module}.{name} is not allow-listed. Name it in SessionBuffer(allow_types=[{name}]){announced}"
+                f"type {module}.{name} is not allow-listed. Name it in SessionBuffer(allow_types=[{name}]){advice}"
             )
         try:
             found: Any = importlib.import_module(module)
@@ -106,10 +112,18 @@ class AllowList:
                 continue
             seen.add(id(each))
             if kind.__module__ != "builtins":
-                self.allow([kind])
+                self._learn(kind)
             if isinstance(each, Mapping):
                 pending += [*each.keys(), *each.values()]
             elif isinstance(each, (list, tuple, set, frozenset)):
                 pending += each
             elif not isinstance(each, (Enum, type)):
                 pending += getattr(each, "__dict__", {}).values()
+
+    def _learn(self, kind: type) -> None:
+        known = self._short.get((kind.__module__, kind.__name__))
+        if known is None or known.__qualname__ == kind.__qualname__:
+            self.allow([kind])
+        else:
+            # What is stored already by that short name is of the first class that has it.
+            self._classes[kind.__module__, kind.__qualname__] = kind

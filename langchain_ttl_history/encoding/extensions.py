@@ -7,9 +7,9 @@ hand back raw data.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from threading import local
-from typing import Any, TypeVar
+from typing import Any
 
 import ormsgpack
 from langchain_core.messages import BaseMessage
@@ -30,8 +30,6 @@ __all__ = ["Extensions", "refusal"]
 # Extension types of this format. Those from 4 to 6 are `fidelity`'s.
 _MESSAGE, _TYPED, _TUPLE, _PAIRS, _OBJECT = 1, 2, 3, 7, 8
 
-
-T = TypeVar("T")
 
 # How deep lists, mappings and extensions within each other may nest; and up to where each is not counted exactly.
 _DEEPEST, _SHALLOW = 2_000, 30
@@ -156,11 +154,15 @@ class Extensions:
 
     def hook(self, code: int, data: bytes) -> Any:
         """What an extension holds; see `ormsgpack.unpackb`."""
+        before = getattr(self._depth, "now", 0)
         try:
+            self._enter(data)
             return self._extension(code, data)
         except Exception as error:
             self._failure.__dict__.setdefault("error", error)
             raise
+        finally:
+            self._depth.now = before
 
     def _extension(self, code: int, data: bytes) -> Any:
         if code == _TYPED:
@@ -168,17 +170,18 @@ class Extensions:
             if kind != "msgpack":
                 # Another kind would be read by LangChain's own loader, which knows no allow-list of ours.
                 raise CorruptRecordError(f"a value of kind {kind!r} is not of this format")
-            return self._unpacked(payload, self._revive)
+            self._enter(payload)
+            return ormsgpack.unpackb(payload, ext_hook=self._revive, option=KEYS)
         if code == TEXT:
             return data.decode("utf-8", "surrogatepass")
         if code == BYTEARRAY:
             return bytearray(data)
         if code == INTEGER:
             return int(data)
-        inner = self._unpacked(data, self.hook)
+        inner = ormsgpack.unpackb(data, ext_hook=self.hook, option=KEYS)
         if code == _MESSAGE:
-            id, packed = inner
-            return self._within(packed, lambda: self.messages([packed], [id])[0])
+            self._enter(inner[1])
+            return self.messages([inner[1]], [inner[0]])[0]
         if code == _TUPLE:
             return tuple(inner)
         if code == _PAIRS:
@@ -188,32 +191,28 @@ class Extensions:
             return put_together(self._allowed.resolve(module, name), how, state)
         raise CorruptRecordError(f"extension {code} is of a newer format")
 
-    def _unpacked(self, data: bytes, hook: Callable[[int, bytes], Any]) -> Any:
-        return self._within(data, lambda: ormsgpack.unpackb(data, ext_hook=hook, option=KEYS))
-
-    def _within(self, data: bytes, unpack: Callable[[], T]) -> T:
-        """Unpack what an extension holds, if all that is being unpacked is not nested too deeply by that.
+    def _enter(self, data: bytes) -> None:
+        """Count how deep a value is nested by what an extension holds; whoever calls this restores the count.
 
         MessagePack bounds how deep one value is nested, but not values that extensions within each other hold. Each
         takes some of the stack, and a process whose stack is full is gone.
         """
-        before: int = getattr(self._depth, "now", 0)
-        depth = before + 1 + nesting(data, _SHALLOW)
+        self._depth.now = depth = getattr(self._depth, "now", 0) + 1 + nesting(data, _SHALLOW)
         if depth > _DEEPEST:
             raise CorruptRecordError("a value is nested too deeply")
-        self._depth.now = depth
-        try:
-            return unpack()
-        finally:
-            self._depth.now = before
 
     def _revive(self, code: int, data: bytes) -> Any:
         """What LangGraph's serializer packed as an extension; see `ormsgpack.unpackb`."""
+        before = getattr(self._depth, "now", 0)
         try:
-            return revived(code, data, self._unpacked(data, self._revive), self._allowed.resolve_short)
+            self._enter(data)
+            parts = ormsgpack.unpackb(data, ext_hook=self._revive, option=KEYS)
+            return revived(code, data, parts, self._allowed.resolve_short)
         except Exception as error:
             self._failure.__dict__.setdefault("error", error)
             raise
+        finally:
+            self._depth.now = before
 
 
 def refusal(value: object) -> str:

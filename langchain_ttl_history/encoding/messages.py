@@ -129,6 +129,7 @@ def _unpack_general(record: list[Any], id: str | None, resolve: Resolve) -> Base
         _, tag, name, fields, extra, private = record
         cls = resolve(*name) if tag == -1 else BY_TAG[tag].cls
         state = {**fields, "id": id}
+        extra = {} if extra is None else {**extra}
     except TypeNotAllowedError:
         raise
     except (ValueError, TypeError, IndexError) as error:
@@ -138,6 +139,6 @@ def _unpack_general(record: list[Any], id: str | None, resolve: Resolve) -> Base
     message = cls.__new__(cls)
     set_state(message, state)
     set_present(message, set(state))
-    set_extra(message, extra or {})
+    set_extra(message, extra)
     set_private(message, private)
     return message

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -159,6 +160,37 @@ def test_a_message_that_changed_where_it_is_stored_is_not_read() -> None:
     changed = blobs[name].payload.replace(b"100", b"900")
     with pytest.raises(CorruptRecordError, match="body of message 'h' is damaged"):
         decode_bodies([name], {name: blobs[name]._replace(payload=changed)}, codec)
+
+
+def called(times: int, work: Callable[[], Any]) -> Any:
+    return work() if not times else called(times - 1, work)
+
+
+@pytest.mark.parametrize("wrap", [lambda each: (each, "x"), lambda each: frozenset([each]), lambda each: {(1,): each}])
+def test_what_could_be_written_can_be_read_by_a_program_whose_stack_is_fuller(wrap: Callable[[Any], Any]) -> None:
+    codec, value = Codec(), wrap(None)
+    packed = codec.dumps(value, "here")
+    for _ in range(400):
+        try:
+            packed = codec.dumps(wrap(value), "here")
+        except TypeNotAllowedError:
+            break
+        value = wrap(value)
+    assert called(100, lambda: codec.loads(packed)) is not None
+
+
+def test_which_of_two_classes_was_meant_by_a_name_alone_is_not_guessed() -> None:
+    """As what LangGraph's own serializer packs names a class."""
+    payload = ormsgpack.packb(ormsgpack.Ext(0, ormsgpack.packb([Colour.__module__, "Colour", "red"])))
+    packed = extension(_TYPED, "msgpack", payload)
+    assert Codec(allowed=[Colour]).loads(packed) is Colour.RED
+    with pytest.raises(TypeNotAllowedError, match="several allowed classes"):
+        Codec(allowed=[Colour, Outer.Colour]).loads(packed)
+
+
+def test_a_class_that_langgraph_announces_by_its_last_name_is_allowed_where_it_stands() -> None:
+    packed = Codec(allowed=[Outer.Colour]).dumps(Outer.Colour.RED, "here")
+    assert Codec(allowed=[(__name__, "Colour")]).loads(packed) is Outer.Colour.RED
 
 
 def test_a_class_that_is_not_allowed_stays_so_under_another_name() -> None:

@@ -226,6 +226,40 @@ def test_an_interrupt_stays_whose_checkpoint_was_freed_before_its_put_returned_a
     assert [record.levelname for record in caplog.records] == []
 
 
+@pytest.mark.parametrize("comes", [True, False])
+def test_an_interrupt_that_was_deleted_before_its_checkpoint_came_is_remembered_nowhere(comes: bool) -> None:
+    buffer = SessionBuffer(default_user="u")
+    saver = buffer.checkpointer()
+    made = checkpoint(HumanMessage("q", id="q"))
+    saver.put_writes(at(made), [(INTERRUPT, [Interrupt("secret", id="i")])], "task")
+    cache = saver._sessions.cache
+    assert cache._early
+    buffer.delete("u", "t")
+    if comes:
+        saver.put(CONFIG, made, LOOP, {"messages": 1})
+    assert not cache._early
+
+
+def test_a_message_with_a_set_is_stored_again_with_an_interrupt_whose_checkpoint_was_freed() -> None:
+    """A set is packed in its own order, which need not be that of an equal one."""
+    buffer = SessionBuffer(default_user="u", retention=Retention(max_checkpoints=1, max_messages=2))
+    saver = buffer.checkpointer()
+    tags = {*range(100)}
+    for each in range(100):
+        if each not in (2, 9):
+            tags.discard(each)
+    assert [*tags] != [*{*[*tags]}]
+    made = checkpoint(HumanMessage("q", id="q", additional_kwargs={"tags": tags}))
+    saver.put(CONFIG, made, LOOP, {"messages": 1})
+    for each in "abcd":
+        saver.put(CONFIG, checkpoint(HumanMessage(each, id=each)), LOOP, {"messages": 1})
+    saver.put_writes(at(made), [(INTERRUPT, [Interrupt("sure?", id="i")])], "task")
+    found = saver.get_tuple(at(made))
+    assert found is not None
+    assert found.checkpoint["channel_values"]["messages"][0].additional_kwargs == {"tags": tags}
+    assert found.pending_writes
+
+
 @pytest.mark.parametrize("ns", ["", "inner:1"])
 def test_a_checkpoint_does_not_bring_back_the_session_its_writes_were_deleted_with(
     ns: str, caplog: pytest.LogCaptureFixture
