@@ -44,6 +44,16 @@ def test_a_removal_among_messages_counts_for_those_before_it() -> None:
     assert ids(history.messages) == ["6"]
 
 
+ALL = RemoveMessage(id=REMOVE_ALL_MESSAGES)
+
+
+def begun(graph: Any, question: str) -> Any:
+    """A run of a graph of which the first step is done."""
+    running = graph.stream({"messages": [HumanMessage(question)]}, CONFIG, durability="sync", stream_mode="values")
+    next(running)
+    return running
+
+
 CLEARS: dict[str, Callable[[TTLChatMessageHistory], object]] = {
     "assign": lambda history: setattr(history, "messages", []),
     "summarise": lambda history: setattr(history, "messages", [HumanMessage("summary")]),
@@ -301,23 +311,11 @@ def test_a_chain_is_not_shown_the_call_of_an_agent_that_is_in_its_tool_while_ano
         assert texts(history.messages) == ["question", "other", "other answer"]
         history.messages = history.messages[:1]
 
-    running = calls_while(buffer, is_in_its_tool).stream({"messages": [HumanMessage("question")]}, CONFIG)
-    beside = other.stream({"messages": [HumanMessage("other")]}, CONFIG, durability="sync", stream_mode="values")
-    assert [*next(running)] == ["model"]
-    next(beside)
+    running = begun(calls_while(buffer, is_in_its_tool), "question")
+    beside = begun(other, "other")  # Before the call is made.
     for _ in running:
         pass
     assert texts(history.messages) == ["question", "call", "result", "answer"]
-
-
-ALL = RemoveMessage(id=REMOVE_ALL_MESSAGES)
-
-
-def begun(graph: Any, question: str) -> Any:
-    """A run of a graph of which the first step is done."""
-    running = graph.stream({"messages": [HumanMessage(question)]}, CONFIG, durability="sync", stream_mode="values")
-    next(running)
-    return running
 
 
 @pytest.mark.parametrize("how", ["summarises", "refuses"])
