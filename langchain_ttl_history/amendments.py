@@ -1,4 +1,4 @@
-"""Which edits and removals in the log still count when they meet something their run did not know of.
+"""What edits, removals and replacements in the log come to when they meet something their run did not know of.
 
 That can be the results of a tool call that they remove, or that a message they edit was cut or freed. The fold applies
 what is left of them.

@@ -77,9 +77,9 @@ class AllowList:
         if known is not None:
             return known
         # LangGraph announces a class by its `__name__`, wherever in its module it is defined.
-        announced = (module, name.rpartition(".")[2])
-        is_listed = (module, name) in self._safe or (module, name) in self._classes
-        if not is_listed and self._classes.get(announced, self) is not None:
+        short = (module, name.rpartition(".")[2])
+        is_announced = short in self._classes and self._classes[short] is None
+        if (module, name) not in self._safe and (module, name) not in self._classes and not is_announced:
             # LangGraph announces no class that is made in a function.
             advice = (
                 ""

@@ -39,7 +39,7 @@ def test_a_file_made_through_a_link_is_its_owners_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["deleted", "moved", "replaced"])
-def test_what_would_be_written_to_a_file_that_is_gone_is_refused(opens: Opens, tmp_path: Path, how: str) -> None:
+def test_a_file_that_is_gone_is_neither_written_to_nor_read(opens: Opens, tmp_path: Path, how: str) -> None:
     storage, path = opens(), tmp_path / "s.db"
     storage.write(KEY, saying("hello"))
     if how == "deleted":
@@ -51,6 +51,9 @@ def test_what_would_be_written_to_a_file_that_is_gone_is_refused(opens: Opens, t
     for _ in range(2):
         with pytest.raises(StorageError, match="no longer the file"):
             storage.write(KEY, saying("again"))
+        for look in (lambda: storage.read(KEY, Query()), lambda: storage.sessions(None), storage.usage):
+            with pytest.raises(StorageError, match="no longer the file"):
+                look()
     assert path.exists() == (how == "replaced")
     if how == "moved":
         (tmp_path / "elsewhere.db").rename(path)
