@@ -24,6 +24,17 @@ __all__ = ["Trimmed", "trimmed"]
 _REMOVALS = 16
 
 
+class _Spared(NamedTuple):
+    """What is kept of changes that are freed, whether or not the head's run has seen them."""
+
+    removing: AbstractSet[int]
+    """Positions of changes whose removals are kept, whatever they remove."""
+    again: Mapping[int, AbstractSet[str]]
+    """By position the keys of messages of which a change is kept although the head has them."""
+    hidden: AbstractSet[str]
+    """Keys of the head's messages that are hidden, of which removals stay: somebody may still have them."""
+
+
 class Trimmed(NamedTuple):
     """What is left of a log."""
 
@@ -61,13 +72,13 @@ def trimmed(
     while recent and held < spare:
         recent -= 1
         held += len(deltas[recent].added)
-    removing = _newest_removals(deltas[:recent], room)
     start = next((at for at, each in enumerate(deltas) if each.position >= first), len(deltas))
     start = _with_followed(deltas, min(start, recent), new)
     again = _placing(deltas, recent, {*map(key_of, shown)})
+    spared = _Spared(_newest_removals(deltas[:recent], room), again, hidden)
     kept = [
-        *_of_the_head(deltas[:start], removing, matter, later, head, seen, again, hidden),
-        *_thinned(deltas[start:], max(0, recent - start), removing, head, {*map(key_of, names)}, again, hidden),
+        *_of_the_head(deltas[:start], matter, _LastWords.of(matter if head else (), later, seen), head, seen, spared),
+        *_thinned(deltas[start:], max(0, recent - start), head, {*map(key_of, names)}, spared),
     ]
     left = _only_editing(without_edits(kept, new, head), {delta.position for delta in new}, {*map(key_of, head)})
     older = older_than_freed(head, left, names, shown | needed)
@@ -174,15 +185,42 @@ def _needed(later: Sequence[Delta], matter: Sequence[Delta], shown: AbstractSet[
     return needed
 
 
+class _LastWords(NamedTuple):
+    """Which changes say last what a message is and where it stands; positions by key."""
+
+    own: Mapping[str, int]
+    """The last of the head's own run, which wins over those before it."""
+    newest: Mapping[str, int]
+    moved: Mapping[str, int]
+
+    @classmethod
+    def of(cls, matter: Sequence[Delta], later: Sequence[Delta], seen: Seen) -> _LastWords:
+        """Those of a log.
+
+        Args:
+            matter: The changes that matter as far as they concern what the head has.
+            later: The changes that the head's run had not seen when it began.
+            seen: What the head's run has seen.
+        """
+        by_head = [delta for delta in later if seen.ran(delta) and not delta.is_carried_over]
+        return cls(
+            {key: delta.position for delta in by_head for key in delta.touched},
+            {key_of(name): delta.position for delta in matter for name in delta.added},
+            {
+                key: delta.position
+                for delta in matter
+                for key in {*delta.removed}.intersection(map(key_of, delta.added))
+            },
+        )
+
+
 def _of_the_head(
     deltas: Iterable[Delta],
-    removing: AbstractSet[int],
     matter: Sequence[Delta],
-    later: Sequence[Delta],
+    last: _LastWords,
     head: Iterable[str],
     seen: Seen,
-    again: Mapping[int, AbstractSet[str]],
-    hidden: AbstractSet[str],
+    spared: _Spared,
 ) -> list[Delta]:
     """What is left of the changes if only removals, the last places and the last edits of the head's messages are kept.
 
@@ -191,74 +229,74 @@ def _of_the_head(
 
     Args:
         deltas: Those that are freed.
-        removing: Positions of changes whose removals are kept, whatever they remove.
         matter: Changes that matter as far as they concern what the head has.
-        later: The changes that the head's run had not seen when it began.
+        last: The last ones about each message.
         head: Names of the head's messages.
         seen: What the head's run has seen.
-        again: By position the keys of messages that are kept although the head has seen them.
-        hidden: Keys of the head's messages that are hidden, of which removals stay: somebody may still have them.
+        spared: What is kept besides.
     """
-    # A later change that the head's own run made to a message wins, and so does a later edit.
-    own = {
-        key: delta.position for delta in later if seen.ran(delta) and not delta.is_carried_over for key in delta.touched
-    }
     there = set(map(key_of, head))
-    touching = matter if there else ()
-    newest = {key_of(name): delta.position for delta in touching for name in delta.added}
-    moved = {
-        key: delta.position for delta in touching for key in {*delta.removed}.intersection(map(key_of, delta.added))
-    }
     concerned = {delta.position for delta in matter}
     left: list[Delta] = []
     for delta in deltas:
         at = delta.position
-        of_hidden = () if at <= seen.position else tuple(key for key in _only_removed(delta) if key in hidden)
-        if at not in removing and not of_hidden and not (there if at in concerned else at in again):
+        removing = {*delta.removed} if at in spared.removing else spared.hidden if at > seen.position else ()
+        kept = [key for key in _only_removed(delta) if key in removing] if removing else []
+        if not kept and not (there if at in concerned else at in spared.again):
             continue  # As most do, which only added what is shown no more.
-        if at not in concerned:
-            stays = again.get(at, ())
-            added = tuple(name for name in delta.added if key_of(name) in stays)
-            removed = tuple(key for key in delta.removed if key in stays)
-            removed += _only_removed(delta) if at in removing else of_hidden
-            if removed or added:
-                left.append(delta._replace(removed=removed, added=added))
-            continue
-        counting = {key for key in delta.touched if key in there and own.get(key, 0) < at}
-        removed = tuple(key for key in _only_removed(delta) if key in counting or key in of_hidden or at in removing)
-        there.difference_update(removed)
-        # Of what remains of the head's messages their last places and their last edits are kept.
-        stays = counting.difference(removed)
-        added = tuple(
-            name
-            for name, key in zip(delta.added, map(key_of, delta.added), strict=True)
-            if key in stays and at in (newest[key], moved.get(key))
-        )
-        removed += tuple(key for key in delta.removed if key in stays and moved.get(key) == at)
-        if removed or added:
-            left.append(delta._replace(removed=removed, added=added))
+        found = _about(delta, there, last, kept) if at in concerned else _again(delta, spared.again.get(at, ()), kept)
+        if found is not None:
+            left.append(found)
     return left
 
 
+def _again(delta: Delta, stays: Collection[str], kept: Iterable[str]) -> Delta | None:
+    """What is left of a change that the head has; None if nothing is.
+
+    Args:
+        delta: The change.
+        stays: Keys of the messages of which it is kept nevertheless.
+        kept: Keys of the messages that it only removes, and whose removal is kept.
+    """
+    removed = (*(key for key in delta.removed if key in stays), *kept)
+    added = tuple(name for name in delta.added if key_of(name) in stays)
+    return delta._replace(removed=removed, added=added) if removed or added else None
+
+
+def _about(delta: Delta, there: set[str], last: _LastWords, kept: Collection[str]) -> Delta | None:
+    """What is left of a change that the head has not, as far as it concerns the head's messages; None if nothing is.
+
+    Args:
+        delta: The change.
+        there: Keys of the head's messages that no change before it removes; less what it removes afterwards.
+        last: The last changes about each message: only its last place and its last edit are kept.
+        kept: Keys of the messages that it only removes, and whose removal is kept.
+    """
+    at = delta.position
+    counting = {key for key in delta.touched if key in there and last.own.get(key, 0) < at}
+    removed = tuple(key for key in _only_removed(delta) if key in counting or key in kept)
+    there.difference_update(removed)
+    stays = counting.difference(removed)
+    added = tuple(
+        name
+        for name, key in zip(delta.added, map(key_of, delta.added), strict=True)
+        if key in stays and at in (last.newest[key], last.moved.get(key))
+    )
+    removed += tuple(key for key in delta.removed if key in stays and last.moved.get(key) == at)
+    return delta._replace(removed=removed, added=added) if removed or added else None
+
+
 def _thinned(
-    deltas: Sequence[Delta],
-    count: int,
-    removing: AbstractSet[int],
-    head: Iterable[str],
-    here: Collection[str],
-    again: Mapping[int, AbstractSet[str]],
-    hidden: AbstractSet[str],
+    deltas: Sequence[Delta], count: int, head: Iterable[str], here: Collection[str], spared: _Spared
 ) -> list[Delta]:
     """The changes, less what no longer counts of the first ones.
 
     Args:
         deltas: Those that are kept.
         count: How many of the first may be thinned.
-        removing: Positions of changes whose removals are kept, whatever they remove.
         head: Names of the head's messages.
         here: Keys of the conversation's messages.
-        again: By position the keys of messages that are kept although the head has them.
-        hidden: Keys of the head's messages that are hidden.
+        spared: What is kept of them besides.
     """
     if not count:
         return [*deltas]
@@ -267,10 +305,9 @@ def _thinned(
     there = set(map(key_of, head))
     thinned: list[Delta] = []
     for delta in deltas[:count]:
-        stays = again.get(delta.position, ())
-        removed = tuple(
-            key for key in delta.removed if key in there or key in hidden or key in stays or delta.position in removing
-        )
+        stays = spared.again.get(delta.position, ())
+        whole = delta.position in spared.removing
+        removed = tuple(key for key in delta.removed if whole or key in there or key in spared.hidden or key in stays)
         there.difference_update(delta.removed)
         added = tuple(
             name
