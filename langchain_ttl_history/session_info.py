@@ -15,7 +15,7 @@ from langchain_ttl_history.storage.base import Query, Snapshot
 from langchain_ttl_history.stored.names import BODY, CHECKPOINT, INDEX, LOG, head_name
 from langchain_ttl_history.stored.packed_conversation import EMPTY
 from langchain_ttl_history.stored.recall import Recall
-from langchain_ttl_history.views import View
+from langchain_ttl_history.views import View, view_of
 from langchain_ttl_history.waiting_checkpoints import waiting_beyond_cap
 
 __all__ = ["SessionInfo", "info", "portrait"]
@@ -78,7 +78,7 @@ def _glance(sessions: Sessions, key: SessionKey) -> Flow[View | None]:
     snapshot: Snapshot = yield Read(key, Query((head, INDEX), (CHECKPOINT, BODY), (LOG, head)))
     if not snapshot.generation or sessions.lease.is_over(snapshot.created_at, snapshot.now):
         return None  # One that is too old now, whatever it was given before, ends at its next use.
-    return sessions.view_of(snapshot, Recall(EMPTY, sessions.codec))
+    return view_of(snapshot, Recall(EMPTY, sessions.codec), sessions.codec)
 
 
 def _info(sessions: Sessions, key: SessionKey, view: View) -> Flow[SessionInfo]:

@@ -9,27 +9,23 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from langchain_core.messages import BaseMessage, HumanMessage, ToolMessage
+from langchain_core.messages import BaseMessage
 
-from langchain_ttl_history.amendments import informed, spelled_out
 from langchain_ttl_history.cache import SessionCache
 from langchain_ttl_history.codec import Codec
-from langchain_ttl_history.conversation import fold, keyed
 from langchain_ttl_history.errors import TTLHistoryError
 from langchain_ttl_history.flow import Delete, Flow, Read, Write
 from langchain_ttl_history.freeing.compaction import hard_limits, limits, plan, together
 from langchain_ttl_history.freeing.message_cutting import Conversation
 from langchain_ttl_history.keys import SessionKey, label
-from langchain_ttl_history.log_entries import Log, Seen, deltas_of
-from langchain_ttl_history.pointers import hidden_places, pointed_at
 from langchain_ttl_history.retention import Retention
-from langchain_ttl_history.storage.base import Blob, Change, Lease, Outcome, Query, Snapshot, Status
+from langchain_ttl_history.storage.base import Change, Lease, Outcome, Query, Snapshot, Status
 from langchain_ttl_history.stored.known_bodies import KnownBodies
-from langchain_ttl_history.stored.names import BODY, CHAIN, CHECKPOINT, LOG, head_name, key_of
+from langchain_ttl_history.stored.names import BODY, CHAIN, CHECKPOINT, LOG, head_name
 from langchain_ttl_history.stored.packed_conversation import EMPTY
 from langchain_ttl_history.stored.recall import Recall
-from langchain_ttl_history.views import Turn, View, open_beside
-from langchain_ttl_history.window import Caps, simple_start, visible, without_open_group
+from langchain_ttl_history.views import Turn, View, view_of
+from langchain_ttl_history.window import Caps, simple_start, visible
 
 __all__ = ["Sessions"]
 
@@ -74,7 +70,7 @@ class Sessions:
         heavy = {} if lease is None else self.plans_above
         query = Query((head,), (CHECKPOINT, BODY), (LOG, head), lease, outline_over=heavy, known=recall.known)
         snapshot: Snapshot = yield Read(key, query)
-        view = self.view_of(snapshot, recall)
+        view = view_of(snapshot, recall, self.codec)
         self.plan_freeing(key, view)
         return view
 
@@ -82,72 +78,6 @@ class Sessions:
         """What this process remembers of a session's conversation."""
         known = self.cache.last(key)
         return Recall(EMPTY if known is None else known.bodies.conversation, self.codec)
-
-    def view_of(self, snapshot: Snapshot, recall: Recall) -> View:
-        """The conversation in a snapshot.
-
-        Args:
-            snapshot: Has the root's head and the log after its mark; gets the blobs that the read left out.
-            recall: What this process remembers, and the read therefore left out.
-        """
-        blobs = snapshot.blobs = recall.completed(snapshot.blobs)
-        pointer = blobs.get(head_name(""))
-        entries = snapshot.lists.get(LOG, ())
-        deltas = deltas_of(entries)
-        if pointer is None:
-            names = fold((), spelled_out(deltas, (), Seen()), Seen())
-            messages = dict(zip(names, recall.decode(names, blobs), strict=True))
-            log = Log(entries, deltas)
-            return View(snapshot, None, names, names, names, Seen(snapshot.position), messages, log)
-        record = pointed_at(pointer, blobs, self.codec)
-        decoded = recall.decode(record.names, blobs)
-        messages = dict(zip(record.names, decoded, strict=True))
-        head, shown, hidden = self._visible(record.names, decoded, pointer)
-        log = Log(entries, deltas, head, record.seen, hidden)
-
-        def is_result(name: str) -> bool:
-            return isinstance(messages.get(name) or recall.decode([name], blobs)[0], ToolMessage)
-
-        names = fold(head, informed(spelled_out(deltas, head, record.seen), is_result), record.seen)
-        if names is not head:
-            new = [name for name in names if name not in messages]
-            messages.update(zip(new, recall.decode(new, blobs), strict=True))
-        closed = without_open_group(shown)
-        if hidden and without_open_group(decoded) == len(decoded):
-            closed = len(shown)  # What is hidden of a group, or removed, does not make it wait.
-        open_keys = open_beside(log, names, messages)
-        if closed == len(shown):
-            seen = Seen(snapshot.position)
-            history = [name for name in names if key_of(name) not in open_keys] if open_keys else names
-            return View(snapshot, record, names, names, history, seen, messages, log)
-        open_keys.update(keyed(head)[closed:])
-        history = [name for name, key in zip(names, keyed(names), strict=True) if key not in open_keys]
-        opening = closed
-        while opening and not isinstance(shown[opening], HumanMessage):
-            opening -= 1
-        return View(
-            snapshot,
-            record,
-            names,
-            record.names,
-            history,
-            record.seen.until(snapshot.position),
-            messages,
-            log,
-            (head[opening], *head[closed:]),
-        )
-
-    def _visible(
-        self, names: Sequence[str], messages: Sequence[BaseMessage], pointer: Blob
-    ) -> tuple[Sequence[str], Sequence[BaseMessage], frozenset[str]]:
-        """Of the head's messages the names and messages that are visible, and the keys of the others."""
-        hidden = hidden_places(pointer, self.codec)
-        if not hidden:
-            return names, messages, frozenset()
-        places = [place for place in range(len(names)) if place not in hidden]
-        visible = tuple([names[place] for place in places])
-        keys = frozenset(map(key_of, names)).difference(map(key_of, visible))
-        return visible, [messages[place] for place in places], keys
 
     def window(self, names: Sequence[str], messages: Mapping[str, BaseMessage]) -> Sequence[str]:
         """The newest of these names that fit the caps and are a valid chat."""
@@ -237,7 +167,7 @@ class Sessions:
         snapshot: Snapshot = yield Read(key, Query(outline=True))
         if not snapshot.generation:
             return
-        outcome: Outcome = yield Write(key, self._plan(self.view_of(snapshot, Recall(EMPTY, self.codec))))
+        outcome: Outcome = yield Write(key, self._plan(view_of(snapshot, Recall(EMPTY, self.codec), self.codec)))
         known = self.cache.last(key)
         if known is not None and outcome.status is Status.STORED:
             # What a `DeltaChannel` needs stays whatever the caps are. Each put would read the whole session in vain.

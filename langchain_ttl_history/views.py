@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
-from langchain_core.messages import BaseMessage
+from langchain_core.messages import BaseMessage, HumanMessage, ToolMessage
 
+from langchain_ttl_history.amendments import informed, spelled_out
 from langchain_ttl_history.checkpoints import Record
 from langchain_ttl_history.codec import Codec
-from langchain_ttl_history.log_entries import Log, Seen, unseen
-from langchain_ttl_history.storage.base import Snapshot
-from langchain_ttl_history.stored.names import key_of
+from langchain_ttl_history.conversation import fold, keyed
+from langchain_ttl_history.log_entries import Log, Seen, deltas_of, unseen
+from langchain_ttl_history.pointers import hidden_places, pointed_at
+from langchain_ttl_history.storage.base import Blob, Snapshot
+from langchain_ttl_history.stored.names import LOG, head_name, key_of
+from langchain_ttl_history.stored.recall import Recall
 from langchain_ttl_history.window import callers, calls_of, without_open_group
 
-__all__ = ["Turn", "View", "open_beside"]
+__all__ = ["Turn", "View", "view_of"]
 
 
 class Turn(NamedTuple):
@@ -63,7 +68,91 @@ class View(NamedTuple):
         return self.snapshot.generation or None
 
 
-def open_beside(log: Log, names: Sequence[str], messages: Mapping[str, BaseMessage]) -> set[str]:
+def view_of(snapshot: Snapshot, recall: Recall, codec: Codec) -> View:
+    """The conversation in a snapshot.
+
+    Args:
+        snapshot: Has the root's head and the log after its mark; gets the blobs that the read left out.
+        recall: What this process remembers, and the read therefore left out.
+        codec: Reads the head.
+
+    Raises:
+        CorruptRecordError: A record is gone, damaged or of a newer format.
+    """
+    blobs = snapshot.blobs = recall.completed(snapshot.blobs)
+    pointer = blobs.get(head_name(""))
+    entries = snapshot.lists.get(LOG, ())
+    deltas = deltas_of(entries)
+    if pointer is None:
+        names = fold((), spelled_out(deltas, (), Seen()), Seen())
+        messages = dict(zip(names, recall.decode(names, blobs), strict=True))
+        log = Log(entries, deltas)
+        return View(snapshot, None, names, names, names, Seen(snapshot.position), messages, log)
+    record = pointed_at(pointer, blobs, codec)
+    decoded = recall.decode(record.names, blobs)
+    head, shown, hidden = _visible(record.names, decoded, hidden_places(pointer, codec))
+    log = Log(entries, deltas, head, record.seen, hidden)
+    names, messages = _folded(log, dict(zip(record.names, decoded, strict=True)), recall, blobs)
+    closed = without_open_group(shown)
+    if hidden and without_open_group(decoded) == len(decoded):
+        closed = len(shown)  # What is hidden of a group, or removed, does not make it wait.
+    open_keys = _open_beside(log, names, messages)
+    if closed == len(shown):
+        seen = Seen(snapshot.position)
+        history = [name for name in names if key_of(name) not in open_keys] if open_keys else names
+        return View(snapshot, record, names, names, history, seen, messages, log)
+    open_keys.update(keyed(head)[closed:])
+    history = [name for name, key in zip(names, keyed(names), strict=True) if key not in open_keys]
+    opening = closed
+    while opening and not isinstance(shown[opening], HumanMessage):
+        opening -= 1
+    waiting = (head[opening], *head[closed:])
+    seen = record.seen.until(snapshot.position)
+    return View(snapshot, record, names, record.names, history, seen, messages, log, waiting)
+
+
+def _visible(
+    names: Sequence[str], messages: Sequence[BaseMessage], hidden: AbstractSet[int]
+) -> tuple[Sequence[str], Sequence[BaseMessage], frozenset[str]]:
+    """Of the head's messages the names and messages that are visible, and the keys of the others.
+
+    Args:
+        names: The names of all.
+        messages: All of them.
+        hidden: The places of those that are not visible.
+    """
+    if not hidden:
+        return names, messages, frozenset()
+    places = [place for place in range(len(names)) if place not in hidden]
+    visible = tuple([names[place] for place in places])
+    keys = frozenset(map(key_of, names)).difference(map(key_of, visible))
+    return visible, [messages[place] for place in places], keys
+
+
+def _folded(
+    log: Log, messages: dict[str, BaseMessage], recall: Recall, blobs: Mapping[str, Blob]
+) -> tuple[Sequence[str], dict[str, BaseMessage]]:
+    """The names of the conversation that has a head, and its messages by name.
+
+    Args:
+        log: The log and the head.
+        messages: The head's messages by name; the others are added.
+        recall: Decodes these.
+        blobs: Has their bodies.
+    """
+
+    def is_result(name: str) -> bool:
+        return isinstance(messages.get(name) or recall.decode([name], blobs)[0], ToolMessage)
+
+    deltas = informed(spelled_out(log.deltas, log.head, log.seen), is_result)
+    names = fold(log.head, deltas, log.seen)
+    if names is not log.head:
+        new = [name for name in names if name not in messages]
+        messages.update(zip(new, recall.decode(new, blobs), strict=True))
+    return names, messages
+
+
+def _open_beside(log: Log, names: Sequence[str], messages: Mapping[str, BaseMessage]) -> set[str]:
     """The keys of open calls, and their results so far, of runs of a graph beside that of the head.
 
     Such a run is in its tools, or waits for an answer. What a chain says waits for nothing but the chain.

@@ -38,7 +38,7 @@ from langchain_ttl_history.stored.names import (
 )
 from langchain_ttl_history.stored.pending import PendingWrite, decode_writes
 from langchain_ttl_history.stored.values import SNAPSHOT
-from langchain_ttl_history.views import View
+from langchain_ttl_history.views import View, view_of
 from langchain_ttl_history.waiting_checkpoints import waiting_beyond_cap
 
 __all__ = ["CheckpointReads", "Loaded"]
@@ -82,7 +82,7 @@ class CheckpointReads:
         snapshot: Snapshot = yield Read(key, query)
         if not snapshot.generation:
             return None
-        view = self.sessions.view_of(snapshot, recall)
+        view = view_of(snapshot, recall, self.sessions.codec)
         self.sessions.plan_freeing(key, view)
         found: tuple[Loaded, Token] | None = None
         if view.record is None:
