@@ -19,7 +19,7 @@ from langchain_ttl_history.encoding.fidelity import changed, same, spelled
 from langchain_ttl_history.encoding.images import image_of, images_of, joined, messages_of
 from langchain_ttl_history.encoding.messages import pack_message, pack_plain
 from langchain_ttl_history.encoding.plain import OPTIONS, plainly
-from langchain_ttl_history.encoding.records import KEYS, pack, unpack, whole
+from langchain_ttl_history.encoding.records import pack, unpack, unpack_marked
 from langchain_ttl_history.errors import ConfigurationError, CorruptRecordError, TypeNotAllowedError, brief
 
 __all__ = [
@@ -178,8 +178,7 @@ class Codec:
             CorruptRecordError: The bytes are damaged or from a newer format.
         """
         try:
-            framed = b"\x92" + packed + b"\xc3"
-            return whole(ormsgpack.unpackb(framed, ext_hook=self._extensions.hook, option=KEYS))
+            return unpack_marked([packed], self._extensions.hook)[0]
         except (ormsgpack.MsgpackDecodeError, ValueError) as error:
             raise self._extensions.unread("a value", error) from error
 

@@ -23,7 +23,7 @@ from langchain_ttl_history.encoding.layouts import (
     set_state,
 )
 from langchain_ttl_history.encoding.plain import OPTIONS, plainly
-from langchain_ttl_history.encoding.records import KEYS, list_header, unread_form
+from langchain_ttl_history.encoding.records import unpack_marked, unread_form
 from langchain_ttl_history.errors import CorruptRecordError, TypeNotAllowedError
 
 __all__ = ["pack_message", "pack_plain", "unpack_messages"]
@@ -97,14 +97,10 @@ def unpack_messages(
     """
     messages: list[BaseMessage] = []
     layouts, known = BY_TAG, len(BY_TAG)
-    # MessagePack ignores what follows the last record, so a mark is put there, to notice a record that is too long.
-    together = b"".join([list_header(len(packed) + 1), *packed, b"\xc3"])
     try:
-        records = ormsgpack.unpackb(together, ext_hook=hook, option=KEYS)
+        records = unpack_marked(packed, hook)
     except (ormsgpack.MsgpackDecodeError, TypeError) as error:
         raise CorruptRecordError(f"its bytes are damaged: {error}") from error
-    if records.pop() is not True:
-        raise CorruptRecordError("a message is longer than it was")
     for record, id in zip(records, ids, strict=True):
         tag = record[0] if type(record) is list and record else -1
         if type(tag) is not int or not 0 <= tag < known:

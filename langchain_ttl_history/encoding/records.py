@@ -21,8 +21,8 @@ __all__ = [
     "spelled_text",
     "unpack",
     "unpack_each",
+    "unpack_marked",
     "unread_form",
-    "whole",
 ]
 
 KEYS = ormsgpack.OPT_NON_STR_KEYS
@@ -32,6 +32,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+_MARK = b"\xc3"
 TEXT = 4
 """The extension type of a string with a lone surrogate, which UTF-8 and so MessagePack refuse."""
 
@@ -76,24 +77,39 @@ def unpack(packed: bytes) -> Any:
     Raises:
         CorruptRecordError: The bytes are damaged.
     """
+    return unpack_each([packed])[0]
+
+
+def unpack_each(packed: Sequence[bytes]) -> list[Any]:
+    """What `pack` packed, many at once; one call costs a third of a call for each.
+
+    Raises:
+        CorruptRecordError: The bytes are damaged.
+    """
     try:
-        return whole(ormsgpack.unpackb(b"\x92" + packed + b"\xc3", ext_hook=_read, option=KEYS))
+        return unpack_marked(packed, _read)
     except (ormsgpack.MsgpackDecodeError, TypeError) as error:
         raise CorruptRecordError(f"a record is damaged: {error}") from error
 
 
-def whole(framed: Any) -> Any:
-    """The first of two unpacked values, if the second is the mark that was put after it.
+def unpack_marked(packed: Sequence[bytes], hook: Callable[[int, bytes], Any]) -> list[Any]:
+    """Packed values, unpacked with a mark behind the last one.
 
-    MessagePack ignores what follows a value, so without the mark a damaged record could be read in part.
+    MessagePack ignores what follows a value, so without the mark a damaged one could be read in part.
+
+    Args:
+        packed: Each value's bytes.
+        hook: What to do with an extension; see `ormsgpack.unpackb`.
 
     Raises:
         CorruptRecordError: Something else than the mark follows.
+        MsgpackDecodeError: The bytes are no values.
     """
-    value, mark = framed
-    if mark is not True:
+    together = b"".join((list_header(len(packed) + 1), *packed, _MARK))
+    values: list[Any] = ormsgpack.unpackb(together, ext_hook=hook, option=KEYS)
+    if values.pop() is not True:
         raise CorruptRecordError("a record is longer than it was")
-    return value
+    return values
 
 
 def unread_form(what: str, form: object, known: int) -> CorruptRecordError:
@@ -108,22 +124,6 @@ def unread_form(what: str, form: object, known: int) -> CorruptRecordError:
         # A record that was sealed by a serializer begins with the name of its kind.
         return CorruptRecordError(f"{what} is sealed as {form!r}: give the buffer the serde= it was written with")
     return CorruptRecordError(f"{what} is of format {form!r}, newer than {known}")
-
-
-def unpack_each(packed: Sequence[bytes]) -> list[Any]:
-    """What `pack` packed, many at once; one call costs a third of a call for each.
-
-    Raises:
-        CorruptRecordError: The bytes are damaged.
-    """
-    together = b"".join([list_header(len(packed) + 1), *packed, b"\xc3"])
-    try:
-        records: list[Any] = ormsgpack.unpackb(together, ext_hook=_read, option=KEYS)
-    except (ormsgpack.MsgpackDecodeError, TypeError) as error:
-        raise CorruptRecordError(f"a record is damaged: {error}") from error
-    if records.pop() is not True:
-        raise CorruptRecordError("a record is longer than it was")
-    return records
 
 
 # The bytes that a list or a mapping may begin with; they may stand elsewhere, too.
