@@ -128,7 +128,11 @@ class Query:
 
 @dataclass(slots=True)
 class Change:
-    """What to write to one session, whole or not at all."""
+    """What to write to one session, whole or not at all.
+
+    First blobs are set and entries appended, then entries are placed, then the rest is removed: what a change both
+    brings and removes is gone after it.
+    """
 
     lease: Lease
     """Prolongs the session, and sets its deadline if this creates it."""

@@ -56,6 +56,20 @@ class Contents(Cases):
         assert {name: list(entries) for name, entries in found.lists.items()} == {"l": [Entry(2, b"2")]}
         assert (outcome.bytes, dict(outcome.weights), found.bytes) == (3, {"l": 1}, 3)
 
+    async def test_what_a_change_both_brings_and_takes_away_is_gone(self) -> None:
+        await self.write(blobs={"b": Blob(b"old")}, append=[("l", b"1", ()), ("k", b"2", ())])
+        outcome = await self.write(
+            blobs={"b": Blob(b"new"), "c": Blob(b"3")},
+            append=[("l", b"4", ()), ("k", b"5", ())],
+            place=[("k", Entry(9, b"6"))],
+            drop=["l", "b"],
+            trim={"k": frozenset({2, 9})},
+        )
+        found = await self.read(outline=True)
+        assert (dict(found.blobs), set(found.lists)) == ({"c": Blob(b"3")}, {"k"})
+        assert list(found.lists["k"]) == [Entry(4, b"5")]
+        assert (outcome.position, outcome.bytes, found.bytes) == (9, 2, 2)
+
     async def test_a_write_answers_with_the_sizes_after_it(self) -> None:
         outcome = await self.write(blobs={"b": Blob(b"12")}, append=[("l", b"3", ("b",)), ("l", b"", ())])
         found = await self.read()
