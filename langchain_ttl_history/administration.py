@@ -37,7 +37,7 @@ class Administration:
         return run(self._storage, session_info.info(self._sessions, self._key(user_id, session_id)))
 
     async def ainfo(self, user_id: Id | None = None, session_id: Id | None = None) -> SessionInfo | None:
-        """Async :meth:`info`."""
+        """Async `info`."""
         return await arun(self._storage, session_info.info(self._sessions, self._key(user_id, session_id)))
 
     def sessions(self, user_id: Id | None = None, *, all_users: bool = False) -> Iterator[SessionInfo]:
@@ -71,7 +71,7 @@ class Administration:
                 return
 
     def asessions(self, user_id: Id | None = None, *, all_users: bool = False) -> AsyncIterator[SessionInfo]:
-        """Async :meth:`sessions`."""
+        """Async `sessions`."""
         return self._aeach_session(self._scope(user_id, all_users=all_users))
 
     async def _aeach_session(self, user: str | None) -> AsyncIterator[SessionInfo]:
@@ -103,7 +103,7 @@ class Administration:
         return bool(run(self._storage, self._sessions.delete(*self._key(user_id, session_id))))
 
     async def adelete(self, user_id: Id | None = None, session_id: Id | None = None) -> bool:
-        """Async :meth:`delete`."""
+        """Async `delete`."""
         return bool(await arun(self._storage, self._sessions.delete(*self._key(user_id, session_id))))
 
     def forget(self, user_id: Id) -> int:
@@ -119,7 +119,7 @@ class Administration:
         return run(self._storage, self._sessions.delete(valid_id("user_id", user_id)))
 
     async def aforget(self, user_id: Id) -> int:
-        """Async :meth:`forget`."""
+        """Async `forget`."""
         return await arun(self._storage, self._sessions.delete(valid_id("user_id", user_id)))
 
     def set_idle_ttl(
@@ -145,7 +145,7 @@ class Administration:
     async def aset_idle_ttl(
         self, user_id: Id | None = None, session_id: Id | None = None, idle_ttl: Duration | EllipsisType = ...
     ) -> bool:
-        """Async :meth:`set_idle_ttl`."""
+        """Async `set_idle_ttl`."""
         return await arun(self._storage, self._is_stored(*self._idle_change(user_id, session_id, idle_ttl)))
 
     def _is_stored(self, key: SessionKey, change: Change) -> Flow[bool]:
@@ -170,7 +170,7 @@ class Administration:
         return self._storage.usage()
 
     async def astats(self) -> Usage:
-        """Async :meth:`stats`."""
+        """Async `stats`."""
         return await self._storage.ausage()
 
     def sweep(self) -> int:
@@ -185,7 +185,7 @@ class Administration:
         return self._storage.sweep()
 
     async def asweep(self) -> int:
-        """Async :meth:`sweep`."""
+        """Async `sweep`."""
         return await self._storage.asweep()
 
     # Who and which

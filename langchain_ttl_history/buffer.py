@@ -222,7 +222,7 @@ class SessionBuffer(Administration):
             self._storage.close()
 
     async def aclose(self) -> None:
-        """Async :meth:`close`."""
+        """Async `close`."""
         if self._owns_storage:
             await self._storage.aclose()
 

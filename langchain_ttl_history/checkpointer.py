@@ -139,7 +139,7 @@ class TTLCheckpointSaver(GetAndList, PruneCopyDelete, BaseCheckpointSaver[Any]):
         metadata: CheckpointMetadata,
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
-        """Async :meth:`put`."""
+        """Async `put`."""
         put = self._put(config, checkpoint, metadata, new_versions)
         await arun(self._storage, self._arrivals.put(put))
         return self._threads.config(config, put.key, put.ns, put.id)
@@ -168,7 +168,7 @@ class TTLCheckpointSaver(GetAndList, PruneCopyDelete, BaseCheckpointSaver[Any]):
         task_id: str,
         task_path: str = "",
     ) -> None:
-        """Async :meth:`put_writes`."""
+        """Async `put_writes`."""
         await arun(self._storage, self._placed(config, writes, task_id, task_path))
 
     def _put(

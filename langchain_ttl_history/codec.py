@@ -125,7 +125,7 @@ class Codec:
         return image_of(message, self._extensions.default)
 
     def packed_image(self, image: bytes, cls: type[BaseMessage], where: str) -> bytes:
-        """What :meth:`verified_message` gave for the message whose image this is."""
+        """What `verified_message` gave for the message whose image this is."""
         (message,) = messages_of(joined([image])[1], [cls], self._extensions.hook)
         return pack_plain(message) or self.verified_message(message, where)
 
@@ -152,7 +152,7 @@ class Codec:
     # Values
 
     def plain(self, value: Any) -> bytes | None:
-        """A channel's value as bytes that are certain to come back exactly; None if :meth:`dumps` has to try."""
+        """A channel's value as bytes that are certain to come back exactly; None if `dumps` has to try."""
         return _NONE if value is None else plainly(value)
 
     def dumps(self, value: Any, where: str) -> bytes:

@@ -107,7 +107,7 @@ def run(storage: Storage, flow: Flow[T]) -> T:
 
 
 async def arun(storage: Storage, flow: Flow[T]) -> T:
-    """Async :func:`run`."""
+    """Async `run`."""
     request: Request | None = None
     try:
         request = next(flow)

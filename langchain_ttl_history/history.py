@@ -83,13 +83,13 @@ class TTLChatMessageHistory(BaseChatMessageHistory):
         run(self._storage, self._ending(replace(self._sessions, self._key, messages, guard_of(self._turn))))
 
     async def aget_messages(self) -> list[BaseMessage]:
-        """Async :attr:`messages`."""
+        """Async `messages`."""
         if self._turn is None:
             return self._read(await arun(self._storage, self._sessions.turn(self._key)))
         return list(self._turn.messages)
 
     async def aset_messages(self, messages: Sequence[BaseMessage]) -> None:
-        """Async: set :attr:`messages`."""
+        """Async: set `messages`."""
         await arun(self._storage, self._ending(replace(self._sessions, self._key, messages, guard_of(self._turn))))
 
     def add_messages(self, messages: Sequence[BaseMessage]) -> None:
@@ -105,7 +105,7 @@ class TTLChatMessageHistory(BaseChatMessageHistory):
         run(self._storage, self._ending(add(self._sessions, self._key, messages, self._turn)))
 
     async def aadd_messages(self, messages: Sequence[BaseMessage]) -> None:
-        """Async :meth:`add_messages`."""
+        """Async `add_messages`."""
         await arun(self._storage, self._ending(add(self._sessions, self._key, messages, self._turn)))
 
     def add_system_message(self, text: str | list[str | dict[Any, Any]]) -> None:
@@ -123,7 +123,7 @@ class TTLChatMessageHistory(BaseChatMessageHistory):
         self.add_messages([self._event(text)])
 
     async def aadd_system_message(self, text: str | list[str | dict[Any, Any]]) -> None:
-        """Async :meth:`add_system_message`."""
+        """Async `add_system_message`."""
         await self.aadd_messages([self._event(text)])
 
     def _event(self, text: object) -> SystemMessage:
@@ -146,7 +146,7 @@ class TTLChatMessageHistory(BaseChatMessageHistory):
         run(self._storage, self._sessions.delete(*self._key))
 
     async def aclear(self) -> None:
-        """Async :meth:`clear`."""
+        """Async `clear`."""
         self._turn = None
         await arun(self._storage, self._sessions.delete(*self._key))
 

@@ -29,7 +29,7 @@ def first_checkpoint_id(generation: int) -> str:
 
 
 def first_shown_in(id: str) -> int | None:
-    """The generation whose :func:`first_checkpoint_id` this is; None if it is another checkpoint's."""
+    """The generation whose `first_checkpoint_id` this is; None if it is another checkpoint's."""
     if not id.endswith("-8000-000000000000"):
         return None
     try:

@@ -46,7 +46,7 @@ class GetAndList:
         return None if found is None else self._tuple(config, key, found)
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
-        """Async :meth:`get_tuple`."""
+        """Async `get_tuple`."""
         key, ns, id = self._threads.place(config)
         found = await arun(self._storage, self._reads.load(key, ns, id, self._sessions.lease))
         return None if found is None else self._tuple(config, key, found)
@@ -93,7 +93,7 @@ class GetAndList:
         before: RunnableConfig | None = None,
         limit: int | None = None,
     ) -> AsyncIterator[CheckpointTuple]:
-        """Async :meth:`list`."""
+        """Async `list`."""
         check_narrowing(filter, before, limit)
         for key in await arun(self._storage, self._keys(config)):
             flow = self._reads.lines(key, self._sessions.lease if config else None)
@@ -134,7 +134,7 @@ class GetAndList:
     async def aget_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
     ) -> Mapping[str, DeltaChannelHistory]:
-        """Async :meth:`get_delta_channel_history`."""
+        """Async `get_delta_channel_history`."""
         key, ns, id = self._threads.place(config)
         flow = delta_history(self._sessions, key, ns, id, listed("channels", channels))
         return cast(Mapping[str, DeltaChannelHistory], await arun(self._storage, flow))

@@ -35,7 +35,7 @@ class PruneCopyDelete:
         run(self._storage, self._delete(thread_id))
 
     async def adelete_thread(self, thread_id: str) -> None:
-        """Async :meth:`delete_thread`."""
+        """Async `delete_thread`."""
         await arun(self._storage, self._delete(thread_id))
 
     def delete_for_runs(self, run_ids: Sequence[str]) -> None:
@@ -49,7 +49,7 @@ class PruneCopyDelete:
         run(self._storage, self._delete_for_runs(run_ids))
 
     async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
-        """Async :meth:`delete_for_runs`."""
+        """Async `delete_for_runs`."""
         await arun(self._storage, self._delete_for_runs(run_ids))
 
     def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
@@ -63,7 +63,7 @@ class PruneCopyDelete:
         run(self._storage, self._copy(source_thread_id, target_thread_id))
 
     async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
-        """Async :meth:`copy_thread`."""
+        """Async `copy_thread`."""
         await arun(self._storage, self._copy(source_thread_id, target_thread_id))
 
     def prune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
@@ -83,7 +83,7 @@ class PruneCopyDelete:
             run(self._storage, self._pruned(thread_id, strategy))
 
     async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
-        """Async :meth:`prune`."""
+        """Async `prune`."""
         for thread_id in _checked(thread_ids, strategy):
             await arun(self._storage, self._pruned(thread_id, strategy))
 

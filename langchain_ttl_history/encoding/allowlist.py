@@ -60,7 +60,7 @@ class AllowList:
         return twin
 
     def resolve_short(self, module: str, name: str) -> Any:
-        """As :meth:`resolve`, for the name that a class has within the one, or the function, that it is defined in."""
+        """As `resolve`, for the name that a class has within the one, or the function, that it is defined in."""
         if (module, name) in self._short and self._short[module, name] is None:
             raise TypeNotAllowedError(
                 f"several allowed classes of {module} are named {name}, and nothing tells which was stored; allow one"

@@ -67,7 +67,7 @@ def pack_message(message: BaseMessage, default: Default, spell: Spell | None = N
 
 
 def pack_plain(message: BaseMessage) -> bytes | None:
-    """As :func:`pack_message`, for a message of LangChain's own classes that holds only plain data; else None."""
+    """As `pack_message`, for a message of LangChain's own classes that holds only plain data; else None."""
     layout = BY_CLASS.get(type(message))
     state = message.__dict__
     if layout is None or len(state) != layout.size or message.__pydantic_extra__ or state["type"] != layout.kind:

@@ -51,7 +51,7 @@ def hard_limits(retention: Retention, slack: float) -> dict[str, int]:
 
 
 def together(change: Change, freed: Change) -> Change | None:
-    """One change that makes both a write and what :func:`plan` frees; None if they are for different generations.
+    """One change that makes both a write and what `plan` frees; None if they are for different generations.
 
     The write is one that only sets blobs and appends, as every write of a turn does.
     """

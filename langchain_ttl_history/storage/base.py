@@ -274,22 +274,22 @@ class Storage(Protocol):
         """Let go of what this storage opened itself."""
 
     async def aread(self, key: SessionKey, query: Query) -> Snapshot:
-        """Async :meth:`read`."""
+        """Async `read`."""
 
     async def awrite(self, key: SessionKey, change: Change) -> Outcome:
-        """Async :meth:`write`."""
+        """Async `write`."""
 
     async def adelete(self, user_id: str, session_id: str | None, tombstone_ttl: float) -> int:
-        """Async :meth:`delete`."""
+        """Async `delete`."""
 
     async def asessions(self, user_id: str | None, after: str | None = None) -> tuple[list[SessionKey], str | None]:
-        """Async :meth:`sessions`."""
+        """Async `sessions`."""
 
     async def ausage(self) -> Usage:
-        """Async :meth:`usage`."""
+        """Async `usage`."""
 
     async def asweep(self) -> int:
-        """Async :meth:`sweep`."""
+        """Async `sweep`."""
 
     async def aclose(self) -> None:
-        """Async :meth:`close`."""
+        """Async `close`."""

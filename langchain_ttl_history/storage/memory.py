@@ -168,31 +168,31 @@ class MemoryStorage:
         """Do nothing: there is nothing to close, and the sessions stay for whoever still holds this storage."""
 
     async def aread(self, key: SessionKey, query: Query) -> Snapshot:
-        """Async :meth:`read`."""
+        """Async `read`."""
         return self.read(key, query)
 
     async def awrite(self, key: SessionKey, change: Change) -> Outcome:
-        """Async :meth:`write`."""
+        """Async `write`."""
         return self.write(key, change)
 
     async def adelete(self, user_id: str, session_id: str | None, tombstone_ttl: float) -> int:
-        """Async :meth:`delete`."""
+        """Async `delete`."""
         return self.delete(user_id, session_id, tombstone_ttl)
 
     async def asessions(self, user_id: str | None, after: str | None = None) -> tuple[list[SessionKey], str | None]:
-        """Async :meth:`sessions`."""
+        """Async `sessions`."""
         return self.sessions(user_id, after)
 
     async def ausage(self) -> Usage:
-        """Async :meth:`usage`."""
+        """Async `usage`."""
         return self.usage()
 
     async def asweep(self) -> int:
-        """Async :meth:`sweep`."""
+        """Async `sweep`."""
         return self.sweep()
 
     async def aclose(self) -> None:
-        """Async :meth:`close`."""
+        """Async `close`."""
 
     # Called with the lock held.
 

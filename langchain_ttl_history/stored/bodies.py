@@ -21,7 +21,7 @@ __all__ = ["check_id", "decode_bodies", "encode_bodies", "encode_conversation", 
 def encode_conversation(
     messages: Sequence[BaseMessage], known: KnownBodies, codec: Codec, where: str, blobs: dict[str, Blob]
 ) -> list[str]:
-    """As :func:`encode_bodies`, for a whole conversation, which becomes `known.conversation` for the next time.
+    """As `encode_bodies`, for a whole conversation, which becomes `known.conversation` for the next time.
 
     Every message is packed and compared, so a message that was changed in place is never missed.
     """
@@ -68,7 +68,7 @@ def encode_bodies(
 
 
 def encode_new(messages: Iterable[BaseMessage], codec: Codec, where: str, blobs: dict[str, Blob]) -> list[str]:
-    """As :func:`encode_bodies`, with nothing known before and nothing remembered after."""
+    """As `encode_bodies`, with nothing known before and nothing remembered after."""
     names: list[str] = []
     for message in messages:
         check_id(message, where)

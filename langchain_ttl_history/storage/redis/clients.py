@@ -45,7 +45,7 @@ class Clients(ABC):
                     each.connection.disconnect()
 
     async def adrop_idle(self, client: Any) -> None:
-        """Async :meth:`drop_idle`, of a single server's client; a cluster's learns by itself who is the primary."""
+        """Async `drop_idle`, of a single server's client; a cluster's learns by itself who is the primary."""
         if not self.is_cluster:
             await client.connection_pool.disconnect(inuse_connections=False)
             # A client of a single connection keeps that in use.

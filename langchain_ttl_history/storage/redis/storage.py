@@ -101,27 +101,27 @@ class RedisStorage:
         self._clients.close()
 
     async def aread(self, key: SessionKey, query: Query) -> Snapshot:
-        """Async :meth:`read`."""
+        """Async `read`."""
         return await self._arun(requests.read(self._settings, key, query))
 
     async def awrite(self, key: SessionKey, change: Change) -> Outcome:
-        """Async :meth:`write`."""
+        """Async `write`."""
         return await self._arun(requests.write(self._settings, key, change))
 
     async def adelete(self, user_id: str, session_id: str | None, tombstone_ttl: float) -> int:
-        """Async :meth:`delete`."""
+        """Async `delete`."""
         return await self._arun(self._deletion(user_id, session_id, tombstone_ttl))
 
     async def asessions(self, user_id: str | None, after: str | None = None) -> tuple[list[SessionKey], str | None]:
-        """Async :meth:`sessions`."""
+        """Async `sessions`."""
         return await self._arun(self._page(user_id, after))
 
     async def ausage(self) -> Usage:
-        """Async :meth:`usage`."""
+        """Async `usage`."""
         return Usage(*await self._arun(requests.usage(self._settings)))
 
     async def asweep(self) -> int:
-        """Async :meth:`sweep`."""
+        """Async `sweep`."""
         return await self._arun(requests.sweep(self._settings))
 
     async def aclose(self) -> None:

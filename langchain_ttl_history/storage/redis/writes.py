@@ -129,7 +129,7 @@ def _stored(
 def _appended(
     entries: Sequence[tuple[str, bytes, tuple[str, ...]]], numbers: Numbers, own: Numbers, content: list[bytes]
 ) -> tuple[list[Any], bool] | None:
-    """As :func:`_stored`, about entries to append."""
+    """As `_stored`, about entries to append."""
     arguments: list[Any] = []
     counts = False
     for name, payload, refs in entries:

@@ -267,33 +267,33 @@ class SQLiteStorage:
     # Async twins
 
     async def aread(self, key: SessionKey, query: Query) -> Snapshot:
-        """Async :meth:`read`."""
+        """Async `read`."""
         found = await self._readers.run(self._read_only, key, query)
         # Those that wait like writes must not keep others from reading.
         return await self._writers.run(self._read_as_use, key, query) if found is None else found
 
     async def awrite(self, key: SessionKey, change: Change) -> Outcome:
-        """Async :meth:`write`."""
+        """Async `write`."""
         return await self._writers.run(self.write, key, change)
 
     async def adelete(self, user_id: str, session_id: str | None, tombstone_ttl: float) -> int:
-        """Async :meth:`delete`."""
+        """Async `delete`."""
         return await self._writers.run(self.delete, user_id, session_id, tombstone_ttl)
 
     async def asessions(self, user_id: str | None, after: str | None = None) -> tuple[list[SessionKey], str | None]:
-        """Async :meth:`sessions`."""
+        """Async `sessions`."""
         return await self._readers.run(self.sessions, user_id, after)
 
     async def ausage(self) -> Usage:
-        """Async :meth:`usage`."""
+        """Async `usage`."""
         return await self._readers.run(self.usage)
 
     async def asweep(self) -> int:
-        """Async :meth:`sweep`."""
+        """Async `sweep`."""
         return await self._writers.run(self.sweep)
 
     async def aclose(self) -> None:
-        """Async :meth:`close`."""
+        """Async `close`."""
         # Not behind the writes that wait, which end with an error now.
         await self._readers.run(self._transactions.close)
         self.close()
