@@ -21,8 +21,9 @@ __all__ = ["CachedSession", "SessionCache"]
 _SESSIONS = 128
 _RECORDS = 64
 _BYTES = 32 * 1024 * 1024
-# At least so many of the checkpoints put last are remembered: more than there are steps under way at once.
-_PUT = 500
+# At least so many of the checkpoints put last are remembered, and of the messages: more than there are steps under way
+# at once.
+_RECENT = 500
 
 
 class CachedSession:
@@ -85,17 +86,45 @@ class CachedSession:
         self.values.pop(name, None)
 
 
+class _Recent:
+    """The generations in which names of sessions were noted last.
+
+    Hashes, since there are many, and each may be held long after what it stands for is gone. Two halves, of which the
+    older is dropped as a whole, take less memory and time than one mapping in the order of use.
+    """
+
+    def __init__(self) -> None:
+        self._lock = lock()
+        self._newer: dict[int, int] = {}
+        self._older: dict[int, int] = {}
+
+    def note(self, key: SessionKey, name: str, generation: int) -> None:
+        """Remember a name."""
+        newer = self._newer
+        newer[hash((key, name))] = generation
+        if len(newer) >= _RECENT:
+            with self._lock:
+                if self._newer is newer:
+                    # In this order, so that a reader without the lock finds each entry in one of the two.
+                    self._older = newer
+                    self._newer = {}
+
+    def generation(self, key: SessionKey, name: str) -> int | None:
+        """The generation in which a name was noted; None if it was not lately."""
+        known = hash((key, name))
+        # The newer half first, since it may become the older one between the two look-ups.
+        found = self._newer.get(known)
+        return self._older.get(known) if found is None else found
+
+
 class SessionCache:
     """A bounded memory of what is known of sessions; safe to share among threads."""
 
     def __init__(self) -> None:
         self._lock = lock()
         self._sessions: OrderedDict[SessionKey, CachedSession] = OrderedDict()
-        # Generations by the hash of a checkpoint's key and name: hashes, since there are many, and each may be held
-        # long after its checkpoint is gone. Two halves, of which the older is dropped as a whole, take less memory and
-        # time than one mapping in the order of use.
-        self._put: dict[int, int] = {}
-        self._put_before: dict[int, int] = {}
+        self._put = _Recent()
+        self._said = _Recent()
         self._plans: OrderedDict[SessionKey, Change] = OrderedDict()
         # By session and checkpoint.
         self._early: OrderedDict[tuple[SessionKey, str], list[Change]] = OrderedDict()
@@ -147,21 +176,21 @@ class SessionCache:
 
     def note_put(self, key: SessionKey, name: str, generation: int) -> None:
         """Remember that a checkpoint, or a list of writes pending on one, was put in this generation."""
-        put = self._put
-        put[hash((key, name))] = generation
-        if len(put) >= _PUT:
-            with self._lock:
-                if self._put is put:
-                    # In this order, so that a reader without the lock finds each entry in one of the two.
-                    self._put_before = put
-                    self._put = {}
+        self._put.note(key, name, generation)
 
     def put_in(self, key: SessionKey, name: str) -> int | None:
         """The generation that one is known to have been put in, though it may be freed by now."""
-        known = hash((key, name))
-        # The newer half first, since it may become the older one between the two look-ups.
-        found = self._put.get(known)
-        return self._put_before.get(known) if found is None else found
+        return self._put.generation(key, name)
+
+    def note_said(self, key: SessionKey, ids: Iterable[str]) -> None:
+        """Remember that a history added messages of these ids, in whichever generation."""
+        for id in ids:
+            self._said.note(key, id, 0)
+
+    def may_have(self, key: SessionKey, id: str) -> bool:
+        """Whether this process knows of a message of this id in a session, which may be gone by now."""
+        known = self._sessions.get(key)
+        return self._said.generation(key, id) is not None or (known is not None and id in known.bodies.by_id)
 
     def keep_plan(self, key: SessionKey, change: Change) -> None:
         """Remember what can be freed of a session."""

@@ -72,9 +72,10 @@ def add(sessions: Sessions, key: SessionKey, given: Sequence[BaseMessage], turn:
     if not ready:
         return
     groups: list[tuple[str | None, list[str]]] = [(None, [*added])]
-    if isinstance(ready[0], ToolMessage) or not added:
+    if not added or _has_late_results(sessions, key, ready):
         view = yield from sessions.read(key, None)
         if not added and view.generation is None:
+            _check_deletion(view, guard, key)
             return  # There is nothing to remove, and no session to make.
         groups = _placed(added.values(), view)
     blobs: dict[str, Blob] = {}
@@ -84,6 +85,7 @@ def add(sessions: Sessions, key: SessionKey, given: Sequence[BaseMessage], turn:
     deltas[0] = deltas[0]._replace(removed=tuple(removed))
     # No retry is needed: the change brings every body it refers to.
     yield from _log(sessions, key, deltas, blobs, guard)
+    sessions.cache.note_said(key, added)
 
 
 def guard_of(turn: Turn | None) -> Guard:
@@ -118,6 +120,7 @@ def replace(sessions: Sessions, key: SessionKey, messages: Sequence[BaseMessage]
         # Runs under way, and a graph that waits, still have what is hidden.
         removed += tuple(view.log.hidden.difference(map(key_of, (*view.names, *names))))
         if not removed and not added:
+            _check_deletion(view, guard, key)
             return
         keeps = (*map(key_of, names), *map(key_of, view.waiting[1:]))
         delta = Delta(_new_id(), removed, added, known=view.snapshot.position, keeps=keeps)
@@ -136,15 +139,29 @@ def _log(
     change = Change(sessions.lease, guard, blobs, append)
     outcome = yield from sessions.write(key, change)
     if outcome.status is Status.DELETED:
-        raise SessionDeletedError(
-            f"{label(key)} was deleted while this turn was running; what it said was not "
-            "stored. A new turn starts a new session"
-        )
+        raise _deleted(key)
     if outcome.status is Status.MISSING:
         return False
     if sessions.is_heavy(key, outcome):
         yield from sessions.free_now(key)
     return True
+
+
+def _check_deletion(view: View, guard: Guard, key: SessionKey) -> None:
+    """Refuse what a storage is not asked to, since there is nothing to write.
+
+    Raises:
+        SessionDeletedError: The session it continues was deleted.
+    """
+    if guard.generation is not None and guard.generation <= view.snapshot.fence:
+        raise _deleted(key)
+
+
+def _deleted(key: SessionKey) -> SessionDeletedError:
+    return SessionDeletedError(
+        f"{label(key)} was deleted while this turn was running; what it said was not stored. "
+        "A new turn starts a new session"
+    )
 
 
 def _listed(messages: object, key: SessionKey) -> list[Any]:
@@ -190,6 +207,19 @@ def _ready(given: object, key: SessionKey) -> BaseMessage:
     if not message.id:
         message = message.model_copy(update={"id": _new_id()})
     return message
+
+
+def _has_late_results(sessions: Sessions, key: SessionKey, messages: Sequence[BaseMessage]) -> bool:
+    """Whether results among these messages may belong to a call that is there, and not at the end.
+
+    They stand first, or behind their call that is said again. For the latter this process has to know of the call: what
+    others stored is not looked up, since nearly all results come with a new call.
+    """
+    places = [place for place, message in enumerate(messages) if isinstance(message, ToolMessage)]
+    if not places:
+        return False
+    before = messages[: places[-1]]
+    return places[0] == 0 or any(sessions.cache.may_have(key, message.id or "") for message in before)
 
 
 def _placed(messages: Iterable[BaseMessage], view: View) -> list[tuple[str | None, list[str]]]:

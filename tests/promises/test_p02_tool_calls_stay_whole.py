@@ -216,6 +216,21 @@ async def test_what_is_asked_after_a_late_result_goes_to_the_end(session: Sessio
     assert await session.texts() == ["look up a", "call a", "facts about a", "a1", "q2", "a2", "q3", "a3"]
 
 
+async def test_a_result_behind_a_call_that_is_said_again_goes_to_that_call(session: Session) -> None:
+    begun = [HumanMessage("look up a", id="q"), calls("a").model_copy(update={"id": "c"})]
+    await session.add(*begun)
+    await session.event("an event")
+    await session.add(*begun, result("a"), AIMessage("answer"))
+    assert await session.texts() == ["look up a", "call a", "facts about a", "answer", "an event"]
+
+
+async def test_a_result_behind_a_removal_goes_to_its_call(session: Session) -> None:
+    await session.add(SystemMessage("be brief", id="s"), human("look up a"), calls("a"))
+    await session.event("an event")
+    await session.add(RemoveMessage("s"), result("a"))
+    assert await session.texts() == ["look up a", "call a", "facts about a", "an event"]
+
+
 async def test_a_turn_that_begins_with_a_late_result_is_the_newest(session_with: Opens) -> None:
     session = session_with(max_messages=4)
     await session.add(human("look up a"), calls("a"))

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
+from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage, SystemMessage
 from langchain_core.tools import tool
 from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.types import Command, interrupt
@@ -208,6 +208,20 @@ async def test_a_chains_turn_that_was_running_cannot_bring_back_what_it_read_by_
     await session.delete()
     with pytest.raises(SessionDeletedError):
         await session.replace(summary, turn)
+    await assert_gone(session)
+
+
+@pytest.mark.parametrize("clears", [True, False], ids=["clears", "removes"])
+async def test_a_chains_turn_that_only_takes_away_learns_of_the_deletion_too(session: Session, clears: bool) -> None:
+    await session.event("secret")
+    turn = session.buffer.get_session_history("s1", user_id="alice")
+    (event,) = await session.read(turn)
+    await session.delete()
+    with pytest.raises(SessionDeletedError):
+        if clears:
+            await session.replace([], turn)
+        else:
+            await session.colour.call(turn, "add_messages", [RemoveMessage(event.id or "")])
     await assert_gone(session)
 
 
