@@ -62,13 +62,14 @@ def portrait(sessions: Sessions, key: SessionKey) -> Flow[Portrait | None]:
     view = yield from _glance(sessions, key)
     if view is None:
         return None
-    shown = frozenset(sessions.window(view.history, view.messages))
+    shown = {*sessions.window(view.history, view.messages)}
+    waiting = {*view.names}.difference(view.history)
     return Portrait(
         (yield from _info(sessions, key, view)),
         sessions.retention,
         [view.messages[name] for name in view.names],
         frozenset(place for place, name in enumerate(view.names) if name in shown),
-        frozenset(place for place, name in enumerate(view.names) if name in view.waiting[1:]),
+        frozenset(place for place, name in enumerate(view.names) if name in waiting),
     )
 
 

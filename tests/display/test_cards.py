@@ -155,7 +155,8 @@ def test_a_plain_repr_stands_beside(buffer: SessionBuffer) -> None:
     assert repr(buffer.info("alice", "support")).startswith("SessionInfo(user_id='alice', session_id='support', ")
 
 
-def test_a_call_that_waits_is_shown_as_waiting() -> None:
+def paying_agent(buffer: SessionBuffer) -> Any:
+    """A graph that asks before it pays."""
     from langgraph.graph import START, MessagesState, StateGraph
     from langgraph.types import interrupt
 
@@ -165,15 +166,41 @@ def test_a_call_that_waits_is_shown_as_waiting() -> None:
     def tool(state: MessagesState) -> Any:
         return {"messages": [ToolMessage(interrupt("Pay?"), tool_call_id="1")]}
 
-    buffer = SessionBuffer()
     nodes = StateGraph(MessagesState).add_node(call).add_node(tool).add_edge(START, "call").add_edge("call", "tool")
-    graph = nodes.compile(checkpointer=buffer.checkpointer())
-    graph.invoke({"messages": [HumanMessage("Pay!")]}, buffer.config("alice", "s1"))
+    return nodes.compile(checkpointer=buffer.checkpointer())
+
+
+def test_a_call_that_waits_is_shown_as_waiting() -> None:
+    buffer = SessionBuffer()
+    paying_agent(buffer).invoke({"messages": [HumanMessage("Pay!")]}, buffer.config("alice", "s1"))
     buffer.history("alice", "s1").add_system_message("The user scrolled.")
     shown = text_of(buffer.history("alice", "s1")._repr_html_())
     assert "Waits for a result; not in the window yet: ai pay(amount=5) no result yet" in shown
     assert "messages 2 " in shown
     assert "The user scrolled." in shown
+    assert "cut" not in shown
+
+
+def test_a_call_that_waits_beside_another_run_is_shown_as_waiting() -> None:
+    from langgraph.graph import START, MessagesState, StateGraph
+
+    def greet(state: MessagesState) -> Any:
+        return {"messages": [AIMessage("Hello.")]}
+
+    def part(state: MessagesState) -> Any:
+        return {"messages": [AIMessage("Goodbye.")]}
+
+    buffer = SessionBuffer()
+    config = buffer.config("alice", "s1")
+    nodes = StateGraph(MessagesState).add_node(greet).add_node(part).add_edge(START, "greet").add_edge("greet", "part")
+    other = nodes.compile(checkpointer=buffer.checkpointer())
+    steps = other.stream({"messages": [HumanMessage("Hi!")]}, config, durability="sync")
+    next(steps)
+    paying_agent(buffer).invoke({"messages": [HumanMessage("Pay!")]}, config)
+    assert [*steps]
+    shown = text_of(buffer.history("alice", "s1")._repr_html_())
+    assert "Waits for a result; not in the window yet: ai pay(amount=5) no result yet" in shown
+    assert "Goodbye." in shown
     assert "cut" not in shown
 
 
