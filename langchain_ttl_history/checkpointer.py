@@ -196,8 +196,8 @@ class TTLCheckpointSaver(GetAndList, PruneCopyDelete, BaseCheckpointSaver[Any]):
         Versions that another checkpointer made, strings like "00000002.0.123", keep their format and count up.
         """
         if isinstance(current, str):
-            count, _, rest = current.partition(".")
-            return f"{int(count) + 1:0{len(count)}}.{rest}"
+            count, dot, rest = current.partition(".")
+            return f"{int(count) + 1:0{len(count)}}{dot}{rest}"
         return 1 if current is None else current + 1
 
 

@@ -10,7 +10,7 @@ from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.encoding.langgraph_values import is_snapshot
 from langchain_ttl_history.encoding.plain import plainly
 from langchain_ttl_history.encoding.records import decoder, pack, unpack, unread_form
-from langchain_ttl_history.errors import TypeNotAllowedError, brief
+from langchain_ttl_history.errors import CorruptRecordError, TypeNotAllowedError, brief
 from langchain_ttl_history.log_entries import Seen
 from langchain_ttl_history.storage.base import Blob
 from langchain_ttl_history.stored.known_bodies import KnownBodies
@@ -25,6 +25,8 @@ __all__ = [
 ]
 
 _FORMAT = 1
+# What every checkpoint has that a graph puts.
+_NEEDED = frozenset({"id", "channel_versions", "versions_seen"})
 
 
 class _Fields(NamedTuple):
@@ -226,7 +228,10 @@ def _fields_of(blob: Blob, codec: Codec) -> _Fields:
     fields = unpack(codec.unseal(blob.payload))
     if fields[0] != _FORMAT:
         raise unread_form("a checkpoint", fields[0], _FORMAT)
-    return _Fields(*fields)
+    found = _Fields(*fields)
+    if lacking := _NEEDED.difference(found.checkpoint):
+        raise CorruptRecordError(f"a checkpoint is damaged: it has no {' and no '.join(sorted(lacking))}")
+    return found
 
 
 @decoder("a checkpoint")

@@ -11,7 +11,7 @@ from langchain_ttl_history.errors import CorruptRecordError
 from langchain_ttl_history.storage.base import Blob
 from langchain_ttl_history.stored.names import checkpoint_name, head_name
 
-__all__ = ["found_record", "hidden_payload", "hidden_places", "pointed_at", "target_of"]
+__all__ = ["found_record", "hidden_payload", "hidden_places", "listed_checkpoint", "pointed_at", "target_of"]
 
 _FORMAT = 1
 
@@ -57,6 +57,18 @@ def pointed_at(pointer: Blob, blobs: Mapping[str, Blob], codec: Codec) -> Record
     if blob is None:
         raise CorruptRecordError("the latest checkpoint is gone")
     return decode_record(blob, codec)
+
+
+def listed_checkpoint(ns: str, id: str, blobs: Mapping[str, Blob]) -> Blob:
+    """A checkpoint that the index lists, as it is stored.
+
+    Raises:
+        CorruptRecordError: It is gone.
+    """
+    blob = blobs.get(checkpoint_name(ns, id))
+    if blob is None:
+        raise CorruptRecordError(f"checkpoint {id!r} is gone")
+    return blob
 
 
 def found_record(ns: str, id: str | None, blobs: Mapping[str, Blob], codec: Codec) -> Record | None:

@@ -12,6 +12,7 @@ from langchain_ttl_history.freeing.pruning import Lines, keep_only, latest_lines
 from langchain_ttl_history.index import Line
 from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.log_entries import Log, deltas_of, entries_of, unseen
+from langchain_ttl_history.pointers import listed_checkpoint
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Outcome, Query, Snapshot, Status
 from langchain_ttl_history.stored.names import INDEX, LOG, SUBS, checkpoint_name
@@ -73,7 +74,7 @@ def _delete_in(sessions: Sessions, key: SessionKey, run_ids: Collection[str]) ->
         if newest is None:
             others = without_edits(others, log.deltas, ())
         else:
-            head = decode_record(snapshot.blobs[checkpoint_name("", newest.id)], sessions.codec)
+            head = decode_record(listed_checkpoint("", newest.id, snapshot.blobs), sessions.codec)
             others = without_edits(others, unseen(log.deltas, head.seen), head.names)
         change = keep_only(snapshot, keep, sessions.lease, lines, entries_of(others, log))
         outcome: Outcome = yield Write(key, change)

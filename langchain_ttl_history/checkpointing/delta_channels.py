@@ -110,7 +110,7 @@ def applied(
 
 def _overwritten(value: Any) -> tuple[bool, Any]:
     """Whether a write replaces a channel's value (LangGraph's `Overwrite`), and the value it writes."""
-    if type(value).__name__ == "Overwrite" and hasattr(value, "value"):
+    if any((kind.__module__, kind.__name__) == ("langgraph.types", "Overwrite") for kind in type(value).__mro__):
         return True, value.value
     if isinstance(value, dict) and set(value) == {"__overwrite__"}:
         return True, value["__overwrite__"]

@@ -8,7 +8,7 @@ from collections.abc import Set as AbstractSet
 from langchain_ttl_history.checkpoints import decode_record
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.index import Line, every_line
-from langchain_ttl_history.pointers import target_of
+from langchain_ttl_history.pointers import listed_checkpoint, target_of
 from langchain_ttl_history.storage.base import Blob, Change, Entry, Lease, Snapshot
 from langchain_ttl_history.stored.names import (
     BODY,
@@ -195,9 +195,9 @@ def _heads(snapshot: Snapshot, lines: Lines, listed: Collection[tuple[str, str]]
             drop.add(name)
             del pointers[name]
         else:
-            target = checkpoint_name(newest.ns, newest.id)
-            also = (writes_name(newest.ns, newest.id),)
-            pointers[name] = Blob(b"", (target,), snapshot.blobs[target].mark, also)
+            mark = listed_checkpoint(newest.ns, newest.id, snapshot.blobs).mark
+            target, also = checkpoint_name(newest.ns, newest.id), writes_name(newest.ns, newest.id)
+            pointers[name] = Blob(b"", (target,), mark, (also,))
     return pointers
 
 

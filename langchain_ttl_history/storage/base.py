@@ -215,7 +215,9 @@ class Snapshot:
     expires_at: float | None = None
     """The deadline; None where there is none."""
     blobs: Mapping[str, Blob] = field(default_factory=dict)
+    """By name, those that were asked for or followed."""
     lists: Mapping[str, Sequence[Entry]] = field(default_factory=dict)
+    """By name, their entries in the order of positions."""
     outline: bool = False
     """Whether this is every blob and entry of the session."""
 
@@ -240,8 +242,8 @@ class Storage(Protocol):
     private: bool
     """Whether only this process can write to it."""
     slack: float
-    """How far over its caps a session may grow before it is freed: 1.25 is by a quarter. More keeps more that nobody
-    is shown, and frees less often; no reader sees either."""
+    """How far over its caps a session may grow before it is freed, between 1 and 3: 1.25 is by a quarter. More keeps
+    more that nobody is shown, and frees less often; no reader sees either."""
 
     def read(self, key: SessionKey, query: Query) -> Snapshot:
         """Read parts of one session.
@@ -255,7 +257,7 @@ class Storage(Protocol):
     def delete(self, user_id: str, session_id: str | None, tombstone_ttl: float) -> int:
         """Delete a session, or all of a user's, leaving tombstones for so many seconds.
 
-        Returns how many sessions there were.
+        Returns how many live sessions there were.
         """
 
     def sessions(self, user_id: str | None, after: str | None = None) -> tuple[list[SessionKey], str | None]:

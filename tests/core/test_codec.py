@@ -24,7 +24,7 @@ from langchain_core.messages.base import TextAccessor
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.encoding.fidelity import same
 from langchain_ttl_history.encoding.messages import pack_plain
-from langchain_ttl_history.encoding.records import pack, unpack
+from langchain_ttl_history.encoding.records import pack, unpack, unread_form
 from langchain_ttl_history.errors import CorruptRecordError, TTLHistoryError, TypeNotAllowedError
 from langchain_ttl_history.stored.bodies import decode_bodies, encode_bodies
 from langchain_ttl_history.stored.known_bodies import KnownBodies
@@ -268,6 +268,11 @@ def test_a_record_that_is_cut_or_grew_is_never_read(value: Any) -> None:
     for damaged in (packed[:-1], packed + b"\x00", packed + packed):
         with pytest.raises(CorruptRecordError):
             unpack(damaged)
+
+
+@pytest.mark.parametrize(("form", "says"), [(13, "newer than 12"), (-1, "is damaged"), (None, "is damaged")])
+def test_only_a_greater_number_is_taken_for_a_newer_format(form: Any, says: str) -> None:
+    assert says in str(unread_form("a message", form, 12))
 
 
 # --- messages ---------------------------------------------------------------------------------

@@ -13,6 +13,9 @@ from langgraph.graph import START, StateGraph
 from langgraph.graph.message import REMOVE_ALL_MESSAGES, _messages_delta_reducer
 from langgraph.types import Overwrite
 
+from langchain_ttl_history.checkpointing.delta_channels import applied
+from langchain_ttl_history.codec import Codec
+from langchain_ttl_history.keys import SessionKey
 from tests.langgraph.graphs import states_of
 from tests.promises.helpers import Session, build_graph, texts
 
@@ -172,6 +175,13 @@ async def test_questions_that_are_not_written_as_messages_are_in_a_delta_convers
     assert len(notes[-2]) == 5
     assert await session.texts() == notes[-2]
     assert not caplog.messages
+
+
+def test_a_programs_own_class_that_is_named_like_langgraphs_overwrites_nothing() -> None:
+    own = type("Overwrite", (), {"value": []})
+    names = ("m" + "0" * 24 + "id",)
+    for write, left in ((own(), names), (Overwrite([]), ()), (type("Sub", (Overwrite,), {})([]), ())):
+        assert applied(names, [write], Codec(), SessionKey("u", "s"))[0] == left
 
 
 async def test_a_delta_channel_may_hold_what_is_no_message_though_it_is_the_conversations_as_in_memory(

@@ -330,6 +330,8 @@ async def test_versions_grow(session: Session) -> None:
     assert seen == sorted(seen)
     assert len(set(seen)) == 12
     assert saver.get_next_version(3, None) > saver.get_next_version(2, None)
+    for made, after in (("00000002.0.123", "00000003.0.123"), ("00000009", "00000010")):
+        assert saver.get_next_version(made, None) == after
 
 
 # --- copying, pruning, deleting runs ----------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage
@@ -15,6 +16,7 @@ from langgraph.types import interrupt
 
 from langchain_ttl_history import CorruptRecordError, SessionBuffer
 from langchain_ttl_history.storage import MemoryStorage, SQLiteStorage
+from langchain_ttl_history.stored.names import checkpoint_name
 from tests.regressions.cases import CONFIG, KEY, Counted, Veil, ask, chained, checkpoint, echoing, ids
 
 
@@ -55,6 +57,35 @@ def test_a_session_whose_latest_checkpoint_is_gone_is_said_to_be_damaged() -> No
     del session.blobs[session.blobs["h"].refs[0]]
     with pytest.raises(CorruptRecordError, match="the latest checkpoint is gone"):
         _ = buffer.history(session_id="t").messages
+
+
+def test_a_deletion_of_runs_that_finds_a_listed_checkpoint_gone_says_so() -> None:
+    storage = MemoryStorage()
+    buffer = SessionBuffer(storage, default_user="u")
+    graph = echoing(buffer)
+    runs = [str(uuid4()) for _ in range(2)]
+    for run in runs:
+        config: Any = {"configurable": {"thread_id": "t"}, "metadata": {"run_id": run}}
+        graph.invoke({"messages": [HumanMessage(run)]}, config)
+    left = [each for each in graph.get_state_history(config) if (each.metadata or {})["run_id"] == runs[0]]
+    del storage._sessions[KEY].blobs[checkpoint_name("", left[0].config["configurable"]["checkpoint_id"])]
+    with pytest.raises(CorruptRecordError, match=r"'t'.* is gone"):
+        buffer.checkpointer().delete_for_runs([runs[1]])
+
+
+@pytest.mark.parametrize("field", ["channel_versions", "versions_seen", "id"])
+def test_a_checkpoint_that_lost_a_field_is_said_to_be_damaged(field: str) -> None:
+    storage = MemoryStorage()
+    buffer = SessionBuffer(storage, default_user="u")
+    config: Any = {"configurable": {"thread_id": "t"}}
+    echoing(buffer).invoke({"messages": [HumanMessage("h")]}, config)
+    blobs = storage._sessions[KEY].blobs
+    name = blobs["h"].refs[0]
+    packed = [bytes([0xA0 | len(each)]) + each.encode() for each in (field, field[:-1] + "?")]
+    assert packed[0] in blobs[name].payload
+    blobs[name] = blobs[name]._replace(payload=blobs[name].payload.replace(*packed, 1))
+    with pytest.raises(CorruptRecordError, match=f"it has no {field}"):
+        SessionBuffer(storage, default_user="u").checkpointer().get_tuple(config)
 
 
 @pytest.mark.parametrize("url", ["memory://", "sqlite:///{path}/x.db"])
