@@ -29,7 +29,7 @@ class Administration:
 
         Raises:
             MissingUserError: No user is named, and there is no default user.
-            ConfigurationError: No session is named, or an id is not valid.
+            ConfigurationError: No session is named, or an id is not valid; or the token counter failed.
             StorageError: The storage could not be reached.
             CorruptRecordError: A record of the session cannot be read.
             TypeNotAllowedError: It holds a message of a class that is not allow-listed here.
@@ -49,7 +49,8 @@ class Administration:
 
         Raises:
             MissingUserError: No user is named, and there is no default user.
-            ConfigurationError: Both `user_id` and `all_users` are given, or `all_users` is no bool.
+            ConfigurationError: Both `user_id` and `all_users` are given, or `all_users` is no bool; while iterating:
+                the token counter failed.
             StorageError: While iterating: the storage could not be reached.
             CorruptRecordError: Likewise: a record of a session cannot be read.
             TypeNotAllowedError: Likewise: one holds a message of a class that is not allow-listed here.
@@ -140,17 +141,13 @@ class Administration:
             ConfigurationError: An id or the idle time is not valid.
             StorageError: The storage could not be reached.
         """
-        return run(self._storage, self._is_stored(*self._idle_change(user_id, session_id, idle_ttl)))
+        return run(self._storage, _written(*self._idle_change(user_id, session_id, idle_ttl)))
 
     async def aset_idle_ttl(
         self, user_id: Id | None = None, session_id: Id | None = None, idle_ttl: Duration | EllipsisType = ...
     ) -> bool:
         """Async `set_idle_ttl`."""
-        return await arun(self._storage, self._is_stored(*self._idle_change(user_id, session_id, idle_ttl)))
-
-    def _is_stored(self, key: SessionKey, change: Change) -> Flow[bool]:
-        outcome: Outcome = yield Write(key, change)
-        return outcome.status is Status.STORED
+        return await arun(self._storage, _written(*self._idle_change(user_id, session_id, idle_ttl)))
 
     def _idle_change(
         self, user_id: object, session_id: object, idle_ttl: Duration | EllipsisType
@@ -215,3 +212,9 @@ class Administration:
         if user_id is not None:
             raise ConfigurationError("pass either user_id or all_users=True, not both")
         return None
+
+
+def _written(key: SessionKey, change: Change) -> Flow[bool]:
+    """Write a change; whether it was stored."""
+    outcome: Outcome = yield Write(key, change)
+    return outcome.status is Status.STORED

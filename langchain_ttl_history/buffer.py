@@ -268,6 +268,7 @@ def default_buffer() -> SessionBuffer:
 
     Raises:
         ConfigurationError: The variable holds no usable URL.
+        StorageError: The storage that it names cannot be opened.
     """
     global _default
     if _default is None:

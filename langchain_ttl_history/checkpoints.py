@@ -74,7 +74,9 @@ class Record:
     plain: bool = False
     """For a conversation that is stored without encoding its value: whether that is a list, not a snapshot."""
     values: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    """How each channel's value is stored; see `stored.values`."""
     refs: tuple[str, ...] = ()
+    """Names of the blobs that it needs: the conversation's first, then those of `values`."""
 
     @decoder("a channel's value")
     def decode_values(self, blobs: Any, codec: Codec) -> dict[str, Any]:
@@ -92,10 +94,10 @@ class Record:
     @property
     def is_delta(self) -> bool:
         """Whether the conversation is a `DeltaChannel`'s."""
-        return self.channel is not None and (not self.explicit or self.snapshot)
+        return self.channel is not None and (not self.explicit or self.has_snapshot)
 
     @property
-    def snapshot(self) -> bool:
+    def has_snapshot(self) -> bool:
         """Whether the conversation's channel holds a `DeltaChannel`'s snapshot."""
         stored = self.values.get(self.channel or "")
         return stored is not None and stored[0] == SNAPSHOT

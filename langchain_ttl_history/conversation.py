@@ -38,7 +38,7 @@ def fold(names: Sequence[str], deltas: Sequence[Delta], seen: Seen) -> Sequence[
         if seen.ran(delta) and not delta.is_carried_over
         for key in delta.touched
     }
-    order = list(keyed(names))
+    order = keyed(names)
     shown = dict(zip(order, names, strict=True))
     begun = _own_turn(deltas, seen, order)
     # For each key the change at the end that it, or what it follows, was put there by.
@@ -55,7 +55,7 @@ def fold(names: Sequence[str], deltas: Sequence[Delta], seen: Seen) -> Sequence[
                 order.remove(key)
                 for follower in behind.get(key, ()):
                     order.remove(follower)
-        follows = delta.after is not None and delta.after in order
+        follows = delta.after in order
         at = order.index(delta.after or "") + 1 if follows else _end_for(delta, order, begun, opened, runs)
         placed: list[str] = []
         for name in delta.added:

@@ -70,6 +70,7 @@ class TTLChatMessageHistory(BaseChatMessageHistory):
         Raises:
             StorageError: The storage could not be reached; when set also that others kept freeing what is shared.
             CorruptRecordError: A record of the session cannot be read.
+            ConfigurationError: The token counter failed.
             TypeNotAllowedError: One is of a class that is not allow-listed here; one that is set is not a message, or
                 would not come back as it is.
             SessionDeletedError: When set: the session was deleted since this turn read it.
@@ -101,6 +102,7 @@ class TTLChatMessageHistory(BaseChatMessageHistory):
             TypeNotAllowedError: One is not a message, or holds a value that would not come back as it is.
             SessionDeletedError: The session was deleted since this turn read it.
             StorageError: The storage could not be reached.
+            CorruptRecordError: A record cannot be read, for results and removals, whose places have to be looked up.
         """
         run(self._storage, self._ending(add(self._sessions, self._key, messages, self._turn)))
 
@@ -118,6 +120,7 @@ class TTLChatMessageHistory(BaseChatMessageHistory):
 
         Raises:
             TypeNotAllowedError: `text` is something else.
+            SessionDeletedError: The session was deleted since this turn read it.
             StorageError: The storage could not be reached.
         """
         self.add_messages([self._event(text)])

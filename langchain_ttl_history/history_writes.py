@@ -59,18 +59,9 @@ def add(sessions: Sessions, key: SessionKey, given: Sequence[BaseMessage], turn:
     if any(isinstance(message, RemoveMessage) and message.id == REMOVE_ALL_MESSAGES for message in ready):
         yield from replace(sessions, key, ready, guard)
         return
-    removed: dict[str, None] = {}
-    added: dict[str, BaseMessage] = {}
-    for message in ready:
-        id = message.id or ""
-        if isinstance(message, RemoveMessage):
-            added.pop(id, None)
-            removed[id] = None
-        else:
-            removed.pop(id, None)  # It takes the place of the one before, as in LangGraph.
-            added[id] = message
     if not ready:
         return
+    removed, added = _gathered(ready)
     groups: list[tuple[str | None, list[str]]] = [(None, [*added])]
     if not added or _has_late_results(sessions, key, ready):
         view = yield from sessions.read(key, None)
@@ -82,10 +73,25 @@ def add(sessions: Sessions, key: SessionKey, given: Sequence[BaseMessage], turn:
     names = dict(zip(added, encode_new(added.values(), sessions.codec, label(key), blobs), strict=True))
     run = _new_id()
     deltas = [Delta(run, (), tuple(map(names.__getitem__, ids)), after) for after, ids in groups]
-    deltas[0] = deltas[0]._replace(removed=tuple(removed))
+    deltas[0] = deltas[0]._replace(removed=removed)
     # No retry is needed: the change brings every body it refers to.
     yield from _log(sessions, key, deltas, blobs, guard)
     sessions.cache.note_said(key, added)
+
+
+def _gathered(messages: Iterable[BaseMessage]) -> tuple[tuple[str, ...], dict[str, BaseMessage]]:
+    """The ids that these messages remove, and by id the messages that they add or update."""
+    removed: dict[str, None] = {}
+    added: dict[str, BaseMessage] = {}
+    for message in messages:
+        id = message.id or ""
+        if isinstance(message, RemoveMessage):
+            added.pop(id, None)
+            removed[id] = None
+        else:
+            removed.pop(id, None)  # It takes the place of the one before, as in LangGraph.
+            added[id] = message
+    return tuple(removed), added
 
 
 def guard_of(turn: Turn | None) -> Guard:

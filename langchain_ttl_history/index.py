@@ -45,7 +45,7 @@ def line_of(ns: str, id: str, record: Record) -> bytes:
     root = (metadata.get("parents") or {}).get("") if ns else None
     deltas = tuple(counters) if counters else None
     valued = None
-    if deltas is not None or record.snapshot:
+    if deltas is not None or record.has_snapshot:
         # LangGraph counts the steps of a `DeltaChannel` from the first on, but makes no snapshot of it before it was
         # written to: as long as that takes, it would keep all checkpoints.
         versions = record.checkpoint["channel_versions"]

@@ -53,7 +53,8 @@ class Retention:
             `count_tokens_approximately` does.
 
     Raises:
-        ConfigurationError: A bound is zero, negative, a bool, NaN, infinite or not a number.
+        ConfigurationError: A bound is zero, negative, a bool, NaN, infinite or not a number, or `token_counter` cannot
+            be called.
     """
 
     idle_ttl: Duration = 1800.0

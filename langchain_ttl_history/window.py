@@ -95,7 +95,8 @@ def visible(messages: Sequence[BaseMessage], caps: Caps, sizes: Sequence[int] | 
         sizes: Bytes of each message; needed only for a bound on bytes.
 
     Returns:
-        Positions in `messages`. Everything that fits every cap, less results without a call.
+        Positions in `messages`: of all of them if they fit every cap, else of the newest part that does, cut where this
+        module says. Never those of results without a call.
     """
     shown, blocks, _ = _paired(messages)
     fits = _fitter(messages, caps, sizes)

@@ -55,7 +55,8 @@ class Arrivals:
         change, outcome = yield from self.pending.put_writes(given)
         if outcome.status is Status.DELETED and not self.late.hold(key, change):
             _, outcome = yield from self.pending.put_writes(given)
-            self.late.retried(key, outcome.status)
+            if outcome.status is Status.DELETED:
+                self.late.warn(key)
         if given.asks and is_early and outcome.status is Status.STORED:
             self._cache.keep_early(key, name, self.pending.on_their_own(given))
             # Looked up only now: whoever puts the checkpoint may have looked before for what came early.

@@ -21,10 +21,10 @@ from langchain_ttl_history.stored.names import key_of
 from langchain_ttl_history.stored.values import LIST, is_conversation
 from langchain_ttl_history.window import ends_open
 
-__all__ = ["brings_back", "carried_over", "find_channel", "keep_cut_first", "log_entry"]
+__all__ = ["brings_back", "carried_over", "keep_cut_first", "log_entry", "set_channel"]
 
 
-def find_channel(
+def set_channel(
     record: Record,
     values: Mapping[str, Any],
     channel: str,
@@ -58,7 +58,7 @@ def find_channel(
         if held and not record.names:
             record.names = tuple(held)
         is_new = before is None or channel not in before.checkpoint["channel_versions"]
-        kind = LIST if before is None or is_new else before.kept_in(channel)
+        kind = LIST if is_new or before is None else before.kept_in(channel)
         if kind is not None and (record.names or not is_new):
             record.channel, record.plain = channel, kind == LIST
         return False
@@ -67,7 +67,7 @@ def find_channel(
     record.channel, record.explicit = channel, False
     if before is not None and before.names != record.names:
         record.parent_names = record.names
-    if before is not None and before.snapshot and record.parent_names is None and not parent.writes:
+    if before is not None and before.has_snapshot and record.parent_names is None and not parent.writes:
         # Nothing was written since that snapshot, so it is also this checkpoint's value.
         record.explicit = versions[channel] == before.checkpoint["channel_versions"][channel]
     if held is not None:
@@ -120,32 +120,54 @@ def log_entry(record: Record, value: Any, shown: Sequence[str], before: Record |
     if cut:
         shown, names = ([name for name in each if key_of(name) not in cut] for each in (shown, names))
     removed, added = diff(shown, names)
-    last = before.last if before is not None else None
-    if before is None and record.metadata.get("source") == "loop" and shown:
-        messages = snapshot_value(value)
-        old = {key_of(name) for name in shown}
-        if not is_conversation(messages) or not any(
-            isinstance(each, HumanMessage) and each.id not in old for each in messages
-        ):
-            last = key_of(shown[-1])
-            if is_conversation(messages) and _answers_within_call(messages, last):
-                last = None  # The run began in another's tool, and removed its own question.
+    last = _resumed(record, value, shown) if before is None else before.last
     new = [*map(key_of, added)]
     if removed or len(shown) + len(added) > len(names):
         # Some of the added messages replace ones that were shown, and are not new.
         there = {key_of(name) for name in shown}.difference(removed)
         new = [key for key in new if key not in there]
     if last in removed:
-        # The message that the turn would follow was removed, so it follows the nearest one before that.
-        keys = [key_of(name) for name in shown]
-        before_it = keys[: keys.index(last)] if last in keys else []
-        last = next((key for key in reversed(before_it) if key not in removed), None)
-        messages = snapshot_value(value)
-        stays = {*before_it}.difference(removed)
-        if not is_conversation(messages) or ends_open([message for message in messages if message.id in stays]):
-            last = None  # Perhaps an open tool call: its results may arrive meanwhile and must follow it.
+        last = _nearest_before(last, value, shown, removed)
     record.last = new[-1] if new else last
     return Delta(record.run, removed, added, last, known=record.seen.last if removed or last is not None else None)
+
+
+def _resumed(record: Record, value: Any, shown: Sequence[str]) -> str | None:
+    """The key of the message that a run's first step follows if it continues a turn; None if it opens one.
+
+    Args:
+        record: The checkpoint's record.
+        value: The value of the conversation's channel.
+        shown: The names of the messages that the step was shown.
+    """
+    if record.metadata.get("source") != "loop" or not shown:
+        return None
+    last, messages = key_of(shown[-1]), snapshot_value(value)
+    if not is_conversation(messages):
+        return last
+    old = {key_of(name) for name in shown}
+    if any(isinstance(each, HumanMessage) and each.id not in old for each in messages):
+        return None
+    # It may have begun in another's tool, and removed its own question.
+    return None if _answers_within_call(messages, last) else last
+
+
+def _nearest_before(last: str, value: Any, shown: Sequence[str], removed: Sequence[str]) -> str | None:
+    """The key of the message before the one that a turn would follow, where a step removed that; None if there is none.
+
+    Args:
+        last: The key of the message that the turn would follow.
+        value: The value of the conversation's channel.
+        shown: The names of the messages that the step was shown.
+        removed: The keys of those it removed.
+    """
+    keys = [key_of(name) for name in shown]
+    before_it = keys[: keys.index(last)] if last in keys else []
+    messages = snapshot_value(value)
+    stays = {*before_it}.difference(removed)
+    if not is_conversation(messages) or ends_open([message for message in messages if message.id in stays]):
+        return None  # Perhaps an open tool call: its results may arrive meanwhile and must follow it.
+    return next((key for key in reversed(before_it) if key not in removed), None)
 
 
 def carried_over(record: Record, value: Any, held: Mapping[str, Blob], codec: Codec) -> list[Delta]:

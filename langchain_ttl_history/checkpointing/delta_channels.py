@@ -57,7 +57,7 @@ def delta_history(
         values = record.decode_values(snapshot.blobs, codec)
         if record.channel in remaining and record.channel in record.values:
             shown = decode_bodies(record.names, snapshot.blobs, codec)
-            values[record.channel] = delta_snapshot(shown) if record.snapshot else shown
+            values[record.channel] = delta_snapshot(shown) if record.has_snapshot else shown
         for channel in remaining & values.keys():
             seeds[channel] = values[channel]
             remaining.discard(channel)

@@ -35,7 +35,8 @@ class GetAndList:
         The latest one shows the conversation as it is now, including what chains have said since it was put.
 
         Raises:
-            ConfigurationError: The config names no thread, or another user than the bound one.
+            ConfigurationError: The config names no thread, or another user than the bound one; or the token counter
+                failed.
             MissingUserError: It names no user, and there is no bound or default user.
             StorageError: The storage could not be reached.
             CorruptRecordError: A record of the session cannot be read.
@@ -61,6 +62,8 @@ class GetAndList:
     ) -> Iterator[CheckpointTuple]:
         """The checkpoints of a thread, newest first; of all the user's threads without a config.
 
+        They are read one by one as you iterate, which also raises all errors.
+
         Args:
             config: Names the thread; its `checkpoint_ns` and `checkpoint_id` narrow the list.
             filter: Metadata that every listed checkpoint has.
@@ -68,7 +71,8 @@ class GetAndList:
             limit: The largest number of checkpoints to list; None lists all.
 
         Raises:
-            ConfigurationError: An argument is of the wrong type, or the config names another user than the bound one.
+            ConfigurationError: An argument is of the wrong type, or the config names another user than the bound one;
+                or the token counter failed.
             MissingUserError: No user is named, and there is no bound or default user.
             StorageError: The storage could not be reached.
             CorruptRecordError: A record of a session cannot be read.

@@ -15,7 +15,7 @@ from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.log_entries import Seen
 from langchain_ttl_history.pointers import found_record
 from langchain_ttl_history.sessions import Sessions
-from langchain_ttl_history.storage.base import Blob, Change, Entry, Guard, Query, Snapshot, created_in
+from langchain_ttl_history.storage.base import Appended, Blob, Change, Entry, Guard, Query, Snapshot, created_in
 from langchain_ttl_history.stored.bodies import restored
 from langchain_ttl_history.stored.known_bodies import KnownBodies
 from langchain_ttl_history.stored.names import (
@@ -57,22 +57,16 @@ def with_checkpoint(
     found: Snapshot = yield Read(key, Query((head_name(ns),)))
     if sessions.lease.is_over(created_in(generation), found.now) or (ns and (found.blobs or _is_spread(old))):
         return None
-    record = Record(
-        old.checkpoint,
-        old.metadata,
-        old.parent,
-        old.run,
-        Seen(0, ((old.run, None),)),
-        # Of what it loaded the run holds what it was shown.
-        known.bodies.last_shown[1] if known.bodies.last_loaded == id else old.names,
-        channel=old.channel,
-        plain=not old.is_delta,
-    )
+    # Of what it loaded the run holds what it was shown.
+    names = known.bodies.last_shown[1] if known.bodies.last_loaded == id else old.names
+    seen = Seen(0, ((old.run, None),))
+    plain = not old.is_delta
+    record = Record(old.checkpoint, old.metadata, old.parent, old.run, seen, names, channel=old.channel, plain=plain)
     held = _held(record, old, known, name, codec, where)
     if held is None:
         return None
     bodies, values = held
-    append: list[tuple[str, bytes, tuple[str, ...]]] = []
+    append: list[Appended] = []
     if record.channel is not None and not ns:
         append += [(LOG, each.payload(), each.added) for each in carried_over(record, None, bodies, codec)]
     blobs = {**writes.blobs, **values, **bodies}

@@ -53,7 +53,7 @@ class LateWrites:
             return [replace(change, at_generation=None) for change in waited]
         with self._lock:
             self._refuse(key, name)
-        self._warn(key)
+        self.warn(key)
         return ()
 
     def _refuse(self, key: SessionKey, name: str) -> None:
@@ -75,7 +75,7 @@ class LateWrites:
         name = change.guard.needs
         if name is None:
             # It names its generation, which was deleted: there is nothing to wait for.
-            self._warn(key)
+            self.warn(key)
             return True
         with self._lock:
             held = self._held.setdefault((key, name), [])
@@ -90,12 +90,7 @@ class LateWrites:
                 self._held.popitem(last=False)
             return True
 
-    def retried(self, key: SessionKey, status: Status) -> None:
-        """Log if the second attempt was refused as well."""
-        if status is Status.DELETED:
-            self._warn(key)
-
-    def _warn(self, key: SessionKey) -> None:
+    def warn(self, key: SessionKey) -> None:
         """Log that writes to this session are refused; only once until one is stored."""
         with self._lock:
             known = hash(key) in self._warned

@@ -39,7 +39,9 @@ class PruneCopyDelete:
         await arun(self._storage, self._delete(thread_id))
 
     def delete_for_runs(self, run_ids: Sequence[str]) -> None:
-        """Delete the checkpoints that these runs put in the user's sessions, and the messages they added.
+        """Delete the checkpoints that these runs put in the user's sessions, and what they said.
+
+        A message stays that a checkpoint of another run holds.
 
         Raises:
             MissingUserError: There is no bound or default user.
@@ -54,6 +56,8 @@ class PruneCopyDelete:
 
     def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Copy a user's session to a thread that is not there yet; nothing happens where there is no such session.
+
+        The copy's life begins now, and it has no idle time of its own.
 
         Raises:
             MissingUserError: There is no bound or default user.

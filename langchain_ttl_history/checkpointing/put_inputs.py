@@ -80,7 +80,7 @@ class Put(NamedTuple):
         if self.token is not None:
             return Guard(self.token.generation)
         if not self.ns:
-            return Guard(needs=None if self.parent is None else checkpoint_name("", self.parent))
+            return Guard(needs=None if self.parent is None else self.parent_name)
         root = (self.metadata.get("parents") or {}).get("")
         return Guard(needs=checkpoint_name("", root) if root else None)
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 from langchain_ttl_history.checkpointing.conversation_changes import (
     brings_back,
     carried_over,
-    find_channel,
     keep_cut_first,
     log_entry,
+    set_channel,
 )
 from langchain_ttl_history.checkpointing.delta_channels import applied
 from langchain_ttl_history.checkpointing.expired_turns import held_by, leave_aged
@@ -22,15 +22,12 @@ from langchain_ttl_history.encoding.langgraph_values import is_snapshot
 from langchain_ttl_history.index import line_of
 from langchain_ttl_history.keys import label
 from langchain_ttl_history.sessions import Sessions
-from langchain_ttl_history.storage.base import Blob, Change, Guard
+from langchain_ttl_history.storage.base import Appended, Blob, Change, Guard
 from langchain_ttl_history.stored.known_bodies import KnownBodies
 from langchain_ttl_history.stored.names import INDEX, LOG, SUBS, checkpoint_name, head_name, writes_name
 from langchain_ttl_history.stored.values import LIST
 
 __all__ = ["PutPlans"]
-
-Appended: TypeAlias = tuple[str, bytes, tuple[str, ...]]
-"""An entry to append; see `Change.append`."""
 
 _NOTHING: frozenset[str] = frozenset()
 
@@ -127,7 +124,7 @@ class PutPlans:
         if (is_gone or parent.reduced) and channel not in values:
             held = held_by(self.sessions, put.key, put.parent, token, parent.now)
         written: dict[str, Blob] = {}
-        if find_channel(record, values, channel, parent, held):
+        if set_channel(record, values, channel, parent, held):
             record.names, written = applied(record.names, parent.writes, self.sessions.codec, put.key)
         found = record.channel or ""
         if parent.remembered and found in values and found not in put.changed and run.shown and run.same_session:
@@ -152,7 +149,7 @@ class PutPlans:
             blobs: What is going to be sent; the checkpoint is added.
 
         Returns:
-            Its entry in the index, as `Change.append` takes it; empty if the run was shown another checkpoint.
+            Its entry in the index; empty if the run was shown another checkpoint.
         """
         if token.id != first_checkpoint_id(token.generation):
             return []

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from langchain_core.messages import BaseMessage
 
 from langchain_ttl_history.amendments import done_with
+from langchain_ttl_history.cache import CachedSession
 from langchain_ttl_history.checkpointing.first_checkpoint import FIRST_METADATA, first_checkpoint, first_checkpoint_id
 from langchain_ttl_history.checkpointing.run_token import TOKEN_KEY, Token
 from langchain_ttl_history.checkpoints import Record
@@ -23,7 +24,6 @@ from langchain_ttl_history.pointers import found_record
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Lease, Query, Snapshot
 from langchain_ttl_history.stored.bodies import decode_bodies
-from langchain_ttl_history.stored.known_bodies import KnownBodies
 from langchain_ttl_history.stored.names import (
     BODY,
     CHECKPOINT,
@@ -115,8 +115,8 @@ class CheckpointReads:
 
     def _latest(self, key: SessionKey, view: View, record: Record) -> tuple[Loaded, Token]:
         snapshot, id = view.snapshot, record.checkpoint["id"]
-        known = self.sessions.cache.of(key, snapshot.generation).bodies
-        shown, messages = self.sessions.windowed(view.graph, view.messages, known)
+        known = self.sessions.cache.of(key, snapshot.generation)
+        shown, messages = self.sessions.windowed(view.graph, view.messages, known.bodies)
         unchanged = shown is record.names or tuple(shown) == record.names
         loaded = self._loaded(snapshot, id, record, messages, unchanged=unchanged)
         channel, versions = self.messages_key, loaded.checkpoint["channel_versions"]
@@ -137,8 +137,8 @@ class CheckpointReads:
         if token.cut and view.graph is not view.names:
             # Edits wait while the graph does; those of what its run leaves out have nothing left to change.
             token = token._replace(seen=done_with(token.cut, view.log.deltas, token.seen))
-        bodies = self._learn(key, snapshot, id, record, shown, messages)
-        bodies.last_shown, bodies.last_loaded = (token.shown, tuple(shown)), id
+        self._learn(known, key, snapshot, record, shown, messages)
+        known.bodies.last_shown, known.bodies.last_loaded = (token.shown, tuple(shown)), id
         return loaded, token
 
     def _older(self, key: SessionKey, snapshot: Snapshot, id: str) -> tuple[Loaded, Token] | None:
@@ -167,23 +167,21 @@ class CheckpointReads:
         values = record.decode_values(snapshot.blobs, codec)
         if record.channel is not None and (record.explicit or not unchanged):
             # A `DeltaChannel` whose chain of writes no longer gives the whole value gets a snapshot.
-            as_delta = record.snapshot or not record.explicit
-            values[record.channel] = delta_snapshot(messages) if as_delta else messages
+            values[record.channel] = delta_snapshot(messages) if record.is_delta else messages
         writes = decode_writes(snapshot.lists.get(writes_name("", id), ()), snapshot.blobs, codec)
         return Loaded("", id, _handed(record, values), dict(record.metadata), record.parent, writes)
 
     def _learn(
         self,
+        known: CachedSession,
         key: SessionKey,
         snapshot: Snapshot,
-        id: str,
         record: Record,
         names: Sequence[str],
         messages: Sequence[BaseMessage],
-    ) -> KnownBodies:
+    ) -> None:
         """Remember what the run that starts here will build on."""
-        known = self.sessions.cache.of(key, snapshot.generation)
-        name = checkpoint_name("", id)
+        name = checkpoint_name("", record.checkpoint["id"])
         self.sessions.cache.note_put(key, name, snapshot.generation)
         there = known.records.get(name)
         if there is None or (there.names != names and not set(names) <= set(there.names)):
@@ -192,7 +190,6 @@ class CheckpointReads:
             if there is None or not set(record.names) <= set(there.names):
                 known.learn(name, record, snapshot.blobs)
             known.bodies.learn_read(names, messages, snapshot.blobs, self.sessions.codec)
-        return known.bodies
 
     def _is_shown(self, snapshot: Snapshot, id: str) -> bool:
         cap = self.sessions.retention.max_checkpoints

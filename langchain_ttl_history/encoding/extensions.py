@@ -27,9 +27,8 @@ from langchain_ttl_history.keys import OwnedThread
 
 __all__ = ["Extensions", "refusal"]
 
-# Extension types of this format. Those from 4 to 6 are `fidelity`'s.
+# Extension types of this format. 4 is `records.TEXT`; 5 and 6 are `fidelity`'s.
 _MESSAGE, _TYPED, _TUPLE, _PAIRS, _OBJECT = 1, 2, 3, 7, 8
-
 
 # How deep lists, mappings and extensions within each other may nest; and up to where each is not counted exactly.
 _DEEPEST, _SHALLOW = 2_000, 30

@@ -2,7 +2,7 @@
 
 The head keeps all its messages for as long as it is the head. Where others were said since, and are freed, its older
 ones would be shown in front of the newest, as soon as the window has room for them. They are hidden instead: the
-pointer to the head tells which (see `checkpoints.hidden_places`). So they are still there for whoever goes back to that
+pointer to the head tells which (see `pointers.hidden_places`). So they are still there for whoever goes back to that
 checkpoint, and for a run under way that brings them along.
 """
 

@@ -27,12 +27,13 @@ from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeAlias
 
 from langchain_ttl_history.keys import SessionKey
 
 __all__ = [
     "KEEP",
+    "Appended",
     "Blob",
     "Change",
     "Entry",
@@ -71,6 +72,10 @@ class Entry(NamedTuple):
     """The bytes."""
     refs: tuple[str, ...] = ()
     """Names of the blobs it needs."""
+
+
+Appended: TypeAlias = tuple[str, bytes, tuple[str, ...]]
+"""An entry to append: the list's name, the payload, and the names of the blobs it needs."""
 
 
 class Lease(NamedTuple):
@@ -140,8 +145,8 @@ class Change:
     """Refuse what continues something that was deleted."""
     blobs: Mapping[str, Blob] = field(default_factory=dict)
     """Blobs to set."""
-    append: Sequence[tuple[str, bytes, tuple[str, ...]]] = ()
-    """(list, payload, references) of the entries to append, in this order."""
+    append: Sequence[Appended] = ()
+    """The entries to append, in this order."""
     place: Sequence[tuple[str, Entry]] = ()
     """Entries at positions of their own; one that is there already is replaced."""
     drop: Sequence[str] = ()

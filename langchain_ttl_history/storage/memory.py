@@ -45,7 +45,7 @@ class MemoryStorage:
         clock: Gives the time in seconds since the epoch.
 
     Raises:
-        ConfigurationError: A bound is not a whole number of at least 1, or the clock cannot be called.
+        ConfigurationError: A bound is not a whole number of at least 1, or the clock gives no number of seconds.
     """
 
     private = True

@@ -7,7 +7,7 @@ from collections.abc import Set as AbstractSet
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from langchain_ttl_history.storage.base import KEEP, Blob, Change, Lease
+from langchain_ttl_history.storage.base import KEEP, Appended, Blob, Change, Lease
 from langchain_ttl_history.storage.redis.commands import Address, Eval, Script, packed
 from langchain_ttl_history.storage.redis.layout import HEADER, MICRO, with_lengths
 from langchain_ttl_history.storage.redis.lineage import newest
@@ -127,7 +127,7 @@ def _stored(
 
 
 def _appended(
-    entries: Sequence[tuple[str, bytes, tuple[str, ...]]], numbers: Numbers, own: Numbers, content: list[bytes]
+    entries: Sequence[Appended], numbers: Numbers, own: Numbers, content: list[bytes]
 ) -> tuple[list[Any], bool] | None:
     """As `_stored`, about entries to append."""
     arguments: list[Any] = []

@@ -1,4 +1,4 @@
--- Frees expired sessions and expired tombstones of a user.
+-- Frees expired sessions of a user, and some of the user's expired tombstones.
 --
 -- KEYS: the user, the sessions.
 -- ARGV[1], packed:
