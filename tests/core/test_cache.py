@@ -80,10 +80,12 @@ def test_nothing_of_a_session_that_is_dropped_is_remembered() -> None:
     for name in ("s1", "s2"):
         cache.of(SessionKey("ada", name), 1)
         cache.keep_plan(SessionKey("ada", name), Change(Lease(1.0, None)))
+        cache.keep_early(SessionKey("ada", name), "c", Change(Lease(1.0, None)))
     cache.drop("ada", "s1")
     assert cache.last(KEY) is None
-    assert cache.take_plan(KEY) is None
+    assert (cache.take_plan(KEY), [*cache.take_early(KEY, "c")]) == (None, [])
     assert cache.take_plan(SessionKey("ada", "s2")) is not None
+    assert len(cache.take_early(SessionKey("ada", "s2"), "c")) == 1
 
 
 def test_what_edits_replaced_is_remembered_in_bounds_and_counts() -> None:

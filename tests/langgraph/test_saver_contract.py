@@ -389,7 +389,7 @@ async def test_pruning_keeps_the_latest_and_the_conversation(session: Session, k
     assert await session.info() is None
 
 
-async def test_deleting_a_run_takes_its_checkpoints_only(session: Session) -> None:
+async def test_deleting_a_run_takes_its_checkpoints_and_leaves_what_others_still_hold(session: Session) -> None:
     saver = session.buffer.checkpointer(user_id="alice")
     agent = build_graph("agent", saver)
     for run in ("run-1", "run-2"):
@@ -401,6 +401,7 @@ async def test_deleting_a_run_takes_its_checkpoints_only(session: Session) -> No
     assert await session.seen_by(agent) == ["run-1", "re: run-1", "run-2", "re: run-2"]
     await session.colour.call(saver, "delete_for_runs", ["run-2"])
     assert await session.colour.collect(saver, "list", session.config) == []
+    assert await session.texts() == []
 
 
 @pytest.mark.parametrize("kind", GRAPH_KINDS)

@@ -206,7 +206,7 @@ async def test_set_idle_ttl_changes_this_session_only(session: Session, clock: C
     other = session("alice", "s2")
     await session.add(HumanMessage("one"))
     await other.add(HumanMessage("two"))
-    await session.colour.call(session.buffer, "set_idle_ttl", *session.key, timedelta(seconds=500))
+    assert await session.colour.call(session.buffer, "set_idle_ttl", *session.key, timedelta(seconds=500)) is True
     clock.advance(past(case))
     assert await other.info() is None
     assert await session.texts() == ["one"]
@@ -250,7 +250,7 @@ async def test_a_session_that_outlives_the_calendar_can_be_looked_at(session: Se
 
 
 async def test_set_idle_ttl_of_an_unknown_session_creates_nothing(session: Session) -> None:
-    await session.colour.call(session.buffer, "set_idle_ttl", "alice", "unknown", 500)
+    assert await session.colour.call(session.buffer, "set_idle_ttl", "alice", "unknown", 500) is False
     assert await session.sessions("alice") == []
 
 

@@ -11,7 +11,7 @@ from langchain_core.messages import HumanMessage
 
 from langchain_ttl_history import ConfigurationError, MissingUserError, SessionBuffer
 
-from .helpers import Session, build_chain, build_graph
+from .helpers import Session, build_chain, build_graph, texts
 
 NASTY = [
     *("a", "b", "a:b", "b:a", ":", "::", "a:", ":a", "*", "**", "a*", "?", "[a-z]", "{a}", "{}"),
@@ -107,10 +107,12 @@ async def test_with_a_default_user_every_door_opens_without_one(
     session: Session, open_buffer: Callable[..., SessionBuffer], door: str
 ) -> None:
     buffer = open_buffer(default_user="me")
-    if door == "copy_thread":
-        buffer.history("me", "s1").add_system_message("x")
+    buffer.history("me", "s1").add_system_message("x")
+    buffer.history("other", "s1").add_system_message("x")
     await DOORS[door](session, buffer)
-    assert {each.user_id for each in await session.sessions(all_users=True)} <= {"me"}
+    left = {each.user_id for each in await session.sessions(all_users=True)}
+    assert left == ({"other"} if door == "delete_thread" else {"me", "other"})
+    assert texts(buffer.history("other", "s1").messages) == ["x"]
 
 
 async def test_a_chain_without_a_user_is_refused_and_with_a_default_user_needs_none(
