@@ -119,8 +119,8 @@ def _own_turn(deltas: Sequence[Delta], seen: Seen, order: Sequence[str]) -> tupl
         return None
     own = {run for run, end in seen.runs if end is None}
     said = [delta for delta in deltas if delta.run in own and not delta.is_carried_over]
-    if not said or said[0].after is not None:
-        return None
+    if not said or said[0].after is not None or said[0].known is not None:
+        return None  # What goes on follows something, or has removed what it followed.
     # Messages that it only edited stand further up.
     keys = {key_of(name) for delta in said for name in delta.added}
     newest = [*takewhile(keys.__contains__, reversed(order))]
@@ -136,7 +136,8 @@ def _end_for(
 ) -> int:
     """Where the end is for a change that follows nothing that is there.
 
-    If it continues a turn, that is behind what is left of that turn, or in front of what others have begun since.
+    That is never behind the turn of the head's run if it began only after this change. If the change continues a turn,
+    it is behind what is left of that turn, or in front of what others have begun since.
 
     Args:
         delta: The change.
@@ -146,11 +147,11 @@ def _end_for(
         runs: For each key the run that added it.
     """
     end = len(order)
-    if delta.after is None and begun is not None and delta.position < begun[0] and begun[1] in order:
-        return order.index(begun[1])
+    if begun is not None and delta.position < begun[0] and begun[1] in order:
+        end = order.index(begun[1])
     if delta.after is None or delta.known is None:
         return end
-    for at in range(end, 0, -1):
+    for at in range(len(order), 0, -1):
         if runs.get(order[at - 1]) == delta.run:
             return at
     for at, key in enumerate(order):

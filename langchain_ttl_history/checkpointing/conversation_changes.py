@@ -145,11 +145,14 @@ def _resumed(record: Record, value: Any, shown: Sequence[str]) -> str | None:
     last, messages = key_of(shown[-1]), snapshot_value(value)
     if not is_conversation(messages):
         return last
+    at = next((at for at, message in enumerate(messages, 1) if message.id == last), len(messages))
+    if at < len(messages) and isinstance(messages[at], ToolMessage):
+        return last  # A result, whatever its tool says besides.
     old = {key_of(name) for name in shown}
     if any(isinstance(each, HumanMessage) and each.id not in old for each in messages):
         return None
     # It may have begun in another's tool, and removed its own question.
-    return None if _answers_within_call(messages, last) else last
+    return None if at < len(messages) and ends_open(messages[:at]) else last
 
 
 def _nearest_before(last: str, value: Any, shown: Sequence[str], removed: Sequence[str]) -> str | None:
@@ -194,9 +197,3 @@ def _begins_turn(messages: Sequence[BaseMessage], at: int) -> bool:
     """Whether a turn begins at this place: with a question, or in another's tool."""
     kind = type(messages[at])
     return issubclass(kind, HumanMessage) or (not issubclass(kind, ToolMessage) and ends_open(messages[:at]))
-
-
-def _answers_within_call(messages: Sequence[BaseMessage], last: str) -> bool:
-    """Whether what follows this message is no result, although it ends in a tool call that waits for one."""
-    at = next((at for at, message in enumerate(messages, 1) if message.id == last), len(messages))
-    return at < len(messages) and not isinstance(messages[at], ToolMessage) and ends_open(messages[:at])

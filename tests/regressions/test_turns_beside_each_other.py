@@ -394,3 +394,84 @@ def test_setting_the_messages_removes_the_call_of_a_run_that_failed_beside_anoth
     history.messages = [HumanMessage("fresh")]
     assert texts(history.messages) == texts(other.get_state(CONFIG).values["messages"]) == ["fresh"]
     assert ask(other, "next") == ["fresh", "next", "other"]
+
+
+@pytest.mark.parametrize("durability", ["sync", "exit"])
+def test_a_tool_that_says_more_than_its_result_goes_on_with_the_turn_that_called_it(durability: str) -> None:
+    buffer = SessionBuffer(default_user="u")
+    history = buffer.history(session_id="t")
+
+    def tools(_: MessagesState) -> Any:
+        return {"messages": [ToolMessage(interrupt("sure?"), tool_call_id=CALL["id"]), HumanMessage("image")]}
+
+    nodes = {"model": lambda _: {"messages": [AIMessage("call", tool_calls=[CALL])]}, "tools": tools}
+    agent = chained(buffer, **nodes, answers=lambda _: {"messages": [AIMessage("answer")]})
+    agent.invoke({"messages": [HumanMessage("view")]}, CONFIG, durability=durability)
+    history.add_system_message("event")
+    history.add_messages([HumanMessage("X?"), AIMessage("X!")])
+    agent.invoke(Command(resume="yes"), CONFIG, durability=durability)
+    shown = ["view", "call", "yes", "image", "answer", "event", "X?", "X!"]
+    assert texts(history.messages) == texts(agent.get_state(CONFIG).values["messages"]) == shown
+
+
+@pytest.mark.parametrize("durability", ["sync", "exit"])
+@pytest.mark.parametrize("cap", [5, 80])
+def test_a_turn_that_goes_on_and_summarises_stays_before_what_was_said_while_it_waited(
+    cap: int, durability: str
+) -> None:
+    """At the small cap the result that it went on with is freed: what is left of it begins with the summary."""
+    buffer = SessionBuffer(default_user="u", retention=Retention(max_messages=cap))
+    history = buffer.history(session_id="t")
+    made = [AIMessage("", tool_calls=[{**CALL, "name": name, "id": name}]) for name in ("look", "pay")]
+    said = [AIMessage("hi"), AIMessage("hi"), *made, AIMessage("done")]
+
+    def sums(state: MessagesState) -> Any:
+        messages = state["messages"]
+        return {"messages": [ALL, HumanMessage("summary"), *messages[-3:]] if len(messages) >= 6 else []}
+
+    def tools(state: MessagesState) -> Any:
+        (call,) = state["messages"][-1].tool_calls  # type: ignore[union-attr]  # it is an AIMessage
+        result = interrupt("sure?") if call["name"] == "pay" else "seen"
+        return {"messages": [ToolMessage(result, tool_call_id=call["id"])]}
+
+    graph = StateGraph(MessagesState).add_node(sums).add_node(tools)
+    graph.add_node("model", lambda _: {"messages": [said.pop(0)]})
+    graph.add_edge(START, "sums").add_edge("sums", "model").add_edge("tools", "sums")
+    graph.add_conditional_edges("model", lambda state: "tools" if state["messages"][-1].tool_calls else END)
+    agent = graph.compile(checkpointer=buffer.checkpointer())
+    for question in ("hello", "hello", "pay"):
+        ask(agent, question, durability)
+    for event in ("e1", "e2"):
+        history.add_system_message(event)
+    assert texts(history.messages)[-2:] == ["e1", "e2"]
+    agent.invoke(Command(resume="yes"), CONFIG, durability=durability)
+    shown = ["summary", "done", "e1", "e2"] if cap == 5 else ["summary", "", "yes", "done", "e1", "e2"]
+    assert texts(history.messages) == shown
+
+
+def test_a_long_turn_whose_beginning_is_freed_stays_before_a_turn_that_began_after_it() -> None:
+    buffer = SessionBuffer(default_user="u", retention=Retention(max_messages=6, max_checkpoints=3))
+    history = buffer.history(session_id="t")
+    history.add_messages([HumanMessage("hello"), AIMessage("hi")])
+
+    def calling(name: str, calls: int) -> Any:
+        made = [AIMessage(name, tool_calls=[{**CALL, "id": f"{name}{number}"}]) for number in range(calls)]
+        said = [*made, AIMessage(f"{name} done")]
+
+        def tools(state: MessagesState) -> Any:
+            (call,) = state["messages"][-1].tool_calls  # type: ignore[union-attr]  # it is an AIMessage
+            return {"messages": [ToolMessage("result", tool_call_id=call["id"])]}
+
+        graph = StateGraph(MessagesState).add_node(tools).add_node("model", lambda _: {"messages": [said.pop(0)]})
+        graph.add_edge(START, "model").add_edge("tools", "model")
+        graph.add_conditional_edges("model", lambda state: "tools" if state["messages"][-1].tool_calls else END)
+        return graph.compile(checkpointer=buffer.checkpointer())
+
+    first = begun(calling("A", 1), "A?")
+    ask(calling("B", 4), "B?")
+    next(first)  # It is in its tool, and B is over.
+    ask(calling("C", 1), "C?")
+    assert texts(history.messages) == ["C?", "C", "result", "C done"]
+    for each in first:
+        assert each
+    assert texts(history.messages)[-4:] == ["C?", "C", "result", "C done"]
