@@ -15,6 +15,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from datetime import timedelta
+from io import TextIOWrapper
 
 from langchain.agents import create_agent
 from langchain.chat_models import init_chat_model
@@ -238,7 +239,8 @@ def main(name: str | None) -> int:
     claims.check("2041" not in text, "a new turn starts clean")
 
     console.print()
-    console.rule(style="dim")
+    # Without a title Rich does not look whether the terminal has a letter for it.
+    console.rule(style="dim", characters="-" if console.options.ascii_only else "─")
     style = "bold red" if claims.broken else "bold green"
     sum_up = f"{claims.kept} of {claims.kept + claims.broken} claims hold"
     took = f"{time.perf_counter() - started:.1f} s"
@@ -289,4 +291,7 @@ def watch(buffer: SessionBuffer, clock: Clock, claims: Claims) -> None:
 
 
 if __name__ == "__main__":
+    if isinstance(sys.stdout, TextIOWrapper):
+        # What the terminal has no letter for is spelled out.
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(main(sys.argv[1] if len(sys.argv) > 1 else None))

@@ -28,10 +28,19 @@ def opened(url: str | None) -> Storage:
         from langchain_ttl_history.storage.redis import RedisStorage
 
         return RedisStorage(url)
-    raise ConfigurationError(
-        f"no storage is known for {brief(scheme.partition(':')[0])} URLs; use 'memory://', 'sqlite:///path.db', "
-        "'redis://host:6379/0' or 'valkey://host:6379/0', or pass a Storage"
-    )
+    raise _refused(url)
+
+
+def _refused(url: str) -> ConfigurationError:
+    """What is wrong with a URL; what stands behind its scheme is not shown, since it may be a password."""
+    scheme, colon, _ = url.partition(":")
+    forms = {"memory": "memory://", "sqlite": "sqlite:///path.db"}
+    if scheme.partition("+")[0] in _REDIS:
+        forms[scheme] = f"{scheme}://host:6379/0"
+    if scheme in forms:
+        return ConfigurationError(f"a {scheme} URL is written {forms[scheme]}")
+    what = f"no storage is known for {brief(scheme)} URLs" if colon else f"{brief(url)} is no URL of a storage"
+    return ConfigurationError(f"{what}; use memory://, sqlite:///path.db, redis://host:6379/0 or valkey://host:6379/0")
 
 
 def _sqlite(rest: str) -> Storage:
@@ -41,6 +50,6 @@ def _sqlite(rest: str) -> Storage:
     if host or not slash or not path or "?" in path:
         raise ConfigurationError(
             f"'sqlite://{rest}' names no file: write sqlite:///relative.db, sqlite:////absolute.db or "
-            "sqlite:///:memory:, without options; pass a SQLiteStorage for those"
+            "sqlite:///:memory:, without options; SQLiteStorage(path, durable=..., timeout=..., clock=...) takes those"
         )
     return SQLiteStorage(path)

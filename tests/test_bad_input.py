@@ -252,11 +252,29 @@ def test_a_memory_storage_with_a_bad_bound_is_refused(name: str, value: Any) -> 
 # --- buffers ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("url", ["mongodb://localhost", "http://x", "sessions.db", "", "redis", "://"])
+@pytest.mark.parametrize("url", ["mongodb://localhost", "http://x", "sessions.db", "", "a:b", "://"])
 def test_an_unknown_url_scheme_is_refused_and_the_known_ones_named(url: str) -> None:
     with pytest.raises(ConfigurationError) as refused:
         SessionBuffer(url)
     assert "memory" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "right"),
+    [
+        ("memory:///", "memory://"),
+        ("memory", "memory://"),
+        ("sqlite:x.db", "sqlite:///path.db"),
+        ("redis", "redis://host:6379/0"),
+        ("redis:/me:secret@host", "redis://host:6379/0"),
+        ("valkeys+cluster:/host", "valkeys+cluster://host:6379/0"),
+    ],
+)
+def test_a_url_of_a_known_scheme_is_told_its_form(url: str, right: str) -> None:
+    with pytest.raises(ConfigurationError, match="URL is written") as refused:
+        SessionBuffer(url)
+    assert str(refused.value).endswith(f" {right}")
+    assert "secret" not in str(refused.value)
 
 
 def test_a_bad_url_in_the_environment_is_said_to_stand_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +34,13 @@ def test_every_claim_of_the_demo_holds() -> None:
     held, of = (int(word) for word in last.split(" claims")[0].split(" of "))
     assert held == of
     assert held >= 18
+
+
+def test_the_demo_runs_where_letters_are_missing() -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    done = subprocess.run([sys.executable, str(DEMO)], check=False, capture_output=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert rb"\u2714 the tool was called once" in done.stdout
 
 
 def test_the_demo_fails_when_a_claim_does_not_hold(demo: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ PATIENCE = 60.0
 class Worker:
     """One uvicorn process on a port of its own."""
 
-    def __init__(self, url: str, pace: float = 0.0) -> None:
+    def __init__(self, url: str, pace: float = 0.0, lost_after: float = 0.5) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
@@ -37,7 +37,7 @@ class Worker:
             "TTL_HISTORY_URL": url,
             "CHAT_TOKENS": json.dumps({f"{user}-token": user for user in USERS}),
             "CHAT_PACE": str(pace),
-            "CHAT_LOST_AFTER": "0.5",
+            "CHAT_LOST_AFTER": str(lost_after),
         }
         self.process = subprocess.Popen(
             [sys.executable, "-m", "uvicorn", "app:app", "--port", str(self.port), "--log-level", "warning"],
@@ -159,6 +159,23 @@ def test_turns_alternate_among_workers_and_a_killed_one_loses_nothing_acknowledg
         assert calls == [each["tool_call_id"] for each in said if each["type"] == "tool"]
         assert len(calls) == (3 if user == USERS[0] else 2)
         assert conversation(others[0], user) == conversation(others[1], user)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="LangGraph streams from async tasks from Python 3.11 on")
+def test_who_comes_back_to_a_turn_that_was_left_is_told_how_long_to_wait() -> None:
+    server = servers.Server(kind_here()).start()
+    worker = Worker(server.url, pace=0.2, lost_after=20.0)
+    try:
+        worker.first_answer().raise_for_status()
+        with worker.client(USERS[0]) as client:
+            with client.stream("POST", "/sessions/s1/messages", json={"text": "Where is order 1001?"}) as response:
+                assert "token" in (name for name, _ in events(response))
+            refused = client.post("/sessions/s1/messages", json={"text": "Are you there?"})
+        assert refused.status_code == 409
+        assert 10 <= int(refused.headers["Retry-After"]) <= 20
+    finally:
+        worker.stop()
+        server.remove()
 
 
 def test_a_user_reaches_only_what_is_theirs(workers: list[Worker]) -> None:

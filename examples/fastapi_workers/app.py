@@ -3,13 +3,14 @@
     TTL_HISTORY_URL=redis://localhost:6379/0 uvicorn app:app --workers 3
 
 Which worker answers does not matter: each turn finds the whole conversation, tool calls and all, and
-a turn that a worker did not live to finish is finished by the next one.
+a turn that was left in the middle is finished by the next one.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -29,7 +30,7 @@ from langchain_ttl_history import ConfigurationError, Retention, SessionBuffer, 
 TOKENS: dict[str, str] = json.loads(os.environ.get("CHAT_TOKENS", '{"alice-token": "alice", "bob-token": "bob"}'))
 """Whose token it is. A real service asks its identity provider instead."""
 LOST_AFTER = timedelta(seconds=float(os.environ.get("CHAT_LOST_AFTER", "30")))
-"""A turn that has stored nothing for so long is taken for lost with its worker."""
+"""A turn that has stored nothing for so long is taken for lost: its client went away, or its worker died."""
 UNAVAILABLE = "the sessions are out of reach; try again in a moment"
 
 logger = logging.getLogger("uvicorn.error")
@@ -98,13 +99,16 @@ async def say(session_id: SessionId, said: Said, user: User, buffer: Buffer, req
     agent, config = request.app.state.agent, buffer.config(user, session_id)
     state = await agent.aget_state(config)
     lost = bool(state.next)
-    if lost and datetime.now(timezone.utc) - datetime.fromisoformat(state.created_at) < LOST_AFTER:
-        raise HTTPException(409, "this session is in the middle of a turn", {"Retry-After": "1"})
+    if lost:
+        left = datetime.fromisoformat(state.created_at) + LOST_AFTER - datetime.now(timezone.utc)
+        if left > timedelta(0):
+            again = {"Retry-After": str(math.ceil(left.total_seconds()))}
+            raise HTTPException(409, "this session is in the middle of a turn", again)
     return StreamingResponse(turn(agent, config, said.text, lost=lost), media_type="text/event-stream")
 
 
 async def turn(agent: Any, config: Any, text: str, *, lost: bool) -> AsyncIterator[str]:
-    """The events of a turn; first it finishes the one before, if that was lost with its worker."""
+    """The events of a turn; first it finishes the one before, if that was lost."""
     try:
         async for each in steps(agent, config, text, lost=lost):
             yield each

@@ -7,11 +7,14 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from langchain_ttl_history.buffer import SessionBuffer
 from langchain_ttl_history.cli.drawing import console, facts, listing, timeline
@@ -27,6 +30,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Look at the sessions of a storage, and delete them. Nothing here prolongs a session.",
+    epilog="Options go before the command: ttl-history --url sqlite:///sessions.db stats",
 )
 
 User = Annotated[str, typer.Argument(help="Whose session.")]
@@ -44,6 +48,22 @@ class Where:
     idle_ttl: float
 
 
+class Command(TyperCommand):
+    """A command that says of an option of the app where it goes."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Refuse the options of the app by name."""
+        own = takewhile(lambda each: each != "--", args)
+        for name in (each.partition("=")[0] for each in own):
+            if name in {"--url", "--allow-type", "--idle-ttl"}:
+                typer.echo(f"{name} goes before the command: ttl-history {name} ... {ctx.info_name}", err=True)
+                raise typer.Exit(2)
+        return super().parse_args(ctx, args)
+
+
+command = partial(app.command, cls=Command, epilog="The storage is named before the command: ttl-history --url URL ...")
+
+
 @app.callback()
 def where(
     context: typer.Context,
@@ -59,7 +79,7 @@ def where(
     context.obj = Where(url, allow_type or [], idle_ttl)
 
 
-@app.command()
+@command()
 def sessions(
     context: typer.Context,
     user: Annotated[str | None, typer.Argument(help="Whose sessions.")] = None,
@@ -77,14 +97,15 @@ def sessions(
             for info in found:
                 typer.echo(_json(info))
         else:
-            console().print(listing(found))
+            screen = console()
+            screen.print(listing(found, screen.width))
         for error in unread:
             _complain(error)
         if unread:
             raise typer.Exit(1)
 
 
-@app.command()
+@command()
 def info(context: typer.Context, user: User, session: Session, *, as_json: Json = False) -> None:
     """Tell how much a session holds, and how long it lives."""
     with opened(context) as buffer:
@@ -97,7 +118,7 @@ def info(context: typer.Context, user: User, session: Session, *, as_json: Json 
             console().print(facts(found))
 
 
-@app.command()
+@command()
 def show(context: typer.Context, user: User, session: Session) -> None:
     """Show the conversation of a session, tool calls with their results."""
     with opened(context) as buffer:
@@ -109,7 +130,7 @@ def show(context: typer.Context, user: User, session: Session) -> None:
             screen.print(part)
 
 
-@app.command()
+@command()
 def delete(context: typer.Context, user: User, session: Session, *, yes: Yes = False) -> None:
     """Delete a session for good."""
     with opened(context) as buffer:
@@ -119,7 +140,7 @@ def delete(context: typer.Context, user: User, session: Session, *, yes: Yes = F
         typer.echo("deleted")
 
 
-@app.command()
+@command()
 def forget(context: typer.Context, user: User, *, yes: Yes = False) -> None:
     """Delete all sessions of a user for good."""
     with opened(context) as buffer:
@@ -128,7 +149,7 @@ def forget(context: typer.Context, user: User, *, yes: Yes = False) -> None:
         typer.echo(f"{_counted(count, 'session')} deleted")
 
 
-@app.command()
+@command()
 def stats(context: typer.Context, *, as_json: Json = False) -> None:
     """Tell how many sessions there are, and how much they hold together."""
     with opened(context) as buffer:
@@ -139,7 +160,7 @@ def stats(context: typer.Context, *, as_json: Json = False) -> None:
             typer.echo(f"{_counted(usage.sessions, 'session')}, {amount(usage.bytes)}")
 
 
-@app.command()
+@command()
 def sweep(context: typer.Context) -> None:
     """Free what expired."""
     with opened(context) as buffer:
@@ -159,9 +180,9 @@ def opened(context: typer.Context) -> Iterator[SessionBuffer]:
     chosen: Where = context.obj
     try:
         _check(chosen.url)
-        # Unbounded, so that all that is held is shown, whatever the program's own bounds are.
-        retention = Retention(idle_ttl=chosen.idle_ttl, max_messages=None, max_checkpoints=None, max_bytes=None)
-        with SessionBuffer(chosen.url, retention=retention, allow_types=[*map(_class, chosen.types)]) as buffer:
+        with SessionBuffer(
+            chosen.url, retention=_retention(chosen.idle_ttl), allow_types=[*map(_class, chosen.types)]
+        ) as buffer:
             yield buffer
     except TTLHistoryError as error:
         _complain(error)
@@ -186,15 +207,36 @@ def _complain(error: TTLHistoryError) -> None:
     typer.echo(f"{error}{way}", err=True)
 
 
+def _retention(idle_ttl: float) -> Retention:
+    """Unbounded, so that all that is held is shown, whatever the program's own bounds are."""
+    try:
+        return Retention(idle_ttl=idle_ttl, max_messages=None, max_checkpoints=None, max_bytes=None)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"--idle-ttl must be more than 0 seconds and finite, not {idle_ttl:g}") from error
+
+
 def _check(url: str) -> None:
     """Refuse a storage where there is nothing to look at."""
     if not url or url.startswith("memory") or url.endswith(":memory:"):
         raise ConfigurationError(
-            "no storage to look at: pass --url or set TTL_HISTORY_URL; memory is another process's own"
+            "no storage to look at: pass --url before the command, or set TTL_HISTORY_URL; "
+            "memory is another process's own"
         )
+    if "://" not in url:
+        # Not shown, since it may hold a password.
+        raise ConfigurationError("a storage is named by a URL: sqlite:///PATH, redis://HOST:PORT/0")
     scheme, _, path = url.partition("sqlite:///")
-    if not scheme and path and not Path(path).exists():
-        raise ConfigurationError(f"there is no file {path}")
+    if not scheme and path and "?" not in path:
+        _check_file(Path(path))
+
+
+def _check_file(path: Path) -> None:
+    if not path.exists():
+        way_out = ": ~ is not expanded here, write $HOME" if path.parts[0].startswith("~") else ""
+        raise ConfigurationError(f"there is no file {path}{way_out}")
+    if not path.stat().st_size:
+        # If it was opened, it would be made into a storage.
+        raise ConfigurationError(f"{path} is empty: it holds no sessions")
 
 
 def _class(name: str) -> type:

@@ -20,6 +20,10 @@ _STYLES = {"human": "bold cyan", "ai": "bold green", "tool": "yellow", "system":
 _SHOWN_CHARS = 1_000
 _PIPE_WIDTH = 10_000
 """Wider than anything shown, so that nothing is wrapped for a program that reads it."""
+_USUAL_WIDTH, _LEAST_WIDTH = 80, 20
+"""Of a terminal that does not tell its own, and of the narrowest that is drawn for."""
+_FROM_WIDTH = {"messages": 46, "checkpoints": 70, "size": 57, "idle left": 35}
+"""What is listed beside the ids, and how wide a terminal must be for each, so that ten characters stay for an id."""
 
 
 def console() -> Console:
@@ -27,26 +31,27 @@ def console() -> Console:
     found = Console()
     if not found.is_terminal and "COLUMNS" not in os.environ:
         found.width = _PIPE_WIDTH
+    found.width = max(found.width or _USUAL_WIDTH, _LEAST_WIDTH)
     return found
 
 
-def listing(sessions: Iterable[Facts]) -> Table:
-    """A table of sessions."""
+def listing(sessions: Iterable[Facts], width: int) -> Table:
+    """A table of sessions; in a small width the ids, with less beside them."""
     table = Table(box=None, header_style="dim", pad_edge=False)
     for name in ("user", "session"):
         # Whole, since it is what the other commands are given.
         table.add_column(name, overflow="fold")
-    for name in ("messages", "checkpoints", "size", "idle left"):
+    shown = [name for name, least in _FROM_WIDTH.items() if width >= least]
+    for name in shown:
         table.add_column(name, justify="left" if name == "idle left" else "right", no_wrap=True)
     for each in sessions:
-        table.add_row(
-            _plain(each.user_id),
-            _plain(each.session_id),
-            f"{each.messages:,}",
-            f"{each.checkpoints:,}",
-            amount(each.bytes),
-            _left(each),
-        )
+        told = {
+            "messages": f"{each.messages:,}",
+            "checkpoints": f"{each.checkpoints:,}",
+            "size": amount(each.bytes),
+            "idle left": _left(each),
+        }
+        table.add_row(_plain(each.user_id), _plain(each.session_id), *[told[name] for name in shown])
     return table
 
 
@@ -100,7 +105,7 @@ def _call(call: ToolCall | None, result: ToolMessage | None) -> Iterator[Text]:
 
 def _said(message: BaseMessage, style: str = "") -> Text:
     """The text of a message, and what it holds beside it, in brackets."""
-    parts = [_plain(message.text, style)] if message.text else []
+    parts = [_plain(message.text, style, lines=True)] if message.text else []
     parts += [_plain(f"[{mark}]", "dim") for mark in marks(message)]
     return Text(" ").join(parts)
 
@@ -111,7 +116,8 @@ def _left(session: Facts) -> str:
     return span((session.expires_at - (session.read_at or session.last_used_at)).total_seconds())
 
 
-def _plain(text: str, style: str = "") -> Text:
+def _plain(text: str, style: str = "", *, lines: bool = False) -> Text:
     cut = f"{text[:_SHOWN_CHARS]}… ({len(text):,} characters)" if len(text) > _SHOWN_CHARS else text
     # A terminal obeys control characters, whoever said them.
-    return Text("".join(each if each.isprintable() or each == "\n" else ascii(each)[1:-1] for each in cut), style=style)
+    kept = "\n" if lines else ""
+    return Text("".join(each if each.isprintable() or each in kept else ascii(each)[1:-1] for each in cut), style=style)

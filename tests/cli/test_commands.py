@@ -6,10 +6,12 @@ import json
 import os
 import re
 import shlex
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from uuid import UUID
@@ -96,6 +98,37 @@ def test_no_name_and_nothing_said_is_cut_off(buffer: SessionBuffer, url: str, co
             assert (f"See {link} please" if "show" in words else session) in done.stdout
 
 
+@pytest.mark.parametrize("columns", [20, 40, 60, 80])
+def test_the_ids_stay_readable_on_a_narrow_terminal(buffer: SessionBuffer, url: str, columns: int) -> None:
+    user, session = "carol@example.com", str(UUID(int=2**127))
+    buffer.history(user, session).add_messages([HumanMessage("hello")])
+    done = CliRunner().invoke(app, ["--url", url, "sessions", user], env={"COLUMNS": str(columns)})
+    head, *rows = done.stdout.splitlines()
+    assert {len(head), *map(len, rows)} == {columns}
+    second = head.index("session")
+    third = head.index("idle left") if columns == 40 else head.find("messages")
+    assert "".join(row[:second].strip() for row in rows) == user
+    assert "".join(row[second : third if third > 0 else None].strip() for row in rows) == session
+    assert len(rows) <= 4
+    assert ("checkpoints" in head) == (columns == 80)
+
+
+@pytest.mark.parametrize("columns", ["0", "1", "10"])
+def test_a_terminal_without_width_shows_all_the_same(buffer: SessionBuffer, url: str, columns: str) -> None:
+    for words in (["sessions", "alice"], ["info", "alice", "support"], ["show", "alice", "support"]):
+        shown = CliRunner().invoke(app, ["--url", url, *words], env={"COLUMNS": columns}).stdout
+        assert ("support" if "show" not in words else "human") in shown
+
+
+def test_an_id_takes_one_row_whatever_it_holds(call: Call, buffer: SessionBuffer) -> None:
+    buffer.history("eve\nbob", "a\nb").add_messages([HumanMessage("one\ntwo")])
+    (row,) = call("sessions", "eve\nbob").stdout.splitlines()[1:]
+    assert row.split()[:2] == [r"eve\nbob", r"a\nb"]
+    assert [line.split()[1] for line in call("info", "eve\nbob", "a\nb").stdout.splitlines()[:2]] == row.split()[:2]
+    said = [line.split()[-1] for line in call("show", "eve\nbob", "a\nb").stdout.splitlines()]
+    assert said == ["one", "two"]
+
+
 def test_a_session_that_cannot_be_read_does_not_hide_the_others(call: Call, buffer: SessionBuffer) -> None:
     buffer.history("alice", "notes").add_messages([Note("my note")])
     for words in (["sessions", "alice"], ["sessions", "--all", "--json"]):
@@ -120,6 +153,52 @@ def test_a_file_that_is_not_there_is_not_made_by_looking(tmp_path: Path) -> None
     done = CliRunner().invoke(app, ["--url", f"sqlite:///{tmp_path}/typo.db", "stats"])
     assert (done.exit_code, [*tmp_path.iterdir()]) == (2, [])
     assert "typo.db" in done.stderr
+
+
+def test_an_empty_file_is_not_made_into_a_storage_by_looking(tmp_path: Path) -> None:
+    (tmp_path / "empty.db").touch()
+    done = CliRunner().invoke(app, ["--url", f"sqlite:///{tmp_path}/empty.db", "stats"])
+    assert done.exit_code == 2
+    assert "holds no sessions" in done.stderr
+    assert [path.stat().st_size for path in tmp_path.iterdir()] == [0]
+
+
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [
+        (["--url", "sessions.db", "stats"], "sqlite:///PATH"),
+        (["--url", "redis:/me:secret@host", "stats"], "redis://HOST:PORT/0"),
+        (["--url", "sqlite:///sessions.db?mode=ro", "stats"], "without options"),
+        (["--url", "sqlite:///~/sessions.db", "stats"], "~ is not expanded here, write $HOME"),
+        (["--url", "postgres://host", "stats"], "redis://host:6379/0"),
+        (["--url", "sqlite:///theirs.db", "stats"], "name a different one"),
+        (["--idle-ttl", "0", "stats"], "--idle-ttl must be more than 0 seconds"),
+        (["--idle-ttl", "nan", "stats"], "--idle-ttl must be more than 0 seconds"),
+        (["stats", "--url", "sqlite:///sessions.db"], "ttl-history --url ... stats"),
+        (["show", "ada", "s1", "--url=sqlite:///sessions.db"], "ttl-history --url ... show"),
+        (["stats", "--allow-type", "my_app:Note"], "ttl-history --allow-type ... stats"),
+    ],
+)
+def test_an_error_names_a_way_out_that_a_shell_has(
+    url: str, buffer: SessionBuffer, words: list[str], advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with closing(sqlite3.connect("theirs.db")) as theirs:
+        theirs.execute("CREATE TABLE theirs (x)")
+    done = CliRunner().invoke(app, words, env={"TTL_HISTORY_URL": url})
+    assert (done.exit_code, len(done.stderr.splitlines())) == (2, 1)
+    assert advice in done.stderr
+    for word in ("Storage(s)", "pass a Storage", "None", "not there yet", "secret"):
+        assert word not in done.stderr
+
+
+def test_the_help_says_where_options_go(call: Call) -> None:
+    for words in (["--help"], ["stats", "--help"], ["show", "--help"]):
+        assert "before the command" in CliRunner().invoke(app, words, env={"COLUMNS": "100"}).stdout
+
+
+def test_a_name_behind_two_dashes_is_no_option(call: Call) -> None:
+    assert call("show", "--", "--url", "s1").stderr == "there is no session 's1' of '--url'\n"
 
 
 def test_sessions_and_info_speak_json(call: Call) -> None:

@@ -187,6 +187,13 @@ def test_a_url_that_cannot_be_understood_is_refused_at_once(url: str) -> None:
         SessionBuffer(url)
 
 
+@pytest.mark.parametrize("url", ["localhost:6379", "sessions.db", "redis:/me:secret@host", "redis:secret"])
+def test_what_is_no_url_is_told_how_one_is_written(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="redis://host:6379/0") as refused:
+        RedisStorage(url)
+    assert "secret" not in str(refused.value)
+
+
 def test_the_default_buffer_goes_by_the_environment() -> None:
     program = "from langchain_ttl_history import default_buffer; print(default_buffer())"
     environment = {"TTL_HISTORY_URL": "redis://localhost:1/0"}

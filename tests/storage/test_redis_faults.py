@@ -309,6 +309,38 @@ async def test_a_server_that_stands_still_does_not_hold_up_the_loop(server: serv
     assert next(message.content for message in await history.aget_messages()) == "hello"
 
 
+@pytest.mark.parametrize("scheme", ["redis", "valkey"])
+@pytest.mark.parametrize(
+    ("place", "why"),
+    [
+        ("me:wrong@127.0.0.1:{}/0", "AuthenticationError"),
+        ("lean:secret@127.0.0.1:{}/0", "NoPermissionError"),
+        ("127.0.0.1:{}/99", "DB index"),
+    ],
+)
+async def test_a_server_that_refuses_is_not_said_to_be_silent(
+    server: servers.Server, call: Any, open_: Any, scheme: str, place: str, why: str
+) -> None:
+    with server.admin() as admin:
+        admin.execute_command("ACL SETUSER", "lean", "on", ">secret", "~lean*", "+get")
+    with pytest.raises(StorageError, match=f"^Redis refused: .*{why}"):
+        await call(open_(f"{scheme}://{place.format(server.port)}"), "read", KEY, Query())
+
+
+@pytest.mark.parametrize("scheme", ["redis+cluster", "valkey+cluster"])
+async def test_a_node_that_refuses_is_not_said_to_be_silent(
+    server: servers.Server, call: Any, open_: Any, scheme: str
+) -> None:
+    with pytest.raises(StorageError, match=r"^Redis refused: .*invalid username"):
+        await call(open_(f"{scheme}://me:wrong@127.0.0.1:{server.port}"), "read", KEY, Query())
+
+
+@pytest.mark.parametrize("scheme", ["redis", "valkey"])
+async def test_a_server_that_is_not_there_is_said_to_be_silent(call: Any, open_: Any, scheme: str) -> None:
+    with pytest.raises(StorageError, match=r"^Redis did not answer: ConnectionError"):
+        await call(open_(f"{scheme}://127.0.0.1:{servers.free_port()}/0"), "read", KEY, Query())
+
+
 async def test_a_server_without_memory_refuses_writes_whole_and_still_answers(
     server: servers.Server, call: Any, open_: Any
 ) -> None:

@@ -85,7 +85,7 @@ def test_another_programs_file_is_refused_and_left_as_it_is(tmp_path: Path) -> N
         connection.execute("CREATE TABLE theirs (x)")
     connection.close()
     before = path.read_bytes()
-    with pytest.raises(ConfigurationError, match="another program's"):
+    with pytest.raises(ConfigurationError, match=r"another program's.*name a different one"):
         SQLiteStorage(path)
     assert path.read_bytes() == before
     assert [each.name for each in tmp_path.iterdir()] == ["other.db"]
@@ -115,7 +115,7 @@ def test_a_file_whose_maker_was_killed_before_it_had_tables_is_used(opens: Opens
 def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_bytes(b"Dear diary, " * 500)
-    with pytest.raises(StorageError, match=r"notes\.txt"):
+    with pytest.raises(StorageError, match=r"notes\.txt: file is not a database.*name a different file"):
         SQLiteStorage(path)
     assert path.read_bytes() == b"Dear diary, " * 500
 
@@ -160,7 +160,11 @@ def run_late(buffer: SessionBuffer) -> None:
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("no/such/folder/s.db", "no folder"),
+        ("no/such/folder/s.db", "no folder.*make it first"),
+        ("~/s.db", r"~ is not expanded.*expanduser"),
+        ("sqlite:///s.db", r"is a URL.*SessionBuffer\(\.\.\.\)"),
+        ("sqlite:s.db", "is a URL"),
+        ("file:s.db", "is a URL"),
         (".", "is a folder"),
         ("", "must name a file"),
         ("a\0b", "must name a file"),
@@ -180,7 +184,7 @@ def test_a_path_that_names_no_file_is_refused(
 
 @pytest.mark.parametrize("timeout", [0, -1, True, "3", float("nan"), float("inf"), None])
 def test_a_timeout_is_a_number_of_seconds(tmp_path: Path, timeout: Any) -> None:
-    with pytest.raises(ConfigurationError, match="timeout"):
+    with pytest.raises(ConfigurationError, match="timeout must be more than 0 seconds and less than a day"):
         SQLiteStorage(tmp_path / "s.db", timeout=timeout)
 
 
@@ -190,6 +194,11 @@ def test_a_timeout_is_a_number_of_seconds(tmp_path: Path, timeout: Any) -> None:
 def test_a_url_that_names_no_file_is_refused(url: str) -> None:
     with pytest.raises(ConfigurationError):
         SessionBuffer(url)
+
+
+def test_a_url_with_options_is_told_who_takes_them() -> None:
+    with pytest.raises(ConfigurationError, match=r"without options; SQLiteStorage\(path, durable=\.\.\., timeout="):
+        SessionBuffer("sqlite:///x.db?mode=ro")
 
 
 def test_urls_name_files_and_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,7 +218,7 @@ def test_a_closed_storage_says_so(opens: Opens) -> None:
     storage = opens()
     storage.close()
     storage.close()
-    with pytest.raises(StorageError, match="closed"):
+    with pytest.raises(StorageError, match=r"closed.*make a new SessionBuffer"):
         storage.read(KEY, Query())
 
 

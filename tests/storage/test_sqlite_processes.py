@@ -205,6 +205,12 @@ def check(storage: SQLiteStorage, acknowledged: int) -> None:
     assert dropped or f"m{acknowledged}" in stored.blobs
 
 
+def open_to_all(folder: Path) -> None:
+    """Let every user read a folder of a test."""
+    for each in (folder, *folder.parents[:3]):
+        each.chmod(each.stat().st_mode | 0o055)
+
+
 READ_ONLY = """
 import os, sys
 from langchain_ttl_history import SessionBuffer, StorageError
@@ -226,8 +232,7 @@ def test_a_file_that_may_only_be_read_is_an_error_and_stays_as_it_is(tmp_path: P
     path = tmp_path / "s.db"
     with SessionBuffer(f"sqlite:///{path}") as buffer:
         buffer.history("ada", "s1").add_system_message("before")
-    for folder in (tmp_path, *tmp_path.parents[:3]):
-        folder.chmod(0o755)
+    open_to_all(tmp_path)
     path.chmod(0o644)
     done = subprocess.run([sys.executable, "-c", READ_ONLY, str(path)], check=False, capture_output=True, text=True)
     assert (done.returncode, done.stdout) in ((0, "open OperationalError\n"), (0, "write OperationalError\n")), (
@@ -235,3 +240,31 @@ def test_a_file_that_may_only_be_read_is_an_error_and_stays_as_it_is(tmp_path: P
     )
     with SessionBuffer(f"sqlite:///{path}") as buffer:
         assert [each.content for each in buffer.history("ada", "s1").messages] == ["before"]
+
+
+NOT_ALLOWED = """
+import os, sys
+from langchain_ttl_history import SessionBuffer, StorageError
+import langchain_ttl_history.history, langchain_ttl_history.storage.sqlite  # while its folders may be read
+os.setuid(65534)
+try:
+    SessionBuffer("sqlite:///" + sys.argv[1])
+except StorageError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize(
+    ("folder", "file"), [(0o755, None), (0o777, 0o600), (0o755, 0o644)], ids=["no file", "unreadable", "read-only"]
+)
+def test_who_may_not_write_is_told_what_has_to_be_writable(tmp_path: Path, folder: int, file: int | None) -> None:
+    path = tmp_path / "s.db"
+    open_to_all(tmp_path)
+    if file is not None:
+        SessionBuffer(f"sqlite:///{path}").close()
+        path.chmod(file)
+    tmp_path.chmod(folder)
+    done = subprocess.run([sys.executable, "-c", NOT_ALLOWED, str(path)], check=True, capture_output=True, text=True)
+    assert f"{path}: " in done.stdout
+    assert "the file and its folder must be writable by this user, also in order to read" in done.stdout

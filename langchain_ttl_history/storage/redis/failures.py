@@ -44,6 +44,13 @@ class Failures:
             getattr(errors, f"{name}ClusterException"),
         )
         """Those that the driver itself raises: it has put its connection in order."""
+        # An answer of the server's, though the drivers count some among the errors of connections.
+        self._refusals: tuple[type[Exception], ...] = (
+            errors.ResponseError,
+            errors.AuthenticationError,
+            errors.AuthorizationError,
+            errors.BusyLoadingError,
+        )
         # A ValueError comes from a connection that another thread closed in the middle of a request.
         self.every: tuple[type[Exception], ...] = (*self.of_driver, OSError, ValueError, *self._unsettled)
         """All that stand for a server or a connection that is out of order."""
@@ -67,7 +74,10 @@ class Failures:
         # The client's connections may all be in use; one will be free.
         may_pass = isinstance(error, self._unsettled) or "Too many connections" in str(error)
         if not may_pass or is_late:
-            raise StorageError(f"Redis did not answer: {type(error).__name__}: {error}") from error
+            # A cluster's client wraps what the first node that it asked has said.
+            refused = any(isinstance(each, self._refusals) for each in (error, error.__cause__))
+            what = "refused" if refused else "did not answer"
+            raise StorageError(f"Redis {what}: {type(error).__name__}: {error}") from error
 
 
 def is_of_replica(error: BaseException) -> bool:

@@ -53,7 +53,13 @@ class ServerURL:
         name, _, rest = url.partition(":")
         scheme = _SCHEMES.get(name)
         if scheme is None:
-            raise ConfigurationError(f"no Redis is known for {name!r} URLs; use one of {', '.join(_SCHEMES)}")
+            raise ConfigurationError(
+                f"no Redis is known for {name!r} URLs; write redis://host:6379/0, with one of these schemes: "
+                f"{', '.join(_SCHEMES)}"
+            )
+        if not rest.startswith("//"):
+            # Not shown, since it may hold a password.
+            raise ConfigurationError(f"a {name} URL is written {name}://host:6379/0")
         self.given = url
         """The URL itself, with its password."""
         self.library = scheme.library

@@ -61,7 +61,9 @@ class RedisStorage:
         clock: Clock | None = None,
     ) -> None:
         if type(prefix) is not str or not prefix.isprintable() or not prefix or "{" in prefix or "}" in prefix:
-            raise ConfigurationError(f"prefix must be a string without braces and control codes, not {brief(prefix)}")
+            raise ConfigurationError(
+                f"prefix must be a string, not an empty one, and without braces and control codes, not {brief(prefix)}"
+            )
         if isinstance(client, str) and async_client is not None:
             raise ConfigurationError("a URL makes both clients; pass async_client beside a client only")
         self._clients: Clients = Made(client) if isinstance(client, str) else Given(client, async_client)

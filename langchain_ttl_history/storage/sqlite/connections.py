@@ -91,7 +91,7 @@ class Connections:
             StorageError: The storage is closed, or the file is gone.
         """
         if self._closed:
-            raise StorageError(f"the storage on {self.path} is closed")
+            raise StorageError(f"the storage on {self.path} is closed, and stays so; make a new SessionBuffer")
         with self._lending:
             if self._only is not None:
                 self._idle.clear()

@@ -15,6 +15,14 @@ __all__ = ["MEMORY", "make_file", "open_connection", "valid_path"]
 MEMORY = ":memory:"
 """The path that stands for this process's memory."""
 
+_WRITABLE = "the file and its folder must be writable by this user, also in order to read"
+# What SQLite says of a file, and the way out, of which it says nothing.
+_WAYS_OUT = {
+    "readonly database": _WRITABLE,
+    "unable to open database file": f"{_WRITABLE}, and the process must not have too many files open",
+    "is not a database": "it is another program's, or damaged: name a different file, or bring back a copy",
+}
+
 # Held while a file is made: closing any descriptor of a file would drop the locks that this
 # process's connections hold on it.
 _making = lock()
@@ -27,6 +35,11 @@ def valid_path(path: object) -> str:
     text = str.__str__(path) if isinstance(path, str) else os.fspath(path)  # An enum's member is written otherwise.
     if not isinstance(text, str) or not text or "\0" in text:
         raise ConfigurationError(f"path must name a file, not {brief(path)}")
+    if text.startswith(("sqlite:", "file:")):
+        raise ConfigurationError(
+            f"path must name a file, and {brief(text)} is a URL; pass the path alone, "
+            "or the URL sqlite:///path.db to SessionBuffer(...)"
+        )
     try:
         os.fsencode(text)
     except UnicodeEncodeError as error:
@@ -40,8 +53,19 @@ def open_connection(path: str, *, durable: bool, timeout: float, first: bool = F
 
     Raises:
         ConfigurationError: It is another program's file, or its file system lacks what SQLite needs.
-        StorageError: A newer version of this package wrote it.
+        StorageError: A newer version of this package wrote it, it is no database, or this user may not write to it.
+        sqlite3.Error: SQLite refused for another reason, perhaps for the moment.
     """
+    try:
+        return _opened(path, durable=durable, timeout=timeout, first=first)
+    except sqlite3.Error as error:
+        way_out = next((way for words, way in _WAYS_OUT.items() if words in str(error)), None)
+        if way_out is None:
+            raise
+        raise StorageError(f"{path}: {error}; {way_out}") from error
+
+
+def _opened(path: str, *, durable: bool, timeout: float, first: bool) -> sqlite3.Connection:
     # SQLite would make a file that is gone anew, for everyone to read.
     where = path if path == MEMORY else f"{Path(path).as_uri()}?mode=rw"
     # Each is lent to one thread at a time, so it need not check which one that is.
@@ -73,10 +97,17 @@ def make_file(path: Path) -> None:
             if real.is_dir():
                 raise ConfigurationError(f"{path} is a folder; name a file in it")
             if not real.parent.is_dir():
-                raise ConfigurationError(f"there is no folder {real.parent} for {path.name}; make it first")
+                raise ConfigurationError(f"there is no folder {real.parent} for {path.name}{_way_to_folder(path)}")
             os.close(os.open(real, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         except FileExistsError:
             return
         except (OSError, RuntimeError) as error:
             # Before Python 3.13 links that lead to each other are a RuntimeError.
-            raise StorageError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+            way_out = f"; {_WRITABLE}" if isinstance(error, PermissionError) else ""
+            raise StorageError(f"{path}: {getattr(error, 'strerror', None) or error}{way_out}") from error
+
+
+def _way_to_folder(path: Path) -> str:
+    if any(part.startswith("~") for part in path.parts):
+        return ": ~ is not expanded here, pass what os.path.expanduser(...) makes of the path"
+    return "; make it first"

@@ -87,7 +87,7 @@ def check(connection: sqlite3.Connection, where: str) -> bool:
             )
         return True
     if application or version or tables or not _can_be_ours(connection):
-        raise ConfigurationError(f"{where} is another program's SQLite file; name one that is not there yet")
+        raise ConfigurationError(f"{where} is another program's SQLite file; name a different one")
     return False
 
 

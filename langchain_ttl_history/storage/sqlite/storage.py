@@ -65,7 +65,7 @@ class SQLiteStorage:
     ) -> None:
         self._path = valid_path(path)
         if type(timeout) not in (int, float) or not 0 < timeout < 86_400:
-            raise ConfigurationError(f"timeout must be seconds between 0 and a day, not {brief(timeout)}")
+            raise ConfigurationError(f"timeout must be more than 0 seconds and less than a day, not {brief(timeout)}")
         self.private = self._path == MEMORY
         self._clock = checked_clock(clock) or time.time
         self._mirrors = Mirrors()
