@@ -97,7 +97,10 @@ class Codec:
                 raise ValueError("it is not encrypted")
             payload = self.cipher.loads_typed((kind, data))
         except Exception as error:
-            raise CorruptRecordError(f"a record cannot be deciphered: {error}") from error
+            why = str(error)
+            if "serde=" not in why:
+                why += "; another key may have sealed it: pass the serde= it was written with"
+            raise CorruptRecordError(f"a record cannot be deciphered: {why}") from error
         if not isinstance(payload, bytes):
             raise CorruptRecordError("a record cannot be deciphered: it holds no bytes")
         return payload

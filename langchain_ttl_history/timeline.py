@@ -11,7 +11,7 @@ from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, ToolCall, ToolMessage
 
-from langchain_ttl_history.window import callers, calls_with_results
+from langchain_ttl_history.window import callers, calls_with_results, results_by_caller
 
 __all__ = ["escaped", "marks", "spelled_value", "timeline"]
 
@@ -35,10 +35,7 @@ def timeline(messages: Sequence[BaseMessage], shown: AbstractSet[int], waiting: 
         shown: The positions of those within the window.
         waiting: The positions of a group of tool calls that waits for results.
     """
-    made_by = callers(messages)
-    answers: dict[int, list[ToolMessage]] = {}
-    for place, caller in made_by.items():
-        answers.setdefault(caller, []).append(messages[place])  # type: ignore[arg-type]  # results alone have callers
+    made_by, answers = callers(messages), results_by_caller(messages)
     # A result stands beneath its call; one without a call stands alone.
     first = max(0, len(messages) - _DRAWN_MESSAGES)
     places = [place for place in range(first, len(messages)) if made_by.get(place, -1) < first]

@@ -24,6 +24,7 @@ __all__ = [
     "calls_of",
     "calls_with_results",
     "ends_open",
+    "results_by_caller",
     "simple_start",
     "visible",
     "without_open_group",
@@ -190,6 +191,14 @@ def _open_group(messages: Sequence[BaseMessage]) -> int | None:
 def callers(messages: Sequence[BaseMessage]) -> dict[int, int]:
     """For the position of each result that has a call, the position of the message that made it."""
     return _paired(messages)[2]
+
+
+def results_by_caller(messages: Sequence[BaseMessage]) -> dict[int, list[ToolMessage]]:
+    """For the position of each message that made calls, their results in order."""
+    found: dict[int, list[ToolMessage]] = {}
+    for place, caller in callers(messages).items():
+        found.setdefault(caller, []).append(messages[place])  # type: ignore[arg-type]  # results alone have callers
+    return found
 
 
 def calls_with_results(

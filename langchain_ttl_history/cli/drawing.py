@@ -12,7 +12,7 @@ from rich.text import Text
 
 from langchain_ttl_history.display import Facts, Portrait, amount, span
 from langchain_ttl_history.timeline import marks, spelled_value
-from langchain_ttl_history.window import callers, calls_with_results
+from langchain_ttl_history.window import callers, calls_with_results, results_by_caller
 
 __all__ = ["console", "facts", "listing", "timeline"]
 
@@ -77,15 +77,14 @@ def facts(session: Facts) -> Table:
 def timeline(portrait: Portrait) -> Iterator[RenderableType]:
     """The conversation, oldest first; a result stands beneath its call."""
     messages = portrait.messages
-    made_by = callers(messages)
+    made_by, answers = callers(messages), results_by_caller(messages)
     for place, message in enumerate(messages):
         if place in made_by:
             continue
         said = _said(message)
         lines = [said] if said or not isinstance(message, AIMessage) else []
         if isinstance(message, AIMessage):
-            results = [messages[each] for each, caller in made_by.items() if caller == place]
-            for call, result in calls_with_results(message, results):  # type: ignore[arg-type]  # results alone have callers
+            for call, result in calls_with_results(message, answers.get(place, ())):
                 lines += _call(call, result)
         row = Table.grid(padding=(0, 2))
         row.add_column(width=8, justify="right", style=_STYLES.get(message.type, "bold"))

@@ -584,6 +584,15 @@ async def test_what_a_serializer_of_the_programs_own_wrote_is_read_by_no_other(s
     assert state.values["note"] == ["secret" * size]
 
 
+async def test_what_another_key_sealed_is_not_called_damaged(session: Session, storage: Any) -> None:
+    await through(session, storage, serde=Signed(b"mine")).add(HumanMessage("hello"))
+    with pytest.raises(
+        CorruptRecordError, match=r"alice.*s1.*another key may have sealed it: pass the serde="
+    ) as error:
+        await through(session, storage, serde=Signed(b"other")).texts()
+    assert "delete the session" not in str(error.value)
+
+
 async def test_a_subgraph_whose_latest_checkpoint_is_gone_does_not_look_new(session: Session, storage: Any) -> None:
     inner = StateGraph(Noted).add_node("note", lambda state: {"note": 1}).add_edge(START, "note")
     outer = StateGraph(Noted).add_node("inner", inner.compile(checkpointer=True)).add_edge(START, "inner")

@@ -10,7 +10,7 @@ from langchain_ttl_history.errors import ConfigurationError, StorageError, brief
 from langchain_ttl_history.fork_safety import lock
 from langchain_ttl_history.storage.sqlite.schema import make, prepare
 
-__all__ = ["MEMORY", "make_file", "open_connection", "valid_path"]
+__all__ = ["MEMORY", "make_file", "open_connection", "valid_path", "way_out"]
 
 MEMORY = ":memory:"
 """The path that stands for this process's memory."""
@@ -53,19 +53,9 @@ def open_connection(path: str, *, durable: bool, timeout: float, first: bool = F
 
     Raises:
         ConfigurationError: It is another program's file, or its file system lacks what SQLite needs.
-        StorageError: A newer version of this package wrote it, it is no database, or this user may not write to it.
-        sqlite3.Error: SQLite refused for another reason, perhaps for the moment.
+        StorageError: A newer version of this package wrote it.
+        sqlite3.Error: SQLite refused, perhaps for the moment; see `way_out`.
     """
-    try:
-        return _opened(path, durable=durable, timeout=timeout, first=first)
-    except sqlite3.Error as error:
-        way_out = next((way for words, way in _WAYS_OUT.items() if words in str(error)), None)
-        if way_out is None:
-            raise
-        raise StorageError(f"{path}: {error}; {way_out}") from error
-
-
-def _opened(path: str, *, durable: bool, timeout: float, first: bool) -> sqlite3.Connection:
     # SQLite would make a file that is gone anew, for everyone to read.
     where = path if path == MEMORY else f"{Path(path).as_uri()}?mode=rw"
     # Each is lent to one thread at a time, so it need not check which one that is.
@@ -81,6 +71,11 @@ def _opened(path: str, *, durable: bool, timeout: float, first: bool) -> sqlite3
         connection.close()
         raise
     return connection
+
+
+def way_out(error: sqlite3.Error) -> str:
+    """What to do about an error of SQLite's, behind a semicolon; empty if that is not known."""
+    return next((f"; {way}" for words, way in _WAYS_OUT.items() if words in str(error)), "")
 
 
 def make_file(path: Path) -> None:
@@ -103,8 +98,8 @@ def make_file(path: Path) -> None:
             return
         except (OSError, RuntimeError) as error:
             # Before Python 3.13 links that lead to each other are a RuntimeError.
-            way_out = f"; {_WRITABLE}" if isinstance(error, PermissionError) else ""
-            raise StorageError(f"{path}: {getattr(error, 'strerror', None) or error}{way_out}") from error
+            way = f"; {_WRITABLE}" if isinstance(error, PermissionError) else ""
+            raise StorageError(f"{path}: {getattr(error, 'strerror', None) or error}{way}") from error
 
 
 def _way_to_folder(path: Path) -> str:

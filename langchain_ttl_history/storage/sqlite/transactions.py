@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from langchain_ttl_history.errors import CorruptRecordError, StorageError
 from langchain_ttl_history.fork_safety import watch
 from langchain_ttl_history.storage.sqlite.connections import Connections
+from langchain_ttl_history.storage.sqlite.opening import way_out
 
 __all__ = ["Transactions"]
 
@@ -198,7 +199,8 @@ class Transactions:
                 return attempt()
             except sqlite3.Error as error:
                 if not _is_busy(error) or time.monotonic() >= until:
-                    raise StorageError(f"{self._path}: {str(error) or 'the database is damaged'}") from error
+                    what = str(error) or "the database is damaged"
+                    raise StorageError(f"{self._path}: {what}{way_out(error)}") from error
             except UnicodeDecodeError as error:
                 # SQLite's message quotes a damaged name, and Python cannot read it; 3.10 raises an error without one.
                 raise StorageError(f"{self._path}: the database is damaged: {error.object!r}") from error
