@@ -120,7 +120,9 @@ def log_entry(record: Record, value: Any, shown: Sequence[str], before: Record |
     if cut:
         shown, names = ([name for name in each if key_of(name) not in cut] for each in (shown, names))
     removed, added = diff(shown, names)
-    last = _resumed(record, value, shown) if before is None else before.last
+    last = None if before is None else before.last
+    if last is None and shown:
+        last = _continued(record, value, shown, begins=before is None)
     new = [*map(key_of, added)]
     if removed or len(shown) + len(added) > len(names):
         # Some of the added messages replace ones that were shown, and are not new.
@@ -132,22 +134,26 @@ def log_entry(record: Record, value: Any, shown: Sequence[str], before: Record |
     return Delta(record.run, removed, added, last, known=record.seen.last if removed or last is not None else None)
 
 
-def _resumed(record: Record, value: Any, shown: Sequence[str]) -> str | None:
-    """The key of the message that a run's first step follows if it continues a turn; None if it opens one.
+def _continued(record: Record, value: Any, shown: Sequence[str], *, begins: bool) -> str | None:
+    """The key of the message that a step of a run follows if it continues a turn; None if it opens one.
 
     Args:
         record: The checkpoint's record.
         value: The value of the conversation's channel.
-        shown: The names of the messages that the step was shown.
+        shown: The names of the messages that the step was shown, none of which its run has said.
+        begins: Whether this is the run's first step; it resumes a turn unless it says something new.
     """
-    if record.metadata.get("source") != "loop" or not shown:
-        return None
     last, messages = key_of(shown[-1]), snapshot_value(value)
+    resumes = begins and record.metadata.get("source") == "loop"
     if not is_conversation(messages):
-        return last
-    at = next((at for at, message in enumerate(messages, 1) if message.id == last), len(messages))
+        return last if resumes else None
+    at = len(shown)
+    if at > len(messages) or messages[at - 1].id != last:
+        at = next((at for at, message in enumerate(messages, 1) if message.id == last), len(messages))
     if at < len(messages) and isinstance(messages[at], ToolMessage):
-        return last  # A result, whatever its tool says besides.
+        return last  # A result, whatever is said besides.
+    if not resumes:
+        return None
     old = {key_of(name) for name in shown}
     if any(isinstance(each, HumanMessage) and each.id not in old for each in messages):
         return None

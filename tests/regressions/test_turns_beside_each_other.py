@@ -475,3 +475,28 @@ def test_a_long_turn_whose_beginning_is_freed_stays_before_a_turn_that_began_aft
     for each in first:
         assert each
     assert texts(history.messages)[-4:] == ["C?", "C", "result", "C done"]
+
+
+@pytest.mark.parametrize("durability", ["sync", "async", "exit"])
+@pytest.mark.parametrize("way", ["input", "input with more", "update_state"])
+def test_a_result_that_the_app_found_itself_goes_to_its_call(way: str, durability: str) -> None:
+    buffer = SessionBuffer(default_user="u")
+    history = buffer.history(session_id="t")
+
+    def model(state: MessagesState) -> Any:
+        asked = state["messages"][-1].text
+        return {"messages": [AIMessage("call", tool_calls=[CALL]) if asked == "go" else AIMessage(f"to {asked}")]}
+
+    agent = chained(buffer, model=model)
+    ask(agent, "go", durability)
+    history.add_system_message("event")
+    history.add_messages([HumanMessage("X?"), AIMessage("X!")])
+    found: list[Any] = [ToolMessage("result", tool_call_id=CALL["id"])]
+    if way == "update_state":
+        agent.update_state(CONFIG, {"messages": found})
+        said = ["result"]
+    else:
+        found += [HumanMessage("more")] if way == "input with more" else []
+        agent.invoke({"messages": found}, CONFIG, durability=durability)
+        said = ["result", "more", "to more"] if way == "input with more" else ["result", "to result"]
+    assert texts(history.messages) == ["go", "call", *said, "event", "X?", "X!"]
