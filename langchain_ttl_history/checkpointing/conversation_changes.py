@@ -9,6 +9,7 @@ from typing import Any
 
 from langchain_core.messages import BaseMessage, HumanMessage, ToolMessage
 
+from langchain_ttl_history.checkpointing.delta_channels import said_in
 from langchain_ttl_history.checkpointing.put_inputs import Parent
 from langchain_ttl_history.checkpoints import Record
 from langchain_ttl_history.codec import Codec
@@ -104,7 +105,14 @@ def keep_cut_first(value: Any, cut: AbstractSet[str]) -> Any:
     return ordered if value is messages else delta_snapshot(ordered)
 
 
-def log_entry(record: Record, value: Any, shown: Sequence[str], before: Record | None, cut: AbstractSet[str]) -> Delta:
+def log_entry(
+    record: Record,
+    value: Any,
+    written: Sequence[Any],
+    shown: Sequence[str],
+    before: Record | None,
+    cut: AbstractSet[str],
+) -> Delta:
     """The log entry for a step of a run: what it added and removed, and which message of its turn that follows.
 
     A run that resumes continues the interrupted turn; any other run opens a turn, whose first message follows nothing.
@@ -112,6 +120,7 @@ def log_entry(record: Record, value: Any, shown: Sequence[str], before: Record |
     Args:
         record: The checkpoint's record with its conversation set; `record.last` is set here.
         value: The value of the conversation's channel.
+        written: For a `DeltaChannel`, which has no value, what the step wrote to it.
         shown: The names of the messages that the step was shown.
         before: The previous checkpoint of the same run; None if this is its first.
         cut: Keys of messages that the window had cut and that came back (see `keep_cut_first`); they are not new.
@@ -122,7 +131,7 @@ def log_entry(record: Record, value: Any, shown: Sequence[str], before: Record |
     removed, added = diff(shown, names)
     last = None if before is None else before.last
     if last is None and shown:
-        last = _continued(record, value, shown, begins=before is None)
+        last = _continued(record, value, written, shown, begins=before is None)
     new = [*map(key_of, added)]
     if removed or len(shown) + len(added) > len(names):
         # Some of the added messages replace ones that were shown, and are not new.
@@ -134,19 +143,23 @@ def log_entry(record: Record, value: Any, shown: Sequence[str], before: Record |
     return Delta(record.run, removed, added, last, known=record.seen.last if removed or last is not None else None)
 
 
-def _continued(record: Record, value: Any, shown: Sequence[str], *, begins: bool) -> str | None:
+def _continued(record: Record, value: Any, written: Sequence[Any], shown: Sequence[str], *, begins: bool) -> str | None:
     """The key of the message that a step of a run follows if it continues a turn; None if it opens one.
 
     Args:
         record: The checkpoint's record.
         value: The value of the conversation's channel.
+        written: For a `DeltaChannel`, which has no value, what the step wrote to it.
         shown: The names of the messages that the step was shown, none of which its run has said.
         begins: Whether this is the run's first step; it resumes a turn unless it says something new.
     """
     last, messages = key_of(shown[-1]), snapshot_value(value)
     resumes = begins and record.metadata.get("source") == "loop"
     if not is_conversation(messages):
-        return last if resumes else None
+        said = said_in(written)
+        if said and isinstance(said[0], ToolMessage):
+            return last
+        return last if resumes and not any(isinstance(each, HumanMessage) for each in said) else None
     at = len(shown)
     if at > len(messages) or messages[at - 1].id != last:
         at = next((at for at, message in enumerate(messages, 1) if message.id == last), len(messages))

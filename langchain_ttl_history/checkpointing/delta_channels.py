@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from langchain_core.messages import RemoveMessage
+from langchain_core.messages import BaseMessage, RemoveMessage
 
 from langchain_ttl_history.checkpoints import decode_record
 from langchain_ttl_history.codec import Codec
@@ -106,6 +106,15 @@ def applied(
             (name,) = encode_new([message], codec, label(key), lacking)
             shown[message.id or keyed([*shown.values(), name])[-1]] = name
     return tuple(shown.values()), blobs
+
+
+def said_in(writes: Sequence[Any]) -> list[BaseMessage]:
+    """What writes to the conversation say, as far as it is messages and none that removes others."""
+    said: list[BaseMessage] = []
+    for write in writes:
+        _, value = _overwritten(write)
+        said += as_messages(value if isinstance(value, list) else [value]) or ()
+    return [message for message in said if not isinstance(message, RemoveMessage)]
 
 
 def _overwritten(value: Any) -> tuple[bool, Any]:

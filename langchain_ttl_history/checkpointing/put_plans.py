@@ -94,7 +94,8 @@ class PutPlans:
         if before is None and put.parent is not None and (token is None or not run.same_session):
             deltas = carried_over(record, value, held or {}, codec)
         else:
-            deltas = [log_entry(record, value, run.shown, None if run.is_first_put else before, cut)]
+            last = None if run.is_first_put else before
+            deltas = [log_entry(record, value, parent.writes, run.shown, last, cut)]
         append.append((INDEX, line_of("", put.id, record), ()))
         append += [(LOG, delta.payload(), delta.added) for delta in deltas if delta.removed or delta.added]
         return blobs, append

@@ -479,15 +479,16 @@ def test_a_long_turn_whose_beginning_is_freed_stays_before_a_turn_that_began_aft
 
 @pytest.mark.parametrize("durability", ["sync", "async", "exit"])
 @pytest.mark.parametrize("way", ["input", "input with more", "update_state"])
-def test_a_result_that_the_app_found_itself_goes_to_its_call(way: str, durability: str) -> None:
+@pytest.mark.parametrize("state", [MessagesState, DELTAS], ids=["list", "delta"])
+def test_a_result_that_the_app_found_itself_goes_to_its_call(state: Any, way: str, durability: str) -> None:
     buffer = SessionBuffer(default_user="u")
     history = buffer.history(session_id="t")
 
-    def model(state: MessagesState) -> Any:
-        asked = state["messages"][-1].text
+    def model(given: Any) -> Any:
+        asked = given["messages"][-1].text
         return {"messages": [AIMessage("call", tool_calls=[CALL]) if asked == "go" else AIMessage(f"to {asked}")]}
 
-    agent = chained(buffer, model=model)
+    agent = chained(buffer, state, model=model)
     ask(agent, "go", durability)
     history.add_system_message("event")
     history.add_messages([HumanMessage("X?"), AIMessage("X!")])
@@ -500,3 +501,22 @@ def test_a_result_that_the_app_found_itself_goes_to_its_call(way: str, durabilit
         agent.invoke({"messages": found}, CONFIG, durability=durability)
         said = ["result", "more", "to more"] if way == "input with more" else ["result", "to result"]
     assert texts(history.messages) == ["go", "call", *said, "event", "X?", "X!"]
+
+
+@pytest.mark.parametrize("durability", ["sync", "exit"])
+@pytest.mark.parametrize("state", [MessagesState, DELTAS], ids=["list", "delta"])
+def test_a_question_to_a_graph_that_waits_for_a_result_is_the_newest_at_any_durability(
+    state: Any, durability: str
+) -> None:
+    buffer = SessionBuffer(default_user="u")
+    history = buffer.history(session_id="t")
+
+    def model(given: Any) -> Any:
+        asked = given["messages"][-1].text
+        return {"messages": [AIMessage("call", tool_calls=[CALL]) if asked == "go" else AIMessage(f"to {asked}")]}
+
+    agent = chained(buffer, state, model=model)
+    ask(agent, "go", durability)
+    history.add_messages([HumanMessage("X?"), AIMessage("X!")])
+    ask(agent, "new", durability)
+    assert texts(history.messages) == ["go", "call", "X?", "X!", "new", "to new"]
