@@ -118,13 +118,18 @@ def _own_turn(deltas: Sequence[Delta], seen: Seen, order: Sequence[str]) -> tupl
     if all(end is None for _, end in seen.runs):
         return None
     own = {run for run, end in seen.runs if end is None}
-    said = [delta for delta in deltas if delta.run in own and not delta.is_carried_over]
-    if not said or said[0].after is not None or said[0].known is not None:
-        return None  # What goes on follows something, or has removed what it followed.
+    keys: set[str] = set()
+    began = 0
+    for delta in deltas:
+        if delta.run not in own or delta.is_carried_over:
+            continue
+        # What goes on with another turn follows a message of that, or has removed it.
+        if delta.after is None or delta.after in keys or (keys and delta.after in delta.removed):
+            began = began or delta.position
+            keys.update(map(key_of, delta.added))
     # Messages that it only edited stand further up.
-    keys = {key_of(name) for delta in said for name in delta.added}
     newest = [*takewhile(keys.__contains__, reversed(order))]
-    return (said[0].position, newest[-1]) if newest else None
+    return (began, newest[-1]) if newest else None
 
 
 def _end_for(

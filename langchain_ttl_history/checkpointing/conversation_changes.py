@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from itertools import pairwise, takewhile
-from typing import Any
+from typing import Any, NamedTuple
 
 from langchain_core.messages import BaseMessage, HumanMessage, ToolMessage
 
@@ -22,7 +22,10 @@ from langchain_ttl_history.stored.names import key_of
 from langchain_ttl_history.stored.values import LIST, is_conversation
 from langchain_ttl_history.window import ends_open
 
-__all__ = ["brings_back", "carried_over", "keep_cut_first", "log_entry", "set_channel"]
+__all__ = ["brings_back", "carried_over", "keep_cut_first", "log_entries", "set_channel"]
+
+# The channel that a run's input is written to.
+_START = "__start__"
 
 
 def set_channel(
@@ -105,70 +108,114 @@ def keep_cut_first(value: Any, cut: AbstractSet[str]) -> Any:
     return ordered if value is messages else delta_snapshot(ordered)
 
 
-def log_entry(
-    record: Record,
-    value: Any,
-    written: Sequence[Any],
-    shown: Sequence[str],
-    before: Record | None,
-    cut: AbstractSet[str],
-) -> Delta:
-    """The log entry for a step of a run: what it added and removed, and which message of its turn that follows.
+class Step(NamedTuple):
+    """A step of a run, for its log entries."""
+
+    record: Record
+    """The checkpoint's record, with its conversation set."""
+    value: Any
+    """The value of the conversation's channel."""
+    written: Sequence[Any]
+    """For a `DeltaChannel`, which has no value, what the step wrote to it."""
+    shown: Sequence[str]
+    """The names of the messages that the step was shown."""
+    before: Record | None
+    """The previous checkpoint of the same run; None if this is its first."""
+    parent: Record | None
+    """The checkpoint that it builds on; None if there is none, or it is not known."""
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether its run was given input, and does not only go on."""
+        if self.before is not None:
+            return self.before.metadata.get("source") == "input"
+        versions = [each.checkpoint["channel_versions"].get(_START) for each in (self.record, self.parent) if each]
+        return versions[0] is not None and versions[0] not in versions[1:]
+
+    def new(self) -> list[BaseMessage]:
+        """The messages that were not shown."""
+        messages = snapshot_value(self.value)
+        if not is_conversation(messages):
+            return said_in(self.written)
+        old = {key_of(name) for name in self.shown}
+        return [message for message in messages if message.id not in old]
+
+
+def log_entries(step: Step, cut: AbstractSet[str]) -> list[Delta]:
+    """The log entries for a step of a run: what it added and removed, and which message of its turn that follows.
 
     A run that resumes continues the interrupted turn; any other run opens a turn, whose first message follows nothing.
+    Results that it brings along for a call that waits go to that call.
 
     Args:
-        record: The checkpoint's record with its conversation set; `record.last` is set here.
-        value: The value of the conversation's channel.
-        written: For a `DeltaChannel`, which has no value, what the step wrote to it.
-        shown: The names of the messages that the step was shown.
-        before: The previous checkpoint of the same run; None if this is its first.
+        step: The step; `last` of its record is set here.
         cut: Keys of messages that the window had cut and that came back (see `keep_cut_first`); they are not new.
     """
+    record, shown, before = step.record, step.shown, step.before
     names: Sequence[str] = record.names
     if cut:
         shown, names = ([name for name in each if key_of(name) not in cut] for each in (shown, names))
     removed, added = diff(shown, names)
     last = None if before is None else before.last
     if last is None and shown:
-        last = _continued(record, value, written, shown, begins=before is None)
+        last = _continued(step, key_of(shown[-1]))
     new = [*map(key_of, added)]
+    there = {key_of(name) for name in shown}.difference(removed)
     if removed or len(shown) + len(added) > len(names):
         # Some of the added messages replace ones that were shown, and are not new.
-        there = {key_of(name) for name in shown}.difference(removed)
         new = [key for key in new if key not in there]
+    # What it follows may be a message that it removes, and is then gone for whoever folds this.
+    after = nearest = last
     if last in removed:
-        last = _nearest_before(last, value, shown, removed)
-    record.last = new[-1] if new else last
-    return Delta(record.run, removed, added, last, known=record.seen.last if removed or last is not None else None)
+        nearest = _nearest_before(last, step.value, shown, removed)
+        after = last if nearest is None else nearest
+    record.last = new[-1] if new else nearest
+    known = record.seen.last
+    entries: list[Delta] = []
+    if added and new and new[0] == key_of(added[0]):
+        caller = _caller_of_first(step, added[0], names)
+        if caller in there and caller != after:
+            kinds = {message.id: type(message) for message in step.new()}
+            results = [*takewhile(lambda name: issubclass(kinds.get(key_of(name), object), ToolMessage), added)]
+            entries = [Delta(record.run, (), tuple(results), caller, known=known)]
+            added = added[len(results) :]
+    rest = Delta(record.run, removed, added, after, known=known if removed or after is not None else None)
+    return [*entries, rest]
 
 
-def _continued(record: Record, value: Any, written: Sequence[Any], shown: Sequence[str], *, begins: bool) -> str | None:
-    """The key of the message that a step of a run follows if it continues a turn; None if it opens one.
+def _caller_of_first(step: Step, first: str, names: Sequence[str]) -> str | None:
+    """The key of the message before a step's first new one, if that is a tool's result; else None.
 
     Args:
-        record: The checkpoint's record.
-        value: The value of the conversation's channel.
-        written: For a `DeltaChannel`, which has no value, what the step wrote to it.
-        shown: The names of the messages that the step was shown, none of which its run has said.
-        begins: Whether this is the run's first step; it resumes a turn unless it says something new.
+        step: The step.
+        first: The name of its first new message.
+        names: The names of the conversation after it.
     """
-    last, messages = key_of(shown[-1]), snapshot_value(value)
-    resumes = begins and record.metadata.get("source") == "loop"
-    if not is_conversation(messages):
-        said = said_in(written)
-        if said and isinstance(said[0], ToolMessage):
-            return last
-        return last if resumes and not any(isinstance(each, HumanMessage) for each in said) else None
-    at = len(shown)
-    if at > len(messages) or messages[at - 1].id != last:
-        at = next((at for at, message in enumerate(messages, 1) if message.id == last), len(messages))
-    if at < len(messages) and isinstance(messages[at], ToolMessage):
-        return last  # A result, whatever is said besides.
-    if not resumes:
+    new = step.new()
+    if not new or new[0].id != key_of(first) or not isinstance(new[0], ToolMessage):
         return None
-    old = {key_of(name) for name in shown}
-    if any(isinstance(each, HumanMessage) and each.id not in old for each in messages):
+    at = names.index(first)
+    return key_of(names[at - 1]) if at else None
+
+
+def _continued(step: Step, last: str) -> str | None:
+    """The key of the message that a step follows if it continues a turn; None if it opens one.
+
+    Args:
+        step: The step; its run has said nothing of what it was shown.
+        last: The key of the last message that it was shown.
+    """
+    messages, new = snapshot_value(step.value), step.new()
+    resumes = step.before is None and step.record.metadata.get("source") == "loop"
+    asks = any(isinstance(each, HumanMessage) for each in new)
+    if not is_conversation(messages):
+        answers = bool(new) and isinstance(new[0], ToolMessage)
+        return last if (answers and not (asks and step.is_asked)) or (resumes and not asks) else None
+    at = next((at for at, message in enumerate(messages, 1) if message.id == last), len(messages))
+    if at < len(messages) and isinstance(messages[at], ToolMessage):
+        # A result, and whatever its tool says besides; but for a question that somebody asks.
+        return None if asks and step.is_asked else last
+    if asks or not resumes:
         return None
     # It may have begun in another's tool, and removed its own question.
     return None if at < len(messages) and ends_open(messages[:at]) else last

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from langchain_ttl_history.checkpointing.conversation_changes import (
+    Step,
     brings_back,
     carried_over,
     keep_cut_first,
-    log_entry,
+    log_entries,
     set_channel,
 )
 from langchain_ttl_history.checkpointing.delta_channels import applied
@@ -95,7 +96,7 @@ class PutPlans:
             deltas = carried_over(record, value, held or {}, codec)
         else:
             last = None if run.is_first_put else before
-            deltas = [log_entry(record, value, parent.writes, run.shown, last, cut)]
+            deltas = log_entries(Step(record, value, parent.writes, run.shown, last, before), cut)
         append.append((INDEX, line_of("", put.id, record), ()))
         append += [(LOG, delta.payload(), delta.added) for delta in deltas if delta.removed or delta.added]
         return blobs, append

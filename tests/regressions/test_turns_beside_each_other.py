@@ -478,7 +478,7 @@ def test_a_long_turn_whose_beginning_is_freed_stays_before_a_turn_that_began_aft
 
 
 @pytest.mark.parametrize("durability", ["sync", "async", "exit"])
-@pytest.mark.parametrize("way", ["input", "input with more", "update_state"])
+@pytest.mark.parametrize("way", ["input", "input with a question", "update_state"])
 @pytest.mark.parametrize("state", [MessagesState, DELTAS], ids=["list", "delta"])
 def test_a_result_that_the_app_found_itself_goes_to_its_call(state: Any, way: str, durability: str) -> None:
     buffer = SessionBuffer(default_user="u")
@@ -493,20 +493,23 @@ def test_a_result_that_the_app_found_itself_goes_to_its_call(state: Any, way: st
     history.add_system_message("event")
     history.add_messages([HumanMessage("X?"), AIMessage("X!")])
     found: list[Any] = [ToolMessage("result", tool_call_id=CALL["id"])]
+    said, asked = ["go", "call", "result"], []
     if way == "update_state":
         agent.update_state(CONFIG, {"messages": found})
-        said = ["result"]
-    else:
-        found += [HumanMessage("more")] if way == "input with more" else []
+    elif way == "input":
         agent.invoke({"messages": found}, CONFIG, durability=durability)
-        said = ["result", "more", "to more"] if way == "input with more" else ["result", "to result"]
-    assert texts(history.messages) == ["go", "call", *said, "event", "X?", "X!"]
+        said.append("to result")
+    else:
+        agent.invoke({"messages": [*found, HumanMessage("more")]}, CONFIG, durability=durability)
+        asked = ["more", "to more"]  # A question is the newest.
+    assert texts(history.messages) == [*said, "event", "X?", "X!", *asked]
 
 
 @pytest.mark.parametrize("durability", ["sync", "exit"])
 @pytest.mark.parametrize("state", [MessagesState, DELTAS], ids=["list", "delta"])
+@pytest.mark.parametrize("removes", [False, True], ids=["", "removes"])
 def test_a_question_to_a_graph_that_waits_for_a_result_is_the_newest_at_any_durability(
-    state: Any, durability: str
+    removes: bool, state: Any, durability: str
 ) -> None:
     buffer = SessionBuffer(default_user="u")
     history = buffer.history(session_id="t")
@@ -516,7 +519,35 @@ def test_a_question_to_a_graph_that_waits_for_a_result_is_the_newest_at_any_dura
         return {"messages": [AIMessage("call", tool_calls=[CALL]) if asked == "go" else AIMessage(f"to {asked}")]}
 
     agent = chained(buffer, state, model=model)
+    history.add_messages([HumanMessage("old", id="old")])
+    ask(agent, "go", durability)
+    history.add_messages([HumanMessage("X?"), AIMessage("X!")])
+    gone = [RemoveMessage("old")] if removes else []
+    agent.invoke({"messages": [*gone, HumanMessage("new")]}, CONFIG, durability=durability)
+    old = [] if removes else ["old"]
+    assert texts(history.messages) == [*old, "go", "call", "X?", "X!", "new", "to new"]
+
+
+@pytest.mark.parametrize("durability", ["sync", "exit"])
+def test_a_call_that_is_cancelled_for_a_new_question_keeps_its_result(durability: str) -> None:
+    buffer = SessionBuffer(default_user="u")
+    history = buffer.history(session_id="t")
+
+    def cancels(state: MessagesState) -> Any:
+        """As a middleware does that answers the calls that nobody answered."""
+        messages = state["messages"]
+        calls = [at for at, message in enumerate(messages, 1) if getattr(message, "tool_calls", None)]
+        if not calls or calls[-1] == len(messages) or isinstance(messages[calls[-1]], ToolMessage):
+            return {"messages": []}
+        cancelled = ToolMessage("cancelled", tool_call_id=CALL["id"])
+        return {"messages": [ALL, *messages[: calls[-1]], cancelled, *messages[calls[-1] :]]}
+
+    def model(state: MessagesState) -> Any:
+        asked = state["messages"][-1].text
+        return {"messages": [AIMessage("call", tool_calls=[CALL]) if asked == "go" else AIMessage(f"to {asked}")]}
+
+    agent = chained(buffer, cancels=cancels, model=model)
     ask(agent, "go", durability)
     history.add_messages([HumanMessage("X?"), AIMessage("X!")])
     ask(agent, "new", durability)
-    assert texts(history.messages) == ["go", "call", "X?", "X!", "new", "to new"]
+    assert texts(history.messages) == ["go", "call", "cancelled", "X?", "X!", "new", "to new"]
