@@ -63,7 +63,7 @@ def add(sessions: Sessions, key: SessionKey, given: Sequence[BaseMessage], turn:
         return
     removed, added = _gathered(ready)
     groups: list[tuple[str | None, list[str]]] = [(None, [*added])]
-    if not added or _has_late_results(sessions, key, ready):
+    if not added or _has_late_results(sessions, key, added.values()):
         view = yield from sessions.read(key, None)
         if not added and view.generation is None:
             _check_deletion(view, guard, key)
@@ -215,52 +215,72 @@ def _ready(given: object, key: SessionKey) -> BaseMessage:
     return message
 
 
-def _has_late_results(sessions: Sessions, key: SessionKey, messages: Sequence[BaseMessage]) -> bool:
+def _has_late_results(sessions: Sessions, key: SessionKey, messages: Iterable[BaseMessage]) -> bool:
     """Whether results among these messages may belong to a call that is there, and not at the end.
 
-    They stand first, or behind their call that is said again. For the latter this process has to know of the call: what
-    others stored is not looked up, since nearly all results come with a new call.
+    Their call is none of those before them, or one that is said again. For the latter this process has to know of the
+    call: what others stored is not looked up, since nearly all results come with a new call.
     """
-    places = [place for place, message in enumerate(messages) if isinstance(message, ToolMessage)]
-    if not places:
-        return False
-    before = messages[: places[-1]]
-    return places[0] == 0 or any(sessions.cache.may_have(key, message.id or "") for message in before)
+    callers: dict[str, str] = {}
+    for message in messages:
+        if isinstance(message, ToolMessage):
+            caller = callers.get(message.tool_call_id)
+            if caller is None or sessions.cache.may_have(key, caller):
+                return True
+        else:
+            callers.update(dict.fromkeys(answerable(message), message.id or ""))
+    return False
 
 
 def _placed(messages: Iterable[BaseMessage], view: View) -> list[tuple[str | None, list[str]]]:
     """The ids of these messages in groups, and for each the key of the message that it follows; None for the end.
 
-    Results that come first were late: each goes to its call, and what answers them, up to the next question, with them.
+    A late result goes to its call, and what answers it, up to the next question, with it. What is said behind a message
+    that is there follows that, once anything went to its call.
     """
     groups: list[tuple[str | None, list[str]]] = [(None, [])]
     here = {*keyed(view.names)}
-    at, is_late = 0, True
+    # By the id of a call the message of these that made it; None if that is new, and its results stay with it.
+    made: dict[str, str | None] = {}
+    at, behind = 0, None
     for message in messages:
-        if message.id not in here:  # What is there stays in its place, and places nothing.
-            is_late = is_late and isinstance(message, ToolMessage)
-            if isinstance(message, ToolMessage) and is_late:
-                after = _caller(message, view)
-                at = next((place for place, (other, _) in enumerate(groups) if other == after), len(groups))
-                if at == len(groups):
-                    groups.append((after, []))
-            elif groups[at][0] is not None and isinstance(message, (HumanMessage, SystemMessage)):
-                at = len(groups)
-                groups.append((None, []))
-        groups[at][1].append(message.id or "")
+        id = message.id or ""
+        is_there = id in here
+        if not isinstance(message, ToolMessage):
+            maker = id if is_there else None
+            made.update({call: maker for call in answerable(message)})
+        if is_there:  # What is there stays in its place, and places nothing.
+            behind = id if len(groups) > 1 else None
+        elif isinstance(message, ToolMessage) and made.get(message.tool_call_id, id) is not None:
+            after = _caller(message, view, made.get(message.tool_call_id))
+            at = next((place for place, (other, _) in enumerate(groups) if other == after), len(groups))
+            behind = None
+            if at == len(groups):
+                groups.append((after, []))
+        elif behind is not None or (groups[at][0] is not None and isinstance(message, (HumanMessage, SystemMessage))):
+            asks = isinstance(message, (HumanMessage, SystemMessage))
+            at = len(groups)
+            groups.append((None if asks else behind, []))
+            behind = None
+        groups[at][1].append(id)
     return groups if groups[0][1] or len(groups) == 1 else groups[1:]
 
 
-def _caller(result: ToolMessage, view: View) -> str | None:
+def _caller(result: ToolMessage, view: View, caller: str | None) -> str | None:
     """The key of the message that a tool's result follows: its call, or the last result of that call so far.
 
-    Of several calls with this id it is the newest, since models use their ids again.
+    Args:
+        result: The result.
+        view: The conversation.
+        caller: The key of the message that made the call, if that is known; else it is the newest with a call of this
+            id, since models use their ids again.
     """
     found: str | None = None
     in_group = False
     for name, key in zip(view.names, keyed(view.names), strict=True):
         message = view.messages[name]
-        in_group = result.tool_call_id in answerable(message) or (in_group and isinstance(message, ToolMessage))
+        made_it = result.tool_call_id in answerable(message) and caller in (None, key)
+        in_group = made_it or (in_group and isinstance(message, ToolMessage))
         if in_group:
             found = key
     return found

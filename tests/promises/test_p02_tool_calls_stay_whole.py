@@ -224,6 +224,38 @@ async def test_a_result_behind_a_call_that_is_said_again_goes_to_that_call(sessi
     assert await session.texts() == ["look up a", "call a", "facts about a", "answer", "an event"]
 
 
+async def test_results_of_two_turns_that_are_said_again_each_go_to_their_own_call(session: Session) -> None:
+    first = [HumanMessage("look up a", id="q1"), calls("a").model_copy(update={"id": "c1"})]
+    second = [HumanMessage("look up b", id="q2"), calls("b").model_copy(update={"id": "c2"})]
+    await session.add(*first)
+    await session.add(*second)
+    await session.event("an event")
+    await session.add(*first, result("a"), AIMessage("a1"), *second, result("b"), AIMessage("a2"), human("q3"))
+    assert await session.texts() == [
+        *("look up a", "call a", "facts about a", "a1"),
+        *("look up b", "call b", "facts about b", "a2", "an event", "q3"),
+    ]
+
+
+async def test_an_answer_behind_a_question_that_is_said_again_does_not_go_to_a_call_before_it(session: Session) -> None:
+    begun = [HumanMessage("look up a", id="q"), calls("a").model_copy(update={"id": "c"})]
+    later = HumanMessage("and you?", id="later")
+    await session.add(*begun, later)
+    await session.add(*begun, result("a"), AIMessage("a1"), later, AIMessage("fine"))
+    assert await session.texts() == ["look up a", "call a", "facts about a", "a1", "and you?", "fine"]
+
+
+async def test_a_result_of_a_call_id_that_is_used_again_goes_to_the_call_it_is_said_with(session: Session) -> None:
+    begun = [HumanMessage("look up a", id="q"), calls("a").model_copy(update={"id": "c"})]
+    await session.add(*begun)
+    await session.add(human("look up a again"), calls("a"), ToolMessage("new facts", tool_call_id="a"))
+    await session.add(*begun, result("a"), AIMessage("a1"))
+    assert await session.texts() == [
+        *("look up a", "call a", "facts about a", "a1"),
+        *("look up a again", "call a", "new facts"),
+    ]
+
+
 async def test_a_result_behind_a_removal_goes_to_its_call(session: Session) -> None:
     await session.add(SystemMessage("be brief", id="s"), human("look up a"), calls("a"))
     await session.event("an event")
