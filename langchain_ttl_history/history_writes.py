@@ -218,17 +218,21 @@ def _ready(given: object, key: SessionKey) -> BaseMessage:
 def _has_late_results(sessions: Sessions, key: SessionKey, messages: Iterable[BaseMessage]) -> bool:
     """Whether results among these messages may belong to a call that is there, and not at the end.
 
-    Their call is none of those before them, or one that is said again. For the latter this process has to know of the
-    call: what others stored is not looked up, since nearly all results come with a new call.
+    They stand first, or behind their call, or another message, that is said again. For the latter this process has to
+    know of that: what others stored is not looked up, since nearly all results come with a new call.
     """
-    callers: dict[str, str] = {}
+    callers: dict[str | None, str] = {}
+    is_first = True
     for message in messages:
-        if isinstance(message, ToolMessage):
-            caller = callers.get(message.tool_call_id)
-            if caller is None or sessions.cache.may_have(key, caller):
+        id = message.id or ""
+        if not isinstance(message, ToolMessage):
+            callers.update(dict.fromkeys(answerable(message), id))
+            is_first = is_first and sessions.cache.may_have(key, id)
+        elif message.tool_call_id not in callers:
+            if is_first:
                 return True
-        else:
-            callers.update(dict.fromkeys(answerable(message), message.id or ""))
+        elif sessions.cache.may_have(key, callers[message.tool_call_id]):
+            return True
     return False
 
 
@@ -240,18 +244,22 @@ def _placed(messages: Iterable[BaseMessage], view: View) -> list[tuple[str | Non
     """
     groups: list[tuple[str | None, list[str]]] = [(None, [])]
     here = {*keyed(view.names)}
-    # By the id of a call the message of these that made it; None if that is new, and its results stay with it.
-    made: dict[str, str | None] = {}
-    at, behind = 0, None
+    # By the id of a call the message of these that made it, if that is there; results of a new one stay with it.
+    # As long as nothing new was said but results, those of other calls are late as well.
+    made: dict[str | None, str] = {}
+    at, behind, is_first = 0, None, True
     for message in messages:
         id = message.id or ""
         is_there = id in here
         if not isinstance(message, ToolMessage):
-            maker = id if is_there else None
-            made.update({call: maker for call in answerable(message)})
+            is_first = is_first and is_there
+            for call in answerable(message):
+                made.pop(call, None)
+                if is_there:
+                    made[call] = id
         if is_there:  # What is there stays in its place, and places nothing.
             behind = id if len(groups) > 1 else None
-        elif isinstance(message, ToolMessage) and made.get(message.tool_call_id, id) is not None:
+        elif isinstance(message, ToolMessage) and (is_first or message.tool_call_id in made):
             after = _caller(message, view, made.get(message.tool_call_id))
             at = next((place for place, (other, _) in enumerate(groups) if other == after), len(groups))
             behind = None
