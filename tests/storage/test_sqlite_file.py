@@ -162,6 +162,7 @@ def run_late(buffer: SessionBuffer) -> None:
     [
         ("no/such/folder/s.db", "no folder.*make it first"),
         ("~/s.db", r"~ is not expanded.*expanduser"),
+        ("no/~such/s.db", "make it first"),
         ("sqlite:///s.db", r"is a URL.*SessionBuffer\(\.\.\.\)"),
         ("sqlite:s.db", "is a URL"),
         ("file:s.db", "is a URL"),

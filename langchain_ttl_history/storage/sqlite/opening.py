@@ -92,7 +92,9 @@ def make_file(path: Path) -> None:
             if real.is_dir():
                 raise ConfigurationError(f"{path} is a folder; name a file in it")
             if not real.parent.is_dir():
-                raise ConfigurationError(f"there is no folder {real.parent} for {path.name}{_way_to_folder(path)}")
+                raise ConfigurationError(
+                    f"there is no folder {real.parent} for {path.name}{_way_to_folder(real.parent)}"
+                )
             os.close(os.open(real, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         except FileExistsError:
             return
@@ -102,7 +104,9 @@ def make_file(path: Path) -> None:
             raise StorageError(f"{path}: {getattr(error, 'strerror', None) or error}{way}") from error
 
 
-def _way_to_folder(path: Path) -> str:
-    if any(part.startswith("~") for part in path.parts):
+def _way_to_folder(folder: Path) -> str:
+    # A path is absolute by now, so that one which began with ~ has that behind the working directory.
+    behind = folder.relative_to(Path.cwd()).parts if folder.is_relative_to(Path.cwd()) else ()
+    if behind and behind[0].startswith("~"):
         return ": ~ is not expanded here, pass what os.path.expanduser(...) makes of the path"
     return "; make it first"
