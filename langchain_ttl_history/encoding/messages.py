@@ -126,8 +126,6 @@ def _unpack_general(record: list[Any], id: str | None, resolve: Resolve) -> Base
         cls = resolve(*name) if tag == -1 else BY_TAG[tag].cls
         state = {**fields, "id": id}
         extra = {} if extra is None else {**extra}
-        if tag != -1 and not BY_TAG[tag].every.issubset(state):
-            raise ValueError(f"it has only the fields {', '.join(map(repr, state))}")
     except TypeNotAllowedError:
         raise
     except (ValueError, TypeError, IndexError) as error:
