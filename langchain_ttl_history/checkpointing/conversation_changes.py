@@ -160,9 +160,9 @@ def log_entries(step: Step, cut: AbstractSet[str]) -> list[Delta]:
     if last is None and shown:
         last = _continued(step, key_of(shown[-1]))
     new = [*map(key_of, added)]
-    there = {key_of(name) for name in shown}.difference(removed)
     if removed or len(shown) + len(added) > len(names):
         # Some of the added messages replace ones that were shown, and are not new.
+        there = {key_of(name) for name in shown}.difference(removed)
         new = [key for key in new if key not in there]
     # What it follows may be a message that it removes, and is then gone for whoever folds this.
     after = nearest = last
@@ -171,31 +171,32 @@ def log_entries(step: Step, cut: AbstractSet[str]) -> list[Delta]:
         after = last if nearest is None else nearest
     record.last = new[-1] if new else nearest
     known = record.seen.last
-    entries: list[Delta] = []
-    if added and new and new[0] == key_of(added[0]):
-        caller = _caller_of_first(step, added[0], names)
-        if caller in there and caller != after:
-            kinds = {message.id: type(message) for message in step.new()}
-            results = [*takewhile(lambda name: issubclass(kinds.get(key_of(name), object), ToolMessage), added)]
-            entries = [Delta(record.run, (), tuple(results), caller, known=known)]
-            added = added[len(results) :]
-    rest = Delta(record.run, removed, added, after, known=known if removed or after is not None else None)
-    return [*entries, rest]
+    results = _results(step, removed, added, names, after) if new and new[0] == key_of(added[0]) else None
+    rest = added[len(results.added) :] if results is not None else added
+    entry = Delta(record.run, removed, rest, after, known=known if removed or after is not None else None)
+    return [entry] if results is None else [results, entry]
 
 
-def _caller_of_first(step: Step, first: str, names: Sequence[str]) -> str | None:
-    """The key of the message before a step's first new one, if that is a tool's result; else None.
+def _results(
+    step: Step, removed: Sequence[str], added: Sequence[str], names: Sequence[str], after: str | None
+) -> Delta | None:
+    """The entry for results that a step adds first, where their call is not what it follows; None if there are none.
 
     Args:
         step: The step.
-        first: The name of its first new message.
+        removed: The keys of what it removes.
+        added: The names of what it adds; the first is new.
         names: The names of the conversation after it.
+        after: The key of the message that the step follows.
     """
-    new = step.new()
-    if not new or new[0].id != key_of(first) or not isinstance(new[0], ToolMessage):
-        return None
-    at = names.index(first)
-    return key_of(names[at - 1]) if at else None
+    shown = step.shown
+    at = len(shown) if names[len(shown) : len(shown) + 1] == added[:1] else names.index(added[0])
+    caller = key_of(names[at - 1]) if at else after
+    if caller == after or caller not in {key_of(name) for name in shown}.difference(removed):
+        return None  # As most steps, which go on with what they have said.
+    kinds = {message.id: type(message) for message in step.new()}
+    results = (*takewhile(lambda name: issubclass(kinds.get(key_of(name), object), ToolMessage), added),)
+    return Delta(step.record.run, (), results, caller, known=step.record.seen.last) if results else None
 
 
 def _continued(step: Step, last: str) -> str | None:
@@ -205,20 +206,25 @@ def _continued(step: Step, last: str) -> str | None:
         step: The step; its run has said nothing of what it was shown.
         last: The key of the last message that it was shown.
     """
-    messages, new = snapshot_value(step.value), step.new()
+    messages = snapshot_value(step.value)
     resumes = step.before is None and step.record.metadata.get("source") == "loop"
-    asks = any(isinstance(each, HumanMessage) for each in new)
     if not is_conversation(messages):
+        new = step.new()
         answers = bool(new) and isinstance(new[0], ToolMessage)
+        asks = any(isinstance(each, HumanMessage) for each in new)
         return last if (answers and not (asks and step.is_asked)) or (resumes and not asks) else None
-    at = next((at for at, message in enumerate(messages, 1) if message.id == last), len(messages))
-    if at < len(messages) and isinstance(messages[at], ToolMessage):
+    at = len(step.shown)
+    if at > len(messages) or messages[at - 1].id != last:
+        at = next((at for at, message in enumerate(messages, 1) if message.id == last), len(messages))
+    answers = at < len(messages) and isinstance(messages[at], ToolMessage)
+    if not answers and not resumes:
+        return None
+    asks = any(isinstance(each, HumanMessage) for each in step.new())
+    if answers:
         # A result, and whatever its tool says besides; but for a question that somebody asks.
         return None if asks and step.is_asked else last
-    if asks or not resumes:
-        return None
     # It may have begun in another's tool, and removed its own question.
-    return None if at < len(messages) and ends_open(messages[:at]) else last
+    return None if asks or (at < len(messages) and ends_open(messages[:at])) else last
 
 
 def _nearest_before(last: str, value: Any, shown: Sequence[str], removed: Sequence[str]) -> str | None:
