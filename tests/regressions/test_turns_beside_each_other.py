@@ -54,6 +54,16 @@ def begun(graph: Any, question: str) -> Any:
     return running
 
 
+def calling(buffer: SessionBuffer, state: Any = MessagesState, **before: Any) -> Any:
+    """A graph that calls a tool of the app's if it is asked to go, and else answers; other nodes may come before."""
+
+    def model(given: Any) -> Any:
+        asked = given["messages"][-1].text
+        return {"messages": [AIMessage("call", tool_calls=[CALL]) if asked == "go" else AIMessage(f"to {asked}")]}
+
+    return chained(buffer, state, **before, model=model)
+
+
 CLEARS: dict[str, Callable[[TTLChatMessageHistory], object]] = {
     "assign": lambda history: setattr(history, "messages", []),
     "summarise": lambda history: setattr(history, "messages", [HumanMessage("summary")]),
@@ -454,7 +464,7 @@ def test_a_long_turn_whose_beginning_is_freed_stays_before_a_turn_that_began_aft
     history = buffer.history(session_id="t")
     history.add_messages([HumanMessage("hello"), AIMessage("hi")])
 
-    def calling(name: str, calls: int) -> Any:
+    def calls_often(name: str, calls: int) -> Any:
         made = [AIMessage(name, tool_calls=[{**CALL, "id": f"{name}{number}"}]) for number in range(calls)]
         said = [*made, AIMessage(f"{name} done")]
 
@@ -467,10 +477,10 @@ def test_a_long_turn_whose_beginning_is_freed_stays_before_a_turn_that_began_aft
         graph.add_conditional_edges("model", lambda state: "tools" if state["messages"][-1].tool_calls else END)
         return graph.compile(checkpointer=buffer.checkpointer())
 
-    first = begun(calling("A", 1), "A?")
-    ask(calling("B", 4), "B?")
+    first = begun(calls_often("A", 1), "A?")
+    ask(calls_often("B", 4), "B?")
     next(first)  # It is in its tool, and B is over.
-    ask(calling("C", 1), "C?")
+    ask(calls_often("C", 1), "C?")
     assert texts(history.messages) == ["C?", "C", "result", "C done"]
     for each in first:
         assert each
@@ -484,11 +494,7 @@ def test_a_result_that_the_app_found_itself_goes_to_its_call(state: Any, way: st
     buffer = SessionBuffer(default_user="u")
     history = buffer.history(session_id="t")
 
-    def model(given: Any) -> Any:
-        asked = given["messages"][-1].text
-        return {"messages": [AIMessage("call", tool_calls=[CALL]) if asked == "go" else AIMessage(f"to {asked}")]}
-
-    agent = chained(buffer, state, model=model)
+    agent = calling(buffer, state)
     ask(agent, "go", durability)
     history.add_system_message("event")
     history.add_messages([HumanMessage("X?"), AIMessage("X!")])
@@ -514,11 +520,7 @@ def test_a_question_to_a_graph_that_waits_for_a_result_is_the_newest_at_any_dura
     buffer = SessionBuffer(default_user="u")
     history = buffer.history(session_id="t")
 
-    def model(given: Any) -> Any:
-        asked = given["messages"][-1].text
-        return {"messages": [AIMessage("call", tool_calls=[CALL]) if asked == "go" else AIMessage(f"to {asked}")]}
-
-    agent = chained(buffer, state, model=model)
+    agent = calling(buffer, state)
     history.add_messages([HumanMessage("old", id="old")])
     ask(agent, "go", durability)
     history.add_messages([HumanMessage("X?"), AIMessage("X!")])
@@ -542,11 +544,7 @@ def test_a_call_that_is_cancelled_for_a_new_question_keeps_its_result(durability
         cancelled = ToolMessage("cancelled", tool_call_id=CALL["id"])
         return {"messages": [ALL, *messages[: calls[-1]], cancelled, *messages[calls[-1] :]]}
 
-    def model(state: MessagesState) -> Any:
-        asked = state["messages"][-1].text
-        return {"messages": [AIMessage("call", tool_calls=[CALL]) if asked == "go" else AIMessage(f"to {asked}")]}
-
-    agent = chained(buffer, cancels=cancels, model=model)
+    agent = calling(buffer, cancels=cancels)
     ask(agent, "go", durability)
     history.add_messages([HumanMessage("X?"), AIMessage("X!")])
     ask(agent, "new", durability)
