@@ -132,6 +132,13 @@ class Step(NamedTuple):
         versions = [each.checkpoint["channel_versions"].get(_START) for each in (self.record, self.parent) if each]
         return versions[0] is not None and versions[0] not in versions[1:]
 
+    def has_no_result(self, at: int, key: str) -> bool:
+        """Whether the message of this key certainly is no result; the first place to look is `at`."""
+        messages = snapshot_value(self.value)
+        if not is_conversation(messages) or at >= len(messages) or messages[at].id != key:
+            return False
+        return not isinstance(messages[at], ToolMessage)
+
     def new(self) -> list[BaseMessage]:
         """The messages that were not shown."""
         messages = snapshot_value(self.value)
@@ -192,8 +199,10 @@ def _results(
     shown = step.shown
     at = len(shown) if names[len(shown) : len(shown) + 1] == added[:1] else names.index(added[0])
     caller = key_of(names[at - 1]) if at else after
-    if caller == after or caller not in {key_of(name) for name in shown}.difference(removed):
-        return None  # As most steps, which go on with what they have said.
+    if caller == after or step.has_no_result(at, key_of(added[0])):
+        return None  # As most steps, which go on with what they have said or begin a turn.
+    if caller not in {key_of(name) for name in shown}.difference(removed):
+        return None
     kinds = {message.id: type(message) for message in step.new()}
     results = (*takewhile(lambda name: issubclass(kinds.get(key_of(name), object), ToolMessage), added),)
     return Delta(step.record.run, (), results, caller, known=step.record.seen.last) if results else None

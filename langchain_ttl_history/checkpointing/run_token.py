@@ -34,7 +34,9 @@ class Token(NamedTuple):
     @classmethod
     def of(cls, generation: int, id: str, seen: Seen, names: Sequence[str], whole: Sequence[str]) -> Token:
         """The token of a run that loads this checkpoint and is shown these messages of the whole conversation."""
-        cut = frozenset(map(key_of, whole)).difference(map(key_of, names)) if len(whole) > len(names) else _NOTHING
+        # By name first, since most are shown.
+        left_out = {*whole}.difference(names) if len(whole) > len(names) else _NOTHING
+        cut = frozenset(map(key_of, left_out)).difference(map(key_of, names)) if left_out else _NOTHING
         shown = "\n".join(names)
         if shown.count("\n") >= max(1, len(names)):
             shown = json.dumps(names)  # An id contains a line break.

@@ -14,6 +14,8 @@ from langchain_ttl_history.keys import OwnedThread, SessionKey, valid_id
 
 __all__ = ["Threads"]
 
+# The classes of ids that are told apart by their letters alone.
+_TEXTS = frozenset({str, OwnedThread})
 _RESERVED_KEYS = frozenset({"thread_id", "session_id", "checkpoint_ns", "checkpoint_id", "checkpoint_map"})
 
 
@@ -94,7 +96,7 @@ class Threads:
                 "config['configurable'] has no 'thread_id'; buffer.config(user_id, session_id) makes such a config"
             )
         named = configurable.get(self.user_key)
-        if type(named) is str and type(thread_id) is str and self.user_id in (None, named):
+        if type(named) is str and type(thread_id) in _TEXTS and self.user_id in (None, named):
             return _key_of(named, thread_id, self.user_key)
         if named is None and isinstance(thread_id, OwnedThread):
             named = thread_id.user_id

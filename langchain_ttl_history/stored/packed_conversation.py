@@ -71,7 +71,9 @@ class PackedConversation(NamedTuple):
         # Ids need no comparison of their own: an image includes the id.
         if self.classes[start:end] != classes[: end - start]:
             return 0, 0
-        return (start, end - start) if images.startswith(self.images[offset : self.ends[end - 1]], begin) else (0, 0)
+        # Slicing the bytes themselves would copy the whole conversation.
+        mine = memoryview(self.images)[offset : self.ends[end - 1]]
+        return (start, end - start) if images.startswith(mine, begin) else (0, 0)
 
     def followed(self, start: int, count: int, begin: int, images: bytes, bodies: Iterable[Body]) -> PackedConversation:
         """A conversation that shares a stretch with this one, packed; it ends before a body without id or image.
