@@ -6,7 +6,7 @@ Plain data and messages are packed directly, and everything else as `extensions`
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import ormsgpack
 from langchain_core.messages import BaseMessage
@@ -127,10 +127,10 @@ class Codec:
         """Everything this message holds, as bytes to compare; None if they would not show all of it."""
         return image_of(message, self._extensions.default)
 
-    def packed_image(self, image: bytes, cls: type[BaseMessage], where: str) -> bytes:
-        """What `verified_message` gave for the message whose image this is."""
+    def packed_image(self, image: bytes, cls: type[BaseMessage]) -> bytes:
+        """What `pack_plain` gave for the message whose image this is."""
         (message,) = messages_of(joined([image])[1], [cls], self._extensions.hook)
-        return pack_plain(message) or self.verified_message(message, where)
+        return cast(bytes, pack_plain(message))
 
     def images(self, messages: Sequence[BaseMessage]) -> tuple[int, bytes]:
         """The images of these messages as one byte string, and the offset of the first; empty if one has no image."""

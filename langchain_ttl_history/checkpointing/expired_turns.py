@@ -6,7 +6,7 @@ from typing import Any
 
 from langchain_ttl_history.checkpointing.run_token import Token
 from langchain_ttl_history.encoding.langgraph_values import delta_snapshot, snapshot_value
-from langchain_ttl_history.keys import SessionKey, label
+from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Blob, Lease, created_in
 from langchain_ttl_history.stored.bodies import restored
@@ -56,4 +56,4 @@ def held_by(
     names = shown if record is None or loaded else record.names
     old = set(shown) if token is not None and sessions.lease.is_over(created_in(token.generation), now) else set()
     kept = [name for name in names if name not in old]
-    return restored(kept, known.bodies, sessions.codec, label(key))
+    return restored(kept, known.bodies, sessions.codec)

@@ -13,12 +13,15 @@ from langchain_core import messages as lc
 from langchain_core.messages import BaseMessage
 from pydantic import BaseModel
 
+from langchain_ttl_history.encoding.added_fields import fill_model
+
 __all__ = [
     "BY_CLASS",
     "BY_TAG",
     "CORE",
     "extra_of",
     "is_core",
+    "layout",
     "new_message",
     "set_extra",
     "set_present",
@@ -93,6 +96,17 @@ def _longer(fields: tuple[str, ...]) -> Callable[[list[Any], str, str | None], S
     return state
 
 
+def _filled(
+    state: Callable[[list[Any], str, str | None], State], cls: type[BaseMessage]
+) -> Callable[[list[Any], str, str | None], State]:
+    def filled(record: list[Any], kind: str, id: str | None) -> State:
+        made = state(record, kind, id)
+        fill_model(cls, made)
+        return made
+
+    return filled
+
+
 _STATES = {_BASE: _base_state, _AI: _ai_state, _TOOL: _tool_state}
 
 
@@ -109,14 +123,18 @@ class _Layout(NamedTuple):
     take as much memory as the rest of a short message."""
 
 
-def _layout(tag: int, cls: type[BaseMessage], fields: tuple[str, ...]) -> _Layout:
+def layout(tag: int, cls: type[BaseMessage], fields: tuple[str, ...]) -> _Layout:
+    """The layout of a class whose messages are stored as these fields in this order."""
     kind: str = cls.model_fields["type"].default
     state = _STATES.get(fields) or _longer(fields)
-    return _Layout(tag, cls, kind, len(fields) + 2, itemgetter(*fields), state, {*fields, "type", "id"})
+    every = {*fields, "type", "id"}
+    if not cls.model_fields.keys() <= every:
+        state = _filled(state, cls)  # A newer langchain-core than this was written for.
+    return _Layout(tag, cls, kind, len(every), itemgetter(*fields), state, every)
 
 
-BY_TAG = [_layout(tag, cls, fields) for tag, (cls, fields) in enumerate(_LAYOUTS)]
-BY_CLASS = {layout.cls: layout for layout in BY_TAG}
+BY_TAG = [layout(tag, cls, fields) for tag, (cls, fields) in enumerate(_LAYOUTS)]
+BY_CLASS = {each.cls: each for each in BY_TAG}
 CORE: frozenset[type] = frozenset(BY_CLASS)
 """LangChain's own classes of messages."""
 

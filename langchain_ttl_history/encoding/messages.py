@@ -13,6 +13,7 @@ from typing import Any
 import ormsgpack
 from langchain_core.messages import BaseMessage
 
+from langchain_ttl_history.encoding.added_fields import fill_model, filled_private
 from langchain_ttl_history.encoding.layouts import (
     BY_CLASS,
     BY_TAG,
@@ -126,6 +127,7 @@ def _unpack_general(record: list[Any], id: str | None, resolve: Resolve) -> Base
         cls = resolve(*name) if tag == -1 else BY_TAG[tag].cls
         state = {**fields, "id": id}
         extra = {} if extra is None else {**extra}
+        private = None if private is None else {**private}
     except TypeNotAllowedError:
         raise
     except (ValueError, TypeError, IndexError) as error:
@@ -133,8 +135,10 @@ def _unpack_general(record: list[Any], id: str | None, resolve: Resolve) -> Base
     if not (isinstance(cls, type) and issubclass(cls, BaseMessage)):
         raise TypeNotAllowedError(f"type {'.'.join(name)} is no class of messages any more; restore it")
     message = cls.__new__(cls)
+    present = set(state)
+    fill_model(cls, state)
     set_state(message, state)
-    set_present(message, set(state))
+    set_present(message, present)
     set_extra(message, extra)
-    set_private(message, private)
+    set_private(message, filled_private(cls, state, private))
     return message

@@ -18,6 +18,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel
 
+from langchain_ttl_history.encoding.added_fields import fill_dataclass, fill_model, filled_private
 from langchain_ttl_history.errors import CorruptRecordError
 
 __all__ = ["beside", "put_together", "taken_apart"]
@@ -115,9 +116,11 @@ def put_together(cls: Any, how: int, state: Any) -> Any:
         for name, value in state.items():
             object.__setattr__(made, name, value)
         if dataclasses.is_dataclass(cls):
-            _fill(made, state)
+            fill_dataclass(made, state)
         return made
     fields, present, extra, private = state
+    fill_model(cls, fields)
+    private = filled_private(cls, fields, private)
     for name, value in (
         ("__dict__", fields),
         ("__pydantic_fields_set__", set(present)),
@@ -148,14 +151,3 @@ def _suits(cls: Any, how: int) -> bool:
         _MEMBER: (Enum,),
     }
     return issubclass(cls, bases.get(how, ()))
-
-
-def _fill(made: Any, state: dict[str, Any]) -> None:
-    """Set fields that were added to the class since the object was stored to their defaults."""
-    for field in dataclasses.fields(made):
-        if field.name in state:
-            continue
-        if field.default is not dataclasses.MISSING:
-            object.__setattr__(made, field.name, field.default)
-        elif field.default_factory is not dataclasses.MISSING:
-            object.__setattr__(made, field.name, field.default_factory())

@@ -123,7 +123,7 @@ def _encode(
     if id and body is not None and body.cls is None and body.content == packed:
         known.resend(body.name, blobs)
         if image is not None:
-            body = Body(body.name, cls, image, exact)
+            body = Body(body.name, cls, image, None if exact else packed)
             known.learn(id, body)
         return body
     sealed = Blob(packed if codec.cipher is None else codec.seal(packed))
@@ -142,21 +142,27 @@ def _encode(
     # What opens a run, and a tool's result, are stored before they get their ids; both copies share the content.
     name = content + id
     known.send(name, Blob(b"", (content,)) if shares else sealed, blobs)
-    body = Body(name, None, packed) if image is None else Body(name, cls, image, exact)
+    body = Body(name, None, packed) if image is None else Body(name, cls, image, None if exact else packed)
     known.learn(id, body)
     return body
 
 
-def restored(names: Iterable[str], known: KnownBodies, codec: Codec, where: str) -> dict[str, Blob]:
+def restored(names: Iterable[str], known: KnownBodies, codec: Codec) -> dict[str, Blob]:
     """The bodies of these names that are known, as blobs, to store them again in a session that lost them."""
     blobs: dict[str, Blob] = {}
     for name in names:
         body = known.named(name)
         if body is None:
             continue
-        packed = body.content if body.cls is None else codec.packed_image(body.content, body.cls, where)
-        blobs[name] = Blob(codec.seal(packed))
+        blobs[name] = Blob(codec.seal(_packed_body(body, codec)))
     return blobs
+
+
+def _packed_body(body: Body, codec: Codec) -> bytes:
+    if body.cls is None:
+        return body.content
+    # What is not plain data, a set for example, might be packed in another order than the body is named after.
+    return codec.packed_image(body.content, body.cls) if body.packed is None else body.packed
 
 
 def decode_bodies(names: Iterable[str], blobs: Mapping[str, Blob], codec: Codec) -> list[BaseMessage]:
@@ -175,8 +181,8 @@ def decode_bodies(names: Iterable[str], blobs: Mapping[str, Blob], codec: Codec)
     if codec.cipher is not None:
         packed = [codec.unseal(payload) for payload in packed]
     messages = codec.messages(packed, [name[ID:] or None for name in wanted])
-    for name, content, message in zip(wanted, packed, messages, strict=True):
-        # What is not plain data, a set for example, may have been stored again in another order.
-        if not name.startswith(content_name(content)) and pack_plain(message) is not None:
+    # Only now, since of a body from a newer format, or sealed with another key, the codec tells so.
+    for name, content in zip(wanted, packed, strict=True):
+        if not name.startswith(content_name(content)):
             raise CorruptRecordError(f"the body of message {key_of(name)!r} is damaged")
     return messages

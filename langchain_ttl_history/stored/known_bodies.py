@@ -74,7 +74,7 @@ class KnownBodies:
             if len(self.replaced) > _REPLACED:
                 # Another thread may do the same: the oldest can be gone by now.
                 forgotten = self.replaced.pop(next(iter(list(self.replaced))), None)
-        self.held += len(body.content) - (0 if forgotten is None else len(forgotten.content))
+        self.held += body.size - (0 if forgotten is None else forgotten.size)
         self.by_id[id] = body
 
     def named(self, name: str) -> Body | None:
@@ -117,7 +117,7 @@ class KnownBodies:
             ids = {name[ID:] for name in names}
             kept = {id: body for id, body in list(self.by_id.items()) if id in ids}
             held = (*kept.values(), *list(self.replaced.values()))
-            self.by_id, self.held = kept, sum(len(body.content) for body in held) + sum(map(len, self.waiting))
+            self.by_id, self.held = kept, sum(body.size for body in held) + sum(map(len, self.waiting))
 
     def learn_read(
         self, names: Sequence[str], messages: Sequence[BaseMessage], blobs: Mapping[str, Blob], codec: Codec
@@ -138,8 +138,9 @@ class KnownBodies:
 
 def _body_read(name: str, message: BaseMessage, blobs: Mapping[str, Blob], codec: Codec) -> Body:
     image = codec.image_of(message)
-    if image is not None:
-        return Body(name, type(message), image, pack_plain(message) is not None)
+    if image is not None and pack_plain(message) is not None:
+        return Body(name, type(message), image)
     blob = blobs[name]
     content = blobs[blob.refs[0]] if blob.refs else blob
-    return Body(name, None, codec.unseal(content.payload))
+    packed = codec.unseal(content.payload)
+    return Body(name, None, packed) if image is None else Body(name, type(message), image, packed)

@@ -23,8 +23,13 @@ class Body(NamedTuple):
     cls: type[BaseMessage] | None
     """The message's class if `content` is its image; None if `content` is the packed message without its id."""
     content: bytes
-    exact: bool = False
-    """Whether the message can be rebuilt from its image exactly."""
+    packed: bytes | None = None
+    """The packed message without its id, where `content` is an image that does not give back all of it exactly."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of all content."""
+        return len(self.content) + len(self.packed or b"")
 
 
 class PackedConversation(NamedTuple):
@@ -93,10 +98,10 @@ class PackedConversation(NamedTuple):
         if count and moved:
             ends = [end + moved for end in ends]
         end = ends[-1] if count else begin
-        for name, cls, image, sure in bodies:
+        for name, cls, image, packed in bodies:
             if cls is None or not name[ID:]:
                 break
-            exact += sure and exact == len(names)
+            exact += packed is None and exact == len(names)
             names.append(name)
             classes.append(cls)
             end += len(image)

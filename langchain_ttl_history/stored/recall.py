@@ -65,6 +65,6 @@ class _Completed(dict[str, Blob]):
         except ValueError:
             raise KeyError(name) from None
         image = packed.images[packed.ends[at - 1] if at else packed.begin : packed.ends[at]]
-        body = self._codec.packed_image(image, packed.classes[at], "a message")
+        body = self._codec.packed_image(image, packed.classes[at])
         blob = self[name] = Blob(self._codec.seal(body))
         return blob

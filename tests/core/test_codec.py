@@ -18,15 +18,18 @@ from uuid import UUID
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from langchain_core.messages import BaseMessage, HumanMessage, ToolMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 from langchain_core.messages.base import TextAccessor
+from pydantic import BaseModel, Field, PrivateAttr
 
 from langchain_ttl_history.codec import Codec
+from langchain_ttl_history.encoding import layouts
 from langchain_ttl_history.encoding.fidelity import same
 from langchain_ttl_history.encoding.messages import pack_plain
 from langchain_ttl_history.encoding.records import pack, unpack, unread_form
 from langchain_ttl_history.errors import CorruptRecordError, TTLHistoryError, TypeNotAllowedError
-from langchain_ttl_history.stored.bodies import decode_bodies, encode_bodies
+from langchain_ttl_history.storage.base import Blob
+from langchain_ttl_history.stored.bodies import decode_bodies, encode_bodies, restored
 from langchain_ttl_history.stored.known_bodies import KnownBodies
 from langchain_ttl_history.stored.names import content_name, key_of
 
@@ -239,6 +242,7 @@ def test_noise_is_read_or_refused_but_nothing_else(codec: Codec, noise: bytes) -
 CLAIMS = r"""
 import resource
 from langchain_ttl_history.codec import Codec
+from langchain_ttl_history.encoding import layouts
 from langchain_ttl_history.errors import CorruptRecordError
 
 resource.setrlimit(resource.RLIMIT_AS, (1 << 33, 1 << 33))  # The list claims to be half as large again.
@@ -323,6 +327,33 @@ def test_a_body_that_is_gone_is_named(codec: Codec) -> None:
         decode_bodies([name], {}, codec)
 
 
+@often
+@given(message=identified, at=st.integers(0, 10_000), by=st.integers(1, 255))
+def test_a_body_with_a_changed_byte_is_never_read(codec: Codec, message: BaseMessage, at: int, by: int) -> None:
+    blobs: dict[str, Blob] = {}
+    names = encode_bodies([message], KnownBodies(), codec, "here", blobs)
+    held = next(name for name, blob in blobs.items() if blob.payload)
+    payload = bytearray(blobs[held].payload)
+    payload[at % len(payload)] ^= by
+    with pytest.raises(TTLHistoryError):
+        decode_bodies(names, {**blobs, held: Blob(bytes(payload))}, codec)
+
+
+def test_a_body_is_stored_again_as_it_was_whatever_order_its_sets_are_read_in(codec: Codec) -> None:
+    thinned = set(range(100))
+    thinned.difference_update({*thinned} - {3, 8})
+    message = AIMessage("hello", id="1", additional_kwargs={"found": thinned})
+    blobs: dict[str, Blob] = {}
+    names = encode_bodies([message], KnownBodies(), codec, "here", blobs)
+    read = decode_bodies(names, blobs, codec)
+    assert [*read[0].additional_kwargs["found"]] != [*thinned], "or this test shows nothing"
+    known = KnownBodies()
+    known.learn_read(names, read, blobs, codec)
+    again = restored(names, known, codec)
+    assert again == blobs
+    assert known.size > 2 * len(blobs[names[0]].payload), "both forms count"
+
+
 # --- same -------------------------------------------------------------------------------------
 
 
@@ -364,3 +395,65 @@ def test_a_message_that_got_a_field_of_no_class_is_not_taken_for_the_one_before(
     message.mood = "good"  # type: ignore[attr-defined]  # any is allowed
     (name,) = encode_bodies([message], known, codec, "here", blobs)
     assert decode_bodies([name], blobs, codec)[0].__pydantic_extra__ == {"mood": "good"}
+
+
+# --- classes that have grown since -------------------------------------------------------------
+
+
+class Noted(HumanMessage):
+    """As a program had it when it stored one."""
+
+    note: str = ""
+
+
+class NotedSince(Noted):
+    """As the program has it when it reads that."""
+
+    __qualname__ = "Noted"
+    score: float = 0.5
+    tags: list[str] = Field(default_factory=list)
+    needed: int
+    _seen: list[str] = PrivateAttr(default_factory=list)
+
+
+class Told(BaseModel):
+    """A model as it was, and below as it is."""
+
+    note: str = ""
+
+
+class ToldSince(Told):
+    __qualname__ = "Told"
+    tags: list[str] = Field(default_factory=list)
+    _seen: list[str] = PrivateAttr(default_factory=list)
+
+
+@pytest.mark.parametrize(
+    ("old", "grown"), [(Noted("hello", note="a"), NotedSince), (Told(note="a"), ToldSince)], ids=["message", "model"]
+)
+def test_what_was_stored_before_its_class_grew_gets_the_defaults(
+    monkeypatch: pytest.MonkeyPatch, old: Any, grown: type[Any]
+) -> None:
+    was = type(old)
+    stored = Codec(allowed=[was]).dumps(old, "here")
+    monkeypatch.setattr(sys.modules[__name__], was.__name__, grown)
+    codec = Codec(allowed=[grown])
+    found, other = codec.loads(stored), codec.loads(stored)
+    assert type(found) is grown
+    assert found.note == "a"
+    assert (found.tags, found._seen) == ([], [])
+    found.tags.append("mine")
+    found._seen.append("mine")
+    assert (other.tags, other._seen) == ([], []), "each has its own"
+    assert found.model_fields_set.isdisjoint({"score", "tags"}), "nobody set them"
+    assert not hasattr(found, "needed"), "there is no default"
+
+
+def test_a_message_of_langchains_own_is_complete_under_a_release_that_added_a_field() -> None:
+    class Newer(HumanMessage):
+        mood: str = "calm"
+
+    tag, older = 0, layouts.BY_CLASS[HumanMessage]
+    newer = layouts.layout(tag, Newer, ("content", "additional_kwargs", "response_metadata", "name"))
+    record = [tag, "hello", {}, {}, None]
+    assert newer.state(record, "human", "1") == {**older.state(record, "human", "1"), "mood": "calm"}
