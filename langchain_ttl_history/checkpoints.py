@@ -231,6 +231,9 @@ def _fields_of(blob: Blob, codec: Codec) -> _Fields:
     if fields[0] != _FORMAT:
         raise unread_form("a checkpoint", fields[0], _FORMAT)
     found = _Fields(*fields)
+    own = found.values.get(found.channel or "") if found.explicit else None
+    if found.conversation != [0, found.conversation[1]] or (own is not None and own[1:] != found.conversation):
+        raise CorruptRecordError("a checkpoint is damaged: what it says of its conversation differs")
     if lacking := _NEEDED.difference(found.checkpoint):
         raise CorruptRecordError(f"a checkpoint is damaged: it has no {' and no '.join(sorted(lacking))}")
     return found

@@ -12,6 +12,7 @@ import ormsgpack
 from langchain_core.messages import BaseMessage
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from langchain_ttl_history.encoding.allowlist import TypeName
 from langchain_ttl_history.encoding.extensions import Extensions, refusal
@@ -56,6 +57,8 @@ class Codec:
         self.learning = learning
         self.serde = serde
         self.cipher = cipher
+        is_langgraphs = isinstance(cipher, (EncryptedSerializer, JsonPlusSerializer))
+        self._sealed_as = cipher.dumps_typed(b"")[0].partition("+")[0] if cipher and is_langgraphs else None
         self._extensions = Extensions(allowed, learning=learning)
 
     def allows(self, names: Iterable[TypeName]) -> bool:
@@ -95,6 +98,9 @@ class Codec:
             kind, data = parts
             if isinstance(self.cipher, EncryptedSerializer) and "+" not in kind:
                 raise ValueError("it is not encrypted")
+            if self._sealed_as is not None and kind.partition("+")[0] != self._sealed_as:
+                # No seal covers the kind, by which LangGraph's serializers choose a loader that may run what it reads.
+                raise ValueError(f"it is sealed as {kind!r}, which is no kind of bytes")
             payload = self.cipher.loads_typed((kind, data))
         except Exception as error:
             why = str(error)
@@ -125,7 +131,10 @@ class Codec:
 
     def image_of(self, message: BaseMessage) -> bytes | None:
         """Everything this message holds, as bytes to compare; None if they would not show all of it."""
-        return image_of(message, self._extensions.default)
+        image = image_of(message, self._extensions.default)
+        if image is None:
+            self._extensions.forget_failure()  # It is no error of whatever is read next.
+        return image
 
     def packed_image(self, image: bytes, cls: type[BaseMessage]) -> bytes:
         """What `pack_plain` gave for the message whose image this is."""
@@ -134,7 +143,10 @@ class Codec:
 
     def images(self, messages: Sequence[BaseMessage]) -> tuple[int, bytes]:
         """The images of these messages as one byte string, and the offset of the first; empty if one has no image."""
-        return images_of(messages, self._extensions.default)
+        begin, images = images_of(messages, self._extensions.default)
+        if not images:
+            self._extensions.forget_failure()
+        return begin, images
 
     def messages_of(self, images: bytes, classes: Sequence[type[BaseMessage]]) -> list[BaseMessage]:
         """The messages of these classes whose images these are."""

@@ -164,5 +164,5 @@ class TTLChatMessageHistory(BaseChatMessageHistory):
 
     def _read(self, turn: Turn) -> list[BaseMessage]:
         if self._repeatable:
-            self._turn = turn._replace(images=self._sessions.codec.images(turn.messages)[1])
+            self._turn = turn.noted(self._sessions.codec)
         return list(turn.messages)

@@ -7,11 +7,13 @@ from typing import NamedTuple
 
 from langchain_ttl_history.checkpoints import Record
 from langchain_ttl_history.encoding.records import decoder, pack, unpack_each, unread_form
+from langchain_ttl_history.errors import CorruptRecordError
 from langchain_ttl_history.storage.base import Entry
 
 __all__ = ["Line", "every_line", "line_of", "newest_lines"]
 
 _FORMAT = 1
+_TEXT = frozenset({str, type(None)})
 
 
 class Line(NamedTuple):
@@ -65,6 +67,8 @@ def every_line(entries: Sequence[Entry]) -> list[Line]:
         form, ns, id, parent, root, run_id, deltas, valued = record
         if form != _FORMAT:
             raise unread_form("an index line", form, _FORMAT)
+        if not _TEXT.issuperset(map(type, (ns, id, parent, root, run_id))):
+            raise CorruptRecordError("an index line is damaged: checkpoints and runs are named by text")
         deltas = None if deltas is None else tuple(deltas)
         valued = None if valued is None else tuple(valued)
         lines.append(Line(ns, id, parent, root, run_id, deltas, valued, entry.position))

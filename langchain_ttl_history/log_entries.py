@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from langchain_ttl_history.encoding.records import decoder, pack, unpack_each, unread_form
+from langchain_ttl_history.errors import CorruptRecordError
 from langchain_ttl_history.storage.base import Entry
 from langchain_ttl_history.stored.names import key_of
 
@@ -139,6 +140,8 @@ def deltas_of(entries: Sequence[Entry]) -> list[Delta]:
             raise unread_form("a log entry", record[0], _FORMAT)
         _, run, removed, after, *others = record
         known, keeps = (*others, None, None)[:2]
+        if not {str}.issuperset(map(type, (run, *removed, *(keeps or ())))):
+            raise CorruptRecordError("a log entry is damaged: runs and messages are named by text")
         deltas.append(
             Delta(
                 run, tuple(removed), entry.refs, after, entry.position, known, None if keeps is None else tuple(keeps)

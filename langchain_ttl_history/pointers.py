@@ -53,10 +53,18 @@ def pointed_at(pointer: Blob, blobs: Mapping[str, Blob], codec: Codec) -> Record
     Raises:
         CorruptRecordError: It is gone, damaged or of a newer format.
     """
-    blob = blobs.get(target_of(pointer))
+    name = target_of(pointer)
+    blob = blobs.get(name)
     if blob is None:
         raise CorruptRecordError("the latest checkpoint is gone")
-    return decode_record(blob, codec)
+    return _decoded(name, blob, codec)
+
+
+def _decoded(name: str, blob: Blob, codec: Codec) -> Record:
+    record = decode_record(blob, codec)
+    if name.rpartition("\0")[2] != record.checkpoint["id"]:
+        raise CorruptRecordError(f"a checkpoint is damaged: it has the id {record.checkpoint['id']!r} of another one")
+    return record
 
 
 def listed_checkpoint(ns: str, id: str, blobs: Mapping[str, Blob]) -> Blob:
@@ -80,5 +88,6 @@ def found_record(ns: str, id: str | None, blobs: Mapping[str, Blob], codec: Code
     if id is None:
         pointer = blobs.get(head_name(ns))
         return None if pointer is None else pointed_at(pointer, blobs, codec)
-    blob = blobs.get(checkpoint_name(ns, id))
-    return None if blob is None else decode_record(blob, codec)
+    name = checkpoint_name(ns, id)
+    blob = blobs.get(name)
+    return None if blob is None else _decoded(name, blob, codec)

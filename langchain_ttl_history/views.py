@@ -13,6 +13,7 @@ from langchain_ttl_history.amendments import informed, spelled_out
 from langchain_ttl_history.checkpoints import Record
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.conversation import fold, keyed
+from langchain_ttl_history.encoding.layouts import CORE
 from langchain_ttl_history.log_entries import Log, Seen, deltas_of, unseen
 from langchain_ttl_history.pointers import hidden_places, pointed_at
 from langchain_ttl_history.storage.base import Blob, Snapshot
@@ -33,6 +34,11 @@ class Turn(NamedTuple):
     """What it was not shown, since the window had cut it."""
     images: bytes = b""
     """The messages' images, to tell later whether one of them was changed in place; empty if they have none."""
+
+    def noted(self, codec: Codec) -> Turn:
+        """The turn with the images of its messages, if all are of LangChain's own classes, which can be rebuilt."""
+        are_core = CORE.issuperset(map(type, self.messages))
+        return self._replace(images=codec.images(self.messages)[1]) if are_core else self
 
     def as_shown(self, codec: Codec) -> Sequence[BaseMessage]:
         """The messages as they were when it was shown them."""

@@ -58,7 +58,8 @@ def with_checkpoint(
     if sessions.lease.is_over(created_in(generation), found.now) or (ns and (found.blobs or _is_spread(old))):
         return None
     # Of what it loaded the run holds what it was shown.
-    names = known.bodies.last_shown[1] if known.bodies.last_loaded == id else old.names
+    shown = known.bodies.names_loaded(id)
+    names = old.names if shown is None else shown
     seen = Seen(0, ((old.run, None),))
     plain = not old.is_delta
     record = Record(old.checkpoint, old.metadata, old.parent, old.run, seen, names, channel=old.channel, plain=plain)

@@ -24,6 +24,7 @@ from langchain_ttl_history.pointers import found_record
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Lease, Query, Snapshot
 from langchain_ttl_history.stored.bodies import decode_bodies
+from langchain_ttl_history.stored.known_bodies import Load
 from langchain_ttl_history.stored.names import (
     BODY,
     CHECKPOINT,
@@ -138,7 +139,7 @@ class CheckpointReads:
             # Edits wait while the graph does; those of what its run leaves out have nothing left to change.
             token = token._replace(seen=done_with(token.cut, view.log.deltas, token.seen))
         self._learn(known, key, snapshot, record, shown, messages)
-        known.bodies.last_shown, known.bodies.last_loaded = (token.shown, tuple(shown)), id
+        known.bodies.last_load = Load(id, token.shown, tuple(shown))
         return loaded, token
 
     def _older(self, key: SessionKey, snapshot: Snapshot, id: str) -> tuple[Loaded, Token] | None:

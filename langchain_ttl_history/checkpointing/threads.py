@@ -75,7 +75,7 @@ class Threads:
 
     def session(self, thread_id: object) -> SessionKey:
         """The session of a thread that is named without a config."""
-        return SessionKey.of(self.user(), thread_id)
+        return SessionKey(self.user(), valid_id("thread_id", thread_id))
 
     def key(self, config: RunnableConfig) -> SessionKey:
         """The session a config names.

@@ -19,7 +19,7 @@ from langchain_ttl_history.encoding.fidelity import BYTEARRAY, INTEGER, Pairs, s
 from langchain_ttl_history.encoding.langgraph_values import LANGGRAPH, SAFE, revived
 from langchain_ttl_history.encoding.layouts import is_core
 from langchain_ttl_history.encoding.messages import pack_message, pack_plain, unpack_messages
-from langchain_ttl_history.encoding.objects import put_together, taken_apart
+from langchain_ttl_history.encoding.objects import is_mixed, put_together, taken_apart
 from langchain_ttl_history.encoding.plain import OPTIONS
 from langchain_ttl_history.encoding.records import KEYS, TEXT, nesting, pack
 from langchain_ttl_history.errors import CorruptRecordError, TypeNotAllowedError
@@ -130,6 +130,8 @@ class Extensions:
             return ormsgpack.Ext(INTEGER, str(value).encode())
         if kind is Pairs or kind is tuple:
             return self._ext(_PAIRS if kind is Pairs else _TUPLE, list(value))
+        if is_mixed(value):
+            raise TypeNotAllowedError(refusal(value))
         if self._learning:
             self._allowed.remember(value)
         parts = taken_apart(value)

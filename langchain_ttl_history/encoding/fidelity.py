@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from decimal import Decimal
 from typing import Any
 
 import ormsgpack
@@ -56,6 +57,8 @@ def same(left: Any, right: Any) -> bool:
         return kind is OwnedThread and type(right) is str and bool(left == right)
     if kind is float:
         return bool(left == right) or (math.isnan(left) and math.isnan(right))
+    if kind is Decimal:
+        return str(left) == str(right)  # It may be no number, which nothing equals.
     if kind in (list, tuple):
         return len(left) == len(right) and all(map(same, left, right))
     if kind is dict:
@@ -66,6 +69,7 @@ def same(left: Any, right: Any) -> bool:
             state.keys() == other.keys()
             and all(same(value, other[name]) for name, value in state.items())
             and same(left.__pydantic_extra__ or None, right.__pydantic_extra__ or None)
+            and same(left.__pydantic_private__ or None, right.__pydantic_private__ or None)
         )
     if isinstance(left, (set, frozenset)):
         alike = left == right and Counter(map(type, left)) == Counter(map(type, right))
@@ -76,6 +80,8 @@ def same(left: Any, right: Any) -> bool:
         return same(parts, taken_apart(right)) and (
             not isinstance(left, _PLAIN_TYPES) or same(beside(left), beside(right))
         )
+    if getattr(left, "dtype", None) != getattr(right, "dtype", None):
+        return False  # Of an array with named fields LangGraph's serializer keeps the bytes alone.
     by_identity: Any = object.__eq__
     if kind.__eq__ is by_identity:
         return same(getattr(left, "__dict__", None), getattr(right, "__dict__", None))
@@ -98,6 +104,7 @@ def changed(left: Any, right: Any) -> Any:
     elif isinstance(left, BaseMessage):
         pairs = [(each, vars(right).get(name)) for name, each in vars(left).items()]
         pairs.append((left.__pydantic_extra__, right.__pydantic_extra__))
+        pairs.append((left.__pydantic_private__, right.__pydantic_private__))
     else:
         pairs = [(taken_apart(left), taken_apart(right))]
     for before, after in pairs:

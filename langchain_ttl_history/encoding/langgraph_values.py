@@ -11,7 +11,7 @@ from langgraph.checkpoint.serde._msgpack import SAFE_MSGPACK_METHODS, SAFE_MSGPA
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
-from langchain_ttl_history.errors import TypeNotAllowedError
+from langchain_ttl_history.errors import CorruptRecordError, TypeNotAllowedError
 
 __all__ = ["LANGGRAPH", "SAFE", "delta_snapshot", "is_snapshot", "revived", "snapshot_value"]
 
@@ -47,7 +47,10 @@ def revived(code: int, data: bytes, parts: Any, resolve: Callable[[str, str], An
     if code == _DELTA:
         return delta_snapshot(parts)
     if code == _ARRAY:
-        return LANGGRAPH._unpack_ext_hook(code, data)  # noqa: SLF001  # an array's bytes are its own format
+        array = LANGGRAPH._unpack_ext_hook(code, data)  # noqa: SLF001  # an array's bytes are its own format
+        if array is None:
+            raise CorruptRecordError("an array cannot be read: it is damaged, or numpy is not installed")
+        return array
     module, name, payload = parts[:3]
     if code == _METHOD:
         if (module, name, parts[3]) not in SAFE_MSGPACK_METHODS:

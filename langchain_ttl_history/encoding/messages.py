@@ -124,13 +124,15 @@ def unpack_messages(
 def _unpack_general(record: list[Any], id: str | None, resolve: Resolve) -> BaseMessage:
     try:
         _, tag, name, fields, extra, private = record
-        cls = resolve(*name) if tag == -1 else BY_TAG[tag].cls
+        if tag != -1 and not 0 <= tag < len(BY_TAG):
+            raise unread_form(f"message {id!r}", tag, len(BY_TAG) - 1)
+        cls = resolve(*map(str, name)) if tag == -1 else BY_TAG[tag].cls
         state = {**fields, "id": id}
         extra = {} if extra is None else {**extra}
         private = None if private is None else {**private}
-    except TypeNotAllowedError:
+    except (CorruptRecordError, TypeNotAllowedError):
         raise
-    except (ValueError, TypeError, IndexError) as error:
+    except (ValueError, TypeError) as error:
         raise CorruptRecordError(f"its bytes are damaged: {error}") from error
     if not (isinstance(cls, type) and issubclass(cls, BaseMessage)):
         raise TypeNotAllowedError(f"type {'.'.join(name)} is no class of messages any more; restore it")

@@ -21,7 +21,7 @@ from pydantic import BaseModel
 from langchain_ttl_history.encoding.added_fields import fill_dataclass, fill_model, filled_private
 from langchain_ttl_history.errors import CorruptRecordError
 
-__all__ = ["beside", "put_together", "taken_apart"]
+__all__ = ["beside", "is_mixed", "put_together", "taken_apart"]
 
 # Part of the stored format: add at the end, never reorder.
 _FIELDS, _MODEL, _MADE, _ITEMS, _PLAIN, _FOLDED, _BOUNDED, _ZONED, _MEMBER = range(9)
@@ -34,6 +34,8 @@ _BASES: dict[type, Callable[[Any], Any]] = {
     list: list,
     dict: dict,
 }
+# A dataclass of such a base holds something besides its attributes.
+_CONTAINERS = (*_BASES, tuple, set, frozenset, deque, BaseException)
 _NO_ATTRIBUTES = frozenset({"__class__", "__dict__"})
 # Classes with slots that are neither dataclasses nor models.
 _SLOTTED = {("langgraph.types", "Send"): ("node", "arg", "timeout")}
@@ -79,6 +81,11 @@ def taken_apart(value: Any) -> list[Any] | None:
         if isinstance(value, base) and kind is not base:
             return [_PLAIN, plain(value)]
     return None
+
+
+def is_mixed(value: Any) -> bool:
+    """Whether it is a dataclass that is a plain value, a set or an exception as well, of which a part would be lost."""
+    return dataclasses.is_dataclass(value) and isinstance(value, _CONTAINERS)
 
 
 def beside(value: Any) -> dict[str, Any]:

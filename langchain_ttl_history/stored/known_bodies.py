@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from langchain_core.messages import BaseMessage
 
@@ -14,10 +15,24 @@ from langchain_ttl_history.storage.base import Blob
 from langchain_ttl_history.stored.names import ID
 from langchain_ttl_history.stored.packed_conversation import EMPTY, Body, PackedConversation
 
-__all__ = ["KnownBodies"]
+__all__ = ["KnownBodies", "Load"]
 
 # How many bodies are remembered that others took the place of.
 _REPLACED = 64
+
+
+class Load(NamedTuple):
+    """What a run loaded."""
+
+    id: str = ""
+    """Of the checkpoint."""
+    shown: str = ""
+    """The messages it was shown, as in its token (`Token.shown`)."""
+    names: tuple[str, ...] = ()
+    """The same as names."""
+
+
+_NO_LOAD = Load()
 
 
 @dataclass
@@ -38,10 +53,8 @@ class KnownBodies:
     a step wrote and the step's checkpoint concurrently."""
     conversation: PackedConversation = EMPTY
     """The conversation as it was last put or read."""
-    last_shown: tuple[str, tuple[str, ...]] = ("", ())
-    """What the last run to begin was shown: as in its token (`Token.shown`), and as names."""
-    last_loaded: str = ""
-    """The id of the checkpoint that it loaded."""
+    last_load: Load = _NO_LOAD
+    """By the last run to begin."""
     sound: tuple[str, ...] = ()
     """The last conversation that was found sound; see `simple_start`."""
     held: int = 0
@@ -57,8 +70,13 @@ class KnownBodies:
 
     def names_shown(self, shown: str) -> tuple[str, ...]:
         """The names in a token's `shown`, if that is the last one; else empty. Saves splitting that string again."""
-        last, names = self.last_shown
-        return names if last == shown else ()
+        load = self.last_load
+        return load.names if load.shown == shown else ()
+
+    def names_loaded(self, id: str) -> tuple[str, ...] | None:
+        """The names of the messages that the last run to begin was shown, if it loaded this checkpoint; else None."""
+        load = self.last_load
+        return load.names if load.id == id else None
 
     def sound_in(self, names: Sequence[str]) -> int:
         """How many of the first of these messages are known to be sound."""

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections import deque
 from datetime import datetime, time, timedelta, timezone
+from decimal import Decimal
 from enum import Enum, IntEnum
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
@@ -137,6 +138,8 @@ def exactly(left: Any, right: Any) -> bool:
         return all(exactly(getattr(left, f.name), getattr(right, f.name)) for f in dataclasses.fields(left))
     if isinstance(left, (datetime, time)):
         return repr(left) == repr(right)  # Which tells zone and fold, as `==` does not.
+    if isinstance(left, Decimal):
+        return str(left) == str(right)  # It may be no number, which nothing equals.
     return bool(left == right)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import subprocess
 import sys
@@ -76,7 +77,7 @@ def test_a_value_of_a_learning_codec_comes_out_as_it_went_in(value: Any) -> None
         (1, (2, [3, (4,)])), bytearray(b"\x00\xff"), 2**64, -(2**63) - 1, "\ud800", {"\ud800": "\udfff"}, math.nan,
         [math.inf, -0.0], Colour.RED, {Colour.BLUE: Level.LOW}, {1: "a", "1": "b"}, {(1, "a"): [b""]}, {None: 1},
         {1, "a", 2.5}, frozenset({(1, 2)}), datetime(2024, 2, 29, 12, 0, 0, 7),  # noqa: DTZ001  # a naive one
-        Decimal("1.10"), date(1, 1, 1),
+        Decimal("1.10"), Decimal("NaN"), Decimal("sNaN"), date(1, 1, 1),
         datetime(2024, 1, 1, tzinfo=timezone(timedelta(minutes=-330))), timedelta(microseconds=-1), time(23, 59),
         Ticket(1, Point(Frozen((1,)), {2**70})), Model(held=(b"x",)), Name("n"), Count(3), UUID(int=7), {},
         [], (), set(), "", b"", 0, False, None, deque([1, (2,)]), deque([1, (2,)], 3),
@@ -114,9 +115,16 @@ def test_an_unknown_type_is_refused_by_name_and_place() -> None:
         Codec().loads(stored)
 
 
+@dataclasses.dataclass
+class Basketful(list[str]):
+    """What it holds as a list is no field of it."""
+
+    held: list[str]
+
+
 @pytest.mark.parametrize(
     "value",
-    [lambda: 1, object, open, iter([]), (each for each in ()), Codec(), ValueError("x")],
+    [lambda: 1, object, open, iter([]), (each for each in ()), Codec(), ValueError("x"), Basketful(["apple"])],
     ids=lambda value: type(value).__name__,
 )
 def test_what_would_not_come_back_is_refused(value: Any) -> None:
@@ -395,6 +403,38 @@ def test_a_message_that_got_a_field_of_no_class_is_not_taken_for_the_one_before(
     message.mood = "good"  # type: ignore[attr-defined]  # any is allowed
     (name,) = encode_bodies([message], known, codec, "here", blobs)
     assert decode_bodies([name], blobs, codec)[0].__pydantic_extra__ == {"mood": "good"}
+
+
+class Whispered(HumanMessage):
+    _aside: Any = PrivateAttr(None)
+
+
+@pytest.mark.parametrize(
+    "held", [{UUID(int=1): 1}, {Colour.RED: 1}, bytearray(b"a"), (1,), {date(2026, 1, 1): Point(1, 2)}]
+)
+def test_a_private_attribute_of_a_message_comes_out_as_it_went_in(held: Any) -> None:
+    codec = Codec(allowed=[*TYPES, Whispered])
+    message = Whispered("hello")
+    message._aside = held
+    assert exactly(codec.message(codec.verified_message(message, "here"), None)._aside, held)  # type: ignore[attr-defined]  # it is one
+
+
+def test_an_array_is_read_whole_or_not_at_all(codec: Codec) -> None:
+    numpy = pytest.importorskip("numpy")
+    packed = codec.dumps(numpy.array([1, 2]), "here")
+    assert codec.loads(packed).tolist() == [1, 2]
+    with pytest.raises(CorruptRecordError, match="array"):
+        codec.loads(packed.replace(b"<i8", b"<i7"))
+    with pytest.raises(TypeNotAllowedError, match="ndarray"):
+        codec.dumps(numpy.zeros(2, dtype=[("a", "i4"), ("b", "f8")]), "here")
+
+
+def test_what_has_no_image_is_no_error_of_what_is_read_next(codec: Codec) -> None:
+    odd = HumanMessage("hello", additional_kwargs={"odd": object()})
+    for look in (lambda: codec.images([odd]), lambda: codec.image_of(odd)):
+        look()
+        with pytest.raises(CorruptRecordError):
+            codec.loads(b"\xc7\x01\x01\xc1")
 
 
 # --- classes that have grown since -------------------------------------------------------------

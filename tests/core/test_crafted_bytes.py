@@ -15,11 +15,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.messages import HumanMessage
+from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
 
 from langchain_ttl_history import CorruptRecordError, TypeNotAllowedError
+from langchain_ttl_history.checkpoints import Record, encode_record
 from langchain_ttl_history.codec import Codec
-from langchain_ttl_history.encoding.records import nesting
+from langchain_ttl_history.encoding.records import nesting, pack, unpack
+from langchain_ttl_history.index import every_line
+from langchain_ttl_history.log_entries import deltas_of
+from langchain_ttl_history.pointers import found_record
+from langchain_ttl_history.storage.base import Blob, Entry
 from langchain_ttl_history.stored.bodies import decode_bodies, encode_new
+from langchain_ttl_history.stored.names import checkpoint_name
+from langchain_ttl_history.stored.values import LIST
 
 _TYPED, _TUPLE, _OBJECT = 2, 3, 8
 
@@ -197,3 +205,78 @@ def test_a_class_that_is_not_allowed_stays_so_under_another_name() -> None:
     packed = Codec(allowed=[Outer.Colour]).dumps(Outer.Colour.RED, "here")
     with pytest.raises(TypeNotAllowedError, match=r"Outer\.Colour is not allow-listed"):
         Codec(allowed=[Colour]).loads(packed)
+
+
+@pytest.mark.parametrize("at", range(1, 6))
+@pytest.mark.parametrize("named", [{}, [], 5])
+def test_an_index_line_that_names_something_by_no_text_is_damaged(at: int, named: Any) -> None:
+    line: list[Any] = [1, "", "id", None, None, None, None, None]
+    line[at] = named
+    with pytest.raises(CorruptRecordError, match="damaged"):
+        every_line([Entry(1, pack(line))])
+
+
+@pytest.mark.parametrize(
+    "record",
+    [[1, 5, [], None], [1, {}, [], None], [1, "run", [{}], None], [1, "run", [5], None], [1, "run", [], None, 0, [{}]]],
+    ids=repr,
+)
+def test_a_log_entry_that_names_something_by_no_text_is_damaged(record: Any) -> None:
+    with pytest.raises(CorruptRecordError, match="damaged"):
+        deltas_of([Entry(1, pack(record))])
+
+
+def _stored(place: int, value: Any) -> dict[str, Blob]:
+    """A checkpoint of two messages, one field of its record changed."""
+    codec = Codec()
+    record = Record(
+        {"id": "1", "channel_versions": {}, "versions_seen": {}}, {}, None, "1",
+        names=("ma", "mb"), channel="messages", values={"messages": [LIST, 0, 2]}, refs=("ma", "mb"),
+    )  # fmt: skip
+    blob = encode_record(record, codec)
+    fields = unpack(blob.payload)
+    fields[place] = value
+    return {checkpoint_name("", "1"): blob._replace(payload=pack(fields))}
+
+
+@pytest.mark.parametrize("conversation", [[0, 1], [1, 2], [0, 3], [0, 2, 2], []], ids=repr)
+def test_a_conversation_is_never_shown_in_part(conversation: list[int]) -> None:
+    codec = Codec()
+    found = found_record("", "1", _stored(7, [0, 2]), codec)
+    assert found is not None
+    assert found.names == ("ma", "mb")
+    with pytest.raises(CorruptRecordError, match="damaged"):
+        found_record("", "1", _stored(7, conversation), codec)
+
+
+@pytest.mark.parametrize("id", ["2", 1, None])
+def test_a_checkpoint_with_the_id_of_another_is_damaged(id: Any) -> None:
+    with pytest.raises(CorruptRecordError, match="damaged"):
+        found_record("", "1", _stored(1, {"id": id, "channel_versions": {}, "versions_seen": {}}), Codec())
+
+
+@pytest.mark.parametrize(
+    ("tag", "name"), [(-1, ["a module", 5]), (-1, [5, "A"]), (-2, None), (-13, None), (99, None)], ids=repr
+)
+def test_a_message_of_no_class_is_refused(tag: int, name: Any) -> None:
+    with pytest.raises((CorruptRecordError, TypeNotAllowedError)):
+        Codec().message(pack([None, tag, name, {"content": "hello"}, None, None]), "1")
+
+
+class Turned:
+    """A cipher that turns bytes round."""
+
+    def encrypt(self, plaintext: bytes) -> tuple[str, bytes]:
+        return "turned", plaintext[::-1]
+
+    def decrypt(self, ciphername: str, ciphertext: bytes) -> bytes:
+        return ciphertext[::-1]
+
+
+def test_what_is_sealed_is_read_by_no_loader_that_its_kind_names() -> None:
+    codec = Codec(cipher=EncryptedSerializer(Turned()))
+    kind, data = unpack(codec.seal(b"text"))
+    assert codec.unseal(pack([kind, data])) == b"text"
+    for other in ("msgpack+turned", "pickle+turned", "json+turned", "msgpack"):
+        with pytest.raises(CorruptRecordError, match=r"no kind of bytes|not encrypted"):
+            codec.unseal(pack([other, data]))

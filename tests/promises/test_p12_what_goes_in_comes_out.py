@@ -172,6 +172,16 @@ async def test_a_conversation_may_be_a_plain_list_of_strings(session: Session) -
 # --- nobody's later mutation ------------------------------------------------------------------
 
 
+async def test_a_chain_that_changes_what_it_was_shown_beside_a_message_of_the_programs_own_says_its_turn(
+    session: Session,
+) -> None:
+    await session.add(HumanMessage("hello", id="h"), TicketMessage("see", ticket=7, id="t"))
+    turn = session.buffer.get_session_history("s1", user_id="alice")
+    (await session.read(turn))[0].content = "changed"
+    await session.colour.call(turn, "add_messages", [HumanMessage("question"), AIMessage("answer")])
+    assert await session.texts() == ["hello", "see", "question", "answer"]
+
+
 class Uttered(TypedDict):
     messages: Annotated[list[BaseMessage], operator.add]
 

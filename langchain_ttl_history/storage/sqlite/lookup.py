@@ -7,8 +7,8 @@ from operator import index
 from typing import NamedTuple
 
 from langchain_ttl_history.encoding.records import decoder, pack, unpack
-from langchain_ttl_history.errors import CorruptRecordError, brief
-from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.errors import CorruptRecordError
+from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.storage.sqlite.mirror import Mirror
 from langchain_ttl_history.storage.sqlite.names import name_of, tombstone_of_user, user_column
 from langchain_ttl_history.storage.sqlite.overflow import body_of, content_of, written_in
@@ -102,7 +102,7 @@ def key_of(name: bytes, body: bytes) -> SessionKey:
     """
     key = SessionKey(*unpack(content_of(body)))
     if bytes.fromhex(key.digest) != name:
-        raise CorruptRecordError(f"a session's key, perhaps {brief(key)}, is not what was written")
+        raise CorruptRecordError(f"a session's key, perhaps of {label(key)}, is not what was written")
     return key
 
 

@@ -5,7 +5,8 @@ its size is overwritten where it stands, and its counts tell whether it is still
 
 So that most reads write nothing, a use is recorded only once a tenth of the idle time has passed
 since the last one recorded, and a deadline is set a tenth late. A session may therefore live up
-to a tenth longer than its idle time, never shorter.
+to a tenth longer than its idle time, never shorter. Without an idle time there is no tenth, and
+every use is recorded: it may get one, which counts from its last use.
 """
 
 from __future__ import annotations
