@@ -22,7 +22,7 @@ class Forkable(Protocol):
         """Wait until no operation is under way, and let none begin."""
 
     def after_fork(self) -> None:
-        """Resume, in the parent and in the child."""
+        """Resume, in the parent and in the child, even if `before_fork` was interrupted."""
 
 
 _watched: WeakSet[Forkable] = WeakSet()
@@ -57,19 +57,23 @@ def watch(what: Forkable) -> None:
 def _before() -> None:
     with _changing:
         watched = list(_watched)
+    failure: BaseException | None = None
     for each in watched:
-        each.before_fork()
         _still.append(each)
-    _changing.acquire()
-    for made in list(_locks):
+        try:
+            each.before_fork()
+        except BaseException as error:  # noqa: BLE001  # such as Ctrl-C while it waits; the process forks all the same
+            failure = error
+    for made in (_changing, *list(_locks)):
         made.acquire()
         _held.append(made)
+    if failure is not None:
+        raise failure
 
 
 def _after() -> None:
     while _held:
         _held.pop().release()
-    _changing.release()
     while _still:
         _still.pop().after_fork()
 

@@ -99,20 +99,26 @@ class MemoryStorage:
             refused = refusal(session, change, self._fence(key, now) if self._tombstones else 0)
             if refused is not None:
                 return refused
+            is_new = session is None
             if session is None:
                 self._generation = max(self._generation + 1, int(now * 1_000_000))
-                session = self._sessions[key] = MemorySession(self._generation, now)
-                self._users.setdefault(key.user_id, {})[key.session_id] = None
+                session = MemorySession(self._generation, now)
             before = session.cost
-            session.apply(change)
+            try:
+                session.apply(change)
+            finally:
+                if not is_new:
+                    self._bytes += session.cost - before
             if change.idle_ttl is not KEEP:
                 session.idle_ttl = change.idle_ttl
                 session.renew(change.lease)
             if not change.upkeep:
                 session.use(now, change.lease)
-                self._sessions.move_to_end(key)
             self._expiry.note(key, session)
-            self._bytes += session.cost - before
+            if is_new:
+                self._add(key, session)
+            elif not change.upkeep:
+                self._sessions.move_to_end(key)
             weights = session.weights_of(change)
             outcome = Outcome(Status.STORED, _NOTHING, session.generation, session.position, session.bytes, weights)
             self._evict(key, now)
@@ -205,15 +211,22 @@ class MemoryStorage:
             return None
         return session
 
+    # An exception from a signal handler may come at any call, so what belongs together changes without one in between.
+
+    def _add(self, key: SessionKey, session: MemorySession) -> None:
+        ids = self._users.setdefault(key.user_id, {})
+        ids[key.session_id] = None
+        self._sessions[key] = session
+        self._bytes += session.cost
+
     def _remove(self, key: SessionKey) -> None:
-        session = self._sessions[key]
-        self._expiry.remove(session)
+        session, ids = self._sessions[key], self._users[key.user_id]
         del self._sessions[key]
-        self._bytes -= session.cost
-        ids = self._users[key.user_id]
         del ids[key.session_id]
+        self._bytes -= session.cost
         if not ids:
             del self._users[key.user_id]
+        self._expiry.remove(session)
 
     def _evict(self, keep: SessionKey, now: float) -> None:
         while (self._max_sessions is not None and len(self._sessions) > self._max_sessions) or (

@@ -32,11 +32,11 @@ class ExpiryQueue:
         deadline = session.deadline
         if deadline is None or (session.queued_until is not None and session.queued_until <= deadline):
             return
+        if len(self._heap) > 2 * len(self._keys) + _SPARE:
+            self._rebuild()  # First, since a new session is not held yet.
         self._keys[session.generation] = key
         heappush(self._heap, (deadline, session.generation))
         session.queued_until = deadline
-        if len(self._heap) > 2 * len(self._keys) + _SPARE:
-            self._rebuild()
 
     def remove(self, session: MemorySession) -> None:
         """Forget a session that is going."""
@@ -49,8 +49,9 @@ class ExpiryQueue:
         while heap and heap[0][0] <= now:
             generation = heap[0][1]
             key = self._keys.get(generation)
-            session = None if key is None else self._sessions[key]
+            session = self._session(generation, key)
             if session is None:
+                self._keys.pop(generation, None)
                 heappop(heap)
             elif session.is_expired(now):
                 return key
@@ -62,11 +63,19 @@ class ExpiryQueue:
                 heapreplace(heap, (session.deadline, generation))
         return None
 
+    def _session(self, generation: int, key: SessionKey | None) -> MemorySession | None:
+        session = None if key is None else self._sessions.get(key)
+        # One that was interrupted while it was added, or removed, may still have a place here.
+        return None if session is None or session.generation != generation else session
+
     def _rebuild(self) -> None:
         """Leave out what is outdated, or of sessions that are gone."""
         heap: list[tuple[float, int]] = []
-        for generation, key in self._keys.items():
-            session = self._sessions[key]
+        for generation, key in [*self._keys.items()]:
+            session = self._session(generation, key)
+            if session is None:
+                del self._keys[generation]
+                continue
             session.queued_until = session.deadline
             if session.deadline is not None:
                 heap.append((session.deadline, generation))

@@ -18,6 +18,7 @@ from langchain_ttl_history import SessionBuffer, default_buffer
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import MemoryStorage, SQLiteStorage
 from langchain_ttl_history.storage.base import Change, Lease, Query, Status, Storage
+from langchain_ttl_history.storage.sqlite import connections
 
 KEY = SessionKey("ada", "s1")
 LEASE = Lease(1000.0, None)
@@ -179,3 +180,40 @@ def test_a_child_of_a_process_whose_threads_read_and_write_is_not_stuck(kind: st
             thread.join()
     assert statuses == [0] * FORKS
     buffer.close()
+
+
+def test_a_fork_that_is_interrupted_while_it_waits_leaves_a_storage_that_works(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    raised: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", raised.append)
+    storages = [SQLiteStorage(tmp_path / f"{number}.db") for number in range(3)]
+    for storage in storages:
+        storage.write(KEY, Change(LEASE, append=[("l", b"1", ())]))
+    reading, done = threading.Event(), threading.Event()
+
+    def read(_: object) -> None:
+        reading.set()
+        done.wait(PATIENCE)
+
+    def interrupt(_: float) -> None:
+        raise KeyboardInterrupt
+
+    def append_each() -> None:
+        for storage in storages:
+            assert storage.write(KEY, Change(LEASE, append=[("l", b"2", ())])).status is Status.STORED
+
+    reader = threading.Thread(target=storages[1]._transactions.read, args=(read,))
+    reader.start()
+    assert reading.wait(PATIENCE)
+    monkeypatch.setattr(connections.time, "sleep", interrupt)
+    child = forked(append_each)
+    monkeypatch.undo()
+    assert os.waitpid(child, 0)[1] == 0
+    assert len(raised) == 1, "it waited for the reader, and was interrupted"
+    done.set()
+    reader.join(PATIENCE)
+    append_each()
+    for storage in storages:
+        assert len(storage.read(KEY, Query(("l",))).lists["l"]) == 3
+        storage.close()

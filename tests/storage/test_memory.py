@@ -316,14 +316,40 @@ def test_a_write_that_is_interrupted_anywhere_leaves_nothing_that_refers_to_what
     while not done:
         storage = MemoryStorage()
         storage.write(key(1), first)
-        done = not interrupted(
-            partial(storage.write, key(1), second), step, "memory.py", "memory_session.py", "memory_expiry.py"
-        )
+        done = not interrupted(partial(storage.write, key(1), second), step, *FILES)
         step += 1
         found = storage.read(key(1), Query(outline=True))
         assert {ref for entry in found.lists["l"] for ref in entry.refs} <= set(found.blobs)
         assert storage.write(key(1), Change(LEASE, append=[("l", b"", ("m2",))])).status is Status.STORED
     assert step > 20
+
+
+@pytest.mark.parametrize("age", [None, 1, 1_000], ids=["new", "live", "expired"])
+@pytest.mark.parametrize("verb", ["read", "write", "delete", "sweep"])
+def test_a_session_that_a_call_is_interrupted_on_is_whole_or_gone_and_expires(verb: str, age: int | None) -> None:
+    change = Change(LEASE, blobs={"m1": Blob(b"1"), "m2": Blob(b"2", ("m1",))}, append=[("l", b"", ("m1", "m2"))])
+    step, done = 0, False
+    while not done:
+        clock = Clock()
+        storage = MemoryStorage(clock=clock)
+        calls: dict[str, Callable[[], object]] = {
+            "read": partial(storage.read, key(1), Query(("m2",), lease=LEASE)),
+            "write": partial(storage.write, key(1), change),
+            "delete": partial(storage.delete, *key(1), 60.0),
+            "sweep": storage.sweep,
+        }
+        if age is not None:
+            storage.write(key(1), change)
+            clock.advance(age)
+        done = not interrupted(calls[verb], step, *FILES)
+        step += 1
+        found = storage.read(key(1), Query(outline=True))
+        assert set(found.blobs) in (set(), {"m1", "m2"})
+        assert not found.generation or found.expires_at is not None
+        clock.advance(1_000_000)
+        storage.sweep()
+        assert storage.usage() == (0, 0), f"step {step}"
+    assert step > 5
 
 
 @pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="this system has no clock that counts its sleep")

@@ -44,6 +44,7 @@ class Connections:
         self._idle: deque[sqlite3.Connection] = deque()
         # Held to lend a connection, and while the process forks.
         self._lending = threading.Lock()
+        self._paused = False
         self._lent_out: set[sqlite3.Connection] = set()
         # A database in memory lives in its one connection, which must never be lost.
         self._only: sqlite3.Connection | None = None
@@ -134,7 +135,7 @@ class Connections:
         were used, or just kept open, another process could take itself for the last user of the file, and remove the
         write-ahead log while the child uses it.
         """
-        self._lending.acquire()
+        self._paused = self._lending.acquire()
         while self._lent_out and time.monotonic() < until:
             time.sleep(0.001)  # Reading threads give their connections back without taking `_lending`.
         if not self.in_memory:
@@ -143,10 +144,16 @@ class Connections:
 
     def resume(self, *, in_child: bool) -> None:
         """Lend again after a fork."""
-        self._lending.release()
-        if in_child and self._lent_out:
+        if self._paused:
+            self._paused = False
+            self._lending.release()
+        if in_child:
             _inherited.extend(self._lent_out)
             self._lent_out = set()
+            if not self.in_memory:
+                # Those that `pause` closed none of, since it was interrupted while it waited.
+                _inherited.extend(self._idle)
+                self._idle.clear()
 
 
 def _identity(path: str) -> tuple[int, int] | None:

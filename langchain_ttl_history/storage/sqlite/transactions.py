@@ -46,7 +46,7 @@ class Transactions:
     def before_fork(self) -> None:
         """Let nobody write or read while the process forks."""
         until = time.monotonic() + self._timeout
-        self._parent = os.getpid()
+        self._parent, self._stands = os.getpid(), False
         self._stands = self._writer.acquire(timeout=self._timeout)
         self._connections.pause(until)
 
