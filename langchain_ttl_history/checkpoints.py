@@ -14,7 +14,7 @@ from langchain_ttl_history.errors import CorruptRecordError, TypeNotAllowedError
 from langchain_ttl_history.log_entries import Seen
 from langchain_ttl_history.storage.base import Blob
 from langchain_ttl_history.stored.known_bodies import KnownBodies
-from langchain_ttl_history.stored.values import LIST, SNAPSHOT, Values, decode_value, shifted
+from langchain_ttl_history.stored.values import LIST, SNAPSHOT, ValueEncoder, decode_value, shifted
 
 __all__ = [
     "Record",
@@ -79,7 +79,7 @@ class Record:
     """Names of the blobs that it needs: the conversation's first, then those of `values`."""
 
     @decoder("a channel's value")
-    def decode_values(self, blobs: Any, codec: Codec) -> dict[str, Any]:
+    def decode_values(self, blobs: Mapping[str, Blob], codec: Codec) -> dict[str, Any]:
         """The channel values; the conversation is left to the caller.
 
         Raises:
@@ -128,7 +128,7 @@ def encode_values(
     Raises:
         TypeNotAllowedError: A value would not come back as it is.
     """
-    encoder = Values(codec, where, known)
+    encoder = ValueEncoder(codec, where, known)
     stored = _encode_conversation(record, values, encoder)
     if before is not None:
         # Before encoding: the run may have gone on and already changed the values it handed over.
@@ -140,7 +140,7 @@ def encode_values(
     return encoder.blobs
 
 
-def _encode_conversation(record: Record, values: Mapping[str, Any], encoder: Values) -> dict[str, Any]:
+def _encode_conversation(record: Record, values: Mapping[str, Any], encoder: ValueEncoder) -> dict[str, Any]:
     """The conversation's channel as it is stored, if its value is; its messages come first among the references."""
     channel = record.channel if record.explicit else None
     if channel is not None and channel in values:
@@ -153,7 +153,7 @@ def _encode_conversation(record: Record, values: Mapping[str, Any], encoder: Val
     return {} if channel is None else {channel: [LIST if record.plain else SNAPSHOT, 0, len(record.names)]}
 
 
-def _share_unchanged(record: Record, before: Record, encoder: Values, stored: dict[str, Any]) -> None:
+def _share_unchanged(record: Record, before: Record, encoder: ValueEncoder, stored: dict[str, Any]) -> None:
     """Take over what an earlier record stored of channels that have the same version in both."""
     versions, earlier = record.checkpoint["channel_versions"], before.checkpoint["channel_versions"]
     for channel, value in before.values.items():

@@ -115,7 +115,7 @@ def buffer_card(
         _fact("size", amount(used)),
         _fact("each at most", ", ".join(f"{name} {bound}" for name, bound in bounds if bound)),
     ]
-    heads = "".join(f"<th>{each}</th>" for each in ("user", "session", "messages", "checkpoints", "size", "idle left"))
+    heads = "".join(f"<th>{each}</th>" for each in ("user", "session", "messages", "checkpoints", "size", "time left"))
     lines = [
         f"<tr><td dir='auto'>{escaped(each.user_id)}</td><td dir='auto'>{escaped(each.session_id)}</td>"
         f"<td>{each.messages:,}</td><td>{each.checkpoints:,}</td><td>{amount(each.bytes)}</td>"
@@ -188,7 +188,7 @@ def _fact(name: str, value: str, aside: object = None) -> str:
 
 
 def _idle_fact(facts: Facts) -> str:
-    return f'<li><span class="ttlh-of">idle time left</span> {_idle(facts)}</li>'
+    return f'<li><span class="ttlh-of">time left</span> {_idle(facts)}</li>'
 
 
 def _idle(facts: Facts) -> str:

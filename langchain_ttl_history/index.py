@@ -28,8 +28,7 @@ class Line(NamedTuple):
     deltas: tuple[str, ...] | None
     """Channels whose value is spread over its ancestors' writes."""
     valued: tuple[str, ...] | None
-    """Channels that are made of nothing above: it stores a value of them, or nobody wrote to them yet. None stands for
-    all of them."""
+    """Channels whose value needs no ancestor: it is stored here, or nobody wrote to them yet. None stands for all."""
     position: int = 0
 
     def payload(self) -> bytes:

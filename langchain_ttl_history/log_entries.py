@@ -15,7 +15,7 @@ __all__ = ["CARRIED_OVER", "WHERE_IT_IS", "Delta", "Log", "Seen", "deltas_of", "
 _FORMAT = 1
 
 CARRIED_OVER = -1
-"""What a change knew of the log that carries over messages of a session that ended while its turn ran."""
+"""`Delta.known` of a change that carries messages over from a session that ended while its turn ran."""
 
 WHERE_IT_IS = ""
 """What follows this changes only messages that are there, and adds none. No message has this key."""
@@ -74,7 +74,8 @@ class Delta(NamedTuple):
     """The key of the message that the added ones follow; None means the end, `WHERE_IT_IS` that they only edit."""
     position: int = 0
     known: int | None = None
-    """The position up to which its run knew the log, where it removes or follows something; None: all before it."""
+    """The position up to which its run knew the log, where it removes or follows something; None: all before it. Or
+    `CARRIED_OVER`."""
     keeps: tuple[str, ...] | None = None
     """For a change that replaces the whole conversation, the keys of the messages that stay: it also removes what was
     not shown because a window had cut it, which others may still have. None for one that removes only `removed`."""

@@ -9,6 +9,7 @@ from langchain_ttl_history.display import Portrait, info_card
 from langchain_ttl_history.flow import Flow, Read
 from langchain_ttl_history.freeing.pruning import shown_lines
 from langchain_ttl_history.index import newest_lines
+from langchain_ttl_history.interrupted_checkpoints import interrupted_beyond_cap
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Query, Snapshot
@@ -16,7 +17,6 @@ from langchain_ttl_history.stored.names import BODY, CHECKPOINT, INDEX, LOG, hea
 from langchain_ttl_history.stored.packed_conversation import EMPTY
 from langchain_ttl_history.stored.recall import Recall
 from langchain_ttl_history.views import View, view_of
-from langchain_ttl_history.waiting_checkpoints import waiting_beyond_cap
 
 __all__ = ["SessionInfo", "info", "portrait"]
 
@@ -77,7 +77,7 @@ def _glance(sessions: Sessions, key: SessionKey) -> Flow[View | None]:
     """The conversation as it is now, with the index in its snapshot, read without a lease."""
     head = head_name("")
     snapshot: Snapshot = yield Read(key, Query((head, INDEX), (CHECKPOINT, BODY), (LOG, head)))
-    if not snapshot.generation or sessions.lease.is_over(snapshot.created_at, snapshot.now):
+    if not snapshot.generation or sessions.lease.is_past_max_age(snapshot.created_at, snapshot.now):
         return None  # One that is too old now, whatever it was given before, ends at its next use.
     return view_of(snapshot, Recall(EMPTY, sessions.codec), sessions.codec)
 
@@ -85,7 +85,7 @@ def _glance(sessions: Sessions, key: SessionKey) -> Flow[View | None]:
 def _info(sessions: Sessions, key: SessionKey, view: View) -> Flow[SessionInfo]:
     snapshot = view.snapshot
     roots = newest_lines(snapshot.lists.get(INDEX, ()))
-    waiting = yield from waiting_beyond_cap(sessions, key, roots)
+    waiting = yield from interrupted_beyond_cap(sessions, key, roots)
     listed = shown_lines(roots, (), sessions.retention.max_checkpoints, waiting)
     return SessionInfo(
         key.user_id,

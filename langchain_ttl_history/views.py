@@ -56,7 +56,8 @@ class View(NamedTuple):
     names: Sequence[str]
     """The whole conversation, before the window."""
     graph: Sequence[str]
-    """What a graph is shown, before the window: the head alone while that ends in an open tool call, and all of it."""
+    """What a graph is shown, before the window: all of the head while that ends in an open tool call, otherwise the
+    whole conversation."""
     history: Sequence[str]
     """What the history shows, before the window: everything but the open tool call and its results so far."""
     seen: Seen

@@ -22,7 +22,7 @@ _VARIES = [
     (re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d(\.\d+)?)?"), "<time>"),
     (re.compile(r"datetime\.datetime\([\d, ]+, tz"), "<time>"),
     (re.compile(r"127\.0\.0\.1:\d+|localhost:\d+"), "<address>"),
-    # The idle time left, and the part of it.
+    # The time left, and the part of it.
     (re.compile(r"\d\.\d s left"), "<left>"),
     (re.compile(r"<b>\d+ (s|min|h|d)( \d+ (s|min|h))?</b>"), "<left>"),
     (re.compile(r"ttlh-bar( ttlh-low)?\"><span style=\"width:\d+%"), "<bar>"),

@@ -57,7 +57,7 @@ class Arrivals:
             _, outcome = yield from self.pending.put_writes(given)
             if outcome.status is Status.DELETED:
                 self.late.warn(key)
-        if given.asks and is_early and outcome.status is Status.STORED:
+        if given.interrupts and is_early and outcome.status is Status.STORED:
             self._cache.keep_early(key, name, self.pending.on_their_own(given))
             # Looked up only now: whoever puts the checkpoint may have looked before for what came early.
             if not self._is_unknown(key, name):

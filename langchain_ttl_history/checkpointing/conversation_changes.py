@@ -125,7 +125,7 @@ class Step(NamedTuple):
     """The checkpoint that it builds on; None if there is none, or it is not known."""
 
     @property
-    def is_asked(self) -> bool:
+    def has_input(self) -> bool:
         """Whether its run was given input, and does not only go on."""
         if self.before is not None:
             return self.before.metadata.get("source") == "input"
@@ -221,7 +221,7 @@ def _continued(step: Step, last: str) -> str | None:
         new = step.new()
         answers = bool(new) and isinstance(new[0], ToolMessage)
         asks = any(isinstance(each, HumanMessage) for each in new)
-        return last if (answers and not (asks and step.is_asked)) or (resumes and not asks) else None
+        return last if (answers and not (asks and step.has_input)) or (resumes and not asks) else None
     at = len(step.shown)
     if at > len(messages) or messages[at - 1].id != last:
         at = next((at for at, message in enumerate(messages, 1) if message.id == last), len(messages))
@@ -231,7 +231,7 @@ def _continued(step: Step, last: str) -> str | None:
     asks = any(isinstance(each, HumanMessage) for each in step.new())
     if answers:
         # A result, and whatever its tool says besides; but for a question that somebody asks.
-        return None if asks and step.is_asked else last
+        return None if asks and step.has_input else last
     # It may have begun in another's tool, and removed its own question.
     return None if asks or (at < len(messages) and ends_open(messages[:at])) else last
 

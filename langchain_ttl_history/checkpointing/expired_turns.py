@@ -28,7 +28,7 @@ def leave_aged(values: dict[str, Any], channel: str, token: Token, lease: Lease,
     """
     value = values.get(channel)
     messages = snapshot_value(value)
-    if not lease.is_over(created_in(token.generation), now) or not is_conversation(messages):
+    if not lease.is_past_max_age(created_in(token.generation), now) or not is_conversation(messages):
         return
     old = {key_of(name) for name in token.names}
     kept = [message for message in messages if message.id not in old]
@@ -54,6 +54,7 @@ def held_by(
     # Of what it loaded it holds what it was shown, which others may have added to since that was put.
     loaded = token is not None and token.id == parent
     names = shown if record is None or loaded else record.names
-    old = set(shown) if token is not None and sessions.lease.is_over(created_in(token.generation), now) else set()
+    is_aged = token is not None and sessions.lease.is_past_max_age(created_in(token.generation), now)
+    old = set(shown) if is_aged else set()
     kept = [name for name in names if name not in old]
     return restored(kept, known.bodies, sessions.codec)

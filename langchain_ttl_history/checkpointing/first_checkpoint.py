@@ -1,4 +1,4 @@
-"""The checkpoint that a session shows which a chain has written to and no graph yet: its conversation, nothing else.
+"""The checkpoint that is shown for a session that only chains have written to: its conversation, nothing else.
 
 It is stored once another checkpoint builds on it. Its id tells the generation of the session.
 """

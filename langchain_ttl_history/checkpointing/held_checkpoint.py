@@ -29,7 +29,7 @@ from langchain_ttl_history.stored.names import (
     writes_name,
 )
 
-__all__ = ["freed_again", "with_checkpoint"]
+__all__ = ["with_checkpoint", "with_freed_checkpoint"]
 
 
 def with_checkpoint(
@@ -55,7 +55,7 @@ def with_checkpoint(
     if known is None or old is None:
         return None
     found: Snapshot = yield Read(key, Query((head_name(ns),)))
-    if sessions.lease.is_over(created_in(generation), found.now) or (ns and (found.blobs or _is_spread(old))):
+    if sessions.lease.is_past_max_age(created_in(generation), found.now) or (ns and (found.blobs or _is_spread(old))):
         return None
     # Of what it loaded the run holds what it was shown.
     shown = known.bodies.names_loaded(id)
@@ -86,7 +86,7 @@ def with_checkpoint(
     )
 
 
-def freed_again(sessions: Sessions, key: SessionKey, name: str, writes: Change) -> Flow[Change | None]:
+def with_freed_checkpoint(sessions: Sessions, key: SessionKey, name: str, writes: Change) -> Flow[Change | None]:
     """The change that puts a root checkpoint again that was freed under its run, with the writes pending on it.
 
     It is listed where it was, if there is room, and another run's checkpoint stays the latest. None if this process

@@ -1,4 +1,4 @@
-"""What comes before its checkpoint does: writes that are early, told from those that are late to a deleted session."""
+"""Writes that a tombstone refused, early or too late: held until the checkpoint they need is stored or refused."""
 
 from __future__ import annotations
 

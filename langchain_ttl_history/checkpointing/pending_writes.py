@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from langchain_ttl_history.checkpointing.first_checkpoint import first_shown_in
-from langchain_ttl_history.checkpointing.held_checkpoint import freed_again, with_checkpoint
+from langchain_ttl_history.checkpointing.held_checkpoint import with_checkpoint, with_freed_checkpoint
 from langchain_ttl_history.checkpointing.put_inputs import TaskWrites
 from langchain_ttl_history.flow import Flow, Read, Write
 from langchain_ttl_history.keys import SessionKey, label
@@ -13,7 +13,7 @@ from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Change, Entry, Guard, Outcome, Query, Snapshot, Status
 from langchain_ttl_history.stored.known_bodies import KnownBodies
 from langchain_ttl_history.stored.names import writes_name
-from langchain_ttl_history.stored.pending import encode_writes, waits_for_answer
+from langchain_ttl_history.stored.pending import encode_writes, has_open_interrupt
 
 __all__ = ["PendingWrites"]
 
@@ -85,8 +85,8 @@ class PendingWrites:
         ((pending, payload, refs),) = waited.append
         outcome: Outcome = yield Write(key, replace(change, append=[(pending, payload, (*refs, name))]))
         is_freed = outcome.status is Status.MISSING and name in outcome.missing
-        if is_freed and waits_for_answer([Entry(0, payload, refs)], self.sessions.codec):
-            again = yield from freed_again(self.sessions, key, name, change)
+        if is_freed and has_open_interrupt([Entry(0, payload, refs)], self.sessions.codec):
+            again = yield from with_freed_checkpoint(self.sessions, key, name, change)
             if again is not None:
                 yield Write(key, again)
 
@@ -103,7 +103,7 @@ class PendingWrites:
         if name in found.blobs or found.generation != change.at_generation:
             return
         pending = [each for each, _, _ in early.append]
-        again = yield from freed_again(self.sessions, key, name, replace(change, append=()))
+        again = yield from with_freed_checkpoint(self.sessions, key, name, replace(change, append=()))
         # Nobody will read it if its checkpoint stays away.
         yield Write(key, replace(change, blobs={}, append=(), drop=pending, upkeep=True) if again is None else again)
 
@@ -147,9 +147,9 @@ class PendingWrites:
         if not freed or (record is not None and record.is_delta):
             # The next put of a `DeltaChannel` needs these writes for its conversation, and drops them.
             return change
-        if not given.asks:
+        if not given.interrupts:
             return None
-        return (yield from freed_again(self.sessions, key, name, change))
+        return (yield from with_freed_checkpoint(self.sessions, key, name, change))
 
     def _begin_anew(self, given: TaskWrites, ended: int, change: Change) -> Flow[Outcome]:
         """Store writes whose session, of generation `ended`, is gone, and with them what their run holds."""

@@ -104,7 +104,7 @@ class TaskWrites(NamedTuple):
         return checkpoint_name(self.ns, self.id)
 
     @property
-    def asks(self) -> bool:
+    def interrupts(self) -> bool:
         """Whether a task of the root waits for an answer; nothing else says so once its run has ended."""
         return not self.ns and has_interrupt(self.writes)
 

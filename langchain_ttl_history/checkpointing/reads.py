@@ -16,8 +16,9 @@ from langchain_ttl_history.checkpoints import Record
 from langchain_ttl_history.encoding.langgraph_values import delta_snapshot
 from langchain_ttl_history.encoding.records import decoder
 from langchain_ttl_history.flow import Flow, Read
-from langchain_ttl_history.freeing.pruning import shown_lines, waiting_roots
+from langchain_ttl_history.freeing.pruning import interrupted_roots, shown_lines
 from langchain_ttl_history.index import Line, newest_lines
+from langchain_ttl_history.interrupted_checkpoints import interrupted_beyond_cap
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.log_entries import Seen
 from langchain_ttl_history.pointers import found_record
@@ -40,7 +41,6 @@ from langchain_ttl_history.stored.names import (
 from langchain_ttl_history.stored.pending import PendingWrite, decode_writes
 from langchain_ttl_history.stored.values import SNAPSHOT
 from langchain_ttl_history.views import View, view_of
-from langchain_ttl_history.waiting_checkpoints import waiting_beyond_cap
 
 __all__ = ["CheckpointReads", "Loaded"]
 
@@ -195,7 +195,7 @@ class CheckpointReads:
     def _is_shown(self, snapshot: Snapshot, id: str) -> bool:
         cap = self.sessions.retention.max_checkpoints
         lines = newest_lines(snapshot.lists.get(INDEX, ()))
-        waiting = waiting_roots([line for line in lines if line.id == id], snapshot, self.sessions.codec)
+        waiting = interrupted_roots([line for line in lines if line.id == id], snapshot, self.sessions.codec)
         return any(line.id == id for line in shown_lines(lines, (), cap, waiting))
 
     def _load_sub(self, key: SessionKey, ns: str, id: str | None, lease: Lease | None) -> Flow[Loaded | None]:
@@ -223,7 +223,7 @@ class CheckpointReads:
         subs = newest_lines(snapshot.lists.get(SUBS, ()))
         if not roots and snapshot.lists.get(LOG):
             return [], first_checkpoint_id(snapshot.generation)
-        waiting = yield from waiting_beyond_cap(self.sessions, key, roots)
+        waiting = yield from interrupted_beyond_cap(self.sessions, key, roots)
         return shown_lines(roots, subs, self.sessions.retention.max_checkpoints, waiting), None
 
 

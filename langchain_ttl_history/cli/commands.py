@@ -1,4 +1,4 @@
-"""The commands: each one call of `SessionBuffer`, none of them a use of a session."""
+"""The commands: calls of `SessionBuffer`, none of them a use of a session."""
 
 from __future__ import annotations
 

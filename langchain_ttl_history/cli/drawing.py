@@ -22,7 +22,7 @@ _PIPE_WIDTH = 10_000
 """Wider than anything shown, so that nothing is wrapped for a program that reads it."""
 _USUAL_WIDTH, _LEAST_WIDTH = 80, 20
 """Of a terminal that does not tell its own, and of the narrowest that is drawn for."""
-_FROM_WIDTH = {"messages": 46, "checkpoints": 70, "size": 57, "idle left": 35}
+_FROM_WIDTH = {"messages": 46, "checkpoints": 70, "size": 57, "time left": 35}
 """What is listed beside the ids, and how wide a terminal must be for each, so that ten characters stay for an id."""
 
 
@@ -43,13 +43,13 @@ def listing(sessions: Iterable[Facts], width: int) -> Table:
         table.add_column(name, overflow="fold")
     shown = [name for name, least in _FROM_WIDTH.items() if width >= least]
     for name in shown:
-        table.add_column(name, justify="left" if name == "idle left" else "right", no_wrap=True)
+        table.add_column(name, justify="left" if name == "time left" else "right", no_wrap=True)
     for each in sessions:
         told = {
             "messages": f"{each.messages:,}",
             "checkpoints": f"{each.checkpoints:,}",
             "size": amount(each.bytes),
-            "idle left": _left(each),
+            "time left": _left(each),
         }
         table.add_row(_plain(each.user_id), _plain(each.session_id), *[told[name] for name in shown])
     return table
@@ -68,7 +68,7 @@ def facts(session: Facts) -> Table:
         ("size", amount(session.bytes)),
         ("created", f"{session.created_at:%Y-%m-%d %H:%M:%S} UTC"),
         ("last used", f"{session.last_used_at:%Y-%m-%d %H:%M:%S} UTC"),
-        ("idle left", _left(session)),
+        ("time left", _left(session)),
     ):
         table.add_row(name, value)
     return table

@@ -16,7 +16,7 @@ from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.freeing.gaps import pointer_hiding
 from langchain_ttl_history.freeing.log_trimming import Trimmed, trimmed
 from langchain_ttl_history.freeing.message_cutting import Conversation, with_fewer_messages
-from langchain_ttl_history.freeing.pruning import Lines, keep_only, leaves, shown_lines, waiting_roots
+from langchain_ttl_history.freeing.pruning import Lines, interrupted_roots, keep_only, leaves, shown_lines
 from langchain_ttl_history.log_entries import entries_of
 from langchain_ttl_history.retention import Retention
 from langchain_ttl_history.storage.base import Change, Lease, Snapshot
@@ -95,7 +95,7 @@ def plan(
     lines = Lines(snapshot, codec)
     roots = lines.of(INDEX)
     subs = lines.of(SUBS)
-    waiting = waiting_roots(leaves(roots), snapshot, codec)
+    waiting = interrupted_roots(leaves(roots), snapshot, codec)
     bound = retention.max_bytes
     room = math.inf if bound is None else bound * _REMOVALS_SHARE
     log = _trimmed(conversation, shown, retention.max_messages, room, shows_as_before)

@@ -1,7 +1,7 @@
 """Keeps what is left of a conversation in one piece, though its log is freed from the start and its head is not.
 
-The head keeps all its messages for as long as it is the head. Where others were said since, and are freed, its older
-ones would be shown in front of the newest, as soon as the window has room for them. They are hidden instead: the
+The head keeps all its messages for as long as it is the head. Where others said something since, and that is freed, the
+head's older messages would be shown in front of the newest as soon as the window has room. They are hidden instead: the
 pointer to the head tells which (see `pointers.hidden_places`). So they are still there for whoever goes back to that
 checkpoint, and for a run under way that brings them along.
 """

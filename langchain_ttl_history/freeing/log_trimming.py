@@ -1,9 +1,10 @@
 """Which changes stay in the log when a session is freed: pure, over an outline. `remnants` says what is left of them.
 
-A change stays if it affects what is shown. Of those between the oldest such change and the newest ones, which stay for
-runs under way, only what still counts is kept: an edit that a later one replaced, or a message that was removed again,
-would otherwise stay for as long as anything said before it is shown. Of those before, it is what they did to the head,
-and what puts a message that is shown where it stands, for runs under way that have not seen it.
+A change stays if it affects what is shown, and so do the newest ones, for runs under way. Between the oldest change
+that stays and the newest ones only what still counts is kept: an edit that a later one replaced, or a message that was
+removed again, would otherwise stay for as long as anything said before it is shown. What came before all of these
+leaves what it did to the head, and what puts a message that is shown where it stands, for runs under way that have not
+seen it.
 """
 
 from __future__ import annotations

@@ -23,9 +23,9 @@ from langchain_ttl_history.stored.names import (
     checkpoint_name,
     writes_name,
 )
-from langchain_ttl_history.stored.pending import waits_for_answer
+from langchain_ttl_history.stored.pending import has_open_interrupt
 
-__all__ = ["Lines", "keep_only", "latest_lines", "leaves", "needed_by", "shown_lines", "waiting_roots"]
+__all__ = ["Lines", "interrupted_roots", "keep_only", "latest_lines", "leaves", "needed_by", "shown_lines"]
 
 
 def shown_lines(
@@ -87,7 +87,7 @@ class Lines:
         The channel may be another graph's, which had its turn on the session before.
         """
         channels = {channel for line in self.by_id.values() for channel in line.deltas or ()}
-        # Those above, and for which channels each was looked at, so that none is for every checkpoint below it.
+        # For which channels each ancestor was visited already, so that a shared one is not walked once per descendant.
         needed: dict[tuple[str, str], AbstractSet[str]] = {}
         for line in filter(None, map(self.by_id.get, listed if channels else ())):
             at, wanted = line, self._made_above(line, channels)
@@ -121,9 +121,9 @@ def leaves(lines: Iterable[Line]) -> list[Line]:
     return [line for line in every if line.id not in parents]
 
 
-def waiting_roots(roots: Iterable[Line], snapshot: Snapshot, codec: Codec) -> set[str]:
+def interrupted_roots(roots: Iterable[Line], snapshot: Snapshot, codec: Codec) -> set[str]:
     """Ids of the root checkpoints with an unanswered interrupt."""
-    return {line.id for line in roots if waits_for_answer(snapshot.lists.get(writes_name("", line.id), ()), codec)}
+    return {line.id for line in roots if has_open_interrupt(snapshot.lists.get(writes_name("", line.id), ()), codec)}
 
 
 def keep_only(

@@ -1,7 +1,7 @@
 """What is left of single changes of the log when it is freed: pure.
 
-Of a change that goes, it is what it did to the head, which has its messages for as long as it is the head. Of one that
-stays for runs under way, it is less what no longer counts.
+A change that goes leaves what it did to the head, which has its messages for as long as it is the head. A change that
+stays for runs under way is kept without what no longer counts.
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ class Lease(NamedTuple):
     max_age: float | None
     """From the session's creation on."""
 
-    def is_over(self, created_at: float, now: float) -> bool:
+    def is_past_max_age(self, created_at: float, now: float) -> bool:
         """Whether a session created then is past `max_age`; whoever used it before may have allowed more."""
         return self.max_age is not None and now >= created_at + self.max_age
 

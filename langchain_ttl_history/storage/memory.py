@@ -205,7 +205,7 @@ class MemoryStorage:
     def _live(self, key: SessionKey, now: float, lease: Lease | None = None) -> MemorySession | None:
         session = self._sessions.get(key)
         if session is not None and (
-            session.is_expired(now) or (lease is not None and lease.is_over(session.created_at, now))
+            session.is_expired(now) or (lease is not None and lease.is_past_max_age(session.created_at, now))
         ):
             self._remove(key)
             return None

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from langgraph.checkpoint.base import WRITES_IDX_MAP, writes_sort_key
-from langgraph.checkpoint.serde.types import ERROR, INTERRUPT, RESUME
+from langgraph.checkpoint.serde.types import ERROR, INTERRUPT
 
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.encoding.records import decoder, pack, unpack, unread_form
 from langchain_ttl_history.storage.base import Blob, Entry
 from langchain_ttl_history.stored.known_bodies import KnownBodies
-from langchain_ttl_history.stored.values import Values, decode_value
+from langchain_ttl_history.stored.values import ValueEncoder, decode_value
 
-__all__ = ["PendingWrite", "decode_writes", "encode_writes", "has_interrupt", "waits_for_answer"]
+__all__ = ["PendingWrite", "decode_writes", "encode_writes", "has_interrupt", "has_open_interrupt"]
 
 _FORMAT = 1
 
@@ -52,7 +52,7 @@ def encode_writes(
     Raises:
         TypeNotAllowedError: A value would not come back as it is.
     """
-    encoder = Values(codec, where, known, conversation)
+    encoder = ValueEncoder(codec, where, known, conversation)
     stored = [
         [WRITES_IDX_MAP.get(channel, index), channel, encoder.encode(_kept(value, channel), channel)]
         for index, (channel, value) in enumerate(writes)
@@ -72,7 +72,7 @@ def _kept(value: Any, channel: str) -> Any:
 
 
 @decoder("a pending write")
-def decode_writes(entries: Iterable[Entry], blobs: Any, codec: Codec) -> list[PendingWrite]:
+def decode_writes(entries: Iterable[Entry], blobs: Mapping[str, Blob], codec: Codec) -> list[PendingWrite]:
     """Pending writes in the order LangGraph applies them.
 
     A write at a regular place stays as it was first stored; an error, an interrupt or a resume
@@ -100,15 +100,15 @@ def _unpacked(entry: Entry, codec: Codec) -> list[Any]:
 
 
 @decoder("a pending write")
-def waits_for_answer(entries: Iterable[Entry], codec: Codec) -> bool:
-    """Whether an interrupt among these writes has not been resumed."""
-    asked: set[str] = set()
-    answered: set[str] = set()
+def has_open_interrupt(entries: Iterable[Entry], codec: Codec) -> bool:
+    """Whether one of these tasks was interrupted and has not finished since."""
+    interrupted: set[str] = set()
+    finished: set[str] = set()
     for entry in entries:
         task_id, _, stored = _unpacked(entry, codec)
         for _, channel, _ in stored:
             if channel == INTERRUPT:
-                asked.add(task_id)
-            elif channel not in (RESUME, *WRITES_IDX_MAP):
-                answered.add(task_id)
-    return bool(asked - answered)
+                interrupted.add(task_id)
+            elif channel not in WRITES_IDX_MAP:
+                finished.add(task_id)
+    return bool(interrupted - finished)

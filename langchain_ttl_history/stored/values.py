@@ -7,7 +7,7 @@ named after its content.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -22,7 +22,7 @@ from langchain_ttl_history.stored.bodies import decode_bodies, encode_bodies, en
 from langchain_ttl_history.stored.known_bodies import KnownBodies
 from langchain_ttl_history.stored.names import value_name
 
-__all__ = ["HERE", "LIST", "SNAPSHOT", "Values", "decode_value", "is_conversation", "shifted"]
+__all__ = ["HERE", "LIST", "SNAPSHOT", "ValueEncoder", "decode_value", "is_conversation", "shifted"]
 
 # Part of the stored format: add at the end, never reorder.
 HERE, BLOB, LIST, MESSAGE, SNAPSHOT, MAP, SERIALIZED, SERIALIZED_BLOB = range(8)
@@ -32,7 +32,7 @@ HERE, BLOB, LIST, MESSAGE, SNAPSHOT, MAP, SERIALIZED, SERIALIZED_BLOB = range(8)
 _INLINE = 96
 
 
-class Values:
+class ValueEncoder:
     """Encodes values side by side, sharing one tuple of references.
 
     The messages of the `conversation` channel are bodies even where a serializer of the
@@ -98,7 +98,7 @@ def shifted(stored: Sequence[Any], by: int) -> list[Any]:
     return [stored[0], *(place - by for place in stored[1:])]
 
 
-def decode_value(stored: Sequence[Any], refs: Sequence[str], blobs: Any, codec: Codec) -> Any:
+def decode_value(stored: Sequence[Any], refs: Sequence[str], blobs: Mapping[str, Blob], codec: Codec) -> Any:
     """The value that was stored so.
 
     Raises:

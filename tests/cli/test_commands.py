@@ -106,7 +106,7 @@ def test_the_ids_stay_readable_on_a_narrow_terminal(buffer: SessionBuffer, url: 
     head, *rows = done.stdout.splitlines()
     assert {len(head), *map(len, rows)} == {columns}
     second = head.index("session")
-    third = head.index("idle left") if columns == 40 else head.find("messages")
+    third = head.index("time left") if columns == 40 else head.find("messages")
     assert "".join(row[:second].strip() for row in rows) == user
     assert "".join(row[second : third if third > 0 else None].strip() for row in rows) == session
     assert len(rows) <= 4

@@ -13,8 +13,8 @@ from langchain_ttl_history.encoding.records import pack
 from langchain_ttl_history.errors import CorruptRecordError
 from langchain_ttl_history.storage.base import Entry
 from langchain_ttl_history.stored.known_bodies import KnownBodies
-from langchain_ttl_history.stored.pending import decode_writes, waits_for_answer
-from langchain_ttl_history.stored.values import Values, decode_value, shifted
+from langchain_ttl_history.stored.pending import decode_writes, has_open_interrupt
+from langchain_ttl_history.stored.values import ValueEncoder, decode_value, shifted
 
 SAID: list[BaseMessage] = [HumanMessage("question", id="h"), AIMessage("answer", id="a")]
 LONG = "x" * 500
@@ -30,12 +30,12 @@ OTHERS: list[Any] = [None, 1, "short", LONG, SAID, SAID[0], {"a": [1]}, {"messag
 @pytest.mark.parametrize("value", [*INPUTS, *OTHERS])
 def test_a_value_comes_out_as_it_went_in_wherever_its_references_stand(value: Any) -> None:
     codec = Codec()
-    values = Values(codec, "here", KnownBodies())
+    values = ValueEncoder(codec, "here", KnownBodies())
     values.messages([HumanMessage("before", id="b")], "other")
     stored = values.encode(value, "channel")
     assert decode_value(stored, values.refs, values.blobs, codec) == value
 
-    other = Values(codec, "there", KnownBodies())
+    other = ValueEncoder(codec, "there", KnownBodies())
     shared = other.share(stored, values.refs)
     assert decode_value(shared, other.refs, values.blobs, codec) == value
 
@@ -44,7 +44,7 @@ def test_a_value_comes_out_as_it_went_in_wherever_its_references_stand(value: An
 
 def test_a_snapshot_comes_out_as_one() -> None:
     codec = Codec()
-    values = Values(codec, "here", KnownBodies())
+    values = ValueEncoder(codec, "here", KnownBodies())
     stored = values.encode(delta_snapshot(SAID), "channel")
     assert decode_value(stored, values.refs, values.blobs, codec) == delta_snapshot(SAID)
 
@@ -52,10 +52,10 @@ def test_a_snapshot_comes_out_as_one() -> None:
 @pytest.mark.parametrize("value", INPUTS)
 def test_messages_in_what_a_graph_is_given_are_stored_as_those_of_its_conversation(value: Any) -> None:
     codec, bodies = Codec(), KnownBodies()
-    values = Values(codec, "here", bodies)
+    values = ValueEncoder(codec, "here", bodies)
     values.encode(value, "__start__")
     bodies.sent(values.blobs)
-    later = Values(codec, "here", bodies)
+    later = ValueEncoder(codec, "here", bodies)
     later.messages([message for message in SAID if message in value.get("messages", ())], "messages")
     assert not later.blobs, "they are there already"
     assert all(LONG.encode() not in blob.payload or name[0] == "v" for name, blob in values.blobs.items())
@@ -66,4 +66,4 @@ def test_a_pending_write_of_a_newer_format_is_read_by_nobody() -> None:
     with pytest.raises(CorruptRecordError, match="format 2, newer"):
         decode_writes([entry], {}, Codec())
     with pytest.raises(CorruptRecordError, match="format 2, newer"):
-        waits_for_answer([entry], Codec())
+        has_open_interrupt([entry], Codec())

@@ -225,7 +225,7 @@ def test_a_pinned_session_has_no_end() -> None:
     buffer = SessionBuffer()
     buffer.history("alice", "s1").add_system_message("Hi")
     buffer.set_idle_ttl("alice", "s1", None)
-    assert "idle time left no end" in text_of(buffer.info("alice", "s1")._repr_html_())
+    assert "time left no end" in text_of(buffer.info("alice", "s1")._repr_html_())
 
 
 def test_a_card_stays_small_however_much_was_said() -> None:

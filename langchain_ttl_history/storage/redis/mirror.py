@@ -85,18 +85,18 @@ class Mirror:
         is_known = blobs.__contains__
         waiting = [(name, blob) for name, blob in found.items() if name in numbers and not blob.also]
         while waiting:
-            later = []
+            unresolved = []
             for name, blob in waiting:
                 if blob.refs and not all(map(is_known, blob.refs)):
-                    later.append((name, blob))
+                    unresolved.append((name, blob))
                     continue
                 if name not in blobs:
                     self.size += _OVERHEAD + len(blob.payload)
                 blobs[name] = blob
                 self.numbers[name] = numbers[name]
-            if len(later) == len(waiting):
+            if len(unresolved) == len(waiting):
                 break
-            waiting = later
+            waiting = unresolved
 
     def without(self, names: Collection[str], edition: int) -> Mirror:
         """The mirror for the next edition, in which these names were dropped or set again."""

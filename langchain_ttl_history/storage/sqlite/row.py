@@ -19,12 +19,12 @@ from struct import Struct
 from langchain_ttl_history.errors import CorruptRecordError
 from langchain_ttl_history.storage.base import Lease
 
-__all__ = ["OVER", "OWN", "Row", "bytes_of"]
+__all__ = ["OVER", "Row", "bytes_of"]
 
 _LATE = 0.1
 # Without an idle time, the time of the last use, by which sessions are listed, is recorded every so many seconds.
 _OFTEN = 60.0
-OWN = -1.0
+_FROM_LEASE = -1.0
 """Stands for "no idle time of its own" in the row."""
 OVER = 0.0
 """The deadline of a session of which a part is freed: over whatever the clock says, and nothing is written to it."""
@@ -41,7 +41,7 @@ class Row:
     renewed: float
     deadline: float | None
     idle: float | None
-    """Its own idle time; None pins it, `OWN` leaves it to the lease."""
+    """Its own idle time; None pins it, `_FROM_LEASE` leaves it to the lease."""
     version: int = 0
     """Counts the writes."""
     epoch: int = 0
@@ -59,7 +59,7 @@ class Row:
     @classmethod
     def new(cls, generation: int, now: float) -> Row:
         """The row of a session that is created now."""
-        return cls(generation, now, now, None, OWN, used=now)
+        return cls(generation, now, now, None, _FROM_LEASE, used=now)
 
     @classmethod
     def stored(
@@ -77,7 +77,7 @@ class Row:
         row = cls(generation, created, renewed, deadline, idle, *_COUNTS.unpack(counts))
         if not (
             0.0 <= created < inf and 0.0 <= renewed < inf and 0.0 <= row.used < inf
-            and (deadline is None or deadline >= 0.0) and (idle is None or idle >= OWN)
+            and (deadline is None or deadline >= 0.0) and (idle is None or idle >= _FROM_LEASE)
         ):  # fmt: skip
             raise CorruptRecordError("a session's row has times that none can have")
         return row
@@ -94,7 +94,7 @@ class Row:
         return self.deadline is not None and now >= self.deadline
 
     def _idle(self, lease: Lease) -> float | None:
-        return lease.idle_ttl if self.idle == OWN else self.idle
+        return lease.idle_ttl if self.idle == _FROM_LEASE else self.idle
 
     def _at_most(self, end: float | None, lease: Lease) -> float | None:
         if lease.max_age is None:

@@ -120,7 +120,7 @@ class SQLiteStorage:
         found = find_session(connection, TO_READ, key, now)
         if found.row is None:
             return Snapshot(now, found.fence), None
-        if writing and query.lease is not None and query.lease.is_over(found.row.created, now):
+        if writing and query.lease is not None and query.lease.is_past_max_age(found.row.created, now):
             freeing.free_session(connection, name_of(key))
             return Snapshot(now, found.fence), None
         mirror = load(connection, found.row, self._mirrors.take(key))
@@ -164,7 +164,7 @@ class SQLiteStorage:
         if mirror is None:
             return None
         mirror.contested -= mirror.contested > 0
-        if mirror.contested or mirror.row.is_expired(now) or change.lease.is_over(mirror.row.created, now):
+        if mirror.contested or mirror.row.is_expired(now) or change.lease.is_past_max_age(mirror.row.created, now):
             self._mirrors.put(key, mirror)
             return None
         done = plan_append(mirror, change, now)
@@ -188,7 +188,7 @@ class SQLiteStorage:
         now = self._clock()
         found = find_session(connection, TO_WRITE, key, now)
         mirror = self._mirrors.take(key)
-        aged = found.row is not None and change.lease.is_over(found.row.created, now)
+        aged = found.row is not None and change.lease.is_past_max_age(found.row.created, now)
         if found.row is None or aged:
             mirror = None
         else:

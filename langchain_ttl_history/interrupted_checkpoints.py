@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from langchain_ttl_history.flow import Flow, Read
-from langchain_ttl_history.freeing.pruning import leaves, waiting_roots
+from langchain_ttl_history.freeing.pruning import interrupted_roots, leaves
 from langchain_ttl_history.index import Line
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Query, Snapshot
 from langchain_ttl_history.stored.names import writes_name
 
-__all__ = ["waiting_beyond_cap"]
+__all__ = ["interrupted_beyond_cap"]
 
 
-def waiting_beyond_cap(sessions: Sessions, key: SessionKey, roots: Sequence[Line]) -> Flow[set[str]]:
+def interrupted_beyond_cap(sessions: Sessions, key: SessionKey, roots: Sequence[Line]) -> Flow[set[str]]:
     """Ids of the root checkpoints that nothing was built on, older than the cap allows, with an unanswered interrupt.
 
     Args:
@@ -29,4 +29,4 @@ def waiting_beyond_cap(sessions: Sessions, key: SessionKey, roots: Sequence[Line
     if not ends:
         return set()
     writes: Snapshot = yield Read(key, Query(tuple(writes_name("", line.id) for line in ends)))
-    return waiting_roots(ends, writes, sessions.codec)
+    return interrupted_roots(ends, writes, sessions.codec)
