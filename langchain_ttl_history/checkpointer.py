@@ -127,6 +127,7 @@ class TTLCheckpointSaver(GetAndList, PruneCopyDelete, BaseCheckpointSaver[Any]):
             MissingUserError: It names no user, and there is no bound or default user.
             TypeNotAllowedError: A channel's value would not come back; nothing was stored.
             StorageError: The storage could not be reached, or refused the checkpoint again and again.
+            CorruptRecordError: A record of the session cannot be read.
         """
         put = self._put(config, checkpoint, metadata, new_versions)
         run(self._storage, self._arrivals.put(put))
@@ -158,6 +159,7 @@ class TTLCheckpointSaver(GetAndList, PruneCopyDelete, BaseCheckpointSaver[Any]):
             MissingUserError: It names no user, and there is no bound or default user.
             TypeNotAllowedError: A value would not come back as it is; nothing was stored.
             StorageError: The storage could not be reached.
+            CorruptRecordError: A record of the session cannot be read.
         """
         run(self._storage, self._placed(config, writes, task_id, task_path))
 

@@ -84,6 +84,7 @@ class Record:
 
         Raises:
             CorruptRecordError: One is gone, damaged or of a newer format.
+            TypeNotAllowedError: It holds a type that is not allow-listed.
         """
         return {
             channel: decode_value(stored, self.refs, blobs, codec)
@@ -207,6 +208,7 @@ def decode_record(blob: Blob, codec: Codec) -> Record:
 
     Raises:
         CorruptRecordError: It is damaged or of a newer format.
+        TypeNotAllowedError: It holds a type that is not allow-listed.
     """
     fields = _fields_of(blob, codec)
     (start, end), shown = fields.conversation, fields.shown

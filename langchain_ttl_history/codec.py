@@ -157,6 +157,7 @@ class Codec:
 
         Raises:
             CorruptRecordError: One is damaged or of a newer format.
+            TypeNotAllowedError: It holds a type that is not allow-listed.
         """
         return self._extensions.messages(packed, ids)
 
@@ -191,6 +192,7 @@ class Codec:
 
         Raises:
             CorruptRecordError: The bytes are damaged or from a newer format.
+            TypeNotAllowedError: It holds a type that is not allow-listed.
         """
         try:
             return unpack_marked([packed], self._extensions.hook)[0]

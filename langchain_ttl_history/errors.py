@@ -40,7 +40,10 @@ class CorruptRecordError(TTLHistoryError):
 
 
 class TypeNotAllowedError(TTLHistoryError, TypeError, ValueError):
-    """A value of this type would not come back as it went in, so nothing was stored; or it may not be rebuilt here."""
+    """A value of this type would not come back as it went in, so nothing was stored; or it may not be rebuilt here.
+
+    A `TypeError` and a `ValueError` too: what serializers raise for a value they refuse.
+    """
 
 
 class SessionDeletedError(TTLHistoryError):

@@ -85,6 +85,7 @@ def view_of(snapshot: Snapshot, recall: Recall, codec: Codec) -> View:
 
     Raises:
         CorruptRecordError: A record is gone, damaged or of a newer format.
+        TypeNotAllowedError: It holds a type that is not allow-listed.
     """
     blobs = snapshot.blobs = recall.completed(snapshot.blobs)
     pointer = blobs.get(head_name(""))

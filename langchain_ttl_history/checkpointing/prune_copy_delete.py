@@ -47,6 +47,7 @@ class PruneCopyDelete:
             MissingUserError: There is no bound or default user.
             ConfigurationError: The run ids are no list of ids.
             StorageError: The storage could not be reached, or others kept writing to a session.
+            CorruptRecordError: A record of a session cannot be read.
         """
         run(self._storage, self._delete_for_runs(run_ids))
 
@@ -82,6 +83,7 @@ class PruneCopyDelete:
             MissingUserError: There is no bound or default user.
             ConfigurationError: An argument is of the wrong type, or the strategy is neither of the two.
             StorageError: The storage could not be reached, or others kept writing to a thread.
+            CorruptRecordError: A record of a thread cannot be read.
         """
         for thread_id in _checked(thread_ids, strategy):
             run(self._storage, self._pruned(thread_id, strategy))

@@ -91,6 +91,7 @@ class Extensions:
 
         Raises:
             CorruptRecordError: One is damaged or of a newer format.
+            TypeNotAllowedError: It is of a type that is not allow-listed.
         """
         try:
             return unpack_messages(packed, ids, self.hook, self._allowed.resolve)

@@ -43,17 +43,11 @@ def pack_message(message: BaseMessage, default: Default, spell: Spell | None = N
         default: What to do with a value that is not plain data; see `ormsgpack.packb`.
         spell: Rewrites each field first, where plain packing would refuse or change it.
     """
-    layout = BY_CLASS.get(type(message))
-    state = message.__dict__
-    if (
-        layout is not None
-        and spell is None
-        and len(state) == layout.size
-        and not message.__pydantic_extra__
-        and state["type"] == layout.kind
-    ):
-        return ormsgpack.packb([layout.tag, *layout.values(state)], default, OPTIONS)
-    cls = type(message)
+    record = _compact(message) if spell is None else None
+    if record is not None:
+        return ormsgpack.packb(record, default, OPTIONS)
+    cls, state = type(message), message.__dict__
+    layout = BY_CLASS.get(cls)
     # The general form: a class by name or tag, every field by name, and what else it carries.
     rewrite = spell or _unchanged
     record = [
@@ -69,11 +63,17 @@ def pack_message(message: BaseMessage, default: Default, spell: Spell | None = N
 
 def pack_plain(message: BaseMessage) -> bytes | None:
     """As `pack_message`, for a message of LangChain's own classes that holds only plain data; else None."""
+    record = _compact(message)
+    return None if record is None else plainly(record)
+
+
+def _compact(message: BaseMessage) -> list[Any] | None:
+    """The record of a message that holds the fields of its class, one of LangChain's own, and no more; else None."""
     layout = BY_CLASS.get(type(message))
     state = message.__dict__
     if layout is None or len(state) != layout.size or message.__pydantic_extra__ or state["type"] != layout.kind:
         return None
-    return plainly([layout.tag, *layout.values(state)])
+    return [layout.tag, *layout.values(state)]
 
 
 def _unchanged(value: Any) -> Any:
@@ -95,6 +95,7 @@ def unpack_messages(
 
     Raises:
         CorruptRecordError: The bytes are not such a message.
+        TypeNotAllowedError: It is of a type that is not allow-listed.
     """
     messages: list[BaseMessage] = []
     layouts, known = BY_TAG, len(BY_TAG)

@@ -18,7 +18,8 @@ request, and each has an async twin with an ``a`` before its name.
   refused. Deleting all of a user's sessions leaves one for the user, which counts for every
   session of theirs, whether it was there or not.
 * **Reading never creates**, and looking something up without a lease never prolongs a life.
-* A storage that cannot answer raises `StorageError`; it never answers with an empty session.
+* A storage that cannot answer raises `StorageError`; it never answers with an empty session. One
+  that finds what it keeps damaged raises `CorruptRecordError`.
 """
 
 from __future__ import annotations

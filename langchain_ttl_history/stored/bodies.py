@@ -170,6 +170,7 @@ def decode_bodies(names: Iterable[str], blobs: Mapping[str, Blob], codec: Codec)
 
     Raises:
         CorruptRecordError: A body is gone, damaged or of a newer format.
+        TypeNotAllowedError: It is of a type that is not allow-listed.
     """
     wanted = names if isinstance(names, Sequence) else list(names)
     try:

@@ -37,6 +37,7 @@ class Recall:
 
         Raises:
             CorruptRecordError: A body is gone, damaged or of a newer format.
+            TypeNotAllowedError: It is of a type that is not allow-listed.
         """
         packed, codec = self._packed, self._codec
         count = packed.exact

@@ -103,6 +103,7 @@ def decode_value(stored: Sequence[Any], refs: Sequence[str], blobs: Mapping[str,
 
     Raises:
         CorruptRecordError: It is gone, damaged or of a newer format.
+        TypeNotAllowedError: It is of a type that is not allow-listed.
     """
     kind = stored[0]
     if kind == HERE:
