@@ -79,7 +79,8 @@ class AllowList:
         # LangGraph announces a class by its `__name__`, wherever in its module it is defined.
         short = (module, name.rpartition(".")[2])
         is_announced = short in self._classes and self._classes[short] is None
-        if (module, name) not in self._safe and (module, name) not in self._classes and not is_announced:
+        is_named = (module, name) in self._safe or (module, name) in self._classes
+        if not is_named and not is_announced:
             # LangGraph announces no class that is made in a function.
             advice = (
                 ""
@@ -96,6 +97,8 @@ class AllowList:
             found: Any = importlib.import_module(module)
             for part in name.split("."):
                 found = getattr(found, part)
+            if not is_named and found.__module__ != module:
+                raise AttributeError(f"{name} is imported into {module}, and not defined there")
         except (ImportError, AttributeError) as error:
             raise TypeNotAllowedError(
                 f"type {module}.{name} is allow-listed but not there ({error}); install what has it, or restore it"

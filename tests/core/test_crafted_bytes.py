@@ -201,6 +201,20 @@ def test_a_class_that_langgraph_announces_by_its_last_name_is_allowed_where_it_s
     assert Codec(allowed=[(__name__, "Colour")]).loads(packed) is Outer.Colour.RED
 
 
+class Popen(Enum):
+    """As the class of this name in a module that is imported here."""
+
+    ONE = 1
+
+
+def test_a_class_that_a_module_only_imports_is_not_the_one_it_announces() -> None:
+    codec = Codec(allowed=[(__name__, "Popen")])
+    payload = ormsgpack.packb(ormsgpack.Ext(2, ormsgpack.packb([__name__, "subprocess.Popen", {"args": ["true"]}])))
+    for packed in (extension(_TYPED, "msgpack", payload), extension(_OBJECT, __name__, "subprocess.Popen", 0, {})):
+        with pytest.raises(TypeNotAllowedError, match=r"imported into .*, and not defined there"):
+            codec.loads(packed)
+
+
 def test_a_class_that_is_not_allowed_stays_so_under_another_name() -> None:
     packed = Codec(allowed=[Outer.Colour]).dumps(Outer.Colour.RED, "here")
     with pytest.raises(TypeNotAllowedError, match=r"Outer\.Colour is not allow-listed"):
