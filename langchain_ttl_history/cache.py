@@ -29,7 +29,7 @@ _RECENT = 500
 class CachedSession:
     """What is known of one generation of a session."""
 
-    __slots__ = ("before", "bodies", "counted", "generation", "records", "tolerated", "values")
+    __slots__ = ("before", "bodies", "counted", "freed", "generation", "records", "tolerated", "values")
 
     def __init__(self, generation: int, before: CachedSession | None = None) -> None:
         self.generation = generation
@@ -41,6 +41,8 @@ class CachedSession:
         """Checkpoints by name: the latest of each run that was active recently."""
         self.values: dict[str, Mapping[str, Blob]] = {}
         """By checkpoint what its channels hold besides the conversation: its run does not hand that over again."""
+        self.freed: set[str] = set()
+        """Those of `records` that were found to be freed when writes pending on them were stored."""
         self.counted = 0
         """How much of its size the cache has counted."""
         self.tolerated = 0
@@ -84,6 +86,7 @@ class CachedSession:
     def _forget(self, name: str) -> None:
         self.records.pop(name, None)
         self.values.pop(name, None)
+        self.freed.discard(name)
 
 
 class _Recent:

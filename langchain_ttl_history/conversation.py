@@ -192,11 +192,9 @@ def diff(base: Sequence[str], names: Sequence[str]) -> tuple[tuple[str, ...], tu
     A message that changed its place is removed and added again.
     """
     names, base = tuple(names), tuple(base)
-    known = len(base)
-    if names[:known] == base:
-        new = names[known:]
-        if not new or _are_new(new, base):
-            return (), new
+    count = len(base)
+    if names[:count] == base:
+        return (), names[count:]  # As for most steps; the following would find the same.
     before = dict(zip(keyed(base), base, strict=True))
     after = dict(zip(keyed(names), names, strict=True))
     removed = [key for key in before if key not in after]
@@ -212,15 +210,6 @@ def diff(base: Sequence[str], names: Sequence[str]) -> tuple[tuple[str, ...], tu
             place = len(stays)
     added = [name for key, name in after.items() if key in moved or before.get(key) != name]
     return (*removed, *(key for key in before if key in moved)), tuple(added)
-
-
-def _are_new(names: Sequence[str], base: Sequence[str]) -> bool:
-    """Whether these are certainly new: no key is in `base`, and no two are the same. May be False for new ones, too."""
-    every = "\n".join(base)
-    if len(names) == 1:
-        return key_of(names[0]) not in every
-    keys = set(map(key_of, names))
-    return len(keys) == len(names) and not any(key in every for key in keys)
 
 
 def keyed(names: Iterable[str]) -> list[str]:

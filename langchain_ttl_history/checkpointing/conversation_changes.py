@@ -167,7 +167,7 @@ def log_entries(step: Step, cut: AbstractSet[str]) -> list[Delta]:
     if last is None and shown:
         last = _continued(step, key_of(shown[-1]))
     new = [*map(key_of, added)]
-    if removed or len(shown) + len(added) > len(names):
+    if len(shown) + len(added) > len(names):
         # Some of the added messages replace ones that were shown, and are not new.
         there = {key_of(name) for name in shown}.difference(removed)
         new = [key for key in new if key not in there]

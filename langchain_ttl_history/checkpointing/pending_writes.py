@@ -146,6 +146,8 @@ class PendingWrites:
         record = None if known is None else known.records.get(name)
         if not freed or (record is not None and record.is_delta):
             # The next put of a `DeltaChannel` needs these writes for its conversation, and drops them.
+            if freed and known is not None:
+                known.freed.add(name)
             return change
         if not given.interrupts:
             return None

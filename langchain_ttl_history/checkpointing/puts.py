@@ -93,7 +93,7 @@ class CheckpointPuts:
         record = None if known is None else known.records.get(put.parent_name)
         if known is None or record is None:
             return None
-        return Parent(known.generation, record=record, remembered=True)
+        return Parent(known.generation, record=record, freed=put.parent_name in known.freed, remembered=True)
 
     def _read(self, put: Put) -> Flow[Parent]:
         if put.parent is None:

@@ -20,6 +20,7 @@ from langchain_ttl_history.storage.base import Change, Outcome, Query, Snapshot
 
 CONFIG: Any = {"configurable": {"thread_id": "t", "checkpoint_ns": ""}}
 KEY = SessionKey("u", "t")
+LOOP: Any = {"source": "loop", "step": 1, "parents": {}}
 
 
 class Veil:
@@ -137,3 +138,20 @@ def calls_while(buffer: SessionBuffer, other: Callable[[], object], state: Any =
         tool=tool,
         end=lambda _: {"messages": [AIMessage("answer")]},
     )
+
+
+class Plain(TypedDict):
+    """A graph's state whose messages may be anything."""
+
+    messages: Any
+
+
+class Numbered(TypedDict):
+    """A graph's state without messages."""
+
+    n: int
+
+
+def says(text: str) -> Callable[[Any], Any]:
+    """A node that says this."""
+    return lambda _: {"messages": [AIMessage(text)]}

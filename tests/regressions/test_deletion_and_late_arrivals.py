@@ -15,9 +15,23 @@ from langgraph.types import Command, Interrupt, interrupt
 from langchain_ttl_history import Retention, SessionBuffer
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import MemoryStorage, SQLiteStorage
-from langchain_ttl_history.storage.base import Change
+from langchain_ttl_history.storage.base import Change, Query
 from langchain_ttl_history.testing import Clock
-from tests.regressions.cases import CONFIG, Hooked, ask, at, calls_while, chained, checkpoint, graph_of, ids, texts
+from tests.regressions.cases import (
+    CONFIG,
+    KEY,
+    LOOP,
+    Hooked,
+    ask,
+    at,
+    calls_while,
+    chained,
+    checkpoint,
+    graph_of,
+    ids,
+    says,
+    texts,
+)
 
 
 def stores_root(change: Change) -> bool:
@@ -196,9 +210,6 @@ def test_what_was_written_to_a_subgraph_waits_no_longer_than_its_checkpoint() ->
     assert not hold(key, change), "it is to be tried once more, since nobody will release it"
 
 
-LOOP: Any = {"source": "loop", "step": 1, "parents": {}}
-
-
 @pytest.mark.parametrize("was_deleted", [False, True])
 @pytest.mark.parametrize("asks", [True, False])
 def test_an_interrupt_stays_whose_checkpoint_was_freed_before_its_put_returned_and_other_writes_go(
@@ -293,3 +304,63 @@ def test_forgetting_a_user_reaches_a_turn_whose_session_is_over(url: str, tmp_pa
     assert ask(chained(buffer, answers=lambda _: {"messages": [AIMessage("answer")]}), "new") == ["new", "answer"]
     assert texts(buffer.history(session_id="t").messages) == ["new", "answer"]
     storage.close()
+
+
+@pytest.mark.parametrize("was_deleted", [False, True])
+def test_an_interrupt_goes_whose_checkpoint_was_freed_if_others_have_built_on_it(*, was_deleted: bool) -> None:
+    storage = Hooked()
+    buffer = SessionBuffer(storage, default_user="u", retention=Retention(max_checkpoints=1))
+    saver = buffer.checkpointer()
+    if was_deleted:
+        deleted(buffer)
+    saver.put(CONFIG, checkpoint(HumanMessage("m", id="m")), LOOP, {"messages": 1})
+    made = checkpoint(HumanMessage("sure?", id="sure?"))
+
+    def built_on_and_freed(change: Change) -> None:
+        storage.after_write = None
+        for each in "abcd":
+            saver.put(at(made), checkpoint(HumanMessage(each, id=each)), LOOP, {"messages": 1})
+        saver.put_writes(at(made), [(INTERRUPT, [Interrupt("sure?", id="i")])], "task")
+
+    storage.after_write = built_on_and_freed
+    saver.put(CONFIG, made, LOOP, {"messages": 1})
+    assert made["id"] not in [each.checkpoint["id"] for each in saver.list(CONFIG)]
+    assert [name for name in storage.read(KEY, Query(outline=True)).lists if name[0] == "w"] == []
+
+
+def test_a_question_to_a_person_goes_if_the_turns_of_others_hold_all_that_its_freed_checkpoint_does() -> None:
+    buffer = SessionBuffer(default_user="u", retention=Retention(max_checkpoints=1))
+    others = chained(buffer, a=says("a"))
+
+    def asks(_: Any) -> Any:
+        for each in "12345":
+            ask(others, each)
+        return {"messages": [AIMessage(interrupt("sure?"))]}
+
+    graph = chained(buffer, asks=asks)
+    ask(graph, "q")
+    assert [each.interrupts for each in graph.get_state_history(CONFIG)] == [()]
+
+
+def test_an_interrupt_that_came_before_its_checkpoint_stays() -> None:
+    saver = SessionBuffer(default_user="u").checkpointer()
+    made = checkpoint(HumanMessage("q", id="q"))
+    saver.put_writes(at(made), [(INTERRUPT, [Interrupt("sure?", id="i")])], "task")
+    saver.put(CONFIG, made, LOOP, {"messages": 1})
+    found = saver.get_tuple(CONFIG)
+    assert found is not None
+    assert [channel for _, channel, _ in found.pending_writes or ()] == [INTERRUPT]
+
+
+def test_a_question_to_a_person_that_is_not_stored_since_its_session_was_deleted_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    buffer = SessionBuffer(default_user="u")
+
+    def asks(_: Any) -> Any:
+        buffer.delete("u", "t")
+        return {"messages": [AIMessage(interrupt("sure?"))]}
+
+    ask(chained(buffer, asks=asks), "q")
+    assert buffer.info("u", "t") is None
+    assert [record.levelname for record in caplog.records] == ["WARNING"]

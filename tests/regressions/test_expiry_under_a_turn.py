@@ -17,7 +17,20 @@ from langchain_ttl_history import Retention, SessionBuffer
 from langchain_ttl_history.storage import MemoryStorage
 from langchain_ttl_history.storage.base import Change, Query
 from langchain_ttl_history.testing import Clock
-from tests.regressions.cases import CONFIG, DELTAS, KEY, Hooked, ask, chained, graph_of, ids, texts
+from tests.regressions.cases import (
+    CONFIG,
+    DELTAS,
+    KEY,
+    Hooked,
+    Numbered,
+    Plain,
+    ask,
+    chained,
+    graph_of,
+    ids,
+    says,
+    texts,
+)
 
 
 def test_a_put_whose_session_ends_between_its_look_and_its_write_is_stored() -> None:
@@ -217,3 +230,45 @@ def test_a_subgraph_over_a_delta_channel_that_asked_a_person_does_not_look_empty
     graph.invoke(Command(resume="yes"), CONFIG)
     assert seen == [["now"], ["now"]]
     assert texts(buffer.history(session_id="t").messages) == ["now", "yes"]
+
+
+def expiring_once_written() -> Any:
+    """A storage whose sessions expire between what a step wrote and the checkpoint after it."""
+    clock = Clock()
+    storage = Hooked(clock=clock)
+
+    def expire(change: Change) -> None:
+        if any(name[0] == "w" for name, _, _ in change.append):
+            storage.after_write = None
+            clock.advance(1801)
+
+    return storage, SessionBuffer(storage, default_user="u"), expire
+
+
+def test_a_graph_without_messages_keeps_what_was_said_when_its_session_expires_under_it() -> None:
+    storage, buffer, expire = expiring_once_written()
+    ask(chained(buffer, a=says("a")), "q")
+    storage.after_write = expire
+    graph = chained(buffer, Numbered, first=lambda _: {"n": 1}, second=lambda _: {"n": 2})
+    graph.invoke({"n": 0}, CONFIG, durability="sync")
+    assert storage.after_write is None
+    assert texts(buffer.history(session_id="t").messages) == ["q", "a"]
+
+
+def test_a_graph_whose_messages_are_no_list_goes_on_when_its_session_expires_under_it() -> None:
+    storage, buffer, expire = expiring_once_written()
+    ask(chained(buffer, a=says("a")), "q")
+    storage.after_write = expire
+    graph = chained(buffer, Plain, first=lambda _: {"messages": "text"}, second=lambda _: {})
+    graph.invoke({"messages": "x"}, CONFIG, durability="sync")
+    assert storage.after_write is None
+    assert graph.get_state(CONFIG).values == {"messages": "text"}
+
+
+def test_a_question_to_a_person_is_listed_though_its_session_expired_before_it() -> None:
+    clock = Clock()
+    buffer = SessionBuffer(MemoryStorage(clock=clock), default_user="u")
+    graph = asking_once_expired(buffer, clock)
+    graph.invoke({"messages": [HumanMessage("now")]}, CONFIG, durability="sync")
+    state = graph.get_state(CONFIG)
+    assert [each.config for each in graph.get_state_history(CONFIG)] == [state.config]

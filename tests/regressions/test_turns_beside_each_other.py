@@ -7,13 +7,28 @@ from typing import Annotated, Any
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage, ToolMessage
+from langgraph.channels.delta import DeltaChannel
 from langgraph.graph import END, START, MessagesState, StateGraph
-from langgraph.graph.message import REMOVE_ALL_MESSAGES, add_messages
+from langgraph.graph.message import REMOVE_ALL_MESSAGES, _messages_delta_reducer, add_messages
 from langgraph.types import Command, interrupt
 from typing_extensions import TypedDict
 
 from langchain_ttl_history import Retention, SessionBuffer, TTLChatMessageHistory
-from tests.regressions.cases import CALL, CONFIG, DELTAS, ask, asking, calls_while, chained, graph_of, ids, texts
+from tests.regressions.cases import (
+    CALL,
+    CONFIG,
+    DELTAS,
+    Numbered,
+    Plain,
+    ask,
+    asking,
+    calls_while,
+    chained,
+    graph_of,
+    ids,
+    says,
+    texts,
+)
 
 
 @pytest.mark.parametrize("way", ["set", "remove all"])
@@ -549,3 +564,92 @@ def test_a_call_that_is_cancelled_for_a_new_question_keeps_its_result(durability
     history.add_messages([HumanMessage("X?"), AIMessage("X!")])
     ask(agent, "new", durability)
     assert texts(history.messages) == ["go", "call", "cancelled", "X?", "X!", "new", "to new"]
+
+
+def test_what_a_tool_says_besides_its_result_stands_behind_that_for_a_turn_around_it() -> None:
+    buffer = SessionBuffer(default_user="u")
+    said = [ToolMessage("result", tool_call_id=CALL["id"]), AIMessage("note")]
+    calls = lambda _: {"messages": [AIMessage("call", tool_calls=[CALL])]}  # noqa: E731
+    agent = chained(buffer, model=calls, tools=lambda _: {"messages": said}, answers=says("answer"))
+
+    def other(_: Any) -> Any:
+        ask(agent, "go")
+        return {"messages": [AIMessage("done")]}
+
+    ask(chained(buffer, other=other), "first")
+    assert texts(buffer.history(session_id="t").messages) == ["first", "done", "go", "call", "result", "note", "answer"]
+
+
+def test_what_is_said_during_a_turn_in_a_tool_of_another_stands_behind_it() -> None:
+    buffer = SessionBuffer(default_user="u")
+    history = buffer.history(session_id="t")
+    shown: list[str] = []
+
+    def second(_: Any) -> Any:
+        history.add_messages([HumanMessage("X?"), AIMessage("X!")])
+        return {"messages": [AIMessage("B1")]}
+
+    inner = chained(buffer, first=says("B0"), second=second)
+
+    def other() -> None:
+        ask(inner, "B?")
+        shown.extend(texts(history.messages))
+
+    ask(calls_while(buffer, other), "A?")
+    assert shown[-5:] == ["B?", "B0", "B1", "X?", "X!"]
+
+
+def test_a_graph_whose_messages_are_no_list_leaves_the_conversation_alone() -> None:
+    buffer = SessionBuffer(default_user="u")
+    history = buffer.history(session_id="t")
+    history.add_messages([HumanMessage("q"), AIMessage("a")])
+    graph = chained(buffer, Plain, first=lambda _: {"messages": "text"}, second=lambda _: {})
+    graph.invoke({"messages": "x"}, CONFIG, durability="sync")
+    assert graph.get_state(CONFIG).values == {"messages": "text"}
+    assert texts(history.messages) == ["q", "a"]
+
+
+def test_a_graph_that_has_no_messages_yet_is_handed_a_list_of_what_a_chain_said() -> None:
+    buffer = SessionBuffer(default_user="u")
+    chained(buffer, Numbered, first=lambda _: {"n": 1}).invoke({"n": 0}, CONFIG)
+    buffer.history(session_id="t").add_messages([HumanMessage("q"), AIMessage("a")])
+    found = buffer.checkpointer().get_tuple(CONFIG)
+    assert found is not None
+    assert texts(found.checkpoint["channel_values"]["messages"]) == ["q", "a"]
+
+
+def test_a_delta_conversation_beside_another_delta_channel_keeps_what_a_chain_said_at_each_turn() -> None:
+    files = DeltaChannel(lambda state, writes: [*(state or []), *(x for write in writes for x in write)])
+    state: Any = TypedDict(
+        "state", {"messages": Annotated[list, DeltaChannel(_messages_delta_reducer)], "files": Annotated[list, files]}
+    )
+    buffer = SessionBuffer(default_user="u")
+    history = buffer.history(session_id="t")
+    graph = chained(buffer, state, a=lambda _: {"messages": [AIMessage("a")], "files": ["f"]})
+    for _ in range(3):
+        ask(graph, "q")
+        history.add_messages([HumanMessage("H"), AIMessage("A")])
+    ask(graph, "q")
+    values = graph.get_state(CONFIG).values
+    assert texts(values["messages"]) == ["q", "a", "H", "A"] * 3 + ["q", "a"]
+    assert values["files"] == ["f"] * 4
+
+
+def test_another_result_of_a_call_that_a_graph_made_goes_to_that() -> None:
+    buffer = SessionBuffer(default_user="u")
+    history = buffer.history(session_id="t")
+    call = AIMessage("call", tool_calls=[{**CALL, "id": "1"}, {**CALL, "id": "2"}], id="call")
+    one = [ToolMessage("one", tool_call_id="1"), AIMessage("done")]
+    ask(chained(buffer, a=lambda _: {"messages": [call]}, b=lambda _: {"messages": one}), "go")
+    history.add_messages([HumanMessage("H"), AIMessage("A")])
+    history.add_messages([call, ToolMessage("two", tool_call_id="2")])
+    assert texts(history.messages) == ["go", "call", "one", "two", "done", "H", "A"]
+
+
+def test_a_result_and_a_question_for_a_call_that_a_chain_made_are_taken_together() -> None:
+    buffer = SessionBuffer(default_user="u")
+    history = buffer.history(session_id="t")
+    history.add_messages([HumanMessage("go"), AIMessage("call", tool_calls=[CALL])])
+    given = [ToolMessage("result", tool_call_id=CALL["id"]), HumanMessage("next")]
+    chained(buffer, a=says("answer")).invoke({"messages": given}, CONFIG, durability="exit")
+    assert texts(history.messages) == ["go", "call", "result", "next", "answer"]

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, RemoveMessage, SystemMessage, ToolMessage
+from langgraph.channels.delta import DeltaChannel
 from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.graph import START, MessagesState, StateGraph
-from langgraph.graph.message import REMOVE_ALL_MESSAGES
+from langgraph.graph.message import REMOVE_ALL_MESSAGES, _messages_delta_reducer
 from langgraph.types import Command, interrupt
+from typing_extensions import TypedDict
 
 from langchain_ttl_history import CorruptRecordError, Retention, SessionBuffer, StorageError
 from langchain_ttl_history.codec import Codec
@@ -29,13 +31,16 @@ from tests.regressions.cases import (
     CONFIG,
     DELTAS,
     KEY,
+    LOOP,
     Hooked,
     Veil,
     ask,
     asking,
     calls_while,
     chained,
+    checkpoint,
     ids,
+    says,
     texts,
 )
 
@@ -621,3 +626,100 @@ def test_what_a_delta_channel_was_cut_of_is_freed() -> None:
         info = buffer.info("u", "t")
         most = max(most, 0 if info is None else info.bytes)
     assert most < 1.2 * bound
+
+
+def test_what_is_freed_while_a_list_is_read_is_left_out_of_it() -> None:
+    saver = SessionBuffer(default_user="u", retention=Retention(max_checkpoints=4)).checkpointer()
+    made = [checkpoint(HumanMessage(each, id=each)) for each in "abcd"]
+    for each in made:
+        saver.put(CONFIG, each, LOOP, {"messages": 1})
+    listing = saver.list(CONFIG)
+    assert next(listing).checkpoint["id"] == made[-1]["id"]
+    for each in "efghijklmnop":
+        saver.put(CONFIG, checkpoint(HumanMessage(each, id=each)), LOOP, {"messages": 1})
+    assert [*listing] == []
+
+
+@pytest.mark.parametrize("frequency", [1, 2, 1_000], ids=lambda steps: f"a snapshot each {steps} steps")
+def test_what_a_delta_channel_wrote_to_a_freed_checkpoint_goes_with_its_next(frequency: int) -> None:
+    delta = DeltaChannel(_messages_delta_reducer, snapshot_frequency=frequency)
+    state: Any = TypedDict("state", {"messages": Annotated[list, delta]})
+    storage = MemoryStorage()
+    buffer = SessionBuffer(storage, default_user="u", retention=Retention(max_checkpoints=1))
+    others = chained(buffer, a=says("a"))
+
+    def slow(_: Any) -> Any:
+        for each in "12345":
+            ask(others, each)
+        return {"messages": [AIMessage("slow")]}
+
+    ask(chained(buffer, state, slow=slow, end=says("end")), "q")
+    for each in "12345":
+        ask(others, each)
+    found = storage.read(KEY, Query(outline=True))
+    assert {name[1:] for name in found.lists if name[0] == "w"} <= {name[1:] for name in found.blobs if name[0] == "c"}
+
+
+@pytest.mark.parametrize("before", [6, 7, 8])
+def test_what_is_said_together_with_an_edit_of_what_is_hidden_is_kept(before: int) -> None:
+    buffer = SessionBuffer(default_user="u", retention=Retention(max_messages=4))
+    history = buffer.history(session_id="t")
+    ask(chained(buffer, a=lambda _: {"messages": [AIMessage("a", id="a")]}), "q")
+    for each in range(before):
+        history.add_messages([HumanMessage(f"H{each}"), AIMessage(f"A{each}")])
+    history.add_messages([AIMessage("edited", id="a"), HumanMessage("new"), AIMessage("to it")])
+    history.add_messages([AIMessage("last")])
+    assert texts(history.messages) == ["new", "to it", "last"]
+
+
+def test_a_late_result_and_its_answer_are_not_shown_as_the_newest_when_their_call_is_freed() -> None:
+    buffer = SessionBuffer(default_user="u", retention=Retention(max_messages=4))
+    history = buffer.history(session_id="t")
+    history.add_messages([HumanMessage("go"), AIMessage("call", tool_calls=[CALL])])
+    for each in range(9):
+        history.add_messages([HumanMessage(f"H{each}"), AIMessage(f"A{each}")])
+    history.add_messages([ToolMessage("result", tool_call_id=CALL["id"]), AIMessage("late")])
+    assert texts(history.messages) == ["H7", "A7", "H8", "A8"]
+    history.add_messages([HumanMessage("X"), AIMessage("Y")])
+    assert texts(history.messages) == ["H8", "A8", "X", "Y"]
+
+
+def test_of_a_change_of_many_messages_the_oldest_are_freed_where_bytes_are_short() -> None:
+    buffer = SessionBuffer(default_user="u", retention=Retention(max_bytes=3_000))
+    history = buffer.history(session_id="t")
+    for turn in range(6):
+        history.add_messages([each for at in range(6) for each in (HumanMessage(f"{turn} {at}"), AIMessage("x" * 100))])
+        info = buffer.info("u", "t")
+        assert info is not None
+        assert info.bytes <= 3_000
+
+
+def test_the_log_is_freed_of_removals_of_ever_new_messages() -> None:
+    storage = MemoryStorage()
+    retention = Retention(max_messages=4)
+    history = SessionBuffer(storage, default_user="u", retention=retention).history(session_id="t")
+    history.add_messages([HumanMessage("old")])
+    for number in range(100):
+        history.add_messages([AIMessage("notice", id=f"notice {number}")])
+        history.add_messages([RemoveMessage(id=f"notice {number}")])
+    entries = storage.read(KEY, Query(outline=True)).lists[LOG]
+    assert sum(1 + len(entry.refs) for entry in entries) <= hard_limits(retention, MemoryStorage.slack)[LOG]
+
+
+@pytest.mark.parametrize("notices", [0, 3, 6, 9])
+@pytest.mark.parametrize("said", [4, 8, 20])
+def test_an_edit_is_kept_whatever_is_freed_around_it(notices: int, said: int) -> None:
+    buffer = SessionBuffer(default_user="u", retention=Retention(max_messages=4))
+    history = buffer.history(session_id="t")
+    ask(chained(buffer, a=says("answer")), "question")
+    question = history.messages[0]
+    history.add_messages([HumanMessage("stays", id="stays")])
+    for each in range(notices):
+        history.add_messages([HumanMessage("notice", id=f"notice {each}")])
+        history.add_messages([RemoveMessage(id=f"notice {each}")])
+    history.add_messages([question.model_copy(update={"content": "edited"})])
+    for number in range(said):
+        history.add_messages([HumanMessage("said", id=f"said {number % 3}")])
+    for number in range(3):
+        history.add_messages([RemoveMessage(id=f"said {number}")])
+    assert texts(history.messages) == ["edited", "answer", "stays"]
