@@ -233,7 +233,7 @@ def _fields_of(blob: Blob, codec: Codec) -> _Fields:
     if fields[0] != _FORMAT:
         raise unread_form("a checkpoint", fields[0], _FORMAT)
     found = _Fields(*fields)
-    own = found.values.get(found.channel or "") if found.explicit else None
+    own = found.values.get(found.channel) if found.explicit and found.channel is not None else None
     if found.conversation != [0, found.conversation[1]] or (own is not None and own[1:] != found.conversation):
         raise CorruptRecordError("a checkpoint is damaged: what it says of its conversation differs")
     if lacking := _NEEDED.difference(found.checkpoint):

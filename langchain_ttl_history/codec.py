@@ -57,8 +57,8 @@ class Codec:
         self.learning = learning
         self.serde = serde
         self.cipher = cipher
-        is_langgraphs = isinstance(cipher, (EncryptedSerializer, JsonPlusSerializer))
-        self._sealed_as = cipher.dumps_typed(b"")[0].partition("+")[0] if cipher and is_langgraphs else None
+        inner = cipher.serde if type(cipher) is EncryptedSerializer else cipher
+        self._by_langgraph = type(inner) is JsonPlusSerializer
         self._extensions = Extensions(allowed, learning=learning)
 
     def allows(self, names: Iterable[TypeName]) -> bool:
@@ -98,8 +98,8 @@ class Codec:
             kind, data = parts
             if isinstance(self.cipher, EncryptedSerializer) and "+" not in kind:
                 raise ValueError("it is not encrypted")
-            if self._sealed_as is not None and kind.partition("+")[0] != self._sealed_as:
-                # No seal covers the kind, by which LangGraph's serializers choose a loader that may run what it reads.
+            if self._by_langgraph and kind.partition("+")[0] != "bytes":
+                # No seal covers the kind, by which LangGraph's serializer chooses a loader that may run what it reads.
                 raise ValueError(f"it is sealed as {kind!r}, which is no kind of bytes")
             payload = self.cipher.loads_typed((kind, data))
         except Exception as error:

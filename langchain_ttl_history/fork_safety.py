@@ -64,7 +64,9 @@ def _before() -> None:
             each.before_fork()
         except BaseException as error:  # noqa: BLE001  # such as Ctrl-C while it waits; the process forks all the same
             failure = error
-    for made in (_changing, *list(_locks)):
+    _changing.acquire()
+    _held.append(_changing)
+    for made in list(_locks):
         made.acquire()
         _held.append(made)
     if failure is not None:

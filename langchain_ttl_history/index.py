@@ -51,7 +51,8 @@ def line_of(ns: str, id: str, record: Record) -> bytes:
         # written to: as long as that takes, it would keep all checkpoints.
         versions = record.checkpoint["channel_versions"]
         valued = (*record.values, *(channel for channel in deltas or () if channel not in versions))
-    return Line(ns, id, record.parent, root, None if run_id is None else str(run_id), deltas, valued).payload()
+    root, run_id = (None if each is None else str(each) for each in (root, run_id))
+    return Line(ns, id, record.parent, root, run_id, deltas, valued).payload()
 
 
 @decoder("an index line")

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Collection
 from typing import Any
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo, ModelPrivateAttr
 from pydantic_core import PydanticUndefined
 
-__all__ = ["fill_dataclass", "fill_model", "filled_private"]
+__all__ = ["absent_from", "fill_dataclass", "fill_model"]
 
 
 def fill_dataclass(made: Any, stored: dict[str, Any]) -> None:
@@ -32,26 +33,55 @@ def fill_dataclass(made: Any, stored: dict[str, Any]) -> None:
             object.__setattr__(made, field.name, field.default_factory())
 
 
-def fill_model(cls: type[BaseModel], fields: dict[str, Any]) -> None:
-    """Add the fields that were added to a pydantic model to those that an object was stored with, in place."""
-    if cls.model_fields.keys() <= fields.keys():
-        return
-    for name, field in cls.model_fields.items():
-        if name not in fields and not field.is_required():
-            fields[name] = _default(field, fields)
+def absent_from(value: BaseModel) -> list[str]:
+    """The fields and private attributes with a default that an object lacks all the same: somebody deleted them."""
+    there = {*value.__dict__, *(value.__pydantic_private__ or ())}
+    return [name for name, field in _all_of(type(value)).items() if name not in there and _has_default(field)]
 
 
-def filled_private(
-    cls: type[BaseModel], fields: dict[str, Any], private: dict[str, Any] | None
+def fill_model(
+    cls: type[BaseModel],
+    fields: dict[str, Any],
+    extra: dict[str, Any] | None,
+    private: dict[str, Any] | None,
+    absent: Collection[str] = (),
 ) -> dict[str, Any] | None:
-    """The private attributes that an object of these fields was stored with, and those that were added to its class."""
-    there = private or {}
-    added = {
-        name: _default(attribute, fields)
-        for name, attribute in cls.__private_attributes__.items()
-        if name not in there and (attribute.default_factory or attribute.default is not PydanticUndefined)
-    }
-    return {**there, **added} if added else private
+    """Fill in what was added to a pydantic model since an object of it was stored.
+
+    Args:
+        cls: The model.
+        fields: The fields that the object was stored with; the added ones are added.
+        extra: What it was stored with under other names; the value of one that is a field by now moves to the fields.
+        private: Its private attributes.
+        absent: What it lacked when it was stored; see `absent_from`.
+
+    Returns:
+        The private attributes, those that were added included.
+    """
+    added: dict[str, Any] = {}
+    for name, field in _all_of(cls).items():
+        if name in fields or name in absent or (private is not None and name in private):
+            continue
+        if extra and name in extra:
+            fields[name] = extra.pop(name)
+        elif _has_default(field):
+            try:
+                made = _default(field, fields)
+            except Exception:  # noqa: BLE001, S112  # a program's own, which may need a field that is not there
+                continue
+            if isinstance(field, FieldInfo):
+                fields[name] = made
+            else:
+                added[name] = made
+    return {**(private or {}), **added} if added else private
+
+
+def _all_of(cls: type[BaseModel]) -> dict[str, FieldInfo | ModelPrivateAttr]:
+    return {**cls.model_fields, **cls.__private_attributes__}
+
+
+def _has_default(field: FieldInfo | ModelPrivateAttr) -> bool:
+    return field.default_factory is not None or not (field.default is PydanticUndefined or field.default is ...)
 
 
 def _default(field: FieldInfo | ModelPrivateAttr, before: dict[str, Any]) -> Any:

@@ -101,7 +101,7 @@ def _filled(
 ) -> Callable[[list[Any], str, str | None], State]:
     def filled(record: list[Any], kind: str, id: str | None) -> State:
         made = state(record, kind, id)
-        fill_model(cls, made)
+        fill_model(cls, made, None, None)
         return made
 
     return filled

@@ -13,7 +13,7 @@ from typing import Any
 import ormsgpack
 from langchain_core.messages import BaseMessage
 
-from langchain_ttl_history.encoding.added_fields import fill_model, filled_private
+from langchain_ttl_history.encoding.added_fields import absent_from, fill_model
 from langchain_ttl_history.encoding.layouts import (
     BY_CLASS,
     BY_TAG,
@@ -58,6 +58,8 @@ def pack_message(message: BaseMessage, default: Default, spell: Spell | None = N
         rewrite(message.__pydantic_extra__ or None),
         rewrite(message.__pydantic_private__ or None),
     ]
+    if absent := absent_from(message):
+        record.append(absent)
     return ormsgpack.packb(record, default, OPTIONS)
 
 
@@ -124,7 +126,7 @@ def unpack_messages(
 
 def _unpack_general(record: list[Any], id: str | None, resolve: Resolve) -> BaseMessage:
     try:
-        _, tag, name, fields, extra, private = record
+        _, tag, name, fields, extra, private, *absent = record
         if tag != -1 and not 0 <= tag < len(BY_TAG):
             raise unread_form(f"message {id!r}", tag, len(BY_TAG) - 1)
         cls = resolve(*map(str, name)) if tag == -1 else BY_TAG[tag].cls
@@ -139,9 +141,9 @@ def _unpack_general(record: list[Any], id: str | None, resolve: Resolve) -> Base
         raise TypeNotAllowedError(f"type {'.'.join(name)} is no class of messages any more; restore it")
     message = cls.__new__(cls)
     present = set(state)
-    fill_model(cls, state)
+    private = fill_model(cls, state, extra, private, *absent)
     set_state(message, state)
     set_present(message, present)
     set_extra(message, extra)
-    set_private(message, filled_private(cls, state, private))
+    set_private(message, private)
     return message

@@ -18,7 +18,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel
 
-from langchain_ttl_history.encoding.added_fields import fill_dataclass, fill_model, filled_private
+from langchain_ttl_history.encoding.added_fields import absent_from, fill_dataclass, fill_model
 from langchain_ttl_history.errors import CorruptRecordError
 
 __all__ = ["beside", "is_mixed", "put_together", "taken_apart"]
@@ -34,8 +34,6 @@ _BASES: dict[type, Callable[[Any], Any]] = {
     list: list,
     dict: dict,
 }
-# A dataclass of such a base holds something besides its attributes.
-_CONTAINERS = (*_BASES, tuple, set, frozenset, deque, BaseException)
 _NO_ATTRIBUTES = frozenset({"__class__", "__dict__"})
 # Classes with slots that are neither dataclasses nor models.
 _SLOTTED = {("langgraph.types", "Send"): ("node", "arg", "timeout")}
@@ -57,6 +55,8 @@ def taken_apart(value: Any) -> list[Any] | None:
             value.__pydantic_extra__,
             value.__pydantic_private__,
         ]
+        if absent := absent_from(value):
+            parts.append(absent)
         return [_MODEL, parts]
     if dataclasses.is_dataclass(value):
         names = [field.name for field in dataclasses.fields(value) if hasattr(value, field.name)]
@@ -85,7 +85,13 @@ def taken_apart(value: Any) -> list[Any] | None:
 
 def is_mixed(value: Any) -> bool:
     """Whether it is a dataclass that is a plain value, a set or an exception as well, of which a part would be lost."""
-    return dataclasses.is_dataclass(value) and isinstance(value, _CONTAINERS)
+    if not dataclasses.is_dataclass(value):
+        return False
+    if isinstance(value, BaseException):
+        return bool(value.args)
+    if isinstance(value, (tuple, set, frozenset, deque)):
+        return len(value) > 0
+    return any(isinstance(value, base) and plain(value) != base() for base, plain in _BASES.items())
 
 
 def beside(value: Any) -> dict[str, Any]:
@@ -125,12 +131,12 @@ def put_together(cls: Any, how: int, state: Any) -> Any:
         if dataclasses.is_dataclass(cls):
             fill_dataclass(made, state)
         return made
-    fields, present, extra, private = state
-    fill_model(cls, fields)
-    private = filled_private(cls, fields, private)
+    fields, present, extra, private, *absent = state
+    present = set(present)
+    private = fill_model(cls, fields, extra, private, *absent)
     for name, value in (
         ("__dict__", fields),
-        ("__pydantic_fields_set__", set(present)),
+        ("__pydantic_fields_set__", present),
         ("__pydantic_extra__", extra),
         ("__pydantic_private__", private),
     ):

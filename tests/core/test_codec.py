@@ -122,9 +122,15 @@ class Basketful(list[str]):
     held: list[str]
 
 
+def full_basket() -> Basketful:
+    made = Basketful(["apple"])
+    made.append("pear")
+    return made
+
+
 @pytest.mark.parametrize(
     "value",
-    [lambda: 1, object, open, iter([]), (each for each in ()), Codec(), ValueError("x"), Basketful(["apple"])],
+    [lambda: 1, object, open, iter([]), (each for each in ()), Codec(), ValueError("x"), full_basket()],
     ids=lambda value: type(value).__name__,
 )
 def test_what_would_not_come_back_is_refused(value: Any) -> None:
@@ -250,7 +256,6 @@ def test_noise_is_read_or_refused_but_nothing_else(codec: Codec, noise: bytes) -
 CLAIMS = r"""
 import resource
 from langchain_ttl_history.codec import Codec
-from langchain_ttl_history.encoding import layouts
 from langchain_ttl_history.errors import CorruptRecordError
 
 resource.setrlimit(resource.RLIMIT_AS, (1 << 33, 1 << 33))  # The list claims to be half as large again.
@@ -497,3 +502,45 @@ def test_a_message_of_langchains_own_is_complete_under_a_release_that_added_a_fi
     newer = layouts.layout(tag, Newer, ("content", "additional_kwargs", "response_metadata", "name"))
     record = [tag, "hello", {}, {}, None]
     assert newer.state(record, "human", "1") == {**older.state(record, "human", "1"), "mood": "calm"}
+
+
+class Scored(HumanMessage):
+    """Stored with a score that its class did not have."""
+
+
+class ScoredSince(Scored):
+    __qualname__ = "Scored"
+    score: float = 0.5
+    needed: int
+    twice: int = Field(default_factory=lambda before: before["needed"] * 2)
+
+
+def test_what_a_message_held_under_the_name_of_a_new_field_is_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = Codec(allowed=[Scored]).dumps(Scored("hello", score=0.9), "here")
+    monkeypatch.setattr(sys.modules[__name__], "Scored", ScoredSince)
+    found = Codec(allowed=[ScoredSince]).loads(stored)
+    assert (found.score, found.model_extra) == (0.9, {})
+    assert not hasattr(found, "twice"), "its factory needs what is not there"
+
+
+@pytest.mark.parametrize(("name", "made"), [("note", Noted("a")), ("note", Told()), ("name", HumanMessage("a"))])
+def test_what_was_deleted_from_an_object_stays_so(name: str, made: Any) -> None:
+    codec = Codec(allowed=[Noted, Told])
+    value = made.model_copy()
+    delattr(value, name)
+    found = codec.loads(codec.dumps(value, "here"))
+    assert vars(found).keys() == vars(value).keys()
+
+
+def test_a_dataclass_that_is_an_empty_list_or_exception_as_well_is_kept() -> None:
+    codec = Codec(allowed=[Basketful, Failed])
+    for value in (Basketful(["apple"]), Failed(code=1)):
+        found = codec.loads(codec.dumps(value, "here"))
+        assert (type(found), vars(found)) == (type(value), vars(value))
+    with pytest.raises(TypeNotAllowedError, match="Failed"):
+        codec.dumps(Failed(1), "here")
+
+
+@dataclasses.dataclass
+class Failed(Exception):  # noqa: N818  # it is no error of this package's
+    code: int

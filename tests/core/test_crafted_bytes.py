@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -16,16 +17,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.messages import HumanMessage
 from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from langchain_ttl_history import CorruptRecordError, TypeNotAllowedError
-from langchain_ttl_history.checkpoints import Record, encode_record
+from langchain_ttl_history.checkpoints import Record, encode_record, encode_values
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.encoding.records import nesting, pack, unpack
-from langchain_ttl_history.index import every_line
+from langchain_ttl_history.index import every_line, line_of
 from langchain_ttl_history.log_entries import deltas_of
 from langchain_ttl_history.pointers import found_record
 from langchain_ttl_history.storage.base import Blob, Entry
 from langchain_ttl_history.stored.bodies import decode_bodies, encode_new
+from langchain_ttl_history.stored.known_bodies import KnownBodies
 from langchain_ttl_history.stored.names import checkpoint_name
 from langchain_ttl_history.stored.values import LIST
 
@@ -294,3 +297,37 @@ def test_what_is_sealed_is_read_by_no_loader_that_its_kind_names() -> None:
     for other in ("msgpack+turned", "pickle+turned", "json+turned", "msgpack"):
         with pytest.raises(CorruptRecordError, match=r"no kind of bytes|not encrypted"):
             codec.unseal(pack([other, data]))
+
+
+class Zipped(JsonPlusSerializer):
+    """Packs what is long, and says so in the kind."""
+
+    def dumps_typed(self, obj: Any) -> tuple[str, bytes]:
+        kind, data = super().dumps_typed(obj)
+        return (f"{kind}-zlib", zlib.compress(data)) if len(data) > 100 else (kind, data)
+
+    def loads_typed(self, data: tuple[str, bytes]) -> Any:
+        kind, packed = data
+        return super().loads_typed((kind.removesuffix("-zlib"), zlib.decompress(packed) if "-" in kind else packed))
+
+
+@pytest.mark.parametrize("cipher", [Zipped(), EncryptedSerializer(Turned(), Zipped())], ids=["alone", "encrypted"])
+@pytest.mark.parametrize("size", [1, 1_000])
+def test_the_kinds_of_a_programs_own_serializer_are_its_own(cipher: Any, size: int) -> None:
+    codec = Codec(cipher=cipher)
+    assert codec.unseal(codec.seal(b"a" * size)) == b"a" * size
+
+
+def test_a_channel_without_a_name_is_no_conversation() -> None:
+    codec = Codec()
+    record = Record({"id": "1", "channel_versions": {"": 1}, "versions_seen": {}}, {}, None, "1")
+    encode_values(record, {"": 5}, KnownBodies(), codec, "here")
+    found = found_record("", "1", {checkpoint_name("", "1"): encode_record(record, codec)}, codec)
+    assert found is not None
+    assert found.decode_values({}, codec) == {"": 5}
+
+
+def test_a_line_names_the_root_by_text_whatever_the_metadata_has() -> None:
+    record = Record({"id": "1", "channel_versions": {}, "versions_seen": {}}, {"parents": {"": 5}}, None, "1")
+    (line,) = every_line([Entry(1, line_of("sub", "1", record))])
+    assert line.root == "5"
