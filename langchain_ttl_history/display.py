@@ -70,7 +70,7 @@ def history_card(user_id: str, session_id: str, portrait: Portrait | None) -> st
         *([_fact("cut", f"{cut:,}", "held until freed")] if cut else ()),
         _fact("checkpoints", f"{facts.checkpoints:,}", kept.max_checkpoints and f"of at most {kept.max_checkpoints:,}"),
         _fact("size", amount(facts.bytes), kept.max_bytes and f"of at most {amount(kept.max_bytes)}"),
-        _idle_fact(facts),
+        _left_fact(facts),
     ]
     conversation = timeline(portrait.messages, portrait.shown, portrait.waiting)
     return _card(_title(user_id, session_id), _facts(rows), conversation)
@@ -84,7 +84,7 @@ def info_card(facts: Facts) -> str:
         _fact("size", amount(facts.bytes)),
         _fact("created", _moment(facts.created_at)),
         _fact("last used", _moment(facts.last_used_at)),
-        _idle_fact(facts),
+        _left_fact(facts),
     ]
     return _card(_title(facts.user_id, facts.session_id), _facts(rows))
 
@@ -119,7 +119,7 @@ def buffer_card(
     lines = [
         f"<tr><td dir='auto'>{escaped(each.user_id)}</td><td dir='auto'>{escaped(each.session_id)}</td>"
         f"<td>{each.messages:,}</td><td>{each.checkpoints:,}</td><td>{amount(each.bytes)}</td>"
-        f"<td>{_idle(each)}</td></tr>"
+        f"<td>{_left(each)}</td></tr>"
         for each in some
     ]
     table = f'<table class="ttlh-table"><tr>{heads}</tr>{"".join(lines)}</table>' if lines else ""
@@ -187,11 +187,11 @@ def _fact(name: str, value: str, aside: object = None) -> str:
     return f'<li><span class="ttlh-of">{name}</span> <b>{value}</b>{beside}</li>'
 
 
-def _idle_fact(facts: Facts) -> str:
-    return f'<li><span class="ttlh-of">time left</span> {_idle(facts)}</li>'
+def _left_fact(facts: Facts) -> str:
+    return f'<li><span class="ttlh-of">time left</span> {_left(facts)}</li>'
 
 
-def _idle(facts: Facts) -> str:
+def _left(facts: Facts) -> str:
     if facts.expires_at is None:
         return "<b>no end</b>"
     left = max(0.0, (facts.expires_at - (facts.read_at or facts.last_used_at)).total_seconds())

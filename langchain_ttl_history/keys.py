@@ -19,19 +19,10 @@ Id: TypeAlias = "str | int | UUID"
 
 
 class SessionKey(NamedTuple):
-    """The pair that names a session; two keys are one session only if both parts are equal."""
+    """The pair that names a session, each part by `valid_id`; two keys are one session only if both are equal."""
 
     user_id: str
     session_id: str
-
-    @classmethod
-    def of(cls, user_id: object, session_id: object) -> SessionKey:
-        """A validated key; ints and UUIDs become strings.
-
-        Raises:
-            ConfigurationError: A part is empty, too long, holds a NUL, or is not a string.
-        """
-        return cls(valid_id("user_id", user_id), valid_id("session_id", session_id))
 
     @property
     def digest(self) -> str:

@@ -54,7 +54,7 @@ class KnownBodies:
     conversation: PackedConversation = EMPTY
     """The conversation as it was last put or read."""
     last_load: Load = _NO_LOAD
-    """By the last run to begin."""
+    """What the last run to begin loaded."""
     sound: tuple[str, ...] = ()
     """The last conversation that was found sound; see `simple_start`."""
     held: int = 0

@@ -122,15 +122,9 @@ class Basketful(list[str]):
     held: list[str]
 
 
-def full_basket() -> Basketful:
-    made = Basketful(["apple"])
-    made.append("pear")
-    return made
-
-
 @pytest.mark.parametrize(
     "value",
-    [lambda: 1, object, open, iter([]), (each for each in ()), Codec(), ValueError("x"), full_basket()],
+    [lambda: 1, object, open, iter([]), (each for each in ()), Codec(), ValueError("x")],
     ids=lambda value: type(value).__name__,
 )
 def test_what_would_not_come_back_is_refused(value: Any) -> None:
@@ -532,13 +526,16 @@ def test_what_was_deleted_from_an_object_stays_so(name: str, made: Any) -> None:
     assert vars(found).keys() == vars(value).keys()
 
 
-def test_a_dataclass_that_is_an_empty_list_or_exception_as_well_is_kept() -> None:
+def test_a_dataclass_that_is_a_list_or_exception_as_well_is_kept_if_that_is_empty() -> None:
     codec = Codec(allowed=[Basketful, Failed])
     for value in (Basketful(["apple"]), Failed(code=1)):
         found = codec.loads(codec.dumps(value, "here"))
         assert (type(found), vars(found)) == (type(value), vars(value))
-    with pytest.raises(TypeNotAllowedError, match="Failed"):
-        codec.dumps(Failed(1), "here")
+    full = Basketful(["apple"])
+    full.append("pear")
+    for lossy in (full, Failed(1)):
+        with pytest.raises(TypeNotAllowedError, match=type(lossy).__name__):
+            codec.dumps(lossy, "here")
 
 
 @dataclasses.dataclass

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
+from langgraph.checkpoint.base import Checkpoint
 from langgraph.checkpoint.serde.types import INTERRUPT
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Command, Interrupt, interrupt
@@ -210,12 +212,16 @@ def test_what_was_written_to_a_subgraph_waits_no_longer_than_its_checkpoint() ->
     assert not hold(key, change), "it is to be tried once more, since nobody will release it"
 
 
-@pytest.mark.parametrize("was_deleted", [False, True])
-@pytest.mark.parametrize("asks", [True, False])
-def test_an_interrupt_stays_whose_checkpoint_was_freed_before_its_put_returned_and_other_writes_go(
-    caplog: pytest.LogCaptureFixture, *, was_deleted: bool, asks: bool
-) -> None:
-    storage = Hooked()
+def put_with(
+    storage: Hooked, meanwhile: Callable[[Any, Checkpoint], None], *, was_deleted: bool
+) -> tuple[Any, Checkpoint]:
+    """Put a checkpoint, while something happens that frees it before its put has returned.
+
+    Args:
+        storage: Where it is put.
+        meanwhile: What happens, given the checkpointer and the checkpoint.
+        was_deleted: Whether there was a session before that was deleted.
+    """
     buffer = SessionBuffer(storage, default_user="u", retention=Retention(max_checkpoints=1))
     saver = buffer.checkpointer()
     if was_deleted:
@@ -223,15 +229,27 @@ def test_an_interrupt_stays_whose_checkpoint_was_freed_before_its_put_returned_a
     saver.put(CONFIG, checkpoint(HumanMessage("m", id="m")), LOOP, {"messages": 1})
     made = checkpoint(HumanMessage("sure?", id="sure?"))
 
-    def freed_at_once(change: Change) -> None:
+    def at_once(_: Change) -> None:
         storage.after_write = None
+        meanwhile(saver, made)
+
+    storage.after_write = at_once
+    saver.put(CONFIG, made, LOOP, {"messages": 1})
+    return saver, made
+
+
+@pytest.mark.parametrize("was_deleted", [False, True])
+@pytest.mark.parametrize("asks", [True, False])
+def test_an_interrupt_stays_whose_checkpoint_was_freed_before_its_put_returned_and_other_writes_go(
+    caplog: pytest.LogCaptureFixture, *, was_deleted: bool, asks: bool
+) -> None:
+    def freed(saver: Any, made: Checkpoint) -> None:
         for each in "abcd":
             saver.put(CONFIG, checkpoint(HumanMessage(each, id=each)), LOOP, {"messages": 1})
         written = (INTERRUPT, [Interrupt("sure?", id="i")]) if asks else ("messages", [AIMessage("yes", id="yes")])
         saver.put_writes(at(made), [written], "task")
 
-    storage.after_write = freed_at_once
-    saver.put(CONFIG, made, LOOP, {"messages": 1})
+    saver, made = put_with(Hooked(), freed, was_deleted=was_deleted)
     waiting = [each for each in saver.list(CONFIG) if each.pending_writes]
     assert [each.checkpoint["id"] for each in waiting] == [made["id"]] * asks
     assert [record.levelname for record in caplog.records] == []
@@ -308,22 +326,13 @@ def test_forgetting_a_user_reaches_a_turn_whose_session_is_over(url: str, tmp_pa
 
 @pytest.mark.parametrize("was_deleted", [False, True])
 def test_an_interrupt_goes_whose_checkpoint_was_freed_if_others_have_built_on_it(*, was_deleted: bool) -> None:
-    storage = Hooked()
-    buffer = SessionBuffer(storage, default_user="u", retention=Retention(max_checkpoints=1))
-    saver = buffer.checkpointer()
-    if was_deleted:
-        deleted(buffer)
-    saver.put(CONFIG, checkpoint(HumanMessage("m", id="m")), LOOP, {"messages": 1})
-    made = checkpoint(HumanMessage("sure?", id="sure?"))
-
-    def built_on_and_freed(change: Change) -> None:
-        storage.after_write = None
+    def built_on_and_freed(saver: Any, made: Checkpoint) -> None:
         for each in "abcd":
             saver.put(at(made), checkpoint(HumanMessage(each, id=each)), LOOP, {"messages": 1})
         saver.put_writes(at(made), [(INTERRUPT, [Interrupt("sure?", id="i")])], "task")
 
-    storage.after_write = built_on_and_freed
-    saver.put(CONFIG, made, LOOP, {"messages": 1})
+    storage = Hooked()
+    saver, made = put_with(storage, built_on_and_freed, was_deleted=was_deleted)
     assert made["id"] not in [each.checkpoint["id"] for each in saver.list(CONFIG)]
     assert [name for name in storage.read(KEY, Query(outline=True)).lists if name[0] == "w"] == []
 

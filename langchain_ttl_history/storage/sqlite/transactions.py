@@ -38,6 +38,7 @@ class Transactions:
         # An RLock, since it knows its owner: an exception from a signal handler may come right after it was acquired.
         self._writer = threading.RLock()
         self._connections = Connections(path, durable=durable, timeout=timeout)
+        self._parent, self._stands = os.getpid(), False
         watch(self)
         self._patiently(self._connections.open_first)
 
@@ -45,8 +46,8 @@ class Transactions:
 
     def before_fork(self) -> None:
         """Let nobody write or read while the process forks."""
-        until = time.monotonic() + self._timeout
         self._parent, self._stands = os.getpid(), False
+        until = time.monotonic() + self._timeout
         self._stands = self._writer.acquire(timeout=self._timeout)
         self._connections.pause(until)
 
@@ -55,6 +56,7 @@ class Transactions:
         in_child = os.getpid() != self._parent
         self._connections.resume(in_child=in_child)
         if self._stands:
+            self._stands = False
             self._writer.release()
         elif in_child:
             self._writer = threading.RLock()  # The thread that held it does not exist in the child.
