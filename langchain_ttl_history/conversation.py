@@ -31,75 +31,115 @@ def fold(names: Sequence[str], deltas: Sequence[Delta], seen: Seen) -> Sequence[
     new = unseen(deltas, seen)
     if not new:
         return names
-    # For each key the position of the last change by the head's own run: it wins over unseen changes before it.
-    own = {
-        key: delta.position
-        for delta in (deltas if seen.runs else ())
-        if seen.ran(delta) and not delta.is_carried_over
-        for key in delta.touched
-    }
-    order = keyed(names)
-    shown = dict(zip(order, names, strict=True))
-    begun = _own_turn(deltas, seen, order)
-    # For each key the change at the end that it, or what it follows, was put there by.
-    opened: dict[str, Delta] = {}
-    runs: dict[str, str] = {}
+    folding = _Folding(names, deltas, seen)
     for delta in new:
+        folding.apply(delta)
+    return folding.names
+
+
+class _Folding:
+    """A conversation in the making.
+
+    Args:
+        names: The head's.
+        deltas: The log.
+        seen: What the head's run has seen.
+    """
+
+    def __init__(self, names: Sequence[str], deltas: Sequence[Delta], seen: Seen) -> None:
+        self._deltas = deltas
+        # For each key the position of the last change by the head's own run: it wins over unseen changes before it.
+        self._own = {
+            key: delta.position
+            for delta in (deltas if seen.runs else ())
+            if seen.ran(delta) and not delta.is_carried_over
+            for key in delta.touched
+        }
+        self._order = keyed(names)
+        # The name for each key.
+        self._shown = dict(zip(self._order, names, strict=True))
+        self._begun = _own_turn(deltas, seen, self._order)
+        # For each key the change at the end that it, or what it follows, was put there by.
+        self._opened: dict[str, Delta] = {}
+        # For each key the run that added it.
+        self._runs: dict[str, str] = {}
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The names, as far as the changes were applied."""
+        return [self._shown[key] for key in self._order]
+
+    def apply(self, delta: Delta) -> None:
+        """Apply a change; they are applied in the log's order."""
         if delta.is_carried_over:
-            _carry_over(delta, deltas, own, order, shown)
-            continue
-        behind = _behind_moved(order, delta) if delta.removed else {}
+            self._carry_over(delta)
+            return
+        behind = _behind_moved(self._order, delta) if delta.removed else {}
+        self._remove(delta, behind)
+        self._add(delta, behind)
+
+    def _remove(self, delta: Delta, behind: Mapping[str, Sequence[str]]) -> None:
         for key in delta.removed:
-            if key in shown and own.get(key, 0) < delta.position:
-                del shown[key]
-                order.remove(key)
+            if key in self._shown and self._own.get(key, 0) < delta.position:
+                del self._shown[key]
+                self._order.remove(key)
                 for follower in behind.get(key, ()):
-                    order.remove(follower)
-        follows = delta.after in order
-        at = order.index(delta.after or "") + 1 if follows else _end_for(delta, order, begun, opened, runs)
+                    self._order.remove(follower)
+
+    def _add(self, delta: Delta, behind: Mapping[str, Sequence[str]]) -> None:
+        follows = delta.after in self._order
+        at = self._order.index(delta.after or "") + 1 if follows else self._end_for(delta)
         placed: list[str] = []
         for name in delta.added:
             key = key_of(name)
-            is_there = key in shown
-            if own.get(key, 0) > delta.position or (delta.after == WHERE_IT_IS and not is_there):
+            is_there = key in self._shown
+            if self._own.get(key, 0) > delta.position or (delta.after == WHERE_IT_IS and not is_there):
                 continue
             if not is_there:
-                placed += [key, *behind.get(key, ())] if behind else [key]
-            shown[key] = name
-        order[at:at] = placed
-        opening = opened.get(delta.after or "") if follows else delta
+                placed += [key, *behind.get(key, ())]
+            self._shown[key] = name
+        self._order[at:at] = placed
+        opening = self._opened.get(delta.after or "") if follows else delta
         if opening is not None:
-            opened.update(dict.fromkeys(placed, opening))
-        runs.update(dict.fromkeys(placed, delta.run))
-    return [shown[key] for key in order]
+            self._opened.update(dict.fromkeys(placed, opening))
+        self._runs.update(dict.fromkeys(placed, delta.run))
 
+    def _carry_over(self, delta: Delta) -> None:
+        """Add what a turn carries over from a session that ended, each after the one before it if that is there."""
+        gone: set[str] = set()
+        for other in takewhile(lambda each: each.position < delta.position, self._deltas):
+            gone.difference_update(() if other.is_carried_over else map(key_of, other.added))
+            gone.update({*other.removed}.difference(map(key_of, other.added)))
+        gone.update(key for key, position in self._own.items() if position > delta.position)
+        at = len(self._order)
+        for name in delta.added:
+            key = key_of(name)
+            if key in self._shown:
+                at = self._order.index(key) + 1
+            elif key not in gone:
+                self._order.insert(at, key)
+                self._shown[key] = name
+                at += 1
 
-def _carry_over(
-    delta: Delta, deltas: Iterable[Delta], own: Mapping[str, int], order: list[str], shown: dict[str, str]
-) -> None:
-    """Add what a turn carries over from a session that ended, each message after the one before it if that is there.
+    def _end_for(self, delta: Delta) -> int:
+        """Where the end is for a change that follows nothing that is there.
 
-    Args:
-        delta: The change.
-        deltas: The log.
-        own: For each key the position of the last change by the head's own run.
-        order: The keys of the conversation so far; changed in place.
-        shown: The name for each key; changed in place.
-    """
-    gone: set[str] = set()
-    for other in takewhile(lambda each: each.position < delta.position, deltas):
-        gone.difference_update(() if other.is_carried_over else map(key_of, other.added))
-        gone.update({*other.removed}.difference(map(key_of, other.added)))
-    gone.update(key for key, position in own.items() if position > delta.position)
-    at = len(order)
-    for name in delta.added:
-        key = key_of(name)
-        if key in shown:
-            at = order.index(key) + 1
-        elif key not in gone:
-            order.insert(at, key)
-            shown[key] = name
-            at += 1
+        That is never behind the turn of the head's run if it began only after this change. If the change continues a
+        turn, it is behind what is left of that turn, or in front of what others have begun since.
+        """
+        order, end = self._order, len(self._order)
+        if self._begun is not None and delta.position < self._begun[0] and self._begun[1] in order:
+            end = order.index(self._begun[1])
+        if delta.after is None or delta.known is None:
+            return end
+        for at in range(len(order), 0, -1):
+            if self._runs.get(order[at - 1]) == delta.run:
+                return at
+        for at, key in enumerate(order):
+            other = self._opened.get(key)
+            if other is not None and other.began > delta.began:
+                return at
+        return end
 
 
 def _own_turn(deltas: Sequence[Delta], seen: Seen, order: Sequence[str]) -> tuple[int, str] | None:
@@ -130,40 +170,6 @@ def _own_turn(deltas: Sequence[Delta], seen: Seen, order: Sequence[str]) -> tupl
     # Messages that it only edited stand further up.
     newest = [*takewhile(keys.__contains__, reversed(order))]
     return (began, newest[-1]) if newest else None
-
-
-def _end_for(
-    delta: Delta,
-    order: Sequence[str],
-    begun: tuple[int, str] | None,
-    opened: Mapping[str, Delta],
-    runs: Mapping[str, str],
-) -> int:
-    """Where the end is for a change that follows nothing that is there.
-
-    That is never behind the turn of the head's run if it began only after this change. If the change continues a turn,
-    it is behind what is left of that turn, or in front of what others have begun since.
-
-    Args:
-        delta: The change.
-        order: The keys of the conversation so far.
-        begun: Where the turn of the head's run began; see `_own_turn`.
-        opened: For each key the change at the end that it, or what it follows, was put there by.
-        runs: For each key the run that added it.
-    """
-    end = len(order)
-    if begun is not None and delta.position < begun[0] and begun[1] in order:
-        end = order.index(begun[1])
-    if delta.after is None or delta.known is None:
-        return end
-    for at in range(len(order), 0, -1):
-        if runs.get(order[at - 1]) == delta.run:
-            return at
-    for at, key in enumerate(order):
-        other = opened.get(key)
-        if other is not None and other.began > delta.began:
-            return at
-    return end
 
 
 def _behind_moved(order: Sequence[str], delta: Delta) -> dict[str, list[str]]:

@@ -19,7 +19,17 @@ from langchain_core.messages import BaseMessage
 from langchain_ttl_history.retention import Retention
 from langchain_ttl_history.timeline import escaped, timeline
 
-__all__ = ["Facts", "Portrait", "amount", "buffer_card", "history_card", "info_card", "span"]
+__all__ = [
+    "Facts",
+    "Portrait",
+    "amount",
+    "buffer_card",
+    "history_card",
+    "info_card",
+    "moment",
+    "seconds_left",
+    "span",
+]
 
 
 class Facts(Protocol):
@@ -82,8 +92,8 @@ def info_card(facts: Facts) -> str:
         _fact("messages", f"{facts.messages:,}"),
         _fact("checkpoints", f"{facts.checkpoints:,}"),
         _fact("size", amount(facts.bytes)),
-        _fact("created", _moment(facts.created_at)),
-        _fact("last used", _moment(facts.last_used_at)),
+        _fact("created", moment(facts.created_at)),
+        _fact("last used", moment(facts.last_used_at)),
         _left_fact(facts),
     ]
     return _card(_title(facts.user_id, facts.session_id), _facts(rows))
@@ -155,6 +165,16 @@ def span(seconds: float) -> str:
     return " ".join(parts[:2]) or "0 s"
 
 
+def moment(time: datetime) -> str:
+    """A time in UTC, for people."""
+    return f"{time:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def seconds_left(facts: Facts, expires_at: datetime) -> float:
+    """How many seconds a session had left when it was read, until the time at which it expires."""
+    return max(0.0, (expires_at - (facts.read_at or facts.last_used_at)).total_seconds())
+
+
 # The parts of a card
 
 
@@ -194,15 +214,11 @@ def _left_fact(facts: Facts) -> str:
 def _left(facts: Facts) -> str:
     if facts.expires_at is None:
         return "<b>no end</b>"
-    left = max(0.0, (facts.expires_at - (facts.read_at or facts.last_used_at)).total_seconds())
+    left = seconds_left(facts, facts.expires_at)
     whole = (facts.expires_at - facts.last_used_at).total_seconds()
     part = round(100 * min(1.0, left / whole)) if whole > 0 else 0
     low = " ttlh-low" if part <= 20 else ""
     return f'<b>{span(left)}</b> <span class="ttlh-bar{low}"><span style="width:{part}%"></span></span>'
-
-
-def _moment(time: datetime) -> str:
-    return f"{time:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _bound(value: Any, form: Callable[[Any], str]) -> str:

@@ -13,7 +13,7 @@ from langchain_core.messages.utils import count_tokens_approximately
 
 from langchain_ttl_history.errors import ConfigurationError, brief
 
-__all__ = ["Duration", "Retention", "TokenCounter", "seconds"]
+__all__ = ["Duration", "Retention", "TokenCounter", "check_count", "seconds"]
 
 Duration: TypeAlias = "float | timedelta | None"
 """Seconds or a `timedelta`; None means unbounded."""
@@ -77,7 +77,7 @@ class Retention:
             elif each.name in _DURATIONS:
                 object.__setattr__(self, each.name, seconds(each.name, value))
             else:
-                _check_count(each.name, value)
+                check_count(each.name, value)
 
     @property
     def idle_seconds(self) -> float | None:
@@ -117,7 +117,16 @@ def seconds(name: str, value: object) -> float | None:
     return found
 
 
-def _check_count(name: str, value: object) -> None:
+def check_count(name: str, value: object) -> None:
+    """Refuse what is no bound.
+
+    Args:
+        name: What the bound is called in an error.
+        value: A whole number of at least 1, or None for unbounded.
+
+    Raises:
+        ConfigurationError: It is neither.
+    """
     if value is None:
         return
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:

@@ -95,7 +95,10 @@ def view_of(snapshot: Snapshot, recall: Recall, codec: Codec) -> View:
         names = fold((), spelled_out(deltas, (), Seen()), Seen())
         messages = dict(zip(names, recall.decode(names, blobs), strict=True))
         log = Log(entries, deltas)
-        return View(snapshot, None, names, names, names, Seen(snapshot.position), messages, log)
+        return View(
+            snapshot, record=None, names=names, graph=names, history=names, seen=Seen(snapshot.position),
+            messages=messages, log=log,
+        )  # fmt: skip
     record = pointed_at(pointer, blobs, codec)
     decoded = recall.decode(record.names, blobs)
     head, shown, hidden = _visible(record.names, decoded, hidden_places(pointer, codec))
@@ -106,17 +109,20 @@ def view_of(snapshot: Snapshot, recall: Recall, codec: Codec) -> View:
         closed = len(shown)  # What is hidden of a group, or removed, does not make it wait.
     open_keys = _open_beside(log, names, messages)
     if closed == len(shown):
-        seen = Seen(snapshot.position)
         history = [name for name in names if key_of(name) not in open_keys] if open_keys else names
-        return View(snapshot, record, names, names, history, seen, messages, log)
+        return View(
+            snapshot, record, names, graph=names, history=history, seen=Seen(snapshot.position), messages=messages,
+            log=log,
+        )  # fmt: skip
     open_keys.update(keyed(head)[closed:])
     history = [name for name, key in zip(names, keyed(names), strict=True) if key not in open_keys]
     opening = closed
     while opening and not isinstance(shown[opening], HumanMessage):
         opening -= 1
-    waiting = (head[opening], *head[closed:])
-    seen = record.seen.until(snapshot.position)
-    return View(snapshot, record, names, record.names, history, seen, messages, log, waiting)
+    return View(
+        snapshot, record, names, graph=record.names, history=history, seen=record.seen.until(snapshot.position),
+        messages=messages, log=log, waiting=(head[opening], *head[closed:]),
+    )  # fmt: skip
 
 
 def _visible(

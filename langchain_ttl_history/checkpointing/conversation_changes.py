@@ -22,7 +22,7 @@ from langchain_ttl_history.stored.names import key_of
 from langchain_ttl_history.stored.values import LIST, is_conversation
 from langchain_ttl_history.window import ends_open
 
-__all__ = ["brings_back", "carried_over", "keep_cut_first", "log_entries", "set_channel"]
+__all__ = ["Step", "brings_back", "carried_over", "keep_cut_first", "log_entries", "set_channel"]
 
 # The channel that a run's input is written to.
 _START = "__start__"

@@ -22,7 +22,7 @@ from langchain_ttl_history.stored.names import BODY, CHECKPOINT, VALUE, checkpoi
 from langchain_ttl_history.stored.pending import PendingWrite, decode_writes
 from langchain_ttl_history.stored.values import is_conversation
 
-__all__ = ["applied", "delta_history"]
+__all__ = ["applied", "delta_history", "said_in"]
 
 
 def delta_history(

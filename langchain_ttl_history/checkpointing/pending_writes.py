@@ -51,10 +51,10 @@ class PendingWrites:
             if there is None:
                 # Its checkpoint may come only after a deletion, and belongs to the same turn.
                 cache.note_put(key, writes_name(given.ns, given.id), outcome.generation)
-        if outcome.status is Status.MOVED:
+        if there is not None and outcome.status is Status.MOVED:
             # The session expired, and the checkpoint with it: these writes may start a new session.
             change = self._change(given, KnownBodies(), Guard(needs=name))
-            outcome = yield from self._begin_anew(given, there or 0, change)
+            outcome = yield from self._begin_anew(given, there, change)
         elif outcome.status is Status.MISSING:
             again = yield from self._again(given, guard, there, freed=name in outcome.missing)
             if again is None:

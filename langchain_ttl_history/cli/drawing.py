@@ -10,7 +10,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from langchain_ttl_history.display import Facts, Portrait, amount, span
+from langchain_ttl_history.display import Facts, Portrait, amount, moment, seconds_left, span
 from langchain_ttl_history.timeline import marks, spelled_value
 from langchain_ttl_history.window import callers, calls_with_results, results_by_caller
 
@@ -66,8 +66,8 @@ def facts(session: Facts) -> Table:
         ("messages", f"{session.messages:,}"),
         ("checkpoints", f"{session.checkpoints:,}"),
         ("size", amount(session.bytes)),
-        ("created", f"{session.created_at:%Y-%m-%d %H:%M:%S} UTC"),
-        ("last used", f"{session.last_used_at:%Y-%m-%d %H:%M:%S} UTC"),
+        ("created", moment(session.created_at)),
+        ("last used", moment(session.last_used_at)),
         ("time left", _left(session)),
     ):
         table.add_row(name, value)
@@ -110,9 +110,7 @@ def _said(message: BaseMessage, style: str = "") -> Text:
 
 
 def _left(session: Facts) -> str:
-    if session.expires_at is None:
-        return "no end"
-    return span((session.expires_at - (session.read_at or session.last_used_at)).total_seconds())
+    return "no end" if session.expires_at is None else span(seconds_left(session, session.expires_at))
 
 
 def _plain(text: str, style: str = "", *, lines: bool = False) -> Text:

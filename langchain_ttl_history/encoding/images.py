@@ -5,8 +5,7 @@ They stay in this process, and are no part of the stored format.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import ormsgpack
 from langchain_core.messages import BaseMessage
@@ -22,12 +21,9 @@ from langchain_ttl_history.encoding.layouts import (
     state_of,
 )
 from langchain_ttl_history.encoding.plain import OPTIONS
-from langchain_ttl_history.encoding.records import KEYS, list_header
+from langchain_ttl_history.encoding.records import KEYS, Default, Hook, list_header
 
 __all__ = ["image_of", "images_of", "joined", "messages_of"]
-
-Default = Callable[[Any], Any]
-Hook = Callable[[int, bytes], Any]
 
 
 def image_of(message: BaseMessage, default: Default) -> bytes | None:

@@ -24,13 +24,11 @@ from langchain_ttl_history.encoding.layouts import (
     set_state,
 )
 from langchain_ttl_history.encoding.plain import OPTIONS, plainly
-from langchain_ttl_history.encoding.records import unpack_marked, unread_form
+from langchain_ttl_history.encoding.records import Default, Hook, unpack_marked, unread_form
 from langchain_ttl_history.errors import CorruptRecordError, TypeNotAllowedError
 
 __all__ = ["pack_message", "pack_plain", "unpack_messages"]
 
-Default = Callable[[Any], Any]
-Hook = Callable[[int, bytes], Any]
 Resolve = Callable[[str, str], Any]
 Spell = Callable[[Any], Any]
 

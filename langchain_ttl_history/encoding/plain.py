@@ -7,7 +7,7 @@ from typing import Any
 
 import ormsgpack
 
-__all__ = ["OPTIONS", "is_plain", "plainly"]
+__all__ = ["OPTIONS", "plainly"]
 
 OPTIONS = (
     ormsgpack.OPT_NON_STR_KEYS
@@ -35,10 +35,10 @@ def plainly(value: Any) -> bytes | None:
         packed = ormsgpack.packb(value, None, _PLAIN)
     except TypeError:
         return None
-    return packed if len(packed.translate(None, _SUSPECT)) == len(packed) or is_plain(value) else None
+    return packed if len(packed.translate(None, _SUSPECT)) == len(packed) or _is_plain(value) else None
 
 
-def is_plain(value: Any) -> bool:
+def _is_plain(value: Any) -> bool:
     """Whether a value is nothing but plain data."""
     level = [value]
     # Level by level, since a loop over each value in turn takes five times as long.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import wraps
 from struct import error as StructError  # noqa: N812  # it is a class
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 import ormsgpack
 
@@ -14,6 +14,8 @@ from langchain_ttl_history.errors import CorruptRecordError, TypeNotAllowedError
 __all__ = [
     "KEYS",
     "TEXT",
+    "Default",
+    "Hook",
     "decoder",
     "list_header",
     "nesting",
@@ -28,13 +30,17 @@ __all__ = [
 KEYS = ormsgpack.OPT_NON_STR_KEYS
 """Every record is read with this option."""
 
+TEXT = 4
+"""The extension type of a string with a lone surrogate, which UTF-8 and so MessagePack refuse."""
+Default: TypeAlias = Callable[[Any], Any]
+"""Turns a value that MessagePack does not know into one that it does."""
+Hook: TypeAlias = Callable[[int, bytes], Any]
+"""Turns an extension of MessagePack, its kind and its bytes, back into a value."""
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
-
 _MARK = b"\xc3"
-TEXT = 4
-"""The extension type of a string with a lone surrogate, which UTF-8 and so MessagePack refuse."""
 
 
 def pack(value: Any) -> bytes:
@@ -93,7 +99,7 @@ def unpack_each(packed: Sequence[bytes]) -> list[Any]:
         raise CorruptRecordError(f"a record is damaged: {error}") from error
 
 
-def unpack_marked(packed: Sequence[bytes], hook: Callable[[int, bytes], Any]) -> list[Any]:
+def unpack_marked(packed: Sequence[bytes], hook: Hook) -> list[Any]:
     """Packed values, unpacked with a mark behind the last one.
 
     MessagePack ignores what follows a value, so without the mark a damaged one could be read in part.

@@ -22,9 +22,9 @@ from langchain_ttl_history.retention import Retention
 from langchain_ttl_history.storage.base import Change, Lease, Snapshot
 from langchain_ttl_history.stored.names import ID, INDEX, LOG, SUBS, head_name, key_of
 
-__all__ = ["ShowsAsBefore", "hard_limits", "limits", "plan", "together"]
+__all__ = ["hard_limits", "limits", "plan", "together"]
 
-ShowsAsBefore: TypeAlias = Callable[[AbstractSet[str]], bool]
+_ShowsAsBefore: TypeAlias = Callable[[AbstractSet[str]], bool]
 
 # How much further than `Storage.slack` a session may grow before a write frees it at once, and to which part of
 # `max_bytes` it is then reduced, so that the next writes free nothing.
@@ -79,7 +79,7 @@ def plan(
     codec: Codec,
     conversation: Conversation,
     shown: AbstractSet[str],
-    shows_as_before: ShowsAsBefore,
+    shows_as_before: _ShowsAsBefore,
 ) -> Change:
     """What to free of a session that is over its caps.
 
@@ -139,7 +139,7 @@ def _trimmed(
     shown: AbstractSet[str],
     spare: int | None,
     room: float,
-    shows_as_before: ShowsAsBefore,
+    shows_as_before: _ShowsAsBefore,
 ) -> Trimmed:
     """What stays of the log; see `trimmed`.
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable
 
-from langchain_ttl_history.errors import ConfigurationError, brief
 from langchain_ttl_history.fork_safety import lock
 from langchain_ttl_history.keys import SessionKey, user_digest
+from langchain_ttl_history.retention import check_count
 from langchain_ttl_history.storage.base import (
     KEEP,
     Change,
@@ -58,10 +58,7 @@ class MemoryStorage:
         clock: Clock | None = None,
     ) -> None:
         for name, bound in (("max_sessions", max_sessions), ("max_bytes", max_bytes)):
-            if bound is not None and (type(bound) is not int or bound < 1):
-                raise ConfigurationError(
-                    f"{name} must be a whole number of at least 1, or None for unbounded, not {brief(bound)}"
-                )
+            check_count(name, bound)
         self._max_sessions = max_sessions
         self._max_bytes = max_bytes
         self._clock = checked_clock(clock) or steady_clock()

@@ -22,7 +22,7 @@ from langchain_ttl_history.stored.bodies import decode_bodies, encode_bodies, en
 from langchain_ttl_history.stored.known_bodies import KnownBodies
 from langchain_ttl_history.stored.names import value_name
 
-__all__ = ["HERE", "LIST", "SNAPSHOT", "ValueEncoder", "decode_value", "is_conversation", "shifted"]
+__all__ = ["LIST", "SNAPSHOT", "ValueEncoder", "decode_value", "is_conversation", "shifted"]
 
 # Part of the stored format: add at the end, never reorder.
 HERE, BLOB, LIST, MESSAGE, SNAPSHOT, MAP, SERIALIZED, SERIALIZED_BLOB = range(8)

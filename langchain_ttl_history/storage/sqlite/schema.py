@@ -11,7 +11,7 @@ import sqlite3
 from langchain_ttl_history.errors import ConfigurationError, StorageError
 from langchain_ttl_history.storage.sqlite.overflow import PAGE
 
-__all__ = ["FORMAT", "check", "make", "prepare"]
+__all__ = ["FORMAT", "make", "prepare"]
 
 APPLICATION = 0x54544C48
 """Says that a file is one of ours: "TTLH"."""
@@ -69,7 +69,7 @@ _TABLES = (
 )
 
 
-def check(connection: sqlite3.Connection, where: str) -> bool:
+def _check(connection: sqlite3.Connection, where: str) -> bool:
     """Whether the file is one of ours; False if it is empty. Changes nothing.
 
     Raises:
@@ -122,7 +122,7 @@ def make(connection: sqlite3.Connection, where: str) -> str:
     # In one transaction, since others may be making the tables.
     connection.execute("BEGIN")
     try:
-        there = check(connection, where)
+        there = _check(connection, where)
     finally:
         connection.execute("ROLLBACK")
     for pragma in () if there else _NEW:
@@ -132,7 +132,7 @@ def make(connection: sqlite3.Connection, where: str) -> str:
     if version < FORMAT:
         # An older file is read as it is, but what is written to it from now on an older version could not read.
         connection.execute("BEGIN IMMEDIATE")
-        for statement in (f"PRAGMA user_version = {FORMAT}",) if check(connection, where) else _TABLES:
+        for statement in (f"PRAGMA user_version = {FORMAT}",) if _check(connection, where) else _TABLES:
             connection.execute(statement)
         connection.execute("COMMIT")
     return str(mode)
