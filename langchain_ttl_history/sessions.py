@@ -165,8 +165,6 @@ class Sessions:
 
     def _free(self, key: SessionKey) -> Flow[None]:
         snapshot: Snapshot = yield Read(key, Query(outline=True))
-        if not snapshot.generation:
-            return
         outcome: Outcome = yield Write(key, self._plan(view_of(snapshot, Recall(EMPTY, self.codec), self.codec)))
         known = self.cache.last(key)
         if known is not None and outcome.status is Status.STORED:

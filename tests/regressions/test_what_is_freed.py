@@ -410,6 +410,27 @@ def test_a_write_that_is_stored_raises_nothing_though_its_window_cannot_be_count
     assert "must give a number" in caplog.messages[-1]
 
 
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_a_session_that_is_deleted_before_it_is_freed_is_left_alone(
+    caplog: pytest.LogCaptureFixture, goes_on: bool
+) -> None:
+    storage = Hooked()
+    buffer = SessionBuffer(storage, default_user="u", retention=Retention(max_messages=4))
+    history = buffer.history(session_id="t")
+
+    def delete(_: Change) -> None:
+        storage.after_write = None
+        buffer.delete(session_id="t")
+        if goes_on:
+            history.add_messages([HumanMessage("new")])
+
+    storage.after_write = delete
+    history.add_messages([HumanMessage(f"old {number}") for number in range(30)])
+    assert texts(history.messages) == ["new"] * goes_on
+    assert storage.usage().sessions == goes_on
+    assert not caplog.messages
+
+
 def with_its_head_hidden(buffer: SessionBuffer, agent: Any) -> None:
     """A session in which an agent's turn is the head, and stands before what was freed."""
     agent.invoke({"messages": [HumanMessage("q0", id="q0")]}, CONFIG)
