@@ -11,6 +11,7 @@ from langchain_ttl_history.flow import Flow, Write, arun, run
 from langchain_ttl_history.keys import Id, SessionKey, valid_id
 from langchain_ttl_history.retention import Duration, seconds
 from langchain_ttl_history.session_info import SessionInfo
+from langchain_ttl_history.session_listing import AsyncListing, Listing
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Change, Outcome, Status, Storage, Usage
 
@@ -43,6 +44,8 @@ class Administration:
     def sessions(self, user_id: Id | None = None, *, all_users: bool = False) -> Iterator[SessionInfo]:
         """The live sessions of a user, least recently used first; read one by one as you iterate.
 
+        One that cannot be read raises an error in its place; `next` then goes on with the others.
+
         Args:
             user_id: Whose sessions; the default user's if left out.
             all_users: List the sessions of all users instead: an operator's call.
@@ -55,40 +58,11 @@ class Administration:
             CorruptRecordError: Likewise: a record of a session cannot be read.
             TypeNotAllowedError: Likewise: one holds a message of a class that is not allow-listed here.
         """
-        return self._each_session(self._scope(user_id, all_users=all_users))
-
-    def _each_session(self, user: str | None) -> Iterator[SessionInfo]:
-        for key in self._keys(user):
-            found = run(self._storage, session_info.info(self._sessions, key))
-            if found is not None:
-                yield found
-
-    def _keys(self, user: str | None) -> Iterator[SessionKey]:
-        page: str | None = None
-        while True:
-            keys, page = self._storage.sessions(user, page)
-            yield from keys
-            if page is None:
-                return
+        return Listing(self._storage, self._sessions, self._scope(user_id, all_users=all_users))
 
     def asessions(self, user_id: Id | None = None, *, all_users: bool = False) -> AsyncIterator[SessionInfo]:
         """Async `sessions`."""
-        return self._aeach_session(self._scope(user_id, all_users=all_users))
-
-    async def _aeach_session(self, user: str | None) -> AsyncIterator[SessionInfo]:
-        async for key in self._akeys(user):
-            found = await arun(self._storage, session_info.info(self._sessions, key))
-            if found is not None:
-                yield found
-
-    async def _akeys(self, user: str | None) -> AsyncIterator[SessionKey]:
-        page: str | None = None
-        while True:
-            keys, page = await self._storage.asessions(user, page)
-            for key in keys:
-                yield key
-            if page is None:
-                return
+        return AsyncListing(self._storage, self._sessions, self._scope(user_id, all_users=all_users))
 
     def delete(self, user_id: Id | None = None, session_id: Id | None = None) -> bool:
         """Delete a session for good; a turn that still runs cannot bring it back.

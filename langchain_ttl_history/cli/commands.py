@@ -192,14 +192,14 @@ def opened(context: typer.Context) -> Iterator[SessionBuffer]:
 
 def _readable(buffer: SessionBuffer, user: str | None, unread: list[TTLHistoryError]) -> Iterator[SessionInfo]:
     """The sessions of a user, or of everyone; errors of those that cannot be read are added to `unread`."""
-    for key in buffer._keys(buffer._scope(user, all_users=user is None)):
+    found = buffer.sessions(user, all_users=user is None)
+    while True:
         try:
-            found = buffer.info(*key)
+            yield next(found)
+        except StopIteration:
+            return
         except (CorruptRecordError, TypeNotAllowedError) as error:
             unread.append(error)
-        else:
-            if found is not None:
-                yield found
 
 
 def _complain(error: TTLHistoryError) -> None:

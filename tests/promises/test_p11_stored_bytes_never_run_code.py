@@ -437,6 +437,28 @@ async def test_no_turn_starts_over_a_corrupt_record(session: Session, storage: A
         assert await mine.texts() == before
 
 
+async def test_a_session_that_cannot_be_read_hides_none_of_the_others_in_a_list(
+    session: Session, shared: Interposed
+) -> None:
+    writer = SessionBuffer(shared, allow_types=[TicketMessage])
+    for name in ("s1", "s2", "s3"):
+        said = TicketMessage("t", ticket=1) if name == "s2" else HumanMessage("hello")
+        await session.colour.call(writer.history("alice", name), "add_messages", [said])
+    reader = SessionBuffer(shared)
+    listing: Any = reader.asessions("alice") if session.colour.is_async else reader.sessions("alice")
+    found: list[str] = []
+    refused: list[TypeNotAllowedError] = []
+    while True:
+        try:
+            found.append((await anext(listing) if session.colour.is_async else next(listing)).session_id)
+        except TypeNotAllowedError as error:
+            refused.append(error)
+        except (StopIteration, StopAsyncIteration):
+            break
+    assert sorted(found) == ["s1", "s3"]
+    assert ["'s2'" in str(error) for error in refused] == [True]
+
+
 # --- a storage that is down -------------------------------------------------------------------
 
 
@@ -475,6 +497,22 @@ async def test_a_storage_that_is_down_fails_every_call(session: Session, storage
         await attempts[call]()
     flaky.down = False
     assert await mine.texts() == ["x"]
+
+
+async def test_a_list_goes_on_where_it_was_once_the_storage_is_back(session: Session, storage: Any) -> None:
+    for name in ("s1", "s2", "s3"):
+        await session.colour.call(session.buffer.history("alice", name), "add_messages", [HumanMessage("hello")])
+    flaky = Interposed(storage)
+    buffer = SessionBuffer(flaky)
+    listing: Any = buffer.asessions("alice") if session.colour.is_async else buffer.sessions("alice")
+    found = set()
+    for _ in range(3):
+        flaky.down = True
+        with pytest.raises(StorageError):
+            await anext(listing) if session.colour.is_async else next(listing)
+        flaky.down = False
+        found.add((await anext(listing) if session.colour.is_async else next(listing)).session_id)
+    assert found == {"s1", "s2", "s3"}
 
 
 async def test_a_chain_over_a_storage_that_is_down_does_not_start(session: Session, storage: Any) -> None:

@@ -1,0 +1,92 @@
+"""Lists of sessions, read one by one. One that cannot be read raises an error, and hides none of the others."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+
+from langchain_ttl_history.errors import StorageError, TTLHistoryError
+from langchain_ttl_history.flow import Flow, Page, arun, run
+from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.session_info import SessionInfo, info
+from langchain_ttl_history.sessions import Sessions
+from langchain_ttl_history.storage.base import Storage
+
+__all__ = ["AsyncListing", "Listing"]
+
+
+class _Walk:
+    """A walk through the live sessions of a user, or of everyone, which can go on after an error.
+
+    Args:
+        sessions: What sessions have in common.
+        user_id: Whose sessions; None for everyone's.
+    """
+
+    def __init__(self, sessions: Sessions, user_id: str | None) -> None:
+        self._sessions = sessions
+        self._user_id = user_id
+        self._keys: deque[SessionKey] = deque()
+        self._after: str | None = None
+        self._is_last_page = False
+
+    def step(self) -> Flow[SessionInfo | None]:
+        """The next session's metadata; None at the end. If this fails or is cancelled, the walk is where it was."""
+        while self._keys or not self._is_last_page:
+            if not self._keys:
+                keys, self._after = yield Page(self._user_id, self._after)
+                self._keys.extend(keys)
+                self._is_last_page = self._after is None
+                continue
+            found = yield from info(self._sessions, self._keys[0])
+            self._keys.popleft()
+            if found is not None:
+                return found
+        return None
+
+    def skip(self) -> None:
+        """Go on behind the session that cannot be read. Behind a page that cannot be read nobody knows the way."""
+        if self._keys:
+            self._keys.popleft()
+        else:
+            self._is_last_page = True
+
+
+class Listing(Iterator[SessionInfo]):
+    """The live sessions of a user, or of everyone."""
+
+    def __init__(self, storage: Storage, sessions: Sessions, user_id: str | None) -> None:
+        self._storage = storage
+        self._walk = _Walk(sessions, user_id)
+
+    def __next__(self) -> SessionInfo:
+        try:
+            found = run(self._storage, self._walk.step())
+        except StorageError:
+            raise
+        except TTLHistoryError:
+            self._walk.skip()
+            raise
+        if found is None:
+            raise StopIteration
+        return found
+
+
+class AsyncListing(AsyncIterator[SessionInfo]):
+    """Async `Listing`."""
+
+    def __init__(self, storage: Storage, sessions: Sessions, user_id: str | None) -> None:
+        self._storage = storage
+        self._walk = _Walk(sessions, user_id)
+
+    async def __anext__(self) -> SessionInfo:
+        try:
+            found = await arun(self._storage, self._walk.step())
+        except StorageError:
+            raise
+        except TTLHistoryError:
+            self._walk.skip()
+            raise
+        if found is None:
+            raise StopAsyncIteration
+        return found
