@@ -105,8 +105,8 @@ class SessionBuffer(Administration):
     def history(self, user_id: Id | None = None, session_id: Id | None = None) -> TTLChatMessageHistory:
         """A session's chat history; every read shows the conversation as it is then.
 
-        A factory for `RunnableWithMessageHistory` returns `get_session_history` instead: that class counts what it read
-        at the start of a call, and what is said meanwhile would take the place of the question.
+        A factory for `RunnableWithMessageHistory` returns `get_session_history` instead: without `history_messages_key`,
+        that class counts the history at the end of a call, and what is said meanwhile would take the place of the question.
 
         Args:
             user_id: Whose session; the default user if left out.

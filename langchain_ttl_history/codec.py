@@ -78,10 +78,19 @@ class Codec:
     # Payloads
 
     def seal(self, payload: bytes) -> bytes:
-        """The payload as it is stored."""
+        """The payload as it is stored.
+
+        Raises:
+            ConfigurationError: The cipher failed.
+        """
         if self.cipher is None:
             return payload
-        return pack(list(self.cipher.dumps_typed(payload)))
+        try:
+            return pack(list(self.cipher.dumps_typed(payload)))
+        except Exception as error:  # it is the program's own, and may raise anything
+            raise ConfigurationError(
+                f"the serde= of this buffer cannot seal a record, and nothing was stored: {type(error).__name__}: {error}"
+            ) from error
 
     def unseal(self, sealed: bytes) -> bytes:
         """The payload of what `seal` gave.

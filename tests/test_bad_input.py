@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, RemoveMessage
 from langgraph.checkpoint.base import empty_checkpoint
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 import langchain_ttl_history
 from langchain_ttl_history import (
@@ -420,6 +421,35 @@ async def test_the_part_that_would_come_back_as_something_else_is_named_and_not_
         await session.add(message)
     # A serializer for the channels does nothing for a message.
     assert "outside the messages, checkpointer(serde=...)" in str(refused.value)
+
+
+class Safe(JsonPlusSerializer):
+    """A serializer whose key can be away."""
+
+    is_locked = False
+
+    def dumps_typed(self, obj: Any) -> tuple[str, bytes]:
+        if self.is_locked:
+            raise OSError("the key server does not answer")
+        return super().dumps_typed(obj)
+
+
+@pytest.mark.parametrize("colour", ["sync", "async"])
+async def test_a_serializer_that_cannot_seal_is_named_and_nothing_is_stored(colour: str) -> None:
+    safe = Safe()
+    session = Session(SessionBuffer(serde=safe), Colour(colour))
+    agent = build_graph("agent", session.buffer.checkpointer())
+    await session.ask(agent, "hello")
+    before = dumps(await session.messages())
+    safe.is_locked = True
+    for attempt in (lambda: session.event("x"), lambda: session.ask(agent, "again")):
+        with pytest.raises(ConfigurationError, match="serde=.* the key server does not answer") as refused:
+            await attempt()
+        assert isinstance(refused.value.__cause__, OSError)
+    assert dumps(await session.messages()) == before
+    safe.is_locked = False
+    await session.ask(agent, "again")
+    assert await session.texts() == ["hello", "re: hello", "again", "re: again"]
 
 
 class Loud:
