@@ -16,10 +16,11 @@ from langchain_ttl_history.administration import Administration
 from langchain_ttl_history.checkpointer import TTLCheckpointSaver
 from langchain_ttl_history.codec import Codec, check_serde
 from langchain_ttl_history.display import buffer_card
-from langchain_ttl_history.errors import ConfigurationError, brief
+from langchain_ttl_history.errors import ConfigurationError, TTLHistoryError, brief
 from langchain_ttl_history.fork_safety import lock
 from langchain_ttl_history.keys import Id, valid_id
 from langchain_ttl_history.retention import Retention
+from langchain_ttl_history.session_listing import readable
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Storage
 from langchain_ttl_history.urls import opened
@@ -91,9 +92,12 @@ class SessionBuffer(Administration):
 
     def _repr_html_(self) -> str:
         usage = self.stats()
-        some = list(islice(self.sessions(all_users=True), _LISTED + 1))
-        more = len(some) > _LISTED
-        return buffer_card(repr(self._storage), self._retention, usage.sessions, usage.bytes, some[:_LISTED], more=more)
+        unread: list[TTLHistoryError] = []
+        some = list(islice(readable(self.sessions(all_users=True), unread, _LISTED), _LISTED + 1))
+        more = len(some) > _LISTED or len(unread) == _LISTED
+        return buffer_card(
+            repr(self._storage), self._retention, usage.sessions, usage.bytes, some[:_LISTED], unread, more=more
+        )
 
     @property
     def retention(self) -> Retention:
@@ -105,8 +109,9 @@ class SessionBuffer(Administration):
     def history(self, user_id: Id | None = None, session_id: Id | None = None) -> TTLChatMessageHistory:
         """A session's chat history; every read shows the conversation as it is then.
 
-        A factory for `RunnableWithMessageHistory` returns `get_session_history` instead: without `history_messages_key`,
-        that class counts the history at the end of a call, and what is said meanwhile would take the place of the question.
+        A factory for `RunnableWithMessageHistory` returns `get_session_history` instead: without
+        `history_messages_key`, that class counts the history at the end of a call, and what is said meanwhile would
+        take the place of the question.
 
         Args:
             user_id: Whose session; the default user if left out.

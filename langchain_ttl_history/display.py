@@ -100,7 +100,14 @@ def info_card(facts: Facts) -> str:
 
 
 def buffer_card(
-    storage: str, retention: Retention, sessions: int, used: int, some: Sequence[Facts], *, more: bool
+    storage: str,
+    retention: Retention,
+    sessions: int,
+    used: int,
+    some: Sequence[Facts],
+    unread: Sequence[Exception] = (),
+    *,
+    more: bool,
 ) -> str:
     """A buffer: its policy, how much it holds, and some of its sessions.
 
@@ -110,6 +117,7 @@ def buffer_card(
         sessions: How many sessions the storage holds.
         used: How many bytes they hold.
         some: Those listed.
+        unread: The errors of those that cannot be read.
         more: Whether there are others.
     """
     bounds = [
@@ -134,7 +142,8 @@ def buffer_card(
     ]
     table = f'<table class="ttlh-table"><tr>{heads}</tr>{"".join(lines)}</table>' if lines else ""
     rest = '<p class="ttlh-note">Those used longest ago; there are others.</p>' if more else ""
-    return _card(f"<b>SessionBuffer</b> on <code>{escaped(storage)}</code>", _facts(rows), table, rest)
+    failed = [f'<p class="ttlh-note">{escaped(str(error))}</p>' for error in unread]
+    return _card(f"<b>SessionBuffer</b> on <code>{escaped(storage)}</code>", _facts(rows), table, rest, *failed)
 
 
 def amount(size: int) -> str:

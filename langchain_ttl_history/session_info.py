@@ -43,8 +43,8 @@ class SessionInfo:
     last_used_at: datetime
     """When it was last read or written to; on SQLite and Redis the last use that was recorded."""
     expires_at: datetime | None
-    """When it ends if it is not used again; on SQLite and Redis up to a tenth of the idle time after that is over. None if
-    it has no idle time, because of its retention or since it is pinned, and there is no `max_age`."""
+    """When it ends if it is not used again; on SQLite and Redis up to a tenth of the idle time after that is over. None
+    if it has no idle time, because of its retention or since it is pinned, and there is no `max_age`."""
     read_at: datetime | None = field(default=None, repr=False, compare=False)
     """When this was read, by the storage's clock."""
 

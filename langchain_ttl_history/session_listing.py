@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 
-from langchain_ttl_history.errors import StorageError, TTLHistoryError
+from langchain_ttl_history.errors import CorruptRecordError, StorageError, TTLHistoryError, TypeNotAllowedError
 from langchain_ttl_history.flow import Flow, Page, arun, run
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.session_info import SessionInfo, info
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Storage
 
-__all__ = ["AsyncListing", "Listing"]
+__all__ = ["AsyncListing", "Listing", "readable"]
 
 
 class _Walk:
@@ -90,3 +90,24 @@ class AsyncListing(AsyncIterator[SessionInfo]):
         if found is None:
             raise StopAsyncIteration
         return found
+
+
+def readable(
+    found: Iterator[SessionInfo], unread: list[TTLHistoryError], most: int | None = None
+) -> Iterator[SessionInfo]:
+    """The sessions of a listing that can be read.
+
+    Args:
+        found: The listing.
+        unread: The errors of the others are added here.
+        most: After how many errors to stop.
+    """
+    while True:
+        try:
+            yield next(found)
+        except StopIteration:
+            return
+        except (CorruptRecordError, TypeNotAllowedError) as error:
+            unread.append(error)
+            if len(unread) == most:
+                return

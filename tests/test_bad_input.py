@@ -443,7 +443,7 @@ async def test_a_serializer_that_cannot_seal_is_named_and_nothing_is_stored(colo
     before = dumps(await session.messages())
     safe.is_locked = True
     for attempt in (lambda: session.event("x"), lambda: session.ask(agent, "again")):
-        with pytest.raises(ConfigurationError, match="serde=.* the key server does not answer") as refused:
+        with pytest.raises(ConfigurationError, match=r"serde=.* the key server does not answer") as refused:
             await attempt()
         assert isinstance(refused.value.__cause__, OSError)
     assert dumps(await session.messages()) == before

@@ -19,9 +19,10 @@ from typer.core import TyperCommand
 from langchain_ttl_history.buffer import SessionBuffer
 from langchain_ttl_history.cli.drawing import console, facts, listing, timeline
 from langchain_ttl_history.display import amount
-from langchain_ttl_history.errors import ConfigurationError, CorruptRecordError, TTLHistoryError, TypeNotAllowedError
+from langchain_ttl_history.errors import ConfigurationError, TTLHistoryError, TypeNotAllowedError
 from langchain_ttl_history.retention import Retention
 from langchain_ttl_history.session_info import SessionInfo
+from langchain_ttl_history.session_listing import readable
 
 __all__ = ["app"]
 
@@ -92,7 +93,7 @@ def sessions(
         if (user is None) is not everyone:
             raise ConfigurationError("name a user, or pass --all for the sessions of everyone")
         unread: list[TTLHistoryError] = []
-        found = _readable(buffer, user, unread)
+        found = readable(buffer.sessions(user, all_users=everyone), unread)
         if as_json:
             for info in found:
                 typer.echo(_json(info))
@@ -188,18 +189,6 @@ def opened(context: typer.Context) -> Iterator[SessionBuffer]:
         _complain(error)
         # As other commands do, exit with 2 for wrong usage.
         raise typer.Exit(2 if isinstance(error, ConfigurationError) else 1) from error
-
-
-def _readable(buffer: SessionBuffer, user: str | None, unread: list[TTLHistoryError]) -> Iterator[SessionInfo]:
-    """The sessions of a user, or of everyone; errors of those that cannot be read are added to `unread`."""
-    found = buffer.sessions(user, all_users=user is None)
-    while True:
-        try:
-            yield next(found)
-        except StopIteration:
-            return
-        except (CorruptRecordError, TypeNotAllowedError) as error:
-            unread.append(error)
 
 
 def _complain(error: TTLHistoryError) -> None:

@@ -13,8 +13,11 @@ from langchain_core.messages import AIMessage, ChatMessage, HumanMessage, Invali
 
 from langchain_ttl_history import Retention, SessionBuffer
 from langchain_ttl_history.display import amount, span
+from langchain_ttl_history.storage import MemoryStorage
 from langchain_ttl_history.testing import Clock
 from tests.promises import samples
+from tests.promises.samples import TicketMessage
+from tests.promises.tampering import Interposed
 
 
 class Elements(HTMLParser):
@@ -246,6 +249,30 @@ def test_a_buffer_lists_the_next_to_end_and_says_that_there_are_others() -> None
     assert "idle time 1 d, messages 80, checkpoints 100" in shown
     assert "user 19 " in shown
     assert "user 20 " not in shown
+    assert "there are others" in shown
+
+
+def test_a_buffer_lists_the_sessions_that_can_be_read_and_says_what_is_wrong_with_the_others() -> None:
+    storage = Interposed(MemoryStorage(), private=False)
+    writer = SessionBuffer(storage, allow_types=[TicketMessage])
+    for name in ("s1", "s2", "s3"):
+        writer.history("alice", name).add_messages(
+            [TicketMessage("t", ticket=1) if name == "s2" else HumanMessage("t")]
+        )
+    shown = text_of(SessionBuffer(storage)._repr_html_())
+    assert "alice s1 1" in shown
+    assert "alice s3 1" in shown
+    assert "session ('alice', 's2'): " in shown
+    assert "TicketMessage is not allow-listed" in shown
+
+
+def test_the_card_of_a_buffer_that_can_read_none_of_many_sessions_asks_for_few_of_them() -> None:
+    storage = Interposed(MemoryStorage(), private=False)
+    writer = SessionBuffer(storage, allow_types=[TicketMessage])
+    for name in range(40):
+        writer.history("alice", str(name)).add_messages([TicketMessage("t", ticket=1)])
+    shown = text_of(SessionBuffer(storage)._repr_html_())
+    assert shown.count("is not allow-listed") == 20
     assert "there are others" in shown
 
 
