@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from langchain_ttl_history.errors import ConfigurationError, StorageError, brief
 from langchain_ttl_history.keys import SessionKey
-from langchain_ttl_history.storage.base import Change, Outcome, Query, Snapshot, Usage
+from langchain_ttl_history.storage.base import Change, Lease, Outcome, Query, Snapshot, Usage
 from langchain_ttl_history.storage.clocks import Clock, checked_clock
 from langchain_ttl_history.storage.memory_session import refusal
 from langchain_ttl_history.storage.sqlite import deletion, freeing, listing
@@ -107,26 +107,26 @@ class SQLiteStorage:
 
     def _read_as_use(self, key: SessionKey, query: Query) -> Snapshot:
         """Read parts of one session, and record the use; waits like a write."""
-        snapshot, mirror = self._transactions.write(lambda connection: self._read(connection, key, query, writing=True))
+        snapshot, mirror = self._transactions.write(lambda connection: self._read(connection, key, query, query.lease))
         if mirror is not None:
             self._mirrors.put(key, mirror)
         return snapshot
 
     def _read(
-        self, connection: sqlite3.Connection, key: SessionKey, query: Query, *, writing: bool = False
+        self, connection: sqlite3.Connection, key: SessionKey, query: Query, used: Lease | None = None
     ) -> tuple[Snapshot, Mirror | None]:
-        """Read parts of one session in a transaction, and bring its mirror up to date; `writing` records the use."""
+        """Read parts of one session in a transaction, record the use under a lease, and bring its mirror up to date."""
         now = self._clock()
         found = find_session(connection, TO_READ, key, now)
         if found.row is None:
             return Snapshot(now, found.fence), None
-        if writing and query.lease is not None and query.lease.is_past_max_age(found.row.created, now):
+        if used is not None and used.is_past_max_age(found.row.created, now):
             freeing.free_session(connection, name_of(key))
             return Snapshot(now, found.fence), None
         mirror = load(connection, found.row, self._mirrors.take(key))
         mirror.fence, mirror.until = found.fence, found.until
-        if writing and query.lease is not None:
-            connection.execute(*renewal(mirror, query.lease, now))
+        if used is not None:
+            connection.execute(*renewal(mirror, used, now))
         snapshot = mirror.answer(query, now, found.fence)
         for each in mirror.unloaded.intersection(snapshot.blobs):
             blob = snapshot.blobs[each]._replace(payload=large(connection, mirror, each))
