@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypedDict
 from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage
 from langchain_core.messages.utils import convert_to_messages
 from langgraph.channels.delta import DeltaChannel
+from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, StateGraph
 from langgraph.graph.message import REMOVE_ALL_MESSAGES, _messages_delta_reducer
@@ -219,3 +220,26 @@ async def test_a_summary_in_place_of_a_delta_conversation_is_all_that_both_doors
     graph = StateGraph(Upserted).add_node("model", model).add_edge(START, "model")
     agent = graph.compile(checkpointer=session.buffer.checkpointer())
     assert await session.seen_by(agent) == [*notes[-1], "The user left."]
+
+
+class Served(BaseCheckpointSaver[str]):
+    """What a server puts in front of a checkpointer: it hands on what every checkpointer has, and nothing else."""
+
+    def __init__(self, saver: BaseCheckpointSaver[str]) -> None:
+        super().__init__()
+        for name in ("get_tuple", "list", "put", "put_writes", "aget_tuple", "alist", "aput", "aput_writes"):
+            setattr(self, name, getattr(saver, name))
+
+
+async def test_a_delta_conversation_behind_a_server_has_what_was_said_through_the_other_door(session: Session) -> None:
+    agent = build_graph("delta", Served(session.buffer.checkpointer()))
+    await session.ask(agent, "hello")
+    await session.event("The user opened billing.")
+    await session.ask(agent, "look up whales")
+    await session.ask(agent, "bye")
+    said = await session.texts()
+    assert said[2] == "The user opened billing."
+    assert await session.seen_by(agent) == said
+    # And in the checkpoints that were built on it.
+    older = [texts(state.values["messages"]) for state in await session.states(agent)]
+    assert all(each == said[: len(each)] for each in older)
