@@ -15,7 +15,7 @@ from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from langchain_ttl_history.encoding.allowlist import TypeName
-from langchain_ttl_history.encoding.extensions import Extensions, refusal
+from langchain_ttl_history.encoding.extensions import Extensions, UnmadeError, refusal
 from langchain_ttl_history.encoding.fidelity import changed, same, spelled
 from langchain_ttl_history.encoding.images import image_of, images_of, joined, messages_of
 from langchain_ttl_history.encoding.messages import pack_message, pack_plain
@@ -218,7 +218,7 @@ class Codec:
         try:
             return pack(list(serde.dumps_typed(value)))
         except Exception as error:
-            raise TypeNotAllowedError(f"{where}: {refusal(value)} ({error})") from error
+            raise TypeNotAllowedError(f"{where}: {refusal(type(value))} ({error})") from error
 
     def deserialize(self, packed: bytes) -> Any:
         """The value that `serialize` gave bytes for.
@@ -267,7 +267,8 @@ class Codec:
         if "recursion" in str(problem).lower():
             why = "a value holds itself, or is nested too deeply to be stored"
             raise TypeNotAllowedError(f"{where}: {why}") from problem
-        raise TypeNotAllowedError(f"{where}: {refusal(culprit)}") from problem
+        kind = problem.kind if isinstance(problem, UnmadeError) else type(culprit)
+        raise TypeNotAllowedError(f"{where}: {refusal(kind)}") from problem
 
 
 def check_serde(serde: object) -> None:

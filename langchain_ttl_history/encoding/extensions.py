@@ -19,19 +19,27 @@ from langchain_ttl_history.encoding.fidelity import BYTEARRAY, INTEGER, Pairs, s
 from langchain_ttl_history.encoding.langgraph_values import LANGGRAPH, SAFE, revived
 from langchain_ttl_history.encoding.layouts import is_core
 from langchain_ttl_history.encoding.messages import pack_message, pack_plain, unpack_messages
-from langchain_ttl_history.encoding.objects import is_mixed, put_together, taken_apart
+from langchain_ttl_history.encoding.objects import put_together, taken_apart, would_lose
 from langchain_ttl_history.encoding.plain import OPTIONS
 from langchain_ttl_history.encoding.records import KEYS, TEXT, nesting, pack
 from langchain_ttl_history.errors import CorruptRecordError, TypeNotAllowedError
 from langchain_ttl_history.keys import OwnedThread
 
-__all__ = ["Extensions", "refusal"]
+__all__ = ["Extensions", "UnmadeError", "refusal"]
 
 # Extension types of this format. 4 is `records.TEXT`; 5 and 6 are `fidelity`'s.
 _MESSAGE, _TYPED, _TUPLE, _PAIRS, _OBJECT = 1, 2, 3, 7, 8
 
 # How deep lists, mappings and extensions within each other may nest; and up to where each is not counted exactly.
 _DEEPEST, _SHALLOW = 2_000, 30
+
+
+class UnmadeError(CorruptRecordError):
+    """An object that its class does not make anew of what it held."""
+
+    def __init__(self, text: str, kind: type = object) -> None:
+        super().__init__(text)
+        self.kind = kind
 
 
 class Extensions:
@@ -101,6 +109,8 @@ class Extensions:
     def unread(self, what: str, error: Exception) -> Exception:
         """The exception to raise for a record whose reading raised this error."""
         inner = self.failure(error)
+        if isinstance(inner, UnmadeError):
+            return inner
         if isinstance(inner, TypeNotAllowedError):
             # It says what to do, and whoever writes the value tries as well whether it can be read.
             return TypeNotAllowedError(str(inner))
@@ -131,8 +141,8 @@ class Extensions:
             return ormsgpack.Ext(INTEGER, str(value).encode())
         if kind is Pairs or kind is tuple:
             return self._ext(_PAIRS if kind is Pairs else _TUPLE, list(value))
-        if is_mixed(value):
-            raise TypeNotAllowedError(refusal(value))
+        if would_lose(value):
+            raise TypeNotAllowedError(refusal(kind))
         if self._learning:
             self._allowed.remember(value)
         parts = taken_apart(value)
@@ -142,7 +152,7 @@ class Extensions:
         try:
             return ormsgpack.Ext(_TYPED, pack(list(LANGGRAPH.dumps_typed(value))))
         except TypeError as error:
-            raise TypeNotAllowedError(refusal(value)) from error
+            raise TypeNotAllowedError(refusal(kind)) from error
 
     def _ext(self, code: int, parts: list[Any]) -> Any:
         self._failure.inside = False
@@ -190,7 +200,13 @@ class Extensions:
             return dict(inner)
         if code == _OBJECT:
             module, name, how, state = inner
-            return put_together(self._allowed.resolve(module, name), how, state)
+            cls = self._allowed.resolve(module, name)
+            try:
+                return put_together(cls, how, state)
+            except CorruptRecordError:
+                raise
+            except Exception as error:
+                raise UnmadeError(f"an object of {module}.{name} cannot be made anew: {error}", cls) from error
         raise CorruptRecordError(f"extension {code} is of a newer format")
 
     def _enter(self, data: bytes) -> None:
@@ -217,10 +233,10 @@ class Extensions:
             self._depth.now = before
 
 
-def refusal(value: object) -> str:
-    """Why a value is refused, and what to do."""
+def refusal(kind: type) -> str:
+    """Why a value of a type is refused, and what to do."""
     return (
-        f"a value of type {type(value).__module__}.{type(value).__qualname__} cannot be "
+        f"a value of type {kind.__module__}.{kind.__qualname__} cannot be "
         "stored, since it would not come back as it is. Store plain data, a dataclass or a "
         "pydantic model; outside the messages, checkpointer(serde=...) takes a serializer that knows the type"
     )

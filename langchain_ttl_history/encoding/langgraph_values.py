@@ -20,14 +20,16 @@ LANGGRAPH = JsonPlusSerializer()
 # Its extension types: how a class is called, an array, a `DeltaChannel`'s snapshot.
 _ONE_ARGUMENT, _POSITIONAL, _KEYWORDS, _METHOD, _PYDANTIC_1, _PYDANTIC_2, _ARRAY, _DELTA = range(8)
 
-# LangGraph's own containers, the one in which a streamed LangChain runnable hands its output to a graph, and the text
-# of a message, besides the types LangGraph's serializer calls safe.
+# LangGraph's own containers, the one in which a streamed LangChain runnable hands its output to a graph, Python's
+# mappings, and the text of a message, besides the types LangGraph's serializer calls safe.
 SAFE = SAFE_MSGPACK_TYPES | {
     ("langgraph.checkpoint.serde.types", "_DeltaSnapshot"),
     ("langgraph._internal._io", "AddableValuesDict"),
     ("langgraph.pregel._io", "AddableValuesDict"),
     (AddableDict.__module__, AddableDict.__qualname__),
+    ("collections", "Counter"),
     ("collections", "OrderedDict"),
+    ("collections", "defaultdict"),
     (TextAccessor.__module__, TextAccessor.__qualname__),
 }
 
@@ -52,11 +54,12 @@ def revived(code: int, data: bytes, parts: Any, resolve: Callable[[str, str], An
             raise CorruptRecordError("an array cannot be read: it is damaged, or numpy is not installed")
         return array
     module, name, payload = parts[:3]
-    if code == _METHOD:
-        if (module, name, parts[3]) not in SAFE_MSGPACK_METHODS:
-            raise TypeNotAllowedError(f"{module}.{name}.{parts[3]} may not be called")
-        return getattr(resolve(module, name), parts[3])(payload)
     cls: Any = resolve(module, name)
+    if code == _METHOD:
+        method = parts[3]
+        if not any((base.__module__, base.__qualname__, method) in SAFE_MSGPACK_METHODS for base in cls.__mro__):
+            raise TypeNotAllowedError(f"{module}.{name}.{method} may not be called")
+        return getattr(cls, method)(payload)
     if code == _ONE_ARGUMENT:
         return cls(payload)
     if code == _POSITIONAL:

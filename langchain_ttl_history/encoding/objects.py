@@ -8,7 +8,7 @@ keep their types as well, and with the qualified name of its class.
 from __future__ import annotations
 
 import dataclasses
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable
 from datetime import datetime, time
 from enum import Enum
@@ -21,10 +21,10 @@ from pydantic import BaseModel
 from langchain_ttl_history.encoding.added_fields import absent_from, fill_dataclass, fill_model
 from langchain_ttl_history.errors import CorruptRecordError
 
-__all__ = ["beside", "is_mixed", "put_together", "taken_apart"]
+__all__ = ["beside", "put_together", "taken_apart", "would_lose"]
 
 # Part of the stored format: add at the end, never reorder.
-_FIELDS, _MODEL, _MADE, _ITEMS, _PLAIN, _FOLDED, _BOUNDED, _ZONED, _MEMBER = range(9)
+_FIELDS, _MODEL, _MADE, _ITEMS, _PLAIN, _FOLDED, _BOUNDED, _ZONED, _MEMBER, _DEFAULTS = range(10)
 # How a value of a subclass is made a plain one. `str(value)` may return that value itself, as Django's safe strings do.
 _BASES: dict[type, Callable[[Any], Any]] = {
     str: str.__str__,
@@ -34,6 +34,8 @@ _BASES: dict[type, Callable[[Any], Any]] = {
     list: list,
     dict: dict,
 }
+# What a mapping with defaults may make them with.
+_FACTORIES = {each.__name__: each for each in (bool, bytes, dict, float, frozenset, int, list, set, str, tuple)}
 _NO_ATTRIBUTES = frozenset({"__class__", "__dict__"})
 # Classes with slots that are neither dataclasses nor models.
 _SLOTTED = {("langgraph.types", "Send"): ("node", "arg", "timeout")}
@@ -67,24 +69,39 @@ def taken_apart(value: Any) -> list[Any] | None:
         return [_MADE, list(value)] if hasattr(kind, "_make") else [_ITEMS, list(value)]
     if isinstance(value, (set, frozenset)):
         return [_ITEMS, list(value)]
-    if kind in (datetime, time) and isinstance(value.tzinfo, ZoneInfo) and value.tzinfo.key:
-        # ISO 8601 tells the offset alone, and of a zone's offset at another time nothing.
-        date = [*value.timetuple()[:3]] if kind is datetime else []
-        clock = [value.hour, value.minute, value.second, value.microsecond]
-        return [_ZONED, [*date, *clock, value.tzinfo, value.fold]]
-    if kind is datetime and value.fold:
-        # The second time a clock shows an hour; ISO 8601 does not tell it from the first.
-        return [_FOLDED, [*value.timetuple()[:6], value.microsecond, value.tzinfo]]
+    if kind in (datetime, time):
+        return _time_apart(value)
     if kind is deque:
         return [_ITEMS, list(value)] if value.maxlen is None else [_BOUNDED, [list(value), value.maxlen]]
+    if kind is defaultdict:
+        return [_DEFAULTS, [_factory_of(value), dict(value)]]
     for base, plain in _BASES.items():
         if isinstance(value, base) and kind is not base:
             return [_PLAIN, plain(value)]
     return None
 
 
-def is_mixed(value: Any) -> bool:
-    """Whether it is a dataclass that is a plain value, a set or an exception as well, of which a part would be lost."""
+def _time_apart(value: Any) -> list[Any] | None:
+    """What ISO 8601 does not tell of a datetime or a time; None where it tells all."""
+    if isinstance(value.tzinfo, ZoneInfo) and value.tzinfo.key:
+        # It tells the offset alone, and of a zone's offset at another time nothing.
+        date = [*value.timetuple()[:3]] if isinstance(value, datetime) else []
+        clock = [value.hour, value.minute, value.second, value.microsecond]
+        return [_ZONED, [*date, *clock, value.tzinfo, value.fold]]
+    if isinstance(value, datetime) and value.fold:
+        # The second time a clock shows an hour; ISO 8601 does not tell it from the first.
+        return [_FOLDED, [*value.timetuple()[:6], value.microsecond, value.tzinfo]]
+    return None
+
+
+def would_lose(value: Any) -> bool:
+    """Whether a part of an object would be lost if it was taken apart.
+
+    That is so for a dataclass that is a plain value, a set or an exception as well, and for a mapping whose defaults
+    are made by the program.
+    """
+    if type(value) is defaultdict:
+        return value.default_factory is not None and _factory_of(value) is None
     if not dataclasses.is_dataclass(value):
         return False
     if isinstance(value, BaseException):
@@ -92,6 +109,11 @@ def is_mixed(value: Any) -> bool:
     if isinstance(value, (tuple, set, frozenset, deque)):
         return len(value) > 0
     return any(isinstance(value, base) and plain(value) != base() for base, plain in _BASES.items())
+
+
+def _factory_of(value: defaultdict[Any, Any]) -> str | None:
+    """The name of what a mapping makes its defaults with; None if it makes none, or the program does."""
+    return next((name for name, each in _FACTORIES.items() if each is value.default_factory), None)
 
 
 def beside(value: Any) -> dict[str, Any]:
@@ -111,17 +133,9 @@ def put_together(cls: Any, how: int, state: Any) -> Any:
     """
     if not _suits(cls, how):
         raise CorruptRecordError(f"an object of {cls!r} cannot have been taken apart in way {how}")
-    if how == _MADE:
-        return cls._make(state)
-    if how in (_ITEMS, _PLAIN, _MEMBER):
-        return cls(state)
-    if how == _BOUNDED:
-        return cls(*state)
-    if how == _FOLDED:
-        return cls(*state, fold=1)
-    if how == _ZONED:
-        *parts, fold = state
-        return cls(*parts, fold=fold)
+    maker = _MAKERS.get(how)
+    if maker is not None:
+        return maker(cls, state)
     made = cls.__new__(cls)
     if how == _FIELDS:
         if not _NO_ATTRIBUTES.isdisjoint(state):
@@ -146,6 +160,23 @@ def put_together(cls: Any, how: int, state: Any) -> Any:
     return made
 
 
+def _with_defaults(cls: Any, state: Any) -> Any:
+    factory, items = state
+    return cls(None if factory is None else _FACTORIES[factory], items)
+
+
+_MAKERS: dict[int, Callable[[Any, Any], Any]] = {
+    _MADE: lambda cls, state: cls._make(state),
+    _ITEMS: lambda cls, state: cls(state),
+    _PLAIN: lambda cls, state: cls(state),
+    _MEMBER: lambda cls, state: cls(state),
+    _BOUNDED: lambda cls, state: cls(*state),
+    _FOLDED: lambda cls, state: cls(*state, fold=1),
+    _ZONED: lambda cls, state: cls(*state[:-1], fold=state[-1]),
+    _DEFAULTS: _with_defaults,
+}
+
+
 def _suits(cls: Any, how: int) -> bool:
     """Whether objects of this class are taken apart in this way, and so may be made in it."""
     if not isinstance(cls, type):
@@ -162,5 +193,6 @@ def _suits(cls: Any, how: int) -> bool:
         _BOUNDED: (deque,),
         _ZONED: (datetime, time),
         _MEMBER: (Enum,),
+        _DEFAULTS: (defaultdict,),
     }
     return issubclass(cls, bases.get(how, ()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections import deque
+from collections import defaultdict, deque
 from datetime import datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum, IntEnum
@@ -104,6 +104,7 @@ def objects(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
         | st.lists(inner, max_size=3).map(tuple)
         | st.lists(inner, max_size=3).map(deque)
         | st.dictionaries(simple_keys, inner, max_size=3)
+        | st.dictionaries(simple_keys, inner, max_size=3).map(lambda held: defaultdict(list, held))
         | st.builds(Point, inner, inner)
         | st.builds(Ticket, inner, inner)
         | st.builds(Slotted, inner)

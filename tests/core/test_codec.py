@@ -7,12 +7,12 @@ import math
 import subprocess
 import sys
 import threading
-from collections import deque
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 from uuid import UUID
 
@@ -81,7 +81,8 @@ def test_a_value_of_a_learning_codec_comes_out_as_it_went_in(value: Any) -> None
         datetime(2024, 1, 1, tzinfo=timezone(timedelta(minutes=-330))), timedelta(microseconds=-1), time(23, 59),
         Ticket(1, Point(Frozen((1,)), {2**70})), Model(held=(b"x",)), Name("n"), Count(3), UUID(int=7), {},
         [], (), set(), "", b"", 0, False, None, deque([1, (2,)]), deque([1, (2,)], 3),
-        TextAccessor("text"), {"a": {2**70: ("\ud800", math.nan)}},
+        TextAccessor("text"), {"a": {2**70: ("\ud800", math.nan)}}, defaultdict(list, a=[(1,)]),
+        defaultdict(None, {1: 2}), defaultdict(int), Counter("abca"), OrderedDict(b=1, a=(2,)),
     ],
     ids=lambda value: type(value).__name__,
 )  # fmt: skip
@@ -99,6 +100,47 @@ def test_what_an_object_holds_keeps_its_type(codec: Codec, made: Callable[[Any],
 def test_a_bounded_deque_keeps_its_bound(codec: Codec) -> None:
     back = codec.loads(codec.dumps(deque([1, 2], 3), "here"))
     assert (list(back), back.maxlen) == ([1, 2], 3)
+
+
+def test_a_mapping_with_defaults_goes_on_making_them(codec: Codec) -> None:
+    back = codec.loads(codec.dumps({"found": defaultdict(list, a=[1])}, "here"))["found"]
+    assert (back["a"], back["b"]) == ([1], [])
+    assert codec.loads(codec.dumps(defaultdict(None), "here")).default_factory is None
+
+
+class Buckets(defaultdict[str, list[int]]):
+    """It is not made of its items alone."""
+
+
+class Moment(datetime):
+    """A datetime of a library's own, as that of pandas."""
+
+
+def test_a_datetime_of_a_librarys_own_comes_back_where_its_class_is_allowed() -> None:
+    codec = Codec(allowed=[Moment])
+    value = [Moment(2026, 1, 2, 3, tzinfo=timezone.utc), {"at": Moment(2026, 1, 2)}]
+    assert exactly(codec.loads(codec.dumps(value, "here")), value)
+    with pytest.raises(TypeNotAllowedError, match=r"allow_types=\[Moment\]"):
+        Codec().loads(codec.dumps(value, "here"))
+
+
+@pytest.mark.parametrize(
+    ("held", "named"),
+    [
+        (defaultdict(lambda: [1]), "collections.defaultdict"),
+        (defaultdict(partial(list, "a")), "collections.defaultdict"),
+        (Buckets(list, a=[1]), "Buckets"),
+    ],
+    ids=["function", "partial", "subclass"],
+)
+def test_a_mapping_whose_defaults_cannot_be_kept_is_refused_by_its_own_name(held: Any, named: str) -> None:
+    codec = Codec(allowed=[Buckets])
+    for value in (held, {"a": (held,)}, [Point(1, held)]):
+        with pytest.raises(TypeNotAllowedError, match=rf"here: a value of type \S*{named} cannot be stored"):
+            Codec(learning=True).dumps(value, "here")
+    message = ToolMessage("result", tool_call_id="c", artifact={"counts": held})
+    with pytest.raises(TypeNotAllowedError, match=rf"here: a value of type \S*{named} cannot be stored"):
+        codec.verified_message(message, "here")
 
 
 def test_what_an_object_holds_beside_its_fields_comes_back_as_well(codec: Codec) -> None:
