@@ -31,7 +31,8 @@ def fold(names: Sequence[str], deltas: Sequence[Delta], seen: Seen) -> Sequence[
     new = unseen(deltas, seen)
     if not new:
         return names
-    folding = _Folding(names, deltas, seen)
+    fresh = {delta.position for delta in new}
+    folding = _Folding(names, deltas, [delta for delta in deltas if delta.position not in fresh], seen)
     for delta in new:
         folding.apply(delta)
     return folding.names
@@ -43,11 +44,13 @@ class _Folding:
     Args:
         names: The head's.
         deltas: The log.
+        known: Those of its changes that the head's run has seen.
         seen: What the head's run has seen.
     """
 
-    def __init__(self, names: Sequence[str], deltas: Sequence[Delta], seen: Seen) -> None:
+    def __init__(self, names: Sequence[str], deltas: Sequence[Delta], known: Sequence[Delta], seen: Seen) -> None:
         self._deltas = deltas
+        self._known = known
         # For each key the position of the last change by the head's own run: it wins over unseen changes before it.
         self._own = {
             key: delta.position
@@ -135,11 +138,25 @@ class _Folding:
         for at in range(len(order), 0, -1):
             if self._runs.get(order[at - 1]) == delta.run:
                 return at
+        # A turn goes on in front of those that the head has seen, too. What moves messages knew of them.
+        opened = self._opened if delta.removed else {**_openings(self._known), **self._opened}
         for at, key in enumerate(order):
-            other = self._opened.get(key)
+            other = opened.get(key)
             if other is not None and other.began > delta.began:
                 return at
         return end
+
+
+def _openings(deltas: Iterable[Delta]) -> dict[str, Delta]:
+    """For each key that changes added the one that opened its turn."""
+    opened: dict[str, Delta] = {}
+    for delta in deltas:
+        if delta.is_carried_over or delta.removed:
+            continue
+        opening = delta if delta.after is None else opened.get(delta.after)
+        if opening is not None:
+            opened.update(dict.fromkeys(map(key_of, delta.added), opening))
+    return opened
 
 
 def _own_turn(deltas: Sequence[Delta], seen: Seen, order: Sequence[str]) -> tuple[int, str] | None:

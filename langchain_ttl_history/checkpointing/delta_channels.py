@@ -90,7 +90,7 @@ def applied(
         replaced, value = _overwritten(write)
         if replaced:
             shown = {}
-        given = value if isinstance(value, list) else [value]
+        given = _listed(value, whole=replaced)
         messages = as_messages(given)
         if messages is None:
             continue  # Another reducer than that for messages may accept it.
@@ -112,9 +112,14 @@ def said_in(writes: Sequence[Any]) -> list[BaseMessage]:
     """What writes to the conversation say, as far as it is messages and none that removes others."""
     said: list[BaseMessage] = []
     for write in writes:
-        _, value = _overwritten(write)
-        said += as_messages(value if isinstance(value, list) else [value]) or ()
+        replaced, value = _overwritten(write)
+        said += as_messages(_listed(value, whole=replaced)) or ()
     return [message for message in said if not isinstance(message, RemoveMessage)]
+
+
+def _listed(value: Any, *, whole: bool) -> list[Any]:
+    """What is written as a list; `whole` says that it is all of the channel's value, and a tuple not one message."""
+    return [*value] if isinstance(value, list) or (whole and isinstance(value, tuple)) else [value]
 
 
 def _overwritten(value: Any) -> tuple[bool, Any]:

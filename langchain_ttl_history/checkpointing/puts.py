@@ -58,6 +58,8 @@ class CheckpointPuts:
             parent = yield from self._read(put)
             if known is not None and known.generation == parent.generation:
                 parent = parent.as_remembered(known.record)
+            elif parent.record is not None:
+                parent = parent.as_remembered(self._brought_along(put))
             change, record = plans.plan(put, parent, KnownBodies())
             outcome = yield Write(key, change)
             if outcome.status not in (Status.MOVED, Status.MISSING):
@@ -94,6 +96,16 @@ class CheckpointPuts:
         if known is None or record is None:
             return None
         return Parent(known.generation, record=record, freed=put.parent_name in known.freed, remembered=True)
+
+    def _brought_along(self, put: Put) -> Record | None:
+        """What a put builds on, as it was in a session that ended since; None if its run loaded it, or it is not known.
+
+        Writes pending on it brought it along into this session, with what another run was shown that had loaded it.
+        """
+        if put.token is not None and put.token.id == put.parent:
+            return None
+        known = self.sessions.cache.last_with(put.key, put.parent_name, None)
+        return None if known is None else known.records.get(put.parent_name)
 
     def _read(self, put: Put) -> Flow[Parent]:
         if put.parent is None:

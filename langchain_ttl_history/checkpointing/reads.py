@@ -166,9 +166,8 @@ class CheckpointReads:
     ) -> Loaded:
         codec = self.sessions.codec
         values = record.decode_values(snapshot.blobs, codec)
-        if record.channel is not None and (record.explicit or not unchanged or (record.is_delta and messages)):
-            # A `DeltaChannel` gets a snapshot, since its chain of writes may no longer give the whole value, and since
-            # what wraps a checkpointer, as the Agent Server does, need not ask for that chain.
+        if record.channel is not None and (record.explicit or not unchanged or record.parent_names is not None):
+            # A `DeltaChannel` whose chain of writes no longer gives the whole value gets a snapshot.
             values[record.channel] = delta_snapshot(messages) if record.is_delta else messages
         writes = decode_writes(snapshot.lists.get(writes_name("", id), ()), snapshot.blobs, codec)
         return Loaded("", id, _handed(record, values), dict(record.metadata), record.parent, writes)

@@ -28,6 +28,10 @@ from langchain_ttl_history.stored.pending import has_open_interrupt
 __all__ = ["Lines", "interrupted_roots", "keep_only", "latest_lines", "leaves", "needed_by", "shown_lines"]
 
 
+# By how many changes of a session writes may come before the checkpoint that they are pending on.
+_EARLY = 100
+
+
 def shown_lines(
     lines: Iterable[Line],
     subs: Iterable[Line],
@@ -145,6 +149,7 @@ def keep_only(
     gone = [line for each, line in by_id.items() if each not in kept]
     drop = {checkpoint_name(line.ns, line.id) for line in gone}
     drop |= {writes_name(line.ns, line.id) for line in gone}
+    drop |= _orphans(snapshot)
     trim: dict[str, frozenset[int]] = {}
     for index, found in lines.indexed.items():
         stays = {by_id[each].position for each in (chain if index == CHAIN else listed) if each in by_id}
@@ -172,6 +177,20 @@ def keep_only(
         at_position=snapshot.position,
         at_generation=snapshot.generation,
     )
+
+
+def _orphans(snapshot: Snapshot) -> set[str]:
+    """Names of the writes pending on a checkpoint that is not there, and will not come any more.
+
+    It was refused, or freed before they came.
+    """
+    return {
+        name
+        for name, entries in snapshot.lists.items()
+        if name[0] == WRITES
+        and CHECKPOINT + name[1:] not in snapshot.blobs
+        and entries[-1].position < snapshot.position - _EARLY
+    }
 
 
 def _heads(snapshot: Snapshot, lines: Lines, listed: Collection[tuple[str, str]], drop: set[str]) -> dict[str, Blob]:

@@ -158,6 +158,7 @@ async def test_questions_that_are_not_written_as_messages_are_in_a_delta_convers
         [{"role": "user", "content": "one in a list"}],
         [("human", "a pair")],
         [("human", "a pair"), AIMessage("and a message")],
+        Overwrite((HumanMessage("in a tuple"), AIMessage("answered"))),
         Overwrite([HumanMessage("all anew"), AIMessage("answered")]),
         [HumanMessage("a message")],
     ]
