@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+from langchain_core.runnables import RunnableConfig
 from langgraph.channels.delta import DeltaChannel
 from langgraph.checkpoint.base import Checkpoint, empty_checkpoint
-from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.graph.message import _messages_delta_reducer
 from langgraph.types import interrupt
 from typing_extensions import TypedDict
@@ -155,3 +156,53 @@ class Numbered(TypedDict):
 def says(text: str) -> Callable[[Any], Any]:
     """A node that says this."""
     return lambda _: {"messages": [AIMessage(text)]}
+
+
+class Turns:
+    """Turns of agents on one session that go on step by step, in any order.
+
+    Args:
+        buffer: Keeps the session.
+        calls: For each turn, by a letter, how many tool calls it makes one after the other.
+    """
+
+    def __init__(self, buffer: SessionBuffer, calls: dict[str, int]) -> None:
+        def model(state: MessagesState, config: RunnableConfig) -> dict[str, Any]:
+            me = config["configurable"]["me"]
+            made = sum(text.startswith(f"{me} call") for text in texts(state["messages"]))
+            if made == calls[me]:
+                return {"messages": [AIMessage(f"{me}!")]}
+            call: Any = {"name": "t", "args": {}, "id": f"{me} {made}"}
+            return {"messages": [AIMessage(f"{me} call {made}", tool_calls=[call])]}
+
+        def tools(state: MessagesState) -> dict[str, Any]:
+            said: Any = state["messages"][-1]
+            return {"messages": [ToolMessage(f"result of {said.text}", tool_call_id=said.tool_calls[0]["id"])]}
+
+        def after_model(state: MessagesState) -> str:
+            said: Any = state["messages"][-1]
+            return "tools" if said.tool_calls else END
+
+        graph: Any = StateGraph(MessagesState).add_node("model", model).add_node("tools", tools)
+        graph.add_edge(START, "model").add_edge("tools", "model").add_conditional_edges("model", after_model)
+        self._graph = graph.compile(checkpointer=buffer.checkpointer())
+        self._turns: dict[str, Iterator[Any]] = {}
+        self._held: dict[str, list[str]] = {}
+
+    def go_on(self, steps: str) -> None:
+        """One more step of the turn of each letter, of which the first stores its question."""
+        for me in steps:
+            if me not in self._turns:
+                config = {"configurable": {**CONFIG["configurable"], "me": me}}
+                asked = {"messages": [HumanMessage(f"{me}?")]}
+                self._turns[me] = self._graph.stream(asked, config, durability="sync", stream_mode="values")
+            state = next(self._turns[me], None)
+            if state is not None:
+                self._held[me] = texts(state["messages"])
+
+    def end(self) -> dict[str, list[str]]:
+        """What each turn returns, which all go on to their end."""
+        for me, turn in sorted(self._turns.items()):
+            for state in turn:
+                self._held[me] = texts(state["messages"])
+        return self._held

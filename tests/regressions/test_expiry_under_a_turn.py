@@ -24,6 +24,7 @@ from tests.regressions.cases import (
     Hooked,
     Numbered,
     Plain,
+    Turns,
     ask,
     chained,
     graph_of,
@@ -272,3 +273,17 @@ def test_a_question_to_a_person_is_listed_though_its_session_expired_before_it()
     graph.invoke({"messages": [HumanMessage("now")]}, CONFIG, durability="sync")
     state = graph.get_state(CONFIG)
     assert [each.config for each in graph.get_state_history(CONFIG)] == [state.config]
+
+
+def test_of_three_turns_whose_session_expires_none_removes_what_another_asked() -> None:
+    """The first is stored anew with what the last was shown, which the first never held."""
+    clock = Clock()
+    buffer = SessionBuffer(MemoryStorage(clock=clock), default_user="u")
+    turns = Turns(buffer, {"A": 0, "B": 0, "C": 2})
+    turns.go_on("CBCCA")
+    clock.advance(1801)
+    turns.go_on("C")
+    returned = turns.end()
+    assert returned["B"] == ["C?", "B?", "B!"]
+    shown = texts(buffer.history(session_id="t").messages)
+    assert shown == [*returned["C"], "B?", "B!", "A?", "A!"]

@@ -20,6 +20,7 @@ from tests.regressions.cases import (
     DELTAS,
     Numbered,
     Plain,
+    Turns,
     ask,
     asking,
     calls_while,
@@ -653,3 +654,26 @@ def test_a_result_and_a_question_for_a_call_that_a_chain_made_are_taken_together
     given = [ToolMessage("result", tool_call_id=CALL["id"]), HumanMessage("next")]
     chained(buffer, a=says("answer")).invoke({"messages": given}, CONFIG, durability="exit")
     assert texts(history.messages) == ["go", "call", "result", "next", "answer"]
+
+
+@pytest.mark.parametrize(
+    ("calls", "steps", "cap"),
+    [
+        ({"A": 2, "B": 5}, "ABBBBABBAABABBBBABBA", 4),
+        ({"A": 3, "B": 5, "C": 5}, "AACACBBCCABABCBCBCBCACBABCBACCBBCBA", 6),
+    ],
+    ids=["two", "three"],
+)
+def test_an_answer_is_not_shown_under_the_question_of_a_turn_that_began_later(
+    calls: dict[str, int], steps: str, cap: int
+) -> None:
+    """What its turn said before was freed, so that it follows nothing, and the later turn is the head's."""
+    shown = {}
+    for most in (None, cap):
+        buffer = SessionBuffer(default_user="u", retention=Retention(max_messages=most))
+        turns = Turns(buffer, calls)
+        turns.go_on(steps)
+        turns.end()
+        shown[most] = texts(buffer.history(session_id="t").messages)
+    assert shown[None][-1] == "B!"
+    assert shown[cap] == ["B?", *shown[None][1 - cap :]]

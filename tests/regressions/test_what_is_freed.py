@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any
@@ -39,6 +40,7 @@ from tests.regressions.cases import (
     calls_while,
     chained,
     checkpoint,
+    echoing,
     ids,
     says,
     texts,
@@ -744,3 +746,28 @@ def test_an_edit_is_kept_whatever_is_freed_around_it(notices: int, said: int) ->
     for number in range(3):
         history.add_messages([RemoveMessage(id=f"said {number}")])
     assert texts(history.messages) == ["edited", "answer", "stays"]
+
+
+def test_writes_whose_checkpoint_was_refused_are_freed() -> None:
+    storage = Hooked()
+    buffer = SessionBuffer(
+        storage, default_user="u", retention=Retention(max_bytes=20_000, max_messages=20, max_checkpoints=3)
+    )
+    agent = echoing(buffer)
+
+    def refuse(change: Change) -> None:
+        if any(name.startswith("c\0") for name in change.blobs):
+            storage.before_write = None
+            raise StorageError("down for a moment")
+
+    for turn in range(60):
+        storage.before_write = refuse
+        with suppress(StorageError):
+            ask(agent, f"question {turn}", durability="async")
+    storage.before_write = None
+    for turn in range(30):
+        ask(agent, f"later {turn}")
+    info = buffer.info(session_id="t")
+    assert info is not None
+    assert info.bytes < 20_000
+    assert info.messages == 20
