@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from langchain_core.messages import BaseMessage, HumanMessage, ToolMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 
+from langchain_ttl_history import SessionBuffer
 from langchain_ttl_history.cache import SessionCache
 from langchain_ttl_history.checkpoints import Record
 from langchain_ttl_history.codec import Codec
@@ -73,6 +74,18 @@ def test_what_a_checkpoint_holds_besides_its_conversation_is_remembered_until_it
     # The next one shares them all, so that its put does not bring them.
     known.learn("c2", first, {}, "c1", replaces=True)
     assert (known.values, [*known.records]) == ({"c2": blobs}, ["c2"])
+
+
+def test_a_result_goes_to_its_call_that_is_said_again_though_other_sessions_took_the_memory() -> None:
+    buffer = SessionBuffer()
+    call = AIMessage("", id="call", tool_calls=[{"name": "look", "args": {}, "id": "1"}])
+    history = buffer.history("ada", "s1")
+    history.add_messages([HumanMessage("look", id="q"), call])
+    history.add_messages([HumanMessage("and?", id="next")])
+    for number in range(200):
+        buffer.history("bob", f"s{number}").add_messages([HumanMessage("hello")])
+    history.add_messages([call, ToolMessage("seen", tool_call_id="1", id="result")])
+    assert [message.id for message in history.messages] == ["q", "call", "result", "next"]
 
 
 def test_nothing_of_a_session_that_is_dropped_is_remembered() -> None:

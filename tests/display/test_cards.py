@@ -132,6 +132,17 @@ def test_size_and_idle_time_left_are_told(buffer: SessionBuffer, clock: Clock) -
     assert "8 MiB" in text_of(buffer.history("alice", "support")._repr_html_())
 
 
+def test_an_infos_card_tells_what_the_session_holds_and_its_times(buffer: SessionBuffer, clock: Clock) -> None:
+    clock.advance(60)
+    buffer.history("alice", "support").add_system_message("One more.")
+    (facts,) = Elements(buffer.info("alice", "support")._repr_html_()).of("ttlh-facts")
+    assert re.fullmatch(
+        r"messages 7 checkpoints 0 size .* created 2023-11-14 22:13:20 UTC last used 2023-11-14 22:14:20 UTC "
+        r"time left 30 min",
+        facts,
+    )
+
+
 def test_to_look_is_no_use(buffer: SessionBuffer, clock: Clock) -> None:
     before = buffer.info("alice", "support")
     clock.advance(60)
@@ -315,6 +326,7 @@ def test_a_message_is_shown_with_its_role_and_name() -> None:
         (1023, "1,023 B"),
         (1024, "1 KiB"),
         (1536, "1.5 KiB"),
+        (150 << 10 | 300, "150 KiB"),
         (8 << 20, "8 MiB"),
         (5 << 40, "5 TiB"),
         (200 << 50, "204,800 TiB"),

@@ -268,6 +268,14 @@ async def test_an_input_of_which_a_part_has_ids_is_stored_whole(session: Session
     assert await session.texts() == ["one", "two", "fine"]
 
 
+async def test_an_input_with_an_id_such_as_langgraph_gives_in_the_middle_is_stored_whole(session: Session) -> None:
+    chain = with_history(RunnableLambda(lambda _: AIMessage("fine")), session.buffer)
+    given = [HumanMessage(text) for text in ("one", "two", "three", "four")]
+    given[2].id = "20061126-0000-4000-8000-000000000000"
+    await session.run(chain, given)
+    assert await session.texts() == ["one", "two", "three", "four", "fine"]
+
+
 @pytest.mark.parametrize("kind", GRAPH_KINDS)
 async def test_a_history_around_a_streamed_agent_stores_each_message_exactly_once(session: Session, kind: str) -> None:
     # A streamed runnable passes the agent a dictionary of a class of LangChain's as its input.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import signal
 import sys
 import threading
 import time
@@ -19,6 +21,7 @@ from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import MemoryStorage, SQLiteStorage
 from langchain_ttl_history.storage.base import Change, Lease, Query, Status, Storage
 from langchain_ttl_history.storage.sqlite import connections
+from langchain_ttl_history.storage.sqlite.executor import Executor
 
 KEY = SessionKey("ada", "s1")
 LEASE = Lease(1000.0, None)
@@ -117,6 +120,18 @@ def said(storage: Storage) -> list[bytes]:
 
 def say(storage: Storage, text: bytes) -> None:
     assert storage.write(KEY, Change(LEASE, append=[("log", text, ())])).status is Status.STORED
+
+
+def test_a_child_starts_threads_though_another_thread_was_starting_some() -> None:
+    executor = Executor(1, PATIENCE)
+
+    def run() -> None:
+        signal.alarm(10)  # Ends a child that is stuck.
+        assert asyncio.run(executor.run(int, "1")) == 1
+
+    with executor._lock:
+        child = forked(run)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_what_a_child_writes_is_kept_though_its_parent_and_others_close_the_file(tmp_path: Path) -> None:

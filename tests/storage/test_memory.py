@@ -86,6 +86,18 @@ def test_what_an_empty_session_costs_counts_as_well(clock: Clock) -> None:
     assert 1 < storage.usage().sessions < 100
 
 
+def test_what_fits_exactly_is_kept(clock: Clock) -> None:
+    probe = MemoryStorage(clock=clock)
+    for number in range(3):
+        probe.write(key(number), holding())
+    used = probe.usage().bytes
+    for bound, kept in ((used, [0, 1, 2]), (used - 1, [1, 2])):
+        storage = MemoryStorage(max_sessions=3, max_bytes=bound, clock=clock)
+        for number in range(3):
+            storage.write(key(number), holding())
+        assert numbers(storage) == kept
+
+
 def test_a_session_is_never_evicted_by_its_own_write(clock: Clock) -> None:
     storage = MemoryStorage(max_bytes=1_000, clock=clock)
     storage.write(key(0), holding())
@@ -349,6 +361,8 @@ def test_a_session_that_a_call_is_interrupted_on_is_whole_or_gone_and_expires(ve
         clock.advance(1_000_000)
         storage.sweep()
         assert storage.usage() == (0, 0), f"step {step}"
+        storage.write(key(2), change)
+        assert {*storage._expiry._keys.values()} == {key(2)}, f"step {step}"
     assert step > 5
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import pytest
 import redis
 
 from langchain_ttl_history.keys import SessionKey
@@ -44,6 +45,76 @@ def test_a_tombstone_goes_by_itself(real: RedisStorage) -> None:
         # Its time is over with the session's, which a moment ago would have been the later one.
         assert 0 < admin.pttl(user) <= 110_001
     servers.wait_for(lambda: real.read(KEY, Query()).fence == 0, "the end of the tombstone")
+
+
+@pytest.mark.parametrize("last", ["write", "delete"])
+def test_what_is_known_of_a_user_stays_as_long_as_any_session_does(real: RedisStorage, last: str) -> None:
+    real.write(KEY, Change(Lease(1_000.0, None)))
+    if last == "write":
+        real.write(SessionKey("ada", "s2"), Change(Lease(10.0, None)))
+    else:
+        real.delete("ada", "s2", 10.0)
+    with admin_of(real) as admin:
+        user, session = keys_of(real)
+        assert admin.pttl(user) > 900_000
+        assert admin.pttl(session) > 900_000
+
+
+@pytest.mark.parametrize("use", ["read", "append", "change"])
+def test_a_use_prolongs_the_life_of_both_keys(real: RedisStorage, use: str) -> None:
+    real.write(KEY, Change(Lease(10.0, None), append=[("log", b"1", ())]))
+    longer = Lease(1_000.0, None)
+    if use == "read":
+        assert real.read(KEY, Query(lease=longer)).generation
+    else:
+        real.write(KEY, Change(longer, append=[("log", b"2", ())], drop=["m"] if use == "change" else ()))
+    with admin_of(real) as admin:
+        assert min(admin.pttl(key) for key in keys_of(real)) > 900_000
+
+
+def test_a_shorter_idle_time_of_its_own_forgets_no_read(storage: RedisStorage, clock: Clock) -> None:
+    storage.write(KEY, Change(LEASE, blobs={"b": Blob(b"1")}))
+    clock.advance(9)
+    storage.read(KEY, Query(lease=LEASE))
+    storage.write(KEY, Change(LEASE, idle_ttl=10.0, upkeep=True))
+    clock.advance(9.9)
+    assert storage.read(KEY, Query(("b",))).blobs
+    clock.advance(2)
+    assert not storage.read(KEY, Query(("b",))).blobs
+
+
+@pytest.mark.parametrize("session_id", ["s1", None], ids=["session", "user"])
+def test_a_clock_that_is_set_back_lowers_no_fence(storage: RedisStorage, clock: Clock, session_id: str | None) -> None:
+    old = storage.write(KEY, Change(LEASE)).generation
+    storage.delete("ada", session_id, 1_000.0)
+    clock.advance(-100)
+    storage.delete("ada", session_id, 1_000.0)
+    assert storage.read(KEY, Query()).fence >= old
+    assert storage.write(KEY, Change(LEASE, Guard(old))).status is Status.DELETED
+
+
+def test_a_session_that_is_older_than_a_read_allows_leaves_no_key_for_ever(real: RedisStorage) -> None:
+    real.write(KEY, Change(LEASE, blobs={"b": Blob(b"1")}))
+    assert real.read(KEY, Query(("b",), lease=Lease(100.0, 1e-6))).generation == 0
+    with admin_of(real) as admin:
+        assert -1 not in [admin.pttl(key) for key in keys_of(real)]
+
+
+def test_a_sweep_frees_tombstones_that_ended(storage: RedisStorage, clock: Clock, admin: redis.Redis) -> None:
+    user, _ = keys_of(storage)
+    storage.write(KEY, Change(LEASE, idle_ttl=None))
+    storage.delete("ada", "s2", 50.0)
+    storage.delete("ada", "s3", 500.0)
+
+    def tombstones() -> int:
+        return sum(field.startswith(b"t") for field in admin.hkeys(user))
+
+    clock.advance(49)
+    storage.sweep()
+    assert tombstones() == 2
+    clock.advance(1)
+    storage.sweep()
+    assert tombstones() == 1
 
 
 def test_most_reads_write_nothing(storage: RedisStorage, clock: Clock, admin: redis.Redis) -> None:

@@ -32,6 +32,52 @@ def test_two_workers_that_remember_different_things_refer_to_the_same(storage: R
     other.close()
 
 
+def test_references_that_begin_within_a_table_and_end_in_another_keep_their_names(storage: RedisStorage) -> None:
+    storage.write(KEY, Change(LEASE, blobs={f"m{number}": Blob(b"%d" % number) for number in range(40)}))
+    refs = tuple(f"m{number}" for number in range(10, 20))
+    storage.write(KEY, Change(LEASE, blobs={"c": Blob(b"", refs)}))
+    other = another_worker(storage)
+    for query in (Query(("c",)), Query(("c",), ("m",))):
+        found = other.read(KEY, query).blobs
+        assert found.pop("c").refs == refs
+        assert {*found} == {*(refs if query.follow else ())}
+    other.close()
+
+
+def test_a_new_name_keeps_its_number_though_all_others_of_its_table_went(storage: RedisStorage) -> None:
+    names = [f"m{number}" for number in range(40)]
+    storage.write(KEY, Change(LEASE, blobs={name: Blob(b"old") for name in names}))
+    storage.write(KEY, Change(LEASE, drop=names))
+    storage.write(KEY, Change(LEASE, blobs={"ma": Blob(b"a"), "mb": Blob(b"b")}))
+    storage.write(KEY, Change(LEASE, blobs={"c": Blob(b"", ("mb", "ma"))}))
+    other = another_worker(storage)
+    assert other.read(KEY, Query(("c",), ("m",))).blobs == {
+        "c": Blob(b"", ("mb", "ma")), "ma": Blob(b"a"), "mb": Blob(b"b"),
+    }  # fmt: skip
+    other.close()
+
+
+def test_a_session_of_which_the_numbers_are_known_is_not_made_anew(storage: RedisStorage) -> None:
+    begun = Change(LEASE, blobs={"m": Blob(b"m")}, append=[("log", b"1", ())], new=True)
+    assert [storage.write(KEY, begun).status for _ in range(2)] == [Status.STORED, Status.MOVED]
+    # Nor where the change depends on none of them.
+    more = Change(LEASE, append=[("log", b"2", ())], new=True)
+    assert storage.write(KEY, more).status is Status.MOVED
+    assert storage.read(KEY, Query()).position == 1
+
+
+def test_a_write_to_a_generation_that_another_worker_ended_is_refused(storage: RedisStorage, clock: Clock) -> None:
+    other = another_worker(storage)
+    old = storage.write(KEY, Change(LEASE)).generation
+    other.delete(*KEY, 60.0)
+    clock.advance(1)
+    new = other.write(KEY, Change(LEASE)).generation
+    append = [("log", b"1", ())]
+    assert storage.write(KEY, Change(LEASE, append=append, at_generation=old)).status is Status.MOVED
+    assert storage.write(KEY, Change(LEASE, append=append, at_generation=new)).status is Status.STORED
+    other.close()
+
+
 def test_numbers_of_a_session_that_is_no_more_are_not_believed(storage: RedisStorage, clock: Clock) -> None:
     other = another_worker(storage)
     storage.write(KEY, Change(LEASE, blobs={"m1": Blob(b"1"), "m2": Blob(b"2")}))

@@ -272,6 +272,20 @@ def test_another_workers_freeing_is_not_taken_for_ones_own(
     assert outcomes[0].missing == {"m1"}
 
 
+def test_another_workers_freeing_before_ones_own_is_not_taken_for_a_part_of_it(
+    storage: RedisStorage, another: Any
+) -> None:
+    begin(storage)
+    other, outcomes = another(), []
+
+    def meanwhile() -> None:
+        outcomes.append(storage.write(KEY, Change(LEASE, blobs={"c3": Blob(b"", ("m1", "m2"))})))
+
+    other.write(KEY, Change(LEASE, drop=["m1"]))
+    sent_during(storage, Change(LEASE, drop=["m5"]), meanwhile)
+    assert outcomes[0].missing == {"m1"}
+
+
 # --- names --------------------------------------------------------------------------------------------
 
 
@@ -280,7 +294,12 @@ def test_references_keep_their_names_when_names_that_nothing_needs_are_dropped(
 ) -> None:
     storage.write(KEY, Change(LEASE, blobs={f"m{number}": Blob(b"") for number in range(400)}))
     storage.write(
-        KEY, Change(LEASE, blobs={"c": Blob(b"", ("m0", "m33", "m399"))}, append=[("log", b"", ("m77", "m78"))])
+        KEY,
+        Change(
+            LEASE,
+            blobs={"c": Blob(b"", ("m0", "m33", "m399"))},
+            append=[("log", b"", ("m77", "m78")), ("log", b"1", ("m7",)), ("log", b"22", ("m200", "m55"))],
+        ),
     )
     _, session = keys_of(storage)
     before = admin.hlen(session)
@@ -292,7 +311,9 @@ def test_references_keep_their_names_when_names_that_nothing_needs_are_dropped(
             found = each.read(KEY, query)
             assert {*found.blobs} == {"c"}
             assert found.blobs["c"].refs == ("m0", "m33", "m399")
-            assert found.lists["log"] == [Entry(1, b"", ("m77", "m78"))]
+            assert found.lists["log"] == [
+                Entry(1, b"", ("m77", "m78")), Entry(2, b"1", ("m7",)), Entry(3, b"22", ("m200", "m55")),
+            ]  # fmt: skip
     assert storage.write(KEY, Change(LEASE, blobs={"m0": Blob(b"again")})).status is Status.STORED
     assert another().read(KEY, Query(("c",), ("m",))).blobs["m0"].payload == b"again"
 

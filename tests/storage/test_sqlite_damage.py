@@ -37,6 +37,18 @@ def test_a_text_that_changed_on_the_disk_is_an_error(tmp_path: Path, length: int
         _ = SessionBuffer(storage).history("ada", "s1").messages
 
 
+@pytest.mark.parametrize("length", [20, 3_000, 200_000])
+def test_a_blob_that_changed_on_the_disk_is_an_error(tmp_path: Path, length: int) -> None:
+    path = tmp_path / "s.db"
+    with closing(SQLiteStorage(path)) as storage:
+        storage.write(KEY, Change(LEASE, blobs={"m": Blob(b"y" * length)}))
+    raw = path.read_bytes()
+    assert b"yyyyyyyyyy" in raw
+    path.write_bytes(raw.replace(b"yyyyyyyyyy", b"yyyyyyyyyz", 1))
+    with closing(SQLiteStorage(path)) as storage, pytest.raises(CorruptRecordError, match="not what was written"):
+        storage.read(KEY, Query(("m",)))
+
+
 def test_a_full_disk_is_an_error_and_leaves_what_was_there(opens: Opens, tmp_path: Path) -> None:
     storage = opens()
     storage.write(KEY, saying("before"))

@@ -11,6 +11,7 @@ import pytest
 
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.base import Blob, Change, Lease, Query, Status
+from langchain_ttl_history.storage.sqlite import freeing
 from langchain_ttl_history.testing import Clock
 from tests.storage.sqlite_cases import KEY, LEASE, Opens, lent, said, saying
 
@@ -71,6 +72,44 @@ def test_writes_free_what_expired_and_the_file_stays_small(opens: Opens, clock: 
         sizes.append((tmp_path / "s.db").stat().st_size + (tmp_path / "s.db-wal").stat().st_size)
     assert storage.usage().sessions < 40
     assert max(sizes[300:]) <= 1.3 * max(sizes[:300])
+
+
+def test_writes_give_pages_back_while_they_free_a_large_session(
+    opens: Opens, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(freeing, "_SPARE", 100)
+    storage = opens()
+    storage.write(SessionKey("u", "large"), Change(LEASE, blobs={f"m{n}": Blob(b"x" * 9_000) for n in range(400)}))
+
+    def pages() -> int:
+        with lent(storage) as connection:
+            (count,) = connection.execute("PRAGMA page_count").fetchone()
+        return int(count)
+
+    before = pages()
+    clock.advance(1_000)
+    for number in range(30):
+        storage.write(SessionKey("u", f"s{number}"), Change(LEASE))
+    assert storage.usage().sessions == 30
+    assert pages() < before - 500
+
+
+def test_a_sweep_gives_many_pages_back_in_each_transaction(
+    opens: Opens, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = opens()
+    storage.write(KEY, Change(LEASE, blobs={f"m{n}": Blob(b"x" * 9_000) for n in range(400)}))
+    clock.advance(1_000)
+    transactions: list[bool] = []
+
+    def counted(connection: sqlite3.Connection) -> bool:
+        transactions.append(vacuum(connection))
+        return transactions[-1]
+
+    vacuum = freeing.vacuum
+    monkeypatch.setattr(freeing, "vacuum", counted)
+    assert storage.sweep() == 1
+    assert len(transactions) <= 3
 
 
 @pytest.mark.parametrize("size", [8_000, 20_000])

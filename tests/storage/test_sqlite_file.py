@@ -91,7 +91,16 @@ def test_another_programs_file_is_refused_and_left_as_it_is(tmp_path: Path) -> N
     assert [each.name for each in tmp_path.iterdir()] == ["other.db"]
 
 
-@pytest.mark.parametrize("trace", ["PRAGMA journal_mode = WAL", "VACUUM", "CREATE TABLE x (y); DROP TABLE x"])
+@pytest.mark.parametrize(
+    "trace",
+    [
+        "PRAGMA journal_mode = WAL",
+        "VACUUM",
+        "CREATE TABLE x (y); DROP TABLE x",
+        "PRAGMA page_size = 4096; PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL",
+        "PRAGMA page_size = 1024; PRAGMA journal_mode = WAL",
+    ],
+)
 def test_another_programs_file_without_tables_is_refused_and_left_as_it_is(tmp_path: Path, trace: str) -> None:
     path = tmp_path / "other.db"
     with closing(sqlite3.connect(path)) as connection:

@@ -213,19 +213,33 @@ def test_a_session_at_its_caps_keeps_its_size_in_the_file(opens: Opens) -> None:
 def test_a_pointer_that_moves_for_ever_leaves_nothing_behind(opens: Opens) -> None:
     storage = opens()
     write(storage, blobs={"m": Blob(b"text")})
-    for number in range(30 * OUTDATED):
+    for number in range(100 * OUTDATED):
         write(storage, blobs={"h": Blob(b"", ("m",), number)})
     assert rows(storage) <= 1
-    assert outline(opens())[0] == {"m": Blob(b"text"), "h": Blob(b"", ("m",), 30 * OUTDATED - 1)}
+    assert outline(opens())[0] == {"m": Blob(b"text"), "h": Blob(b"", ("m",), 100 * OUTDATED - 1)}
 
 
-def test_what_stood_under_a_dropped_name_before_does_not_come_back(opens: Opens) -> None:
+def test_what_stands_beside_a_pointer_that_moves_is_kept_when_its_segment_is_written_anew(opens: Opens) -> None:
+    storage = opens()
+    for number in range(10 * OUTDATED):
+        write(storage, blobs={"h": Blob(b"", (), number)}, append=[("log", b"x" * 100, ())])
+    for each in (storage, opens()):
+        blobs, lists, _ = outline(each)
+        assert blobs == {"h": Blob(b"", (), 10 * OUTDATED - 1)}
+        assert [entry.position for entry in lists["log"]] == [*range(1, 10 * OUTDATED + 1)]
+
+
+@pytest.mark.parametrize("more", [{}, {"idle_ttl": None}], ids=["appends", "changes"])
+@pytest.mark.parametrize("is_another", [False, True], ids=["its own", "another's"])
+def test_what_stood_under_a_dropped_name_before_does_not_come_back(
+    opens: Opens, more: dict[str, Any], *, is_another: bool
+) -> None:
     storage = opens()
     write(storage, blobs={"m": Blob(b"text")})
     for number in range(60):
-        write(storage, blobs={"h": Blob(b"", ("m",), number)}, append=[("log", b"x" * 1_500, ())])
+        write(storage, blobs={"h": Blob(b"", ("m",), number)}, append=[("log", b"x" * 1_500, ())], **more)
     assert rows(storage) > 2
-    write(storage, drop=["h"])
+    write(opens() if is_another else storage, drop=["h"])
     for each in (storage, opens()):
         assert "h" not in outline(each)[0]
     write(storage, blobs={"h": Blob(b"", (), 1)})

@@ -65,6 +65,24 @@ def test_of_four_processes_that_append_at_once_to_a_new_file_nothing_is_lost(tmp
         assert [each for each in said if each.startswith(f"{number}.")] == [f"{number}.{each}" for each in range(200)]
 
 
+def look(number: int, barrier: Any, path: str, names: set[str]) -> None:
+    """Open a file, look into it, and close it again."""
+    barrier.wait(PATIENCE)
+    with closing(SQLiteStorage(path)) as storage:
+        assert set(storage.read(KEY, Query(outline=True)).blobs) == names
+
+
+def test_a_file_that_a_process_opened_twice_stays_its_own_when_another_one_closes_it(tmp_path: Path) -> None:
+    path = str(tmp_path / "s.db")
+    with closing(SQLiteStorage(path)) as storage:
+        storage.write(KEY, Change(LEASE, blobs={"one": Blob(b"1")}))
+        with closing(SQLiteStorage(path)):
+            at_once(look, path, {"one"}, workers=1)
+            # The other process must not have taken itself for the last one, and removed the write-ahead log.
+            storage.write(KEY, Change(LEASE, blobs={"two": Blob(b"2")}))
+            at_once(look, path, {"one", "two"}, workers=1)
+
+
 def ask_agent(number: int, barrier: Any, path: str) -> None:
     """Five turns of an agent, each with two tool calls."""
     with SessionBuffer(f"sqlite:///{path}", retention=Retention(max_messages=None)) as buffer:

@@ -13,6 +13,7 @@ from langchain_ttl_history.errors import StorageError
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.base import Blob, Change, Entry, Query
 from langchain_ttl_history.storage.sqlite import mirror as mirrors
+from langchain_ttl_history.storage.sqlite.row import Row
 from langchain_ttl_history.testing import Clock
 from tests.storage.sqlite_cases import KEY, LEASE, Opens, bytes_remembered, remembered, said, saying
 
@@ -66,6 +67,28 @@ def test_a_backup_that_is_brought_back_into_the_open_file_is_what_everybody_sees
     assert said(storage) == said(other) == said(opens()) == [*expected, "on"]
 
 
+@pytest.mark.parametrize("others", [0, 1, 5])
+def test_a_backup_that_went_on_like_what_it_replaces_is_what_everybody_sees(
+    opens: Opens, tmp_path: Path, others: int
+) -> None:
+    storage = opens()
+    for number in range(60):
+        storage.write(KEY, saying(f"{number} {'x' * 1_500}"))
+    gone = [f"m{number} {'x' * 1_500}" for number in (1, 2)]
+    with closing(sqlite3.connect(tmp_path / "s.db")) as file, closing(sqlite3.connect(":memory:")) as backup:
+        file.backup(backup)
+        storage.write(KEY, Change(LEASE, drop=[gone[0]]))
+        backup.backup(file)
+    other = opens()
+    other.write(KEY, Change(LEASE, drop=[gone[1]]))
+    for number in range(others):
+        other.write(KEY, saying(f"after {number}"))
+    for each in (storage, other, opens()):
+        found = each.read(KEY, Query(outline=True)).blobs
+        assert [name in found for name in gone] == [True, False]
+        assert len(found) == 59 + others
+
+
 def test_what_is_remembered_of_sessions_is_bounded(opens: Opens, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mirrors, "_SESSIONS", 3)
     monkeypatch.setattr(mirrors, "_BYTES", 30_000)
@@ -79,6 +102,18 @@ def test_what_is_remembered_of_sessions_is_bounded(opens: Opens, monkeypatch: py
         held = remembered(storage)
         assert len(held) <= 3
         assert bytes_remembered(storage) == sum(mirror.size for mirror in held.values()) <= 30_000
+
+
+def test_what_one_thread_changes_is_hidden_from_others_until_it_is_put_back() -> None:
+    held, row = mirrors.Mirrors(), Row.new(1, 0.0)
+    held.put(KEY, mirrors.Mirror(row))
+    taken = held.take(KEY)
+    assert taken is not None
+    assert held.take(KEY) is None
+    assert held.answer(KEY, row, Query(), 0.0, 0) is None
+    held.put(KEY, taken)
+    assert held.answer(KEY, row, Query(), 0.0, 0) is not None
+    assert held.take(KEY) is taken
 
 
 def test_a_lock_held_for_too_long_is_an_error(opens: Opens, tmp_path: Path) -> None:

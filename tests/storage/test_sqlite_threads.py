@@ -7,12 +7,14 @@ import gc
 import os
 import sqlite3
 import threading
+import time
 import warnings
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -20,9 +22,10 @@ from langchain_ttl_history import StorageError
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import SQLiteStorage
 from langchain_ttl_history.storage.base import Change, Lease, Outcome, Query, Status
+from langchain_ttl_history.storage.sqlite import connections as connecting
 from langchain_ttl_history.storage.sqlite.connections import Connections
 from tests.storage.interrupts import interrupted
-from tests.storage.sqlite_cases import KEY, Opens, idle, said, saying
+from tests.storage.sqlite_cases import KEY, Opens, close_connections_as_for_a_fork, idle, lent, said, saying
 
 
 @pytest.fixture
@@ -202,6 +205,28 @@ def test_a_fork_uses_connections_of_its_own(opens: Opens) -> None:
     assert said(storage) == ["parent", "child", "child's loop"]
     storage.write(KEY, saying("parent again"))
     assert said(opens())[-1] == "parent again"
+
+
+def test_a_fork_waits_for_a_connection_that_is_lent_but_not_for_ever(
+    opens: Opens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = opens()
+    storage.write(KEY, saying("before"))
+    waits: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        assert len(waits) < 1_000, "it waits for ever"
+
+    # Each wait takes a second, and the timeout is 30.
+    monkeypatch.setattr(
+        connecting, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + len(waits), sleep=sleep)
+    )
+    with lent(storage):
+        close_connections_as_for_a_fork(storage)
+    assert waits
+    storage.write(KEY, saying("after"))
+    assert said(storage) == ["before", "after"]
 
 
 def test_a_storage_that_is_forgotten_lets_go_of_its_file(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from secrets import randbits
 
 from langchain_ttl_history.storage.base import Blob, Change, Entry, Keep, Lease, Outcome, Status
 from langchain_ttl_history.storage.sqlite.mirror import Key, Mirror
@@ -152,7 +153,8 @@ class _Plan:
     def _moved(self) -> tuple[list[Named], list[Listed]]:
         """Rewrite the affected segments; returns those of their blobs and entries that are left to go to the tail."""
         mirror, session, affected, tail = self.mirror, self.mirror.session, self.affected, self.mirror.tail
-        mirror.row.epoch += 1
+        # Not counted: a backup may be brought back, and go on with as many.
+        mirror.row.epoch = randbits(32)
         for name in [name for name, ghosts in mirror.ghosts.items() if not ghosts.isdisjoint(affected)]:
             mirror.ghosts[name] -= affected
             if not mirror.ghosts[name]:

@@ -52,7 +52,7 @@ def free_some(connection: sqlite3.Connection, now: float) -> None:
         (free,) = connection.execute("PRAGMA freelist_count").fetchone()
         (pages,) = connection.execute("PRAGMA page_count").fetchone()
         if free > max(_SPARE, pages // 4):
-            connection.execute(f"PRAGMA incremental_vacuum({_VACUUMED})").fetchall()
+            _give_back(connection, min(free, _VACUUMED))
 
 
 def free_batch(connection: sqlite3.Connection, now: float) -> tuple[int, bool]:
@@ -64,10 +64,16 @@ def free_batch(connection: sqlite3.Connection, now: float) -> tuple[int, bool]:
 def vacuum(connection: sqlite3.Connection) -> bool:
     """Give back some of the free pages. Returns whether there are more that can be given back."""
     (before,) = connection.execute("PRAGMA freelist_count").fetchone()
-    connection.execute(f"PRAGMA incremental_vacuum({_SWEPT_PAGES})").fetchall()
+    _give_back(connection, min(before, _SWEPT_PAGES))
     (free,) = connection.execute("PRAGMA freelist_count").fetchone()
     # A file that an operator rebuilt with other settings cannot give back any.
     return bool(0 < free < before)
+
+
+def _give_back(connection: sqlite3.Connection, pages: int) -> None:
+    # One by one: Python 3.11 ends a statement without columns after its first step, which gives one page back.
+    for _ in range(pages):
+        connection.execute("PRAGMA incremental_vacuum(1)").fetchall()
 
 
 def free_session(connection: sqlite3.Connection, name: bytes) -> None:

@@ -45,7 +45,7 @@ class Row:
     version: int = 0
     """Counts the writes."""
     epoch: int = 0
-    """Counts the writes that did more than append."""
+    """Another number after each write that did more than append."""
     segment: int = 1
     """The number of the segment that is written to."""
     length: int = 0
