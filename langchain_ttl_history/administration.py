@@ -44,7 +44,8 @@ class Administration:
     def sessions(self, user_id: Id | None = None, *, all_users: bool = False) -> Iterator[SessionInfo]:
         """The live sessions of a user, least recently used first; read one by one as you iterate.
 
-        One that cannot be read raises an error in its place; `next` then goes on with the others.
+        A session that cannot be read raises a `CorruptRecordError` or `TypeNotAllowedError` in its place, and `next`
+        then goes on with the others. While the storage is out of reach, `next` raises a `StorageError` each time.
 
         Args:
             user_id: Whose sessions; the default user's if left out.

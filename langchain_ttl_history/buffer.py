@@ -93,10 +93,16 @@ class SessionBuffer(Administration):
     def _repr_html_(self) -> str:
         usage = self.stats()
         unread: list[TTLHistoryError] = []
-        some = list(islice(readable(self.sessions(all_users=True), unread, _LISTED), _LISTED + 1))
-        more = len(some) > _LISTED or len(unread) == _LISTED
+        some = list(islice(readable(self.sessions(all_users=True), unread, _LISTED + 1), _LISTED + 1))
+        more = max(len(some), len(unread)) > _LISTED
         return buffer_card(
-            repr(self._storage), self._retention, usage.sessions, usage.bytes, some[:_LISTED], unread, more=more
+            repr(self._storage),
+            self._retention,
+            usage.sessions,
+            usage.bytes,
+            some[:_LISTED],
+            unread[:_LISTED],
+            more=more,
         )
 
     @property

@@ -43,7 +43,7 @@ class _Fields(NamedTuple):
     conversation: list[int]
     """Where the names of the conversation begin and end among the references."""
     shown: list[int] | None
-    """The same for `Record.parent_names`."""
+    """The same for the parent's conversation as its run was shown it."""
     channel: str | None
     explicit: bool
     values: Mapping[str, Sequence[Any]]
@@ -66,7 +66,7 @@ class Record:
     last: str | None = None
     """The key of the last message that its run's turn has said so far."""
     parent_names: tuple[str, ...] | None = None
-    """The parent's conversation as its run was shown it, if the writes before the parent do not give that."""
+    """The parent's conversation as its run was shown it, if that differs from the parent's own value."""
     channel: str | None = None
     """The channel that is the conversation; None if there is none."""
     explicit: bool = True

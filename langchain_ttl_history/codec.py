@@ -89,7 +89,7 @@ class Codec:
             return pack(list(self.cipher.dumps_typed(payload)))
         except Exception as error:  # it is the program's own, and may raise anything
             raise ConfigurationError(
-                f"the buffer's serde= cannot seal a record, and nothing was stored: {type(error).__name__}: {error}"
+                f"the buffer's serde= cannot seal a record: {type(error).__name__}: {error}"
             ) from error
 
     def unseal(self, sealed: bytes) -> bytes:

@@ -135,28 +135,38 @@ class _Folding:
             end = order.index(self._begun[1])
         if delta.after is None or delta.known is None:
             return end
+        runs, opened = self._seen_turns()
+        runs.update(self._runs)
+        opened.update(self._opened)
         for at in range(len(order), 0, -1):
-            if self._runs.get(order[at - 1]) == delta.run:
+            if runs.get(order[at - 1]) == delta.run:
                 return at
-        # A turn goes on in front of those that the head has seen, too. What moves messages knew of them.
-        opened = self._opened if delta.removed else {**_openings(self._known), **self._opened}
+        # What moves messages knew of the turns that are seen.
         for at, key in enumerate(order):
-            other = opened.get(key)
+            other = (self._opened if delta.removed else opened).get(key)
             if other is not None and other.began > delta.began:
                 return at
         return end
 
-
-def _openings(deltas: Iterable[Delta]) -> dict[str, Delta]:
-    """For each key that changes added the one that opened its turn."""
-    opened: dict[str, Delta] = {}
-    for delta in deltas:
-        if delta.is_carried_over or delta.removed:
-            continue
-        opening = delta if delta.after is None else opened.get(delta.after)
-        if opening is not None:
-            opened.update(dict.fromkeys(map(key_of, delta.added), opening))
-    return opened
+    def _seen_turns(self) -> tuple[dict[str, str], dict[str, Delta]]:
+        """For each key that a seen change added its run, and the change that opened its turn."""
+        newest = {key_of(name): delta.position for delta in self._deltas for name in delta.added}
+        runs: dict[str, str] = {}
+        opened: dict[str, Delta] = {}
+        for delta in self._known:
+            if delta.is_carried_over or delta.removed:
+                continue
+            keys = {*map(key_of, delta.added)}
+            end = next((at for at in range(len(self._order), 0, -1) if self._order[at - 1] in keys), 0)
+            if end < len(self._order) and newest.get(self._order[end], delta.position) < delta.position:
+                continue  # It only edited: what it added is followed by nothing older.
+            # What it edited besides stands further up.
+            added = [*takewhile(keys.__contains__, reversed(self._order[:end]))]
+            runs.update(dict.fromkeys(added, delta.run))
+            opening = delta if delta.after is None else opened.get(delta.after)
+            if opening is not None:
+                opened.update(dict.fromkeys(added, opening))
+        return runs, opened
 
 
 def _own_turn(deltas: Sequence[Delta], seen: Seen, order: Sequence[str]) -> tuple[int, str] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 
 from langchain_ttl_history.errors import CorruptRecordError, StorageError, TTLHistoryError, TypeNotAllowedError
 from langchain_ttl_history.flow import Flow, Page, arun, run
@@ -29,6 +30,7 @@ class _Walk:
         self._keys: deque[SessionKey] = deque()
         self._after: str | None = None
         self._is_last_page = False
+        self._is_read = False
 
     def step(self) -> Flow[SessionInfo | None]:
         """The next session's metadata; None at the end. If this fails or is cancelled, the walk is where it was."""
@@ -44,12 +46,25 @@ class _Walk:
                 return found
         return None
 
-    def skip(self) -> None:
-        """Go on behind the session that cannot be read. Behind a page that cannot be read nobody knows the way."""
-        if self._keys:
-            self._keys.popleft()
-        else:
-            self._is_last_page = True
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """One step at a time. Afterwards the walk goes on behind what cannot be read."""
+        if self._is_read:
+            raise RuntimeError("this list of sessions is being read already: each reader needs one of its own")
+        self._is_read = True
+        try:
+            yield
+        except StorageError:
+            raise
+        except TTLHistoryError:
+            if self._keys:
+                self._keys.popleft()
+            else:
+                # Behind a page that cannot be read nobody knows the way.
+                self._is_last_page = True
+            raise
+        finally:
+            self._is_read = False
 
 
 class Listing(Iterator[SessionInfo]):
@@ -60,13 +75,8 @@ class Listing(Iterator[SessionInfo]):
         self._walk = _Walk(sessions, user_id)
 
     def __next__(self) -> SessionInfo:
-        try:
+        with self._walk.reading():
             found = run(self._storage, self._walk.step())
-        except StorageError:
-            raise
-        except TTLHistoryError:
-            self._walk.skip()
-            raise
         if found is None:
             raise StopIteration
         return found
@@ -80,13 +90,8 @@ class AsyncListing(AsyncIterator[SessionInfo]):
         self._walk = _Walk(sessions, user_id)
 
     async def __anext__(self) -> SessionInfo:
-        try:
+        with self._walk.reading():
             found = await arun(self._storage, self._walk.step())
-        except StorageError:
-            raise
-        except TTLHistoryError:
-            self._walk.skip()
-            raise
         if found is None:
             raise StopAsyncIteration
         return found

@@ -69,8 +69,7 @@ def set_channel(
     # A `DeltaChannel` between snapshots: its new value is the old one plus the writes pending on the parent, which
     # LangGraph stores before this checkpoint.
     record.channel, record.explicit = channel, False
-    is_spliced = before is not None and before.parent_names is not None and not before.has_snapshot
-    if before is not None and (is_spliced or before.names != record.names):
+    if before is not None and before.names != record.names:
         record.parent_names = record.names
     if before is not None and before.has_snapshot and record.parent_names is None and not parent.writes:
         # Nothing was written since that snapshot, so it is also this checkpoint's value.

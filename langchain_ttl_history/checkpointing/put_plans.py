@@ -19,7 +19,7 @@ from langchain_ttl_history.checkpointing.first_checkpoint import FIRST_METADATA,
 from langchain_ttl_history.checkpointing.put_inputs import Parent, Put, RunState
 from langchain_ttl_history.checkpointing.run_token import Token
 from langchain_ttl_history.checkpoints import Record, encode_record, encode_values
-from langchain_ttl_history.encoding.langgraph_values import is_snapshot
+from langchain_ttl_history.encoding.langgraph_values import delta_snapshot, is_snapshot
 from langchain_ttl_history.index import line_of
 from langchain_ttl_history.keys import label
 from langchain_ttl_history.sessions import Sessions
@@ -126,6 +126,8 @@ class PutPlans:
         if (is_gone or parent.reduced) and channel not in values:
             held = held_by(self.sessions, put.key, put.parent, token, parent.now)
         written: dict[str, Blob] = {}
+        if is_snapshot(values.get(channel)) and isinstance(values[channel].value, tuple):
+            values[channel] = delta_snapshot([*values[channel].value])  # What an `Overwrite` may hold.
         if set_channel(record, values, channel, parent, held):
             record.names, written = applied(record.names, parent.writes, self.sessions.codec, put.key)
         found = record.channel or ""

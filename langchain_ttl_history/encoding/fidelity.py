@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from datetime import date, time
 from decimal import Decimal
 from typing import Any
 
@@ -78,7 +79,7 @@ def same(left: Any, right: Any) -> bool:
     if parts is not None:
         # What a subclass of a plain type holds besides is not taken apart, but its constructor may have made it anew.
         return same(parts, taken_apart(right)) and (
-            not isinstance(left, _PLAIN_TYPES) or same(beside(left), beside(right))
+            not isinstance(left, (*_PLAIN_TYPES, date, time)) or same(beside(left), beside(right))
         )
     if getattr(left, "dtype", None) != getattr(right, "dtype", None):
         return False  # Of an array with named fields LangGraph's serializer keeps the bytes alone.
@@ -87,7 +88,8 @@ def same(left: Any, right: Any) -> bool:
         return same(getattr(left, "__dict__", None), getattr(right, "__dict__", None))
     try:
         # `==` of datetimes and times ignores `fold`.
-        return bool(left == right) and getattr(left, "fold", 0) == getattr(right, "fold", 0)
+        alike = bool(left == right) and getattr(left, "fold", 0) == getattr(right, "fold", 0)
+        return alike and (not isinstance(left, (date, time)) or same(beside(left), beside(right)))
     except (TypeError, ValueError):
         return True  # An array compares element by element; its type and bytes are kept whole.
 

@@ -69,7 +69,7 @@ def taken_apart(value: Any) -> list[Any] | None:
         return [_MADE, list(value)] if hasattr(kind, "_make") else [_ITEMS, list(value)]
     if isinstance(value, (set, frozenset)):
         return [_ITEMS, list(value)]
-    if kind in (datetime, time):
+    if isinstance(value, (datetime, time)):
         return _time_apart(value)
     if kind is deque:
         return [_ITEMS, list(value)] if value.maxlen is None else [_BOUNDED, [list(value), value.maxlen]]

@@ -28,8 +28,8 @@ from langchain_ttl_history.stored.pending import has_open_interrupt
 __all__ = ["Lines", "interrupted_roots", "keep_only", "latest_lines", "leaves", "needed_by", "shown_lines"]
 
 
-# By how many changes of a session writes may come before the checkpoint that they are pending on.
-_EARLY = 100
+# How many checkpoints that are not there writes may be pending on.
+_AWAITED = 16
 
 
 def shown_lines(
@@ -180,17 +180,17 @@ def keep_only(
 
 
 def _orphans(snapshot: Snapshot) -> set[str]:
-    """Names of the writes pending on a checkpoint that is not there, and will not come any more.
+    """Names of the writes pending on checkpoints that are not there, without the newest.
 
-    It was refused, or freed before they came.
+    Writes may come before their checkpoint, and may be needed though it was freed before they came. All others are of
+    checkpoints that were refused, or of runs that are over.
     """
-    return {
-        name
+    found = {
+        name: entries[-1].position
         for name, entries in snapshot.lists.items()
-        if name[0] == WRITES
-        and CHECKPOINT + name[1:] not in snapshot.blobs
-        and entries[-1].position < snapshot.position - _EARLY
+        if name[0] == WRITES and CHECKPOINT + name[1:] not in snapshot.blobs
     }
+    return {*sorted(found, key=found.__getitem__)[:-_AWAITED]}
 
 
 def _heads(snapshot: Snapshot, lines: Lines, listed: Collection[tuple[str, str]], drop: set[str]) -> dict[str, Blob]:

@@ -15,6 +15,7 @@ from decimal import Decimal
 from functools import cached_property, partial
 from typing import Any
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import example, given
@@ -118,10 +119,18 @@ class Moment(datetime):
 
 def test_a_datetime_of_a_librarys_own_comes_back_where_its_class_is_allowed() -> None:
     codec = Codec(allowed=[Moment])
-    value = [Moment(2026, 1, 2, 3, tzinfo=timezone.utc), {"at": Moment(2026, 1, 2)}]
+    zone = ZoneInfo("Europe/Berlin")
+    value = [Moment(2026, 1, 2, 3, tzinfo=zone), Moment(2026, 10, 25, 2, 30, fold=1), {"at": Moment(2026, 1, 2)}]
     assert exactly(codec.loads(codec.dumps(value, "here")), value)
     with pytest.raises(TypeNotAllowedError, match=r"allow_types=\[Moment\]"):
         Codec().loads(codec.dumps(value, "here"))
+
+
+def test_a_datetime_that_holds_something_beside_the_time_is_refused() -> None:
+    value = Moment(2026, 1, 2)
+    value.__dict__["note"] = "x"
+    with pytest.raises(TypeNotAllowedError, match="Moment"):
+        Codec(allowed=[Moment]).dumps(value, "here")
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from typing import Annotated, Any, TypedDict
 
+import pytest
 from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage
 from langchain_core.messages.utils import convert_to_messages
 from langgraph.channels.delta import DeltaChannel
@@ -198,6 +199,42 @@ async def test_a_delta_channel_may_hold_what_is_no_message_though_it_is_the_conv
 
     notes = await same_on_both(session, scenario)
     assert len(notes[-1]) == 6
+
+
+def the_last_four(state: list[Any] | None, writes: list[Any]) -> list[Any]:
+    return appended(state, writes)[-4:]
+
+
+class Short(TypedDict):
+    messages: Annotated[list[Any], DeltaChannel(the_last_four)]
+
+
+async def test_a_reducer_of_ones_own_goes_on_once_an_event_was_said_beside_it_as_in_memory(session: Session) -> None:
+    async def scenario(session: Session, saver: Any, notes: list[Any]) -> None:
+        def model(state: dict[str, Any]) -> dict[str, Any]:
+            return {"messages": [AIMessage(f"re: {state['messages'][-1].text}")]}
+
+        agent = StateGraph(Short).add_node("model", model).add_edge(START, "model").compile(checkpointer=saver)
+        for number in range(5):
+            if number == 1 and not isinstance(saver, InMemorySaver):
+                await session.event("The user left.")
+            result = await session.run(agent, {"messages": [HumanMessage(f"q{number}")]})
+            if number > 1:
+                notes.append(texts(result["messages"]))
+
+    await same_on_both(session, scenario)
+
+
+@pytest.mark.parametrize("given", [(), (HumanMessage("x"),)], ids=["nothing", "message"])
+async def test_a_tuple_in_place_of_a_delta_conversation_is_all_that_both_doors_show(
+    session: Session, given: tuple[Any, ...]
+) -> None:
+    graph = StateGraph(Upserted).add_node("model", lambda _: {"messages": [AIMessage("answer")]})
+    agent = graph.add_edge(START, "model").compile(checkpointer=session.buffer.checkpointer())
+    await session.run(agent, {"messages": [HumanMessage("before")]})
+    await session.run(agent, {"messages": Overwrite(given)})
+    said = [*("x" for _ in given), "answer"]
+    assert await session.texts() == await session.seen_by(agent) == said
 
 
 async def test_a_summary_in_place_of_a_delta_conversation_is_all_that_both_doors_show(session: Session) -> None:

@@ -459,6 +459,28 @@ async def test_a_session_that_cannot_be_read_hides_none_of_the_others_in_a_list(
     assert ["'s2'" in str(error) for error in refused] == [True]
 
 
+async def test_a_list_of_sessions_is_read_by_one_at_a_time(session: Session, storage: Any) -> None:
+    for name in ("s1", "s2"):
+        await session.colour.call(session.buffer.history("alice", name), "add_messages", [HumanMessage("hello")])
+    listing: Any = None
+
+    class Meanwhile(Interposed):
+        def read(self, *args: Any) -> Any:
+            with pytest.raises(RuntimeError, match="being read already"):
+                next(listing)
+            return super().read(*args)
+
+        async def aread(self, *args: Any) -> Any:
+            with pytest.raises(RuntimeError, match="being read already"):
+                await anext(listing)
+            return await super().aread(*args)
+
+    buffer = SessionBuffer(Meanwhile(storage))
+    listing = buffer.asessions("alice") if session.colour.is_async else buffer.sessions("alice")
+    found = [each async for each in listing] if session.colour.is_async else [*listing]
+    assert sorted(each.session_id for each in found) == ["s1", "s2"]
+
+
 # --- a storage that is down -------------------------------------------------------------------
 
 

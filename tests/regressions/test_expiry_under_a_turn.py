@@ -178,12 +178,13 @@ def asking_once_expired(buffer: SessionBuffer, clock: Clock) -> Any:
 
 
 def before_it_begins_anew(do: Callable[[Hooked, Change], object]) -> tuple[Clock, Hooked, SessionBuffer]:
-    """A storage with which something happens once, right before a session that expired begins anew."""
+    """A storage with which something happens once, right before an expired session's checkpoint is stored anew."""
     clock = Clock()
-    storage = Hooked(clock=clock)
+    storage, begun = Hooked(clock=clock), clock()
 
     def once(change: Change) -> None:
-        if change.new:
+        # Other writes of the step may come first, and begin the session.
+        if clock() > begun and any(name[0] == "c" for name in change.blobs):
             storage.before_write = None
             do(storage, change)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 import pytest
@@ -677,3 +677,57 @@ def test_an_answer_is_not_shown_under_the_question_of_a_turn_that_began_later(
         shown[most] = texts(buffer.history(session_id="t").messages)
     assert shown[None][-1] == "B!"
     assert shown[cap] == ["B?", *shown[None][1 - cap :]]
+
+
+def stepping(graph: Any, *said: Any) -> Iterator[Any]:
+    """A turn that goes on step by step; the first step stores what it is given."""
+    stepped: Iterator[Any] = graph.stream({"messages": [*said]}, CONFIG, durability="sync", stream_mode="values")
+    return stepped
+
+
+@pytest.mark.parametrize("by", ["question", "node"])
+def test_a_turn_whose_call_another_removes_goes_on_under_its_own_question(by: str) -> None:
+    buffer = SessionBuffer(default_user="u")
+    removal = [RemoveMessage(id="call")]
+    call = AIMessage("call", id="call", tool_calls=[CALL])
+    agent = graph_of(
+        buffer,
+        lambda _: {"messages": [call]},
+        lambda _: {"messages": [ToolMessage("result", tool_call_id="c")]},
+        says("answer"),
+    )
+    other = graph_of(
+        buffer,
+        lambda _: {"messages": [*(removal if by == "node" else ()), AIMessage("other step")]},
+        says("other answer"),
+    )
+    turn = stepping(agent, HumanMessage("question"))
+    next(turn)
+    next(turn)
+    beside = stepping(other, *(removal if by == "question" else ()), HumanMessage("other question"))
+    next(beside)
+    next(beside)
+    list(turn)
+    list(beside)
+    said = ["question", "call", "result", "answer", "other question", "other step", "other answer"]
+    assert texts(buffer.history(session_id="t").messages) == said
+
+
+def test_an_edit_beside_a_question_is_not_taken_for_the_beginning_of_its_turn() -> None:
+    """A turn that goes on beside it, and of which nothing is left, would be shown in front of what was edited."""
+    buffer = SessionBuffer(default_user="u")
+    history = buffer.history(session_id="t")
+    history.add_messages([HumanMessage("hi", id="hi"), AIMessage("hello")])
+    turn = stepping(
+        graph_of(buffer, lambda _: {"messages": [AIMessage("a", id="a")]}, says("b")), HumanMessage("q", id="q")
+    )
+    next(turn)
+    next(turn)
+    history.add_messages([RemoveMessage(id="q"), RemoveMessage(id="a")])
+    beside = stepping(
+        graph_of(buffer, says("other answer")), HumanMessage("hi, edited", id="hi"), HumanMessage("other")
+    )
+    next(beside)
+    next(turn)
+    list(beside)
+    assert texts(history.messages) == ["hi, edited", "hello", "b", "other", "other answer"]

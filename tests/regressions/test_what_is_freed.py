@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
+from threading import Event
 from typing import Annotated, Any
 
 import pytest
@@ -26,7 +27,7 @@ from langchain_ttl_history.pointers import hidden_places
 from langchain_ttl_history.storage import MemoryStorage, SQLiteStorage
 from langchain_ttl_history.storage.base import Change, Lease, Query
 from langchain_ttl_history.stored.names import LOG, head_name
-from tests.promises.helpers import Colour, DeltaState, Desk
+from tests.promises.helpers import PATIENCE, Colour, DeltaState, Desk
 from tests.regressions.cases import (
     CALL,
     CONFIG,
@@ -771,3 +772,33 @@ def test_writes_whose_checkpoint_was_refused_are_freed() -> None:
     assert info is not None
     assert info.bytes < 20_000
     assert info.messages == 20
+
+
+def test_what_a_task_wrote_is_kept_however_many_turns_are_taken_until_its_step_ends() -> None:
+    """Its checkpoint was freed before that came, and the next one needs it."""
+    storage, is_stored = Hooked(), Event()
+    buffer = SessionBuffer(storage, default_user="u", retention=Retention(max_checkpoints=3, max_messages=200))
+    others = echoing(buffer)
+
+    def stored(change: Change) -> None:
+        if any(name.endswith("fast") for name in change.blobs):
+            is_stored.set()
+
+    def turns(count: int) -> None:
+        for turn in range(count):
+            ask(others, f"other {turn}")
+
+    def fast(_: Any) -> Any:
+        turns(8)
+        return {"messages": [AIMessage("fast", id="fast")]}
+
+    def slow(_: Any) -> Any:
+        assert is_stored.wait(PATIENCE)
+        turns(40)
+        return {"messages": [AIMessage("slow")]}
+
+    storage.after_write = stored
+    graph: Any = StateGraph(DELTAS).add_node("fast", fast).add_node("slow", slow)
+    graph.add_edge(START, "fast").add_edge(START, "slow")
+    ask(graph.compile(checkpointer=buffer.checkpointer()), "question")
+    assert "fast" in texts(buffer.history(session_id="t").messages)
