@@ -61,7 +61,7 @@ class _Folding:
         self._order = keyed(names)
         # The name for each key.
         self._shown = dict(zip(self._order, names, strict=True))
-        self._begun = _own_turn(deltas, seen, self._order)
+        self._begun = _own_turns(deltas, seen, self._order)
         # For each key the change at the end that it, or what it follows, was put there by.
         self._opened: dict[str, Delta] = {}
         # For each key the run that added it.
@@ -127,12 +127,12 @@ class _Folding:
     def _end_for(self, delta: Delta) -> int:
         """Where the end is for a change that follows nothing that is there.
 
-        That is never behind the turn of the head's run if it began only after this change. If the change continues a
-        turn, it is behind what is left of that turn, or in front of what others have begun since.
+        That is never behind a turn that the head ends in if that began only after this change. If the change continues
+        a turn, it is behind what is left of that turn, or in front of what others have begun since.
         """
         order, end = self._order, len(self._order)
-        if self._begun is not None and delta.position < self._begun[0] and self._begun[1] in order:
-            end = order.index(self._begun[1])
+        later = [order.index(key) for began, key in self._begun if delta.position < began and key in order]
+        end = min(later, default=end)
         if delta.after is None or delta.known is None:
             return end
         runs, opened = self._seen_turns()
@@ -169,10 +169,10 @@ class _Folding:
         return runs, opened
 
 
-def _own_turn(deltas: Sequence[Delta], seen: Seen, order: Sequence[str]) -> tuple[int, str] | None:
-    """Where a turn began that the head's run opened while another one waited for results.
+def _own_turns(deltas: Sequence[Delta], seen: Seen, order: Sequence[str]) -> list[tuple[int, str]]:
+    """Where the turns began that the head ends in, of runs that began while another one waited for results.
 
-    None for any other run: it was shown all that had been said before.
+    Empty for any other run: it was shown all that had been said before.
 
     Args:
         deltas: The log.
@@ -180,23 +180,27 @@ def _own_turn(deltas: Sequence[Delta], seen: Seen, order: Sequence[str]) -> tupl
         order: The keys of the head's messages.
 
     Returns:
-        Its position in the log, and the key of its first message.
+        For each its position in the log, and the key of its first message.
     """
     if all(end is None for _, end in seen.runs):
-        return None
-    own = {run for run, end in seen.runs if end is None}
-    keys: set[str] = set()
-    began = 0
+        return []
+    # For each key the position at which its turn began. A run that resumes goes on with the turn of another.
+    turns: dict[str, int] = {}
+    opened: dict[str, int] = {}
     for delta in deltas:
-        if delta.run not in own or delta.is_carried_over:
+        if delta.is_carried_over or not seen.ran(delta):
             continue
-        # What goes on with another turn follows a message of that, or has removed it.
-        if delta.after is None or delta.after in keys or (keys and delta.after in delta.removed):
-            began = began or delta.position
-            keys.update(map(key_of, delta.added))
+        began = turns.get(delta.after or "")
+        if delta.after is None:
+            began = opened.setdefault(delta.run, delta.position)
+        elif delta.after in delta.removed:
+            # What goes on with another turn follows a message of that, or has removed it.
+            began = opened.get(delta.run, began)
+        if began is not None:
+            turns.update(dict.fromkeys(map(key_of, delta.added), began))
     # Messages that it only edited stand further up.
-    newest = [*takewhile(keys.__contains__, reversed(order))]
-    return (began, newest[-1]) if newest else None
+    first = {turns[key]: key for key in takewhile(turns.__contains__, reversed(order))}
+    return [*first.items()]
 
 
 def _behind_moved(order: Sequence[str], delta: Delta) -> dict[str, list[str]]:

@@ -217,6 +217,8 @@ def _continued(step: Step, last: str) -> str | None:
     """
     messages = snapshot_value(step.value)
     resumes = step.before is None and step.record.metadata.get("source") == "loop"
+    if resumes and not step.has_input and any(isinstance(each, ToolMessage) for each in step.new()):
+        return last  # An answer, and what a `Command` says besides.
     if not is_conversation(messages):
         new = step.new()
         answers = bool(new) and isinstance(new[0], ToolMessage)

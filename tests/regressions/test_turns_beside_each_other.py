@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 import pytest
-from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage, ToolMessage
+from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage, SystemMessage, ToolMessage
 from langgraph.channels.delta import DeltaChannel
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.graph.message import REMOVE_ALL_MESSAGES, _messages_delta_reducer, add_messages
@@ -731,3 +731,45 @@ def test_an_edit_beside_a_question_is_not_taken_for_the_beginning_of_its_turn() 
     next(turn)
     list(beside)
     assert texts(history.messages) == ["hi, edited", "hello", "b", "other", "other answer"]
+
+
+@pytest.mark.parametrize("cap", [4, 80])
+def test_a_turn_that_asked_a_person_stays_the_newest_once_it_is_answered(cap: int) -> None:
+    """It began while another one waited, and goes on as another run, which is shown nothing of what was said then."""
+    buffer = SessionBuffer(default_user="u", retention=Retention(max_messages=cap))
+    agent = asking(buffer)
+    history = buffer.history(session_id="t")
+    agent.invoke({"messages": [HumanMessage("A?")]}, CONFIG)
+    history.add_messages([HumanMessage("X?"), AIMessage("X!")])
+    other = graph_of(
+        buffer,
+        lambda _: {"messages": [AIMessage("B call", tool_calls=[CALL])]},
+        lambda _: {"messages": [ToolMessage(str(interrupt("go?")), tool_call_id="c")]},
+        says("B!"),
+    )
+    other.invoke({"messages": [HumanMessage("B?")]}, CONFIG)
+    other.invoke(Command(resume="yes"), CONFIG)
+    assert texts(history.messages)[-4:] == ["B?", "B call", "yes", "B!"]
+    assert texts(other.get_state(CONFIG).values["messages"])[-4:] == ["B?", "B call", "yes", "B!"]
+
+
+@pytest.mark.parametrize("durability", ["sync", "async", "exit"])
+@pytest.mark.parametrize("update", [SystemMessage("note"), HumanMessage("also this")], ids=["system", "human"])
+@pytest.mark.parametrize("state", [MessagesState, DELTAS], ids=["plain", "delta"])
+def test_what_an_answer_to_a_question_says_besides_stands_with_its_call(
+    state: Any, update: Any, durability: Any
+) -> None:
+    buffer = SessionBuffer(default_user="u")
+    agent = chained(
+        buffer,
+        state,
+        model=lambda _: {"messages": [AIMessage("call", tool_calls=[CALL])]},
+        tool=lambda _: {"messages": [ToolMessage(str(interrupt("go?")), tool_call_id="c")]},
+        end=says("answer"),
+    )
+    history = buffer.history(session_id="t")
+    agent.invoke({"messages": [HumanMessage("A?")]}, CONFIG, durability=durability)
+    history.add_messages([HumanMessage("X?"), AIMessage("X!")])
+    agent.invoke(Command(resume="yes", update={"messages": [update]}), CONFIG, durability=durability)
+    # Nothing that others said stands between a call and its result.
+    assert texts(history.messages)[:5] == ["A?", "call", update.content, "yes", "answer"]
