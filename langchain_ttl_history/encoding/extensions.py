@@ -205,7 +205,7 @@ class Extensions:
                 return put_together(cls, how, state)
             except CorruptRecordError:
                 raise
-            except Exception as error:
+            except Exception as error:  # a class's own code may raise anything
                 raise UnmadeError(f"an object of {module}.{name} cannot be made anew: {error}", cls) from error
         raise CorruptRecordError(f"extension {code} is of a newer format")
 
