@@ -58,8 +58,8 @@ local function renew(m, own, upkeep, now, idle, age)
   m.deadline = latest == huge and 0 or latest
 end
 
--- Which of a few entries in the user's hash are of expired sessions, or expired tombstones. Each creation looks at some, so that they do not
--- pile up.
+-- Which of a few entries in the user's hash are of expired sessions, or expired tombstones. Each creation looks at some,
+-- so that they do not pile up.
 local function some_expired(now)
   local found, some = {}, call('HRANDFIELD', user, 8, 'WITHVALUES')
   for at = 1, #some, 2 do
