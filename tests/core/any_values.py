@@ -11,12 +11,12 @@ from enum import Enum, IntEnum
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 from pydantic import BaseModel
 
-often = settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+often = settings(max_examples=60)
 
 
 class Colour(Enum):

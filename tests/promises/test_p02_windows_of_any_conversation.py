@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import count
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.messages import (
     AIMessage,
@@ -116,11 +116,7 @@ def freed_as_it_goes(cap: int) -> Iterator[tuple[SessionBuffer, TTLChatMessageHi
         case.close(storage)
 
 
-generously = settings(
-    max_examples=150,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
-)
+generously = settings(max_examples=150)
 
 
 # --- the properties ---------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, RemoveMessage, SystemMessage
 from langchain_core.tools import tool
@@ -180,7 +180,7 @@ class Played:
 steps = st.lists(st.tuples(st.sampled_from(OPERATIONS), st.integers(0, 100)), min_size=2, max_size=12)
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=120)
 @given(steps=steps, kind=st.sampled_from(GRAPH_KINDS))
 def test_any_interleaving_of_both_doors_leaves_exactly_what_was_said(steps: list[tuple[str, int]], kind: str) -> None:
     for case in STORAGES.values():
@@ -198,7 +198,6 @@ def test_any_interleaving_of_both_doors_leaves_exactly_what_was_said(steps: list
         case.close(storage)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     turns=st.lists(st.sampled_from(OPERATIONS[:11]), min_size=3, max_size=12),
     kind=st.sampled_from(GRAPH_KINDS),

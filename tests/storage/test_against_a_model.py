@@ -82,12 +82,12 @@ class SQLiteSmallModel(SQLiteModel):
 
 
 class TestMemoryAgainstAModel(MemoryModel.TestCase):
-    settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
+    settings = settings(max_examples=120, stateful_step_count=40)
 
 
 class TestSQLiteAgainstAModel(SQLiteModel.TestCase):
-    settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+    settings = settings(max_examples=60, stateful_step_count=40)
 
 
 class TestSQLiteInSmallAgainstAModel(SQLiteSmallModel.TestCase):
-    settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+    settings = settings(max_examples=60, stateful_step_count=40)

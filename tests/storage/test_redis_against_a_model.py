@@ -57,4 +57,4 @@ class RedisModel(Model):
 
 
 class TestRedisAgainstAModel(RedisModel.TestCase):
-    settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+    settings = settings(max_examples=40, stateful_step_count=40)
