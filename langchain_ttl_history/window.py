@@ -164,28 +164,21 @@ def _is_sound(messages: Sequence[BaseMessage], known: int) -> bool:
 
 def ends_open(messages: Sequence[BaseMessage]) -> bool:
     """Whether the conversation ends in a tool call that still waits for a result."""
-    return _open_group(messages) is not None
+    return without_open_group(messages) < len(messages)
 
 
 def without_open_group(messages: Sequence[BaseMessage]) -> int:
     """How many messages are left when a last, unanswered group of calls is left out."""
-    start = _open_group(messages)
-    return len(messages) if start is None else start
-
-
-def _open_group(messages: Sequence[BaseMessage]) -> int | None:
     position = len(messages) - 1
     answers: list[str] = []
     while position >= 0 and _kind(type(message := messages[position])) is ToolMessage:
         answers.append(message.tool_call_id)  # type: ignore[attr-defined]  # a ToolMessage, by its kind
         position -= 1
-    if position < 0:
-        return None
-    for call in calls_of(messages[position]):
+    for call in calls_of(messages[position]) if position >= 0 else ():
         if call not in answers:
             return position
         answers.remove(call)
-    return None
+    return len(messages)
 
 
 def callers(messages: Sequence[BaseMessage]) -> dict[int, int]:
