@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from langchain_ttl_history.amendments import without_edits
 from langchain_ttl_history.checkpoints import decode_record
@@ -14,7 +14,7 @@ from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.log_entries import Log, deltas_of, entries_of, unseen
 from langchain_ttl_history.pointers import listed_checkpoint
 from langchain_ttl_history.sessions import Sessions
-from langchain_ttl_history.storage.base import Outcome, Query, Snapshot, Status
+from langchain_ttl_history.storage.base import Change, Outcome, Query, Snapshot, Status
 from langchain_ttl_history.stored.names import INDEX, LOG, SUBS, checkpoint_name
 
 __all__ = ["delete_for_runs", "keep_latest"]
@@ -29,16 +29,12 @@ def keep_latest(sessions: Sessions, key: SessionKey) -> Flow[None]:
     Raises:
         StorageError: Others kept writing to the session.
     """
-    for _ in range(_ATTEMPTS):
-        snapshot: Snapshot = yield Read(key, Query(outline=True))
-        if not snapshot.generation:
-            return
+
+    def plan(snapshot: Snapshot) -> Change:
         lines = Lines(snapshot, sessions.codec)
-        change = keep_only(snapshot, latest_lines(_listed(lines)), sessions.lease, lines)
-        outcome: Outcome = yield Write(key, change)
-        if outcome.status not in (Status.MOVED, Status.MISSING):
-            return
-    raise _overtaken(key)
+        return keep_only(snapshot, latest_lines(_listed(lines)), sessions.lease, lines, snapshot.lists.get(LOG, ()))
+
+    yield from _change(key, plan)
 
 
 def delete_for_runs(sessions: Sessions, user_id: str, run_ids: Iterable[object]) -> Flow[None]:
@@ -50,41 +46,45 @@ def delete_for_runs(sessions: Sessions, user_id: str, run_ids: Iterable[object])
     wanted = {str(run_id) for run_id in run_ids}
     keys = yield from every_key(user_id)
     for key in keys:
-        yield from _delete_in(sessions, key, wanted)
+        yield from _change(key, lambda snapshot: _without_runs(sessions, snapshot, wanted))
 
 
-def _delete_in(sessions: Sessions, key: SessionKey, run_ids: Collection[str]) -> Flow[None]:
+def _change(key: SessionKey, plan: Callable[[Snapshot], Change | None]) -> Flow[None]:
+    """Change a session as planned from its outline, if it is there and there is anything to change."""
     for _ in range(_ATTEMPTS):
         snapshot: Snapshot = yield Read(key, Query(outline=True))
-        lines = Lines(snapshot, sessions.codec)
-        listed = _listed(lines)
-        gone = {line.id for line in listed if line.run_id in run_ids}
-        if not gone:
+        change = plan(snapshot) if snapshot.generation else None
+        if change is None:
             return
-        keep = [line for line in listed if line.id not in gone and line.root not in gone]
-        runs = {
-            decode_record(blob, sessions.codec).run
-            for line in listed
-            if line.id in gone and (blob := snapshot.blobs.get(checkpoint_name(line.ns, line.id))) is not None
-        }
-        entries = snapshot.lists.get(LOG, ())
-        log = Log(entries, deltas_of(entries))
-        others = [delta for delta in log.deltas if delta.run not in runs]
-        newest = next((line for line in reversed(keep) if not line.ns), None)
-        if newest is None:
-            others = without_edits(others, log.deltas, ())
-        else:
-            head = decode_record(listed_checkpoint("", newest.id, snapshot.blobs), sessions.codec)
-            others = without_edits(others, unseen(log.deltas, head.seen), head.names)
-        change = keep_only(snapshot, keep, sessions.lease, lines, entries_of(others, log))
         outcome: Outcome = yield Write(key, change)
         if outcome.status not in (Status.MOVED, Status.MISSING):
             return
-    raise _overtaken(key)
+    raise StorageError(f"{label(key)}: others kept writing to it, and nothing was dropped; try again")
 
 
-def _overtaken(key: SessionKey) -> StorageError:
-    return StorageError(f"{label(key)}: others kept writing to it, and nothing was dropped; try again")
+def _without_runs(sessions: Sessions, snapshot: Snapshot, run_ids: Collection[str]) -> Change | None:
+    """What drops the checkpoints of these runs, and what they said; None if there are none of them."""
+    lines = Lines(snapshot, sessions.codec)
+    listed = _listed(lines)
+    gone = {line.id for line in listed if line.run_id in run_ids}
+    if not gone:
+        return None
+    keep = [line for line in listed if line.id not in gone and line.root not in gone]
+    runs = {
+        decode_record(blob, sessions.codec).run
+        for line in listed
+        if line.id in gone and (blob := snapshot.blobs.get(checkpoint_name(line.ns, line.id))) is not None
+    }
+    entries = snapshot.lists.get(LOG, ())
+    log = Log(entries, deltas_of(entries))
+    others = [delta for delta in log.deltas if delta.run not in runs]
+    newest = next((line for line in reversed(keep) if not line.ns), None)
+    if newest is None:
+        others = without_edits(others, log.deltas, ())
+    else:
+        head = decode_record(listed_checkpoint("", newest.id, snapshot.blobs), sessions.codec)
+        others = without_edits(others, unseen(log.deltas, head.seen), head.names)
+    return keep_only(snapshot, keep, sessions.lease, lines, entries_of(others, log))
 
 
 def _listed(lines: Lines) -> list[Line]:

@@ -54,7 +54,7 @@ def shown_lines(
     kept |= {line.id for line in roots if line.id in waiting and line.id not in built_on}
     shown = [line for line in roots if line.id in kept]
     known = {line.id for line in roots}
-    start = newest[0].position if newest and len(newest) < len(roots) else 0
+    start = newest[0].position if len(newest) < len(roots) else 0
     latest: dict[str, Line] = {}
     for line in subs:
         # A namespace without a task's id belongs to a subgraph that remembers across turns: its
@@ -135,12 +135,19 @@ def keep_only(
     keep: Iterable[Line],
     lease: Lease,
     lines: Lines,
-    log: Iterable[Entry] | None = None,
+    log: Collection[Entry],
 ) -> Change:
     """Drop every checkpoint but these, and everything that only the others needed.
 
     A kept checkpoint whose channels are spread over its ancestors' writes keeps those ancestors,
     down to the nearest that holds each channel's value; they are no longer listed.
+
+    Args:
+        snapshot: The outline of the session.
+        keep: The lines of the checkpoints to keep.
+        lease: As for any write.
+        lines: All lines of the session.
+        log: The entries that are left of the log.
     """
     by_id = lines.by_id
     listed = {(line.ns, line.id) for line in keep}
@@ -152,20 +159,16 @@ def keep_only(
     drop |= _orphans(snapshot)
     trim: dict[str, frozenset[int]] = {}
     for index, found in lines.indexed.items():
-        stays = {by_id[each].position for each in (chain if index == CHAIN else listed) if each in by_id}
+        stays = {by_id[each].position for each in (chain if index == CHAIN else listed)}
         trim[index] = frozenset([line.position for line in found if line.position not in stays])
     chained = {line.position for line in lines.indexed[CHAIN]}
     place = [
         (CHAIN, Entry(line.position, line.payload())) for each in chain if (line := by_id[each]).position not in chained
     ]
-    logged = snapshot.lists.get(LOG, ())
-    entries = list(logged if log is None else log)
-    stays = {entry.position for entry in entries}
-    trim[LOG] = frozenset([entry.position for entry in logged if entry.position not in stays])
-    if log is not None:
-        before = {entry.position: entry for entry in logged}
-        place += [(LOG, entry) for entry in entries if entry != before[entry.position]]
-    needed = needed_by(snapshot, drop, entries)
+    logged = {entry.position: entry for entry in snapshot.lists.get(LOG, ())}
+    trim[LOG] = frozenset(logged).difference([entry.position for entry in log])
+    place += [(LOG, entry) for entry in log if entry != logged[entry.position]]
+    needed = needed_by(snapshot, drop, log)
     unneeded = {name for name in snapshot.blobs if name[0] in (BODY, VALUE) and name not in needed}
     return Change(
         lease,
@@ -205,8 +208,8 @@ def _heads(snapshot: Snapshot, lines: Lines, listed: Collection[tuple[str, str]]
         return pointers
     left: dict[str, Line] = {}
     for each in listed:
-        line = lines.by_id.get(each)
-        if line is not None and (line.ns not in left or left[line.ns].position < line.position):
+        line = lines.by_id[each]
+        if line.ns not in left or left[line.ns].position < line.position:
             left[line.ns] = line
     for name in gone:
         newest = left.get(name[1:])
