@@ -103,6 +103,11 @@ class Record:
         stored = self.values.get(self.channel or "")
         return stored is not None and stored[0] == SNAPSHOT
 
+    @property
+    def counters(self) -> Mapping[str, Any]:
+        """What LangGraph counts since the last snapshot of each `DeltaChannel`; empty for a graph without one."""
+        return self.metadata.get("counters_since_delta_snapshot") or {}
+
     def kept_in(self, channel: str) -> int | None:
         """How a channel keeps a conversation, be it outdated: as LIST or SNAPSHOT; None if it keeps none."""
         if channel == self.channel:

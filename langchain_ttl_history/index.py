@@ -42,9 +42,8 @@ def line_of(ns: str, id: str, record: Record) -> bytes:
     """The payload of a checkpoint's line."""
     metadata = record.metadata
     run_id = metadata.get("run_id")
-    counters = metadata.get("counters_since_delta_snapshot")
     root = (metadata.get("parents") or {}).get("") if ns else None
-    deltas = tuple(counters) if counters else None
+    deltas = tuple(record.counters) or None
     valued = None
     if deltas is not None or record.has_snapshot:
         # LangGraph counts the steps of a `DeltaChannel` from the first on, but makes no snapshot of it before it was

@@ -52,12 +52,11 @@ def set_channel(
         if is_conversation(snapshot_value(values[channel])):
             record.channel = channel
         return False
-    counters = record.metadata.get("counters_since_delta_snapshot") or {}
     versions = record.checkpoint["channel_versions"]
     if channel not in versions:
         return False
     before = parent.record
-    if channel not in counters:
+    if channel not in record.counters:
         # A graph without this channel, which LangGraph keeps for the graphs that have it. So what it was shown goes on.
         if held and not record.names:
             record.names = tuple(held)

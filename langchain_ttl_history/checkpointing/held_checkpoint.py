@@ -145,6 +145,5 @@ def _held(
 
 def _is_spread(record: Record) -> bool:
     """Whether a part of its channels' values is in writes before it, which ended with its session."""
-    counters = record.metadata.get("counters_since_delta_snapshot") or {}
     versions = record.checkpoint["channel_versions"]
-    return any(channel in versions and channel not in record.values for channel in counters)
+    return any(channel in versions and channel not in record.values for channel in record.counters)
