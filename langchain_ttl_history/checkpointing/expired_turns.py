@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from langchain_ttl_history.checkpointing.put_inputs import Put
 from langchain_ttl_history.checkpointing.run_token import Token
 from langchain_ttl_history.encoding.langgraph_values import delta_snapshot, snapshot_value
-from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Blob, Lease, created_in
 from langchain_ttl_history.stored.bodies import restored
-from langchain_ttl_history.stored.names import checkpoint_name, key_of
+from langchain_ttl_history.stored.names import key_of
 from langchain_ttl_history.stored.values import is_conversation
 
 __all__ = ["held_by", "leave_aged"]
@@ -35,24 +35,27 @@ def leave_aged(values: dict[str, Any], channel: str, token: Token, lease: Lease,
     values[channel] = kept if value is messages else delta_snapshot(kept)
 
 
-def held_by(
-    sessions: Sessions, key: SessionKey, parent: str | None, token: Token | None, now: float
-) -> dict[str, Blob]:
+def held_by(sessions: Sessions, put: Put, now: float) -> dict[str, Blob]:
     """The conversation that a turn over a `DeltaChannel` still holds when what it built on is gone, as bodies by name.
 
     A `DeltaChannel` hands over only what each step writes, never its whole value, so this is taken from what the
     process remembers.
+
+    Args:
+        sessions: What sessions have in common.
+        put: The turn's put of a root checkpoint.
+        now: Seconds since the epoch, by the storage's clock.
     """
+    token = put.token
     # Others may have begun the session anew meanwhile, or this turn itself, if it expired before.
-    name = checkpoint_name("", parent or "")
-    known = sessions.cache.last_with(key, name, None if token is None else token.generation)
+    known = sessions.cache.last_with(put.key, put.parent_name, None if token is None else token.generation)
     if known is None:
         return {}
-    record = known.records.get(name)
+    record = known.records.get(put.parent_name)
     # The run that created the session has no token: there was nothing to show it.
     shown = () if token is None else token.names
     # Of what it loaded it holds what it was shown, which others may have added to since that was put.
-    loaded = token is not None and token.id == parent
+    loaded = token is not None and token.id == put.parent
     names = shown if record is None or loaded else record.names
     is_aged = token is not None and sessions.lease.is_past_max_age(created_in(token.generation), now)
     old = set(shown) if is_aged else set()

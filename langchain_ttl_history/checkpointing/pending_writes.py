@@ -53,7 +53,7 @@ class PendingWrites:
                 cache.note_put(key, writes_name(given.ns, given.id), outcome.generation)
         if there is not None and outcome.status is Status.MOVED:
             # The session expired, and the checkpoint with it: these writes may start a new session.
-            change = self._change(given, KnownBodies(), Guard(needs=name))
+            change = self.on_their_own(given)
             outcome = yield from self._begin_anew(given, there, change)
         elif outcome.status is Status.MISSING:
             again = yield from self._again(given, guard, there, freed=name in outcome.missing)
@@ -84,8 +84,7 @@ class PendingWrites:
         change = self._in_its_generation(key, name, waited)
         ((pending, payload, refs),) = waited.append
         outcome: Outcome = yield Write(key, replace(change, append=[(pending, payload, (*refs, name))]))
-        is_freed = outcome.status is Status.MISSING and name in outcome.missing
-        if is_freed and has_open_interrupt([Entry(0, payload, refs)], self.sessions.codec):
+        if name in outcome.missing and has_open_interrupt([Entry(0, payload, refs)], self.sessions.codec):
             again = yield from with_freed_checkpoint(self.sessions, key, name, change)
             if again is not None:
                 yield Write(key, again)

@@ -79,12 +79,12 @@ class PutPlans:
         held, blobs = self._find_conversation(put, parent, run, record, values)
         blobs.update(encode_values(record, values, bodies, codec, where, before))
         cut = _NOTHING if token is None else token.cut
-        if cut and not (channel in values and brings_back(record.names, run.shown, cut)):
-            cut = _NOTHING
-        if cut:
+        if cut and channel in values and brings_back(record.names, run.shown, cut):
             # Seldom, so that it costs less to encode twice than to look at every message before.
             values[channel] = keep_cut_first(values[channel], cut)
             blobs.update(encode_values(record, values, bodies, codec, where, before))
+        else:
+            cut = _NOTHING
         if held:
             blobs.update({name: held[name] for name in record.names if name in held})
         append: list[Appended] = []
@@ -124,7 +124,7 @@ class PutPlans:
         # What a run builds on is gone if its session ended, and perhaps if its parent was freed.
         is_gone = before is None and put.parent is not None and not (run.is_first_put and run.same_session)
         if (is_gone or parent.reduced) and channel not in values:
-            held = held_by(self.sessions, put.key, put.parent, token, parent.now)
+            held = held_by(self.sessions, put, parent.now)
         written: dict[str, Blob] = {}
         if is_snapshot(values.get(channel)) and isinstance(values[channel].value, tuple):
             values[channel] = delta_snapshot([*values[channel].value])  # What an `Overwrite` may hold.
