@@ -22,7 +22,7 @@ from langchain_ttl_history.stored.names import key_of
 from langchain_ttl_history.stored.values import LIST, is_conversation
 from langchain_ttl_history.window import ends_open
 
-__all__ = ["Step", "brings_back", "carried_over", "keep_cut_first", "log_entries", "set_channel"]
+__all__ = ["Step", "brings_back", "carried_over", "keep_cut_first", "set_channel", "step_changes"]
 
 # The channel that a run's input is written to.
 _START = "__start__"
@@ -108,7 +108,7 @@ def keep_cut_first(value: Any, cut: AbstractSet[str]) -> Any:
 
 
 class Step(NamedTuple):
-    """A step of a run, for its log entries."""
+    """A step of a run, to tell what it changes."""
 
     record: Record
     """The checkpoint's record, with its conversation set."""
@@ -147,8 +147,8 @@ class Step(NamedTuple):
         return [message for message in messages if message.id not in old]
 
 
-def log_entries(step: Step, cut: AbstractSet[str]) -> list[Delta]:
-    """The log entries for a step of a run: what it added and removed, and which message of its turn that follows.
+def step_changes(step: Step, cut: AbstractSet[str]) -> list[Delta]:
+    """The changes that a step of a run makes: what it added and removed, and which message of its turn that follows.
 
     A run that resumes continues the interrupted turn; any other run opens a turn, whose first message follows nothing.
     Results that it brings along for a call that waits go to that call.
@@ -179,14 +179,14 @@ def log_entries(step: Step, cut: AbstractSet[str]) -> list[Delta]:
     known = record.seen.last
     results = _results(step, removed, added, names, after) if new and new[0] == key_of(added[0]) else None
     rest = added[len(results.added) :] if results is not None else added
-    entry = Delta(record.run, removed, rest, after, known=known if removed or after is not None else None)
-    return [entry] if results is None else [results, entry]
+    change = Delta(record.run, removed, rest, after, known=known if removed or after is not None else None)
+    return [change] if results is None else [results, change]
 
 
 def _results(
     step: Step, removed: Sequence[str], added: Sequence[str], names: Sequence[str], after: str | None
 ) -> Delta | None:
-    """The entry for results that a step adds first, where their call is not what it follows; None if there are none.
+    """The change for results that a step adds first, where their call is not what it follows; None if there are none.
 
     Args:
         step: The step.
@@ -256,7 +256,7 @@ def _nearest_before(last: str, value: Any, shown: Sequence[str], removed: Sequen
 
 
 def carried_over(record: Record, value: Any, held: Mapping[str, Blob], codec: Codec) -> list[Delta]:
-    """The log entries, one a turn, for what a run carries over into a session that began after its own ended.
+    """The changes, one a turn, for what a run carries over into a session that began after its own ended.
 
     In between, an agent that ran in one of its tools may have carried over the same and said more.
 

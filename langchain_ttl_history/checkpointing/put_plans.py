@@ -10,8 +10,8 @@ from langchain_ttl_history.checkpointing.conversation_changes import (
     brings_back,
     carried_over,
     keep_cut_first,
-    log_entries,
     set_channel,
+    step_changes,
 )
 from langchain_ttl_history.checkpointing.delta_channels import applied
 from langchain_ttl_history.checkpointing.expired_turns import held_by, leave_aged
@@ -96,7 +96,7 @@ class PutPlans:
             deltas = carried_over(record, value, held or {}, codec)
         else:
             last = None if run.is_first_put else before
-            deltas = log_entries(Step(record, value, parent.writes, run.shown, last, before), cut)
+            deltas = step_changes(Step(record, value, parent.writes, run.shown, last, before), cut)
         append.append((INDEX, line_of("", put.id, record), ()))
         append += [(LOG, delta.payload(), delta.added) for delta in deltas if delta.removed or delta.added]
         return blobs, append
