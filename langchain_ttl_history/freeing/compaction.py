@@ -98,7 +98,7 @@ def plan(
     waiting = interrupted_roots(leaves(roots), snapshot, codec)
     bound = retention.max_bytes
     room = math.inf if bound is None else bound * _REMOVALS_SHARE
-    log = _trimmed(conversation, shown, retention.max_messages, room, shows_as_before)
+    log = _trimmed_unnoticed(conversation, shown, retention.max_messages, room, shows_as_before)
     entries = entries_of(log.changes, conversation.log)
 
     def keeping(cap: int | None) -> Change:
@@ -134,16 +134,16 @@ def _hiding(change: Change, log: Trimmed, conversation: Conversation, codec: Cod
     return replace(change, blobs={**change.blobs, head: pointer})
 
 
-def _trimmed(
+def _trimmed_unnoticed(
     conversation: Conversation,
     shown: AbstractSet[str],
     spare: int | None,
     room: float,
     shows_as_before: _ShowsAsBefore,
 ) -> Trimmed:
-    """What stays of the log; see `trimmed`.
+    """What stays of the log, by `trimmed`, so that nobody is shown anything else than before.
 
-    What they leave of the conversation may fit the caps as a whole, although it begins within a turn. It would be shown
+    What is left of the conversation may fit the caps as a whole, although it begins within a turn. It would be shown
     from there on, so then more is kept, of which the window cuts what it cut before.
     """
     log, needed, names = conversation.log, conversation.needed, conversation.names
