@@ -38,10 +38,11 @@ class Arrivals:
                 return
             outcome = yield Write(key, change)
             self._note(key, change, outcome)
-        yield from self._release(key, put.name, outcome.status)
         if outcome.status is Status.STORED:
+            yield from self._release(key, put.name)
             yield from self._check_early(key, put.name)
         else:
+            self.late.refuse(key, put.name)
             self._cache.take_early(key, put.name)  # They will never be read.
 
     def put_writes(self, given: TaskWrites) -> Flow[None]:
@@ -63,9 +64,9 @@ class Arrivals:
             if not self._is_unknown(key, name):
                 yield from self._check_early(key, name)
 
-    def _release(self, key: SessionKey, name: str, status: Status) -> Flow[None]:
-        """Store what waited for a checkpoint, and what waited for that in turn."""
-        for waited in self.late.released(key, name, status):
+    def _release(self, key: SessionKey, name: str) -> Flow[None]:
+        """Store what waited for a checkpoint that is stored now, and what waited for that in turn."""
+        for waited in self.late.released(key, name):
             made = checkpoints_of(waited)
             if not made:
                 yield from self.pending.store_waited(key, name, waited)
@@ -73,7 +74,10 @@ class Arrivals:
             outcome: Outcome = yield Write(key, waited)
             self._note(key, waited, outcome)
             for each in made:
-                yield from self._release(key, each, outcome.status)
+                if outcome.status is Status.STORED:
+                    yield from self._release(key, each)
+                else:
+                    self.late.refuse(key, each)
 
     def _check_early(self, key: SessionKey, name: str) -> Flow[None]:
         """See to it that interrupts are read with this checkpoint, which were stored before it was known to be."""

@@ -10,7 +10,7 @@ from dataclasses import replace
 from langchain_ttl_history.cache import SessionCache
 from langchain_ttl_history.fork_safety import lock
 from langchain_ttl_history.keys import SessionKey, label
-from langchain_ttl_history.storage.base import Change, Status
+from langchain_ttl_history.storage.base import Change
 from langchain_ttl_history.stored.names import CHECKPOINT
 
 __all__ = ["LateWrites", "checkpoints_of"]
@@ -41,27 +41,27 @@ class LateWrites:
         self._warned: OrderedDict[int, None] = OrderedDict()
         self._lock = lock()
 
-    def released(self, key: SessionKey, name: str, status: Status) -> Sequence[Change]:
-        """The changes that waited for a checkpoint, to be written if it was stored; drops them if it was refused."""
-        if status is Status.STORED:
-            if not self._held and not self._warned:
-                return ()
-            with self._lock:
-                self._warned.pop(hash(key), None)
-                waited = self._held.pop((key, name), ())
-            # They still need the checkpoint (`Guard.needs`), which may have been deleted by now.
-            return [replace(change, at_generation=None) for change in waited]
+    def released(self, key: SessionKey, name: str) -> Sequence[Change]:
+        """The changes that waited for a checkpoint, to be written now that it is stored."""
+        if not self._held and not self._warned:
+            return ()
         with self._lock:
-            self._refuse(key, name)
-        self.warn(key)
-        return ()
+            self._warned.pop(hash(key), None)
+            waited = self._held.pop((key, name), ())
+        # They still need the checkpoint (`Guard.needs`), which may have been deleted by now.
+        return [replace(change, at_generation=None) for change in waited]
 
-    def _refuse(self, key: SessionKey, name: str) -> None:
-        """Drop what waited for a checkpoint, and in turn what waited for any checkpoint among that."""
+    def refuse(self, key: SessionKey, name: str) -> None:
+        """Drop what waited for a checkpoint that was refused, and in turn what waited for any checkpoint among that."""
+        with self._lock:
+            self._drop(key, name)
+        self.warn(key)
+
+    def _drop(self, key: SessionKey, name: str) -> None:
         _remember(self._refused, hash((key, name)))
         for change in self._held.pop((key, name), ()):
             for each in checkpoints_of(change):
-                self._refuse(key, each)
+                self._drop(key, each)
 
     def hold(self, key: SessionKey, change: Change) -> bool:
         """Hold a change until the checkpoint it needs is stored or refused; False if it is to be written once more.
