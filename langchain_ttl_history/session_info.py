@@ -7,10 +7,9 @@ from datetime import datetime, timezone
 
 from langchain_ttl_history.display import Portrait, info_card
 from langchain_ttl_history.flow import Flow, Read
-from langchain_ttl_history.freeing.pruning import shown_lines
 from langchain_ttl_history.index import newest_lines
-from langchain_ttl_history.interrupted_checkpoints import interrupted_beyond_cap
 from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.listed_checkpoints import listed_lines
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Query, Snapshot
 from langchain_ttl_history.stored.names import BODY, CHECKPOINT, INDEX, LOG, head_name
@@ -86,8 +85,7 @@ def _glance(sessions: Sessions, key: SessionKey) -> Flow[View | None]:
 def _info(sessions: Sessions, key: SessionKey, view: View) -> Flow[SessionInfo]:
     snapshot = view.snapshot
     roots = newest_lines(snapshot.lists.get(INDEX, ()))
-    waiting = yield from interrupted_beyond_cap(sessions, key, roots)
-    listed = shown_lines(roots, (), sessions.retention.max_checkpoints, waiting)
+    listed = yield from listed_lines(sessions, key, roots, ())
     return SessionInfo(
         key.user_id,
         key.session_id,

@@ -18,8 +18,8 @@ from langchain_ttl_history.encoding.records import decoder
 from langchain_ttl_history.flow import Flow, Read
 from langchain_ttl_history.freeing.pruning import interrupted_roots, shown_lines
 from langchain_ttl_history.index import Line, newest_lines
-from langchain_ttl_history.interrupted_checkpoints import interrupted_beyond_cap
 from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.listed_checkpoints import listed_lines
 from langchain_ttl_history.log_entries import Seen
 from langchain_ttl_history.pointers import found_record
 from langchain_ttl_history.sessions import Sessions
@@ -223,8 +223,7 @@ class CheckpointReads:
         subs = newest_lines(snapshot.lists.get(SUBS, ()))
         if not roots and snapshot.lists.get(LOG):
             return [], first_checkpoint_id(snapshot.generation)
-        waiting = yield from interrupted_beyond_cap(self.sessions, key, roots)
-        return shown_lines(roots, subs, self.sessions.retention.max_checkpoints, waiting), None
+        return (yield from listed_lines(self.sessions, key, roots, subs)), None
 
 
 @decoder("a checkpoint")
