@@ -85,12 +85,14 @@ def _gathered(messages: Iterable[BaseMessage]) -> tuple[tuple[str, ...], dict[st
     added: dict[str, BaseMessage] = {}
     for message in messages:
         id = message.id or ""
-        if isinstance(message, RemoveMessage):
-            added.pop(id, None)
-            removed[id] = None
-        else:
+        if not isinstance(message, RemoveMessage):
             removed.pop(id, None)  # It takes the place of the one before, as in LangGraph.
             added[id] = message
+        elif id == REMOVE_ALL_MESSAGES:
+            added.clear()
+        else:
+            added.pop(id, None)
+            removed[id] = None
     return tuple(removed), added
 
 
@@ -106,14 +108,7 @@ def replace(sessions: Sessions, key: SessionKey, messages: Sequence[BaseMessage]
         TypeNotAllowedError: One is not a message, or holds what would not come back.
         SessionDeletedError: The session this continues was deleted.
     """
-    ready: dict[str | None, BaseMessage] = {}
-    for message in [_ready(each, key) for each in _listed(messages, key)]:
-        if not isinstance(message, RemoveMessage):
-            ready[message.id] = message
-        elif message.id == REMOVE_ALL_MESSAGES:
-            ready.clear()
-        else:
-            ready.pop(message.id, None)
+    _, ready = _gathered([_ready(message, key) for message in _listed(messages, key)])
     for _ in range(_ATTEMPTS):
         # Where nothing is to be changed this read alone is the use.
         view = yield from sessions.read(key, sessions.lease)
