@@ -80,7 +80,7 @@ class GetAndList:
         """
         check_narrowing(filter, before, limit)
         for key in run(self._storage, self._keys(config)):
-            flow = self._reads.lines(key, self._sessions.lease if config else None)
+            flow = self._reads.places(key, self._sessions.lease if config else None)
             for ns, id in selected(run(self._storage, flow), config, before):
                 if limit is not None and limit <= 0:
                     return
@@ -100,7 +100,7 @@ class GetAndList:
         """Async `list`."""
         check_narrowing(filter, before, limit)
         for key in await arun(self._storage, self._keys(config)):
-            flow = self._reads.lines(key, self._sessions.lease if config else None)
+            flow = self._reads.places(key, self._sessions.lease if config else None)
             for ns, id in selected(await arun(self._storage, flow), config, before):
                 if limit is not None and limit <= 0:
                     return

@@ -9,7 +9,6 @@ from langchain_core.runnables import RunnableConfig
 
 from langchain_ttl_history.checkpointing.input_checks import checked_name
 from langchain_ttl_history.checkpointing.reads import Loaded
-from langchain_ttl_history.index import Line
 
 __all__ = ["matches", "selected"]
 
@@ -20,19 +19,17 @@ def matches(found: Loaded, filter: Mapping[str, Any] | None) -> bool:
 
 
 def selected(
-    found: tuple[Sequence[Line], str | None],
+    places: Sequence[tuple[str, str]],
     config: RunnableConfig | None,
     before: RunnableConfig | None,
 ) -> Sequence[tuple[str, str]]:
-    """Namespace and id of the checkpoints to list, newest first."""
-    lines, first = found
+    """Namespace and id of the checkpoints to list, newest first; `places` are those of all, oldest first."""
     configurable = (config or {}).get("configurable") or {}
     ns, id = configurable.get("checkpoint_ns"), configurable.get("checkpoint_id")
     if ns is not None:
         checked_name("checkpoint_ns", ns)
     end = ((before or {}).get("configurable") or {}).get("checkpoint_id")
     id, end = (str(each) if each else None for each in (id, end))
-    places = [("", first)] if first is not None else [(line.ns, line.id) for line in lines]
     wanted = [place for place in places if (ns is None or place[0] == ns) and (id is None or place[1] == id)]
     if end is not None:
         # Where `before` is listed, the order of puts decides, whatever the clocks of the workers said. In other threads

@@ -17,7 +17,7 @@ from langchain_ttl_history.encoding.langgraph_values import delta_snapshot
 from langchain_ttl_history.encoding.records import decoder
 from langchain_ttl_history.flow import Flow, Read
 from langchain_ttl_history.freeing.pruning import interrupted_roots, shown_lines
-from langchain_ttl_history.index import Line, newest_lines
+from langchain_ttl_history.index import newest_lines
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.listed_checkpoints import listed_lines
 from langchain_ttl_history.log_entries import Seen
@@ -214,16 +214,17 @@ class CheckpointReads:
         checkpoint = _handed(record, values)
         return Loaded(ns, found, checkpoint, dict(record.metadata), record.parent, writes)
 
-    def lines(self, key: SessionKey, lease: Lease | None) -> Flow[tuple[list[Line], str | None]]:
-        """The checkpoints a session lists, oldest first; if only a chain has written, none and the first one's id."""
+    def places(self, key: SessionKey, lease: Lease | None) -> Flow[list[tuple[str, str]]]:
+        """Namespace and id of the checkpoints a session lists, oldest first."""
         head = head_name("")
         query = Query((INDEX, SUBS, head), (), (LOG, head), lease)
         snapshot: Snapshot = yield Read(key, query)
         roots = newest_lines(snapshot.lists.get(INDEX, ()))
         subs = newest_lines(snapshot.lists.get(SUBS, ()))
         if not roots and snapshot.lists.get(LOG):
-            return [], first_checkpoint_id(snapshot.generation)
-        return (yield from listed_lines(self.sessions, key, roots, subs)), None
+            return [("", first_checkpoint_id(snapshot.generation))]  # Only a chain has written.
+        listed = yield from listed_lines(self.sessions, key, roots, subs)
+        return [(line.ns, line.id) for line in listed]
 
 
 @decoder("a checkpoint")
