@@ -125,7 +125,7 @@ class Parent(NamedTuple):
     freed: bool = False
     """Whether the parent was freed meanwhile, and comes from memory."""
     reduced: bool = False
-    """Whether the parent was freed, or some of its messages were."""
+    """Whether the parent is there, and some of its messages were freed meanwhile."""
     remembered: bool = False
     """Whether all of this comes from memory, so that bodies may be left out of the write."""
 
@@ -136,7 +136,7 @@ class Parent(NamedTuple):
         if self.record is not None:
             return self._replace(record=replace(self.record, names=record.names), reduced=True)
         # The values that it shared may be gone as well.
-        return self._replace(record=replace(record, values={}), freed=True, reduced=True)
+        return self._replace(record=replace(record, values={}), freed=True)
 
 
 class RunState(NamedTuple):

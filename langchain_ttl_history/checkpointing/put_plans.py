@@ -123,7 +123,7 @@ class PutPlans:
         held: dict[str, Blob] | None = None
         # What a run builds on is gone if its session ended, and perhaps if its parent was freed.
         is_gone = before is None and put.parent is not None and not (run.is_first_put and run.same_session)
-        if (is_gone or parent.reduced) and channel not in values:
+        if (is_gone or parent.freed or parent.reduced) and channel not in values:
             held = held_by(self.sessions, put, parent.now)
         written: dict[str, Blob] = {}
         if is_snapshot(values.get(channel)) and isinstance(values[channel].value, tuple):

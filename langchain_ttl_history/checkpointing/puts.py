@@ -14,7 +14,7 @@ from langchain_ttl_history.keys import label
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Change, Outcome, Query, Snapshot, Status
 from langchain_ttl_history.stored.known_bodies import KnownBodies
-from langchain_ttl_history.stored.names import BODY, VALUE, checkpoint_name, head_name, writes_name
+from langchain_ttl_history.stored.names import BODY, VALUE, head_name, writes_name
 from langchain_ttl_history.stored.pending import decode_writes
 
 __all__ = ["CheckpointPuts"]
@@ -110,17 +110,16 @@ class CheckpointPuts:
     def _read(self, put: Put) -> Flow[Parent]:
         if put.parent is None:
             return Parent()
-        head = head_name("")
-        names = (checkpoint_name(put.ns, put.parent), writes_name(put.ns, put.parent), head)
-        found: Snapshot = yield Read(put.key, Query(names, (BODY, VALUE)))
+        head, pending = head_name(""), writes_name(put.ns, put.parent)
+        found: Snapshot = yield Read(put.key, Query((put.parent_name, pending, head), (BODY, VALUE)))
         codec = self.sessions.codec
-        blob = found.blobs.get(names[0])
+        blob = found.blobs.get(put.parent_name)
         record = None if blob is None else decode_record(blob, codec)
         writes: tuple[Any, ...] = ()
         if not put.ns and self.plans.messages_key not in put.values:
             writes = tuple(
                 write.value
-                for write in decode_writes(found.lists.get(names[1], ()), found.blobs, codec)
+                for write in decode_writes(found.lists.get(pending, ()), found.blobs, codec)
                 if write.channel == self.plans.messages_key
             )
         return Parent(found.generation, found.now, record, writes, has_head=head in found.blobs)
