@@ -31,8 +31,7 @@ def fold(names: Sequence[str], deltas: Sequence[Delta], seen: Seen) -> Sequence[
     new = unseen(deltas, seen)
     if not new:
         return names
-    fresh = {delta.position for delta in new}
-    folding = _Folding(names, deltas, [delta for delta in deltas if delta.position not in fresh], seen)
+    folding = _Folding(names, deltas, new, seen)
     for delta in new:
         folding.apply(delta)
     return folding.names
@@ -44,13 +43,13 @@ class _Folding:
     Args:
         names: The head's.
         deltas: The log.
-        known: Those of its changes that the head's run has seen.
+        new: Those of its changes that the head's run has not seen.
         seen: What the head's run has seen.
     """
 
-    def __init__(self, names: Sequence[str], deltas: Sequence[Delta], known: Sequence[Delta], seen: Seen) -> None:
+    def __init__(self, names: Sequence[str], deltas: Sequence[Delta], new: Sequence[Delta], seen: Seen) -> None:
         self._deltas = deltas
-        self._known = known
+        self._new = new
         # For each key the position of the last change by the head's own run: it wins over unseen changes before it.
         self._own = {
             key: delta.position
@@ -151,10 +150,11 @@ class _Folding:
     def _seen_turns(self) -> tuple[dict[str, str], dict[str, Delta]]:
         """For each key that a seen change added its run, and the change that opened its turn."""
         newest = {key_of(name): delta.position for delta in self._deltas for name in delta.added}
+        fresh = {delta.position for delta in self._new}
         runs: dict[str, str] = {}
         opened: dict[str, Delta] = {}
-        for delta in self._known:
-            if delta.is_carried_over or delta.removed:
+        for delta in self._deltas:
+            if delta.position in fresh or delta.is_carried_over or delta.removed:
                 continue
             keys = {*map(key_of, delta.added)}
             end = next((at for at in range(len(self._order), 0, -1) if self._order[at - 1] in keys), 0)
