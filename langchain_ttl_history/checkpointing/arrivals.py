@@ -40,7 +40,7 @@ class Arrivals:
             self._note(key, change, outcome)
         if outcome.status is Status.STORED:
             yield from self._release(key, put.name)
-            yield from self._check_early(key, put.name)
+            yield from self._settle_early(key, put.name)
         else:
             self.late.refuse(key, put.name)
             self._cache.take_early(key, put.name)  # They will never be read.
@@ -62,7 +62,7 @@ class Arrivals:
             self._cache.keep_early(key, name, self.pending.on_their_own(given))
             # Looked up only now: whoever puts the checkpoint may have looked before for what came early.
             if not self._is_unknown(key, name):
-                yield from self._check_early(key, name)
+                yield from self._settle_early(key, name)
 
     def _release(self, key: SessionKey, name: str) -> Flow[None]:
         """Store what waited for a checkpoint that is stored now, and what waited for that in turn."""
@@ -79,10 +79,10 @@ class Arrivals:
                 else:
                     self.late.refuse(key, each)
 
-    def _check_early(self, key: SessionKey, name: str) -> Flow[None]:
+    def _settle_early(self, key: SessionKey, name: str) -> Flow[None]:
         """See to it that interrupts are read with this checkpoint, which were stored before it was known to be."""
         for change in self._cache.take_early(key, name):
-            yield from self.pending.check(key, name, change)
+            yield from self.pending.settle_early(key, name, change)
 
     def _is_unknown(self, key: SessionKey, name: str) -> bool:
         return self._cache.put_in(key, name) is None

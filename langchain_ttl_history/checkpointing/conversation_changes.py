@@ -218,15 +218,14 @@ def _continued(step: Step, last: str) -> str | None:
     resumes = step.before is None and step.record.metadata.get("source") == "loop"
     if resumes and not step.has_input and any(isinstance(each, ToolMessage) for each in step.new()):
         return last  # An answer, and what a `Command` says besides.
-    if not is_conversation(messages):
-        new = step.new()
-        answers = bool(new) and isinstance(new[0], ToolMessage)
-        asks = any(isinstance(each, HumanMessage) for each in new)
-        return last if (answers and not (asks and step.has_input)) or (resumes and not asks) else None
-    at = len(step.shown)
-    if at > len(messages) or messages[at - 1].id != last:
-        at = next((at for at, message in enumerate(messages, 1) if message.id == last), len(messages))
-    answers = at < len(messages) and isinstance(messages[at], ToolMessage)
+    if is_conversation(messages):
+        at = len(step.shown)
+        if at > len(messages) or messages[at - 1].id != last:
+            at = next((at for at, message in enumerate(messages, 1) if message.id == last), len(messages))
+        before, said = messages[:at], messages[at:]
+    else:
+        before, said = [], step.new()
+    answers = bool(said) and isinstance(said[0], ToolMessage)
     if not answers and not resumes:
         return None
     asks = any(isinstance(each, HumanMessage) for each in step.new())
@@ -234,7 +233,7 @@ def _continued(step: Step, last: str) -> str | None:
         # A result, and whatever its tool says besides; but for a question that somebody asks.
         return None if asks and step.has_input else last
     # It may have begun in another's tool, and removed its own question.
-    return None if asks or (at < len(messages) and ends_open(messages[:at])) else last
+    return None if asks or (said and ends_open(before)) else last
 
 
 def _nearest_before(last: str, value: Any, shown: Sequence[str], removed: Sequence[str]) -> str | None:

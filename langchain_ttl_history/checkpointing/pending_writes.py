@@ -89,7 +89,7 @@ class PendingWrites:
             if again is not None:
                 yield Write(key, again)
 
-    def check(self, key: SessionKey, name: str, early: Change) -> Flow[None]:
+    def settle_early(self, key: SessionKey, name: str, early: Change) -> Flow[None]:
         """See to it that an interrupt is read with its checkpoint, before which it was stored.
 
         Args:
