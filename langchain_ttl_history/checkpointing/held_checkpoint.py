@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from langchain_ttl_history.cache import CachedSession
 from langchain_ttl_history.checkpointing.conversation_changes import carried_over
+from langchain_ttl_history.checkpointing.put_inputs import TaskWrites
 from langchain_ttl_history.checkpoints import Record, encode_record, encode_values
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.flow import Flow, Read
@@ -24,7 +25,6 @@ from langchain_ttl_history.stored.names import (
     INDEX,
     LOG,
     SUBS,
-    checkpoint_name,
     head_name,
     writes_name,
 )
@@ -32,9 +32,7 @@ from langchain_ttl_history.stored.names import (
 __all__ = ["with_checkpoint", "with_freed_checkpoint"]
 
 
-def with_checkpoint(
-    sessions: Sessions, key: SessionKey, ns: str, id: str, generation: int, writes: Change
-) -> Flow[Change | None]:
+def with_checkpoint(sessions: Sessions, given: TaskWrites, ended: int, writes: Change) -> Flow[Change | None]:
     """The change that puts a checkpoint into a session that began anew, together with the writes pending on it.
 
     A run that an interrupt or an error ends puts no more checkpoints, so what it holds is stored again with its last
@@ -43,19 +41,18 @@ def with_checkpoint(
 
     Args:
         sessions: What sessions have in common.
-        key: The session.
-        ns: The checkpoint's namespace.
-        id: The checkpoint's id.
-        generation: Of the session that ended.
+        given: The writes, which name the checkpoint.
+        ended: The generation of the session that ended.
         writes: What stores the writes.
     """
-    name, codec, where = checkpoint_name(ns, id), sessions.codec, label(key)
-    known = sessions.cache.last_with(key, name, generation)
+    key, ns, id, name = given.key, given.ns, given.id, given.checkpoint_name
+    codec, where = sessions.codec, label(key)
+    known = sessions.cache.last_with(key, name, ended)
     old = None if known is None else known.records.get(name)
     if known is None or old is None:
         return None
     found: Snapshot = yield Read(key, Query((head_name(ns),)))
-    if sessions.lease.is_past_max_age(created_in(generation), found.now) or (ns and (found.blobs or _is_spread(old))):
+    if sessions.lease.is_past_max_age(created_in(ended), found.now) or (ns and (found.blobs or _is_spread(old))):
         return None
     # Of what it loaded the run holds what it was shown.
     shown = known.bodies.names_loaded(id)
@@ -77,7 +74,7 @@ def with_checkpoint(
         blobs[head_name(ns)] = Blob(b"", (name,), 0, (writes_name(ns, id),))
     return replace(
         writes,
-        guard=Guard(generation),
+        guard=Guard(ended),
         blobs=blobs,
         append=[*append, *writes.append],
         at_generation=found.generation or None,

@@ -156,7 +156,7 @@ class PendingWrites:
         """Store writes whose session, of generation `ended`, is gone, and with them what their run holds."""
         key, name = given.key, given.checkpoint_name
         for _ in range(_ATTEMPTS):
-            whole = yield from with_checkpoint(self.sessions, key, given.ns, given.id, ended, change)
+            whole = yield from with_checkpoint(self.sessions, given, ended, change)
             if whole is None:
                 break
             outcome: Outcome = yield Write(key, whole)
