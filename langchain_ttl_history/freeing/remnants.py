@@ -179,11 +179,9 @@ def only_editing(deltas: Iterable[Delta], new: AbstractSet[int], there: Abstract
     placed: set[str] = set()
     for delta in deltas:
         keys = {*map(key_of, delta.added)}
-        if keys and delta.position in new and not delta.is_carried_over:
-            known = there - placed - {*delta.removed}
-            edited.append(delta._replace(after=WHERE_IT_IS) if keys <= known else delta)
-        else:
-            edited.append(delta)
+        is_new = delta.position in new and not delta.is_carried_over
+        only_edits = is_new and keys and keys <= there - placed - {*delta.removed}
+        edited.append(delta._replace(after=WHERE_IT_IS) if only_edits else delta)
         placed |= keys
     return edited
 
