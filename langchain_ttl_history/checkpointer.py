@@ -183,7 +183,7 @@ class TTLCheckpointSaver(GetAndList, PruneCopyDelete, BaseCheckpointSaver[Any]):
         key, ns, parent = self._threads.place(config)
         check_checkpoint(checkpoint, metadata)
         kept: Any = get_checkpoint_metadata(flattened(config), metadata)
-        return Put.of(key, ns, checkpoint["id"], parent, cast(Mapping[str, Any], checkpoint), kept, changed)
+        return Put.of(key, ns, parent, cast(Mapping[str, Any], checkpoint), kept, changed)
 
     def _placed(self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, path: str) -> Flow[None]:
         key, ns, id = self._threads.place(config)

@@ -58,7 +58,6 @@ class Put(NamedTuple):
         cls,
         key: SessionKey,
         ns: str,
-        id: str,
         parent: str | None,
         checkpoint: Mapping[str, Any],
         metadata: dict[str, Any],
@@ -71,6 +70,7 @@ class Put(NamedTuple):
         if counters := metadata.get("counters_since_delta_snapshot"):
             # LangGraph expects its pairs back as lists, which is what its own savers make of them.
             metadata["counters_since_delta_snapshot"] = {channel: list(pair) for channel, pair in counters.items()}
+        id = checkpoint["id"]
         name, parent_name = checkpoint_name(ns, id), checkpoint_name(ns, parent or "")
         return cls(key, ns, id, name, parent, parent_name, rest, values, token, metadata, changed)
 
