@@ -41,12 +41,12 @@ def first_shown_in(id: str) -> int | None:
     return generation if first_checkpoint_id(generation) == id else None
 
 
-def first_checkpoint(id: str, generation: int, channel: str) -> dict[str, Any]:
+def first_checkpoint(generation: int, channel: str) -> dict[str, Any]:
     """The checkpoint that a session without one shows, less its values."""
     created = datetime.fromtimestamp(created_in(generation), timezone.utc)
     return {
         "v": 4,  # The form of the checkpoints of LangGraph's graphs, which convert older ones.
-        "id": id,
+        "id": first_checkpoint_id(generation),
         "ts": created.isoformat(),
         "channel_versions": {channel: 1},
         "versions_seen": {},

@@ -159,7 +159,7 @@ class PutPlans:
             return []
         channel = self.messages_key
         record = Record(
-            first_checkpoint(token.id, token.generation, channel),
+            first_checkpoint(token.generation, channel),
             dict(FIRST_METADATA),
             None,
             token.id,

@@ -104,13 +104,13 @@ class CheckpointReads:
     def _first(self, key: SessionKey, view: View) -> tuple[Loaded, Token]:
         """The checkpoint that a session without one shows: its conversation and nothing else."""
         snapshot = view.snapshot
-        id = first_checkpoint_id(snapshot.generation)
+        checkpoint = first_checkpoint(snapshot.generation, self.messages_key)
+        id = checkpoint["id"]
         shown, messages = self.sessions.windowed(view.graph, view.messages)
         token = Token.of(snapshot.generation, id, view.seen, shown, view.graph)
         self.sessions.cache.of(key, snapshot.generation).bodies.learn_read(
             shown, messages, snapshot.blobs, self.sessions.codec
         )
-        checkpoint = first_checkpoint(id, snapshot.generation, self.messages_key)
         checkpoint["channel_values"] = {self.messages_key: messages}
         return Loaded("", id, checkpoint, dict(FIRST_METADATA), None, []), token
 
