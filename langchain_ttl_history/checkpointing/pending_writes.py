@@ -41,17 +41,14 @@ class PendingWrites:
         # Writes pending on a checkpoint that was freed meanwhile would never be read or freed. So if the checkpoint is
         # known to have been put, they refer to it, and the storage refuses them if it is gone.
         there = cache.put_in(key, name)
-        guard, refers = _guard(given, there), there is not None
+        guard = _guard(given, there)
         known = cache.last(key)
         bodies = KnownBodies() if known is None else known.bodies
-        change = self._change(given, bodies, guard, there, refers=refers)
+        change = self._change(given, bodies, guard, there)
         outcome: Outcome = yield Write(key, change)
         if outcome.status is Status.STORED:
             bodies.sent(change.blobs)
-            if there is None:
-                # Its checkpoint may come only after a deletion, and belongs to the same turn.
-                cache.note_put(key, writes_name(given.ns, given.id), outcome.generation)
-        if there is not None and outcome.status is Status.MOVED:
+        elif there is not None and outcome.status is Status.MOVED:
             # The session expired, and the checkpoint with it: these writes may start a new session.
             change = self.on_their_own(given)
             outcome = yield from self._begin_anew(given, there, change)
@@ -63,10 +60,14 @@ class PendingWrites:
             outcome = yield Write(key, change)
         elif outcome.status is Status.DELETED:
             # It may be written again later, when the bodies known now may be gone, so it has to bring all of them.
-            change = self._change(given, KnownBodies(), guard, there, refers=refers)
-        # These may be the last writes of a run, and they outdate what a put at the same moment planned to free.
-        if outcome.status is Status.STORED and self.sessions.is_heavy(key, outcome):
-            yield from self.sessions.free_now(key)
+            change = self._change(given, KnownBodies(), guard, there)
+        if outcome.status is Status.STORED:
+            if there is None:
+                # Its checkpoint may come only after a deletion, and belongs to the same turn.
+                cache.note_put(key, writes_name(given.ns, given.id), outcome.generation)
+            # These may be the last writes of a run, and they outdate what a put at the same moment planned to free.
+            if self.sessions.is_heavy(key, outcome):
+                yield from self.sessions.free_now(key)
         return change, outcome
 
     def on_their_own(self, given: TaskWrites) -> Change:
@@ -111,7 +112,7 @@ class PendingWrites:
         return replace(change, guard=Guard(there), at_generation=there)
 
     def _change(
-        self, given: TaskWrites, bodies: KnownBodies, guard: Guard, there: int | None = None, *, refers: bool = False
+        self, given: TaskWrites, bodies: KnownBodies, guard: Guard, there: int | None = None, *, freed: bool = False
     ) -> Change:
         """The change that stores the writes.
 
@@ -119,13 +120,13 @@ class PendingWrites:
             given: The writes.
             bodies: The messages that need not be sent.
             guard: What they continue.
-            there: The generation their checkpoint is known to have been put in.
-            refers: Whether they refer to their checkpoint.
+            there: The generation their checkpoint is known to have been put in; they refer to it then.
+            freed: Whether it is gone since, so that they cannot.
         """
         payload, refs, blobs = encode_writes(
             given.writes, given.task_id, given.path, bodies, self.sessions.codec, label(given.key), self.messages_key
         )
-        if refers:
+        if there is not None and not freed:
             refs = (*refs, given.checkpoint_name)
         append = [(writes_name(given.ns, given.id), payload, refs)]
         return Change(self.sessions.lease, guard, blobs, append=append, at_generation=there)
@@ -140,7 +141,7 @@ class PendingWrites:
             freed: Whether their checkpoint is gone.
         """
         key, name = given.key, given.checkpoint_name
-        change = self._change(given, KnownBodies(), guard, there, refers=not freed)
+        change = self._change(given, KnownBodies(), guard, there, freed=freed)
         known = self.sessions.cache.last(key)
         record = None if known is None else known.records.get(name)
         if not freed or (record is not None and record.is_delta):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage
 from langgraph.checkpoint.base import Checkpoint
 from langgraph.checkpoint.serde.types import INTERRUPT
 from langgraph.graph import START, MessagesState, StateGraph
@@ -359,6 +359,27 @@ def test_an_interrupt_that_came_before_its_checkpoint_stays() -> None:
     found = saver.get_tuple(CONFIG)
     assert found is not None
     assert [channel for _, channel, _ in found.pending_writes or ()] == [INTERRUPT]
+
+
+@pytest.mark.parametrize("is_deleted", [False, True])
+def test_writes_before_their_checkpoint_bring_messages_that_another_worker_has_freed(is_deleted: bool) -> None:
+    storage = MemoryStorage()
+    worker, other = (SessionBuffer(storage, default_user="u", retention=Retention(max_messages=2)) for _ in range(2))
+    said = AIMessage("said before", id="said")
+    ask(chained(worker, says=lambda _: {"messages": [said]}), "q")
+    other.history(session_id="t").add_messages([RemoveMessage(id="said")])
+    for number in range(40):
+        ask(chained(other, b=says(f"b{number}")), f"q{number}")
+    assert not any(name.endswith("said") for name in storage.read(KEY, Query(outline=True)).blobs)
+    saver = worker.checkpointer()
+    made = checkpoint(said)
+    saver.put_writes(at(made), [("messages", [said]), (INTERRUPT, [Interrupt("sure?", id="i")])], "task")
+    if is_deleted:
+        other.delete("u", "t")
+    saver.put(CONFIG, made, LOOP, {"messages": 1})
+    found = saver.get_tuple(at(made))
+    pending = None if found is None else [channel for _, channel, _ in found.pending_writes or ()]
+    assert pending == (None if is_deleted else [INTERRUPT, "messages"])
 
 
 def test_a_question_to_a_person_that_is_not_stored_since_its_session_was_deleted_is_logged(
