@@ -29,7 +29,7 @@ _RECENT = 500
 class CachedSession:
     """What is known of one generation of a session."""
 
-    __slots__ = ("before", "bodies", "counted", "freed", "generation", "records", "tolerated", "values")
+    __slots__ = ("before", "bodies", "counted", "freed", "generation", "past", "records", "tolerated", "values")
 
     def __init__(self, generation: int, before: CachedSession | None = None) -> None:
         self.generation = generation
@@ -43,6 +43,8 @@ class CachedSession:
         """By checkpoint what its channels hold besides the conversation: its run does not hand that over again."""
         self.freed: set[str] = set()
         """Those of `records` that were found to be freed when writes pending on them were stored."""
+        self.past: tuple[str, frozenset[str]] | None = None
+        """A checkpoint's id, and the keys of the messages that those it builds on had; see `brought_back`."""
         self.counted = 0
         """How much of its size the cache has counted."""
         self.tolerated = 0

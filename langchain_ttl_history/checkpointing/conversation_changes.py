@@ -14,7 +14,7 @@ from langchain_ttl_history.checkpointing.put_inputs import Parent
 from langchain_ttl_history.checkpoints import Record
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.conversation import diff
-from langchain_ttl_history.encoding.langgraph_values import delta_snapshot, snapshot_value
+from langchain_ttl_history.encoding.langgraph_values import snapshot_value
 from langchain_ttl_history.log_entries import CARRIED_OVER, Delta
 from langchain_ttl_history.storage.base import Blob
 from langchain_ttl_history.stored.bodies import decode_bodies
@@ -22,7 +22,7 @@ from langchain_ttl_history.stored.names import key_of
 from langchain_ttl_history.stored.values import LIST, is_conversation
 from langchain_ttl_history.window import ends_open
 
-__all__ = ["Step", "brings_back", "carried_over", "keep_cut_first", "set_channel", "step_changes"]
+__all__ = ["Step", "carried_over", "set_channel", "step_changes"]
 
 # The channel that a run's input is written to.
 _START = "__start__"
@@ -79,34 +79,6 @@ def set_channel(
     return True
 
 
-def brings_back(names: Sequence[str], shown: Sequence[str], cut: AbstractSet[str]) -> bool:
-    """Whether a step put messages back that the window had cut when its run began.
-
-    Args:
-        names: The names of the conversation after the step.
-        shown: Those that the step was shown, in which what was put back stands first.
-        cut: The keys of the messages that the window cut.
-    """
-    known = len(shown)
-    new = names[known:] if names[:known] == shown else names
-    return not cut.isdisjoint(map(key_of, new))
-
-
-def keep_cut_first(value: Any, cut: AbstractSet[str]) -> Any:
-    """The value of the conversation's channel, with messages that the window had cut moved from its end to its front.
-
-    A subgraph may still hold them and return them; the graph, which was not shown them, appends them as new.
-
-    Args:
-        value: The channel's value.
-        cut: The keys of the messages that the window cut when the run began.
-    """
-    messages = snapshot_value(value)
-    back = [message for message in messages if message.id in cut]
-    ordered = back + [message for message in messages if message.id not in cut]
-    return ordered if value is messages else delta_snapshot(ordered)
-
-
 class Step(NamedTuple):
     """A step of a run, to tell what it changes."""
 
@@ -155,7 +127,7 @@ def step_changes(step: Step, cut: AbstractSet[str]) -> list[Delta]:
 
     Args:
         step: The step; `last` of its record is set here.
-        cut: Keys of messages that the window had cut and that came back (see `keep_cut_first`); they are not new.
+        cut: Keys of messages that the window had cut and that came back (see `brought_back`); they are not new.
     """
     record, shown, before = step.record, step.shown, step.before
     names: Sequence[str] = record.names

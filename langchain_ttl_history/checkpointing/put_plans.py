@@ -5,14 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from langchain_ttl_history.checkpointing.conversation_changes import (
-    Step,
-    brings_back,
-    carried_over,
-    keep_cut_first,
-    set_channel,
-    step_changes,
-)
+from langchain_ttl_history.checkpointing.brought_back import brought_back, keep_cut_first
+from langchain_ttl_history.checkpointing.conversation_changes import Step, carried_over, set_channel, step_changes
 from langchain_ttl_history.checkpointing.delta_channels import applied
 from langchain_ttl_history.checkpointing.expired_turns import held_by, leave_aged
 from langchain_ttl_history.checkpointing.first_checkpoint import FIRST_METADATA, first_checkpoint, first_checkpoint_id
@@ -78,25 +72,24 @@ class PutPlans:
         values: dict[str, Any] = dict(put.values)
         held, blobs = self._find_conversation(put, parent, run, record, values)
         blobs.update(encode_values(record, values, bodies, codec, where, before))
-        cut = _NOTHING if token is None else token.cut
-        if cut and channel in values and brings_back(record.names, run.shown, cut):
+        last = None if run.is_first_put else before
+        step = Step(record, values.get(channel), parent.writes, run.shown, last, before)
+        back = brought_back(step, token.cut) if token is not None and token.cut and channel in values else _NOTHING
+        if back:
             # Seldom, so that it costs less to encode twice than to look at every message before.
-            values[channel] = keep_cut_first(values[channel], cut)
+            values[channel] = keep_cut_first(values[channel], back)
+            step = step._replace(value=values[channel])
             blobs.update(encode_values(record, values, bodies, codec, where, before))
-        else:
-            cut = _NOTHING
         if held:
             blobs.update({name: held[name] for name in record.names if name in held})
         append: list[Appended] = []
         # Where there is a checkpoint already, whoever put it has stored the first one, which was freed since.
         if run.is_first_put and before is None and token is not None and run.same_session and not parent.has_head:
             append += self._keep_first(token, blobs)
-        value = values.get(channel)
         if before is None and put.parent is not None and (token is None or not run.same_session):
-            deltas = carried_over(record, value, held or {}, codec)
+            deltas = carried_over(record, step.value, held or {}, codec)
         else:
-            last = None if run.is_first_put else before
-            deltas = step_changes(Step(record, value, parent.writes, run.shown, last, before), cut)
+            deltas = step_changes(step, back)
         append.append((INDEX, line_of("", put.id, record), ()))
         append += [(LOG, delta.payload(), delta.added) for delta in deltas if delta.removed or delta.added]
         return blobs, append

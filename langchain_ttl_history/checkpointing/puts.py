@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from langchain_ttl_history.checkpointing.brought_back import knowing_past, may_bring_back
 from langchain_ttl_history.checkpointing.put_inputs import Parent, Put
 from langchain_ttl_history.checkpointing.put_plans import PutPlans
 from langchain_ttl_history.checkpoints import Record, decode_record
@@ -41,6 +42,8 @@ class CheckpointPuts:
             StorageError: It was refused again and again; nothing was stored.
         """
         key, plans = put.key, self.plans
+        if put.token is not None and may_bring_back(put, plans.messages_key):
+            put = yield from knowing_past(self.sessions, put, put.token, plans.messages_key)
         remembered = self._remembered(put)
         if remembered is not None:
             parent, bodies = remembered

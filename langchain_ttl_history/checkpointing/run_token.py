@@ -48,6 +48,11 @@ class Token(NamedTuple):
         # A name begins with an m, so a bracket tells that it is JSON.
         return tuple(json.loads(self.shown) if self.shown[:1] == "[" else self.shown.split("\n") if self.shown else ())
 
+    @property
+    def shown_count(self) -> int:
+        """How many messages it was shown."""
+        return len(self.names) if self.shown[:1] in ("", "[") else self.shown.count("\n") + 1
+
     def versions(self) -> dict[str, int]:
         """The token as an entry of `versions_seen`.
 

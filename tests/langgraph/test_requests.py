@@ -70,3 +70,16 @@ def test_a_chains_turn_costs_one_read_and_one_write_and_freeing_costs_none() -> 
         chain.invoke([HumanMessage("hello")], CONFIG)
         assert storage.taken() == ["read", "write"]
     assert len(storage.read(SessionKey("alice", "s1"), Query(outline=True)).lists["log"]) <= 20 * 1.25 + 16
+
+
+def test_what_a_client_sends_again_after_another_program_costs_one_read_a_run() -> None:
+    storage = Counting()
+    graph = agent(SessionBuffer(storage, retention=Retention(max_messages=8)))
+    sent: list[Any] = []
+    for number in range(3):
+        sent.append(HumanMessage(f"q{number}", id=f"q{number}"))
+        sent += graph.invoke({"messages": sent[-1:]}, CONFIG)["messages"][-3:]
+    graph.invoke({"messages": [HumanMessage("another program's")]}, CONFIG)
+    storage.taken()
+    graph.invoke({"messages": [*sent, HumanMessage("q3")]}, CONFIG)
+    assert storage.taken().count("read") == 2

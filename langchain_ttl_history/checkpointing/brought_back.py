@@ -1,0 +1,126 @@
+"""Messages that a window had cut, and that a run brings back: they keep their old place, before the window.
+
+A subgraph may still hold such messages and return them, and a client may send its whole conversation with each
+question. The graph, which was not shown them, appends them as new. So they are looked for in what its run's checkpoint
+had before the window; and what a step says besides such messages alone, in the checkpoints that this one builds on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Set as AbstractSet
+from typing import Any
+
+from langchain_core.messages import AIMessage, HumanMessage
+
+from langchain_ttl_history.checkpointing.conversation_changes import Step
+from langchain_ttl_history.checkpointing.put_inputs import Put
+from langchain_ttl_history.checkpointing.run_token import Token
+from langchain_ttl_history.checkpoints import decode_record
+from langchain_ttl_history.codec import Codec
+from langchain_ttl_history.encoding.langgraph_values import delta_snapshot, snapshot_value
+from langchain_ttl_history.flow import Flow, Read
+from langchain_ttl_history.log_entries import deltas_of
+from langchain_ttl_history.sessions import Sessions
+from langchain_ttl_history.storage.base import Query, Snapshot
+from langchain_ttl_history.stored.names import LOG, checkpoint_name, key_of
+from langchain_ttl_history.stored.values import is_conversation
+
+__all__ = ["brought_back", "keep_cut_first", "knowing_past", "may_bring_back"]
+
+_NOTHING: frozenset[str] = frozenset()
+
+
+def may_bring_back(put: Put, channel: str) -> bool:
+    """Whether a put may have messages that were cut before its run began: an answer before a question, both new.
+
+    Args:
+        put: The put.
+        channel: The channel that holds the conversation.
+    """
+    value = put.values.get(channel)
+    if put.token is None or put.ns or value is None:
+        return False
+    messages = snapshot_value(value)
+    answered = False
+    # Few are new, so only these are looked at.
+    for message in messages[put.token.shown_count :] if type(messages) is list else ():
+        if answered and isinstance(message, HumanMessage):
+            return is_conversation(messages)
+        answered = answered or isinstance(message, AIMessage)
+    return False
+
+
+def knowing_past(sessions: Sessions, put: Put, token: Token, channel: str) -> Flow[Put]:
+    """A put, whose token also tells of those messages that were cut before its run began, and that it brings back.
+
+    That needs a read, since the checkpoint that its run has loaded does not tell what an earlier one still had.
+
+    Args:
+        sessions: What sessions have in common.
+        put: The put, which `may_bring_back` messages.
+        token: The put's.
+        channel: The channel that holds the conversation.
+    """
+    messages = snapshot_value(put.values[channel])
+    given = {message.id for message in messages}.difference(map(key_of, token.names), token.cut)
+    known = sessions.cache.of(put.key, token.generation)
+    if known.past is None or known.past[0] != token.id:
+        snapshot: Snapshot = yield Read(put.key, Query(outline=True))
+        known.past = token.id, _past(snapshot, token.id, sessions.codec)
+    return put._replace(token=token._replace(cut=token.cut.union(known.past[1].intersection(given))))
+
+
+def _past(snapshot: Snapshot, id: str, codec: Codec) -> frozenset[str]:
+    """The keys of all messages that a checkpoint and those it builds on had, but for those that were removed since."""
+    blobs = {**snapshot.blobs}
+    keys: set[str] = set()
+    parent: str | None = id
+    while parent is not None and (blob := blobs.pop(checkpoint_name("", parent), None)) is not None:
+        record = decode_record(blob, codec)
+        keys.update(map(key_of, record.names))
+        parent = record.parent
+    gone: set[str] = set()
+    for delta in deltas_of(snapshot.lists.get(LOG, ())):
+        gone.update(delta.removed)
+        gone.difference_update(map(key_of, delta.added))
+    return frozenset(keys - gone)
+
+
+def brought_back(step: Step, cut: frozenset[str]) -> frozenset[str]:
+    """The keys of the messages that belong before the window, if the step put any of them back; else empty.
+
+    Args:
+        step: The step; what is shown of it begins with what steps before put back.
+        cut: The keys of the messages that the window had cut when the run began.
+    """
+    names, known = step.record.names, len(step.shown)
+    new = names[known:] if names[:known] == step.shown else names
+    return _NOTHING if cut.isdisjoint(map(key_of, new)) else cut - _asked_again(step, cut)
+
+
+def _asked_again(step: Step, cut: frozenset[str]) -> frozenset[str]:
+    """The keys of cut messages that somebody says again, from a question on: they are new."""
+    keys = [*map(key_of, step.shown)]
+    first = next((at for at, key in enumerate(keys) if key not in cut), len(keys))
+    again = cut.intersection(keys[first:])  # An earlier step of the run was given them.
+    if not step.has_input and step.record.metadata.get("source") != "update":
+        return again
+    if any(isinstance(message, HumanMessage) and message.id not in cut for message in step.new()):
+        return again
+    messages = snapshot_value(step.value)
+    last = max((at for at, message in enumerate(messages) if isinstance(message, HumanMessage)), default=len(messages))
+    asked = {message.id for message in messages[last:]}
+    return again | cut.intersection(asked) if last < len(messages) and messages[last].id in cut else again
+
+
+def keep_cut_first(value: Any, cut: AbstractSet[str]) -> Any:
+    """The value of the conversation's channel, with messages that the window had cut moved from its end to its front.
+
+    Args:
+        value: The channel's value.
+        cut: The keys of the messages.
+    """
+    messages = snapshot_value(value)
+    back = [message for message in messages if message.id in cut]
+    ordered = back + [message for message in messages if message.id not in cut]
+    return ordered if value is messages else delta_snapshot(ordered)
