@@ -160,10 +160,11 @@ class RunState(NamedTuple):
             token.id == put.parent or (before is not None and put.metadata.get("source") == "fork")
         )
         same = token is None or token.generation == parent.generation
-        if before is not None and not (first and same):
-            # Where the session ended, what it loaded is there again if writes pending on that brought it along.
+        if before is not None and not first:
             return cls(before.run, before.names, before.seen, False, same)
         if token is None or not same:
-            return cls(put.id, (), Seen(0, ((put.id, None),)), first, same)
+            # Where the session ended, what it loaded is there again if writes pending on that brought it along.
+            shown = () if before is None else before.names
+            return cls(put.id, shown, Seen(0, ((put.id, None),)), first, same)
         shown = bodies.names_shown(token.shown) or token.names
         return cls(put.id, shown, token.seen._replace(runs=(*token.seen.runs, (put.id, None))), first, same)

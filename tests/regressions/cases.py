@@ -164,9 +164,10 @@ class Turns:
     Args:
         buffer: Keeps the session.
         calls: For each turn, by a letter, how many tool calls it makes one after the other.
+        exits: The letters of those that are stored at their end alone.
     """
 
-    def __init__(self, buffer: SessionBuffer, calls: dict[str, int]) -> None:
+    def __init__(self, buffer: SessionBuffer, calls: dict[str, int], exits: str = "") -> None:
         def model(state: MessagesState, config: RunnableConfig) -> dict[str, Any]:
             me = config["configurable"]["me"]
             made = sum(text.startswith(f"{me} call") for text in texts(state["messages"]))
@@ -186,6 +187,7 @@ class Turns:
         graph: Any = StateGraph(MessagesState).add_node("model", model).add_node("tools", tools)
         graph.add_edge(START, "model").add_edge("tools", "model").add_conditional_edges("model", after_model)
         self._graph = graph.compile(checkpointer=buffer.checkpointer())
+        self._exits = exits
         self._turns: dict[str, Iterator[Any]] = {}
         self._held: dict[str, list[str]] = {}
 
@@ -195,7 +197,8 @@ class Turns:
             if me not in self._turns:
                 config = {"configurable": {**CONFIG["configurable"], "me": me}}
                 asked = {"messages": [HumanMessage(f"{me}?")]}
-                self._turns[me] = self._graph.stream(asked, config, durability="sync", stream_mode="values")
+                durability = "exit" if me in self._exits else "sync"
+                self._turns[me] = self._graph.stream(asked, config, durability=durability, stream_mode="values")
             state = next(self._turns[me], None)
             if state is not None:
                 self._held[me] = texts(state["messages"])

@@ -288,3 +288,22 @@ def test_of_three_turns_whose_session_expires_none_removes_what_another_asked() 
     assert returned["B"] == ["C?", "B?", "B!"]
     shown = texts(buffer.history(session_id="t").messages)
     assert shown == [*returned["C"], "B?", "B!", "A?", "A!"]
+
+
+@pytest.mark.parametrize("exits", ["A", "B"])
+@pytest.mark.parametrize("ends", ["AB", "BA"])
+@pytest.mark.parametrize("begun", ["AAB", "ABA", "BBA", "BAB"])
+def test_a_turn_stored_at_its_end_and_one_stored_at_each_step_are_kept_though_their_session_expired(
+    begun: str, ends: str, exits: str
+) -> None:
+    """What the one had loaded is there again, brought along by the other, whose turn it is."""
+    clock = Clock()
+    buffer = SessionBuffer(MemoryStorage(clock=clock), default_user="u")
+    turns = Turns(buffer, {"A": 1, "B": 1}, exits)
+    turns.go_on(begun)
+    clock.advance(1801)
+    for me in ends:
+        turns.go_on(9 * me)
+    shown = texts(buffer.history(session_id="t").messages)
+    said = [[f"{me}?", f"{me} call 0", f"result of {me} call 0", f"{me}!"] for me in "AB"]
+    assert shown in (said[0] + said[1], said[1] + said[0])
