@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections import defaultdict, deque
 from collections.abc import Callable
-from datetime import datetime, time
+from datetime import datetime, time, timezone, tzinfo
 from enum import Enum
 from functools import cached_property
 from typing import Any
@@ -83,7 +83,7 @@ def taken_apart(value: Any) -> list[Any] | None:
 
 def _time_apart(value: Any) -> list[Any] | None:
     """What ISO 8601 does not tell of a datetime or a time; None where it tells all."""
-    if isinstance(value.tzinfo, ZoneInfo) and value.tzinfo.key:
+    if _has_name(value.tzinfo):
         # It tells the offset alone, and of a zone's offset at another time nothing.
         date = [*value.timetuple()[:3]] if isinstance(value, datetime) else []
         clock = [value.hour, value.minute, value.second, value.microsecond]
@@ -92,6 +92,13 @@ def _time_apart(value: Any) -> list[Any] | None:
         # The second time a clock shows an hour; ISO 8601 does not tell it from the first.
         return [_FOLDED, [*value.timetuple()[:6], value.microsecond, value.tzinfo]]
     return None
+
+
+def _has_name(zone: tzinfo | None) -> bool:
+    """Whether a time zone has a name of its own, which an offset does not tell."""
+    if isinstance(zone, timezone):
+        return str(zone) != str(timezone(zone.utcoffset(None)))
+    return isinstance(zone, ZoneInfo) and bool(zone.key)
 
 
 def would_lose(value: Any) -> bool:

@@ -65,7 +65,15 @@ TYPES = [Colour, Level, Name, Count, Point, Ticket, Frozen, Slotted, Model]
 
 texts = st.text(max_size=8) | st.text(st.characters(), max_size=4) | st.sampled_from(["\ud800", "a\udfffb", "\0", "🙂"])
 integers = st.integers(-(2**80), 2**80) | st.sampled_from([2**63 - 1, 2**63, -(2**63), -(2**63) - 1, 2**64 - 1, 2**64])
-zones = st.sampled_from([None, timezone.utc, timezone(timedelta(hours=-5, minutes=-30)), ZoneInfo("Europe/Rome")])
+zones = st.sampled_from(
+    [
+        None,
+        timezone.utc,
+        timezone(timedelta(hours=-5, minutes=-30)),
+        timezone(timedelta(hours=1), "CET"),
+        ZoneInfo("Europe/Rome"),
+    ]
+)
 hashable = (
     st.none()
     | st.booleans()

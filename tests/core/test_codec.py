@@ -80,6 +80,7 @@ def test_a_value_of_a_learning_codec_comes_out_as_it_went_in(value: Any) -> None
         {1, "a", 2.5}, frozenset({(1, 2)}), datetime(2024, 2, 29, 12, 0, 0, 7),  # noqa: DTZ001  # a naive one
         Decimal("1.10"), Decimal("NaN"), Decimal("sNaN"), date(1, 1, 1),
         datetime(2024, 1, 1, tzinfo=timezone(timedelta(minutes=-330))), timedelta(microseconds=-1), time(23, 59),
+        datetime(2024, 1, 1, tzinfo=timezone(timedelta(hours=1), "CET")), time(1, tzinfo=timezone(timedelta(), "Z")),
         Ticket(1, Point(Frozen((1,)), {2**70})), Model(held=(b"x",)), Name("n"), Count(3), UUID(int=7), {},
         [], (), set(), "", b"", 0, False, None, deque([1, (2,)]), deque([1, (2,)], 3),
         TextAccessor("text"), {"a": {2**70: ("\ud800", math.nan)}}, defaultdict(list, a=[(1,)]),
