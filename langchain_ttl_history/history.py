@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from langchain_core.chat_history import BaseChatMessageHistory
-from langchain_core.messages import BaseMessage, SystemMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, get_buffer_string
 
 from langchain_ttl_history.display import Portrait, history_card
 from langchain_ttl_history.errors import SessionDeletedError, TypeNotAllowedError, brief
@@ -45,6 +45,12 @@ class TTLChatMessageHistory(BaseChatMessageHistory):
 
     def __repr__(self) -> str:
         return f"TTLChatMessageHistory(user_id={self._key.user_id!r}, session_id={self._key.session_id!r})"
+
+    def __str__(self) -> str:
+        if self._turn is not None:
+            return get_buffer_string(self._turn.messages)
+        found = self._portrait()
+        return "" if found is None else get_buffer_string([found.messages[place] for place in sorted(found.shown)])
 
     def _repr_html_(self) -> str:
         return history_card(*self._key, self._portrait())
@@ -123,21 +129,37 @@ class TTLChatMessageHistory(BaseChatMessageHistory):
             SessionDeletedError: The session was deleted since this turn read it.
             StorageError: The storage could not be reached.
         """
-        self.add_messages([self._event(text)])
+        self.add_messages([self._made(SystemMessage, text)])
 
     async def aadd_system_message(self, text: str | list[str | dict[Any, Any]]) -> None:
         """Async `add_system_message`."""
-        await self.aadd_messages([self._event(text)])
+        await self.aadd_messages([self._made(SystemMessage, text)])
 
-    def _event(self, text: object) -> SystemMessage:
-        if not isinstance(text, (str, list)):
-            raise TypeNotAllowedError(f"{label(self._key)}: a system message is text, not {brief(text)}")
+    def add_user_message(self, message: HumanMessage | str) -> None:
+        """Append a question; see `add_messages`.
+
+        Raises:
+            TypeNotAllowedError: It is neither a `HumanMessage` nor the content of one.
+        """
+        self.add_messages([message if isinstance(message, HumanMessage) else self._made(HumanMessage, message)])
+
+    def add_ai_message(self, message: AIMessage | str) -> None:
+        """Append an answer; see `add_messages`.
+
+        Raises:
+            TypeNotAllowedError: It is neither an `AIMessage` nor the content of one.
+        """
+        self.add_messages([message if isinstance(message, AIMessage) else self._made(AIMessage, message)])
+
+    def _made(self, kind: type[BaseMessage], content: Any) -> BaseMessage:
         try:
-            return SystemMessage(text)
-        except ValueError as error:
-            raise TypeNotAllowedError(
-                f"{label(self._key)}: a system message is text or a list of content blocks, not {brief(text)}"
-            ) from error
+            if isinstance(content, (str, list)):
+                return kind(content)
+        except ValueError:
+            pass
+        raise TypeNotAllowedError(
+            f"{label(self._key)}: a {kind.__name__} takes text or a list of content blocks, not {brief(content)}"
+        )
 
     def clear(self) -> None:
         """Delete the session, its graph state included.

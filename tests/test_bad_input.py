@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, RemoveMessage
+from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, HumanMessage, RemoveMessage
 from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
@@ -371,11 +371,25 @@ async def test_a_message_whose_id_is_no_text_is_refused_by_every_door(session: S
     assert await session.texts() == ["before"]
 
 
-@pytest.mark.parametrize("event", [None, 42, HumanMessage("x"), [["nested"]], [None], [5]])
-async def test_an_event_that_is_no_text_is_refused(session: Session, event: Any) -> None:
-    with pytest.raises(TypeNotAllowedError, match="a system message is text"):
-        await session.event(event)
+@pytest.mark.parametrize("content", [None, 42, ("human", "x"), ChatMessage("x", role="r"), [["nested"]], [None], [5]])
+async def test_content_that_is_no_text_is_refused(session: Session, content: Any) -> None:
+    with pytest.raises(TypeNotAllowedError, match="a SystemMessage takes text"):
+        await session.event(content)
+    for add in (session.history.add_user_message, session.history.add_ai_message):
+        with pytest.raises(TypeNotAllowedError, match=r"s1.*a (Human|AI)Message takes text"):
+            await asyncio.to_thread(add, content)
     assert await session.messages() == []
+
+
+async def test_a_question_and_an_answer_are_added_as_text_or_as_messages(session: Session) -> None:
+    history = session.history
+    for question, answer in (("q", "a"), (HumanMessage("q"), AIMessage("a")), ([{"type": "text", "text": "q"}], ["a"])):
+        await asyncio.to_thread(history.add_user_message, question)
+        await asyncio.to_thread(history.add_ai_message, answer)
+    assert [(type(message), message.text) for message in await session.messages()] == [
+        (HumanMessage, "q"),
+        (AIMessage, "a"),
+    ] * 3
 
 
 async def test_adding_nothing_stores_nothing(session: Session) -> None:
@@ -610,7 +624,7 @@ async def test_what_narrows_a_list_or_a_history_of_writes_is_checked(session: Se
 
 @pytest.mark.parametrize("make", [MemoryStorage, SQLiteStorage, RedisStorage])
 @pytest.mark.parametrize(
-    "bad", [0, "", 5, "now", *(lambda now=now: now for now in ("12", None, math.nan, math.inf, True))]
+    "bad", [0, "", 5, "now", *(lambda now=now: now for now in ("12", None, math.nan, math.inf, True, -1, 1e12))]
 )
 def test_a_clock_that_tells_no_time_is_refused(make: Any, bad: Any, tmp_path: Path) -> None:
     place = {MemoryStorage: (), SQLiteStorage: (tmp_path / "s.db",), RedisStorage: ("redis://localhost",)}[make]

@@ -6,12 +6,13 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from math import isfinite
 from typing import TypeAlias
 
 from langchain_ttl_history.errors import ConfigurationError, brief
 
 __all__ = ["Clock", "checked_clock", "steady_clock"]
+
+_LATEST = 253_402_300_800.0  # The year 10,000, which no `datetime` can have.
 
 Clock: TypeAlias = Callable[[], float]
 
@@ -20,14 +21,14 @@ def checked_clock(clock: Clock | None) -> Clock | None:
     """The clock that a storage is given, if it is one.
 
     Raises:
-        ConfigurationError: It cannot be called, or gives no number of seconds.
+        ConfigurationError: It cannot be called, or gives no number of seconds, or one that no date has.
     """
     if clock is None:
         return None
     if not callable(clock):
         raise ConfigurationError(f"clock must be a function like time.time, not {brief(clock)}")
     now = clock()
-    if type(now) not in (int, float) or not isfinite(now):
+    if type(now) not in (int, float) or not 0 <= now < _LATEST:
         raise ConfigurationError(f"clock must give seconds since the epoch, as time.time does, not {brief(now)}")
     return clock
 

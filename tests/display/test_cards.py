@@ -148,18 +148,23 @@ def test_to_look_is_no_use(buffer: SessionBuffer, clock: Clock) -> None:
     clock.advance(60)
     for each in (buffer.history("alice", "support"), buffer.info("alice", "support"), buffer):
         each._repr_html_()
+        str(each)
     assert buffer.info("alice", "support") == before
 
 
 def test_to_look_does_not_begin_a_turn(buffer: SessionBuffer) -> None:
     turn = buffer.get_session_history("support", user_id="alice")
     turn._repr_html_()
+    assert str(turn) == str(buffer.history("alice", "support"))
     buffer.history("alice", "support").add_system_message("One more.")
     assert turn.messages[-1].text == "One more."
+    buffer.history("alice", "support").add_system_message("Not in this turn.")
+    assert str(turn).splitlines()[-1] == "System: One more."
 
 
 def test_to_look_creates_nothing(buffer: SessionBuffer) -> None:
     assert "There is no such session." in text_of(buffer.history("bob", "s1")._repr_html_())
+    assert not str(buffer.history("bob", "s1"))
     assert buffer.info("bob", "s1") is None
 
 
