@@ -104,6 +104,19 @@ def test_a_bounded_deque_keeps_its_bound(codec: Codec) -> None:
     assert (list(back), back.maxlen) == ([1, 2], 3)
 
 
+def test_what_a_router_of_models_decided_comes_out_as_it_went_in() -> None:
+    """LangChain's middleware keeps it in an agent's state."""
+    types = pytest.importorskip("langchain_core.decisions.types", reason="comes with langchain-core 1.8")
+    codec = Codec()
+    for value in (
+        types.ChoiceAnswer(type="choice", choice="a", probabilities={"a": 0.9, "b": 0.1}, confidence=0.8),
+        types.NoulAnswer(type="noul", noul=0.5),
+        types.ScoreAnswer.model_construct(type="score", score=0.5),
+        types.BoxAnswer(type="box", box=types.BoxCoordinates(top=0.0, bottom=1.0, left=0.0, right=1.0)),
+    ):
+        assert exactly(codec.loads(codec.dumps({"model_route": value}, "here")), {"model_route": value})
+
+
 def test_a_mapping_with_defaults_goes_on_making_them(codec: Codec) -> None:
     back = codec.loads(codec.dumps({"found": defaultdict(list, a=[1])}, "here"))["found"]
     assert (back["a"], back["b"]) == ([1], [])
