@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.types import Command, interrupt
 
 from .helpers import (
     GRAPH_KINDS,
@@ -36,12 +38,14 @@ def plain(snapshot: Any) -> dict[str, Any]:
     }
 
 
-async def on_both(session: Session, kind: str, scenario: Callable[[Session, Any, list[Any]], Any]) -> None:
+async def on_both(
+    session: Session, kind: str, scenario: Callable[[Session, Any, list[Any]], Any], tools: Any = None
+) -> None:
     """The scenario notes the same on `InMemorySaver` and on ours."""
     notes: list[list[Any]] = []
     for saver in (InMemorySaver(), session.buffer.checkpointer()):
         notes.append([])
-        await scenario(session, build_graph(kind, saver), notes[-1])
+        await scenario(session, build_graph(kind, saver, tools=tools), notes[-1])
     reference, ours = notes
     assert reference, "the scenario noted nothing"
     for expected, actual in zip(reference, ours, strict=True):
@@ -149,6 +153,31 @@ async def test_an_edit_of_an_old_message_forks_as_with_the_in_memory_saver(sessi
         notes.append(await history_of(session, graph))
 
     await on_both(session, kind, scenario)
+
+
+@tool
+def lookup(thing: str) -> str:
+    """Look a thing up when a human allows it."""
+    return f"{interrupt('may I?')} facts about {thing}"
+
+
+@pytest.mark.parametrize("forks", [False, True], ids=["asked anew", "forked"])
+async def test_a_question_to_a_person_that_was_left_behind_and_is_answered_leaves_behind_what_came_since(
+    session: Session, kind: str, *, forks: bool
+) -> None:
+    async def scenario(session: Session, graph: Any, notes: list[Any]) -> None:
+        await session.ask(graph, "hello")
+        after_hello = (await session.state(graph)).config
+        await session.ask(graph, "look up whales")
+        waiting = (await session.state(graph)).config
+        since = {"messages": [HumanMessage("since")]}
+        await session.colour.call(graph, "invoke", since, after_hello if forks else session.config)
+        result = await session.colour.call(graph, "invoke", Command(resume="yes:"), waiting)
+        notes.append(texts(result["messages"]))
+        notes.append(plain(await session.state(graph)))
+        notes.append(texts((await session.ask(graph, "on"))["messages"]))
+
+    await on_both(session, kind, scenario, [lookup])
 
 
 async def test_a_fork_does_not_drag_back_what_a_graph_left_behind(session: Session, kind: str) -> None:
