@@ -39,7 +39,8 @@ def _refused(url: str) -> ConfigurationError:
         forms[scheme] = f"{scheme}://host:6379/0"
     if scheme in forms:
         return ConfigurationError(f"a {scheme} URL is written {forms[scheme]}")
-    what = f"no storage is known for {brief(scheme)} URLs" if colon else f"{brief(url)} is no URL of a storage"
+    known = f"no storage is known for {brief(scheme)} URLs"
+    what = known if scheme and colon else f"{brief(url)} is no URL of a storage"
     return ConfigurationError(f"{what}; use memory://, sqlite:///path.db, redis://host:6379/0 or valkey://host:6379/0")
 
 

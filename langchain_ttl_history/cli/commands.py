@@ -91,7 +91,7 @@ def sessions(
     """List the sessions of a user, or of everyone, the least recently used first."""
     with opened(context) as buffer:
         if (user is None) is not everyone:
-            raise ConfigurationError("name a user, or pass --all for the sessions of everyone")
+            raise ConfigurationError("either name a user, or pass --all for the sessions of everyone")
         unread: list[TTLHistoryError] = []
         found = readable(buffer.sessions(user, all_users=everyone), unread)
         if as_json:

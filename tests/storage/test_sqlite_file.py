@@ -198,6 +198,13 @@ def test_a_timeout_is_a_number_of_seconds(tmp_path: Path, timeout: Any) -> None:
         SQLiteStorage(tmp_path / "s.db", timeout=timeout)
 
 
+@pytest.mark.parametrize("durable", ["no", 0, None])
+def test_durable_is_true_or_false(tmp_path: Path, durable: Any) -> None:
+    with pytest.raises(ConfigurationError, match="durable must be True or False"):
+        SQLiteStorage(tmp_path / "s.db", durable=durable)
+    assert not (tmp_path / "s.db").exists()
+
+
 @pytest.mark.parametrize(
     "url", ["sqlite://", "sqlite:///", "sqlite:", "sqlite://host/x.db", "sqlite:///x.db?mode=ro", "sqlite:x"]
 )

@@ -120,7 +120,7 @@ def test_a_lock_held_for_too_long_is_an_error(opens: Opens, tmp_path: Path) -> N
     storage = opens(timeout=0.2)
     other = sqlite3.connect(tmp_path / "s.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    with pytest.raises(StorageError, match="locked") as raised:
+    with pytest.raises(StorageError, match=r"locked; another program .* larger timeout") as raised:
         storage.write(KEY, saying("hello"))
     assert isinstance(raised.value.__cause__, sqlite3.OperationalError)
     assert said(storage) == []

@@ -20,6 +20,7 @@ _WRITABLE = "the file and its folder must be writable by this user, also in orde
 _WAYS_OUT = {
     "readonly database": _WRITABLE,
     "unable to open database file": f"{_WRITABLE}, and the process must not have too many files open",
+    "is locked": "another program holds it: let that end its transaction, or give SQLiteStorage a larger timeout",
     "is not a database": "it is another program's, or damaged: name a different file, or bring back a copy",
 }
 

@@ -66,13 +66,15 @@ class SQLiteStorage:
         self._path = valid_path(path)
         if type(timeout) not in (int, float) or not 0 < timeout < 86_400:
             raise ConfigurationError(f"timeout must be more than 0 seconds and less than a day, not {brief(timeout)}")
+        if type(durable) is not bool:
+            raise ConfigurationError(f"durable must be True or False, not {brief(durable)}")
         self.private = self._path == MEMORY
         self._clock = checked_clock(clock) or time.time
         self._mirrors = Mirrors()
         self._writes = 0
         # Separate, so that reads do not queue behind writes that wait for other processes.
         self._readers, self._writers = Executor(_READERS, timeout), Executor(_WRITERS, timeout)
-        self._transactions = Transactions(self._path, durable=bool(durable), timeout=timeout)
+        self._transactions = Transactions(self._path, durable=durable, timeout=timeout)
         # Finish the deletion of a process that was killed in the middle of it. Where the disk is full it has to wait:
         # what is stored can still be read.
         with suppress(StorageError):
