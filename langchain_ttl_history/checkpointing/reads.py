@@ -36,10 +36,9 @@ from langchain_ttl_history.stored.names import (
     WRITES,
     checkpoint_name,
     head_name,
-    key_of,
     writes_name,
 )
-from langchain_ttl_history.stored.pending import PendingWrite, decode_writes, has_open_interrupt
+from langchain_ttl_history.stored.pending import PendingWrite, decode_writes
 from langchain_ttl_history.stored.values import SNAPSHOT
 from langchain_ttl_history.views import View, view_of
 
@@ -93,7 +92,7 @@ class CheckpointReads:
         elif id in (None, view.record.checkpoint["id"]):
             found = self._latest(key, view, view.record)
         elif lease is None or self._is_shown(snapshot, id):
-            found = self._older(key, view, id)
+            found = self._older(key, snapshot, id)
         if found is None:
             return None
         self.sessions.cache.count(key)
@@ -143,8 +142,7 @@ class CheckpointReads:
         known.bodies.last_load = Load(id, token.shown, tuple(shown))
         return loaded, token
 
-    def _older(self, key: SessionKey, view: View, id: str) -> tuple[Loaded, Token] | None:
-        snapshot = view.snapshot
+    def _older(self, key: SessionKey, snapshot: Snapshot, id: str) -> tuple[Loaded, Token] | None:
         record = found_record("", id, snapshot.blobs, self.sessions.codec)
         if record is None:
             return None
@@ -153,23 +151,9 @@ class CheckpointReads:
         shown, messages = self.sessions.windowed(record.names, dict(zip(record.names, decoded, strict=True)))
         whole = len(shown) == len(record.names)
         loaded = self._loaded(snapshot, id, record, messages, unchanged=whole)
-        # Whoever goes back leaves behind what was said since, but not who answers a question that waited meanwhile.
-        waited = self._waits_beside(view, record)
-        seen = record.seen.until(snapshot.position) if waited else Seen(snapshot.position)
+        seen = Seen(snapshot.position)
         token = Token.of(snapshot.generation, id, seen, shown, record.names)
         return loaded, token
-
-    def _waits_beside(self, view: View, record: Record) -> bool:
-        """Whether a checkpoint that is not the latest waits for an answer in a turn that nobody has left behind.
-
-        It was the latest until another run ended that did not know of it.
-        """
-        id, snapshot = record.checkpoint["id"], view.snapshot
-        if not has_open_interrupt(snapshot.lists.get(writes_name("", id), ()), self.sessions.codec):
-            return False
-        lines = newest_lines(snapshot.lists.get(INDEX, ()))
-        is_there = any(key_of(name) == record.last for name in view.names)
-        return is_there and all(line.parent != id for line in lines)
 
     def _loaded(
         self,

@@ -316,31 +316,6 @@ async def test_an_interrupt_survives_turns_and_events_through_the_history(sessio
     )
 
 
-@pytest.mark.parametrize("others", [False, True], ids=["at once", "after other turns"])
-@pytest.mark.parametrize("kind", GRAPH_KINDS)
-async def test_an_answer_to_a_question_beside_which_another_run_has_ended_leaves_nothing_behind(
-    session: Session, kind: str, others: bool
-) -> None:
-    gate = Gate()
-    slow = build_graph(kind, session.buffer.checkpointer(), ScriptedModel(gates={"slow": gate}))
-    turn = session.begin(slow, "slow")
-    await gate.reached()
-    agent, _ = await interrupted(session, kind)
-    waiting = await session.state(agent)
-    gate.release()
-    await turn
-    assert not (await session.state(agent)).interrupts
-    expected = [said_by("slow"), said_by("hello")]
-    if others:
-        await session.say(build_chain(session.buffer), "a chain's turn")
-        await session.ask(build_graph(kind, session.buffer.checkpointer()), "an agent's turn")
-        expected += [said_by("a chain's turn"), said_by("an agent's turn")]
-    answer = ("granted: facts about whales", "answer: granted: facts about whales")
-    await session.colour.call(agent, "invoke", Command(resume="granted:"), waiting.config)
-    await check(session, *expected, ["look up whales", "call whales", *answer])
-    assert await session.seen_by(agent) == await session.texts()
-
-
 @pytest.mark.parametrize("kind", GRAPH_KINDS)
 async def test_an_interrupt_survives_the_freeing_of_messages_and_bytes(
     session_with: Callable[..., Session], kind: str
