@@ -158,7 +158,7 @@ class TTLChatMessageHistory(BaseChatMessageHistory):
         except ValueError:
             pass
         raise TypeNotAllowedError(
-            f"{label(self._key)}: a {kind.__name__} takes text or a list of content blocks, not {brief(content)}"
+            f"{label(self._key)}: {kind.__name__} takes text or a list of content blocks, not {brief(content)}"
         )
 
     def clear(self) -> None:

@@ -18,6 +18,7 @@ from langchain_ttl_history.checkpointing.run_token import Token
 from langchain_ttl_history.checkpoints import decode_record
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.encoding.langgraph_values import delta_snapshot, snapshot_value
+from langchain_ttl_history.errors import TTLHistoryError
 from langchain_ttl_history.flow import Flow, Read
 from langchain_ttl_history.log_entries import deltas_of
 from langchain_ttl_history.sessions import Sessions
@@ -32,6 +33,8 @@ _NOTHING: frozenset[str] = frozenset()
 
 def may_bring_back(put: Put, channel: str) -> bool:
     """Whether a put may have messages that were cut before its run began: an answer before a question, both new.
+
+    An agent that hands over to another by a question of its own looks the same.
 
     Args:
         put: The put.
@@ -61,13 +64,17 @@ def knowing_past(sessions: Sessions, put: Put, token: Token, channel: str) -> Fl
         token: The put's.
         channel: The channel that holds the conversation.
     """
-    messages = snapshot_value(put.values[channel])
-    given = {message.id for message in messages}.difference(map(key_of, token.names), token.cut)
-    known = sessions.cache.of(put.key, token.generation)
-    if known.past is None or known.past[0] != token.id:
+    known = sessions.cache.last(put.key)
+    if known is not None and known.generation != token.generation:
+        known = None  # Its session ended, and of that one nothing is stored any more.
+    past = None if known is None or known.past is None or known.past[0] != token.id else known.past[1]
+    if past is None:
         snapshot: Snapshot = yield Read(put.key, Query(outline=True))
-        known.past = token.id, _past(snapshot, token.id, sessions.codec)
-    return put._replace(token=token._replace(cut=token.cut.union(known.past[1].intersection(given))))
+        past = _past(snapshot, token.id, sessions.codec) if snapshot.generation == token.generation else _NOTHING
+        if known is not None:
+            known.past = token.id, past
+    given = {message.id for message in snapshot_value(put.values[channel])}.difference(map(key_of, token.names))
+    return put._replace(token=token._replace(cut=token.cut.union(past.intersection(given))))
 
 
 def _past(snapshot: Snapshot, id: str, codec: Codec) -> frozenset[str]:
@@ -76,12 +83,17 @@ def _past(snapshot: Snapshot, id: str, codec: Codec) -> frozenset[str]:
     keys: set[str] = set()
     parent: str | None = id
     while parent is not None and (blob := blobs.pop(checkpoint_name("", parent), None)) is not None:
-        record = decode_record(blob, codec)
+        try:
+            record = decode_record(blob, codec)
+        except TTLHistoryError:
+            break  # A checkpoint that cannot be read tells nothing, and keeps no other from being stored.
         keys.update(map(key_of, record.names))
         parent = record.parent
     gone: set[str] = set()
     for delta in deltas_of(snapshot.lists.get(LOG, ())):
         gone.update(delta.removed)
+        if delta.keeps is not None:
+            gone.update(keys.difference(delta.keeps))
         gone.difference_update(map(key_of, delta.added))
     return frozenset(keys - gone)
 
@@ -90,27 +102,38 @@ def brought_back(step: Step, cut: frozenset[str]) -> frozenset[str]:
     """The keys of the messages that belong before the window, if the step put any of them back; else empty.
 
     Args:
-        step: The step; what is shown of it begins with what steps before put back.
+        step: The step; what it was shown begins with what steps before put back.
         cut: The keys of the messages that the window had cut when the run began.
     """
     names, known = step.record.names, len(step.shown)
     new = names[known:] if names[:known] == step.shown else names
-    return _NOTHING if cut.isdisjoint(map(key_of, new)) else cut - _asked_again(step, cut)
+    if cut.isdisjoint(map(key_of, new)):
+        return _NOTHING
+    return cut.difference(_said_again(step, cut), _asked_again(step, cut))
+
+
+def _said_again(step: Step, cut: frozenset[str]) -> frozenset[str]:
+    """The keys of cut messages that an earlier step of the run has said again: they stand behind others."""
+    keys = [*map(key_of, step.shown)]
+    first = next((at for at, key in enumerate(keys) if key not in cut), len(keys))
+    return cut.intersection(keys[first:])
 
 
 def _asked_again(step: Step, cut: frozenset[str]) -> frozenset[str]:
-    """The keys of cut messages that somebody says again, from a question on: they are new."""
-    keys = [*map(key_of, step.shown)]
-    first = next((at for at, key in enumerate(keys) if key not in cut), len(keys))
-    again = cut.intersection(keys[first:])  # An earlier step of the run was given them.
+    """The key of a cut question that somebody asks again, as the last one and without its old answer; else empty."""
     if not step.has_input and step.record.metadata.get("source") != "update":
-        return again
-    if any(isinstance(message, HumanMessage) and message.id not in cut for message in step.new()):
-        return again
-    messages = snapshot_value(step.value)
-    last = max((at for at, message in enumerate(messages) if isinstance(message, HumanMessage)), default=len(messages))
-    asked = {message.id for message in messages[last:]}
-    return again | cut.intersection(asked) if last < len(messages) and messages[last].id in cut else again
+        return _NOTHING
+    asked = _NOTHING
+    for message in step.new():
+        if isinstance(message, AIMessage):
+            if message.id not in cut:
+                break  # The run's own.
+            asked = _NOTHING
+        elif isinstance(message, HumanMessage):
+            if message.id not in cut:
+                return _NOTHING
+            asked = frozenset({message.id})
+    return asked
 
 
 def keep_cut_first(value: Any, cut: AbstractSet[str]) -> Any:

@@ -119,7 +119,7 @@ class Step(NamedTuple):
         return [message for message in messages if message.id not in old]
 
 
-def step_changes(step: Step, cut: AbstractSet[str]) -> list[Delta]:
+def step_changes(step: Step, back: AbstractSet[str]) -> list[Delta]:
     """The changes that a step of a run makes: what it added and removed, and which message of its turn that follows.
 
     A run that resumes continues the interrupted turn; any other run opens a turn, whose first message follows nothing.
@@ -127,12 +127,12 @@ def step_changes(step: Step, cut: AbstractSet[str]) -> list[Delta]:
 
     Args:
         step: The step; `last` of its record is set here.
-        cut: Keys of messages that the window had cut and that came back (see `brought_back`); they are not new.
+        back: Keys of messages that the window had cut and that came back (see `brought_back`); they are not new.
     """
     record, shown, before = step.record, step.shown, step.before
     names: Sequence[str] = record.names
-    if cut:
-        shown, names = ([name for name in each if key_of(name) not in cut] for each in (shown, names))
+    if back:
+        shown, names = ([name for name in each if key_of(name) not in back] for each in (shown, names))
     removed, added = diff(shown, names)
     last = None if before is None else before.last
     if last is None and shown:

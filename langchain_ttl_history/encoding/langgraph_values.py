@@ -21,8 +21,8 @@ LANGGRAPH = JsonPlusSerializer()
 _ONE_ARGUMENT, _POSITIONAL, _KEYWORDS, _METHOD, _PYDANTIC_1, _PYDANTIC_2, _ARRAY, _DELTA = range(8)
 
 # LangGraph's own containers, the one in which a streamed LangChain runnable hands its output to a graph, Python's
-# mappings, the text of a message, and what LangChain's middleware keeps in a state (from langchain-core 1.8 on), besides
-# the types LangGraph's serializer calls safe.
+# mappings, the text of a message, and what LangChain's middleware keeps in a state (from langchain-core 1.8 on),
+# besides the types LangGraph's serializer calls safe.
 SAFE = SAFE_MSGPACK_TYPES | {
     ("langgraph.checkpoint.serde.types", "_DeltaSnapshot"),
     ("langgraph._internal._io", "AddableValuesDict"),

@@ -11,7 +11,7 @@ from langchain_core.runnables.history import RunnableWithMessageHistory
 from langchain_ttl_history import Retention, SessionBuffer
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import MemoryStorage
-from langchain_ttl_history.storage.base import Query
+from langchain_ttl_history.storage.base import Blob, Change, Lease, Query
 from tests.langgraph.graphs import agent
 
 CONFIG: Any = {"configurable": {"user_id": "alice", "session_id": "s1", "thread_id": "s1"}}
@@ -83,3 +83,18 @@ def test_what_a_client_sends_again_after_another_program_costs_one_read_a_run() 
     storage.taken()
     graph.invoke({"messages": [*sent, HumanMessage("q3")]}, CONFIG)
     assert storage.taken().count("read") == 2
+
+
+def test_what_a_client_sends_again_is_stored_though_an_older_checkpoint_is_damaged() -> None:
+    storage = MemoryStorage()
+    graph = agent(SessionBuffer(storage, retention=Retention(max_messages=8)))
+    sent: list[Any] = []
+    for number in range(3):
+        sent.append(HumanMessage(f"q{number}", id=f"q{number}"))
+        sent += graph.invoke({"messages": sent[-1:]}, CONFIG)["messages"][-3:]
+    graph.invoke({"messages": [HumanMessage("another program's")]}, CONFIG)
+    key = SessionKey("alice", "s1")
+    older = [name for name in storage.read(key, Query(outline=True)).blobs if name[0] == "c"][:-1]
+    storage.write(key, Change(Lease(None, None), blobs={name: Blob(b"damaged") for name in older}))
+    graph.invoke({"messages": [*sent, HumanMessage("q3")]}, CONFIG)
+    assert "q3" in [message.text for message in graph.get_state(CONFIG).values["messages"]]

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, RemoveMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, RemoveMessage, SystemMessage, ToolMessage
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Command, interrupt
 
-from .helpers import GRAPH_KINDS, ScriptedModel, Session, build_graph, last_question
+from .helpers import GRAPH_KINDS, ScriptedModel, Session, build_graph, last_question, lookup_call
 
 Opens = Callable[..., Session]
 CAP = 6
@@ -35,7 +35,10 @@ class Client:
         self.said: list[BaseMessage] = []
 
     async def ask(self, text: str, **options: Any) -> None:
-        self.said.append(HumanMessage(text, id=text))
+        await self.send(HumanMessage(text, id=text), **options)
+
+    async def send(self, message: BaseMessage, **options: Any) -> None:
+        self.said.append(message)
         shown = {message.id for message in (await self._session.state(self._graph)).values.get("messages", [])}
         given = [message for message in self.said if message.id not in shown]
         result = await self._session.run(self._graph, {"messages": given}, **options)
@@ -106,6 +109,33 @@ async def test_what_others_said_meanwhile_makes_nothing_sent_again_the_newest(
         assert await shown(session, graph) == client.newest
 
 
+@pytest.mark.parametrize("durability", ["sync", "exit"])
+@pytest.mark.parametrize("last", ["a result", "an event"])
+async def test_what_is_sent_again_in_front_of_something_new_that_is_no_question_moves_nothing(
+    session_with: Opens, last: str, durability: str
+) -> None:
+    session = session_with(max_messages=CAP)
+
+    def model(state: MessagesState) -> Any:
+        newest = state["messages"][-1]
+        calls = [lookup_call("whales", "c")] if newest.text == "look" else []
+        return {"messages": [AIMessage(f"to {newest.text}", tool_calls=calls)]}
+
+    graph = StateGraph(MessagesState).add_node(model).add_edge(START, "model")
+    compiled = graph.compile(checkpointer=session.buffer.checkpointer())
+    client = Client(session, compiled)
+    for number in range(6):
+        await client.ask(f"q{number}", durability=durability)
+    if last == "a result":
+        await client.ask("look", durability=durability)
+        await client.send(ToolMessage("facts", tool_call_id="c", id="r"), durability=durability)
+    else:
+        await client.send(SystemMessage("event", id="e"), durability=durability)
+    assert (await shown(session, compiled))[-4:] == client.newest[-4:]
+    await client.ask("next", durability=durability)
+    assert await shown(session, compiled) == client.newest
+
+
 @pytest.mark.parametrize("kind", KINDS)
 async def test_what_was_removed_is_new_when_it_is_sent_again(session_with: Opens, kind: str) -> None:
     session = session_with(max_messages=CAP)
@@ -117,6 +147,19 @@ async def test_what_was_removed_is_new_when_it_is_sent_again(session_with: Opens
     await session.add(RemoveMessage(id=str(question.id)), RemoveMessage(id=str(answer.id)))
     await session.run(graph, {"messages": [question, answer, HumanMessage("q3", id="q3")]})
     assert (await shown(session, graph))[:-1] == ["q2", client.said[-1].id, "q1", answer.id, "q3"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_what_a_replacement_removed_is_new_when_it_is_sent_again(session_with: Opens, kind: str) -> None:
+    """What the window had cut of it as well."""
+    session = session_with(max_messages=CAP)
+    graph = agent_of(session, kind)
+    client = Client(session, graph)
+    for number in range(6):
+        await client.ask(f"q{number}")
+    await session.replace([SystemMessage("fresh")])
+    await session.run(graph, {"messages": [*client.said[:2], HumanMessage("new")]})
+    assert await session.texts() == ["fresh", "q0", "to q0", "new", "to new"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -187,10 +230,28 @@ async def test_what_is_said_behind_a_question_that_is_asked_again_stays_there(
         asked.append(HumanMessage(f"q{number}", id=f"u{number}"))
         await session.run(compiled, {"messages": asked[-1:]}, durability=durability)
     asked.append(HumanMessage("again", id="u2"))
-    given = [asked[-1], AIMessage("hint", id="to 3")]
+    given = [asked[-1], AIMessage("hint", id="hint")]
     await session.run(compiled, {"messages": given}, durability=durability)
     assert (await session.texts())[-3:] == ["again", "hint", "to again"]
     assert await session.seen_by(compiled) == await session.texts()
+
+
+@pytest.mark.parametrize("durability", ["sync", "exit"])
+async def test_a_question_that_is_asked_again_stays_though_its_run_asks_one_too(
+    session_with: Opens, durability: str
+) -> None:
+    session = session_with(max_messages=CAP)
+
+    def model(state: MessagesState) -> Any:
+        return {"messages": [answering(state["messages"]), HumanMessage("critic"), AIMessage("done")]}
+
+    graph = StateGraph(MessagesState).add_node(model).add_edge(START, "model")
+    compiled = graph.compile(checkpointer=session.buffer.checkpointer())
+    for number in range(4):
+        given = {"messages": [HumanMessage(f"q{number}", id=f"u{number}")]}
+        await session.run(compiled, given, durability=durability)
+    await session.run(compiled, {"messages": [HumanMessage("again", id="u1")]}, durability=durability)
+    assert (await session.texts())[-4:] == ["again", "to again", "critic", "done"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -307,3 +307,31 @@ def test_a_turn_stored_at_its_end_and_one_stored_at_each_step_are_kept_though_th
     shown = texts(buffer.history(session_id="t").messages)
     said = [[f"{me}?", f"{me} call 0", f"result of {me} call 0", f"{me}!"] for me in "AB"]
     assert shown in (said[0] + said[1], said[1] + said[0])
+
+
+@pytest.mark.parametrize("critic", [False, True])
+def test_a_question_to_a_person_is_kept_though_another_run_says_questions_after_their_session_expired(
+    critic: bool,
+) -> None:
+    """What that run may have brought back is looked for, and nothing that others still need is forgotten for that."""
+    clock = Clock()
+    buffer = SessionBuffer(MemoryStorage(clock=clock), default_user="u")
+
+    def step(_: Any) -> Any:
+        return {"messages": [AIMessage("said"), *([HumanMessage("critic")] if critic else [])]}
+
+    buffer.history(session_id="t").add_messages([HumanMessage("hi"), AIMessage("hello")])
+    says_more = chained(buffer, a=step, b=step, c=step, d=step)
+    turn = says_more.stream({"messages": [HumanMessage("q")]}, CONFIG, durability="sync")
+    next(turn)
+    asks = chained(buffer, draft=says("draft"), asks=lambda _: {"messages": [AIMessage(interrupt("send?"))]})
+    asking = asks.stream({"messages": [HumanMessage("mail")]}, CONFIG, durability="sync")
+    next(asking)
+    clock.advance(1801)
+    next(turn)
+    next(turn)
+    assert len(list(asking)) == 1
+    list(turn)
+    shown = texts(buffer.history(session_id="t").messages)
+    said = 4 * ["said", *(["critic"] if critic else [])]
+    assert shown == ["hi", "hello", "q", *said, "mail", "draft"]
