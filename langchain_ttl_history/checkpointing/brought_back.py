@@ -1,8 +1,8 @@
 """Messages that a window had cut, and that a run brings back: they keep their old place, before the window.
 
 A subgraph may still hold such messages and return them, and a client may send its whole conversation with each
-question. The graph, which was not shown them, appends them as new. So they are looked for in what its run's checkpoint
-had before the window; and what a step says besides such messages alone, in the checkpoints that this one builds on.
+question. The graph, which was not shown them, appends them as new. They are known by what the checkpoint that its run
+loaded had before the window; and where that does not tell, by what the checkpoints had that this one builds on.
 """
 
 from __future__ import annotations
@@ -65,12 +65,13 @@ def knowing_past(sessions: Sessions, put: Put, token: Token, channel: str) -> Fl
         channel: The channel that holds the conversation.
     """
     known = sessions.cache.last(put.key)
-    if known is not None and known.generation != token.generation:
-        known = None  # Its session ended, and of that one nothing is stored any more.
     past = None if known is None or known.past is None or known.past[0] != token.id else known.past[1]
     if past is None:
         snapshot: Snapshot = yield Read(put.key, Query(outline=True))
-        past = _past(snapshot, token.id, sessions.codec) if snapshot.generation == token.generation else _NOTHING
+        try:
+            past = _past(snapshot, token.id, sessions.codec)
+        except TTLHistoryError:
+            past = _NOTHING  # What cannot be read tells nothing, and keeps no put from being stored.
         if known is not None:
             known.past = token.id, past
     given = {message.id for message in snapshot_value(put.values[channel])}.difference(map(key_of, token.names))
@@ -83,10 +84,7 @@ def _past(snapshot: Snapshot, id: str, codec: Codec) -> frozenset[str]:
     keys: set[str] = set()
     parent: str | None = id
     while parent is not None and (blob := blobs.pop(checkpoint_name("", parent), None)) is not None:
-        try:
-            record = decode_record(blob, codec)
-        except TTLHistoryError:
-            break  # A checkpoint that cannot be read tells nothing, and keeps no other from being stored.
+        record = decode_record(blob, codec)
         keys.update(map(key_of, record.names))
         parent = record.parent
     gone: set[str] = set()
@@ -136,14 +134,14 @@ def _asked_again(step: Step, cut: frozenset[str]) -> frozenset[str]:
     return asked
 
 
-def keep_cut_first(value: Any, cut: AbstractSet[str]) -> Any:
+def keep_cut_first(value: Any, back: AbstractSet[str]) -> Any:
     """The value of the conversation's channel, with messages that the window had cut moved from its end to its front.
 
     Args:
         value: The channel's value.
-        cut: The keys of the messages.
+        back: The keys of these messages.
     """
     messages = snapshot_value(value)
-    back = [message for message in messages if message.id in cut]
-    ordered = back + [message for message in messages if message.id not in cut]
+    ordered = [message for message in messages if message.id in back]
+    ordered += [message for message in messages if message.id not in back]
     return ordered if value is messages else delta_snapshot(ordered)

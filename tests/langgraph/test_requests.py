@@ -72,14 +72,20 @@ def test_a_chains_turn_costs_one_read_and_one_write_and_freeing_costs_none() -> 
     assert len(storage.read(SessionKey("alice", "s1"), Query(outline=True)).lists["log"]) <= 20 * 1.25 + 16
 
 
+def said_before_another_program(graph: Any) -> list[Any]:
+    """What a client and a graph have said in three turns, after which another program has had one."""
+    said: list[Any] = []
+    for number in range(3):
+        said.append(HumanMessage(f"q{number}", id=f"q{number}"))
+        said += graph.invoke({"messages": said[-1:]}, CONFIG)["messages"][-3:]
+    graph.invoke({"messages": [HumanMessage("another program's")]}, CONFIG)
+    return said
+
+
 def test_what_a_client_sends_again_after_another_program_costs_one_read_a_run() -> None:
     storage = Counting()
     graph = agent(SessionBuffer(storage, retention=Retention(max_messages=8)))
-    sent: list[Any] = []
-    for number in range(3):
-        sent.append(HumanMessage(f"q{number}", id=f"q{number}"))
-        sent += graph.invoke({"messages": sent[-1:]}, CONFIG)["messages"][-3:]
-    graph.invoke({"messages": [HumanMessage("another program's")]}, CONFIG)
+    sent = said_before_another_program(graph)
     storage.taken()
     graph.invoke({"messages": [*sent, HumanMessage("q3")]}, CONFIG)
     assert storage.taken().count("read") == 2
@@ -88,11 +94,7 @@ def test_what_a_client_sends_again_after_another_program_costs_one_read_a_run() 
 def test_what_a_client_sends_again_is_stored_though_an_older_checkpoint_is_damaged() -> None:
     storage = MemoryStorage()
     graph = agent(SessionBuffer(storage, retention=Retention(max_messages=8)))
-    sent: list[Any] = []
-    for number in range(3):
-        sent.append(HumanMessage(f"q{number}", id=f"q{number}"))
-        sent += graph.invoke({"messages": sent[-1:]}, CONFIG)["messages"][-3:]
-    graph.invoke({"messages": [HumanMessage("another program's")]}, CONFIG)
+    sent = said_before_another_program(graph)
     key = SessionKey("alice", "s1")
     older = [name for name in storage.read(key, Query(outline=True)).blobs if name[0] == "c"][:-1]
     storage.write(key, Change(Lease(None, None), blobs={name: Blob(b"damaged") for name in older}))

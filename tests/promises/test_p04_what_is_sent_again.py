@@ -154,11 +154,11 @@ async def test_what_a_replacement_removed_is_new_when_it_is_sent_again(session_w
     """What the window had cut of it as well."""
     session = session_with(max_messages=CAP)
     graph = agent_of(session, kind)
-    client = Client(session, graph)
-    for number in range(6):
-        await client.ask(f"q{number}")
+    first = (await session.ask(graph, "q0"))["messages"]
+    for number in range(1, 6):
+        await session.ask(graph, f"q{number}")
     await session.replace([SystemMessage("fresh")])
-    await session.run(graph, {"messages": [*client.said[:2], HumanMessage("new")]})
+    await session.run(graph, {"messages": [*first, HumanMessage("new")]})
     assert await session.texts() == ["fresh", "q0", "to q0", "new", "to new"]
 
 
@@ -319,3 +319,20 @@ async def test_what_a_subgraph_with_a_state_of_its_own_returns_keeps_its_old_pla
     assert await session.texts() == said[-CAP:]
     await session.ask(compiled, "next")
     assert await session.texts() == [*said, "next", "to next: "][-CAP:]
+
+
+@pytest.mark.parametrize("durability", ["sync", "exit"])
+async def test_an_old_question_that_a_node_says_again_is_not_asked(session_with: Opens, durability: str) -> None:
+    session = session_with(max_messages=CAP)
+    held: list[BaseMessage] = []
+
+    def model(state: MessagesState) -> Any:
+        held.extend(state["messages"][: 1 - len(held)])
+        return {"messages": [*held, answering(state["messages"])]}
+
+    graph = StateGraph(MessagesState).add_node(model).add_edge(START, "model")
+    compiled = graph.compile(checkpointer=session.buffer.checkpointer())
+    for number in range(6):
+        given = {"messages": [HumanMessage(f"q{number}", id=f"q{number}")]}
+        await session.run(compiled, given, durability=durability)
+    assert await session.texts() == ["q3", "to q3", "q4", "to q4", "q5", "to q5"]
