@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from langchain_core.chat_history import BaseChatMessageHistory
@@ -152,11 +153,9 @@ class TTLChatMessageHistory(BaseChatMessageHistory):
         self.add_messages([message if isinstance(message, AIMessage) else self._made(AIMessage, message)])
 
     def _made(self, kind: type[BaseMessage], content: Any) -> BaseMessage:
-        try:
-            if isinstance(content, (str, list)):
+        if isinstance(content, (str, list)):
+            with suppress(ValueError):  # It is a list of something else than content blocks.
                 return kind(content)
-        except ValueError:
-            pass
         raise TypeNotAllowedError(
             f"{label(self._key)}: {kind.__name__} takes text or a list of content blocks, not {brief(content)}"
         )

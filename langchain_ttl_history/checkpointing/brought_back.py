@@ -31,22 +31,20 @@ __all__ = ["brought_back", "keep_cut_first", "knowing_past", "may_bring_back"]
 _NOTHING: frozenset[str] = frozenset()
 
 
-def may_bring_back(put: Put, channel: str) -> bool:
+def may_bring_back(put: Put, token: Token, channel: str) -> bool:
     """Whether a put may have messages that were cut before its run began: an answer before a question, both new.
 
     An agent that hands over to another by a question of its own looks the same.
 
     Args:
         put: The put.
+        token: The put's.
         channel: The channel that holds the conversation.
     """
-    value = put.values.get(channel)
-    if put.token is None or put.ns or value is None:
-        return False
-    messages = snapshot_value(value)
+    messages = None if put.ns else snapshot_value(put.values.get(channel))
     answered = False
     # Few are new, so only these are looked at.
-    for message in messages[put.token.shown_count :] if type(messages) is list else ():
+    for message in messages[token.shown_count :] if type(messages) is list else ():
         if answered and isinstance(message, HumanMessage):
             return is_conversation(messages)
         answered = answered or isinstance(message, AIMessage)

@@ -42,7 +42,7 @@ class CheckpointPuts:
             StorageError: It was refused again and again; nothing was stored.
         """
         key, plans = put.key, self.plans
-        if put.token is not None and may_bring_back(put, plans.messages_key):
+        if put.token is not None and may_bring_back(put, put.token, plans.messages_key):
             put = yield from knowing_past(self.sessions, put, put.token, plans.messages_key)
         remembered = self._remembered(put)
         if remembered is not None:

@@ -22,6 +22,16 @@ def answering(messages: Sequence[BaseMessage]) -> AIMessage:
     return AIMessage(f"to {last_question(messages)}")
 
 
+def asking_at(asks: str) -> Any:
+    """A node that answers each question, and one of them only once a person has said that it may."""
+
+    def answer(state: MessagesState) -> Any:
+        question = last_question(state["messages"])
+        return {"messages": [AIMessage(f"to {question}: {interrupt('sure?') if question == asks else ''}")]}
+
+    return answer
+
+
 def agent_of(session: Session, kind: str) -> Any:
     return build_graph(kind, session.buffer.checkpointer(), ScriptedModel(answer=answering), [])
 
@@ -52,6 +62,12 @@ class Client:
         return [message.id for message in self.said[-CAP:]]
 
 
+async def ask_each(session: Session, graph: Any, count: int, **options: Any) -> None:
+    """Ask this many questions, the first with the id u0."""
+    for number in range(count):
+        await session.run(graph, {"messages": [HumanMessage(f"q{number}", id=f"u{number}")]}, **options)
+
+
 async def shown(session: Session, graph: Any) -> list[str | None]:
     """The ids that both doors show."""
     ids = [message.id for message in await session.messages()]
@@ -75,12 +91,7 @@ async def test_what_a_person_was_asked_meanwhile_makes_nothing_sent_again_the_ne
     session_with: Opens, durability: str
 ) -> None:
     session = session_with(max_messages=CAP)
-
-    def model(state: MessagesState) -> Any:
-        question = last_question(state["messages"])
-        return {"messages": [AIMessage(f"to {question}: {interrupt('sure?') if question == 'q5' else ''}")]}
-
-    graph = StateGraph(MessagesState).add_node(model).add_edge(START, "model")
+    graph = StateGraph(MessagesState).add_node("model", asking_at("q5")).add_edge(START, "model")
     compiled = graph.compile(checkpointer=session.buffer.checkpointer())
     client = Client(session, compiled)
     for number in range(9):
@@ -198,9 +209,7 @@ async def test_a_question_that_was_cut_and_is_asked_again_stays_with_its_answer(
 ) -> None:
     session = session_with(max_messages=CAP)
     graph = agent_of(session, kind)
-    for number in range(6):
-        given = {"messages": [HumanMessage(f"q{number}", id=f"u{number}")]}
-        await session.run(graph, given, durability=durability)
+    await ask_each(session, graph, 6, durability=durability)
     await session.run(graph, {"messages": [HumanMessage("again", id="u2")]}, durability=durability)
     assert (await session.texts())[-4:] == ["q5", "to q5", "again", "to again"]
     assert await session.seen_by(graph) == await session.texts()
@@ -216,21 +225,17 @@ async def test_what_is_said_behind_a_question_that_is_asked_again_stays_there(
     session = session_with(max_messages=CAP)
 
     def model(state: MessagesState) -> Any:
-        return {"messages": [answering(state["messages"]).model_copy(update={"id": f"to {len(asked)}"})]}
+        return {"messages": [answering(state["messages"])]}
 
     def redact(state: MessagesState) -> Any:
         return {"messages": [HumanMessage("redacted", id=state["messages"][0].id)]}
 
-    asked: list[BaseMessage] = []
     graph = StateGraph(MessagesState).add_node(model).add_node(redact)
     compiled = (
         graph.add_edge(START, "model").add_edge("model", "redact").compile(checkpointer=session.buffer.checkpointer())
     )
-    for number in range(6):
-        asked.append(HumanMessage(f"q{number}", id=f"u{number}"))
-        await session.run(compiled, {"messages": asked[-1:]}, durability=durability)
-    asked.append(HumanMessage("again", id="u2"))
-    given = [asked[-1], AIMessage("hint", id="hint")]
+    await ask_each(session, compiled, 6, durability=durability)
+    given = [HumanMessage("again", id="u2"), AIMessage("hint", id="hint")]
     await session.run(compiled, {"messages": given}, durability=durability)
     assert (await session.texts())[-3:] == ["again", "hint", "to again"]
     assert await session.seen_by(compiled) == await session.texts()
@@ -247,9 +252,7 @@ async def test_a_question_that_is_asked_again_stays_though_its_run_asks_one_too(
 
     graph = StateGraph(MessagesState).add_node(model).add_edge(START, "model")
     compiled = graph.compile(checkpointer=session.buffer.checkpointer())
-    for number in range(4):
-        given = {"messages": [HumanMessage(f"q{number}", id=f"u{number}")]}
-        await session.run(compiled, given, durability=durability)
+    await ask_each(session, compiled, 4, durability=durability)
     await session.run(compiled, {"messages": [HumanMessage("again", id="u1")]}, durability=durability)
     assert (await session.texts())[-4:] == ["again", "to again", "critic", "done"]
 
@@ -258,8 +261,7 @@ async def test_a_question_that_is_asked_again_stays_though_its_run_asks_one_too(
 async def test_a_question_that_was_cut_and_is_put_in_by_an_update_is_answered(session_with: Opens, kind: str) -> None:
     session = session_with(max_messages=CAP)
     graph = agent_of(session, kind)
-    for number in range(6):
-        await session.run(graph, {"messages": [HumanMessage(f"q{number}", id=f"u{number}")]})
+    await ask_each(session, graph, 6)
     again = {"messages": [HumanMessage("again", id="u2")]}
     await session.colour.call(graph, "update_state", session.config, again, as_node="__start__")
     await session.ask(graph, None)
@@ -289,17 +291,14 @@ async def test_what_a_subgraph_with_a_state_of_its_own_returns_keeps_its_old_pla
 ) -> None:
     session = session_with(max_messages=CAP)
 
-    def inner(state: MessagesState) -> Any:
-        question = last_question(state["messages"])
-        return {"messages": [AIMessage(f"to {question}: {interrupt('sure?') if question == 'asks' else ''}")]}
-
     def other(state: MessagesState) -> Any:
         return {"messages": [AIMessage("skipped")]}
 
     def first(state: MessagesState) -> str:
         return "other" if last_question(state["messages"]) == "skips" else "subgraph"
 
-    subgraph = StateGraph(MessagesState).add_node(inner).add_edge(START, "inner").compile(checkpointer=True)
+    inner = StateGraph(MessagesState).add_node("inner", asking_at("asks"))
+    subgraph = inner.add_edge(START, "inner").compile(checkpointer=True)
     graph = StateGraph(MessagesState).add_node("subgraph", subgraph).add_node(other)
     graph.add_conditional_edges(START, first, ["other", "subgraph"])
     compiled = graph.compile(checkpointer=session.buffer.checkpointer())
@@ -332,7 +331,5 @@ async def test_an_old_question_that_a_node_says_again_is_not_asked(session_with:
 
     graph = StateGraph(MessagesState).add_node(model).add_edge(START, "model")
     compiled = graph.compile(checkpointer=session.buffer.checkpointer())
-    for number in range(6):
-        given = {"messages": [HumanMessage(f"q{number}", id=f"q{number}")]}
-        await session.run(compiled, given, durability=durability)
+    await ask_each(session, compiled, 6, durability=durability)
     assert await session.texts() == ["q3", "to q3", "q4", "to q4", "q5", "to q5"]
