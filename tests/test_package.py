@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import re
 import subprocess
@@ -172,6 +173,18 @@ def test_the_changelog_knows_the_version() -> None:
     released = [heading for heading in headings if heading != "Unreleased"]
     assert headings[0] in {"Unreleased", version("langchain-ttl-history")}
     assert released[:1] in ([], [version("langchain-ttl-history")])
+
+
+def test_the_storage_contract_says_what_it_found_and_is_never_left_out() -> None:
+    for name in ("cases", "contents", "contract", "lives"):
+        assert "@pytest_ar" in vars(importlib.import_module(f"langchain_ttl_history.testing.{name}")), "a bare assert"
+    done = subprocess.run(
+        [sys.executable, "-O", "-c", "import langchain_ttl_history.testing"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "is tested by asserts, which Python leaves out with -O" in done.stderr
 
 
 def test_importing_the_package_warns_of_nothing() -> None:
