@@ -6,7 +6,7 @@ import dataclasses
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from importlib import import_module
 from itertools import takewhile
@@ -20,9 +20,13 @@ from langchain_ttl_history.buffer import SessionBuffer
 from langchain_ttl_history.cli.drawing import console, facts, listing, timeline
 from langchain_ttl_history.display import amount
 from langchain_ttl_history.errors import ConfigurationError, TTLHistoryError, TypeNotAllowedError
+from langchain_ttl_history.flow import run
 from langchain_ttl_history.retention import Retention
-from langchain_ttl_history.session_info import SessionInfo
+from langchain_ttl_history.session_info import SessionInfo, portrait
 from langchain_ttl_history.session_listing import readable
+from langchain_ttl_history.storage.base import Storage
+from langchain_ttl_history.storage.redis import RedisStorage
+from langchain_ttl_history.urls import opened as storage_of
 
 __all__ = ["app"]
 
@@ -45,6 +49,7 @@ class Where:
     """The sessions the options name."""
 
     url: str
+    prefix: str | None
     types: list[str]
     idle_ttl: float
 
@@ -56,7 +61,7 @@ class Command(TyperCommand):
         """Refuse the options of the app by name."""
         own = takewhile(lambda each: each != "--", args)
         for name in (each.partition("=")[0] for each in own):
-            if name in {"--url", "--allow-type", "--idle-ttl"}:
+            if name in {"--url", "--prefix", "--allow-type", "--idle-ttl"}:
                 typer.echo(f"{name} goes before the command: ttl-history {name} ... {ctx.info_name}", err=True)
                 raise typer.Exit(2)
         return super().parse_args(ctx, args)
@@ -69,6 +74,9 @@ command = partial(app.command, cls=Command, epilog="The storage is named before 
 def where(
     context: typer.Context,
     url: Annotated[str, typer.Option(envvar="TTL_HISTORY_URL", help="sqlite:///PATH, redis://HOST:PORT/0, ...")] = "",
+    prefix: Annotated[
+        str | None, typer.Option(metavar="PREFIX", help="On Redis, what the program's RedisStorage has as its prefix.")
+    ] = None,
     allow_type: Annotated[
         list[str] | None, typer.Option(metavar="MODULE:CLASS", help="A class of the program's own that may be rebuilt.")
     ] = None,
@@ -77,7 +85,7 @@ def where(
     ] = 86_400.0,
 ) -> None:
     """Say which sessions are meant."""
-    context.obj = Where(url, allow_type or [], idle_ttl)
+    context.obj = Where(url, prefix, allow_type or [], idle_ttl)
 
 
 @command()
@@ -123,11 +131,12 @@ def info(context: typer.Context, user: User, session: Session, *, as_json: Json 
 def show(context: typer.Context, user: User, session: Session) -> None:
     """Show the conversation of a session, tool calls with their results."""
     with opened(context) as buffer:
-        portrait = buffer.history(user, session)._portrait()
-        if portrait is None:
+        # Not by a history, which is no more once LangChain has dropped its base class.
+        found = run(buffer._storage, portrait(buffer._sessions, buffer._key(user, session)))
+        if found is None:
             raise _missing(user, session)
         screen = console()
-        for part in timeline(portrait):
+        for part in timeline(found):
             screen.print(part)
 
 
@@ -181,10 +190,9 @@ def opened(context: typer.Context) -> Iterator[SessionBuffer]:
     chosen: Where = context.obj
     try:
         _check(chosen.url)
-        with SessionBuffer(
-            chosen.url, retention=_retention(chosen.idle_ttl), allow_types=[*map(_class, chosen.types)]
-        ) as buffer:
-            yield buffer
+        retention, types = _retention(chosen.idle_ttl), [*map(_class, chosen.types)]
+        with closing(_storage(chosen)) as storage:
+            yield SessionBuffer(storage, retention=retention, allow_types=types)
     except TTLHistoryError as error:
         _complain(error)
         # As other commands do, exit with 2 for wrong usage.
@@ -202,6 +210,12 @@ def _retention(idle_ttl: float) -> Retention:
         return Retention(idle_ttl=idle_ttl, max_messages=None, max_checkpoints=None, max_bytes=None)
     except ConfigurationError as error:
         raise ConfigurationError(f"--idle-ttl must be more than 0 seconds and finite, not {idle_ttl:g}") from error
+
+
+def _storage(chosen: Where) -> Storage:
+    if chosen.prefix is None:
+        return storage_of(chosen.url)
+    return RedisStorage(chosen.url, prefix=chosen.prefix)
 
 
 def _check(url: str) -> None:

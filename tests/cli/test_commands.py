@@ -177,6 +177,8 @@ def test_an_empty_file_is_not_made_into_a_storage_by_looking(tmp_path: Path) -> 
         (["stats", "--url", "sqlite:///sessions.db"], "ttl-history --url ... stats"),
         (["show", "ada", "s1", "--url=sqlite:///sessions.db"], "ttl-history --url ... show"),
         (["stats", "--allow-type", "my_app:Note"], "ttl-history --allow-type ... stats"),
+        (["stats", "--prefix", "acme"], "ttl-history --prefix ... stats"),
+        (["--prefix", "acme", "stats"], "no Redis is known for 'sqlite' URLs"),
     ],
 )
 def test_an_error_names_a_way_out_that_a_shell_has(

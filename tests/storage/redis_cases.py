@@ -254,7 +254,7 @@ def settings_of(storage: RedisStorage) -> Settings:
 
 def prefix_of(storage: RedisStorage) -> str:
     """What its keys begin with."""
-    return settings_of(storage).keys._prefix
+    return settings_of(storage).keys.prefix
 
 
 def clients_of(storage: RedisStorage) -> Clients:

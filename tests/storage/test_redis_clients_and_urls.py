@@ -52,6 +52,27 @@ def test_what_is_no_client_is_refused(arguments: Any) -> None:
         RedisStorage(*arguments)
 
 
+def test_what_a_driver_has_besides_clients_is_refused() -> None:
+    """The answers of a pipeline are itself, which would be taken for a damaged session."""
+    for other in (
+        redis.Redis().pipeline(),
+        redis.Redis().pubsub(),
+        redis.Redis().lock("x"),
+        redis.ConnectionPool(),
+        redis.asyncio.Redis().pipeline(),
+        valkey.Valkey().pipeline(),
+    ):
+        with pytest.raises(ConfigurationError, match=f"not (redis|valkey).*{type(other).__name__}"):
+            RedisStorage(other)
+    with pytest.raises(ConfigurationError, match=r"pass its master_for\(name\)"):
+        RedisStorage(redis.Sentinel([("localhost", 1)]))
+
+
+def test_a_storage_shows_its_prefix_unless_it_is_the_usual_one() -> None:
+    assert repr(RedisStorage(redis.Redis(port=1), prefix="acme")).endswith("port=1, db=0), prefix='acme')")
+    assert "prefix" not in repr(RedisStorage(redis.Redis(port=1)))
+
+
 def test_a_sync_client_is_no_async_one() -> None:
     with pytest.raises(ConfigurationError, match="async_client must be an async client"):
         RedisStorage(None, redis.Redis())

@@ -12,7 +12,14 @@ from weakref import WeakKeyDictionary
 
 from langchain_ttl_history.errors import ConfigurationError, brief
 from langchain_ttl_history.fork_safety import lock
-from langchain_ttl_history.storage.redis.drivers import described, is_async, is_of_cluster, library_of
+from langchain_ttl_history.storage.redis.drivers import (
+    described,
+    is_async,
+    is_client,
+    is_of_cluster,
+    library_of,
+    way_out,
+)
 from langchain_ttl_history.storage.redis.server_url import ServerURL
 
 __all__ = ["Clients", "Given", "Made"]
@@ -72,11 +79,10 @@ class Given(Clients):
         if async_client is None and client is not None and is_async(client):
             client, async_client = None, client
         for name, each, right in (("client", client, False), ("async_client", async_client, True)):
-            if each is not None and (library_of(each) is None or is_async(each) is not right):
+            if each is not None and (not is_client(each) or is_async(each) is not right):
                 what = brief(each) if library_of(each) is None else described(each)
-                raise ConfigurationError(
-                    f"{name} must be {'an async' if right else 'a'} client of redis-py or valkey-py, not {what}"
-                )
+                kind = f"{'an async' if right else 'a'} client"
+                raise ConfigurationError(f"{name} must be {kind} of redis-py or valkey-py, not {what}{way_out(each)}")
         if client is None and async_client is None:
             raise ConfigurationError("RedisStorage needs a client of redis-py or valkey-py: sync, async or both")
         if getattr(client, "connection", None) is not None and not hasattr(client, "single_connection_lock"):

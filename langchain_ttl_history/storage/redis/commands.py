@@ -114,7 +114,8 @@ class Keys:
     """The names of Redis keys. A user's keys share a hash tag, whatever characters its id contains."""
 
     def __init__(self, prefix: str) -> None:
-        self._prefix = prefix
+        self.prefix = prefix
+        """What they begin with."""
         # What a pattern gives a meaning to stands for itself.
         plain = "".join(f"\\{each}" if each in "*?[]\\^" else each for each in prefix)
         self.users = f"{plain}:{{*}}".encode()
@@ -125,7 +126,7 @@ class Keys:
     def user(self, user_id: str) -> bytes:
         """The key of what is known of a user."""
         digest = hashlib.blake2b(encoded(user_id), digest_size=16).hexdigest()
-        return f"{self._prefix}:{{{digest}}}".encode()
+        return f"{self.prefix}:{{{digest}}}".encode()
 
     def _of(self, key: SessionKey) -> Address:
         user, digest = self.user(key.user_id), key.digest

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-__all__ = ["described", "exceptions_of", "is_async", "is_of_cluster", "library_of"]
+__all__ = ["described", "exceptions_of", "is_async", "is_client", "is_of_cluster", "library_of", "way_out"]
 
 
 def library_of(client: Any) -> str | None:
@@ -15,6 +15,18 @@ def library_of(client: Any) -> str | None:
         if package in ("redis", "valkey"):
             return package
     return None
+
+
+def is_client(found: Any) -> bool:
+    """Whether an object of a driver, or of anyone else, is a client that answers each command at once."""
+    # A pipeline has all that a client has, but collects commands.
+    collects = any("Pipeline" in each.__name__ for each in type(found).__mro__)
+    return library_of(found) is not None and hasattr(found, "evalsha") and not collects
+
+
+def way_out(found: Any) -> str:
+    """What to pass instead of an object that is no client; empty if nothing is known."""
+    return "; pass its master_for(name)" if hasattr(found, "master_for") else ""
 
 
 def is_async(client: Any) -> bool:

@@ -11,7 +11,7 @@ from inspect import signature
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from langchain_ttl_history.errors import ConfigurationError
+from langchain_ttl_history.errors import ConfigurationError, brief
 from langchain_ttl_history.storage.redis.drivers import exceptions_of
 
 __all__ = ["ServerURL"]
@@ -54,7 +54,7 @@ class ServerURL:
         scheme = _SCHEMES.get(name)
         if scheme is None:
             raise ConfigurationError(
-                f"no Redis is known for {name!r} URLs; write redis://host:6379/0, with one of these schemes: "
+                f"no Redis is known for {brief(name)} URLs; write redis://host:6379/0, with one of these schemes: "
                 f"{', '.join(_SCHEMES)}"
             )
         if not rest.startswith("//"):

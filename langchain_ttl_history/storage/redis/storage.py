@@ -30,6 +30,8 @@ __all__ = ["RedisStorage"]
 
 T = TypeVar("T")
 
+# What the names of all keys begin with, unless a program says otherwise.
+_PREFIX = "ttl-history"
 # For how many seconds a request is retried that a cluster refused while it moves a slot or elects a primary, or for
 # which no connection was free; and the seconds between two attempts.
 _PATIENCE, _PAUSE = 5.0, 0.05
@@ -49,15 +51,15 @@ class RedisStorage:
         ConfigurationError: An argument is wrong, or the driver is not installed.
     """
 
-    private = False
-    slack = 1.25
+    private: bool = False
+    slack: float = 1.25
 
     def __init__(
         self,
         client: Any = None,
         async_client: Any = None,
         *,
-        prefix: str = "ttl-history",
+        prefix: str = _PREFIX,
         clock: Clock | None = None,
     ) -> None:
         if type(prefix) is not str or not prefix.isprintable() or not prefix or "{" in prefix or "}" in prefix:
@@ -72,7 +74,8 @@ class RedisStorage:
         self._settings = Settings(Keys(prefix), NumbersCache(), Mirrors(), checked_clock(clock))
 
     def __repr__(self) -> str:
-        return f"RedisStorage({self._clients!r})"
+        prefix = self._settings.keys.prefix
+        return f"RedisStorage({self._clients!r}{'' if prefix == _PREFIX else f', prefix={prefix!r}'})"
 
     def read(self, key: SessionKey, query: Query) -> Snapshot:
         """Read parts of one session."""
