@@ -175,6 +175,7 @@ def run_late(buffer: SessionBuffer) -> None:
         ("sqlite:///s.db", r"is a URL.*SessionBuffer\(\.\.\.\)"),
         ("sqlite:s.db", "is a URL"),
         ("file:s.db", "is a URL"),
+        ("postgres://ada:secret@host/db", "what begins with postgres: is a URL; pass the path alone"),
         (".", "is a folder"),
         ("", "must name a file"),
         ("a\0b", "must name a file"),

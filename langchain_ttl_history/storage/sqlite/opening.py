@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 from pathlib import Path
+from urllib.parse import quote
 
 from langchain_ttl_history.errors import ConfigurationError, StorageError, brief
 from langchain_ttl_history.fork_safety import lock
@@ -28,6 +30,9 @@ _WAYS_OUT = {
 # process's connections hold on it.
 _making = lock()
 
+# A drive of Windows has a single letter.
+_URL = re.compile(r"(sqlite|file):|[a-z][a-z0-9+.-]{1,30}://", re.IGNORECASE)
+
 
 def valid_path(path: object) -> str:
     """A path as a string."""
@@ -36,10 +41,11 @@ def valid_path(path: object) -> str:
     text = str.__str__(path) if isinstance(path, str) else os.fspath(path)  # An enum's member is written otherwise.
     if not isinstance(text, str) or not text or "\0" in text:
         raise ConfigurationError(f"path must name a file, not {brief(path)}")
-    if text.startswith(("sqlite:", "file:")):
+    if _URL.match(text):
+        # The rest is not shown, since it may hold a password.
         raise ConfigurationError(
-            f"path must name a file, and {brief(text)} is a URL; pass the path alone, "
-            "or the URL sqlite:///path.db to SessionBuffer(...)"
+            f"path must name a file, and what begins with {text.partition(':')[0]}: is a URL; pass the path "
+            "alone, or a URL like sqlite:///path.db to SessionBuffer(...)"
         )
     try:
         os.fsencode(text)
@@ -47,6 +53,12 @@ def valid_path(path: object) -> str:
         raise ConfigurationError(f"path must name a file, not {brief(path)}: {error}") from error
     # A change of the working directory must not lead to another file.
     return text if text == MEMORY else str(Path(text).absolute())
+
+
+def _uri(path: str) -> str:
+    """The path as SQLite takes it: unlike `Path.as_uri`, with a server of a Windows share in the path."""
+    plain = Path(path).as_posix()
+    return f"file://{'' if plain.startswith('/') else '/'}{quote(os.fsencode(plain))}"
 
 
 def open_connection(path: str, *, durable: bool, timeout: float, first: bool = False) -> sqlite3.Connection:
@@ -58,7 +70,7 @@ def open_connection(path: str, *, durable: bool, timeout: float, first: bool = F
         sqlite3.Error: SQLite refused, perhaps for the moment; see `way_out`.
     """
     # SQLite would make a file that is gone anew, for everyone to read.
-    where = path if path == MEMORY else f"{Path(path).as_uri()}?mode=rw"
+    where = path if path == MEMORY else f"{_uri(path)}?mode=rw"
     # Each is lent to one thread at a time, so it need not check which one that is.
     connection = sqlite3.connect(where, uri=True, timeout=timeout, isolation_level=None, check_same_thread=False)
     try:

@@ -53,7 +53,7 @@ class SQLiteStorage:
         StorageError: The file cannot be opened, or a newer version wrote it.
     """
 
-    slack = 1.5
+    slack: float = 1.5
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class SQLiteStorage:
             raise ConfigurationError(f"timeout must be more than 0 seconds and less than a day, not {brief(timeout)}")
         if type(durable) is not bool:
             raise ConfigurationError(f"durable must be True or False, not {brief(durable)}")
-        self.private = self._path == MEMORY
+        self.private: bool = self._path == MEMORY
         self._clock = checked_clock(clock) or time.time
         self._mirrors = Mirrors()
         self._writes = 0
