@@ -36,7 +36,7 @@ __all__ = ["SessionBuffer", "default_buffer"]
 # How many sessions a notebook lists of a buffer.
 _LISTED = 20
 # What tells a storage from other objects.
-_OF_A_STORAGE = ("read", "aread", "private", "slack")
+_OF_A_STORAGE = [each for each in (*Storage.__annotations__, *vars(Storage)) if not each.startswith("_")]
 # For each private storage the codec that was made for it first: what one buffer stores, another one reads.
 _learning: WeakKeyDictionary[Storage, Codec] = WeakKeyDictionary()
 
@@ -76,10 +76,12 @@ class SessionBuffer(Administration):
         allowed = _classes(allow_types)
         self._owns_storage = storage is None or isinstance(storage, str)
         self._storage = opened(storage) if storage is None or isinstance(storage, str) else storage
-        if isinstance(self._storage, type) or not all(hasattr(self._storage, name) for name in _OF_A_STORAGE):
+        lacks = [name for name in _OF_A_STORAGE if not hasattr(self._storage, name)]
+        if lacks or isinstance(self._storage, type):
+            what = f"; it lacks {', '.join(lacks)}" if 0 < len(lacks) < len(_OF_A_STORAGE) else ""
             raise ConfigurationError(
                 f"storage must be a URL like 'memory://' or a Storage, not {brief(storage)}; "
-                "RedisStorage(client) makes one of a client"
+                f"SQLiteStorage(path) makes one of a path, RedisStorage(client) of a client{what}"
             )
         codec = Codec(allowed=allowed, learning=self._storage.private, cipher=serde)
         if self._storage.private:

@@ -21,9 +21,11 @@ from langchain_ttl_history.checkpointing.arrivals import Arrivals
 from langchain_ttl_history.checkpointing.get_and_list import GetAndList
 from langchain_ttl_history.checkpointing.input_checks import (
     check_checkpoint,
+    check_key,
     checked_name,
+    checked_types,
     checked_writes,
-    checkpoint_id_of,
+    written_to,
 )
 from langchain_ttl_history.checkpointing.late_writes import LateWrites
 from langchain_ttl_history.checkpointing.pending_writes import PendingWrites
@@ -64,8 +66,7 @@ class TTLCheckpointSaver(GetAndList, PruneCopyDelete, BaseCheckpointSaver[Any]):
     ) -> None:
         super().__init__(serde=serde)
         for name, value in (("user_key", user_key), ("messages_key", messages_key)):
-            if type(value) is not str or not value:
-                raise ConfigurationError(f"{name} must be a name, not {brief(value)}")
+            check_key(name, value)
         check_serde(serde)
         if serde is None:
             # LangGraph announces a graph's types only to a serializer that is strict.
@@ -98,7 +99,12 @@ class TTLCheckpointSaver(GetAndList, PruneCopyDelete, BaseCheckpointSaver[Any]):
         return clone
 
     def with_allowlist(self, extra_allowlist: Collection[tuple[str, ...]]) -> TTLCheckpointSaver:
-        """A clone that also rebuilds these types, (module, name) each; itself if it rebuilds all of them already."""
+        """A clone that also rebuilds these types, (module, name) each; itself if it rebuilds all of them already.
+
+        Raises:
+            ConfigurationError: They are named otherwise.
+        """
+        extra_allowlist = checked_types(extra_allowlist)
         clone = cast(TTLCheckpointSaver, super().with_allowlist(extra_allowlist))
         codec = self._sessions.codec
         serde = None if codec.serde is None else clone.serde
@@ -188,7 +194,7 @@ class TTLCheckpointSaver(GetAndList, PruneCopyDelete, BaseCheckpointSaver[Any]):
     def _placed(self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, path: str) -> Flow[None]:
         key, ns, id = self._threads.place(config)
         task, path = checked_name("task_id", task_id), checked_name("task_path", path)
-        return self._arrivals.put_writes(TaskWrites(key, ns, checkpoint_id_of(id), checked_writes(writes), task, path))
+        return self._arrivals.put_writes(TaskWrites(key, ns, written_to(id), checked_writes(writes), task, path))
 
     # Versions
 
@@ -196,11 +202,17 @@ class TTLCheckpointSaver(GetAndList, PruneCopyDelete, BaseCheckpointSaver[Any]):
         """The version after this one: an int that counts up from 1.
 
         Versions that another checkpointer made, strings like "00000002.0.123", keep their format and count up.
+
+        Raises:
+            ConfigurationError: It is no version.
         """
-        if isinstance(current, str):
-            count, dot, rest = current.partition(".")
-            return f"{int(count) + 1:0{len(count)}}{dot}{rest}"
-        return 1 if current is None else current + 1
+        try:
+            if isinstance(current, str):
+                count, dot, rest = current.partition(".")
+                return f"{int(count) + 1:0{len(count)}}{dot}{rest}"
+            return 1 if current is None else current + 1
+        except (TypeError, ValueError) as error:
+            raise ConfigurationError(f"{brief(current)} is no version of a channel, which counts up from 1") from error
 
 
 _STRICT = JsonPlusSerializer(allowed_msgpack_modules=None)

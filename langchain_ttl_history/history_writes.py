@@ -203,8 +203,7 @@ def _ready(given: object, key: SessionKey) -> BaseMessage:
     message = _checked(given, key)
     while isinstance(message, BaseMessageChunk):
         message = message_chunk_to_message(message)  # Of a program's own class of chunks it makes LangChain's.
-    if type(message.id) is not str:
-        check_id(message, label(key))
+    check_id(message, label(key))
     if not message.id:
         message = message.model_copy(update={"id": _new_id()})
     return message

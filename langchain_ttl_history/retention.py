@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
@@ -129,7 +130,8 @@ def check_count(name: str, value: object) -> None:
     """
     if value is None:
         return
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    # More than `sys.maxsize` is no number that it could be multiplied with.
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= sys.maxsize:
         raise ConfigurationError(
             f"{name} must be a whole number of at least 1, or None for unbounded, not {brief(value)}"
         )

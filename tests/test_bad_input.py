@@ -27,6 +27,7 @@ from langchain_ttl_history import (
     TypeNotAllowedError,
 )
 from langchain_ttl_history.storage import MemoryStorage, RedisStorage, SQLiteStorage
+from langchain_ttl_history.storage.base import Storage
 
 from .promises.helpers import Colour, Session, build_graph, dumps
 
@@ -187,7 +188,7 @@ def test_a_retention_that_is_no_positive_number_is_refused(name: str, value: Any
 
 
 @pytest.mark.parametrize("name", ["max_messages", "max_tokens", "max_bytes", "max_checkpoints"])
-@pytest.mark.parametrize("value", [1.5, timedelta(seconds=1)])
+@pytest.mark.parametrize("value", [1.5, timedelta(seconds=1), 10**400])
 def test_a_count_that_is_no_whole_number_is_refused(name: str, value: Any) -> None:
     with pytest.raises(ConfigurationError, match=name):
         Retention(**{name: value})
@@ -305,9 +306,9 @@ def test_an_allow_list_of_no_types_is_refused(types: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["user_key", "messages_key"])
-@pytest.mark.parametrize("value", ["", None, 5])
+@pytest.mark.parametrize("value", ["", None, 5, "a\0b", "\ud800", "x" * 1000])
 def test_a_key_that_is_no_name_is_refused(name: str, value: Any) -> None:
-    with pytest.raises(ConfigurationError, match=f"{name} must be a name"):
+    with pytest.raises(ConfigurationError, match=f"{name} must "):
         SessionBuffer().checkpointer(**{name: value})
 
 
@@ -369,6 +370,21 @@ async def test_a_message_whose_id_is_no_text_is_refused_by_every_door(session: S
             await tried
         for word in ("s1", repr(id), type(id).__name__):
             assert word in str(refused.value)
+    assert await session.texts() == ["before"]
+
+
+async def test_a_message_whose_id_is_too_long_is_refused_by_every_door(session: Session) -> None:
+    """Ids are no payload, and would pass by all that bounds a session."""
+    await session.add(HumanMessage("before", id="x" * 1024))
+    agent = build_graph("agent", session.buffer.checkpointer())
+    message = HumanMessage("x", id="x" * 1025)
+    for tried in (
+        session.add(message),
+        session.replace([message]),
+        session.colour.call(agent, "invoke", {"messages": [message]}, session.config),
+    ):
+        with pytest.raises(ConfigurationError, match=r"'alice', 's1'.* has 1025 characters; at most 1024"):
+            await tried
     assert await session.texts() == ["before"]
 
 
@@ -515,7 +531,7 @@ async def test_an_unknown_prune_strategy_is_refused(session: Session) -> None:
     assert await session.texts() == ["x"]
 
 
-@pytest.mark.parametrize("bad", [5, True, b"x", ["x"], math.nan])
+@pytest.mark.parametrize("bad", [5, 0, True, b"x", ["x"], [], math.nan])
 async def test_what_names_a_checkpoint_or_a_task_is_a_string(session: Session, bad: Any) -> None:
     """What was stored under anything else could not be read again."""
     saver, put, put_writes = session.buffer.checkpointer(), "put", "put_writes"
@@ -549,7 +565,9 @@ async def test_several_threads_or_runs_are_a_list(session: Session, ids: Any) ->
     assert [await session("alice", name).texts() for name in "s1"] == [["kept"], ["kept"]]
 
 
-@pytest.mark.parametrize(("name", "value"), [("filter", "loop"), ("before", "1f0"), ("limit", "5"), ("limit", 1.5)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("filter", "loop"), ("before", "1f0"), ("limit", "5"), ("limit", 1.5), ("limit", True)]
+)
 async def test_what_narrows_no_list_is_refused_by_name(session: Session, name: str, value: Any) -> None:
     saver = session.buffer.checkpointer(user_id="alice")
     with pytest.raises(ConfigurationError, match=f"^{name} must be"):
@@ -579,6 +597,8 @@ async def test_a_checkpoint_that_is_none_is_refused_before_it_is_stored(session:
         ("checkpoint", {}, "checkpoint must be a mapping"),
         (good, None, "metadata must be a mapping"),
         (without_id, {}, "id"),
+        ({**good, "id": ""}, {}, r"checkpoint\['id'\] must not be empty"),
+        ({**good, "id": "x" * 513}, {}, r"checkpoint\['id'\] must be at most 512 bytes"),
         ({**good, "channel_values": [1]}, {}, "channel_values"),
         ({**good, "channel_versions": "ab"}, {}, "channel_versions"),
         ({**good, "versions_seen": 5}, {}, "versions_seen"),
@@ -594,6 +614,43 @@ async def test_a_checkpoint_that_is_none_is_refused_before_it_is_stored(session:
             await session.colour.call(saver, "put_writes", written, writes, "task")
     assert [found.config for found in await session.colour.collect(saver, "list", config)] == [written]
     assert (await session.colour.call(saver, "get_tuple", config)).pending_writes == []
+
+
+@pytest.mark.parametrize("bad", [True, 1.5, ["x"], {}, pytest.param(10**5000, id="digits"), "x" * 513])
+async def test_what_is_no_id_of_a_checkpoint_or_a_run_is_refused(session: Session, bad: Any) -> None:
+    """As text it would be the id of another."""
+    saver = session.buffer.checkpointer(user_id="alice")
+    thread = {"thread_id": "s1"}
+    config: Any = {"configurable": {**thread, "checkpoint_id": bad}}
+    with pytest.raises(ConfigurationError, match="checkpoint_id must be"):
+        await session.colour.call(saver, "get_tuple", config)
+    for narrowed in ((config, None), ({"configurable": thread}, config)):
+        with pytest.raises(ConfigurationError, match="checkpoint_id must be"):
+            await session.colour.collect(saver, "list", narrowed[0], before=narrowed[1])
+    with pytest.raises(ConfigurationError, match="run_id must be"):
+        await session.colour.call(saver, "delete_for_runs", [bad])
+
+
+@pytest.mark.parametrize("bad", [0, "", [], "s1"])
+async def test_only_no_config_lists_all_threads(session: Session, bad: Any) -> None:
+    await session.event("x")
+    saver = session.buffer.checkpointer(user_id="alice")
+    with pytest.raises(ConfigurationError, match="a config is a mapping"):
+        await session.colour.collect(saver, "list", bad)
+    of_all, of_none = [await session.colour.collect(saver, "list", config) for config in ({}, None)]
+    assert of_all == of_none
+
+
+@pytest.mark.parametrize("types", [None, 5, "MyType", ["MyType"], [5], [("module", 5)]])
+def test_types_that_are_announced_otherwise_are_refused(types: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"types takes a list|pair \(module, name\)"):
+        SessionBuffer().checkpointer().with_allowlist(types)
+
+
+@pytest.mark.parametrize("current", ["", "x", [], object()])
+def test_what_is_no_version_has_none_after_it(current: Any) -> None:
+    with pytest.raises(ConfigurationError, match="is no version of a channel"):
+        SessionBuffer().checkpointer().get_next_version(current, None)
 
 
 async def test_a_name_with_a_nul_never_means_another_checkpoint(session: Session) -> None:
@@ -621,6 +678,8 @@ async def test_what_narrows_a_list_or_a_history_of_writes_is_checked(session: Se
         await session.colour.collect(saver, "list", {"configurable": {**config["configurable"], "checkpoint_ns": 5}})
     with pytest.raises(ConfigurationError, match=r"channels takes a list.*\[channel\]"):
         await session.colour.call(saver, "get_delta_channel_history", config=config, channels="messages")
+    with pytest.raises(ConfigurationError, match="a channel must be a string"):
+        await session.colour.call(saver, "get_delta_channel_history", config=config, channels=[["messages"]])
 
 
 @pytest.mark.parametrize("make", [MemoryStorage, SQLiteStorage, RedisStorage])
@@ -636,12 +695,24 @@ def test_a_clock_that_tells_no_time_is_refused(make: Any, bad: Any, tmp_path: Pa
 
 def test_a_storage_that_lacks_what_one_has_is_refused() -> None:
     class NoStorage:
+        private = True
+        slack = 1.25
+
         def read(self) -> None: ...
 
         async def aread(self) -> None: ...
 
-    with pytest.raises(ConfigurationError, match="must be a URL"):
+    with pytest.raises(ConfigurationError, match=r"must be a URL.*it lacks write, delete, sessions,.*aclose"):
         SessionBuffer(NoStorage())  # type: ignore[arg-type]  # a wrong type is the test
+
+
+def test_a_storage_of_ones_own_cannot_be_made_without_a_verb() -> None:
+    class NoStorage(Storage):
+        private = True
+        slack = 1.25
+
+    with pytest.raises(TypeError, match="adelete"):
+        NoStorage()  # type: ignore[abstract]  # that is the test
 
 
 async def test_a_single_dict_is_no_list_of_messages(session: Session) -> None:

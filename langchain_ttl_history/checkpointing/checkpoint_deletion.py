@@ -10,7 +10,7 @@ from langchain_ttl_history.errors import StorageError
 from langchain_ttl_history.flow import Flow, Read, Write, every_key
 from langchain_ttl_history.freeing.pruning import Lines, keep_only, latest_lines
 from langchain_ttl_history.index import Line
-from langchain_ttl_history.keys import SessionKey, label
+from langchain_ttl_history.keys import SessionKey, label, valid_id
 from langchain_ttl_history.log_entries import Log, deltas_of, entries_of, unseen
 from langchain_ttl_history.pointers import listed_checkpoint
 from langchain_ttl_history.sessions import Sessions
@@ -41,9 +41,10 @@ def delete_for_runs(sessions: Sessions, user_id: str, run_ids: Iterable[object])
     """Drop the checkpoints of these runs in a user's sessions, what ran under them, and what they said.
 
     Raises:
-        StorageError: Others kept writing to one of them.
+        ConfigurationError: One is no id.
+        StorageError: Others kept writing to one of the sessions.
     """
-    wanted = {str(run_id) for run_id in run_ids}
+    wanted = {valid_id("run_id", run_id) for run_id in run_ids}
     keys = yield from every_key(user_id)
     for key in keys:
         yield from _change(key, lambda snapshot: _without_runs(sessions, snapshot, wanted))

@@ -7,6 +7,7 @@ from typing import Any
 
 from langchain_core.messages import BaseMessage, RemoveMessage
 
+from langchain_ttl_history.checkpointing.input_checks import checked_name
 from langchain_ttl_history.checkpoints import decode_record
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.conversation import keyed
@@ -28,7 +29,12 @@ __all__ = ["applied", "delta_history", "said_in"]
 def delta_history(
     sessions: Sessions, key: SessionKey, ns: str, id: str | None, channels: Sequence[str]
 ) -> Flow[dict[str, dict[str, Any]]]:
-    """The writes that lead to a checkpoint, oldest first, and what each channel starts from."""
+    """The writes that lead to a checkpoint, oldest first, and what each channel starts from.
+
+    Raises:
+        ConfigurationError: A channel's name is no string.
+    """
+    channels = [checked_name("a channel", channel) for channel in channels]
     codec = sessions.codec
     collected: dict[str, list[PendingWrite]] = {channel: [] for channel in channels}
     seeds: dict[str, Any] = {}

@@ -110,7 +110,7 @@ class GetAndList:
                     yield self._tuple(config, key, found)
 
     def _keys(self, config: RunnableConfig | None) -> Flow[Sequence[SessionKey]]:
-        if config:
+        if config is not None and config != {}:
             return [self._threads.key(config)]
         return (yield from every_key(self._threads.user()))
 

@@ -6,14 +6,18 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from langchain_ttl_history.errors import ConfigurationError, brief
+from langchain_ttl_history.keys import valid_id
 
 __all__ = [
     "check_checkpoint",
+    "check_key",
     "check_narrowing",
+    "checked_checkpoint_id",
     "checked_name",
+    "checked_types",
     "checked_writes",
-    "checkpoint_id_of",
     "listed",
+    "written_to",
 ]
 
 # The fields of a checkpoint that are mappings.
@@ -33,7 +37,27 @@ def checked_name(name: str, value: object) -> str:
     return value
 
 
-def checkpoint_id_of(id: str | None) -> str:
+def check_key(name: str, key: object) -> None:
+    """Refuse what is no name for something in a config or a state.
+
+    Raises:
+        ConfigurationError: It is no string, is empty or too long, or holds what cannot be stored.
+    """
+    if type(key) is not str or not key.isprintable():
+        raise ConfigurationError(f"{name} must be a name, not {brief(key)}")
+    valid_id(name, key)
+
+
+def checked_checkpoint_id(id: object) -> str | None:
+    """The checkpoint that a config names; None where it names none, as an empty string does.
+
+    Raises:
+        ConfigurationError: It is no id.
+    """
+    return None if id is None or id == "" else valid_id("checkpoint_id", id)
+
+
+def written_to(id: str | None) -> str:
     """The checkpoint to write to.
 
     Raises:
@@ -53,7 +77,8 @@ def check_checkpoint(checkpoint: Any, metadata: object) -> None:
     for name, value in (("checkpoint", checkpoint), ("metadata", metadata)):
         if not _is_mapping(value):
             raise ConfigurationError(f"{name} must be a mapping, not {brief(value)}")
-    checked_name("checkpoint['id']", checkpoint.get("id"))
+    id = checkpoint.get("id")
+    valid_id("checkpoint['id']", id if isinstance(id, str) else checked_name("checkpoint['id']", id))
     for field in _MAPPINGS:
         if not _is_mapping(value := checkpoint.get(field)):
             raise ConfigurationError(f"checkpoint[{field!r}] must be a mapping, not {brief(value)}")
@@ -94,8 +119,23 @@ def check_narrowing(filter: object, before: Any, limit: object) -> None:
     configurable = (before or {}).get("configurable")
     if configurable is not None and not isinstance(configurable, Mapping):
         raise ConfigurationError(f"before must be a config, with a mapping in 'configurable', not {brief(before)}")
-    if limit is not None and not isinstance(limit, int):
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int)):
         raise ConfigurationError(f"limit must be a whole number, or None for all, not {brief(limit)}")
+
+
+def checked_types(types: Any) -> list[tuple[str, ...]]:
+    """Classes as LangGraph announces them, by module and name.
+
+    Raises:
+        ConfigurationError: They are named otherwise.
+    """
+    for each in listed("types", types):
+        if not isinstance(each, (tuple, list)) or not all(isinstance(part, str) for part in each):
+            raise ConfigurationError(
+                f"a type is named by a pair (module, name), not {brief(each)}; SessionBuffer(allow_types=[...]) takes "
+                "classes"
+            )
+    return [(*each,) for each in types]
 
 
 def listed(name: str, ids: object) -> list[Any]:

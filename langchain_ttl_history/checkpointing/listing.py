@@ -7,7 +7,7 @@ from typing import Any
 
 from langchain_core.runnables import RunnableConfig
 
-from langchain_ttl_history.checkpointing.input_checks import checked_name
+from langchain_ttl_history.checkpointing.input_checks import checked_checkpoint_id, checked_name
 from langchain_ttl_history.checkpointing.reads import Loaded
 
 __all__ = ["matches", "selected"]
@@ -25,11 +25,10 @@ def selected(
 ) -> Sequence[tuple[str, str]]:
     """Namespace and id of the checkpoints to list, newest first; `places` are those of all, oldest first."""
     configurable = (config or {}).get("configurable") or {}
-    ns, id = configurable.get("checkpoint_ns"), configurable.get("checkpoint_id")
+    ns, id = configurable.get("checkpoint_ns"), checked_checkpoint_id(configurable.get("checkpoint_id"))
     if ns is not None:
         checked_name("checkpoint_ns", ns)
-    end = ((before or {}).get("configurable") or {}).get("checkpoint_id")
-    id, end = (str(each) if each else None for each in (id, end))
+    end = checked_checkpoint_id(((before or {}).get("configurable") or {}).get("checkpoint_id"))
     wanted = [place for place in places if (ns is None or place[0] == ns) and (id is None or place[1] == id)]
     if end is not None:
         # Where `before` is listed, the order of puts decides, whatever the clocks of the workers said. In other threads

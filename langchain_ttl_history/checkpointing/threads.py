@@ -8,7 +8,7 @@ from typing import Any
 
 from langchain_core.runnables import RunnableConfig
 
-from langchain_ttl_history.checkpointing.input_checks import checked_name
+from langchain_ttl_history.checkpointing.input_checks import checked_checkpoint_id, checked_name
 from langchain_ttl_history.errors import ConfigurationError, MissingUserError, brief
 from langchain_ttl_history.keys import OwnedThread, SessionKey, valid_id
 
@@ -106,8 +106,8 @@ class Threads:
         """The session, namespace and checkpoint a config names."""
         key = self.key(config)
         configurable = config["configurable"]
-        ns, id = configurable.get("checkpoint_ns") or "", configurable.get("checkpoint_id")
-        return key, checked_name("checkpoint_ns", ns), checked_name("checkpoint_id", str(id)) if id else None
+        ns, id = configurable.get("checkpoint_ns"), configurable.get("checkpoint_id")
+        return key, "" if ns is None else checked_name("checkpoint_ns", ns), checked_checkpoint_id(id)
 
     def config(self, given: RunnableConfig | None, key: SessionKey, ns: str, id: str) -> RunnableConfig:
         """The config of a checkpoint, with the user exactly where the caller gave one."""

@@ -24,6 +24,7 @@ request, and each has an async twin with an ``a`` before its name.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
@@ -43,6 +44,7 @@ __all__ = [
     "Lease",
     "Outcome",
     "Query",
+    "SessionKey",
     "Snapshot",
     "Status",
     "Storage",
@@ -251,53 +253,67 @@ class Storage(Protocol):
     """How far over its caps a session may grow before it is freed, between 1 and 3: 1.25 is by a quarter. More keeps
     more that nobody is shown, and frees less often; no reader sees either."""
 
+    @abstractmethod
     def read(self, key: SessionKey, query: Query) -> Snapshot:
         """Read parts of one session.
 
         Costs what it returns, not what the session holds (but for `Query.outline`).
         """
 
+    @abstractmethod
     def write(self, key: SessionKey, change: Change) -> Outcome:
         """Change one session."""
 
+    @abstractmethod
     def delete(self, user_id: str, session_id: str | None, tombstone_ttl: float) -> int:
         """Delete a session, or all of a user's, leaving tombstones for so many seconds.
 
         Returns how many live sessions there were.
         """
 
+    @abstractmethod
     def sessions(self, user_id: str | None, after: str | None = None) -> tuple[list[SessionKey], str | None]:
         """A page of a user's live sessions, or of everyone's, least recently used first.
 
         Returns keys and what to pass as `after` for the next page; None ends it.
         """
 
+    @abstractmethod
     def usage(self) -> Usage:
         """How much is held, expired sessions that were not freed yet included."""
 
+    @abstractmethod
     def sweep(self) -> int:
         """Free everything that expired. Returns how many sessions that were."""
 
+    @abstractmethod
     def close(self) -> None:
         """Let go of what this storage opened itself."""
 
+    @abstractmethod
     async def aread(self, key: SessionKey, query: Query) -> Snapshot:
         """Async `read`."""
 
+    @abstractmethod
     async def awrite(self, key: SessionKey, change: Change) -> Outcome:
         """Async `write`."""
 
+    @abstractmethod
     async def adelete(self, user_id: str, session_id: str | None, tombstone_ttl: float) -> int:
         """Async `delete`."""
 
+    @abstractmethod
     async def asessions(self, user_id: str | None, after: str | None = None) -> tuple[list[SessionKey], str | None]:
         """Async `sessions`."""
 
+    @abstractmethod
     async def ausage(self) -> Usage:
         """Async `usage`."""
 
+    @abstractmethod
     async def asweep(self) -> int:
         """Async `sweep`."""
 
+    @abstractmethod
     async def aclose(self) -> None:
         """Async `close`."""

@@ -48,8 +48,8 @@ class MemoryStorage:
         ConfigurationError: A bound is not a whole number of at least 1, or the clock gives no number of seconds.
     """
 
-    private = True
-    slack = 1.5
+    private: bool = True
+    slack: float = 1.5
 
     def __init__(
         self,

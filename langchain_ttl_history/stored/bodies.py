@@ -9,13 +9,16 @@ from langchain_core.messages import BaseMessage, ToolMessage
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.encoding.layouts import is_core
 from langchain_ttl_history.encoding.messages import pack_plain
-from langchain_ttl_history.errors import CorruptRecordError, TypeNotAllowedError, brief
+from langchain_ttl_history.errors import ConfigurationError, CorruptRecordError, TypeNotAllowedError, brief
 from langchain_ttl_history.storage.base import Blob
 from langchain_ttl_history.stored.known_bodies import KnownBodies
 from langchain_ttl_history.stored.names import ID, content_name, key_of
 from langchain_ttl_history.stored.packed_conversation import Body
 
 __all__ = ["check_id", "decode_bodies", "encode_bodies", "encode_conversation", "encode_new", "restored"]
+
+# The longest id of a message, in characters. It is in the names of what is stored, which do not count for `max_bytes`.
+_MAX_ID = 1024
 
 
 def encode_conversation(
@@ -85,15 +88,20 @@ def encode_new(messages: Iterable[BaseMessage], codec: Codec, where: str, blobs:
 
 
 def check_id(message: BaseMessage, where: str) -> None:
-    """Refuse a message whose id is no text, as one may be that was assigned.
+    """Refuse a message whose id is no text, as one may be that was assigned, or so long that it is no id.
 
     Raises:
         TypeNotAllowedError: It would not come back as it is; `where` names the place.
+        ConfigurationError: It is too long.
     """
     id = message.id
     if id is not None and not isinstance(id, str):
         raise TypeNotAllowedError(
             f"{where}: the id {brief(id)} of a message is of type {type(id).__name__}, and not text; pass str(id)"
+        )
+    if id and len(id) > _MAX_ID:
+        raise ConfigurationError(
+            f"{where}: the id {brief(id)} of a message has {len(id)} characters; at most {_MAX_ID} are an id"
         )
 
 
@@ -109,7 +117,7 @@ def _encode(
     message: BaseMessage, known: KnownBodies, codec: Codec, where: str, blobs: dict[str, Blob], image: bytes | None
 ) -> Body:
     id, cls = message.id, type(message)
-    if type(id) is not str:
+    if type(id) is not str or len(id) > _MAX_ID:
         check_id(message, where)
     body = known.by_id.get(id) if id else None
     if body is not None and image is not None and body.cls is cls and body.content == image:
