@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import math
+import pickle
 import uuid
 from dataclasses import dataclass
 from datetime import timedelta
@@ -713,6 +715,18 @@ def test_a_storage_of_ones_own_cannot_be_made_without_a_verb() -> None:
 
     with pytest.raises(TypeError, match="adelete"):
         NoStorage()  # type: ignore[abstract]  # that is the test
+
+
+@pytest.mark.parametrize("take", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_what_belongs_to_a_process_is_neither_copied_nor_pickled(take: Any, tmp_path: Path) -> None:
+    for storage in (MemoryStorage(), SQLiteStorage(tmp_path / "s.db"), RedisStorage("redis://localhost")):
+        buffer = SessionBuffer(storage, default_user="alice")
+        for whole in (buffer, buffer.history(session_id="s1")):
+            if take is not copy.copy:
+                with pytest.raises(ConfigurationError, match=r"cannot be copied or pickled.*by its URL"):
+                    take(whole)
+        with pytest.raises(ConfigurationError, match=f"{type(storage).__name__}.* stays in the process"):
+            take(storage)
 
 
 async def test_a_single_dict_is_no_list_of_messages(session: Session) -> None:

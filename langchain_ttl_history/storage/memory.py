@@ -26,6 +26,7 @@ from langchain_ttl_history.storage.base import (
 from langchain_ttl_history.storage.clocks import Clock, checked_clock, steady_clock
 from langchain_ttl_history.storage.memory_expiry import ExpiryQueue
 from langchain_ttl_history.storage.memory_session import MemorySession, refusal
+from langchain_ttl_history.storage.own_process import OfThisProcess
 
 __all__ = ["MemoryStorage"]
 
@@ -36,7 +37,7 @@ _TOMBSTONES = 100_000
 _NOTHING: frozenset[str] = frozenset()
 
 
-class MemoryStorage:
+class MemoryStorage(OfThisProcess):
     """Keeps sessions in memory, bounded in number and bytes; the least recently used goes first.
 
     Args:

@@ -17,6 +17,7 @@ from langchain_ttl_history.errors import ConfigurationError, StorageError, brief
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.base import Change, Outcome, Query, Snapshot, Usage
 from langchain_ttl_history.storage.clocks import Clock, checked_clock
+from langchain_ttl_history.storage.own_process import OfThisProcess
 from langchain_ttl_history.storage.redis import requests
 from langchain_ttl_history.storage.redis.batches import Batches
 from langchain_ttl_history.storage.redis.clients import Clients, Given, Made
@@ -37,7 +38,7 @@ _PREFIX = "ttl-history"
 _PATIENCE, _PAUSE = 5.0, 0.05
 
 
-class RedisStorage:
+class RedisStorage(OfThisProcess):
     """Keeps sessions in Redis or Valkey, a single server or a cluster.
 
     Args:

@@ -16,6 +16,7 @@ from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.base import Change, Lease, Outcome, Query, Snapshot, Usage
 from langchain_ttl_history.storage.clocks import Clock, checked_clock
 from langchain_ttl_history.storage.memory_session import refusal
+from langchain_ttl_history.storage.own_process import OfThisProcess
 from langchain_ttl_history.storage.sqlite import deletion, freeing, listing
 from langchain_ttl_history.storage.sqlite.appends import plan_append
 from langchain_ttl_history.storage.sqlite.changes import plan_change, renewal
@@ -37,7 +38,7 @@ _READERS, _WRITERS = 4, 2
 _CONTESTED = 32
 
 
-class SQLiteStorage:
+class SQLiteStorage(OfThisProcess):
     """Keeps sessions in one SQLite file.
 
     Args:
