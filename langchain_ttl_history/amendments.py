@@ -11,12 +11,12 @@ from itertools import takewhile
 
 from langchain_ttl_history.conversation import keyed
 from langchain_ttl_history.log_entries import Delta, Seen, unseen
-from langchain_ttl_history.stored.names import key_of
+from langchain_ttl_history.stored.names import NO_KEY, BodyName, MessageKey, key_of
 
 __all__ = ["done_with", "informed", "spelled_out", "without_edits"]
 
 
-def spelled_out(deltas: Sequence[Delta], head: Sequence[str], seen: Seen) -> Sequence[Delta]:
+def spelled_out(deltas: Sequence[Delta], head: Sequence[BodyName], seen: Seen) -> Sequence[Delta]:
     """The changes, of which those that remove all but some messages (`Delta.keeps`) name each one that they remove.
 
     Args:
@@ -45,13 +45,13 @@ def spelled_out(deltas: Sequence[Delta], head: Sequence[str], seen: Seen) -> Seq
     return spelled
 
 
-def done_with(keys: frozenset[str], deltas: Iterable[Delta], seen: Seen) -> Seen:
+def done_with(keys: frozenset[MessageKey], deltas: Iterable[Delta], seen: Seen) -> Seen:
     """What a run has seen, and also every unseen edit of these messages, which its window left out.
 
     Such an edit would otherwise add its message again, at the end.
     """
-    edits: list[tuple[int, str]] = []
-    anew: set[str] = set()
+    edits: list[tuple[int, MessageKey]] = []
+    anew: set[MessageKey] = set()
     for delta in unseen(deltas, seen):
         # A message that is added after it was removed counts as another one.
         anew.update(delta.removed)
@@ -59,7 +59,7 @@ def done_with(keys: frozenset[str], deltas: Iterable[Delta], seen: Seen) -> Seen
     return seen._replace(edits=(*seen.edits, *edits))
 
 
-def informed(deltas: Sequence[Delta], is_result: Callable[[str], bool]) -> Sequence[Delta]:
+def informed(deltas: Sequence[Delta], is_result: Callable[[BodyName], bool]) -> Sequence[Delta]:
     """The changes, without removals of tool calls whose results the remover did not know of.
 
     A run that starts while another waits for results is shown the call without them, and so is an edit of what that run
@@ -69,7 +69,7 @@ def informed(deltas: Sequence[Delta], is_result: Callable[[str], bool]) -> Seque
         deltas: Changes in their order.
         is_result: Whether the message of this name is a tool's result.
     """
-    removals: dict[str, list[Delta]] = {}
+    removals: dict[MessageKey, list[Delta]] = {}
     for delta in deltas:
         if delta.removed:
             for key in {*delta.removed}.difference(map(key_of, delta.added)):
@@ -77,12 +77,12 @@ def informed(deltas: Sequence[Delta], is_result: Callable[[str], bool]) -> Seque
     if not removals:
         return deltas
     # Of each call that is removed the newest names, its own first and those of its results so far behind.
-    groups: dict[str, dict[str, str]] = {}
-    call_of: dict[str, str] = {}
-    spared: set[tuple[int, str]] = set()
+    groups: dict[MessageKey, dict[MessageKey, BodyName]] = {}
+    call_of: dict[MessageKey, MessageKey] = {}
+    spared: set[tuple[int, MessageKey]] = set()
     amended: list[Delta] = []
     for delta in deltas:
-        call = call_of.get(delta.after or "", delta.after or "")
+        call = call_of.get(delta.after or NO_KEY, delta.after or NO_KEY)
         results = {key_of(name): name for name in takewhile(is_result, delta.added)} if call in removals else {}
         late = [each for each in removals[call] if each.ignores(delta)] if results else []
         if late and call in groups:
@@ -106,7 +106,7 @@ def informed(deltas: Sequence[Delta], is_result: Callable[[str], bool]) -> Seque
     ]
 
 
-def without_edits(deltas: Iterable[Delta], new: Sequence[Delta], head: Iterable[str]) -> list[Delta]:
+def without_edits(deltas: Iterable[Delta], new: Sequence[Delta], head: Iterable[BodyName]) -> list[Delta]:
     """The kept changes, without edits of messages that are freed: alone, an edit would add its message where it stands.
 
     Args:
@@ -117,7 +117,7 @@ def without_edits(deltas: Iterable[Delta], new: Sequence[Delta], head: Iterable[
     kept = {delta.position: delta for delta in deltas}
     removing = {delta.position: delta.removed for delta in kept.values()}
     there = set(map(key_of, head))
-    gone: set[str] = set()
+    gone: set[MessageKey] = set()
     for delta in new:
         # A message that is added after it was removed counts as another one.
         gone.difference_update(delta.removed)

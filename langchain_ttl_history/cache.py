@@ -14,6 +14,7 @@ from langchain_ttl_history.fork_safety import lock
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.base import Blob, Change
 from langchain_ttl_history.stored.known_bodies import KnownBodies
+from langchain_ttl_history.stored.names import MessageKey
 
 __all__ = ["CachedSession", "SessionCache"]
 
@@ -43,7 +44,7 @@ class CachedSession:
         """By checkpoint what its channels hold besides the conversation: its run does not hand that over again."""
         self.freed: set[str] = set()
         """Those of `records` that were found to be freed when writes pending on them were stored."""
-        self.past: tuple[str, frozenset[str]] | None = None
+        self.past: tuple[str, frozenset[MessageKey]] | None = None
         """A checkpoint's id, and the keys of the messages that those it builds on had; see `brought_back`."""
         self.counted = 0
         """How much of its size the cache has counted."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.encoding.langgraph_values import is_snapshot
@@ -14,6 +14,7 @@ from langchain_ttl_history.errors import CorruptRecordError, TypeNotAllowedError
 from langchain_ttl_history.log_entries import Seen
 from langchain_ttl_history.storage.base import Blob
 from langchain_ttl_history.stored.known_bodies import KnownBodies
+from langchain_ttl_history.stored.names import BodyName, MessageKey
 from langchain_ttl_history.stored.values import LIST, SNAPSHOT, ValueEncoder, decode_value, shifted
 
 __all__ = [
@@ -47,7 +48,7 @@ class _Fields(NamedTuple):
     channel: str | None
     explicit: bool
     values: Mapping[str, Sequence[Any]]
-    last: str | None
+    last: MessageKey | None
 
 
 @dataclass
@@ -61,11 +62,11 @@ class Record:
     run: str
     """The id of the first checkpoint that its run put."""
     seen: Seen = field(default_factory=Seen)
-    names: tuple[str, ...] = ()
+    names: tuple[BodyName, ...] = ()
     """The conversation at this checkpoint."""
-    last: str | None = None
+    last: MessageKey | None = None
     """The key of the last message that its run's turn has said so far."""
-    parent_names: tuple[str, ...] | None = None
+    parent_names: tuple[BodyName, ...] | None = None
     """The parent's conversation as its run was shown it, if that differs from the parent's own value."""
     channel: str | None = None
     """The channel that is the conversation; None if there is none."""
@@ -153,7 +154,7 @@ def _encode_conversation(record: Record, values: Mapping[str, Any], encoder: Val
         value = values[channel]
         snapshot = is_snapshot(value)
         start, end = encoder.messages(value.value if snapshot else value, channel, whole=True)
-        record.names = tuple(encoder.refs[start:end])
+        record.names = cast("tuple[BodyName, ...]", tuple(encoder.refs[start:end]))
         return {channel: [SNAPSHOT if snapshot else LIST, start, end]}
     encoder.refs += record.names
     return {} if channel is None else {channel: [LIST if record.plain else SNAPSHOT, 0, len(record.names)]}
@@ -223,9 +224,9 @@ def decode_record(blob: Blob, codec: Codec) -> Record:
         fields.parent,
         fields.run,
         Seen.unpacked(fields.position, fields.runs),
-        names=blob.refs[start:end],
+        names=cast("tuple[BodyName, ...]", blob.refs[start:end]),
         last=fields.last,
-        parent_names=None if shown is None else blob.refs[shown[0] : shown[1]],
+        parent_names=None if shown is None else cast("tuple[BodyName, ...]", blob.refs[shown[0] : shown[1]]),
         channel=fields.channel,
         explicit=fields.explicit,
         values=fields.values,
@@ -247,7 +248,7 @@ def _fields_of(blob: Blob, codec: Codec) -> _Fields:
 
 
 @decoder("a checkpoint")
-def without_messages(blob: Blob, lost: Collection[str], codec: Codec) -> Blob:
+def without_messages(blob: Blob, lost: Collection[BodyName], codec: Codec) -> Blob:
     """A checkpoint whose conversation lacks some messages.
 
     Args:

@@ -21,12 +21,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import takewhile
 
 from langchain_ttl_history.log_entries import WHERE_IT_IS, Delta, Seen, unseen
-from langchain_ttl_history.stored.names import key_of
+from langchain_ttl_history.stored.names import NO_KEY, BodyName, MessageKey, key_of
 
 __all__ = ["diff", "fold", "keyed"]
 
 
-def fold(names: Sequence[str], deltas: Sequence[Delta], seen: Seen) -> Sequence[str]:
+def fold(names: Sequence[BodyName], deltas: Sequence[Delta], seen: Seen) -> Sequence[BodyName]:
     """The names of the conversation: the head's, with the unseen changes applied."""
     new = unseen(deltas, seen)
     if not new:
@@ -47,7 +47,7 @@ class _Folding:
         seen: What the head's run has seen.
     """
 
-    def __init__(self, names: Sequence[str], deltas: Sequence[Delta], new: Sequence[Delta], seen: Seen) -> None:
+    def __init__(self, names: Sequence[BodyName], deltas: Sequence[Delta], new: Sequence[Delta], seen: Seen) -> None:
         self._deltas = deltas
         self._new = new
         # For each key the position of the last change by the head's own run: it wins over unseen changes before it.
@@ -62,12 +62,12 @@ class _Folding:
         self._shown = dict(zip(self._order, names, strict=True))
         self._begun = _own_turns(deltas, seen, self._order)
         # For each key the change at the end that it, or what it follows, was put there by.
-        self._opened: dict[str, Delta] = {}
+        self._opened: dict[MessageKey, Delta] = {}
         # For each key the run that added it.
-        self._runs: dict[str, str] = {}
+        self._runs: dict[MessageKey, str] = {}
 
     @property
-    def names(self) -> Sequence[str]:
+    def names(self) -> Sequence[BodyName]:
         """The names, as far as the changes were applied."""
         return [self._shown[key] for key in self._order]
 
@@ -80,7 +80,7 @@ class _Folding:
         self._remove(delta, behind)
         self._add(delta, behind)
 
-    def _remove(self, delta: Delta, behind: Mapping[str, Sequence[str]]) -> None:
+    def _remove(self, delta: Delta, behind: Mapping[MessageKey, Sequence[MessageKey]]) -> None:
         for key in delta.removed:
             if key in self._shown and self._own.get(key, 0) < delta.position:
                 del self._shown[key]
@@ -88,10 +88,10 @@ class _Folding:
                 for follower in behind.get(key, ()):
                     self._order.remove(follower)
 
-    def _add(self, delta: Delta, behind: Mapping[str, Sequence[str]]) -> None:
+    def _add(self, delta: Delta, behind: Mapping[MessageKey, Sequence[MessageKey]]) -> None:
         follows = delta.after in self._order
-        at = self._order.index(delta.after or "") + 1 if follows else self._end_for(delta)
-        placed: list[str] = []
+        at = self._order.index(delta.after or NO_KEY) + 1 if follows else self._end_for(delta)
+        placed: list[MessageKey] = []
         for name in delta.added:
             key = key_of(name)
             is_there = key in self._shown
@@ -101,14 +101,14 @@ class _Folding:
                 placed += [key, *behind.get(key, ())]
             self._shown[key] = name
         self._order[at:at] = placed
-        opening = self._opened.get(delta.after or "") if follows else delta
+        opening = self._opened.get(delta.after or NO_KEY) if follows else delta
         if opening is not None:
             self._opened.update(dict.fromkeys(placed, opening))
         self._runs.update(dict.fromkeys(placed, delta.run))
 
     def _carry_over(self, delta: Delta) -> None:
         """Add what a turn carries over from a session that ended, each after the one before it if that is there."""
-        gone: set[str] = set()
+        gone: set[MessageKey] = set()
         for other in takewhile(lambda each: each.position < delta.position, self._deltas):
             gone.difference_update(() if other.is_carried_over else map(key_of, other.added))
             gone.update({*other.removed}.difference(map(key_of, other.added)))
@@ -147,12 +147,12 @@ class _Folding:
                 return at
         return end
 
-    def _seen_turns(self) -> tuple[dict[str, str], dict[str, Delta]]:
+    def _seen_turns(self) -> tuple[dict[MessageKey, str], dict[MessageKey, Delta]]:
         """For each key that a seen change added its run, and the change that opened its turn."""
         newest = {key_of(name): delta.position for delta in self._deltas for name in delta.added}
         fresh = {delta.position for delta in self._new}
-        runs: dict[str, str] = {}
-        opened: dict[str, Delta] = {}
+        runs: dict[MessageKey, str] = {}
+        opened: dict[MessageKey, Delta] = {}
         for delta in self._deltas:
             if delta.position in fresh or delta.is_carried_over or delta.removed:
                 continue
@@ -169,7 +169,7 @@ class _Folding:
         return runs, opened
 
 
-def _own_turns(deltas: Sequence[Delta], seen: Seen, order: Sequence[str]) -> list[tuple[int, str]]:
+def _own_turns(deltas: Sequence[Delta], seen: Seen, order: Sequence[MessageKey]) -> list[tuple[int, MessageKey]]:
     """Where the turns began that the head ends in, of runs that began while another one waited for results.
 
     Empty for any other run: it was shown all that had been said before.
@@ -185,12 +185,12 @@ def _own_turns(deltas: Sequence[Delta], seen: Seen, order: Sequence[str]) -> lis
     if all(end is None for _, end in seen.runs):
         return []
     # For each key the position at which its turn began. A run that resumes goes on with the turn of another.
-    turns: dict[str, int] = {}
+    turns: dict[MessageKey, int] = {}
     opened: dict[str, int] = {}
     for delta in deltas:
         if delta.is_carried_over or not seen.ran(delta):
             continue
-        began = turns.get(delta.after or "")
+        began = turns.get(delta.after or NO_KEY)
         if delta.after is None:
             began = opened.setdefault(delta.run, delta.position)
         elif delta.after in delta.removed:
@@ -203,18 +203,18 @@ def _own_turns(deltas: Sequence[Delta], seen: Seen, order: Sequence[str]) -> lis
     return [*first.items()]
 
 
-def _behind_moved(order: Sequence[str], delta: Delta) -> dict[str, list[str]]:
+def _behind_moved(order: Sequence[MessageKey], delta: Delta) -> dict[MessageKey, list[MessageKey]]:
     """For each message that a change moves, the messages right after it that the change does not mention.
 
     Another run added those meanwhile, perhaps as the results of a call, so they move along with the message.
     """
     added = set(map(key_of, delta.added))
     moved = added.intersection(delta.removed)
-    behind: dict[str, list[str]] = {}
+    behind: dict[MessageKey, list[MessageKey]] = {}
     if not moved:
         return behind
     known = added.union(delta.removed)
-    last: str | None = None
+    last: MessageKey | None = None
     for key in order:
         if key in known:
             last = key if key in moved else None
@@ -223,7 +223,7 @@ def _behind_moved(order: Sequence[str], delta: Delta) -> dict[str, list[str]]:
     return behind
 
 
-def diff(base: Sequence[str], names: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def diff(base: Sequence[BodyName], names: Sequence[BodyName]) -> tuple[tuple[MessageKey, ...], tuple[BodyName, ...]]:
     """What turns one list of names into another, as keys removed and names added.
 
     A message that changed its place is removed and added again.
@@ -236,7 +236,7 @@ def diff(base: Sequence[str], names: Sequence[str]) -> tuple[tuple[str, ...], tu
     after = dict(zip(keyed(names), names, strict=True))
     removed = [key for key in before if key not in after]
     stays = [key for key in before if key in after]
-    moved: set[str] = set()
+    moved: set[MessageKey] = set()
     place = 0
     for key in after:
         if place < len(stays) and stays[place] == key:
@@ -249,14 +249,14 @@ def diff(base: Sequence[str], names: Sequence[str]) -> tuple[tuple[str, ...], tu
     return (*removed, *(key for key in before if key in moved)), tuple(added)
 
 
-def keyed(names: Iterable[str]) -> list[str]:
+def keyed(names: Iterable[BodyName]) -> list[MessageKey]:
     """A key for each name, unique even where a message occurs twice."""
     keys = [key_of(name) for name in names]
     if len(set(keys)) == len(keys):
         return keys
-    counts: dict[str, int] = {}
-    unique: list[str] = []
+    counts: dict[MessageKey, int] = {}
+    unique: list[MessageKey] = []
     for key in keys:
         count = counts[key] = counts.get(key, 0) + 1
-        unique.append(key if count == 1 else f"{key}\0{count}")
+        unique.append(key if count == 1 else MessageKey(f"{key}\0{count}"))
     return unique

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 from langchain_core.messages import (
@@ -28,7 +28,7 @@ from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Blob, Change, Guard, Status
 from langchain_ttl_history.stored.bodies import check_id, encode_bodies, encode_new
 from langchain_ttl_history.stored.known_bodies import KnownBodies
-from langchain_ttl_history.stored.names import LOG, key_of
+from langchain_ttl_history.stored.names import LOG, MessageKey, key_of
 from langchain_ttl_history.views import Turn, View
 from langchain_ttl_history.window import answerable
 
@@ -62,7 +62,7 @@ def add(sessions: Sessions, key: SessionKey, given: Sequence[BaseMessage], turn:
     if not ready:
         return
     removed, added = _gathered(ready)
-    groups: list[tuple[str | None, list[str]]] = [(None, [*added])]
+    groups: list[tuple[MessageKey | None, list[str]]] = [(None, [*added])]
     if not added or _has_late_results(sessions, key, added.values()):
         view = yield from sessions.read(key, None)
         if not added and view.generation is None:
@@ -79,7 +79,7 @@ def add(sessions: Sessions, key: SessionKey, given: Sequence[BaseMessage], turn:
     sessions.cache.note_said(key, added)
 
 
-def _gathered(messages: Iterable[BaseMessage]) -> tuple[tuple[str, ...], dict[str, BaseMessage]]:
+def _gathered(messages: Iterable[BaseMessage]) -> tuple[tuple[MessageKey, ...], dict[str, BaseMessage]]:
     """The ids that these messages remove, and by id the messages that they add or update."""
     removed: dict[str, None] = {}
     added: dict[str, BaseMessage] = {}
@@ -93,7 +93,7 @@ def _gathered(messages: Iterable[BaseMessage]) -> tuple[tuple[str, ...], dict[st
         else:
             added.pop(id, None)
             removed[id] = None
-    return tuple(removed), added
+    return cast("tuple[MessageKey, ...]", tuple(removed)), added
 
 
 def guard_of(turn: Turn | None) -> Guard:
@@ -230,20 +230,20 @@ def _has_late_results(sessions: Sessions, key: SessionKey, messages: Iterable[Ba
     return False
 
 
-def _placed(messages: Iterable[BaseMessage], view: View) -> list[tuple[str | None, list[str]]]:
+def _placed(messages: Iterable[BaseMessage], view: View) -> list[tuple[MessageKey | None, list[str]]]:
     """The ids of these messages in groups, and for each the key of the message that it follows; None for the end.
 
     A late result goes to its call, and what answers it, up to the next question, with it. What is said behind a message
     that is there follows that, once anything went to its call.
     """
-    groups: list[tuple[str | None, list[str]]] = [(None, [])]
+    groups: list[tuple[MessageKey | None, list[str]]] = [(None, [])]
     here = {*keyed(view.names)}
     # By the id of a call the message of these that made it, if that is there; results of a new one stay with it.
     # As long as nothing new was said but results, those of other calls are late as well.
-    made: dict[str | None, str] = {}
+    made: dict[str | None, MessageKey] = {}
     at, behind, is_first = 0, None, True
     for message in messages:
-        id = message.id or ""
+        id = MessageKey(message.id or "")
         is_there = id in here
         if not isinstance(message, ToolMessage):
             is_first = is_first and is_there
@@ -268,7 +268,7 @@ def _placed(messages: Iterable[BaseMessage], view: View) -> list[tuple[str | Non
     return groups if groups[0][1] or len(groups) == 1 else groups[1:]
 
 
-def _caller(result: ToolMessage, view: View, caller: str | None) -> str | None:
+def _caller(result: ToolMessage, view: View, caller: MessageKey | None) -> MessageKey | None:
     """The key of the message that a tool's result follows: its call, or the last result of that call so far.
 
     Args:
@@ -277,7 +277,7 @@ def _caller(result: ToolMessage, view: View, caller: str | None) -> str | None:
         caller: The key of the message that made the call, if that is known; else it is the newest with a call of this
             id, since models use their ids again.
     """
-    found: str | None = None
+    found: MessageKey | None = None
     in_group = False
     for name, key in zip(view.names, keyed(view.names), strict=True):
         message = view.messages[name]

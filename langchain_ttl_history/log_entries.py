@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from langchain_ttl_history.encoding.records import decoder, pack, unpack_each, unread_form
 from langchain_ttl_history.errors import CorruptRecordError
 from langchain_ttl_history.storage.base import Entry
-from langchain_ttl_history.stored.names import key_of
+from langchain_ttl_history.stored.names import NO_KEY, BodyName, MessageKey, key_of
 
 __all__ = ["CARRIED_OVER", "WHERE_IT_IS", "Delta", "Log", "Seen", "deltas_of", "entries_of", "unseen"]
 
@@ -17,7 +17,7 @@ _FORMAT = 1
 CARRIED_OVER = -1
 """`Delta.known` of a change that carries messages over from a session that ended while its turn ran."""
 
-WHERE_IT_IS = ""
+WHERE_IT_IS = NO_KEY
 """What follows this changes only messages that are there, and adds none. No message has this key."""
 
 
@@ -27,7 +27,7 @@ class Seen(NamedTuple):
     position: int = 0
     runs: tuple[tuple[str, int | None], ...] = ()
     """(run, position): that run's changes are seen up to the position; all of them where it is None, as for its own."""
-    edits: tuple[tuple[int, str], ...] = ()
+    edits: tuple[tuple[int, MessageKey], ...] = ()
     """(position, key): of the change at the position, what it made of this message is seen."""
 
     def ran(self, delta: Delta) -> bool:
@@ -66,22 +66,22 @@ class Delta(NamedTuple):
     """One entry of the log: what one step of a run changed."""
 
     run: str
-    removed: tuple[str, ...] = ()
+    removed: tuple[MessageKey, ...] = ()
     """Keys of the messages that are removed, before others are added."""
-    added: tuple[str, ...] = ()
+    added: tuple[BodyName, ...] = ()
     """Names of the messages that are added or updated, in this order."""
-    after: str | None = None
+    after: MessageKey | None = None
     """The key of the message that the added ones follow; None means the end, `WHERE_IT_IS` that they only edit."""
     position: int = 0
     known: int | None = None
     """The position up to which its run knew the log, where it removes or follows something; None: all before it. Or
     `CARRIED_OVER`."""
-    keeps: tuple[str, ...] | None = None
+    keeps: tuple[MessageKey, ...] | None = None
     """For a change that replaces the whole conversation, the keys of the messages that stay: it also removes what was
     not shown because a window had cut it, which others may still have. None for one that removes only `removed`."""
 
     @property
-    def touched(self) -> tuple[str, ...]:
+    def touched(self) -> tuple[MessageKey, ...]:
         """The keys of the messages that it removes, adds or updates."""
         return (*self.removed, *map(key_of, self.added))
 
@@ -120,11 +120,11 @@ class Log(NamedTuple):
     entries: Sequence[Entry]
     deltas: Sequence[Delta]
     """What the entries hold."""
-    head: Sequence[str] = ()
+    head: Sequence[BodyName] = ()
     """Names of the head's messages, without those that are hidden."""
     seen: Seen = Seen()
     """What the head's run has seen."""
-    hidden: frozenset[str] = frozenset()
+    hidden: frozenset[MessageKey] = frozenset()
     """The keys of the head's messages that are hidden; see `freeing.gaps`."""
 
 
@@ -141,12 +141,11 @@ def deltas_of(entries: Sequence[Entry]) -> list[Delta]:
             raise unread_form("a log entry", record[0], _FORMAT)
         _, run, removed, after, *others = record
         known, keeps = (*others, None, None)[:2]
+        added: tuple[Any, ...] = entry.refs  # names of bodies
         if not {str}.issuperset(map(type, (run, *removed, *(keeps or ())))):
             raise CorruptRecordError("a log entry is damaged: runs and messages are named by text")
         deltas.append(
-            Delta(
-                run, tuple(removed), entry.refs, after, entry.position, known, None if keeps is None else tuple(keeps)
-            )
+            Delta(run, tuple(removed), added, after, entry.position, known, None if keeps is None else tuple(keeps))
         )
     return deltas
 

@@ -21,7 +21,7 @@ from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.retention import Retention
 from langchain_ttl_history.storage.base import Change, Lease, Outcome, Query, Snapshot, Status
 from langchain_ttl_history.stored.known_bodies import KnownBodies
-from langchain_ttl_history.stored.names import BODY, CHAIN, CHECKPOINT, LOG, head_name
+from langchain_ttl_history.stored.names import BODY, CHAIN, CHECKPOINT, LOG, BodyName, head_name
 from langchain_ttl_history.stored.packed_conversation import EMPTY
 from langchain_ttl_history.stored.recall import Recall
 from langchain_ttl_history.views import Turn, View, view_of
@@ -79,13 +79,13 @@ class Sessions:
         known = self.cache.last(key)
         return Recall(EMPTY if known is None else known.bodies.conversation, self.codec)
 
-    def window(self, names: Sequence[str], messages: Mapping[str, BaseMessage]) -> Sequence[str]:
+    def window(self, names: Sequence[BodyName], messages: Mapping[BodyName, BaseMessage]) -> Sequence[BodyName]:
         """The newest of these names that fit the caps and are a valid chat."""
         return self.windowed(names, messages)[0]
 
     def windowed(
-        self, names: Sequence[str], messages: Mapping[str, BaseMessage], known: KnownBodies | None = None
-    ) -> tuple[Sequence[str], list[BaseMessage]]:
+        self, names: Sequence[BodyName], messages: Mapping[BodyName, BaseMessage], known: KnownBodies | None = None
+    ) -> tuple[Sequence[BodyName], list[BaseMessage]]:
         """The window's names and their messages; `known` remembers which messages need no check the next time."""
         whole = [*map(messages.__getitem__, names)]
         if len({*names}) < len(names):
@@ -177,7 +177,7 @@ class Sessions:
         if view.history is not view.names:
             windows.append((view.history, self.window(view.history, messages)))
 
-        def shows_as_before(left: AbstractSet[str]) -> bool:
+        def shows_as_before(left: AbstractSet[BodyName]) -> bool:
             return all(
                 [*self.window([name for name in names if name in left], messages)] == [*window]
                 for names, window in windows

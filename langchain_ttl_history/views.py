@@ -17,7 +17,7 @@ from langchain_ttl_history.encoding.layouts import CORE
 from langchain_ttl_history.log_entries import Log, Seen, deltas_of, unseen
 from langchain_ttl_history.pointers import hidden_places, pointed_at
 from langchain_ttl_history.storage.base import Blob, Snapshot
-from langchain_ttl_history.stored.names import LOG, head_name, key_of
+from langchain_ttl_history.stored.names import LOG, BodyName, MessageKey, head_name, key_of
 from langchain_ttl_history.stored.recall import Recall
 from langchain_ttl_history.window import callers, calls_of, without_open_group
 
@@ -53,20 +53,20 @@ class View(NamedTuple):
     snapshot: Snapshot
     record: Record | None
     """The head."""
-    names: Sequence[str]
+    names: Sequence[BodyName]
     """The whole conversation, before the window."""
-    graph: Sequence[str]
+    graph: Sequence[BodyName]
     """What a graph is shown, before the window: all of the head while that ends in an open tool call, otherwise the
     whole conversation."""
-    history: Sequence[str]
+    history: Sequence[BodyName]
     """What the history shows, before the window: everything but the open tool call and its results so far."""
     seen: Seen
     """What a run has seen that starts from what the graph is shown."""
-    messages: Mapping[str, BaseMessage]
+    messages: Mapping[BodyName, BaseMessage]
     """By name."""
     log: Log
     """The log, as far as it was read."""
-    waiting: Sequence[str] = ()
+    waiting: Sequence[BodyName] = ()
     """The message that opened the turn of the open tool call, then that call and its results so far; else empty."""
 
     @property
@@ -126,8 +126,8 @@ def view_of(snapshot: Snapshot, recall: Recall, codec: Codec) -> View:
 
 
 def _visible(
-    names: Sequence[str], messages: Sequence[BaseMessage], hidden: AbstractSet[int]
-) -> tuple[Sequence[str], Sequence[BaseMessage], frozenset[str]]:
+    names: Sequence[BodyName], messages: Sequence[BaseMessage], hidden: AbstractSet[int]
+) -> tuple[Sequence[BodyName], Sequence[BaseMessage], frozenset[MessageKey]]:
     """Of the head's messages the names and messages that are visible, and the keys of the others.
 
     Args:
@@ -144,8 +144,8 @@ def _visible(
 
 
 def _folded(
-    log: Log, messages: dict[str, BaseMessage], recall: Recall, blobs: Mapping[str, Blob]
-) -> tuple[Sequence[str], dict[str, BaseMessage]]:
+    log: Log, messages: dict[BodyName, BaseMessage], recall: Recall, blobs: Mapping[str, Blob]
+) -> tuple[Sequence[BodyName], dict[BodyName, BaseMessage]]:
     """The names of the conversation that has a head, and its messages by name.
 
     Args:
@@ -155,7 +155,7 @@ def _folded(
         blobs: Has their bodies.
     """
 
-    def is_result(name: str) -> bool:
+    def is_result(name: BodyName) -> bool:
         return isinstance(messages.get(name) or recall.decode([name], blobs)[0], ToolMessage)
 
     deltas = informed(spelled_out(log.deltas, log.head, log.seen), is_result)
@@ -166,7 +166,7 @@ def _folded(
     return names, messages
 
 
-def _open_beside(log: Log, names: Sequence[str], messages: Mapping[str, BaseMessage]) -> set[str]:
+def _open_beside(log: Log, names: Sequence[BodyName], messages: Mapping[BodyName, BaseMessage]) -> set[MessageKey]:
     """The keys of open calls, and their results so far, of runs of a graph beside that of the head.
 
     Such a run is in its tools, or waits for an answer. What a chain says waits for nothing but the chain.
@@ -176,7 +176,7 @@ def _open_beside(log: Log, names: Sequence[str], messages: Mapping[str, BaseMess
         names: Names of the conversation.
         messages: Its messages by name.
     """
-    said: dict[str, list[str]] = {}
+    said: dict[str, list[BodyName]] = {}
     for delta in unseen(log.deltas, log.seen):
         if delta.is_of_graph:
             said.setdefault(delta.run, []).extend(name for name in delta.added if name in messages)

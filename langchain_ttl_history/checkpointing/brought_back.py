@@ -23,12 +23,12 @@ from langchain_ttl_history.flow import Flow, Read
 from langchain_ttl_history.log_entries import deltas_of
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Query, Snapshot
-from langchain_ttl_history.stored.names import LOG, checkpoint_name, key_of
+from langchain_ttl_history.stored.names import LOG, MessageKey, checkpoint_name, key_of
 from langchain_ttl_history.stored.values import is_conversation
 
 __all__ = ["brought_back", "keep_cut_first", "knowing_past", "may_bring_back"]
 
-_NOTHING: frozenset[str] = frozenset()
+_NOTHING: frozenset[MessageKey] = frozenset()
 
 
 def may_bring_back(put: Put, token: Token, channel: str) -> bool:
@@ -76,16 +76,16 @@ def knowing_past(sessions: Sessions, put: Put, token: Token, channel: str) -> Fl
     return put._replace(token=token._replace(cut=token.cut.union(past.intersection(given))))
 
 
-def _past(snapshot: Snapshot, id: str, codec: Codec) -> frozenset[str]:
+def _past(snapshot: Snapshot, id: str, codec: Codec) -> frozenset[MessageKey]:
     """The keys of all messages that a checkpoint and those it builds on had, but for those that were removed since."""
     blobs = {**snapshot.blobs}
-    keys: set[str] = set()
+    keys: set[MessageKey] = set()
     parent: str | None = id
     while parent is not None and (blob := blobs.pop(checkpoint_name("", parent), None)) is not None:
         record = decode_record(blob, codec)
         keys.update(map(key_of, record.names))
         parent = record.parent
-    gone: set[str] = set()
+    gone: set[MessageKey] = set()
     for delta in deltas_of(snapshot.lists.get(LOG, ())):
         gone.update(delta.removed)
         if delta.keeps is not None:
@@ -94,7 +94,7 @@ def _past(snapshot: Snapshot, id: str, codec: Codec) -> frozenset[str]:
     return frozenset(keys - gone)
 
 
-def brought_back(step: Step, cut: frozenset[str]) -> frozenset[str]:
+def brought_back(step: Step, cut: frozenset[MessageKey]) -> frozenset[MessageKey]:
     """The keys of the messages that belong before the window, if the step put any of them back; else empty.
 
     Args:
@@ -108,14 +108,14 @@ def brought_back(step: Step, cut: frozenset[str]) -> frozenset[str]:
     return cut.difference(_said_again(step, cut), _asked_again(step, cut))
 
 
-def _said_again(step: Step, cut: frozenset[str]) -> frozenset[str]:
+def _said_again(step: Step, cut: frozenset[MessageKey]) -> frozenset[MessageKey]:
     """The keys of cut messages that an earlier step of the run has said again: they stand behind others."""
     keys = [*map(key_of, step.shown)]
     first = next((at for at, key in enumerate(keys) if key not in cut), len(keys))
     return cut.intersection(keys[first:])
 
 
-def _asked_again(step: Step, cut: frozenset[str]) -> frozenset[str]:
+def _asked_again(step: Step, cut: frozenset[MessageKey]) -> frozenset[MessageKey]:
     """The key of a cut question that somebody asks again, as the last one and without its old answer; else empty."""
     if not step.has_input and step.record.metadata.get("source") != "update":
         return _NOTHING
@@ -128,11 +128,11 @@ def _asked_again(step: Step, cut: frozenset[str]) -> frozenset[str]:
         elif isinstance(message, HumanMessage):
             if message.id not in cut:
                 return _NOTHING
-            asked = frozenset({message.id})
+            asked = frozenset({MessageKey(message.id)})
     return asked
 
 
-def keep_cut_first(value: Any, back: AbstractSet[str]) -> Any:
+def keep_cut_first(value: Any, back: AbstractSet[MessageKey]) -> Any:
     """The value of the conversation's channel, with messages that the window had cut moved from its end to its front.
 
     Args:

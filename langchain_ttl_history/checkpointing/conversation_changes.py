@@ -18,7 +18,7 @@ from langchain_ttl_history.encoding.langgraph_values import snapshot_value
 from langchain_ttl_history.log_entries import CARRIED_OVER, Delta
 from langchain_ttl_history.storage.base import Blob
 from langchain_ttl_history.stored.bodies import decode_bodies
-from langchain_ttl_history.stored.names import key_of
+from langchain_ttl_history.stored.names import BodyName, MessageKey, key_of
 from langchain_ttl_history.stored.values import LIST, is_conversation
 from langchain_ttl_history.window import ends_open
 
@@ -33,7 +33,7 @@ def set_channel(
     values: Mapping[str, Any],
     channel: str,
     parent: Parent,
-    held: Iterable[str] | None,
+    held: Iterable[BodyName] | None,
 ) -> bool:
     """Set on a checkpoint's record which channel holds the conversation.
 
@@ -88,7 +88,7 @@ class Step(NamedTuple):
     """The value of the conversation's channel."""
     written: Sequence[Any]
     """For a `DeltaChannel`, which has no value, what the step wrote to it."""
-    shown: Sequence[str]
+    shown: Sequence[BodyName]
     """The names of the messages that the step was shown."""
     before: Record | None
     """The previous checkpoint of the same run; None if this is its first."""
@@ -103,7 +103,7 @@ class Step(NamedTuple):
         versions = [each.checkpoint["channel_versions"].get(_START) for each in (self.record, self.parent) if each]
         return versions[0] is not None and versions[0] not in versions[1:]
 
-    def has_no_result(self, at: int, key: str) -> bool:
+    def has_no_result(self, at: int, key: MessageKey) -> bool:
         """Whether the message of this key certainly is no result; the first place to look is `at`."""
         messages = snapshot_value(self.value)
         if not is_conversation(messages) or at >= len(messages) or messages[at].id != key:
@@ -119,7 +119,7 @@ class Step(NamedTuple):
         return [message for message in messages if message.id not in old]
 
 
-def step_changes(step: Step, back: AbstractSet[str]) -> list[Delta]:
+def step_changes(step: Step, back: AbstractSet[MessageKey]) -> list[Delta]:
     """The changes that a step of a run makes: what it added and removed, and which message of its turn that follows.
 
     A run that resumes continues the interrupted turn; any other run opens a turn, whose first message follows nothing.
@@ -130,7 +130,7 @@ def step_changes(step: Step, back: AbstractSet[str]) -> list[Delta]:
         back: Keys of messages that the window had cut and that came back (see `brought_back`); they are not new.
     """
     record, shown, before = step.record, step.shown, step.before
-    names: Sequence[str] = record.names
+    names: Sequence[BodyName] = record.names
     if back:
         shown, names = ([name for name in each if key_of(name) not in back] for each in (shown, names))
     removed, added = diff(shown, names)
@@ -156,7 +156,11 @@ def step_changes(step: Step, back: AbstractSet[str]) -> list[Delta]:
 
 
 def _results(
-    step: Step, removed: Sequence[str], added: Sequence[str], names: Sequence[str], after: str | None
+    step: Step,
+    removed: Sequence[MessageKey],
+    added: Sequence[BodyName],
+    names: Sequence[BodyName],
+    after: MessageKey | None,
 ) -> Delta | None:
     """The change for results that a step adds first, where their call is not what it follows; None if there are none.
 
@@ -179,7 +183,7 @@ def _results(
     return Delta(step.record.run, (), results, caller, known=step.record.seen.last) if results else None
 
 
-def _continued(step: Step, last: str) -> str | None:
+def _continued(step: Step, last: MessageKey) -> MessageKey | None:
     """The key of the message that a step follows if it continues a turn; None if it opens one.
 
     Args:
@@ -208,7 +212,9 @@ def _continued(step: Step, last: str) -> str | None:
     return None if asks or (said and ends_open(before)) else last
 
 
-def _nearest_before(last: str, value: Any, shown: Sequence[str], removed: Sequence[str]) -> str | None:
+def _nearest_before(
+    last: MessageKey, value: Any, shown: Sequence[BodyName], removed: Sequence[MessageKey]
+) -> MessageKey | None:
     """The key of the message before the one that a turn would follow, where a step removed that; None if there is none.
 
     Args:

@@ -19,7 +19,15 @@ from langchain_ttl_history.pointers import found_record
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Blob, Query, Snapshot
 from langchain_ttl_history.stored.bodies import decode_bodies, encode_new
-from langchain_ttl_history.stored.names import BODY, CHECKPOINT, VALUE, checkpoint_name, head_name, writes_name
+from langchain_ttl_history.stored.names import (
+    BODY,
+    CHECKPOINT,
+    VALUE,
+    BodyName,
+    checkpoint_name,
+    head_name,
+    writes_name,
+)
 from langchain_ttl_history.stored.pending import PendingWrite, decode_writes
 from langchain_ttl_history.stored.values import is_conversation
 
@@ -77,8 +85,8 @@ def delta_history(
 
 
 def applied(
-    names: tuple[str, ...], writes: Sequence[Any], codec: Codec, key: SessionKey
-) -> tuple[tuple[str, ...], dict[str, Blob]]:
+    names: tuple[BodyName, ...], writes: Sequence[Any], codec: Codec, key: SessionKey
+) -> tuple[tuple[BodyName, ...], dict[str, Blob]]:
     """The conversation after a step's writes to it, in the order LangGraph applies them.
 
     Args:
@@ -107,10 +115,10 @@ def applied(
             if isinstance(message, RemoveMessage):
                 if message.id == REMOVE_ALL_MESSAGES:
                     shown = {}
-                shown.pop(message.id or "", None)
+                shown.pop(message.id or "", None)  # type: ignore[call-overload]  # an id is a key
                 continue
             (name,) = encode_new([message], codec, label(key), lacking)
-            shown[message.id or keyed([*shown.values(), name])[-1]] = name
+            shown[message.id or keyed([*shown.values(), name])[-1]] = name  # type: ignore[index]  # likewise
     return tuple(shown.values()), blobs
 
 

@@ -25,6 +25,7 @@ from langchain_ttl_history.stored.names import (
     INDEX,
     LOG,
     SUBS,
+    BodyName,
     head_name,
     writes_name,
 )
@@ -136,7 +137,7 @@ def _held(
     """
     encode_values(record, {}, KnownBodies(), codec, where, old)
     values = known.values.get(name, {})
-    bodies = restored([ref for ref in record.refs if ref[0] == BODY], known.bodies, codec)
+    bodies = restored([BodyName(ref) for ref in record.refs if ref[0] == BODY], known.bodies, codec)
     return None if any(ref not in bodies and ref not in values for ref in record.refs) else (bodies, values)
 
 

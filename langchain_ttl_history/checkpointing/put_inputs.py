@@ -15,7 +15,7 @@ from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.log_entries import Seen
 from langchain_ttl_history.storage.base import Guard
 from langchain_ttl_history.stored.known_bodies import KnownBodies
-from langchain_ttl_history.stored.names import checkpoint_name
+from langchain_ttl_history.stored.names import BodyName, checkpoint_name
 from langchain_ttl_history.stored.pending import has_interrupt
 
 __all__ = ["Parent", "Put", "RunState", "TaskWrites", "flattened"]
@@ -144,7 +144,7 @@ class RunState(NamedTuple):
 
     id: str
     """The id of the run's first checkpoint."""
-    shown: tuple[str, ...]
+    shown: tuple[BodyName, ...]
     seen: Seen
     is_first_put: bool
     """Whether it is the first put since its run loaded a checkpoint."""

@@ -19,12 +19,12 @@ from langchain_ttl_history.keys import label
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Appended, Blob, Change, Guard
 from langchain_ttl_history.stored.known_bodies import KnownBodies
-from langchain_ttl_history.stored.names import INDEX, LOG, SUBS, checkpoint_name, head_name, writes_name
+from langchain_ttl_history.stored.names import INDEX, LOG, SUBS, MessageKey, checkpoint_name, head_name, writes_name
 from langchain_ttl_history.stored.values import LIST
 
 __all__ = ["PutPlans"]
 
-_NOTHING: frozenset[str] = frozenset()
+_NOTHING: frozenset[MessageKey] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class PutPlans:
         written: dict[str, Blob] = {}
         if is_snapshot(values.get(channel)) and isinstance(values[channel].value, tuple):
             values[channel] = delta_snapshot([*values[channel].value])  # What an `Overwrite` may hold.
-        if set_channel(record, values, channel, parent, held):
+        if set_channel(record, values, channel, parent, held):  # type: ignore[arg-type]  # bodies by name
             record.names, written = applied(record.names, parent.writes, self.sessions.codec, put.key)
         found = record.channel or ""
         if parent.remembered and found in values and found not in put.changed and run.shown and run.same_session:

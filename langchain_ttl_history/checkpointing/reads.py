@@ -34,6 +34,7 @@ from langchain_ttl_history.stored.names import (
     SUBS,
     VALUE,
     WRITES,
+    BodyName,
     checkpoint_name,
     head_name,
     writes_name,
@@ -178,7 +179,7 @@ class CheckpointReads:
         key: SessionKey,
         snapshot: Snapshot,
         record: Record,
-        names: Sequence[str],
+        names: Sequence[BodyName],
         messages: Sequence[BaseMessage],
     ) -> None:
         """Remember what the run that starts here will build on."""

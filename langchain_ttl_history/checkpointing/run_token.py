@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 from langchain_ttl_history.encoding.records import pack, unpack
 from langchain_ttl_history.log_entries import Seen
-from langchain_ttl_history.stored.names import key_of
+from langchain_ttl_history.stored.names import BodyName, MessageKey, key_of
 
 __all__ = ["TOKEN_KEY", "Token"]
 
 TOKEN_KEY = "__ttl_history__"  # noqa: S105  # no secret: what a run has seen
 """The entry of a checkpoint's `versions_seen` that carries a run's token."""
 
-_NOTHING: frozenset[str] = frozenset()
+_NOTHING: frozenset[MessageKey] = frozenset()
 
 
 class Token(NamedTuple):
@@ -26,16 +26,16 @@ class Token(NamedTuple):
     id: str
     """The checkpoint it loaded."""
     seen: Seen
-    cut: frozenset[str]
+    cut: frozenset[MessageKey]
     """The keys of the messages that the window left out."""
     shown: str
     """The names of the conversation it was shown, as one string; most puts need not read it."""
 
     @classmethod
-    def of(cls, generation: int, id: str, seen: Seen, names: Sequence[str], whole: Sequence[str]) -> Token:
+    def of(cls, generation: int, id: str, seen: Seen, names: Sequence[BodyName], whole: Sequence[BodyName]) -> Token:
         """The token of a run that loads this checkpoint and is shown these messages of the whole conversation."""
         # By name first, since most are shown.
-        left_out = {*whole}.difference(names) if len(whole) > len(names) else _NOTHING
+        left_out: Collection[BodyName] = {*whole}.difference(names) if len(whole) > len(names) else ()
         cut = frozenset(map(key_of, left_out)).difference(map(key_of, names)) if left_out else _NOTHING
         shown = "\n".join(names)
         if shown.count("\n") >= max(1, len(names)):
@@ -43,7 +43,7 @@ class Token(NamedTuple):
         return cls(generation, id, seen, cut, shown)
 
     @property
-    def names(self) -> tuple[str, ...]:
+    def names(self) -> tuple[BodyName, ...]:
         """The conversation it was shown."""
         # A name begins with an m, so a bracket tells that it is JSON.
         return tuple(json.loads(self.shown) if self.shown[:1] == "[" else self.shown.split("\n") if self.shown else ())
@@ -80,7 +80,7 @@ class Token(NamedTuple):
 
 
 @lru_cache(maxsize=256)
-def _parsed(fields: str) -> tuple[int, str, Seen, frozenset[str]]:
+def _parsed(fields: str) -> tuple[int, str, Seen, frozenset[MessageKey]]:
     """All but the last field of a token, which every put of its run needs; cached, since all of them bring the same."""
     generation, id, position, runs, cut = unpack(bytes.fromhex(fields))
     return generation, id, Seen.unpacked(position, runs), frozenset(cut)

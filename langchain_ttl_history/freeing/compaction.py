@@ -20,11 +20,11 @@ from langchain_ttl_history.freeing.pruning import Lines, interrupted_roots, keep
 from langchain_ttl_history.log_entries import entries_of
 from langchain_ttl_history.retention import Retention
 from langchain_ttl_history.storage.base import Change, Lease, Snapshot
-from langchain_ttl_history.stored.names import ID, INDEX, LOG, SUBS, head_name, key_of
+from langchain_ttl_history.stored.names import ID, INDEX, LOG, SUBS, BodyName, head_name, key_of
 
 __all__ = ["hard_limits", "limits", "plan", "together"]
 
-_ShowsAsBefore: TypeAlias = Callable[[AbstractSet[str]], bool]
+_ShowsAsBefore: TypeAlias = Callable[[AbstractSet[BodyName]], bool]
 
 # How much further than `Storage.slack` a session may grow before a write frees it at once, and to which part of
 # `max_bytes` it is then reduced, so that the next writes free nothing.
@@ -78,7 +78,7 @@ def plan(
     lease: Lease,
     codec: Codec,
     conversation: Conversation,
-    shown: AbstractSet[str],
+    shown: AbstractSet[BodyName],
     shows_as_before: _ShowsAsBefore,
 ) -> Change:
     """What to free of a session that is over its caps.
@@ -136,7 +136,7 @@ def _hiding(change: Change, log: Trimmed, conversation: Conversation, codec: Cod
 
 def _trimmed_unnoticed(
     conversation: Conversation,
-    shown: AbstractSet[str],
+    shown: AbstractSet[BodyName],
     spare: int | None,
     room: float,
     shows_as_before: _ShowsAsBefore,

@@ -15,14 +15,14 @@ from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.log_entries import WHERE_IT_IS, Delta
 from langchain_ttl_history.pointers import hidden_payload
 from langchain_ttl_history.storage.base import Blob
-from langchain_ttl_history.stored.names import key_of
+from langchain_ttl_history.stored.names import BodyName, MessageKey, key_of
 
 __all__ = ["older_than_freed", "pointer_hiding", "without_edits_of"]
 
 
 def older_than_freed(
-    head: Iterable[str], left: Iterable[Delta], names: Iterable[str], stays: AbstractSet[str]
-) -> frozenset[str]:
+    head: Iterable[BodyName], left: Iterable[Delta], names: Iterable[BodyName], stays: AbstractSet[BodyName]
+) -> frozenset[MessageKey]:
     """The keys of the head's messages that stand before messages that are freed.
 
     Args:
@@ -38,7 +38,7 @@ def older_than_freed(
     return frozenset(keys[:end]).intersection(there).difference(map(key_of, stays))
 
 
-def without_edits_of(keys: AbstractSet[str], deltas: Iterable[Delta]) -> list[Delta]:
+def without_edits_of(keys: AbstractSet[MessageKey], deltas: Iterable[Delta]) -> list[Delta]:
     """The changes, without additions of these hidden messages, which an edit would otherwise show at the end."""
     left: list[Delta] = []
     for delta in deltas:
@@ -52,7 +52,7 @@ def without_edits_of(keys: AbstractSet[str], deltas: Iterable[Delta]) -> list[De
     return left
 
 
-def pointer_hiding(pointer: Blob, names: Iterable[str], visible: AbstractSet[str], codec: Codec) -> Blob:
+def pointer_hiding(pointer: Blob, names: Iterable[BodyName], visible: AbstractSet[BodyName], codec: Codec) -> Blob:
     """The pointer to the head, which hides those of the head's messages, of these names, that are not visible."""
     places = [place for place, name in enumerate(names) if name not in visible]
     return pointer._replace(payload=hidden_payload(places, codec))

@@ -18,7 +18,7 @@ from langchain_ttl_history.amendments import spelled_out, without_edits
 from langchain_ttl_history.freeing.gaps import older_than_freed, without_edits_of
 from langchain_ttl_history.freeing.remnants import LastWords, Spared, of_the_head, only_editing, only_removed, thinned
 from langchain_ttl_history.log_entries import Delta, Log, unseen
-from langchain_ttl_history.stored.names import key_of
+from langchain_ttl_history.stored.names import NO_KEY, BodyName, MessageKey, key_of
 
 __all__ = ["Trimmed", "trimmed"]
 
@@ -31,12 +31,17 @@ class Trimmed(NamedTuple):
 
     changes: list[Delta]
     """Those that stay, in order."""
-    hidden: frozenset[str]
+    hidden: frozenset[MessageKey]
     """The keys of the head's messages that stood before what is freed."""
 
 
 def trimmed(
-    log: Log, shown: AbstractSet[str], needed: AbstractSet[str], names: Sequence[str], spare: int | None, room: float
+    log: Log,
+    shown: AbstractSet[BodyName],
+    needed: AbstractSet[BodyName],
+    names: Sequence[BodyName],
+    spare: int | None,
+    room: float,
 ) -> Trimmed:
     """What stays of a log: the changes that affect what is shown, and the newest, for runs under way.
 
@@ -76,7 +81,7 @@ def trimmed(
     return Trimmed(without_edits_of(older, left) if older else left, older)
 
 
-def _placing(deltas: Sequence[Delta], count: int, shown: AbstractSet[str]) -> dict[int, set[str]]:
+def _placing(deltas: Sequence[Delta], count: int, shown: AbstractSet[MessageKey]) -> dict[int, set[MessageKey]]:
     """By position which changes put messages that are shown where they stand, or say last what they are.
 
     The head's run may have seen them, and a run under way not, which shows them anew once it is the head.
@@ -89,8 +94,8 @@ def _placing(deltas: Sequence[Delta], count: int, shown: AbstractSet[str]) -> di
     keys = shown & {key_of(name) for delta in deltas[:count] for name in delta.added}
     if not keys:
         return {}
-    placing: dict[str, int] = {}
-    newest: dict[str, int] = {}
+    placing: dict[MessageKey, int] = {}
+    newest: dict[MessageKey, int] = {}
     for delta in deltas:
         for key in delta.removed:
             placing.pop(key, None)
@@ -98,7 +103,7 @@ def _placing(deltas: Sequence[Delta], count: int, shown: AbstractSet[str]) -> di
             if key in keys:
                 placing.setdefault(key, delta.position)
                 newest[key] = delta.position
-    found: dict[int, set[str]] = {}
+    found: dict[int, set[MessageKey]] = {}
     for key, position in (*placing.items(), *newest.items()):
         found.setdefault(position, set()).add(key)
     return found
@@ -111,7 +116,7 @@ def _newest_removals(deltas: Sequence[Delta], room: float) -> frozenset[int]:
     removed again and again the last removal is enough.
     """
     found: set[int] = set()
-    gone: set[str] = set()
+    gone: set[MessageKey] = set()
     for delta in reversed([delta for delta in deltas if delta.removed]):
         removed = only_removed(delta)
         if delta.keeps is not None or not gone.issuperset(removed):
@@ -123,7 +128,9 @@ def _newest_removals(deltas: Sequence[Delta], room: float) -> frozenset[int]:
     return frozenset(found)
 
 
-def _needed(later: Sequence[Delta], matter: Sequence[Delta], shown: AbstractSet[str], head: Sequence[str]) -> list[int]:
+def _needed(
+    later: Sequence[Delta], matter: Sequence[Delta], shown: AbstractSet[BodyName], head: Sequence[BodyName]
+) -> list[int]:
     """The positions of changes that are needed in full."""
     keys = set(map(key_of, shown))
     needed = [delta.position for delta in matter if not keys.isdisjoint(map(key_of, delta.added))]
@@ -157,5 +164,5 @@ def _with_followed(deltas: Iterable[Delta], start: int, new: Sequence[Delta]) ->
     for delta in reversed(new):
         if places[delta.position] < start:
             break
-        start = min(start, added.get(delta.after or "", start))
+        start = min(start, added.get(delta.after or NO_KEY, start))
     return start

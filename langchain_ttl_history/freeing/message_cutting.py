@@ -17,7 +17,7 @@ from langchain_ttl_history.freeing.pruning import needed_by
 from langchain_ttl_history.log_entries import Log, entries_of
 from langchain_ttl_history.pointers import target_of
 from langchain_ttl_history.storage.base import Blob, Change, Snapshot
-from langchain_ttl_history.stored.names import BODY, LOG, VALUE, head_name, key_of
+from langchain_ttl_history.stored.names import BODY, LOG, VALUE, BodyName, MessageKey, head_name, key_of
 from langchain_ttl_history.window import Caps, visible
 
 __all__ = ["Conversation", "with_fewer_messages"]
@@ -26,17 +26,17 @@ __all__ = ["Conversation", "with_fewer_messages"]
 class Conversation(NamedTuple):
     """What has to be known of a conversation to cut it."""
 
-    names: Sequence[str]
+    names: Sequence[BodyName]
     """Names of its messages, in order."""
-    messages: Mapping[str, BaseMessage]
+    messages: Mapping[BodyName, BaseMessage]
     """Its messages, and perhaps those of the head, by name."""
-    needed: AbstractSet[str]
+    needed: AbstractSet[BodyName]
     """Names of the messages that stay even over `max_bytes`."""
     log: Log
-    head: Sequence[str]
+    head: Sequence[BodyName]
     """Names of all messages that the head holds; those that are hidden are not among the log's."""
 
-    def visible(self, hidden: AbstractSet[str]) -> set[str]:
+    def visible(self, hidden: AbstractSet[MessageKey]) -> set[BodyName]:
         """Names of the head's messages that are visible if those of these keys are hidden as well."""
         return {name for name in self.log.head if key_of(name) not in hidden}
 
@@ -96,14 +96,14 @@ def with_fewer_messages(
     )
 
 
-def _weights(held: Iterable[str], order: Iterable[str], blobs: Mapping[str, Blob]) -> dict[str, int]:
+def _weights(held: Iterable[BodyName], order: Iterable[BodyName], blobs: Mapping[str, Blob]) -> dict[MessageKey, int]:
     """How many bytes go with each message, by key, if those before it are gone.
 
     An edited message stands where it stood before, so that it stays or goes with all that it was. Content that several
     share goes with the newest of them.
     """
     places = {key_of(name): at for at, name in enumerate(order)}
-    weights: dict[str, int] = {}
+    weights: dict[MessageKey, int] = {}
     counted: set[str] = set()
     for name in sorted(held, key=lambda name: places.get(key_of(name), -1), reverse=True):
         content = (blobs[name].refs or (name,))[0]
@@ -113,18 +113,18 @@ def _weights(held: Iterable[str], order: Iterable[str], blobs: Mapping[str, Blob
     return weights
 
 
-def _with_removed(names: Sequence[str], messages: Iterable[str]) -> list[str]:
+def _with_removed(names: Sequence[BodyName], messages: Iterable[BodyName]) -> list[BodyName]:
     """A conversation with what was removed of its head, where it stood: a run under way may have it still."""
     keys = set(map(key_of, names))
-    before: dict[str, list[str]] = {}
-    removed: list[str] = []
+    before: dict[MessageKey, list[BodyName]] = {}
+    removed: list[BodyName] = []
     for name in messages:
         key = key_of(name)
         if key not in keys:
             removed.append(name)
         elif key not in before:
             before[key], removed = removed, []
-    order: list[str] = []
+    order: list[BodyName] = []
     for name in names:
         order += before.pop(key_of(name), ())
         order.append(name)

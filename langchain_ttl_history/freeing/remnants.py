@@ -11,7 +11,7 @@ from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
 from langchain_ttl_history.log_entries import WHERE_IT_IS, Delta, Seen
-from langchain_ttl_history.stored.names import key_of
+from langchain_ttl_history.stored.names import BodyName, MessageKey, key_of
 
 __all__ = ["LastWords", "Spared", "of_the_head", "only_editing", "only_removed", "thinned"]
 
@@ -21,19 +21,19 @@ class Spared(NamedTuple):
 
     removing: AbstractSet[int]
     """Positions of changes whose removals are kept, whatever they remove."""
-    again: Mapping[int, AbstractSet[str]]
+    again: Mapping[int, AbstractSet[MessageKey]]
     """By position the keys of messages of which a change is kept although the head has them."""
-    hidden: AbstractSet[str]
+    hidden: AbstractSet[MessageKey]
     """Keys of the head's messages that are hidden, of which removals stay: somebody may still have them."""
 
 
 class LastWords(NamedTuple):
     """Which changes say last what a message is and where it stands; positions by key."""
 
-    own: Mapping[str, int]
+    own: Mapping[MessageKey, int]
     """The last of the head's own run, which wins over those before it."""
-    newest: Mapping[str, int]
-    moved: Mapping[str, int]
+    newest: Mapping[MessageKey, int]
+    moved: Mapping[MessageKey, int]
 
     @classmethod
     def of(cls, matter: Sequence[Delta], later: Sequence[Delta], seen: Seen) -> LastWords:
@@ -60,7 +60,7 @@ def of_the_head(
     deltas: Iterable[Delta],
     matter: Sequence[Delta],
     last: LastWords,
-    head: Iterable[str],
+    head: Iterable[BodyName],
     seen: Seen,
     spared: Spared,
 ) -> list[Delta]:
@@ -92,7 +92,7 @@ def of_the_head(
     return left
 
 
-def _again(delta: Delta, stays: Collection[str], kept: Iterable[str]) -> Delta | None:
+def _again(delta: Delta, stays: Collection[MessageKey], kept: Iterable[MessageKey]) -> Delta | None:
     """What is left of a change that the head has; None if nothing is.
 
     Args:
@@ -105,7 +105,7 @@ def _again(delta: Delta, stays: Collection[str], kept: Iterable[str]) -> Delta |
     return delta._replace(removed=removed, added=added) if removed or added else None
 
 
-def _about(delta: Delta, there: set[str], last: LastWords, kept: Collection[str]) -> Delta | None:
+def _about(delta: Delta, there: set[MessageKey], last: LastWords, kept: Collection[MessageKey]) -> Delta | None:
     """What is left of a change that the head has not, as far as it concerns the head's messages; None if nothing is.
 
     Args:
@@ -129,7 +129,7 @@ def _about(delta: Delta, there: set[str], last: LastWords, kept: Collection[str]
 
 
 def thinned(
-    deltas: Sequence[Delta], count: int, head: Iterable[str], here: Collection[str], spared: Spared
+    deltas: Sequence[Delta], count: int, head: Iterable[BodyName], here: Collection[MessageKey], spared: Spared
 ) -> list[Delta]:
     """The changes, less what no longer counts of the first ones.
 
@@ -163,7 +163,7 @@ def thinned(
     return [*left, *deltas[count:]]
 
 
-def only_editing(deltas: Iterable[Delta], new: AbstractSet[int], there: AbstractSet[str]) -> list[Delta]:
+def only_editing(deltas: Iterable[Delta], new: AbstractSet[int], there: AbstractSet[MessageKey]) -> list[Delta]:
     """The changes; unseen ones that only edit messages of the head become `WHERE_IT_IS`.
 
     What put such a message where it stands is freed, so a run under way that has not seen it would show it at the end.
@@ -176,7 +176,7 @@ def only_editing(deltas: Iterable[Delta], new: AbstractSet[int], there: Abstract
     if not new or not there:
         return [*deltas]
     edited: list[Delta] = []
-    placed: set[str] = set()
+    placed: set[MessageKey] = set()
     for delta in deltas:
         keys = {*map(key_of, delta.added)}
         is_new = delta.position in new and not delta.is_carried_over
@@ -186,7 +186,7 @@ def only_editing(deltas: Iterable[Delta], new: AbstractSet[int], there: Abstract
     return edited
 
 
-def only_removed(delta: Delta) -> tuple[str, ...]:
+def only_removed(delta: Delta) -> tuple[MessageKey, ...]:
     """The keys of the messages that a change removes, without those that it only moves."""
     added = {*map(key_of, delta.added)}
     return tuple(key for key in delta.removed if key not in added)

@@ -12,7 +12,7 @@ from langchain_ttl_history.encoding.messages import pack_plain
 from langchain_ttl_history.errors import ConfigurationError, CorruptRecordError, TypeNotAllowedError, brief
 from langchain_ttl_history.storage.base import Blob
 from langchain_ttl_history.stored.known_bodies import KnownBodies
-from langchain_ttl_history.stored.names import ID, content_name, key_of
+from langchain_ttl_history.stored.names import ID, BodyName, content_name, key_of
 from langchain_ttl_history.stored.packed_conversation import Body
 
 __all__ = ["check_id", "decode_bodies", "encode_bodies", "encode_conversation", "encode_new", "restored"]
@@ -23,7 +23,7 @@ _MAX_ID = 1024
 
 def encode_conversation(
     messages: Sequence[BaseMessage], known: KnownBodies, codec: Codec, where: str, blobs: dict[str, Blob]
-) -> list[str]:
+) -> list[BodyName]:
     """As `encode_bodies`, for a whole conversation, which becomes `known.conversation` for the next time.
 
     Every message is packed and compared, so a message that was changed in place is never missed.
@@ -61,7 +61,7 @@ def encode_conversation(
 
 def encode_bodies(
     messages: Sequence[BaseMessage], known: KnownBodies, codec: Codec, where: str, blobs: dict[str, Blob]
-) -> list[str]:
+) -> list[BodyName]:
     """The names of these messages; the bodies that `known` lacks are added to `blobs`.
 
     Raises:
@@ -70,9 +70,9 @@ def encode_bodies(
     return [_encode(message, known, codec, where, blobs, codec.image_of(message)).name for message in messages]
 
 
-def encode_new(messages: Iterable[BaseMessage], codec: Codec, where: str, blobs: dict[str, Blob]) -> list[str]:
+def encode_new(messages: Iterable[BaseMessage], codec: Codec, where: str, blobs: dict[str, Blob]) -> list[BodyName]:
     """As `encode_bodies`, with nothing known before and nothing remembered after."""
-    names: list[str] = []
+    names: list[BodyName] = []
     for message in messages:
         check_id(message, where)
         id = message.id or ""
@@ -83,7 +83,7 @@ def encode_new(messages: Iterable[BaseMessage], codec: Codec, where: str, blobs:
             blob = Blob(b"", (content,))
         if id:
             blobs[content + id] = blob
-        names.append(content + id)
+        names.append(content + id)  # type: ignore[arg-type]  # see `names`
     return names
 
 
@@ -148,14 +148,14 @@ def _encode(
     if not id:
         return Body(content, None, packed)
     # What opens a run, and a tool's result, are stored before they get their ids; both copies share the content.
-    name = content + id
+    name: BodyName = content + id  # type: ignore[assignment]  # see `names`
     known.send(name, Blob(b"", (content,)) if shares else sealed, blobs)
     body = Body(name, None, packed) if image is None else Body(name, cls, image, None if exact else packed)
     known.learn(id, body)
     return body
 
 
-def restored(names: Iterable[str], known: KnownBodies, codec: Codec) -> dict[str, Blob]:
+def restored(names: Iterable[BodyName], known: KnownBodies, codec: Codec) -> dict[str, Blob]:
     """The bodies of these names that are known, as blobs, to store them again in a session that lost them."""
     blobs: dict[str, Blob] = {}
     for name in names:
@@ -173,7 +173,7 @@ def _packed_body(body: Body, codec: Codec) -> bytes:
     return codec.packed_image(body.content, body.cls) if body.packed is None else body.packed
 
 
-def decode_bodies(names: Iterable[str], blobs: Mapping[str, Blob], codec: Codec) -> list[BaseMessage]:
+def decode_bodies(names: Iterable[BodyName], blobs: Mapping[str, Blob], codec: Codec) -> list[BaseMessage]:
     """The messages of these names.
 
     Raises:

@@ -12,7 +12,7 @@ from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.encoding.images import joined
 from langchain_ttl_history.encoding.messages import pack_plain
 from langchain_ttl_history.storage.base import Blob
-from langchain_ttl_history.stored.names import ID
+from langchain_ttl_history.stored.names import ID, BodyName
 from langchain_ttl_history.stored.packed_conversation import EMPTY, Body, PackedConversation
 
 __all__ = ["KnownBodies", "Load"]
@@ -28,7 +28,7 @@ class Load(NamedTuple):
     """Of the checkpoint."""
     shown: str = ""
     """The messages it was shown, as in its token (`Token.shown`)."""
-    names: tuple[str, ...] = ()
+    names: tuple[BodyName, ...] = ()
     """The same as names."""
 
 
@@ -41,21 +41,21 @@ class KnownBodies:
 
     by_id: dict[str, Body] = field(default_factory=dict)
     """Bodies by message id."""
-    replaced: dict[str, Body] = field(default_factory=dict)
+    replaced: dict[BodyName, Body] = field(default_factory=dict)
     """Bodies by name that an edit or a removal of the same id replaced: a run under way may still hold them."""
-    contents: dict[bytes, str] = field(default_factory=dict)
+    contents: dict[bytes, BodyName] = field(default_factory=dict)
     """The names of messages that were stored without an id since the last checkpoint, by their packed content."""
-    waiting: dict[bytes, str] = field(default_factory=dict)
+    waiting: dict[bytes, BodyName] = field(default_factory=dict)
     """Those of the checkpoint before: the message that opens a run gets its id from the step after the one that stores
     it."""
-    sending: dict[str, Blob] = field(default_factory=dict)
+    sending: dict[BodyName, Blob] = field(default_factory=dict)
     """Bodies of writes that are not yet confirmed. Whoever refers to one sends it as well, since LangGraph stores what
     a step wrote and the step's checkpoint concurrently."""
     conversation: PackedConversation = EMPTY
     """The conversation as it was last put or read."""
     last_load: Load = _NO_LOAD
     """What the last run to begin loaded."""
-    sound: tuple[str, ...] = ()
+    sound: tuple[BodyName, ...] = ()
     """The last conversation that was found sound; see `simple_start`."""
     held: int = 0
     """Bytes of all content but the conversation's."""
@@ -68,17 +68,17 @@ class KnownBodies:
         """Bytes of all content."""
         return self.held + len(self.conversation.images)
 
-    def names_shown(self, shown: str) -> tuple[str, ...]:
+    def names_shown(self, shown: str) -> tuple[BodyName, ...]:
         """The names in a token's `shown`, if that is the last one; else empty. Saves splitting that string again."""
         load = self.last_load
         return load.names if load.shown == shown else ()
 
-    def names_loaded(self, id: str) -> tuple[str, ...] | None:
+    def names_loaded(self, id: str) -> tuple[BodyName, ...] | None:
         """The names of the messages that the last run to begin was shown, if it loaded this checkpoint; else None."""
         load = self.last_load
         return load.names if load.id == id else None
 
-    def sound_in(self, names: Sequence[str]) -> int:
+    def sound_in(self, names: Sequence[BodyName]) -> int:
         """How many of the first of these messages are known to be sound."""
         sound = self.sound
         return len(sound) if tuple(names[: len(sound)]) == sound else 0
@@ -95,37 +95,37 @@ class KnownBodies:
         self.held += body.size - (0 if forgotten is None else forgotten.size)
         self.by_id[id] = body
 
-    def named(self, name: str) -> Body | None:
+    def named(self, name: BodyName) -> Body | None:
         """The body of this name, if it is remembered."""
         body = self.by_id.get(name[ID:])
         return body if body is not None and body.name == name else self.replaced.get(name)
 
-    def take(self, names: Iterable[str], other: KnownBodies) -> None:
+    def take(self, names: Iterable[BodyName], other: KnownBodies) -> None:
         """Remember the bodies of these names that another one knows."""
         for name in names:
             body = other.named(name)
             if body is not None:
                 self.learn(name[ID:], body)
 
-    def send(self, name: str, blob: Blob, blobs: dict[str, Blob]) -> None:
+    def send(self, name: BodyName, blob: Blob, blobs: dict[str, Blob]) -> None:
         """Add a new body to what is going to be sent."""
         blobs[name] = self.sending[name] = blob
 
-    def resend(self, name: str, blobs: dict[str, Blob]) -> None:
+    def resend(self, name: BodyName, blobs: dict[str, Blob]) -> None:
         """Add a known body to what is going to be sent, if the write that stores it is not yet confirmed."""
         blob = self.sending.get(name)
         if blob is not None:
             blobs.setdefault(name, blob)
             for ref in blob.refs:
-                self.resend(ref, blobs)
+                self.resend(ref, blobs)  # type: ignore[arg-type]  # a body needs nothing but its content
 
     def sent(self, names: Iterable[str]) -> None:
         """Note that the write of these bodies is confirmed."""
         if self.sending:
             for name in names:
-                self.sending.pop(name, None)
+                self.sending.pop(name, None)  # type: ignore[call-overload]  # a name of any kind
 
-    def settle(self, names: Sequence[str]) -> None:
+    def settle(self, names: Sequence[BodyName]) -> None:
         """Forget bodies not among these names, if they are many, and contents without an id for two calls."""
         self.held -= sum(map(len, self.waiting))
         self.waiting, self.contents = self.contents, {}
@@ -138,7 +138,7 @@ class KnownBodies:
             self.by_id, self.held = kept, sum(body.size for body in held) + sum(map(len, self.waiting))
 
     def learn_read(
-        self, names: Sequence[str], messages: Sequence[BaseMessage], blobs: Mapping[str, Blob], codec: Codec
+        self, names: Sequence[BodyName], messages: Sequence[BaseMessage], blobs: Mapping[str, Blob], codec: Codec
     ) -> None:
         """Remember a conversation as it was read."""
         by_id = self.by_id
@@ -154,7 +154,7 @@ class KnownBodies:
         self.conversation = EMPTY.followed(0, 0, begin, images, bodies)
 
 
-def _body_read(name: str, message: BaseMessage, blobs: Mapping[str, Blob], codec: Codec) -> Body:
+def _body_read(name: BodyName, message: BaseMessage, blobs: Mapping[str, Blob], codec: Codec) -> Body:
     image = codec.image_of(message)
     if image is not None and pack_plain(message) is not None:
         return Body(name, type(message), image)

@@ -14,6 +14,7 @@ r"""The names of what a session holds in its storage. Their first letter tells w
 from __future__ import annotations
 
 import hashlib
+from typing import NewType
 
 __all__ = [
     "BODY",
@@ -23,9 +24,12 @@ __all__ = [
     "ID",
     "INDEX",
     "LOG",
+    "NO_KEY",
     "SUBS",
     "VALUE",
     "WRITES",
+    "BodyName",
+    "MessageKey",
     "checkpoint_name",
     "content_name",
     "head_name",
@@ -33,6 +37,14 @@ __all__ = [
     "value_name",
     "writes_name",
 ]
+
+BodyName = NewType("BodyName", str)
+"""The name of a message's body."""
+MessageKey = NewType("MessageKey", str)
+"""What identifies a message within a conversation; see `key_of`."""
+NO_KEY = MessageKey("")
+"""No message has this key."""
+# What makes one for each message does not call these types: that would take as long as all of `key_of`.
 
 HEAD, CHECKPOINT, WRITES, BODY, VALUE = "h", "c", "w", "m", "v"
 """The first letters."""
@@ -67,14 +79,14 @@ def writes_name(ns: str, id: str) -> str:
     return f"w{ns}\0{id}"
 
 
-def content_name(packed: bytes) -> str:
+def content_name(packed: bytes) -> BodyName:
     """The name of a message's content, packed without its id; with the id behind it, that of its body."""
-    return "m" + hashlib.blake2b(packed, digest_size=_DIGEST // 2).hexdigest()
+    return "m" + hashlib.blake2b(packed, digest_size=_DIGEST // 2).hexdigest()  # type: ignore[return-value]  # is one
 
 
-def key_of(name: str) -> str:
+def key_of(name: BodyName) -> MessageKey:
     """What identifies a message in its conversation, by its body's name: its id, or that name if it has none."""
-    return name[ID:] or name
+    return name[ID:] or name  # type: ignore[return-value]  # likewise
 
 
 def value_name(data: bytes) -> str:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from langchain_core.messages import BaseMessage
 
-from langchain_ttl_history.stored.names import ID
+from langchain_ttl_history.stored.names import ID, BodyName
 
 __all__ = ["EMPTY", "Body", "PackedConversation"]
 
@@ -19,7 +19,7 @@ __all__ = ["EMPTY", "Body", "PackedConversation"]
 class Body(NamedTuple):
     """A message that is known to be stored."""
 
-    name: str
+    name: BodyName
     cls: type[BaseMessage] | None
     """The message's class if `content` is its image; None if `content` is the packed message without its id."""
     content: bytes
@@ -39,7 +39,7 @@ class PackedConversation(NamedTuple):
     how many are the same; and all of them can be unpacked in one call.
     """
 
-    names: list[str]
+    names: list[BodyName]
     classes: list[type[BaseMessage]]
     exact: int
     """From how many of the first images the messages can be rebuilt exactly."""

@@ -10,6 +10,7 @@ from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.encoding.images import joined
 from langchain_ttl_history.storage.base import Blob
 from langchain_ttl_history.stored.bodies import decode_bodies
+from langchain_ttl_history.stored.names import BodyName
 from langchain_ttl_history.stored.packed_conversation import PackedConversation
 
 __all__ = ["Recall"]
@@ -32,7 +33,7 @@ class Recall:
         """The blobs that a read returned, and those it left out."""
         return _Completed(found, self._packed, self._codec) if self.known else found
 
-    def decode(self, names: Sequence[str], blobs: Mapping[str, Blob]) -> list[BaseMessage]:
+    def decode(self, names: Sequence[BodyName], blobs: Mapping[str, Blob]) -> list[BaseMessage]:
         """The messages of these names.
 
         Raises:
@@ -62,7 +63,7 @@ class _Completed(dict[str, Blob]):
     def __missing__(self, name: str) -> Blob:
         packed = self._packed
         try:
-            at = packed.names.index(name, 0, packed.exact)
+            at = packed.names.index(name, 0, packed.exact)  # type: ignore[arg-type]  # a name of any kind
         except ValueError:
             raise KeyError(name) from None
         image = packed.images[packed.ends[at - 1] if at else packed.begin : packed.ends[at]]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 from langchain_core.messages import BaseMessage
 
@@ -20,7 +20,7 @@ from langchain_ttl_history.errors import CorruptRecordError
 from langchain_ttl_history.storage.base import Blob
 from langchain_ttl_history.stored.bodies import decode_bodies, encode_bodies, encode_conversation
 from langchain_ttl_history.stored.known_bodies import KnownBodies
-from langchain_ttl_history.stored.names import value_name
+from langchain_ttl_history.stored.names import BodyName, value_name
 
 __all__ = ["LIST", "SNAPSHOT", "ValueEncoder", "decode_value", "is_conversation", "shifted"]
 
@@ -122,7 +122,7 @@ def decode_value(stored: Sequence[Any], refs: Sequence[str], blobs: Mapping[str,
         return {key: decode_value(each, refs, blobs, codec) for key, each in stored[1]}
     if kind not in (LIST, MESSAGE, SNAPSHOT):
         raise CorruptRecordError(f"a channel's value is of kind {kind!r}, of a newer format")
-    messages = decode_bodies(refs[stored[1] : stored[2]], blobs, codec)
+    messages = decode_bodies(cast("Sequence[BodyName]", refs[stored[1] : stored[2]]), blobs, codec)
     if kind == LIST:
         return messages
     return messages[0] if kind == MESSAGE else delta_snapshot(messages)
