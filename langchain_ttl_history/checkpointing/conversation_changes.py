@@ -103,20 +103,31 @@ class Step(NamedTuple):
         versions = [each.checkpoint["channel_versions"].get(_START) for each in (self.record, self.parent) if each]
         return versions[0] is not None and versions[0] not in versions[1:]
 
+    @property
+    def messages(self) -> Sequence[BaseMessage] | None:
+        """The conversation, message by message as the record names them; None for a `DeltaChannel`."""
+        messages = snapshot_value(self.value)
+        return messages if is_conversation(messages) else None
+
     def has_no_result(self, at: int, key: MessageKey) -> bool:
         """Whether the message of this key certainly is no result; the first place to look is `at`."""
-        messages = snapshot_value(self.value)
-        if not is_conversation(messages) or at >= len(messages) or messages[at].id != key:
+        messages = self.messages
+        if messages is None or at >= len(messages) or key_of(self.record.names[at]) != key:
             return False
         return not isinstance(messages[at], ToolMessage)
 
     def new(self) -> list[BaseMessage]:
         """The messages that were not shown."""
-        messages = snapshot_value(self.value)
-        if not is_conversation(messages):
-            return said_in(self.written)
+        return [message for _, message in self.new_by_key()]
+
+    def new_by_key(self) -> list[tuple[str | None, BaseMessage]]:
+        """The messages that were not shown, each with its key."""
+        messages = self.messages
+        if messages is None:
+            return [(message.id, message) for message in said_in(self.written)]
         old = {key_of(name) for name in self.shown}
-        return [message for message in messages if message.id not in old]
+        keyed = zip(map(key_of, self.record.names), messages, strict=True)
+        return [(key, message) for key, message in keyed if key not in old]
 
 
 def step_changes(step: Step, back: AbstractSet[MessageKey]) -> list[Delta]:
@@ -145,7 +156,7 @@ def step_changes(step: Step, back: AbstractSet[MessageKey]) -> list[Delta]:
     # What it follows may be a message that it removes, and is then gone for whoever folds this.
     after = nearest = last
     if last in removed:
-        nearest = _nearest_before(last, step.value, shown, removed)
+        nearest = _nearest_before(last, step, shown, removed)
         after = last if nearest is None else nearest
     record.last = new[-1] if new else nearest
     known = record.seen.last
@@ -178,7 +189,7 @@ def _results(
         return None  # As most steps, which go on with what they have said or begin a turn.
     if caller not in {key_of(name) for name in shown}.difference(removed):
         return None
-    kinds = {message.id: type(message) for message in step.new()}
+    kinds = {key: type(message) for key, message in step.new_by_key()}
     results = (*takewhile(lambda name: issubclass(kinds.get(key_of(name), object), ToolMessage), added),)
     return Delta(step.record.run, (), results, caller, known=step.record.seen.last) if results else None
 
@@ -190,17 +201,18 @@ def _continued(step: Step, last: MessageKey) -> MessageKey | None:
         step: The step; its run has said nothing of what it was shown.
         last: The key of the last message that it was shown.
     """
-    messages = snapshot_value(step.value)
+    messages = step.messages
     resumes = step.before is None and step.record.metadata.get("source") == "loop"
     if resumes and not step.has_input and any(isinstance(each, ToolMessage) for each in step.new()):
         return last  # An answer, and what a `Command` says besides.
-    if is_conversation(messages):
-        at = len(step.shown)
-        if at > len(messages) or messages[at - 1].id != last:
-            at = next((at for at, message in enumerate(messages, 1) if message.id == last), len(messages))
-        before, said = messages[:at], messages[at:]
+    before: Sequence[BaseMessage] = ()
+    if messages is None:
+        said: Sequence[BaseMessage] = step.new()
     else:
-        before, said = [], step.new()
+        at, names = len(step.shown), step.record.names
+        if at > len(messages) or key_of(names[at - 1]) != last:
+            at = next((at for at, name in enumerate(names, 1) if key_of(name) == last), len(messages))
+        before, said = messages[:at], messages[at:]
     answers = bool(said) and isinstance(said[0], ToolMessage)
     if not answers and not resumes:
         return None
@@ -213,21 +225,23 @@ def _continued(step: Step, last: MessageKey) -> MessageKey | None:
 
 
 def _nearest_before(
-    last: MessageKey, value: Any, shown: Sequence[BodyName], removed: Sequence[MessageKey]
+    last: MessageKey, step: Step, shown: Sequence[BodyName], removed: Sequence[MessageKey]
 ) -> MessageKey | None:
     """The key of the message before the one that a turn would follow, where a step removed that; None if there is none.
 
     Args:
         last: The key of the message that the turn would follow.
-        value: The value of the conversation's channel.
-        shown: The names of the messages that the step was shown.
+        step: The step.
+        shown: The names of the messages that it was shown.
         removed: The keys of those it removed.
     """
+    if step.messages is None:
+        return None
     keys = [key_of(name) for name in shown]
     before_it = keys[: keys.index(last)] if last in keys else []
-    messages = snapshot_value(value)
     stays = {*before_it}.difference(removed)
-    if not is_conversation(messages) or ends_open([message for message in messages if message.id in stays]):
+    keyed = zip(map(key_of, step.record.names), step.messages, strict=True)
+    if ends_open([message for key, message in keyed if key in stays]):
         return None  # Perhaps an open tool call: its results may arrive meanwhile and must follow it.
     return next((key for key in reversed(before_it) if key not in removed), None)
 

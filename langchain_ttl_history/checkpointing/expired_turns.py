@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from langchain_core.messages import BaseMessage
+
 from langchain_ttl_history.checkpointing.put_inputs import Put
 from langchain_ttl_history.checkpointing.run_token import Token
 from langchain_ttl_history.encoding.langgraph_values import delta_snapshot, snapshot_value
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Blob, Lease, created_in
 from langchain_ttl_history.stored.bodies import restored
-from langchain_ttl_history.stored.names import key_of
+from langchain_ttl_history.stored.names import ID, key_of
 from langchain_ttl_history.stored.values import is_conversation
 
 __all__ = ["held_by", "leave_aged"]
@@ -31,7 +33,16 @@ def leave_aged(values: dict[str, Any], channel: str, token: Token, lease: Lease,
     if not lease.is_past_max_age(created_in(token.generation), now) or not is_conversation(messages):
         return
     old = {key_of(name) for name in token.names}
-    kept = [message for message in messages if message.id not in old]
+    # Those without an id are the first ones: nothing but a reducer that appends leaves messages so.
+    nameless = sum(not name[ID:] for name in token.names)
+    kept: list[BaseMessage] = []
+    for message in messages:
+        if message.id:
+            kept += [message] * (message.id not in old)
+        elif nameless:
+            nameless -= 1
+        else:
+            kept.append(message)
     values[channel] = kept if value is messages else delta_snapshot(kept)
 
 
