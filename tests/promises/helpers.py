@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import operator
 import threading
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
@@ -245,6 +246,12 @@ class Desk(MessagesState):
     files: Annotated[list[str], DeltaChannel(lambda state, writes: [*(state or []), *(x for w in writes for x in w)])]
 
 
+class Appending(TypedDict):
+    """A conversation whose messages get no ids from the graph."""
+
+    messages: Annotated[list[Any], operator.add]
+
+
 def build_graph(
     kind: str,
     checkpointer: Any,
@@ -252,7 +259,7 @@ def build_graph(
     tools: Sequence[BaseTool] | None = None,
     **compile_options: Any,
 ) -> CompiledStateGraph[Any, Any, Any, Any]:
-    """A tool-calling agent: LangChain's own, or a graph over a plain or a delta channel."""
+    """A tool-calling agent: LangChain's own, or a graph over a plain, an appending or a delta channel."""
     chat_model = model or ScriptedModel()
     all_tools = Tools().all if tools is None else tools
     if kind == "agent":
@@ -268,7 +275,7 @@ def build_graph(
         last = state["messages"][-1]
         return "tools" if isinstance(last, AIMessage) and last.tool_calls else "__end__"
 
-    schema: Any = DeltaState if kind == "delta" else MessagesState
+    schema: Any = {"delta": DeltaState, "appending": Appending}.get(kind, MessagesState)
     graph = StateGraph(schema)
     graph.add_node("model", RunnableLambda(ask, aask))
     graph.add_node("tools", ToolNode(list(all_tools)))

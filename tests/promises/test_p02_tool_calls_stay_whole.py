@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 from langchain_core.messages import (
@@ -16,12 +17,14 @@ from langchain_core.messages import (
 )
 from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import tool
+from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Command, interrupt
 
 from langchain_ttl_history import ConfigurationError
 
 from .helpers import (
     GRAPH_KINDS,
+    Appending,
     Gate,
     ScriptedModel,
     Session,
@@ -424,6 +427,18 @@ async def test_what_came_in_while_a_call_waited_comes_after_its_results(session:
     assert await session.seen_by(agent) == expected
     await session.ask(agent, "next")
     assert await session.texts() == [*expected, "next", "re: next"]
+
+
+@pytest.mark.parametrize("state", [MessagesState, Appending])
+async def test_a_result_that_the_app_has_found_itself_stands_behind_its_call(session: Session, state: Any) -> None:
+    graph = StateGraph(state).add_node("model", lambda _: {"messages": [calls("whales")]}).add_edge(START, "model")
+    graph.add_node("tools", lambda _: interrupt("may I?")).add_edge("model", "tools")
+    agent = graph.compile(checkpointer=session.buffer.checkpointer())
+    await session.ask(agent, "look up whales")
+    await session.event("user opened billing")
+    result = {"messages": [ToolMessage("found", tool_call_id="whales")]}
+    await session.colour.call(agent, "update_state", session.config, result, "tools")
+    assert await session.texts() == ["look up whales", "call whales", "found", "user opened billing"]
 
 
 @pytest.mark.parametrize("kind", GRAPH_KINDS)

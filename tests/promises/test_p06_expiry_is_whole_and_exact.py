@@ -468,7 +468,7 @@ async def test_a_turn_loses_nothing_that_was_removed_of_its_session_before_that_
     assert await session.texts() == texts(result["messages"])
 
 
-@pytest.mark.parametrize("kind", GRAPH_KINDS)
+@pytest.mark.parametrize("kind", [*GRAPH_KINDS, "appending"])
 async def test_past_max_age_only_what_the_running_turn_added_is_kept(
     session_with: Callable[..., Session], clock: Clock, kind: str
 ) -> None:
