@@ -7,21 +7,26 @@ bodies it leaves out; if either is wrong the storage refuses, and the write is p
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from weakref import WeakValueDictionary
 
 from langchain_ttl_history.checkpoints import Record
 from langchain_ttl_history.fork_safety import lock
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.base import Blob, Change
 from langchain_ttl_history.stored.known_bodies import KnownBodies
-from langchain_ttl_history.stored.names import MessageKey
+from langchain_ttl_history.stored.names import MessageKey, is_root
 
-__all__ = ["CachedSession", "SessionCache"]
+__all__ = ["CacheEntry", "CachedSession", "SessionCache"]
 
 # How many sessions are remembered, how many checkpoints of each, and how many bytes of the bodies of all together.
-_SESSIONS = 128
+_SESSIONS = 1000
 _RECORDS = 64
 _BYTES = 32 * 1024 * 1024
+# How many changes that wait, of one kind.
+_WAITING = 128
+# How many generations of a session that ended again and again under one run.
+_GENERATIONS = 8
 # At least so many of the checkpoints put last are remembered, and of the messages: more than there are steps under way
 # at once.
 _RECENT = 500
@@ -30,12 +35,12 @@ _RECENT = 500
 class CachedSession:
     """What is known of one generation of a session."""
 
-    __slots__ = ("before", "bodies", "counted", "freed", "generation", "past", "records", "tolerated", "values")
+    __slots__ = ("before", "bodies", "freed", "generation", "past", "records", "tolerated", "values")
 
     def __init__(self, generation: int, before: CachedSession | None = None) -> None:
         self.generation = generation
         self.before = before
-        """What was known of another generation before; a turn that began in that may still go on."""
+        """What was known of the generation before; a turn that began in that may still go on."""
         self.bodies = KnownBodies()
         """Bodies known to be stored; whoever stores more adds them."""
         self.records: dict[str, Record] = {}
@@ -46,8 +51,6 @@ class CachedSession:
         """Those of `records` that were found to be freed when writes pending on them were stored."""
         self.past: tuple[str, frozenset[MessageKey]] | None = None
         """A checkpoint's id, and the keys of the messages that those it builds on had; see `brought_back`."""
-        self.counted = 0
-        """How much of its size the cache has counted."""
         self.tolerated = 0
         """Up to how many bytes it may have, though over `max_bytes`, since freeing it would do nothing."""
 
@@ -56,6 +59,23 @@ class CachedSession:
         """Bytes of all content."""
         values = sum(len(blob.payload) for held in [*self.values.values()] for blob in held.values())
         return self.bodies.size + values + (0 if self.before is None else self.before.size)
+
+    def generations(self) -> Iterator[CachedSession]:
+        """What is known of this generation, and of those before it, the newest first."""
+        yield self
+        if self.before is not None:
+            yield from self.before.generations()
+
+    def followed(self, generation: int) -> CachedSession:
+        """What is known of a new generation, which is nothing but this one and those before it.
+
+        Those in which only subgraphs went on have nothing that a run of the root graph would have to store again.
+        """
+        held = [each for each in self.generations() if not each.records or any(map(is_root, each.records))]
+        before: CachedSession | None = None
+        for each in reversed(held[:_GENERATIONS]):
+            each.before, before = before, each
+        return CachedSession(generation, before)
 
     def learn(
         self, name: str, record: Record, blobs: Mapping[str, Blob], parent: str = "", *, replaces: bool = False
@@ -83,13 +103,26 @@ class CachedSession:
         if values:
             self.values[name] = values
         if len(self.records) > _RECORDS:
-            # Another thread may do the same: the oldest can be gone by now.
-            self._forget(next(iter(list(self.records))))
+            # Another thread may do the same: the oldest can be gone by now. Subgraphs put many while the root waits.
+            names = list(self.records)
+            self._forget(next((name for name in names if not is_root(name)), names[0]))
 
     def _forget(self, name: str) -> None:
         self.records.pop(name, None)
         self.values.pop(name, None)
         self.freed.discard(name)
+
+
+class CacheEntry:
+    """A session's place in the cache; whoever holds it keeps what is known of the session, as a run under way does."""
+
+    __slots__ = ("__weakref__", "counted", "last")
+
+    def __init__(self, last: CachedSession) -> None:
+        self.last = last
+        """What is known of the generation that was seen last, even if that is gone by now."""
+        self.counted = 0
+        """How much of its size the cache has counted."""
 
 
 class _Recent:
@@ -128,57 +161,67 @@ class SessionCache:
 
     def __init__(self) -> None:
         self._lock = lock()
-        self._sessions: OrderedDict[SessionKey, CachedSession] = OrderedDict()
+        self._entries: OrderedDict[SessionKey, CacheEntry] = OrderedDict()
+        # Those included that are too many, but that runs under way hold.
+        self._held: WeakValueDictionary[SessionKey, CacheEntry] = WeakValueDictionary()
         self._put = _Recent()
         self._said = _Recent()
         self._plans: OrderedDict[SessionKey, Change] = OrderedDict()
         # By session and checkpoint.
         self._early: OrderedDict[tuple[SessionKey, str], list[Change]] = OrderedDict()
-        self._held = 0
+        self._bytes = 0
+
+    def entry(self, key: SessionKey) -> CacheEntry | None:
+        """The session's place, if anything is known of it."""
+        return self._entries.get(key) or self._held.get(key)
 
     def last(self, key: SessionKey) -> CachedSession | None:
         """What is known of the generation of a session that was seen last, even if that is gone by now."""
-        return self._sessions.get(key)
+        entry = self._entries.get(key) or self._held.get(key)
+        return None if entry is None else entry.last
 
     def last_with(self, key: SessionKey, name: str, generation: int | None) -> CachedSession | None:
         """What is known of the generation that has a checkpoint; if that is not remembered, of the given one."""
-        last = self._sessions.get(key)
-        both = [each for each in (last, last and last.before) if each is not None]
-        having = [each for each in both if name in each.records]
-        return next(iter(having or [each for each in both if each.generation == generation]), None)
+        last = self.last(key)
+        known = [] if last is None else [*last.generations()]
+        having = [each for each in known if name in each.records]
+        return next(iter(having or [each for each in known if each.generation == generation]), None)
 
     def of(self, key: SessionKey, generation: int) -> CachedSession:
         """What is known of this generation of a session; starts empty if another generation was remembered."""
         with self._lock:
-            known = self._sessions.get(key)
-            if known is not None and not known.generation:
-                known.generation = generation  # It begins with what was stored before this was told.
-            if known is None or known.generation != generation or known.bodies.size > _BYTES:
-                before = None if known is None or known.generation == generation else known
-                if before is not None:
-                    before.before = None
-                self._remove(key)
-                known = self._sessions[key] = CachedSession(generation, before)
-            self._sessions.move_to_end(key)
-            if len(self._sessions) > _SESSIONS:
-                self._remove(next(iter(self._sessions)))
-            return known
+            entry = self.entry(key)
+            if entry is None:
+                entry = self._held[key] = CacheEntry(CachedSession(generation))
+            elif not entry.last.generation:
+                entry.last.generation = generation  # It begins with what was stored before this was told.
+            elif entry.last.generation != generation:
+                entry.last = entry.last.followed(generation)
+            elif entry.last.bodies.size > _BYTES:
+                entry.last = CachedSession(generation)
+            self._entries[key] = entry
+            self._entries.move_to_end(key)
+            if len(self._entries) > _SESSIONS:
+                self._remove(next(iter(self._entries)))
+            return entry.last
 
     def count(self, key: SessionKey) -> None:
         """Take account of what was learned of a session, and forget others if all are too much."""
         with self._lock:
-            known = self._sessions.get(key)
-            if known is None:
+            entry = self._entries.get(key)
+            if entry is None:
                 return
-            size = known.size
-            self._held += size - known.counted
-            known.counted = size
-            while len(self._sessions) > 1 and self._held > _BYTES:
-                self._remove(next(iter(self._sessions)))
+            size = entry.last.size
+            self._bytes += size - entry.counted
+            entry.counted = size
+            while len(self._entries) > 1 and self._bytes > _BYTES:
+                self._remove(next(iter(self._entries)))
 
     def _remove(self, key: SessionKey) -> None:
-        known = self._sessions.pop(key, None)
-        self._held -= 0 if known is None else known.counted
+        entry = self._entries.pop(key, None)
+        if entry is not None:
+            self._bytes -= entry.counted
+            entry.counted = 0
 
     def note_put(self, key: SessionKey, name: str, generation: int) -> None:
         """Remember that a checkpoint, or a list of writes pending on one, was put in this generation."""
@@ -186,7 +229,12 @@ class SessionCache:
 
     def put_in(self, key: SessionKey, name: str) -> int | None:
         """The generation that one is known to have been put in, though it may be freed by now."""
-        return self._put.generation(key, name)
+        found = self._put.generation(key, name)
+        if found is None:
+            # Others were put since, but it may be what a run under way builds on.
+            known = self.last_with(key, name, None)
+            found = None if known is None else known.generation or None
+        return found
 
     def note_said(self, key: SessionKey, ids: Iterable[str]) -> None:
         """Remember that a history added messages of these ids, in whichever generation."""
@@ -195,14 +243,14 @@ class SessionCache:
 
     def may_have(self, key: SessionKey, id: str) -> bool:
         """Whether this process knows of a message of this id in a session, which may be gone by now."""
-        known = self._sessions.get(key)
+        known = self.last(key)
         return self._said.generation(key, id) is not None or (known is not None and id in known.bodies.by_id)
 
     def keep_plan(self, key: SessionKey, change: Change) -> None:
         """Remember what can be freed of a session."""
         with self._lock:
             self._plans[key] = change
-            while len(self._plans) > _SESSIONS:
+            while len(self._plans) > _WAITING:
                 self._plans.popitem(last=False)
 
     def take_plan(self, key: SessionKey) -> Change | None:
@@ -213,7 +261,7 @@ class SessionCache:
         """Remember an interrupt that was stored before its checkpoint was known to be, which may be freed by then."""
         with self._lock:
             self._early.setdefault((key, name), []).append(change)
-            while len(self._early) > _SESSIONS:
+            while len(self._early) > _WAITING:
                 self._early.popitem(last=False)
 
     def take_early(self, key: SessionKey, name: str) -> Sequence[Change]:
@@ -228,10 +276,11 @@ class SessionCache:
         with self._lock:
             for key in [
                 key
-                for key in {*self._sessions, *self._plans, *(key for key, _ in self._early)}
+                for key in {*self._entries, *self._held.keys(), *self._plans, *(key for key, _ in self._early)}
                 if key.user_id == user_id and session_id in (None, key.session_id)
             ]:
                 self._remove(key)
+                self._held.pop(key, None)
                 self._plans.pop(key, None)
                 for early in [each for each in self._early if each[0] == key]:
                     del self._early[early]

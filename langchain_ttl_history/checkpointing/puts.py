@@ -134,7 +134,8 @@ class CheckpointPuts:
             known = cache.of(key, outcome.generation)
         if known.before is not None and put.parent_name not in known.records:
             # The session ended under its run, which brought along what it shows, and may have to once more.
-            known.bodies.take(record.names, known.before.bodies)
+            for earlier in known.before.generations():
+                known.bodies.take(record.names, earlier.bodies)
         if not put.ns:
             known.bodies.settle(record.names)
         before = known.records.get(put.parent_name)

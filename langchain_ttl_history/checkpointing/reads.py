@@ -99,7 +99,8 @@ class CheckpointReads:
         self.sessions.cache.count(key)
         loaded, token = found
         if lease is not None:
-            loaded.checkpoint["versions_seen"][TOKEN_KEY] = token.versions()
+            # What this process knows is all there is of what the run holds, should its session end under it.
+            loaded.checkpoint["versions_seen"][TOKEN_KEY] = token.versions(self.sessions.cache.entry(key))
         return loaded
 
     def _first(self, key: SessionKey, view: View) -> tuple[Loaded, Token]:

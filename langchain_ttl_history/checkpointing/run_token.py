@@ -19,6 +19,20 @@ TOKEN_KEY = "__ttl_history__"  # noqa: S105  # no secret: what a run has seen
 _NOTHING: frozenset[MessageKey] = frozenset()
 
 
+class _Holding(str):  # noqa: SLOT000  # str has no room for a named slot
+    """A string that keeps an object alive; to everyone else, and where it is copied, it is the string it equals."""
+
+    _held: object
+
+    def __new__(cls, text: str, held: object) -> _Holding:
+        made = super().__new__(cls, text)
+        made._held = held
+        return made
+
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:
+        return str, (str.__str__(self),)
+
+
 class Token(NamedTuple):
     """What a run was shown when it loaded its checkpoint; it comes back with each of its puts."""
 
@@ -53,15 +67,15 @@ class Token(NamedTuple):
         """How many messages it was shown."""
         return len(self.names) if self.shown[:1] in ("", "[") else self.shown.count("\n") + 1
 
-    def versions(self) -> dict[str, int]:
-        """The token as an entry of `versions_seen`.
+    def versions(self, holds: object) -> dict[str, int]:
+        """The token as an entry of `versions_seen`, which keeps an object alive for as long as its run goes on.
 
         All of it is in the keys and every version is 0: LangGraph treats a thread as new, and infers the node of an
         update, only while every version in there is falsy.
         """
         seen = self.seen
         fields = pack([self.generation, self.id, seen.position, seen.packed(), sorted(self.cut)])
-        return {fields.hex(): 0, self.shown: 0}
+        return {fields.hex(): 0, _Holding(self.shown, holds): 0}
 
     @classmethod
     def taken_from(cls, versions_seen: dict[str, Any]) -> Token | None:

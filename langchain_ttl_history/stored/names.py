@@ -33,6 +33,7 @@ __all__ = [
     "checkpoint_name",
     "content_name",
     "head_name",
+    "is_root",
     "key_of",
     "value_name",
     "writes_name",
@@ -72,6 +73,11 @@ def head_name(ns: str) -> str:
 def checkpoint_name(ns: str, id: str) -> str:
     """The name of a checkpoint."""
     return f"c{ns}\0{id}"
+
+
+def is_root(name: str) -> bool:
+    """Whether a checkpoint's name is one of the root graph."""
+    return name.startswith(f"{CHECKPOINT}\0")
 
 
 def writes_name(ns: str, id: str) -> str:

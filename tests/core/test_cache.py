@@ -40,14 +40,55 @@ def test_what_a_session_began_with_is_still_known_once_its_generation_is() -> No
     assert cache.of(KEY, 8).bodies is not first
 
 
-def test_of_the_generations_before_only_the_last_is_remembered_and_it_counts() -> None:
+def test_of_the_generations_before_the_newest_few_are_remembered_and_count() -> None:
     cache = SessionCache()
     first = cache.of(KEY, 1)
     first.bodies.learn("a", Body("a body", None, bytes(100)))
     second = cache.of(KEY, 2)
-    assert (second.before, second.size) == (first, 100)
-    third = cache.of(KEY, 3)
-    assert (third.before, second.before) == (second, None)
+    assert ([*second.generations()], second.size) == ([second, first], 100)
+    for generation in range(3, 100):
+        newest = cache.of(KEY, generation)
+    assert [each.generation for each in newest.generations()] == [99, *range(98, 90, -1)]
+    assert newest.size == 0
+
+
+def test_generations_in_which_only_subgraphs_went_on_push_out_no_other() -> None:
+    cache = SessionCache()
+    record = Record({}, {}, None, "run")
+    cache.of(KEY, 1).learn("c\0root", record, {})
+    for generation in range(2, 100):
+        cache.of(KEY, generation).learn("csub\0x", record, {})
+    assert [each.generation for each in cache.of(KEY, 100).generations()] == [100, 1]
+    found = cache.last_with(KEY, "c\0root", None)
+    assert found is not None
+    assert found.generation == 1
+
+
+def test_checkpoints_of_subgraphs_push_out_none_of_the_root() -> None:
+    known = SessionCache().of(KEY, 1)
+    for name in ("c\0root", *(f"csub\0{number}" for number in range(100))):
+        known.learn(name, Record({}, {}, None, "run"), {})
+    assert [*known.records] == ["c\0root", *(f"csub\0{number}" for number in range(37, 100))]
+
+
+def test_a_session_that_is_held_stays_known_until_it_is_let_go_or_dropped() -> None:
+    cache = SessionCache()
+    first = cache.of(KEY, 1)
+    first.learn("c\0root", Record({}, {}, None, "run"), {})
+    held = cache.entry(KEY)
+    for number in range(2_000):
+        cache.of(SessionKey("bob", f"s{number}"), 1)
+    assert cache.last(KEY) is first
+    assert cache.put_in(KEY, "c\0root") == 1
+    assert [*cache.of(KEY, 2).generations()][1:] == [first]
+    cache.drop("ada")
+    assert (held is not None, cache.last(KEY)) == (True, None)
+    again = cache.of(KEY, 3)
+    assert again.before is None
+    held = None
+    for number in range(2_000):
+        cache.of(SessionKey("bob", f"s{number}"), 1)
+    assert cache.last(KEY) is None
 
 
 def test_all_sessions_together_are_bounded_though_each_grows_after_it_was_first_seen() -> None:
@@ -60,9 +101,10 @@ def test_all_sessions_together_are_bounded_though_each_grows_after_it_was_first_
         known = [found for found in map(cache.last, keys) if found is not None]
         assert sum(each.size for each in known) <= 32 * 1024 * 1024
     assert len(known) > 20
-    for number in range(1_000):
-        cache.of(SessionKey("bob", f"s{number}"), 1)
-    assert sum(cache.last(SessionKey("bob", f"s{number}")) is not None for number in range(1_000)) == 128
+    others = [SessionKey("bob", f"s{number}") for number in range(3_000)]
+    for key in others:
+        cache.of(key, 1)
+    assert sum(cache.last(key) is not None for key in others) == 1_000
 
 
 def test_what_a_checkpoint_holds_besides_its_conversation_is_remembered_until_its_run_goes_on() -> None:

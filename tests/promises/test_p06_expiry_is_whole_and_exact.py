@@ -7,22 +7,34 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import timedelta, timezone
-from typing import Annotated, Any
+from typing import Annotated, Any, TypedDict
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage
 from langchain_core.tools import tool
 from langgraph.channels.delta import DeltaChannel
-from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.graph.message import _messages_delta_reducer
 from langgraph.types import Command, interrupt
 
-from langchain_ttl_history import Retention, SessionBuffer
+from langchain_ttl_history import Retention, SessionBuffer, cache
 from langchain_ttl_history.storage import MemoryStorage
 from langchain_ttl_history.testing import Clock
 
 from .conftest import StorageCase
-from .helpers import GRAPH_KINDS, Colour, Gate, ScriptedModel, Session, Tools, build_chain, build_graph, texts
+from .helpers import (
+    GRAPH_KINDS,
+    Colour,
+    DeltaState,
+    Gate,
+    ScriptedModel,
+    Session,
+    Tools,
+    build_chain,
+    build_graph,
+    echo,
+    texts,
+)
 
 IDLE = 100.0
 MOMENT = 0.01
@@ -518,6 +530,73 @@ async def test_an_interrupt_lives_as_long_as_its_session(session: Session, clock
         await session.messages()
     result = await session.run(agent, Command(resume="yes"))
     assert texts(result["messages"])[-1] == "answer: yes"
+
+
+class Steps(TypedDict):
+    done: int
+
+
+@pytest.mark.parametrize("ends", ["asking", "failing", "answering"])
+@pytest.mark.parametrize("state", [MessagesState, DeltaState])
+async def test_a_turn_outlives_its_session_again_and_again_within_one_step(
+    session: Session, clock: Clock, case: StorageCase, state: Any, ends: str
+) -> None:
+    """The steps of an agent in its tool each begin the session anew, and all the turn holds is what was before."""
+
+    def slowly(state: Steps) -> dict[str, Any]:
+        clock.advance(past(case))
+        return {"done": state["done"] + 1}
+
+    steps = StateGraph(Steps).add_node("slowly", slowly).add_edge(START, "slowly")
+    steps.add_conditional_edges("slowly", lambda state: "slowly" if state["done"] < 3 else END)
+    inner = steps.compile()
+
+    async def work(_: Any) -> dict[str, Any]:
+        await session.colour.call(inner, "invoke", {"done": 0})
+        return ending(ends)
+
+    await asks_and_outlives(session, state, work, ends)
+
+
+@pytest.mark.parametrize("ends", ["asking", "failing", "answering"])
+@pytest.mark.parametrize("state", [MessagesState, DeltaState])
+async def test_a_turn_outlives_its_session_however_many_others_the_process_used(
+    session: Session, clock: Clock, case: StorageCase, state: Any, ends: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "_SESSIONS", 2)
+    monkeypatch.setattr(cache, "_RECENT", 8)
+    quick = build_graph("state_graph", session.buffer.checkpointer(), ScriptedModel(answer=echo))
+
+    async def work(_: Any) -> dict[str, Any]:
+        clock.advance(past(case))
+        for other in range(8):
+            await session("bob", f"s{other}").ask(quick, "hello")
+        return ending(ends)
+
+    await asks_and_outlives(session, state, work, ends)
+
+
+def ending(ends: str) -> dict[str, Any]:
+    """What a node of a graph does at last."""
+    if ends == "failing":
+        raise TimeoutError("the model took too long")
+    return {"messages": [AIMessage(interrupt("sure?") if ends == "asking" else "worked")]}
+
+
+async def asks_and_outlives(session: Session, state: Any, work: Callable[[Any], Any], ends: str) -> None:
+    """A turn of a graph whose one node does some work, under which its session ends."""
+    graph: Any = StateGraph(state)
+    graph.add_node("work", work if session.colour.is_async else lambda state: asyncio.run(work(state)))
+    agent = graph.add_edge(START, "work").compile(checkpointer=session.buffer.checkpointer())
+    await session.add(HumanMessage("earlier"), AIMessage("answer"))
+    with suppress(TimeoutError):
+        # So that its first checkpoint is stored before time passes.
+        await session.ask(agent, "go", durability="sync")
+    said = ["earlier", "answer", "go", *["worked"] * (ends == "answering")]
+    assert await session.seen_by(agent) == said
+    found = await session.state(agent)
+    assert found.next == (() if ends == "answering" else ("work",))
+    assert [each.value for each in found.interrupts] == ["sure?"] * (ends == "asking")
 
 
 async def test_the_instant_comes_in_real_time_too(colour: Colour) -> None:
