@@ -10,19 +10,17 @@ from uuid import UUID
 from langchain_core.messages import (
     BaseMessage,
     BaseMessageChunk,
-    HumanMessage,
     RemoveMessage,
-    SystemMessage,
-    ToolMessage,
     message_chunk_to_message,
 )
 
 from langchain_ttl_history.chain_turns import new_in
-from langchain_ttl_history.conversation import diff, keyed
+from langchain_ttl_history.conversation import diff
 from langchain_ttl_history.errors import SessionDeletedError, StorageError, TypeNotAllowedError, brief
 from langchain_ttl_history.flow import Flow
 from langchain_ttl_history.given_messages import REMOVE_ALL_MESSAGES, as_messages
 from langchain_ttl_history.keys import SessionKey, label
+from langchain_ttl_history.late_results import may_be_late, placed
 from langchain_ttl_history.log_entries import Delta
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Blob, Change, Guard, Status
@@ -30,7 +28,6 @@ from langchain_ttl_history.stored.bodies import check_id, encode_bodies, encode_
 from langchain_ttl_history.stored.known_bodies import KnownBodies
 from langchain_ttl_history.stored.names import LOG, MessageKey, key_of
 from langchain_ttl_history.views import Turn, View
-from langchain_ttl_history.window import answerable
 
 __all__ = ["add", "guard_of", "replace"]
 
@@ -63,12 +60,12 @@ def add(sessions: Sessions, key: SessionKey, given: Sequence[BaseMessage], turn:
         return
     removed, added = _gathered(ready)
     groups: list[tuple[MessageKey | None, list[str]]] = [(None, [*added])]
-    if not added or _has_late_results(sessions, key, added.values()):
+    if not added or may_be_late(sessions, key, added.values()):
         view = yield from sessions.read(key, None)
         if not added and view.generation is None:
             _check_deletion(view, guard, key)
             return  # There is nothing to remove, and no session to make.
-        groups = _placed(added.values(), view)
+        groups = placed(added.values(), view)
     blobs: dict[str, Blob] = {}
     names = dict(zip(added, encode_new(added.values(), sessions.codec, label(key), blobs), strict=True))
     run = _new_id()
@@ -207,85 +204,6 @@ def _ready(given: object, key: SessionKey) -> BaseMessage:
     if not message.id:
         message = message.model_copy(update={"id": _new_id()})
     return message
-
-
-def _has_late_results(sessions: Sessions, key: SessionKey, messages: Iterable[BaseMessage]) -> bool:
-    """Whether results among these messages may belong to a call that is there, and not at the end.
-
-    They stand first, or behind their call, or another message, that is said again. For the latter this process has to
-    know of that: what others stored is not looked up, since nearly all results come with a new call.
-    """
-    callers: dict[str | None, str] = {}
-    is_first = True
-    for message in messages:
-        id = message.id or ""
-        if not isinstance(message, ToolMessage):
-            callers.update(dict.fromkeys(answerable(message), id))
-            is_first = is_first and sessions.cache.may_have(key, id)
-        elif message.tool_call_id not in callers:
-            if is_first:
-                return True
-        elif sessions.cache.may_have(key, callers[message.tool_call_id]):
-            return True
-    return False
-
-
-def _placed(messages: Iterable[BaseMessage], view: View) -> list[tuple[MessageKey | None, list[str]]]:
-    """The ids of these messages in groups, and for each the key of the message that it follows; None for the end.
-
-    A late result goes to its call, and what answers it, up to the next question, with it. What is said behind a message
-    that is there follows that, once anything went to its call.
-    """
-    groups: list[tuple[MessageKey | None, list[str]]] = [(None, [])]
-    here = {*keyed(view.names)}
-    # By the id of a call the message of these that made it, if that is there; results of a new one stay with it.
-    # As long as nothing new was said but results, those of other calls are late as well.
-    made: dict[str | None, MessageKey] = {}
-    at, behind, is_first = 0, None, True
-    for message in messages:
-        id = MessageKey(message.id or "")
-        is_there = id in here
-        if not isinstance(message, ToolMessage):
-            is_first = is_first and is_there
-            for call in answerable(message):
-                made.pop(call, None)
-                if is_there:
-                    made[call] = id
-        if is_there:  # What is there stays in its place, and places nothing.
-            behind = id if len(groups) > 1 else None
-        elif isinstance(message, ToolMessage) and (is_first or message.tool_call_id in made):
-            after = _caller(message, view, made.get(message.tool_call_id))
-            at = next((place for place, (other, _) in enumerate(groups) if other == after), len(groups))
-            behind = None
-            if at == len(groups):
-                groups.append((after, []))
-        elif behind is not None or (groups[at][0] is not None and isinstance(message, (HumanMessage, SystemMessage))):
-            asks = isinstance(message, (HumanMessage, SystemMessage))
-            at = len(groups)
-            groups.append((None if asks else behind, []))
-            behind = None
-        groups[at][1].append(id)
-    return groups if groups[0][1] or len(groups) == 1 else groups[1:]
-
-
-def _caller(result: ToolMessage, view: View, caller: MessageKey | None) -> MessageKey | None:
-    """The key of the message that a tool's result follows: its call, or the last result of that call so far.
-
-    Args:
-        result: The result.
-        view: The conversation.
-        caller: The key of the message that made the call, if that is known; else it is the newest with a call of this
-            id, since models use their ids again.
-    """
-    found: MessageKey | None = None
-    in_group = False
-    for name, key in zip(view.names, keyed(view.names), strict=True):
-        message = view.messages[name]
-        made_it = result.tool_call_id in answerable(message) and caller in (None, key)
-        in_group = made_it or (in_group and isinstance(message, ToolMessage))
-        if in_group:
-            found = key
-    return found
 
 
 def _new_id() -> str:

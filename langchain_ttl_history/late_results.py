@@ -1,0 +1,130 @@
+"""Results of tools that come late: they go behind their call, and not to the end, where a history adds what is said."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage, ToolMessage
+
+from langchain_ttl_history.conversation import keyed
+from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.sessions import Sessions
+from langchain_ttl_history.stored.names import MessageKey
+from langchain_ttl_history.views import View
+from langchain_ttl_history.window import answerable
+
+__all__ = ["may_be_late", "placed"]
+
+
+def may_be_late(sessions: Sessions, key: SessionKey, messages: Iterable[BaseMessage]) -> bool:
+    """Whether results among these messages may belong to a call that is there, and not at the end.
+
+    They stand first, or behind their call, or another message, that is said again. For the latter this process has to
+    know of that: what others stored is not looked up, since nearly all results come with a new call.
+    """
+    callers: dict[str | None, str] = {}
+    is_first = True
+    for message in messages:
+        id = message.id or ""
+        if not isinstance(message, ToolMessage):
+            callers.update(dict.fromkeys(answerable(message), id))
+            is_first = is_first and sessions.cache.may_have(key, id)
+        elif message.tool_call_id not in callers:
+            if is_first:
+                return True
+        elif sessions.cache.may_have(key, callers[message.tool_call_id]):
+            return True
+    return False
+
+
+class _Groups:
+    """Ids of messages in groups, each with the key of the message that it follows; None for the end."""
+
+    def __init__(self) -> None:
+        self._all: list[tuple[MessageKey | None, list[str]]] = [(None, [])]
+        self._at = 0
+
+    @property
+    def after(self) -> MessageKey | None:
+        """What the current group follows."""
+        return self._all[self._at][0]
+
+    @property
+    def are_many(self) -> bool:
+        """Whether anything follows something else than the end."""
+        return len(self._all) > 1
+
+    def open(self, after: MessageKey | None) -> None:
+        """Begin a new group."""
+        self._at = len(self._all)
+        self._all.append((after, []))
+
+    def go_to(self, after: MessageKey | None) -> None:
+        """Make the group that follows this message the current one."""
+        at = next((place for place, (other, _) in enumerate(self._all) if other == after), None)
+        if at is None:
+            self.open(after)
+        else:
+            self._at = at
+
+    def add(self, id: str) -> None:
+        """Add a message to the current group."""
+        self._all[self._at][1].append(id)
+
+    def used(self) -> list[tuple[MessageKey | None, list[str]]]:
+        """All groups, without a first one that nothing was added to; at least one."""
+        return self._all if self._all[0][1] or not self.are_many else self._all[1:]
+
+
+def placed(messages: Iterable[BaseMessage], view: View) -> list[tuple[MessageKey | None, list[str]]]:
+    """The ids of these messages in groups, and for each the key of the message that it follows; None for the end.
+
+    A late result goes to its call, and what answers it, up to the next question, with it. What is said behind a message
+    that is there follows that, once anything went to its call.
+    """
+    groups, here = _Groups(), {*keyed(view.names)}
+    # By the id of a call the message of these that made it, if that is there; results of a new one stay with it.
+    made: dict[str | None, MessageKey] = {}
+    # As long as nothing new was said but results, those of other calls are late as well.
+    is_first = True
+    behind: MessageKey | None = None
+    for message in messages:
+        id = MessageKey(message.id or "")
+        is_there = id in here
+        asks = isinstance(message, (HumanMessage, SystemMessage))
+        if not isinstance(message, ToolMessage):
+            is_first = is_first and is_there
+            for call in answerable(message):
+                made.pop(call, None)
+                if is_there:
+                    made[call] = id
+        if is_there:  # What is there stays in its place, and places nothing.
+            behind = id if groups.are_many else None
+        elif isinstance(message, ToolMessage) and (is_first or message.tool_call_id in made):
+            groups.go_to(_caller(message, view, made.get(message.tool_call_id)))
+            behind = None
+        elif behind is not None or (asks and groups.after is not None):
+            groups.open(None if asks else behind)
+            behind = None
+        groups.add(id)
+    return groups.used()
+
+
+def _caller(result: ToolMessage, view: View, caller: MessageKey | None) -> MessageKey | None:
+    """The key of the message that a tool's result follows: its call, or the last result of that call so far.
+
+    Args:
+        result: The result.
+        view: The conversation.
+        caller: The key of the message that made the call, if that is known; else it is the newest with a call of this
+            id, since models use their ids again.
+    """
+    found: MessageKey | None = None
+    in_group = False
+    for name, key in zip(view.names, keyed(view.names), strict=True):
+        message = view.messages[name]
+        made_it = result.tool_call_id in answerable(message) and caller in (None, key)
+        in_group = made_it or (in_group and isinstance(message, ToolMessage))
+        if in_group:
+            found = key
+    return found
