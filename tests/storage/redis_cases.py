@@ -54,10 +54,13 @@ def open_redis(
     return storage
 
 
-def open_cluster(clock: Callable[[], float] | None, kind: str | None = None) -> RedisStorage:
+def open_cluster(
+    clock: Callable[[], float] | None, kind: str | None = None, scheme: str = "redis+cluster"
+) -> RedisStorage:
     """An empty storage on a cluster that other tests share."""
     cluster = servers.shared_cluster(kind_here(kind))
-    storage = RedisStorage(cluster.url, clock=clock, prefix=f"test-{os.getpid()}-{next(_numbers)}")
+    url = cluster.url.replace("redis+cluster", scheme, 1)
+    storage = RedisStorage(url, clock=clock, prefix=f"test-{os.getpid()}-{next(_numbers)}")
     _servers[storage] = cluster.nodes
     return storage
 

@@ -133,3 +133,14 @@ class TestValkeyDriver(TestRedis):
 
 class TestValkeyDriverAsync(TestValkeyDriver):
     asynchronous = True
+
+
+class TestValkeyDriverOfACluster(TestCluster):
+    """Through valkey-py, whose clients of clusters name other methods than redis-py's."""
+
+    def make(self, clock: Callable[[], float]) -> Any:
+        return open_cluster(clock, scheme="valkey+cluster")
+
+
+class TestValkeyDriverOfAClusterAsync(TestValkeyDriverOfACluster):
+    asynchronous = True

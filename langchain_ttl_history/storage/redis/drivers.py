@@ -5,7 +5,16 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-__all__ = ["described", "exceptions_of", "is_async", "is_client", "is_of_cluster", "library_of", "way_out"]
+__all__ = [
+    "connection_to",
+    "described",
+    "exceptions_of",
+    "is_async",
+    "is_client",
+    "is_of_cluster",
+    "library_of",
+    "way_out",
+]
 
 
 def library_of(client: Any) -> str | None:
@@ -37,6 +46,11 @@ def is_async(client: Any) -> bool:
 def is_of_cluster(client: Any) -> bool:
     """Whether a client of a driver is a cluster's."""
     return hasattr(client, "get_primaries")
+
+
+def connection_to(client: Any, node: Any) -> Any:
+    """The client of one node that a cluster's sync client asks; each driver has named it after itself."""
+    return getattr(client, f"get_{library_of(client)}_connection")(node)
 
 
 def described(client: Any) -> str:

@@ -22,6 +22,7 @@ from langchain_ttl_history.storage.redis import requests
 from langchain_ttl_history.storage.redis.batches import Batches
 from langchain_ttl_history.storage.redis.clients import Clients, Given, Made
 from langchain_ttl_history.storage.redis.commands import NEVER_DECODE, Command, Eval, Keys, Scan
+from langchain_ttl_history.storage.redis.drivers import connection_to
 from langchain_ttl_history.storage.redis.failures import Failures, is_of_another_loop, is_of_replica
 from langchain_ttl_history.storage.redis.mirror import Mirrors
 from langchain_ttl_history.storage.redis.numbers import NumbersCache
@@ -208,7 +209,7 @@ class RedisStorage(OfThisProcess):
             if isinstance(request, Scan):
                 nodes = _primaries(client)
                 node, command = request.start(nodes)
-                at = client if node is None else client.get_redis_connection(nodes[node])
+                at = client if node is None else connection_to(client, nodes[node])
                 return request.end(nodes, node, at.execute_command(*command, **NEVER_DECODE))
             try:
                 return client.execute_command(*request.by_sha, **NEVER_DECODE)
