@@ -98,6 +98,20 @@ async def test_a_connection_that_is_lost_in_the_moment_before_a_request_is_not_n
     assert await stored_texts(storage) == [b"one", b"two"]
 
 
+@pytest.mark.parametrize("mistake", [AttributeError("'Redis' object has no attribute 'x'"), TypeError("f() takes 1")])
+async def test_a_mistake_in_a_program_is_not_taken_for_an_outage(
+    server: servers.Server, open_: Any, call: Any, monkeypatch: pytest.MonkeyPatch, mistake: Exception
+) -> None:
+    def fail(self: object, *command: Any, **options: Any) -> Any:
+        raise mistake
+
+    monkeypatch.setattr(redis.Redis, "execute_command", fail)
+    monkeypatch.setattr(redis.asyncio.Redis, "execute_command", fail)
+    with pytest.raises(type(mistake)) as raised:
+        await call(open_(server.url), "read", KEY, Query())
+    assert raised.value is mistake
+
+
 async def test_a_client_that_sends_again_by_itself_stores_nothing_twice(proxy: Proxy, server: servers.Server) -> None:
     client = redis.Redis(port=proxy.port, retry=Retry(NoBackoff(), 5))
     storage = RedisStorage(client)

@@ -12,6 +12,11 @@ __all__ = ["Failures", "is_of_another_loop", "is_of_replica"]
 # What the server says of a script that could not take apart what is stored.
 _DAMAGE = re.compile("user_script.*(bad argument|attempt to |Missing bytes|Bad data format|is damaged)", re.DOTALL)
 
+# When an async cluster client learns of a change, it takes connections away from requests under way, which find None in
+# their place and fail with an AttributeError. With some versions of Python 3.12 and 3.13 it is a TypeError where the
+# connection was lost in the moment before something is written to it.
+_TAKEN_AWAY = (AttributeError, TypeError)
+
 
 class Failures:
     """The errors that a request may end in.
@@ -26,15 +31,7 @@ class Failures:
         name = library.title()
         self.no_script: type[Exception] = errors.NoScriptError
         """The server does not know a script."""
-        # When an async cluster client learns of a change, it takes connections away from requests under way, which then
-        # fail with an AttributeError. With some versions of Python 3.12 and 3.13 it is a TypeError where the connection
-        # was lost in the moment before something is written to it.
-        self._unsettled: tuple[type[Exception], ...] = (
-            errors.ClusterError,
-            errors.TryAgainError,
-            AttributeError,
-            TypeError,
-        )
+        self._unsettled: tuple[type[Exception], ...] = (errors.ClusterError, errors.TryAgainError, *_TAKEN_AWAY)
         if is_cluster:
             # A node may be gone, and another take its place; a thread that learns of it closes connections of others.
             self._unsettled += (errors.ConnectionError, ValueError)
@@ -63,12 +60,16 @@ class Failures:
             is_late: Whether it was retried for long enough.
 
         Raises:
+            AttributeError: The error is one, and not of a connection that was taken away.
             ConfigurationError: The error is one itself.
             CorruptRecordError: A script could not read what is stored.
             StorageError: Any other error that does not pass, or has not.
+            TypeError: As with an AttributeError.
         """
         if isinstance(error, ConfigurationError):
             raise error  # It is a ValueError, which is among the failures.
+        if isinstance(error, _TAKEN_AWAY) and "NoneType" not in str(error):
+            raise error  # A mistake in a program, which no server can mend.
         if _DAMAGE.search(str(error)):
             raise CorruptRecordError(f"a record is damaged: {error}") from error
         # The client's connections may all be in use; one will be free.
