@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Any
 
+import ormsgpack
 import pytest
 from langchain_core.messages import AIMessage
 from langgraph.graph import START, MessagesState, StateGraph
@@ -12,10 +14,23 @@ from langgraph.graph import START, MessagesState, StateGraph
 from langchain_ttl_history import CorruptRecordError, SessionBuffer
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import RedisStorage
-from langchain_ttl_history.storage.base import Query
-from tests.storage.redis_cases import KEY, TURN, begin, keys_of, settings_of
+from langchain_ttl_history.storage.base import Blob, Change, Guard, Query, Status
+from langchain_ttl_history.testing import Clock
+from tests.storage.redis_cases import KEY, LEASE, TURN, begin, contents, keys_of, settings_of
 
 QUERIES = (TURN, Query(outline=True), Query(("log",), ("m",)))
+DAMAGED: dict[str, Callable[[bytes], bytes]] = {
+    "cut": lambda record: record[:20],
+    "cut in its generation": lambda record: record[:4],
+    "its first byte": lambda record: record[:1],
+    "empty": lambda record: b"",
+    "garbage": lambda record: bytes(255 - byte for byte in record),
+    "a text": lambda record: ormsgpack.packb("text"),
+    "other values": lambda record: ormsgpack.packb([None] * 4 + [0] + ["x"] * 10),
+    "negative": lambda record: ormsgpack.packb([0, -5, 0, 0, 0, 0, 0, 0, "", [], 0, 0, 0, "", 0]),
+    "no time": lambda record: ormsgpack.packb([0, 2**60, 0, 0, 0, 0, 0, 0, "", [], 0, 0, 0, "", 0]),
+}
+"""What may have become of a session's record."""
 
 
 def test_damaged_bytes_are_an_error_of_this_packages_own(storage: RedisStorage, admin: Any) -> None:
@@ -88,3 +103,39 @@ def test_whatever_field_is_damaged_the_error_names_the_session(storage: RedisSto
         admin.hset(session, field, value)
     assert len(told) > 3
     assert all("s1" in each for each in told)
+
+
+@pytest.mark.parametrize("damage", DAMAGED.values(), ids=DAMAGED)
+@pytest.mark.parametrize("all_of_them", [False, True], ids=["delete", "forget"])
+def test_a_session_whose_record_is_damaged_can_be_deleted(
+    storage: RedisStorage,
+    another: Callable[[], RedisStorage],
+    admin: Any,
+    clock: Clock,
+    damage: Callable[[bytes], bytes],
+    all_of_them: bool,
+) -> None:
+    key, other = SessionKey("zoe", "secret"), SessionKey("zoe", "other secret")
+
+    def said(generation: int | None = None) -> Change:
+        return Change(LEASE, Guard(generation), {"m1": Blob(b"secret")}, [("log", b"secret", ("m1",))])
+
+    # Made in the microsecond of a deletion, and on a clock that was set back later: the newest number there can be.
+    storage.delete(*key, 1000.0)
+    made = storage.write(key, said()).generation
+    storage.write(other, said())
+    clock.advance(-5)
+    _, session = keys_of(storage, key)
+    admin.hset(session, "*", damage(admin.hget(session, "*")))
+    onlooker = another()
+    deleted = onlooker.delete("zoe", None if all_of_them else key.session_id, 1000.0)
+    assert deleted == 1 + all_of_them
+    assert not admin.exists(session)
+    assert storage.delete(*other, 1000.0) == 1 - all_of_them
+    assert not any(b"secret" in each for each in contents(storage))
+    # A turn that was running cannot bring it back, and a new one begins anew.
+    assert storage.write(key, said(made)).status is Status.DELETED
+    again = onlooker.write(key, said())
+    assert again.status is Status.STORED
+    assert again.generation > made
+    assert storage.write(key, said(again.generation)).status is Status.STORED

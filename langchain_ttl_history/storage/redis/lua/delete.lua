@@ -8,8 +8,8 @@
 --    4  the id of this request
 --    5  whether these must be all of the user's sessions
 --    6  the digests of the keys, in the order of KEYS
--- Reply: how many live sessions there were. Or, if 5 is set and the user has others: the digests of all, and nothing
---   was deleted.
+-- Reply: how many live sessions there were; one whose record is damaged counts as live. Or, if 5 is set and the user has
+--   others: the digests of all, and nothing was deleted.
 
 local a = cmsgpack.unpack(ARGV[1])
 local now, margin, standing, request, whole, digests = clock(a[1]), a[2], a[3], a[4], a[5], a[6]
@@ -31,6 +31,20 @@ if whole then
   end
 end
 
+-- Whether a session is alive, and its generation: nil if its record is damaged. Deleting is then all that can be done.
+local function state_of(raw)
+  local readable, m = pcall(alive, raw, now)
+  if readable and not m then
+    return false, 0
+  end
+  -- From 2^52 on it is no time, and before long the next number would be the same.
+  local generation = readable and m.generation
+  if type(generation) == 'number' and generation > 0 and generation < 2 ^ 52 then
+    return true, generation
+  end
+  return true, nil
+end
+
 local pinned, latest = 0, 0
 local total = call('HGET', user, '.')
 if total then
@@ -38,11 +52,13 @@ if total then
 end
 local there, fields, gone, highest = 0, {}, {}, now
 for at, digest in ipairs(digests) do
-  local m = alive(call('HGET', KEYS[at + 1], '*'), now)
-  local fence, existed = now, m and 1 or 0
-  if m then
-    fence = math.max(fence, m.generation)
+  local is_alive, generation = state_of(call('HGET', KEYS[at + 1], '*'))
+  local entry = call('HGET', user, 's' .. digest)
+  if not generation then
+    -- It was the time when the session was made, even if a clock was set back since, or the number after a fence.
+    generation = math.max(fence_of(digest, now) + 1, entry and unpacked('>I8', entry) or 0)
   end
+  local fence, existed = math.max(now, generation), is_alive and 1 or 0
   local stone = call('HGET', user, 't' .. digest)
   if stone then
     local before, _, by, was = unpacked('>I8I8c8I1', stone)
@@ -51,7 +67,6 @@ for at, digest in ipairs(digests) do
       existed = was
     end
   end
-  local entry = call('HGET', user, 's' .. digest)
   if entry then
     local _, deadline = unpacked('>I8I8', entry)
     if deadline == 0 then
