@@ -90,12 +90,15 @@ class ServerURL:
     def _refuse_bare_secret(self) -> None:
         """Refuse a URL whose password cannot be told from the rest, without what a driver says: it quotes a part."""
         with suppress(ValueError):
-            _ = urlsplit(self._plain).port
-            return
+            parts = urlsplit(self._plain)
+            _ = parts.port
+            # A password may look like a port as far as its first special character, and the rest like an option.
+            if "@" not in parts.path + parts.query + parts.fragment:
+                return
         if "@" in self._plain:
             raise ConfigurationError(
                 f"{self!r} cannot be read: the port must be a number up to 65535, and special characters of a user "
-                "name or password written as codes, which urllib.parse.quote(password, safe='') does"
+                "name, a password or an option written as codes, which urllib.parse.quote(password, safe='') does"
             )
 
     def _check(self) -> None:
