@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
+import ssl
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
 from langchain_core.messages import HumanMessage
 
 from langchain_ttl_history import SessionBuffer, StorageError
+from langchain_ttl_history.storage.redis import tls
 from tests import servers
 from tests.storage.redis_cases import assert_sound, kind_here
 
@@ -90,3 +95,42 @@ async def test_a_certificate_that_is_not_trusted_is_an_error(
             assert type(refused.value.__cause__).__module__ == f"{SCHEMES[scheme]}.exceptions"
     async with SessionBuffer(f"{scheme}://127.0.0.1:{safe.port}?ssl_ca_certs={safe.certificate}") as buffer:
         assert buffer.info("eve", "s1") is None
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+async def test_connections_opened_at_once_read_the_systems_certificates_once(
+    safe: Safe, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    """It takes 30 to 80 ms, and the event loop does nothing else meanwhile."""
+    make, made = ssl.create_default_context, list[ssl.SSLContext]()
+
+    def count(*purpose: ssl.Purpose) -> ssl.SSLContext:
+        made.append(make(*purpose))
+        return made[-1]
+
+    monkeypatch.setattr(ssl, "create_default_context", count)
+    with safe.server.admin() as admin:
+        before = admin.info("stats")["total_connections_received"]
+        async with SessionBuffer(f"{scheme}://127.0.0.1:{safe.port}?ssl_ca_certs={safe.certificate}") as buffer:
+            # What is as long as this is sent alone, over a connection of its own.
+            long = [HumanMessage("x" * 100_000)]
+            histories = [buffer.history(f"many by {scheme}", str(number)) for number in range(8)]
+            await asyncio.gather(*(history.aadd_messages(long) for history in histories))
+        assert admin.info("stats")["total_connections_received"] - before >= len(histories)
+    assert len(made) == 1
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+async def test_certificates_that_were_renewed_are_read_again(
+    safe: Safe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    known, _ = certificate(tmp_path, "known")
+    async with SessionBuffer(f"{scheme}://127.0.0.1:{safe.port}?ssl_ca_certs={known}") as buffer:
+        with pytest.raises(StorageError, match="certificate"):
+            await buffer.ainfo("ada", "s1")
+        known.write_bytes(safe.certificate.read_bytes())
+        with pytest.raises(StorageError, match="certificate"):
+            await buffer.ainfo("ada", "s1")
+        later = time.monotonic() + tls._FRESH
+        monkeypatch.setattr(tls, "time", SimpleNamespace(monotonic=lambda: later))
+        assert await buffer.ainfo("ada", "s1") is None

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from langchain_ttl_history.errors import ConfigurationError, brief
 from langchain_ttl_history.storage.redis.drivers import exceptions_of
+from langchain_ttl_history.storage.redis.tls import SharedContext
 
 __all__ = ["ServerURL"]
 
@@ -31,11 +32,12 @@ class _Scheme(NamedTuple):
     library: str
     plain: str
     """The scheme for the library."""
+    tls: bool
     cluster: bool
 
 
 _SCHEMES: Mapping[str, _Scheme] = {
-    name + suffix: _Scheme(library, name, bool(suffix))
+    name + suffix: _Scheme(library, name, name != library, bool(suffix))
     for library, names in (("redis", ("redis", "rediss")), ("valkey", ("valkey", "valkeys")))
     for name in names
     for suffix in ("", "+cluster")
@@ -65,6 +67,7 @@ class ServerURL:
         self.library = scheme.library
         """The package of the driver: redis or valkey."""
         self.is_cluster = scheme.cluster
+        self._context = SharedContext() if scheme.tls else None
         # As the driver has it, which knows no scheme for clusters.
         self._plain = f"{scheme.plain}:{rest}"
         try:
@@ -127,6 +130,12 @@ class ServerURL:
 
     def client(self, *, asynchronous: bool) -> Any:
         """A new client; a cluster's sync one connects at once."""
+        client = self._client(asynchronous=asynchronous)
+        if asynchronous and self._context is not None:
+            self._context.share(client, is_cluster=self.is_cluster)
+        return client
+
+    def _client(self, *, asynchronous: bool) -> Any:
         inner = ".asyncio" if asynchronous else ""
         module = import_module(f"{self.library}{inner}{'.cluster' * self.is_cluster}")
         made = getattr(module, _NAMES[self.library] + "Cluster" * self.is_cluster)
