@@ -12,6 +12,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -22,6 +23,7 @@ from langchain_ttl_history.storage import MemoryStorage, SQLiteStorage
 from langchain_ttl_history.storage.base import Change, Lease, Query, Status, Storage
 from langchain_ttl_history.storage.sqlite import connections
 from langchain_ttl_history.storage.sqlite.executor import Executor
+from tests.storage.sqlite_cases import close_connections_as_for_a_fork, lent
 
 KEY = SessionKey("ada", "s1")
 LEASE = Lease(1000.0, None)
@@ -232,3 +234,31 @@ def test_a_fork_that_is_interrupted_while_it_waits_leaves_a_storage_that_works(
     for storage in storages:
         assert len(storage.read(KEY, Query(("l",))).lists["l"]) == 3
         storage.close()
+
+
+def test_a_fork_waits_but_once_for_a_connection_that_is_not_given_back(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As after an exception from a signal handler, in the moment before it would have been."""
+    waited: list[float] = []
+    monkeypatch.setattr(connections, "time", SimpleNamespace(monotonic=time.monotonic, sleep=waited.append))
+    storage = SQLiteStorage(tmp_path / "x.db", timeout=0.05)
+
+    def waits() -> bool:
+        waited.clear()
+        close_connections_as_for_a_fork(storage)
+        return bool(waited)
+
+    with lent(storage) as lost:
+        assert [waits(), waits()] == [True, False]
+        with lent(storage) as other:
+            assert [waits(), waits()] == [True, False]
+        with lent(storage) as again:
+            assert again is other
+            assert waits(), "it was given back in between"
+    with lent(storage) as again:
+        assert again is lost
+        assert [waits(), waits()] == [True, False]
+    assert not waits()
+    say(storage, b"later")
+    storage.close()

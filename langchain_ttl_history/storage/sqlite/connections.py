@@ -46,6 +46,9 @@ class Connections:
         self._lending = threading.Lock()
         self._paused = False
         self._lent_out: set[sqlite3.Connection] = set()
+        # Those of them that a fork waited for in vain. If an exception from a signal handler came just before one was
+        # given back, it never is, and each fork would wait again.
+        self._overdue: set[sqlite3.Connection] = set()
         # A database in memory lives in its one connection, which must never be lost.
         self._only: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
@@ -103,6 +106,7 @@ class Connections:
                 except IndexError:
                     self.check_file()
                     connection = open_connection(self.path, durable=self._durable, timeout=self._timeout)
+            self._overdue.discard(connection)
             self._lent_out.add(connection)
         return connection
 
@@ -129,15 +133,16 @@ class Connections:
     # Forks
 
     def pause(self, until: float) -> None:
-        """Lend none while the process forks, and take none into the child; waits for those lent until a time.
+        """Lend none while the process forks, and take none into the child; waits for those lent until a time, but once.
 
         In a child, SQLite believes that a copied connection holds the locks of the parent's, which it does not. If it
         were used, or just kept open, another process could take itself for the last user of the file, and remove the
         write-ahead log while the child uses it.
         """
         self._paused = self._lending.acquire()
-        while self._lent_out and time.monotonic() < until:
+        while not self._lent_out <= self._overdue and time.monotonic() < until:
             time.sleep(0.001)  # Reading threads give their connections back without taking `_lending`.
+        self._overdue = set(self._lent_out)
         if not self.in_memory:
             while self._idle:
                 self._idle.pop().close()
@@ -149,7 +154,7 @@ class Connections:
             self._lending.release()
         if in_child:
             _inherited.extend(self._lent_out)
-            self._lent_out = set()
+            self._lent_out, self._overdue = set(), set()
             if not self.in_memory:
                 # Those that `pause` closed none of, since it was interrupted while it waited.
                 _inherited.extend(self._idle)
