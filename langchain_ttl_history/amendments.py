@@ -27,6 +27,8 @@ def spelled_out(deltas: Sequence[Delta], head: Sequence[BodyName], seen: Seen) -
     if all(delta.keeps is None for delta in deltas):
         return deltas
     there = dict.fromkeys(keyed(head))
+    # For each key the position of the last change by the head's own run.
+    own = {key: delta.position for delta in (deltas if seen.runs else ()) if seen.ran(delta) for key in delta.touched}
     spelled: list[Delta] = []
     for each in deltas:
         delta = each
@@ -34,15 +36,25 @@ def spelled_out(deltas: Sequence[Delta], head: Sequence[BodyName], seen: Seen) -
         knew = delta.position - 1 if delta.known is None else delta.known
         if delta.keeps is not None and delta.position > seen.position and knew >= seen.position and not seen.ran(delta):
             # What it did not know of stays, and so does what the head's own run said since.
-            unknown = [other for other in spelled if delta.ignores(other)]
-            unknown += [other for other in deltas if other.position > delta.position and seen.ran(other)]
+            unknown = _unknown_to(delta, spelled)
             stays = {*delta.keeps, *delta.removed}.union(*[other.touched for other in unknown])
-            delta = delta._replace(removed=(*delta.removed, *(key for key in there if key not in stays)))
+            gone = (key for key in there if key not in stays and own.get(key, 0) <= delta.position)
+            delta = delta._replace(removed=(*delta.removed, *gone))
         for key in delta.removed:
             there.pop(key, None)
         there.update(dict.fromkeys(map(key_of, delta.added)))
         spelled.append(delta)
     return spelled
+
+
+def _unknown_to(delta: Delta, before: Sequence[Delta]) -> list[Delta]:
+    """The changes that its run did not know of, among those before it, which are in their order.
+
+    They are among the newest. The others are not looked at, for a log may hold a replacement for each turn.
+    """
+    known = delta.position if delta.known is None else delta.known
+    since = takewhile(lambda other: other.position > known, reversed(before))
+    return [other for other in since if delta.ignores(other)]
 
 
 def done_with(keys: frozenset[MessageKey], deltas: Iterable[Delta], seen: Seen) -> Seen:

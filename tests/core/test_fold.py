@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -434,6 +436,37 @@ def test_what_removes_all_but_some_leaves_only_those_and_what_it_did_not_know_of
         may_stay = {*before.keeps}.union(*[each.touched for each in unknown])
         assert implied.isdisjoint(may_stay)
         assert {key_of(each) for each in fold(head, spelled[: at + 1], Seen())} <= may_stay
+
+
+def calls_in(work: Callable[[], object]) -> int:
+    """How many functions are called for a piece of work."""
+    count = 0
+
+    def look(_frame: object, event: str, _: object) -> None:
+        nonlocal count
+        count += event == "call"
+
+    before = sys.getprofile()
+    sys.setprofile(look)
+    try:
+        work()
+    finally:
+        sys.setprofile(before)
+    return count
+
+
+@pytest.mark.parametrize("seen", [NOTHING_SEEN, Seen(1, (("run", None),))], ids=["no head", "a head"])
+def test_replacements_at_every_turn_take_no_more_work_each_the_more_of_them_there_are(seen: Seen) -> None:
+    def work(count: int) -> int:
+        deltas = [Delta("run", (), (QUESTION,), None, 2)]
+        for at in range(3, 3 + count):
+            added = name(at)
+            deltas.append(Delta(f"chain{at}", (), (added,), None, at, at - 1, (key_of(added),)))
+        head = [QUESTION] if seen.runs else []
+        assert told(head, [*spelled_out(deltas, head, seen)], seen) == [name(2 + count)]
+        return calls_in(lambda: told(head, [*spelled_out(deltas, head, seen)], seen))
+
+    assert work(400) < 5 * work(100)
 
 
 # --- entries ----------------------------------------------------------------------------------
