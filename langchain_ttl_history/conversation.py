@@ -89,7 +89,8 @@ class _Folding:
                     self._order.remove(follower)
 
     def _add(self, delta: Delta, behind: Mapping[MessageKey, Sequence[MessageKey]]) -> None:
-        follows = delta.after in self._order
+        # Most follow nothing, for which the whole order would be searched.
+        follows = delta.after in self._shown and delta.after in self._order
         at = self._order.index(delta.after or NO_KEY) + 1 if follows else self._end_for(delta)
         placed: list[MessageKey] = []
         for name in delta.added:

@@ -256,6 +256,32 @@ def test_what_a_turn_brings_from_a_session_that_ended_brings_back_nothing_and_st
     assert list(fold(outer, log, Seen(0, (("outer", None),)))) == [name(2, 1), name(5), name(3), name(4)]
 
 
+class Compared(str):
+    """A name that counts how often a part of one is compared with something else."""
+
+    __slots__ = ()
+    count = 0
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        Compared.count += 1
+        return super().__eq__(other)
+
+    def __getitem__(self, part: Any) -> Compared:
+        return Compared(super().__getitem__(part))
+
+
+def test_additions_to_the_end_do_not_search_the_conversation_for_what_they_follow() -> None:
+    def comparisons(count: int) -> int:
+        added = [Compared(name(each)) for each in range(count)]
+        deltas = [Delta(f"chain{at}", (), (each,), None, at) for at, each in enumerate(added, 1)]
+        before = Compared.count
+        assert len(fold([], deltas, NOTHING_SEEN)) == count
+        return Compared.count - before
+
+    assert comparisons(400) <= 5 * comparisons(100)
+
+
 def test_an_addition_goes_after_the_message_it_follows_otherwise_to_the_end() -> None:
     head = [name(1), name(2), name(3)]
     turn = (name(7), name(8))
