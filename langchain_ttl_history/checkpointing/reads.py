@@ -24,7 +24,6 @@ from langchain_ttl_history.log_entries import Seen
 from langchain_ttl_history.pointers import found_record
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Lease, Query, Snapshot
-from langchain_ttl_history.stored.bodies import decode_bodies
 from langchain_ttl_history.stored.known_bodies import Load
 from langchain_ttl_history.stored.names import (
     BODY,
@@ -40,6 +39,7 @@ from langchain_ttl_history.stored.names import (
     writes_name,
 )
 from langchain_ttl_history.stored.pending import PendingWrite, decode_writes
+from langchain_ttl_history.stored.recall import Recall
 from langchain_ttl_history.stored.values import SNAPSHOT
 from langchain_ttl_history.views import View, view_of
 
@@ -93,7 +93,7 @@ class CheckpointReads:
         elif id in (None, view.record.checkpoint["id"]):
             found = self._latest(key, view, view.record)
         elif lease is None or self._is_shown(snapshot, id):
-            found = self._older(key, snapshot, id)
+            found = self._older(key, snapshot, id, recall)
         if found is None:
             return None
         self.sessions.cache.count(key)
@@ -144,12 +144,12 @@ class CheckpointReads:
         known.bodies.last_load = Load(id, token.shown, tuple(shown))
         return loaded, token
 
-    def _older(self, key: SessionKey, snapshot: Snapshot, id: str) -> tuple[Loaded, Token] | None:
+    def _older(self, key: SessionKey, snapshot: Snapshot, id: str, recall: Recall) -> tuple[Loaded, Token] | None:
         record = found_record("", id, snapshot.blobs, self.sessions.codec)
         if record is None:
             return None
         self.sessions.cache.note_put(key, checkpoint_name("", id), snapshot.generation)
-        decoded = decode_bodies(record.names, snapshot.blobs, self.sessions.codec)
+        decoded = recall.decode(record.names, snapshot.blobs)
         shown, messages = self.sessions.windowed(record.names, dict(zip(record.names, decoded, strict=True)))
         whole = len(shown) == len(record.names)
         loaded = self._loaded(snapshot, id, record, messages, unchanged=whole)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 from langchain_core.messages import BaseMessage
 
@@ -41,7 +42,8 @@ class Recall:
             TypeNotAllowedError: It is of a type that is not allow-listed.
         """
         packed, codec = self._packed, self._codec
-        count = packed.exact
+        # An older conversation may be the beginning of the packed one.
+        count = min(packed.exact, len(names))
         if not count or list(names[:count]) != packed.names[:count]:
             return decode_bodies(names, blobs, codec)
         begin, images = packed.begin, packed.images
@@ -60,12 +62,14 @@ class _Completed(dict[str, Blob]):
         self._packed = packed
         self._codec = codec
 
-    def __missing__(self, name: str) -> Blob:
+    @cached_property
+    def _places(self) -> Mapping[str, int]:
+        """For each name a place in the packed conversation."""
         packed = self._packed
-        try:
-            at = packed.names.index(name, 0, packed.exact)  # type: ignore[arg-type]  # a name of any kind
-        except ValueError:
-            raise KeyError(name) from None
+        return {name: at for at, name in enumerate(packed.names[: packed.exact])}
+
+    def __missing__(self, name: str) -> Blob:
+        packed, at = self._packed, self._places[name]
         image = packed.images[packed.ends[at - 1] if at else packed.begin : packed.ends[at]]
         body = self._codec.packed_image(image, packed.classes[at])
         blob = self[name] = Blob(self._codec.seal(body))

@@ -51,6 +51,11 @@ class Kept:
         ):
             assert len(back) == len(messages)
             assert all(map(alike, back, messages))
+        for end in range(len(messages)):
+            # As an older checkpoint shows it.
+            beginning = recall.decode(names[:end], recall.completed(read))
+            assert len(beginning) == end
+            assert all(map(alike, beginning, messages))
         return names
 
 
@@ -143,6 +148,46 @@ def test_messages_read_from_there_are_nobody_elses(codec: Codec) -> None:
     first[1].mood = "good"  # type: ignore[attr-defined]  # any is allowed
     second = Recall(kept.bodies.conversation, codec).decode(names, kept.blobs)
     assert all(map(alike, second, said))
+
+
+def test_the_beginning_of_a_conversation_is_read_from_there_at_once(
+    codec: Codec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, said = Kept(codec), turns(3)
+    names = kept.put(said)
+    recall = Recall(kept.bodies.conversation, codec)
+
+    def one_by_one(*_: object) -> bytes:
+        pytest.fail("each image is unpacked and packed again by itself")
+
+    monkeypatch.setattr(Codec, "packed_image", one_by_one)
+    assert all(map(alike, recall.decode(names[:5], recall.completed({})), said[:5]))
+
+
+class Compared(str):
+    """A name that counts how often one is compared with another."""
+
+    __slots__ = ()
+    count = 0
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        Compared.count += 1
+        return super().__eq__(other)
+
+
+def test_a_message_is_found_there_without_a_search(codec: Codec) -> None:
+    def comparisons(count: int) -> int:
+        kept = Kept(codec)
+        kept.put(turns(count))
+        conversation = kept.bodies.conversation
+        names = [Compared(name) for name in conversation.names]
+        found = Recall(conversation._replace(names=names), codec).completed({})  # type: ignore[arg-type]  # are names
+        before = Compared.count
+        assert all(found[name].payload == kept.blobs[name].payload for name in names if not kept.blobs[name].refs)
+        return Compared.count - before
+
+    assert comparisons(40) <= 5 * comparisons(10)
 
 
 def test_what_was_read_is_compared_with_as_well(codec: Codec) -> None:
