@@ -21,7 +21,7 @@ from langchain_ttl_history.index import newest_lines
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.listed_checkpoints import listed_lines
 from langchain_ttl_history.log_entries import Seen
-from langchain_ttl_history.pointers import found_record
+from langchain_ttl_history.pointers import found_record, target_of
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Lease, Query, Snapshot
 from langchain_ttl_history.stored.known_bodies import Load
@@ -84,16 +84,7 @@ class CheckpointReads:
         snapshot: Snapshot = yield Read(key, query)
         if not snapshot.generation:
             return None
-        view = view_of(snapshot, recall, self.sessions.codec)
-        self.sessions.plan_freeing(key, view)
-        found: tuple[Loaded, Token] | None = None
-        if view.record is None:
-            if view.names and id in (None, first_checkpoint_id(snapshot.generation)):
-                found = self._first(key, view)
-        elif id in (None, view.record.checkpoint["id"]):
-            found = self._latest(key, view, view.record)
-        elif lease is None or self._is_shown(snapshot, id):
-            found = self._older(key, snapshot, id, recall)
+        found = self._found(key, snapshot, id, lease, recall)
         if found is None:
             return None
         self.sessions.cache.count(key)
@@ -102,6 +93,24 @@ class CheckpointReads:
             # What this process knows is all there is of what the run holds, should its session end under it.
             loaded.checkpoint["versions_seen"][TOKEN_KEY] = token.versions(self.sessions.cache.entry(key))
         return loaded
+
+    def _found(
+        self, key: SessionKey, snapshot: Snapshot, id: str | None, lease: Lease | None, recall: Recall
+    ) -> tuple[Loaded, Token] | None:
+        """What `load` returns, of a snapshot of the session, and the token of a run that starts there."""
+        pointer = snapshot.blobs.get(head_name(""))
+        if lease is None and id is not None and pointer is not None and target_of(pointer) != checkpoint_name("", id):
+            # It is listed as it was put, so the conversation as it is now need not be made for each of a list.
+            snapshot.blobs = recall.completed(snapshot.blobs)
+            return self._older(key, snapshot, id, recall)
+        view = view_of(snapshot, recall, self.sessions.codec)
+        self.sessions.plan_freeing(key, view)
+        if view.record is None:
+            is_there = view.names and id in (None, first_checkpoint_id(snapshot.generation))
+            return self._first(key, view) if is_there else None
+        if id in (None, view.record.checkpoint["id"]):
+            return self._latest(key, view, view.record)
+        return self._older(key, snapshot, id, recall) if self._is_shown(snapshot, id) else None
 
     def _first(self, key: SessionKey, view: View) -> tuple[Loaded, Token]:
         """The checkpoint that a session without one shows: its conversation and nothing else."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.runnables import RunnableLambda
 from langchain_core.runnables.history import RunnableWithMessageHistory
 
 from langchain_ttl_history import Retention, SessionBuffer
+from langchain_ttl_history.checkpointing import reads
+from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import MemoryStorage
 from langchain_ttl_history.storage.base import Blob, Change, Lease, Query
@@ -100,3 +103,32 @@ def test_what_a_client_sends_again_is_stored_though_an_older_checkpoint_is_damag
     storage.write(key, Change(Lease(None, None), blobs={name: Blob(b"damaged") for name in older}))
     graph.invoke({"messages": [*sent, HumanMessage("q3")]}, CONFIG)
     assert "q3" in [message.text for message in graph.get_state(CONFIG).values["messages"]]
+
+
+def test_a_list_costs_one_read_a_checkpoint_and_makes_the_latest_conversation_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    storage, made, alone = Counting(), [], []
+    buffer = SessionBuffer(storage)
+    graph = agent(buffer)
+    for _ in range(2):
+        graph.invoke({"messages": [HumanMessage("look it up")]}, CONFIG)
+    buffer.history("alice", "s1").add_messages([HumanMessage("said since")])
+    view_of, packed_image = reads.view_of, Codec.packed_image
+    monkeypatch.setattr(reads, "view_of", lambda *given: made.append(given) or view_of(*given))
+    monkeypatch.setattr(Codec, "packed_image", lambda *given: alone.append(given) or packed_image(*given))
+    saver = buffer.checkpointer()
+    storage.taken()
+    listed = [*saver.list(CONFIG)]
+    assert len(listed) == 10
+    assert listed[0].checkpoint["channel_values"]["messages"][-1].content == "said since"
+    assert storage.taken() == ["read"] * (1 + 10)
+    assert len(made) == 1, "by the latest one, which shows it"
+    written = sum(
+        len(value) for each in listed for _, channel, value in each.pending_writes or () if channel == "messages"
+    )
+    assert len(alone) <= written, "the messages of each conversation are unpacked together"
+    for each in listed[1:]:
+        read = saver.get_tuple(each.config)
+        assert read is not None
+        assert read.checkpoint["channel_values"] == each.checkpoint["channel_values"]
