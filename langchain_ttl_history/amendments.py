@@ -1,7 +1,8 @@
 """What edits, removals and replacements in the log come to when they meet something their run did not know of.
 
-That can be the results of a tool call that they remove, or that a message they edit was cut or freed. The fold applies
-what is left of them.
+That can be the results of a tool call that they remove, or that a message they edit was cut or freed. A read (`views`)
+amends the log in this order: `with_removals_named`, so that each change says which messages it removes; then
+`with_calls_kept`, so that none removes a call from results it did not know of. What is left is folded.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from langchain_ttl_history.conversation import keyed
 from langchain_ttl_history.log_entries import Delta, Seen, unseen
 from langchain_ttl_history.stored.names import NO_KEY, BodyName, MessageKey, key_of
 
-__all__ = ["done_with", "informed", "spelled_out", "without_edits"]
+__all__ = ["done_with", "with_calls_kept", "with_removals_named", "without_edits"]
 
 
-def spelled_out(deltas: Sequence[Delta], head: Sequence[BodyName], seen: Seen) -> Sequence[Delta]:
+def with_removals_named(deltas: Sequence[Delta], head: Sequence[BodyName], seen: Seen) -> Sequence[Delta]:
     """The changes, of which those that remove all but some messages (`Delta.keeps`) name each one that they remove.
 
     Args:
@@ -71,7 +72,7 @@ def done_with(keys: frozenset[MessageKey], deltas: Iterable[Delta], seen: Seen) 
     return seen._replace(edits=(*seen.edits, *edits))
 
 
-def informed(deltas: Sequence[Delta], is_result: Callable[[BodyName], bool]) -> Sequence[Delta]:
+def with_calls_kept(deltas: Sequence[Delta], is_result: Callable[[BodyName], bool]) -> Sequence[Delta]:
     """The changes, without removals of tool calls whose results the remover did not know of.
 
     A run that starts while another waits for results is shown the call without them, and so is an edit of what that run

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from langchain_core.messages import BaseMessage, HumanMessage, ToolMessage
 
-from langchain_ttl_history.amendments import informed, spelled_out
+from langchain_ttl_history.amendments import with_calls_kept, with_removals_named
 from langchain_ttl_history.checkpoints import Record
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.conversation import fold, keyed
@@ -92,7 +92,7 @@ def view_of(snapshot: Snapshot, recall: Recall, codec: Codec) -> View:
     entries = snapshot.lists.get(LOG, ())
     deltas = deltas_of(entries)
     if pointer is None:
-        names = fold((), spelled_out(deltas, (), Seen()), Seen())
+        names = fold((), with_removals_named(deltas, (), Seen()), Seen())
         messages = dict(zip(names, recall.decode(names, blobs), strict=True))
         log = Log(entries, deltas)
         return View(
@@ -158,7 +158,7 @@ def _folded(
     def is_result(name: BodyName) -> bool:
         return isinstance(messages.get(name) or recall.decode([name], blobs)[0], ToolMessage)
 
-    deltas = informed(spelled_out(log.deltas, log.head, log.seen), is_result)
+    deltas = with_calls_kept(with_removals_named(log.deltas, log.head, log.seen), is_result)
     names = fold(log.head, deltas, log.seen)
     if names is not log.head:
         new = [name for name in names if name not in messages]

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
-from langchain_ttl_history.amendments import spelled_out, without_edits
+from langchain_ttl_history.amendments import with_removals_named, without_edits
 from langchain_ttl_history.freeing.gaps import older_than_freed, without_edits_of
 from langchain_ttl_history.freeing.remnants import LastWords, Spared, of_the_head, only_editing, only_removed, thinned
 from langchain_ttl_history.log_entries import Delta, Log, unseen
@@ -56,7 +56,7 @@ def trimmed(
     _, deltas, head, seen, hidden = log
     if spare is None:
         return Trimmed([*deltas], frozenset())
-    deltas = spelled_out(deltas, head, seen)
+    deltas = with_removals_named(deltas, head, seen)
     later = [delta for delta in deltas if delta.position > seen.position]
     new = unseen(later, seen)
     # The head's run began inside a tool call of another one, which has seen nothing of this yet, and perhaps goes on

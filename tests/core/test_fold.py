@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from langchain_ttl_history.amendments import informed, spelled_out
+from langchain_ttl_history.amendments import with_calls_kept, with_removals_named
 from langchain_ttl_history.conversation import diff, fold, keyed
 from langchain_ttl_history.encoding.records import pack
 from langchain_ttl_history.errors import CorruptRecordError
@@ -398,7 +398,7 @@ def removal(position: int, *removed: str, known: int | None, run: str = "other")
 
 
 def told(head: list[str], deltas: list[Delta], seen: Seen) -> list[str]:
-    return list(fold(head, informed(deltas, RESULTS.__contains__), seen))
+    return list(fold(head, with_calls_kept(deltas, RESULTS.__contains__), seen))
 
 
 @pytest.mark.parametrize("position", [12, 22, 32, 42])
@@ -441,7 +441,7 @@ def test_a_removal_of_what_is_no_call_stands_though_its_run_did_not_know_what_fo
 
 @given(deltas=logs())
 def test_where_there_are_no_results_every_change_stands(deltas: list[Delta]) -> None:
-    assert informed(deltas, lambda _: False) is deltas
+    assert with_calls_kept(deltas, lambda _: False) is deltas
 
 
 @often
@@ -449,7 +449,7 @@ def test_where_there_are_no_results_every_change_stands(deltas: list[Delta]) -> 
 def test_what_removes_all_but_some_leaves_only_those_and_what_it_did_not_know_of(
     head: list[str], deltas: list[Delta], seen: Seen
 ) -> None:
-    spelled = spelled_out(deltas, head, seen)
+    spelled = with_removals_named(deltas, head, seen)
     assert [each._replace(removed=()) for each in spelled] == [each._replace(removed=()) for each in deltas]
     for at, (before, after) in enumerate(zip(deltas, spelled, strict=True)):
         implied = {*after.removed}.difference(before.removed)
@@ -489,8 +489,8 @@ def test_replacements_at_every_turn_take_no_more_work_each_the_more_of_them_ther
             added = name(at)
             deltas.append(Delta(f"chain{at}", (), (added,), None, at, at - 1, (key_of(added),)))
         head = [QUESTION] if seen.runs else []
-        assert told(head, [*spelled_out(deltas, head, seen)], seen) == [name(2 + count)]
-        return calls_in(lambda: told(head, [*spelled_out(deltas, head, seen)], seen))
+        assert told(head, [*with_removals_named(deltas, head, seen)], seen) == [name(2 + count)]
+        return calls_in(lambda: told(head, [*with_removals_named(deltas, head, seen)], seen))
 
     assert work(400) < 5 * work(100)
 
