@@ -121,6 +121,18 @@ class MemorySession:
             entries.append(entry)
             self.weights[name] += 1 + len(entry.refs)
 
+    def place(self, placed: Iterable[tuple[str, Entry]]) -> None:
+        """Put entries at positions of their own; those that are there already are replaced."""
+        # A copy of a session places all its entries, so each list is merged once and not for each entry.
+        merged: dict[str, dict[int, Entry]] = {}
+        for name, entry in placed:
+            if name not in merged:
+                merged[name] = {each.position: each for each in self.lists.get(name, ())}
+            merged[name][entry.position] = entry
+            self.position = max(self.position, entry.position)
+        for name, entries in merged.items():
+            self.replace(name, sorted(entries.values()))
+
     def snapshot(self, query: Query, now: float, fence: int) -> Snapshot:
         """What a read asks for."""
         blobs: dict[str, Blob] = {}
@@ -175,10 +187,8 @@ class MemorySession:
         self.set(change.blobs.items())
         for name, payload, refs in change.append:
             self.append(name, payload, refs)
-        for name, entry in change.place:
-            others = [each for each in self.lists.get(name, ()) if each[0] != entry.position]
-            self.replace(name, sorted([*others, entry]))
-            self.position = max(self.position, entry.position)
+        if change.place:
+            self.place(change.place)
         # Entries go before the blobs they refer to: an exception from a signal handler may come between any two steps.
         for name, positions in change.trim.items():
             kept = [entry for entry in self.lists.get(name, ()) if entry[0] not in positions]

@@ -17,7 +17,7 @@ from langchain_ttl_history.errors import ConfigurationError
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import MemoryStorage
 from langchain_ttl_history.storage import memory as module
-from langchain_ttl_history.storage.base import Blob, Change, Guard, Lease, Query, Status, Storage, Usage
+from langchain_ttl_history.storage.base import Blob, Change, Entry, Guard, Lease, Query, Status, Storage, Usage
 from langchain_ttl_history.testing import Clock, StorageContract
 from tests.storage.interrupts import interrupted
 
@@ -310,6 +310,30 @@ def test_appends_from_many_threads_all_arrive() -> None:
         thread.join()
     entries = storage.read(key(0), Query(("l",))).lists["l"]
     assert [entry.position for entry in entries] == list(range(1, 801))
+
+
+class Counted(bytes):
+    """A payload that counts how often its length was asked for."""
+
+    asked = 0
+
+    def __len__(self) -> int:
+        Counted.asked += 1
+        return super().__len__()
+
+
+def test_placing_many_entries_looks_at_each_a_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Counted, "asked", 0)
+    placed = [(name, Entry(position, Counted(b"new"))) for position in range(300, 0, -1) for name in ("l", "k")]
+    storage = MemoryStorage()
+    storage.write(key(1), Change(LEASE, append=[("l", Counted(b"old"), ())] * 100))
+    storage.write(key(1), Change(LEASE, place=[*placed, ("l", Entry(7, Counted(b"newest")))]))
+    assert Counted.asked < 10 * len(placed)
+    found = storage.read(key(1), Query(("l", "k")))
+    assert [entry.position for entry in found.lists["l"]] == [*range(1, 301)]
+    assert [entry.payload for entry in found.lists["l"]] == [b"new"] * 6 + [b"newest"] + [b"new"] * 293
+    assert [entry.payload for entry in found.lists["k"]] == [b"new"] * 300
+    assert (found.position, found.bytes) == (300, 600 * 3 + 3)
 
 
 FILES = ("memory.py", "memory_session.py", "memory_expiry.py")
