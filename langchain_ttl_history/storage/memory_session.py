@@ -22,10 +22,12 @@ from langchain_ttl_history.storage.base import (
     Status,
 )
 
-__all__ = ["MemorySession", "is_fenced", "refusal"]
+__all__ = ["REFERENCE", "MemorySession", "is_fenced", "refusal"]
 
 # What a name and its container cost besides the payload, in bytes.
 _OVERHEAD = 200
+REFERENCE = 8
+"""What each reference costs, in bytes: a checkpoint that shows thousands of messages holds little else."""
 # Fewer references than this are looked up faster than compared with `sound`.
 _MANY = 8
 
@@ -35,7 +37,7 @@ class MemorySession:
 
     __slots__ = (
         "blobs", "bytes", "cost", "created_at", "deadline", "generation", "idle_ttl", "last_used_at",
-        "lists", "position", "queued_until", "sound", "weights",
+        "lists", "position", "queued_until", "references", "sound", "weights",
     )  # fmt: skip
 
     def __init__(self, generation: int, now: float) -> None:
@@ -48,6 +50,8 @@ class MemorySession:
         self.idle_ttl: float | Keep | None = KEEP
         self.position = 0
         self.bytes = 0
+        self.references = 0
+        """How many references all blobs and entries have."""
         self.blobs: dict[str, Blob] = {}
         self.lists: dict[str, list[Entry]] = {}
         self.weights: dict[str, int] = {}
@@ -91,16 +95,24 @@ class MemorySession:
         blobs = self.blobs
         for name, blob in named:
             old = blobs.get(name)
-            self.bytes += len(blob.payload) - (len(old.payload) if old else 0)
+            if old is None:
+                more, references = len(blob.payload), len(blob.refs)
+            else:
+                more, references = len(blob.payload) - len(old.payload), len(blob.refs) - len(old.refs)
+            self.bytes += more
+            self.references += references
             blobs[name] = blob
 
     def replace(self, name: str, entries: list[Entry]) -> None:
         """Set a list's entries."""
+        old = self.lists.get(name, ())
+        weight = sum(1 + len(entry.refs) for entry in entries)
         self.bytes += sum(len(entry.payload) for entry in entries)
-        self.bytes -= sum(len(entry.payload) for entry in self.lists.get(name, ()))
+        self.bytes -= sum(len(entry.payload) for entry in old)
+        self.references += weight - len(entries) - self.weights.get(name, 0) + len(old)
         if entries:
             self.lists[name] = entries
-            self.weights[name] = sum(1 + len(entry.refs) for entry in entries)
+            self.weights[name] = weight
         else:
             self.lists.pop(name, None)
             self.weights.pop(name, None)
@@ -113,13 +125,14 @@ class MemorySession:
 
     def add(self, name: str, entry: Entry) -> None:
         """Put an entry at the end of a list; its position and bytes are counted already."""
-        entries = self.lists.get(name)
+        entries, references = self.lists.get(name), len(entry.refs)
+        self.references += references
         if entries is None:
             self.lists[name] = [entry]
-            self.weights[name] = 1 + len(entry.refs)
+            self.weights[name] = 1 + references
         else:
             entries.append(entry)
-            self.weights[name] += 1 + len(entry.refs)
+            self.weights[name] += 1 + references
 
     def place(self, placed: Iterable[tuple[str, Entry]]) -> None:
         """Put entries at positions of their own; those that are there already are replaced."""
@@ -199,9 +212,10 @@ class MemorySession:
             gone = blobs.pop(name, None)
             if gone is not None:
                 self.bytes -= len(gone[0])
+                self.references -= len(gone[1])
             if name in self.lists:
                 self.replace(name, [])
-        self.cost = self.bytes + _OVERHEAD * (1 + len(blobs) + len(self.weights))
+        self.cost = self.bytes + REFERENCE * self.references + _OVERHEAD * (1 + len(blobs) + len(self.weights))
 
     def weights_of(self, change: Change) -> dict[str, int]:
         """The weights of the lists that a write changed."""

@@ -10,10 +10,17 @@ from hypothesis.stateful import invariant, rule
 
 from langchain_ttl_history.storage import MemoryStorage, SQLiteStorage
 from langchain_ttl_history.storage.base import Query, Storage
+from langchain_ttl_history.storage.memory_session import MemorySession
 from langchain_ttl_history.storage.sqlite import appends, changes, mirror, tail
 from langchain_ttl_history.storage.sqlite import storage as verbs
 from tests.storage.model import Model
 from tests.storage.sqlite_cases import open_sqlite, path_of, remembered
+
+
+def assert_references_counted(session: MemorySession) -> None:
+    """All that is counted of references while they come and go is what there is in the end."""
+    held = [*session.blobs.values(), *(entry for entries in session.lists.values() for entry in entries)]
+    assert session.references == sum(len(each.refs) for each in held)
 
 
 class MemoryModel(Model):
@@ -22,6 +29,8 @@ class MemoryModel(Model):
         (storage,) = self.workers
         assert isinstance(storage, MemoryStorage)
         assert storage.usage().bytes == sum(each.cost for each in storage._sessions.values())
+        for session in storage._sessions.values():
+            assert_references_counted(session)
 
 
 class SQLiteModel(Model):
@@ -64,6 +73,7 @@ class SQLiteSmallModel(SQLiteModel):
         for storage in self.workers:
             assert isinstance(storage, SQLiteStorage)
             for key, known in remembered(storage).items():
+                assert_references_counted(known.session)
                 session = self.live(key)
                 if session is None:
                     continue

@@ -86,6 +86,24 @@ def test_what_an_empty_session_costs_counts_as_well(clock: Clock) -> None:
     assert 1 < storage.usage().sessions < 100
 
 
+def test_references_count_until_they_go(clock: Clock) -> None:
+    """A checkpoint without a payload of its own may refer to thousands of messages."""
+    storage = MemoryStorage(clock=clock)
+    refs = ("b",) * 1_000
+    storage.write(key(0), holding(append=[("l", b"", ("b",))]))
+    before, payload = storage.usage().bytes, storage.read(key(0), Query()).bytes
+    storage.write(key(0), Change(LEASE, blobs={"c": Blob(b"", refs)}))
+    blob = storage.usage().bytes - before
+    assert 8_000 <= blob < 9_000
+    storage.write(key(0), Change(LEASE, append=[("l", b"", refs)], place=[("l", Entry(9, b"", refs))]))
+    assert storage.usage().bytes == before + blob + 16_000
+    assert storage.read(key(0), Query()).bytes == payload
+    storage.write(key(0), Change(LEASE, blobs={"c": Blob(b"", refs[1:])}, trim={"l": frozenset({9})}))
+    assert storage.usage().bytes == before + blob + 8_000 - 8
+    storage.write(key(0), Change(LEASE, drop=["c"], trim={"l": frozenset({2})}))
+    assert storage.usage().bytes == before
+
+
 def test_what_fits_exactly_is_kept(clock: Clock) -> None:
     probe = MemoryStorage(clock=clock)
     for number in range(3):

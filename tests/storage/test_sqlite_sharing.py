@@ -104,6 +104,18 @@ def test_what_is_remembered_of_sessions_is_bounded(opens: Opens, monkeypatch: py
         assert bytes_remembered(storage) == sum(mirror.size for mirror in held.values()) <= 30_000
 
 
+def test_references_count_in_what_is_remembered(opens: Opens) -> None:
+    writer, reader = opens(), opens()
+    for refs in ((), ("m1",) * 1_000, ("m1",) * 500):
+        writer.write(KEY, Change(LEASE, blobs={"m1": Blob(b""), "h": Blob(b"", refs)}, append=[("log", b"", refs)]))
+        reader.read(KEY, Query(outline=True))
+    for storage in (writer, reader, opens()):
+        storage.read(KEY, Query(outline=True))
+        (mirror,) = remembered(storage).values()
+        assert mirror.session.references == 500 + 1_500
+        assert bytes_remembered(storage) == mirror.size > 2_000 * 8
+
+
 def test_what_one_thread_changes_is_hidden_from_others_until_it_is_put_back() -> None:
     held, row = mirrors.Mirrors(), Row.new(1, 0.0)
     held.put(KEY, mirrors.Mirror(row))

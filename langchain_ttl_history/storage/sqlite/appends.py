@@ -41,8 +41,10 @@ def plan_append(mirror: Mirror, change: Change, now: float) -> tuple[Outcome, li
     for name, blob, _ in named:
         if name in homes:
             mirror.outdate(name)
+            session.references -= len(stored[name].refs)
         homes[name] = number
         stored[name] = blob
+        session.references += len(blob.refs)
         held += len(blob.payload)
     for name, entry in listed:
         homes[name, entry.position] = number

@@ -13,7 +13,7 @@ from collections import OrderedDict
 from langchain_ttl_history.fork_safety import lock
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.base import Blob, Query, Snapshot
-from langchain_ttl_history.storage.memory_session import MemorySession
+from langchain_ttl_history.storage.memory_session import REFERENCE, MemorySession
 from langchain_ttl_history.storage.sqlite.packs import Large, decode
 from langchain_ttl_history.storage.sqlite.row import Row
 from langchain_ttl_history.storage.sqlite.tail import Tail
@@ -69,7 +69,8 @@ class Mirror:
     @property
     def size(self) -> int:
         """About how many bytes it takes."""
-        size = self.session.bytes + _OVERHEAD * (10 + len(self.homes)) + len(self.tail.body)
+        session = self.session
+        size = session.bytes + REFERENCE * session.references + _OVERHEAD * (10 + len(self.homes)) + len(self.tail.body)
         return size - sum(self.large[name].size for name in self.unloaded) if self.unloaded else size
 
     @property
@@ -122,8 +123,10 @@ class Mirror:
         for name, blob, large in named:
             if name in homes:
                 self.outdate(name)
+                session.references -= len(session.blobs[name].refs)
             homes[name] = segment
             session.blobs[name] = blob
+            session.references += len(blob.refs)
             if large is not None:
                 self.large[name] = large
                 self.unloaded.add(name)
