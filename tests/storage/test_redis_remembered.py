@@ -197,6 +197,19 @@ def test_what_is_remembered_is_bounded(storage: RedisStorage, monkeypatch: pytes
     assert mirrors._size == sum(each.size for each in mirrors._mirrors.values())
 
 
+def test_what_is_remembered_of_sessions_without_blobs_is_bounded_as_well(
+    storage: RedisStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror_module, "_BYTES", 20_000)
+    for number in range(30):
+        key = SessionKey("ada", f"s{number}")
+        storage.write(key, Change(LEASE, append=[("log", b"hello", ())]))
+        storage.read(key, Query(("log",)))
+    mirrors = settings_of(storage).mirrors
+    assert 0 < len(mirrors._mirrors) <= 10
+    assert mirrors._size == sum(each.size for each in mirrors._mirrors.values()) <= 20_000
+
+
 # --- writes that overlap ------------------------------------------------------------------------------
 
 

@@ -24,8 +24,10 @@ __all__ = ["NOTHING", "Mirror", "Mirrors", "Remembered", "Stored"]
 # How many bytes are remembered of one session, and of all together.
 _EACH = 4 * 1024 * 1024
 _BYTES = 32 * 1024 * 1024
-# What a name and its containers cost besides the payload, in bytes.
+# What a name and its containers cost besides the payload, and what a session costs in which nothing is remembered, in
+# bytes.
 _OVERHEAD = 300
+_SESSION = 2_000
 # The bits of a number without its kind.
 _NUMBER = (1 << KIND) - 1
 
@@ -77,7 +79,7 @@ class Mirror:
         self.requests = requests
         self.blobs: dict[str, Blob] = {}
         self.numbers: dict[str, int] = {}
-        self.size = 0
+        self.size = _SESSION
 
     def add(self, found: Mapping[str, Blob], numbers: Mapping[str, int]) -> None:
         """Remember what was found, if it has a number and all it refers to is known."""

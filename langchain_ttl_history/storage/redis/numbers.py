@@ -23,8 +23,9 @@ TABLE = 16
 """How many names a table holds."""
 KIND = 32
 """A number in this process has its kind in the bits from this one on."""
-# How many names are remembered of all sessions together.
+# How many names are remembered of all sessions together, and as how many a session counts by itself.
 _MOST = 200_000
+_SESSION = 10
 # A run of one, in which `write.lua` puts the number of a blob that the same write stores.
 _PLACE = b"\xff\0\0\0\0\0\0\1"
 
@@ -139,7 +140,7 @@ class NumbersCache:
             return
         with self._lock:
             known = self._known.pop(key, None)
-            size = 0 if known is None else len(known.numbers)
+            size = _size(known)
             latest = None if known is None else later(told.requests, known.requests)
             if known is not None and known.generation == told.generation and latest is not None:
                 if known.epoch == told.epoch:
@@ -153,10 +154,10 @@ class NumbersCache:
                     kept = {name: number for name, number in known.numbers.items() if name not in gone}
                     told.numbers.update(kept)
             self._known[key] = told
-            self._size += len(told.numbers) - size
+            self._size += _size(told) - size
             while self._size > _MOST and len(self._known) > 1:
                 _, oldest = self._known.popitem(last=False)
-                self._size -= len(oldest.numbers)
+                self._size -= _size(oldest)
 
     def forget(self, user_id: str, session_id: str | None) -> None:
         """Forget a session, or all of a user's."""
@@ -166,5 +167,8 @@ class NumbersCache:
             else:
                 keys = [SessionKey(user_id, session_id)]
             for key in keys:
-                old = self._known.pop(key, None)
-                self._size -= len(old.numbers) if old else 0
+                self._size -= _size(self._known.pop(key, None))
+
+
+def _size(known: SessionNumbers | None) -> int:
+    return 0 if known is None else _SESSION + len(known.numbers)
