@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -179,6 +180,25 @@ def test_nothing_is_remembered_of_what_was_deleted_or_is_over(
     storage.read(SessionKey("bob", "s1"), Query())
     assert SessionKey("bob", "s1") not in mirrors._mirrors
     assert mirrors._size == sum(mirrors._sizes.values()) == sum(each.size for each in mirrors._mirrors.values())
+
+
+def test_deleting_a_session_looks_at_nothing_that_is_remembered_of_others(
+    storage: RedisStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Unscanned(OrderedDict[SessionKey, Any]):
+        def __iter__(self) -> Iterator[SessionKey]:
+            pytest.fail("it goes through all sessions")
+
+    for name in ("s1", "s2"):
+        storage.write(SessionKey("ada", name), Change(LEASE, blobs=MESSAGES))
+        storage.read(SessionKey("ada", name), Query(outline=True))
+    settings = settings_of(storage)
+    for cache, name in ((settings.mirrors, "_mirrors"), (settings.numbers, "_known")):
+        monkeypatch.setattr(cache, name, Unscanned(getattr(cache, name).items()))
+    storage.delete("ada", "s1", 60.0)
+    for cache in (settings.mirrors, settings.numbers):
+        assert cache.of(SessionKey("ada", "s1")) is None
+        assert cache.of(SessionKey("ada", "s2")) is not None
 
 
 def test_what_is_remembered_is_bounded(storage: RedisStorage, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -191,9 +191,12 @@ class Mirrors:
     def forget(self, user_id: str, session_id: str | None) -> None:
         """Forget a session, or all of a user's."""
         with self._lock:
-            for key in [key for key in self._mirrors if key.user_id == user_id]:
-                if session_id in (None, key.session_id):
-                    self._keep(key, None)
+            if session_id is None:
+                keys = [key for key in self._mirrors if key.user_id == user_id]
+            else:
+                keys = [SessionKey(user_id, session_id)]
+            for key in keys:
+                self._keep(key, None)
 
     def _keep(self, key: SessionKey, mirror: Mirror | None) -> None:
         self._mirrors.pop(key, None)
