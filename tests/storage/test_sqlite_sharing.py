@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from langchain_ttl_history.errors import StorageError
 from langchain_ttl_history.keys import SessionKey
-from langchain_ttl_history.storage.base import Blob, Change, Entry, Query
+from langchain_ttl_history.storage import SQLiteStorage
+from langchain_ttl_history.storage.base import Blob, Change, Entry, Query, Snapshot, Status
 from langchain_ttl_history.storage.sqlite import mirror as mirrors
+from langchain_ttl_history.storage.sqlite import storage as verbs
+from langchain_ttl_history.storage.sqlite.lookup import load
 from langchain_ttl_history.storage.sqlite.row import Row
+from langchain_ttl_history.storage.sqlite.transactions import Transactions
 from langchain_ttl_history.testing import Clock
 from tests.storage.sqlite_cases import KEY, LEASE, Opens, bytes_remembered, remembered, said, saying
 
@@ -126,6 +135,150 @@ def test_what_one_thread_changes_is_hidden_from_others_until_it_is_put_back() ->
     held.put(KEY, taken)
     assert held.answer(KEY, row, Query(), 0.0, 0) is not None
     assert held.take(KEY) is taken
+
+
+def test_what_one_thread_changes_is_waited_for() -> None:
+    held, row, until = mirrors.Mirrors(), Row.new(1, 0.0), time.monotonic() + 60
+    held.put(KEY, mirrors.Mirror(row))
+    for wait in (partial(held.answer, KEY, row, Query(), 0.0, 0, 0, until), partial(held.take, KEY, until)):
+        taken = held.take(KEY)
+        assert taken is not None
+        with ThreadPoolExecutor(1) as others:
+            waiting = others.submit(wait)
+            time.sleep(0.01)
+            assert not waiting.done()
+            held.put(KEY, taken)
+            assert waiting.result() is not None
+
+
+def test_a_read_is_answered_from_what_was_current_at_some_moment_of_it() -> None:
+    held, row = mirrors.Mirrors(), Row.new(1, 0.0)
+    began = held.moment()
+    newer = mirrors.Mirror(replace(row, version=1, deadline=9.0))
+
+    def answer(now: float = 0.0, began: int = began) -> Snapshot | None:
+        return held.answer(KEY, row, Query(), now, 0, began)
+
+    held.put(KEY, newer)
+    assert answer() is None  # nobody has looked at the file
+    assert held.is_changing(KEY, began)
+    assert not held.is_changing(KEY, held.moment())
+    held.put(KEY, newer, held.moment())
+    assert answer() is not None
+    assert answer(now=9.0) is None  # it has expired
+    assert answer(began=held.moment()) is None  # another process may have written since
+    assert held.answer(KEY, newer.row, Query(), 0.0, 0) is not None
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[Row]:
+    """The rows of sessions that are read whole from the file."""
+    found: list[Row] = []
+
+    def counted(connection: sqlite3.Connection, row: Row, mirror: mirrors.Mirror | None) -> mirrors.Mirror:
+        if mirror is None:
+            found.append(row)
+        return load(connection, row, mirror)
+
+    monkeypatch.setattr(verbs, "load", counted)
+    return found
+
+
+def test_a_read_that_meets_a_write_reads_nothing_from_the_file(
+    opens: Opens, loads: list[Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verbs, "_PATIENCE", 60.0)
+    storage = opens()
+    storage.write(KEY, saying("first"))
+    swap, answer, asked = Transactions.swap, mirrors.Mirrors.answer, threading.Event()
+    reads: list[Future[list[str]]] = []
+
+    def answering(*arguments: Any) -> Snapshot | None:
+        asked.set()
+        return answer(*arguments)
+
+    with ThreadPoolExecutor(1) as others:
+
+        def swapping(*arguments: Any) -> bool:
+            asked.clear()
+            reads.append(others.submit(said, storage))
+            assert asked.wait(60)
+            return swap(*arguments)
+
+        monkeypatch.setattr(mirrors.Mirrors, "answer", answering)
+        monkeypatch.setattr(Transactions, "swap", swapping)
+        for number in range(20):
+            storage.write(KEY, saying(str(number)))
+            assert reads[-1].result() == ["first", *map(str, range(number + 1))]
+    assert loads == []
+
+
+def test_a_read_that_meets_a_write_that_waits_for_another_process_is_answered_meanwhile(
+    opens: Opens, tmp_path: Path
+) -> None:
+    storage = opens()
+    storage.write(KEY, saying("first"))
+    with closing(sqlite3.connect(tmp_path / "s.db", isolation_level=None)) as other, ThreadPoolExecutor(1) as others:
+        other.execute("BEGIN IMMEDIATE")
+        write = others.submit(storage.write, KEY, saying("second"))
+        while KEY in remembered(storage):
+            time.sleep(0.001)
+        assert said(storage) == said(storage) == ["first"]
+        assert not write.done()
+        other.execute("ROLLBACK")
+        write.result()
+    assert said(storage) == ["first", "second"]
+
+
+def test_nobody_waits_for_what_a_write_that_failed_has_left(
+    opens: Opens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = opens(timeout=0.1)
+    storage.write(KEY, saying("first"))
+    monkeypatch.setattr(mirrors, "_pause", lambda _: pytest.fail("it waits"))
+    with closing(sqlite3.connect(tmp_path / "s.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StorageError, match="locked"):
+            storage.write(KEY, saying("second"))
+        assert said(storage) == ["first"]
+        other.execute("ROLLBACK")
+    storage.write(KEY, saying("third"))
+    assert said(storage) == ["first", "third"]
+
+
+def test_nobody_waits_for_what_was_remembered_of_a_session_that_is_over(
+    opens: Opens, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = opens()
+    storage.write(KEY, saying("first"))
+    clock.advance(1_000)
+    monkeypatch.setattr(mirrors, "_pause", lambda _: pytest.fail("it waits"))
+    assert storage.write(KEY, saying("upkeep", upkeep=True)).status is Status.ABSENT
+    storage.write(KEY, saying("second"))
+    assert said(storage) == ["second"]
+
+
+def test_no_read_misses_what_was_written_before_it_began(opens: Opens) -> None:
+    one, two = opens(), opens()
+    written = [0]
+
+    def write(storage: SQLiteStorage, name: str) -> None:
+        for number in range(150):
+            position = storage.write(KEY, saying(f"{name} {number}")).position
+            written[0] = max(written[0], position)
+
+    def read(storage: SQLiteStorage) -> None:
+        while written[0] < 450:
+            before = written[0]
+            found = storage.read(KEY, Query(("log",), ("m",)))
+            assert found.position >= before
+            assert len(found.lists.get("log", ())) == len(found.blobs) == found.position
+
+    with ThreadPoolExecutor(7) as threads:
+        calls = [threads.submit(write, storage, name) for storage, name in ((one, "a"), (one, "b"), (two, "c"))]
+        calls += [threads.submit(read, storage) for storage in (one, one, one, two)]
+        for call in calls:
+            call.result(60)
 
 
 def test_a_lock_held_for_too_long_is_an_error(opens: Opens, tmp_path: Path) -> None:

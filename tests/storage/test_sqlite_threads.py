@@ -135,7 +135,7 @@ def test_a_call_that_is_interrupted_anywhere_leaves_the_storage_usable(path: str
     write, read = partial(storage.write, KEY, saying("more")), partial(storage.read, KEY, Query(("log",)))
     for verb in (write, read):
         step = 0
-        while interrupted(verb, step, "transactions.py", "connections.py"):
+        while interrupted(verb, step, "transactions.py", "connections.py", "storage.py", "mirror.py"):
             step += 1
             # It is that thread that goes on, and what it had it gives back by then.
             assert storage.write(KEY, saying("mine")).status is Status.STORED

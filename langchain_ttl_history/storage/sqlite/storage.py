@@ -1,7 +1,8 @@
 """Sessions in one SQLite file, shared by the processes of one host.
 
 Each verb is one short transaction: reads see one state of the file, writes take turns, and
-neither waits for the other. The async twins run in a few threads of the storage's own.
+neither waits for the other in the file. Where one thread changes what is remembered of a session,
+others wait for it a little. The async twins run in a few threads of the storage's own.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from langchain_ttl_history.errors import ConfigurationError, StorageError, brief
 from langchain_ttl_history.keys import SessionKey
@@ -21,7 +23,16 @@ from langchain_ttl_history.storage.sqlite import deletion, freeing, listing
 from langchain_ttl_history.storage.sqlite.appends import plan_append
 from langchain_ttl_history.storage.sqlite.changes import plan_change, renewal
 from langchain_ttl_history.storage.sqlite.executor import Executor
-from langchain_ttl_history.storage.sqlite.lookup import TO_READ, TO_WRITE, create, find_session, large, load, state
+from langchain_ttl_history.storage.sqlite.lookup import (
+    TO_READ,
+    TO_WRITE,
+    Found,
+    create,
+    find_session,
+    large,
+    load,
+    state,
+)
 from langchain_ttl_history.storage.sqlite.mirror import Mirror, Mirrors
 from langchain_ttl_history.storage.sqlite.names import name_of
 from langchain_ttl_history.storage.sqlite.opening import MEMORY, valid_path
@@ -36,6 +47,9 @@ _LOOKS = 64
 _READERS, _WRITERS = 4, 2
 # After another process wrote to a session, so many writes to it do not use what is remembered.
 _CONTESTED = 32
+# How long, in seconds, a call waits for a mirror that another thread changes, before it reads the whole session: longer
+# than a write takes on a busy machine, and far less than that thread may have to wait for another process.
+_PATIENCE = 0.25
 
 
 class SQLiteStorage(OfThisProcess):
@@ -93,26 +107,41 @@ class SQLiteStorage(OfThisProcess):
 
     def _read_only(self, key: SessionKey, query: Query) -> Snapshot | None:
         """What a read that has nothing to record answers; None if its use has to be recorded."""
-        now = self._clock()
-        found = self._transactions.outside(lambda connection: find_session(connection, TO_READ, key, now))
-        row = found.row
-        if row is None:
-            return Snapshot(now, found.fence)
-        if query.lease is not None and row.is_due(now, query.lease):
-            return None
-        known = self._mirrors.answer(key, row, query, now, found.fence)
-        if known is not None:
-            return known
-        snapshot, mirror = self._transactions.read(lambda connection: self._read(connection, key, query))
-        if mirror is not None:
-            self._mirrors.put(key, mirror)
+        began = looked = self._mirrors.moment()
+        until = time.monotonic() + _PATIENCE
+        while True:
+            now = self._clock()
+            found = self._find(key, now)
+            row = found.row
+            if row is None:
+                return Snapshot(now, found.fence)
+            if query.lease is not None and row.is_due(now, query.lease):
+                return None
+            known = self._mirrors.answer(key, row, query, now, found.fence, began, until)
+            if known is not None:
+                return known
+            if time.monotonic() >= until or not self._mirrors.is_changing(key, looked):
+                break
+            looked = self._mirrors.moment()
+        with self._not_left_taken(key):
+            snapshot, mirror = self._transactions.read(lambda connection: self._read(connection, key, query))
+            if mirror is not None:
+                self._mirrors.put(key, mirror, began)
         return snapshot
+
+    def _find(self, key: SessionKey, now: float) -> Found:
+        """Find a session, outside of any transaction."""
+        return self._transactions.outside(lambda connection: find_session(connection, TO_READ, key, now))
 
     def _read_as_use(self, key: SessionKey, query: Query) -> Snapshot:
         """Read parts of one session, and record the use; waits like a write."""
-        snapshot, mirror = self._transactions.write(lambda connection: self._read(connection, key, query, query.lease))
-        if mirror is not None:
-            self._mirrors.put(key, mirror)
+        began = self._mirrors.moment()
+        with self._not_left_taken(key):
+            snapshot, mirror = self._transactions.write(
+                lambda connection: self._read(connection, key, query, query.lease)
+            )
+            if mirror is not None:
+                self._mirrors.put(key, mirror, began)
         return snapshot
 
     def _read(
@@ -141,14 +170,16 @@ class SQLiteStorage(OfThisProcess):
         """Change one session."""
         try:
             self._transactions.line_up()
-            outcome = self._swapped(key, change)
-            if outcome is not None:
-                return outcome
-            outcome, unwiped, mirror = self._transactions.transact(
-                lambda connection: self._write(connection, key, change)
-            )
-            if mirror is not None:
-                self._mirrors.put(key, mirror)
+            began = self._mirrors.moment()
+            with self._not_left_taken(key):
+                outcome = self._swapped(key, change, began)
+                if outcome is not None:
+                    return outcome
+                outcome, unwiped, mirror = self._transactions.transact(
+                    lambda connection: self._write(connection, key, change)
+                )
+                if mirror is not None:
+                    self._mirrors.put(key, mirror, began)
         finally:
             self._transactions.leave()
         if unwiped:
@@ -157,13 +188,22 @@ class SQLiteStorage(OfThisProcess):
                 self._wipe(unwiped)
         return outcome
 
-    def _swapped(self, key: SessionKey, change: Change) -> Outcome | None:
+    @contextmanager
+    def _not_left_taken(self, key: SessionKey) -> Iterator[None]:
+        """Throw a mirror away if what has taken it fails, so that nobody waits for it."""
+        try:
+            yield
+        except BaseException:
+            self._mirrors.drop(*key)
+            raise
+
+    def _swapped(self, key: SessionKey, change: Change, began: int) -> Outcome | None:
         """Change one session as planned on its mirror; None if that is absent or outdated, or the change is refused."""
         now = self._clock()
         self._writes += 1
         if not self._writes % _LOOKS:
             return None
-        mirror = self._mirrors.take(key)
+        mirror = self._mirrors.take(key, time.monotonic() + _PATIENCE)
         if mirror is None:
             return None
         mirror.contested -= mirror.contested > 0
@@ -181,7 +221,7 @@ class SQLiteStorage(OfThisProcess):
             # Another process wrote meanwhile: the next writes look at the row first.
             self._mirrors.put(key, Mirror(Row.new(0, now), contested=_CONTESTED))
             return None
-        self._mirrors.put(key, mirror)
+        self._mirrors.put(key, mirror, began)
         return outcome
 
     def _write(
@@ -190,12 +230,12 @@ class SQLiteStorage(OfThisProcess):
         """Change one session within a transaction; gives the outcome, the deletion to be wiped or 0, and the mirror."""
         now = self._clock()
         found = find_session(connection, TO_WRITE, key, now)
-        mirror = self._mirrors.take(key)
+        mirror = None
         aged = found.row is not None and change.lease.is_past_max_age(found.row.created, now)
         if found.row is None or aged:
-            mirror = None
+            self._mirrors.drop(*key)
         else:
-            mirror = load(connection, found.row, mirror)
+            mirror = load(connection, found.row, self._mirrors.take(key))
             mirror.fence, mirror.until = found.fence, found.until
         refused = refusal(None if mirror is None else mirror.session, change, found.fence)
         if refused is not None:
