@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from weakref import WeakValueDictionary
 
 from langchain_ttl_history.checkpoints import Record
@@ -106,6 +107,18 @@ class CachedSession:
             # Another thread may do the same: the oldest can be gone by now. Subgraphs put many while the root waits.
             names = list(self.records)
             self._forget(next((name for name in names if not is_root(name)), names[0]))
+
+    def cut(self, name: str, left: Record) -> None:
+        """Take note that messages of a checkpoint were cut for bytes, all of which its run still holds.
+
+        Args:
+            name: Of the checkpoint.
+            left: What is stored of it since.
+        """
+        record = self.records.get(name)
+        # The run of a `DeltaChannel` hands over what it writes, not what it holds.
+        if record is not None and not record.is_delta and not left.is_delta:
+            self.records[name] = replace(left, held=record.whole)
 
     def _forget(self, name: str) -> None:
         self.records.pop(name, None)

@@ -12,6 +12,7 @@ from functools import cached_property
 from langchain_core.messages import BaseMessage
 
 from langchain_ttl_history.cache import SessionCache
+from langchain_ttl_history.checkpoints import decode_record
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.errors import TTLHistoryError
 from langchain_ttl_history.flow import Delete, Flow, Read, Write
@@ -165,9 +166,13 @@ class Sessions:
 
     def _free(self, key: SessionKey) -> Flow[None]:
         snapshot: Snapshot = yield Read(key, Query(outline=True))
-        outcome: Outcome = yield Write(key, self._plan(view_of(snapshot, Recall(EMPTY, self.codec), self.codec)))
+        change = self._plan(view_of(snapshot, Recall(EMPTY, self.codec), self.codec))
+        outcome: Outcome = yield Write(key, change)
         known = self.cache.last(key)
-        if known is not None and outcome.status is Status.STORED:
+        if known is not None and outcome.status is Status.STORED and known.generation == outcome.generation:
+            # Of checkpoints only the head is ever set here, with fewer messages.
+            for name in [each for each in change.blobs if each[0] == CHECKPOINT]:
+                known.cut(name, decode_record(change.blobs[name], self.codec))
             # What a `DeltaChannel` needs stays whatever the caps are. Each put would read the whole session in vain.
             known.tolerated = int(outcome.bytes * _GROWTH) if CHAIN in snapshot.lists else 0
 

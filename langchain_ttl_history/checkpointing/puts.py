@@ -60,7 +60,7 @@ class CheckpointPuts:
         for _ in range(_ATTEMPTS):
             parent = yield from self._read(put)
             if known is not None and known.generation == parent.generation:
-                parent = parent.as_remembered(known.record)
+                parent = parent.as_put(known.record)
             elif parent.record is not None:
                 parent = parent.as_remembered(self._brought_along(put))
             change, record = plans.plan(put, parent, KnownBodies())
@@ -137,7 +137,7 @@ class CheckpointPuts:
             for earlier in known.before.generations():
                 known.bodies.take(record.names, earlier.bodies)
         if not put.ns:
-            known.bodies.settle(record.names)
+            known.bodies.settle(record.whole)
         before = known.records.get(put.parent_name)
         # Forget the parent only if it is this run's own: other runs may still build on another's.
         replaces = before is not None and before.run == record.run

@@ -1,0 +1,158 @@
+"""What once went wrong where one turn alone outgrows `max_bytes`: each of its steps stored and freed all of it anew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, RemoveMessage, SystemMessage, ToolMessage
+from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.types import interrupt
+
+from langchain_ttl_history import Retention, SessionBuffer
+from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.storage import MemoryStorage
+from langchain_ttl_history.storage.base import Change, Outcome, Query, Snapshot
+from langchain_ttl_history.testing import Clock
+from tests.promises.helpers import Colour
+from tests.regressions.cases import CONFIG, ids, texts
+
+_BOUND, _RESULT = 20_000, 2_000
+_CALLS = 40
+
+
+class Metered(MemoryStorage):
+    """A storage that counts the payload bytes that it is sent, and those it answers with."""
+
+    sent = read_back = outlines = 0
+
+    def write(self, key: SessionKey, change: Change) -> Outcome:
+        self.sent += sum(len(blob.payload) for blob in change.blobs.values())
+        return super().write(key, change)
+
+    def read(self, key: SessionKey, query: Query) -> Snapshot:
+        snapshot = super().read(key, query)
+        self.read_back += sum(len(blob.payload) for blob in snapshot.blobs.values())
+        self.outlines += query.outline
+        return snapshot
+
+
+def calling(buffer: SessionBuffer, meanwhile: Callable[[int], list[BaseMessage]] = lambda _: []) -> Any:
+    """An agent that calls a tool again and again; `meanwhile` says at each call what else its result comes with."""
+
+    def model(state: MessagesState) -> Any:
+        done = sum(isinstance(each, ToolMessage) for each in state["messages"])
+        calls = [{"name": "look", "args": {}, "id": f"c{done}"}] if done < _CALLS else []
+        return {"messages": [AIMessage("", id=f"call {done}", tool_calls=calls)]}
+
+    def tools(state: MessagesState) -> Any:
+        call = state["messages"][-1].tool_calls[0]["id"]  # type: ignore[union-attr]  # an answer that calls
+        result = ToolMessage(call.ljust(_RESULT, "."), tool_call_id=call, id=f"result {call}")
+        return {"messages": [result, *meanwhile(int(call[1:]))]}
+
+    graph = StateGraph(MessagesState).add_node("model", model).add_node("tools", tools).add_edge(START, "model")
+    graph.add_conditional_edges("model", lambda state: "tools" if state["messages"][-1].tool_calls else "__end__")
+    return graph.add_edge("tools", "model").compile(checkpointer=buffer.checkpointer())
+
+
+def opened(storage: MemoryStorage) -> SessionBuffer:
+    return SessionBuffer(storage, default_user="u", retention=Retention(max_bytes=_BOUND, max_messages=None))
+
+
+async def run(colour: Colour, agent: Any, durability: str = "sync") -> list[BaseMessage]:
+    config = {**CONFIG, "recursion_limit": 500}
+    given = {"messages": [HumanMessage("go", id="q")]}
+    held = await colour.call(agent, "invoke", given, config, durability=durability)
+    return list(held["messages"])
+
+
+@pytest.mark.parametrize("durability", ["sync", "async"])
+async def test_a_turn_over_max_bytes_sends_and_reads_in_proportion_to_what_it_says(
+    colour: Colour, durability: str
+) -> None:
+    storage = Metered()
+    buffer = opened(storage)
+    held = await run(colour, calling(buffer), durability)
+    assert len(held) == 2 + 2 * _CALLS
+    said = _CALLS * _RESULT
+    assert storage.sent < 3 * said, "what was cut is sent again at each step"
+    # The session, of at most the bound, for each tenth of that which it grows by; perhaps by two writers at once.
+    assert storage.read_back < 2.5 * 10 * said
+    info = buffer.info(session_id="t")
+    assert info is not None
+    assert info.bytes <= _BOUND
+    shown = ids(buffer.history(session_id="t").messages)
+    assert shown[0] == "q"
+    assert shown[1:] == ids(held)[-len(shown) + 1 :]
+    assert len(shown) > 10
+    assert ids((await colour.call(calling(buffer), "get_state", CONFIG)).values["messages"]) == shown
+
+
+async def test_what_another_process_freed_of_a_turn_over_max_bytes_is_not_brought_back(colour: Colour) -> None:
+    storage = Metered()
+    others = opened(storage).history(session_id="t")
+
+    def event(call: int) -> list[BaseMessage]:
+        if call % 10 == 9:
+            others.add_messages([SystemMessage("event " * 400, id=f"event {call}")])
+        return []
+
+    held = await run(colour, calling(opened(storage), event))
+    assert storage.sent < 5 * _CALLS * _RESULT
+    shown = ids(others.messages)
+    own = [each for each in shown if not str(each).startswith("event")]
+    assert own[0] == "q"
+    assert own[1:] == ids(held)[-len(own) + 1 :]
+
+
+@pytest.mark.parametrize("what", ["edited", "removed"])
+async def test_a_turn_over_max_bytes_may_edit_and_remove_what_was_cut(colour: Colour, what: str) -> None:
+    storage = Metered()
+    buffer = opened(storage)
+
+    def changes(call: int) -> list[BaseMessage]:
+        if call not in (20, 30):
+            return []
+        changed = f"note {call - 19}"
+        return [AIMessage("edited", id=changed) if what == "edited" else RemoveMessage(id=changed)]
+
+    def notes(call: int) -> list[BaseMessage]:
+        return [AIMessage("note", id=f"note {call}"), *changes(call)]
+
+    held = await run(colour, calling(buffer, notes))
+    history = buffer.history(session_id="t")
+    shown = ids(history.messages)
+    assert shown[0] == "q"
+    assert shown[1:] == ids(held)[-len(shown) + 1 :]
+    info = buffer.info(session_id="t")
+    assert info is not None
+    assert info.bytes <= _BOUND
+    # Only the steps that change what is there send all that the run holds.
+    assert storage.sent < 4 * _CALLS * _RESULT
+    assert texts(history.messages)[-2] == "note"
+
+
+@pytest.mark.parametrize("asks", [False, True], ids=["goes on", "waits"])
+async def test_a_turn_over_max_bytes_whose_session_expires_stores_again_what_was_cut_as_well(
+    colour: Colour, asks: bool
+) -> None:
+    clock = Clock()
+    storage = Metered(clock=clock)
+    buffer = opened(storage)
+    whole = 0
+
+    def expires(call: int) -> list[BaseMessage]:
+        nonlocal whole
+        if call == _CALLS - 1:
+            clock.advance(7_200)
+            whole = -storage.sent
+            if asks:
+                interrupt("go on?")
+        return []
+
+    await run(colour, calling(buffer, expires))
+    assert whole + storage.sent > (_CALLS - 1) * _RESULT
+    info = buffer.info(session_id="t")
+    assert info is not None
+    assert info.bytes <= _BOUND
