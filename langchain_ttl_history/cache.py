@@ -13,6 +13,7 @@ from weakref import WeakValueDictionary
 
 from langchain_ttl_history.checkpoints import Record
 from langchain_ttl_history.fork_safety import lock
+from langchain_ttl_history.freeing.in_vain import Floor
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.base import Blob, Change
 from langchain_ttl_history.stored.known_bodies import KnownBodies
@@ -36,7 +37,7 @@ _RECENT = 500
 class CachedSession:
     """What is known of one generation of a session."""
 
-    __slots__ = ("before", "bodies", "freed", "generation", "past", "records", "tolerated", "values")
+    __slots__ = ("before", "bodies", "floor", "freed", "generation", "past", "records", "values")
 
     def __init__(self, generation: int, before: CachedSession | None = None) -> None:
         self.generation = generation
@@ -52,8 +53,8 @@ class CachedSession:
         """Those of `records` that were found to be freed when writes pending on them were stored."""
         self.past: tuple[str, frozenset[MessageKey]] | None = None
         """A checkpoint's id, and the keys of the messages that those it builds on had; see `brought_back`."""
-        self.tolerated = 0
-        """Up to how many bytes it may have, though over `max_bytes`, since freeing it would do nothing."""
+        self.floor: Floor | None = None
+        """What stayed of it, over `max_bytes`, when this process freed it last; None if it is not over that."""
 
     @property
     def size(self) -> int:

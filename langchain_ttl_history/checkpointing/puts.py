@@ -144,5 +144,5 @@ class CheckpointPuts:
         known.learn(put.name, record, change.blobs, put.parent_name, replaces=replaces)
         cache.note_put(key, put.name, outcome.generation)
         cache.count(key)
-        if self.sessions.is_heavy(key, outcome):
+        if self.sessions.is_heavy(key, change, outcome, put.values.get(self.plans.messages_key)):
             yield from self.sessions.free_now(key)

@@ -1,4 +1,4 @@
-"""What once went wrong where one turn alone outgrows `max_bytes`: each of its steps stored and freed all of it anew."""
+"""What once went wrong where a turn, or a part of the state, alone outgrows `max_bytes`: each write freed it anew."""
 
 from __future__ import annotations
 
@@ -156,3 +156,82 @@ async def test_a_turn_over_max_bytes_whose_session_expires_stores_again_what_was
     info = buffer.info(session_id="t")
     assert info is not None
     assert info.bytes <= _BOUND
+
+
+class Report(MessagesState):
+    report: str
+
+
+def answering(buffer: SessionBuffer, report: str | None = None) -> Any:
+    """A graph of three steps, the first of which may write a report."""
+    graph = StateGraph(Report)
+    graph.add_node(
+        "first", lambda _: {"messages": [AIMessage("one")], **({} if report is None else {"report": report})}
+    )
+    graph.add_node("second", lambda _: {"messages": [AIMessage("two")]})
+    graph.add_node("third", lambda _: {"messages": [AIMessage("three")]})
+    graph.add_edge(START, "first").add_edge("first", "second").add_edge("second", "third")
+    return graph.compile(checkpointer=buffer.checkpointer())
+
+
+def size(buffer: SessionBuffer) -> int:
+    info = buffer.info(session_id="t")
+    assert info is not None
+    return info.bytes
+
+
+async def test_a_session_whose_state_alone_is_over_max_bytes_is_not_freed_in_vain_at_every_write(
+    colour: Colour,
+) -> None:
+    storage = Metered()
+    buffer = opened(storage)
+    given = {"messages": [HumanMessage("q")]}
+    await colour.call(answering(buffer, "r" * 2 * _BOUND), "invoke", given, CONFIG)
+    before = storage.outlines
+    for _ in range(10):
+        await colour.call(answering(buffer), "invoke", given, CONFIG)
+    assert storage.outlines - before < 10, "it is read whole at each write"
+    assert 2 * _BOUND < size(buffer) < 2.4 * _BOUND
+    assert (await colour.call(answering(buffer), "get_state", CONFIG)).values["report"] == "r" * 2 * _BOUND
+    await colour.call(answering(buffer, "short"), "invoke", given, CONFIG)
+    assert size(buffer) <= _BOUND, "it is still held for a session that has to be over"
+
+
+@pytest.mark.parametrize("end", ["a question", "an edit", "a removal"])
+@pytest.mark.parametrize("door", ["history", "graph"])
+async def test_a_session_whose_question_alone_is_over_max_bytes_is_not_freed_in_vain_at_every_write(
+    colour: Colour, door: str, end: str
+) -> None:
+    storage = Metered()
+    buffer = opened(storage)
+    history = buffer.history(session_id="t")
+    question = HumanMessage("?" * 2 * _BOUND, id="q")
+    if door == "graph":
+        await colour.call(answering(buffer), "invoke", {"messages": [question]}, CONFIG)
+        assert storage.outlines <= 4
+    else:
+        await colour.call(history, "add_messages", [question])
+    before = storage.outlines
+    for number in range(20):
+        await colour.call(history, "add_messages", [AIMessage(f"{number}")])
+    assert storage.outlines - before <= 2, "it is read whole at each write"
+    assert history.messages[0].id == "q"
+    assert texts(history.messages)[-1] == "19"
+    before = storage.outlines
+    last = {"a question": HumanMessage("?"), "an edit": HumanMessage("?", id="q"), "a removal": RemoveMessage(id="q")}
+    await colour.call(history, "add_messages", [last[end]])
+    assert storage.outlines == before + 1, "it is not looked at though it may be freed now"
+    assert end != "a question" or size(buffer) <= _BOUND
+
+
+async def test_a_group_over_max_bytes_is_freed_by_the_answer_to_it(colour: Colour) -> None:
+    buffer = opened(Metered())
+    history = buffer.history(session_id="t")
+    call = AIMessage("", tool_calls=[{"name": "look", "args": {}, "id": "c"}])
+    await colour.call(
+        history, "add_messages", [HumanMessage("q"), call, ToolMessage("r" * 2 * _BOUND, tool_call_id="c")]
+    )
+    assert size(buffer) > _BOUND
+    await colour.call(history, "add_messages", [AIMessage("answer")])
+    assert size(buffer) <= _BOUND
+    assert texts(history.messages) == ["q", "answer"]
