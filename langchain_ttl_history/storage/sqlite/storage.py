@@ -10,8 +10,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 from langchain_ttl_history.errors import ConfigurationError, StorageError, brief
 from langchain_ttl_history.keys import SessionKey
@@ -123,10 +122,13 @@ class SQLiteStorage(OfThisProcess):
             if time.monotonic() >= until or not self._mirrors.is_changing(key, looked):
                 break
             looked = self._mirrors.moment()
-        with self._not_left_taken(key):
+        try:
             snapshot, mirror = self._transactions.read(lambda connection: self._read(connection, key, query))
             if mirror is not None:
                 self._mirrors.put(key, mirror, began)
+        except BaseException:
+            self._mirrors.drop(*key)  # As in `write`.
+            raise
         return snapshot
 
     def _find(self, key: SessionKey, now: float) -> Found:
@@ -136,12 +138,15 @@ class SQLiteStorage(OfThisProcess):
     def _read_as_use(self, key: SessionKey, query: Query) -> Snapshot:
         """Read parts of one session, and record the use; waits like a write."""
         began = self._mirrors.moment()
-        with self._not_left_taken(key):
+        try:
             snapshot, mirror = self._transactions.write(
                 lambda connection: self._read(connection, key, query, query.lease)
             )
             if mirror is not None:
                 self._mirrors.put(key, mirror, began)
+        except BaseException:
+            self._mirrors.drop(*key)  # As in `write`.
+            raise
         return snapshot
 
     def _read(
@@ -171,15 +176,17 @@ class SQLiteStorage(OfThisProcess):
         try:
             self._transactions.line_up()
             began = self._mirrors.moment()
-            with self._not_left_taken(key):
-                outcome = self._swapped(key, change, began)
-                if outcome is not None:
-                    return outcome
-                outcome, unwiped, mirror = self._transactions.transact(
-                    lambda connection: self._write(connection, key, change)
-                )
-                if mirror is not None:
-                    self._mirrors.put(key, mirror, began)
+            outcome = self._swapped(key, change, began)
+            if outcome is not None:
+                return outcome
+            outcome, unwiped, mirror = self._transactions.transact(
+                lambda connection: self._write(connection, key, change)
+            )
+            if mirror is not None:
+                self._mirrors.put(key, mirror, began)
+        except BaseException:
+            self._mirrors.drop(*key)  # It may have been taken, and nobody shall wait for it.
+            raise
         finally:
             self._transactions.leave()
         if unwiped:
@@ -187,15 +194,6 @@ class SQLiteStorage(OfThisProcess):
             with suppress(StorageError):
                 self._wipe(unwiped)
         return outcome
-
-    @contextmanager
-    def _not_left_taken(self, key: SessionKey) -> Iterator[None]:
-        """Throw a mirror away if what has taken it fails, so that nobody waits for it."""
-        try:
-            yield
-        except BaseException:
-            self._mirrors.drop(*key)
-            raise
 
     def _swapped(self, key: SessionKey, change: Change, began: int) -> Outcome | None:
         """Change one session as planned on its mirror; None if that is absent or outdated, or the change is refused."""
