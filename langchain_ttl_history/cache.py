@@ -37,7 +37,7 @@ _RECENT = 500
 class CachedSession:
     """What is known of one generation of a session."""
 
-    __slots__ = ("before", "bodies", "floor", "freed", "generation", "past", "records", "values")
+    __slots__ = ("before", "bodies", "floor", "freed", "generation", "latest", "past", "records", "values")
 
     def __init__(self, generation: int, before: CachedSession | None = None) -> None:
         self.generation = generation
@@ -53,6 +53,8 @@ class CachedSession:
         """Those of `records` that were found to be freed when writes pending on them were stored."""
         self.past: tuple[str, frozenset[MessageKey]] | None = None
         """A checkpoint's id, and the keys of the messages that those it builds on had; see `brought_back`."""
+        self.latest = ""
+        """The name of the root checkpoint that this process put or read last as the latest."""
         self.floor: Floor | None = None
         """What stayed of it, over `max_bytes`, when this process freed it last; None if it is not over that."""
 

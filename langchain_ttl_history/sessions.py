@@ -20,6 +20,7 @@ from langchain_ttl_history.freeing.compaction import hard_limits, limits, plan, 
 from langchain_ttl_history.freeing.in_vain import floor_of
 from langchain_ttl_history.freeing.message_cutting import Conversation
 from langchain_ttl_history.keys import SessionKey, label
+from langchain_ttl_history.log_entries import unseen
 from langchain_ttl_history.retention import Retention
 from langchain_ttl_history.storage.base import Change, Lease, Outcome, Query, Snapshot, Status
 from langchain_ttl_history.stored.known_bodies import KnownBodies
@@ -189,6 +190,8 @@ class Sessions:
         if known is None or known.generation != outcome.generation:
             return
         known.floor = floor
+        if any(each.is_of_graph for each in unseen(view.log.deltas, view.log.seen)):
+            return  # Another run's turn overlaps with the head's: see `Parent.as_put`.
         # Of checkpoints only the head is ever set here, with fewer messages.
         for name in [each for each in change.blobs if each[0] == CHECKPOINT]:
             known.cut(name, decode_record(change.blobs[name], self.codec))

@@ -122,6 +122,8 @@ class Parent(NamedTuple):
     """The writes to the conversation that are pending on the parent, for a `DeltaChannel`."""
     has_head: bool = False
     """Whether the session was found to have a root checkpoint."""
+    is_head: bool = False
+    """Whether the parent was found to be the latest root checkpoint."""
     freed: bool = False
     """Whether the parent was freed meanwhile, and comes from memory."""
     reduced: bool = False
@@ -130,9 +132,13 @@ class Parent(NamedTuple):
     """Whether all of this comes from memory, so that bodies may be left out of the write."""
 
     def as_put(self, record: Record | None) -> Parent:
-        """As `as_remembered`, where its run put the parent in this session: it still holds what was cut of that."""
+        """As `as_remembered`, where its run put the parent in this session: it still holds what was cut of that.
+
+        Where another run has put a checkpoint since, all of it is brought back, as the log no longer has it either: of
+        two turns that overlap, what is left could otherwise be shown without its question.
+        """
         left = self.record
-        if record is None or left is None or left.is_delta or not {*left.names} < {*record.whole}:
+        if record is None or left is None or left.is_delta or not self.is_head or not {*left.names} < {*record.whole}:
             return self.as_remembered(record)
         return self._replace(record=replace(left, held=record.whole), reduced=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from random import Random
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from langchain_ttl_history.storage import MemoryStorage
 from langchain_ttl_history.storage.base import Change, Outcome, Query, Snapshot
 from langchain_ttl_history.testing import Clock
 from tests.promises.helpers import Colour
-from tests.regressions.cases import CONFIG, ids, texts
+from tests.regressions.cases import CONFIG, chained, ids, texts
 
 _BOUND, _RESULT = 20_000, 2_000
 _CALLS = 40
@@ -235,3 +236,25 @@ async def test_a_group_over_max_bytes_is_freed_by_the_answer_to_it(colour: Colou
     await colour.call(history, "add_messages", [AIMessage("answer")])
     assert size(buffer) <= _BOUND
     assert texts(history.messages) == ["q", "answer"]
+
+
+@pytest.mark.parametrize("seed", [2, 9, 11, 23, 34, 44, 47, 63])
+def test_of_turns_that_overlap_none_is_shown_without_its_question_where_bytes_are_short(seed: int) -> None:
+    chance = Random(seed)
+    buffer = SessionBuffer(default_user="u", retention=Retention(max_bytes=8_000, max_messages=None))
+
+    def turn() -> Any:
+        sizes = [chance.randint(0, 700) for _ in range(chance.randint(1, 25))]
+        says = {
+            f"step {at}": lambda _, size=size: {"messages": [AIMessage("x" * size)]} for at, size in enumerate(sizes)
+        }
+        given = {"messages": [HumanMessage("?")]}
+        return chained(buffer, **says).stream(given, CONFIG, stream_mode="values", durability="sync")
+
+    under_way = [turn(), turn()]
+    for _ in range(80):
+        at = chance.randrange(2)
+        if next(under_way[at], None) is None:
+            under_way[at] = turn()
+        shown = buffer.history(session_id="t").messages
+        assert not shown or isinstance(shown[0], HumanMessage)
