@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from weakref import WeakValueDictionary
 
 from langchain_ttl_history.checkpoints import Record
 from langchain_ttl_history.fork_safety import lock
-from langchain_ttl_history.freeing.in_vain import Floor
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.base import Blob, Change
 from langchain_ttl_history.stored.known_bodies import KnownBodies
@@ -37,7 +35,7 @@ _RECENT = 500
 class CachedSession:
     """What is known of one generation of a session."""
 
-    __slots__ = ("before", "bodies", "floor", "freed", "generation", "latest", "past", "records", "values")
+    __slots__ = ("before", "bodies", "freed", "generation", "past", "records", "tolerated", "values")
 
     def __init__(self, generation: int, before: CachedSession | None = None) -> None:
         self.generation = generation
@@ -53,10 +51,8 @@ class CachedSession:
         """Those of `records` that were found to be freed when writes pending on them were stored."""
         self.past: tuple[str, frozenset[MessageKey]] | None = None
         """A checkpoint's id, and the keys of the messages that those it builds on had; see `brought_back`."""
-        self.latest = ""
-        """The name of the root checkpoint that this process put or read last as the latest."""
-        self.floor: Floor | None = None
-        """What stayed of it, over `max_bytes`, when this process freed it last; None if it is not over that."""
+        self.tolerated = 0
+        """Up to how many bytes it may have, though over `max_bytes`, since freeing it would do nothing."""
 
     @property
     def size(self) -> int:
@@ -110,18 +106,6 @@ class CachedSession:
             # Another thread may do the same: the oldest can be gone by now. Subgraphs put many while the root waits.
             names = list(self.records)
             self._forget(next((name for name in names if not is_root(name)), names[0]))
-
-    def cut(self, name: str, left: Record) -> None:
-        """Take note that messages of a checkpoint were cut for bytes, all of which its run still holds.
-
-        Args:
-            name: Of the checkpoint.
-            left: What is stored of it since.
-        """
-        record = self.records.get(name)
-        # The run of a `DeltaChannel` hands over what it writes, not what it holds.
-        if record is not None and not record.is_delta and not left.is_delta:
-            self.records[name] = replace(left, held=record.whole)
 
     def _forget(self, name: str) -> None:
         self.records.pop(name, None)

@@ -78,20 +78,6 @@ class Record:
     """How each channel's value is stored; see `stored.values`."""
     refs: tuple[str, ...] = ()
     """Names of the blobs that it needs: the conversation's first, then those of `values`."""
-    held: tuple[BodyName, ...] = ()
-    """Not stored: the conversation as its run holds it, where some of it was cut for bytes; else empty."""
-
-    @property
-    def whole(self) -> tuple[BodyName, ...]:
-        """The conversation as its run holds it."""
-        return self.held or self.names
-
-    def leave_only(self, places: Sequence[int]) -> None:
-        """Leave only the messages at these places in the conversation, of which its run holds all."""
-        was, kept = self.names, tuple([self.names[place] for place in places])
-        shift = len(was) - len(kept)
-        self.held, self.names, self.refs = was, kept, kept + self.refs[len(was) :]
-        self.values = _values_after(self.values, self.channel, len(kept), shift)
 
     @decoder("a channel's value")
     def decode_values(self, blobs: Mapping[str, Blob], codec: Codec) -> dict[str, Any]:
@@ -276,28 +262,12 @@ def without_messages(blob: Blob, lost: Collection[BodyName], codec: Codec) -> Bl
     # The conversation comes first among the references, so all others move towards the start.
     shift = end - start - len(kept)
     shown = None if fields.shown is None else [place - shift for place in fields.shown]
-    own, values = fields.channel, {**fields.values}
+    own, values = fields.channel, dict(fields.values)
     explicit = fields.explicit or own is not None
     if own is not None and not fields.explicit:
         # The chain of writes would bring back what is cut, so the channel gets a snapshot here.
         values[own] = [SNAPSHOT, start, end]
-    values = _values_after(values, own, len(kept), shift)
+    for channel, stored in values.items():
+        values[channel] = [stored[0], 0, len(kept)] if channel == own else shifted(stored, shift)
     fields = fields._replace(conversation=[0, len(kept)], shown=shown, explicit=explicit, values=values)
     return blob._replace(payload=codec.seal(pack(list(fields))), refs=kept + blob.refs[end:])
-
-
-def _values_after(
-    values: Mapping[str, Sequence[Any]], own: str | None, count: int, shift: int
-) -> dict[str, Sequence[Any]]:
-    """Stored values after the conversation, which comes first among the references, was cut.
-
-    Args:
-        values: The values.
-        own: The channel that is the conversation.
-        count: How many messages are left of it.
-        shift: How many went.
-    """
-    return {
-        channel: [stored[0], 0, count] if channel == own else shifted(stored, shift)
-        for channel, stored in values.items()
-    }

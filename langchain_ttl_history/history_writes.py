@@ -72,7 +72,7 @@ def add(sessions: Sessions, key: SessionKey, given: Sequence[BaseMessage], turn:
     deltas = [Delta(run, (), tuple(map(names.__getitem__, ids)), after) for after, ids in groups]
     deltas[0] = deltas[0]._replace(removed=removed)
     # No retry is needed: the change brings every body it refers to.
-    yield from _log(sessions, key, deltas, blobs, guard, [*added.values()])
+    yield from _log(sessions, key, deltas, blobs, guard)
     sessions.cache.note_said(key, added)
 
 
@@ -122,7 +122,7 @@ def replace(sessions: Sessions, key: SessionKey, messages: Sequence[BaseMessage]
             return
         keeps = (*map(key_of, names), *map(key_of, view.waiting[1:]))
         delta = Delta(_new_id(), removed, added, known=view.snapshot.position, keeps=keeps)
-        if (yield from _log(sessions, key, [delta], blobs, guard, [*ready.values()])):
+        if (yield from _log(sessions, key, [delta], blobs, guard)):
             return
     raise StorageError(
         f"{label(key)}: others kept freeing what the new conversation shares with the old one; try again"
@@ -130,12 +130,7 @@ def replace(sessions: Sessions, key: SessionKey, messages: Sequence[BaseMessage]
 
 
 def _log(
-    sessions: Sessions,
-    key: SessionKey,
-    deltas: Iterable[Delta],
-    blobs: Mapping[str, Blob],
-    guard: Guard,
-    messages: list[BaseMessage],
+    sessions: Sessions, key: SessionKey, deltas: Iterable[Delta], blobs: Mapping[str, Blob], guard: Guard
 ) -> Flow[bool]:
     """Store changes; False if bodies they count on were freed in between."""
     append = [(LOG, delta.payload(), delta.added) for delta in deltas]
@@ -145,7 +140,7 @@ def _log(
         raise _deleted(key)
     if outcome.status is Status.MISSING:
         return False
-    if sessions.is_heavy(key, change, outcome, messages):
+    if sessions.is_heavy(key, outcome):
         yield from sessions.free_now(key)
     return True
 

@@ -12,19 +12,16 @@ from functools import cached_property
 from langchain_core.messages import BaseMessage
 
 from langchain_ttl_history.cache import SessionCache
-from langchain_ttl_history.checkpoints import decode_record
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.errors import TTLHistoryError
 from langchain_ttl_history.flow import Delete, Flow, Read, Write
 from langchain_ttl_history.freeing.compaction import hard_limits, limits, plan, together
-from langchain_ttl_history.freeing.in_vain import floor_of
 from langchain_ttl_history.freeing.message_cutting import Conversation
 from langchain_ttl_history.keys import SessionKey, label
-from langchain_ttl_history.log_entries import unseen
 from langchain_ttl_history.retention import Retention
 from langchain_ttl_history.storage.base import Change, Lease, Outcome, Query, Snapshot, Status
 from langchain_ttl_history.stored.known_bodies import KnownBodies
-from langchain_ttl_history.stored.names import BODY, CHECKPOINT, LOG, BodyName, head_name
+from langchain_ttl_history.stored.names import BODY, CHAIN, CHECKPOINT, LOG, BodyName, head_name
 from langchain_ttl_history.stored.packed_conversation import EMPTY
 from langchain_ttl_history.stored.recall import Recall
 from langchain_ttl_history.views import Turn, View, view_of
@@ -35,6 +32,8 @@ __all__ = ["Sessions"]
 logger = logging.getLogger(__name__)
 
 _DAY = 86_400.0
+# By how much a session has to grow before it is freed again, where freeing it left it over `max_bytes`.
+_GROWTH = 1.1
 
 
 @dataclass(frozen=True)
@@ -148,20 +147,12 @@ class Sessions:
         outcome = yield Write(key, change)
         return outcome
 
-    def is_heavy(self, key: SessionKey, change: Change, outcome: Outcome, conversation: object) -> bool:
-        """Whether a session is so far over its caps that it is freed now, not at the next turn.
-
-        Args:
-            key: The session.
-            change: What was written to it.
-            outcome: What became of that.
-            conversation: A list that has the messages which it adds; anything else if they are not known.
-        """
+    def is_heavy(self, key: SessionKey, outcome: Outcome) -> bool:
+        """Whether a session is so far over its caps that it is freed now, not at the next turn."""
         bound, most, weights = self.retention.max_bytes, self.frees_above, outcome.weights
         if bound is not None and outcome.bytes > bound:
             known = self.cache.last(key)
-            floor = None if known is None or known.generation != outcome.generation else known.floor
-            if floor is None or not floor.stays(outcome.bytes, change, conversation):
+            if known is None or outcome.bytes > known.tolerated:
                 return True
         return any([weight > most.get(name, weight) for name, weight in weights.items()])  # noqa: C419  # a generator is slower
 
@@ -174,27 +165,11 @@ class Sessions:
 
     def _free(self, key: SessionKey) -> Flow[None]:
         snapshot: Snapshot = yield Read(key, Query(outline=True))
-        view = view_of(snapshot, Recall(EMPTY, self.codec), self.codec)
-        change = self._plan(view)
-        outcome: Outcome = yield Write(key, change)
-        if outcome.status is Status.STORED:
-            self._note_freed(key, view, change, outcome)
-
-    def _note_freed(self, key: SessionKey, view: View, change: Change, outcome: Outcome) -> None:
-        conversation = [(name, view.messages[name]) for name in view.names]
-        bound = self.retention.max_bytes
-        floor = floor_of(view.snapshot, change, outcome.bytes, bound, view.record, conversation)
+        outcome: Outcome = yield Write(key, self._plan(view_of(snapshot, Recall(EMPTY, self.codec), self.codec)))
         known = self.cache.last(key)
-        if known is None and floor is not None:
-            known = self.cache.of(key, outcome.generation)  # A session that only a chain has written.
-        if known is None or known.generation != outcome.generation:
-            return
-        known.floor = floor
-        if any(each.is_of_graph for each in unseen(view.log.deltas, view.log.seen)):
-            return  # Another run's turn overlaps with the head's: see `Parent.as_put`.
-        # Of checkpoints only the head is ever set here, with fewer messages.
-        for name in [each for each in change.blobs if each[0] == CHECKPOINT]:
-            known.cut(name, decode_record(change.blobs[name], self.codec))
+        if known is not None and outcome.status is Status.STORED:
+            # What a `DeltaChannel` needs stays whatever the caps are. Each put would read the whole session in vain.
+            known.tolerated = int(outcome.bytes * _GROWTH) if CHAIN in snapshot.lists else 0
 
     def _plan(self, view: View) -> Change:
         messages = view.messages

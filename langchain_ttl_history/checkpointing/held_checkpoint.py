@@ -57,7 +57,7 @@ def with_checkpoint(sessions: Sessions, given: TaskWrites, ended: int, writes: C
         return None
     # Of what it loaded the run holds what it was shown.
     shown = known.bodies.names_loaded(id)
-    names = old.whole if shown is None else shown
+    names = old.names if shown is None else shown
     seen = Seen(0, ((old.run, None),))
     plain = not old.is_delta
     record = Record(old.checkpoint, old.metadata, old.parent, old.run, seen, names, channel=old.channel, plain=plain)

@@ -122,8 +122,6 @@ class Parent(NamedTuple):
     """The writes to the conversation that are pending on the parent, for a `DeltaChannel`."""
     has_head: bool = False
     """Whether the session was found to have a root checkpoint."""
-    is_head: bool = False
-    """Whether the parent was found to be the latest root checkpoint."""
     freed: bool = False
     """Whether the parent was freed meanwhile, and comes from memory."""
     reduced: bool = False
@@ -131,23 +129,12 @@ class Parent(NamedTuple):
     remembered: bool = False
     """Whether all of this comes from memory, so that bodies may be left out of the write."""
 
-    def as_put(self, record: Record | None) -> Parent:
-        """As `as_remembered`, where its run put the parent in this session: it still holds what was cut of that.
-
-        Where another run has put a checkpoint since, all of it is brought back, as the log no longer has it either: of
-        two turns that overlap, what is left could otherwise be shown without its question.
-        """
-        left = self.record
-        if record is None or left is None or left.is_delta or not self.is_head or not {*left.names} < {*record.whole}:
-            return self.as_remembered(record)
-        return self._replace(record=replace(left, held=record.whole), reduced=True)
-
     def as_remembered(self, record: Record | None) -> Parent:
         """With the parent as its run knows it, where that was freed, or messages of it, while the run went on."""
-        if record is None or (self.record is not None and self.record.names == record.whole):
+        if record is None or (self.record is not None and self.record.names == record.names):
             return self
         if self.record is not None:
-            return self._replace(record=replace(self.record, names=record.whole), reduced=True)
+            return self._replace(record=replace(self.record, names=record.names), reduced=True)
         # The values that it shared may be gone as well.
         return self._replace(record=replace(record, values={}), freed=True)
 
@@ -174,10 +161,10 @@ class RunState(NamedTuple):
         )
         same = token is None or token.generation == parent.generation
         if before is not None and not first:
-            return cls(before.run, before.whole, before.seen, False, same)
+            return cls(before.run, before.names, before.seen, False, same)
         if token is None or not same:
             # Where the session ended, what it loaded is there again if writes pending on that brought it along.
-            shown = () if before is None else before.whole
+            shown = () if before is None else before.names
             return cls(put.id, shown, Seen(0, ((put.id, None),)), first, same)
         shown = bodies.names_shown(token.shown) or token.names
         return cls(put.id, shown, token.seen._replace(runs=(*token.seen.runs, (put.id, None))), first, same)

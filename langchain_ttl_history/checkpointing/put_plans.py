@@ -7,7 +7,6 @@ from typing import Any
 
 from langchain_ttl_history.checkpointing.brought_back import brought_back, keep_cut_first
 from langchain_ttl_history.checkpointing.conversation_changes import Step, carried_over, set_channel, step_changes
-from langchain_ttl_history.checkpointing.cut_for_bytes import without_cut
 from langchain_ttl_history.checkpointing.delta_channels import applied
 from langchain_ttl_history.checkpointing.expired_turns import held_by, leave_aged
 from langchain_ttl_history.checkpointing.first_checkpoint import FIRST_METADATA, first_checkpoint, first_checkpoint_id
@@ -81,8 +80,6 @@ class PutPlans:
             values[channel] = keep_cut_first(values[channel], back)
             step = step._replace(value=values[channel])
             blobs.update(encode_values(record, values, bodies, codec, where, before))
-        elif before is not None and before.held:
-            step, blobs = without_cut(step, before, blobs)
         if held:
             blobs.update({name: held[name] for name in record.names if name in held})
         append: list[Appended] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from langchain_ttl_history.checkpointing.brought_back import knowing_past, may_bring_back
@@ -12,7 +12,6 @@ from langchain_ttl_history.checkpoints import Record, decode_record
 from langchain_ttl_history.errors import StorageError
 from langchain_ttl_history.flow import Flow, Read, Write
 from langchain_ttl_history.keys import label
-from langchain_ttl_history.pointers import target_of
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Change, Outcome, Query, Snapshot, Status
 from langchain_ttl_history.stored.known_bodies import KnownBodies
@@ -61,7 +60,7 @@ class CheckpointPuts:
         for _ in range(_ATTEMPTS):
             parent = yield from self._read(put)
             if known is not None and known.generation == parent.generation:
-                parent = parent.as_put(known.record)
+                parent = parent.as_remembered(known.record)
             elif parent.record is not None:
                 parent = parent.as_remembered(self._brought_along(put))
             change, record = plans.plan(put, parent, KnownBodies())
@@ -99,8 +98,6 @@ class CheckpointPuts:
         record = None if known is None else known.records.get(put.parent_name)
         if known is None or record is None:
             return None
-        if record.held and known.latest != put.parent_name:
-            record = replace(record, names=record.held, held=())  # See `Parent.as_put`.
         return Parent(known.generation, record=record, freed=put.parent_name in known.freed, remembered=True)
 
     def _brought_along(self, put: Put) -> Record | None:
@@ -128,9 +125,7 @@ class CheckpointPuts:
                 for write in decode_writes(found.lists.get(pending, ()), found.blobs, codec)
                 if write.channel == self.plans.messages_key
             )
-        pointer = found.blobs.get(head)
-        is_head = pointer is not None and target_of(pointer) == put.parent_name
-        return Parent(found.generation, found.now, record, writes, has_head=pointer is not None, is_head=is_head)
+        return Parent(found.generation, found.now, record, writes, has_head=head in found.blobs)
 
     def _done(self, put: Put, record: Record, change: Change, outcome: Outcome) -> Flow[None]:
         key, cache = put.key, self.sessions.cache
@@ -142,13 +137,12 @@ class CheckpointPuts:
             for earlier in known.before.generations():
                 known.bodies.take(record.names, earlier.bodies)
         if not put.ns:
-            known.bodies.settle(record.whole)
-            known.latest = put.name
+            known.bodies.settle(record.names)
         before = known.records.get(put.parent_name)
         # Forget the parent only if it is this run's own: other runs may still build on another's.
         replaces = before is not None and before.run == record.run
         known.learn(put.name, record, change.blobs, put.parent_name, replaces=replaces)
         cache.note_put(key, put.name, outcome.generation)
         cache.count(key)
-        if self.sessions.is_heavy(key, change, outcome, put.values.get(self.plans.messages_key)):
+        if self.sessions.is_heavy(key, outcome):
             yield from self.sessions.free_now(key)

@@ -195,7 +195,6 @@ class CheckpointReads:
         """Remember what the run that starts here will build on."""
         name = checkpoint_name("", record.checkpoint["id"])
         self.sessions.cache.note_put(key, name, snapshot.generation)
-        known.latest = name
         there = known.records.get(name)
         if there is None or (there.names != names and not set(names) <= set(there.names)):
             # Another process put it, or it was forgotten. Where messages of it were freed meanwhile, the run under way
