@@ -7,8 +7,8 @@ bodies it leaves out; if either is wrong the storage refuses, and the write is p
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from weakref import WeakValueDictionary
+from collections.abc import Iterable, Mapping, Sequence
+from weakref import ReferenceType, WeakValueDictionary, ref
 
 from langchain_ttl_history.checkpoints import Record
 from langchain_ttl_history.fork_safety import lock
@@ -25,8 +25,6 @@ _RECORDS = 64
 _BYTES = 32 * 1024 * 1024
 # How many changes that wait, of one kind.
 _WAITING = 128
-# How many generations of a session that ended again and again under one run.
-_GENERATIONS = 8
 # At least so many of the checkpoints put last are remembered, and of the messages: more than there are steps under way
 # at once.
 _RECENT = 500
@@ -35,7 +33,7 @@ _RECENT = 500
 class CachedSession:
     """What is known of one generation of a session."""
 
-    __slots__ = ("before", "bodies", "freed", "generation", "past", "records", "tolerated", "values")
+    __slots__ = ("__weakref__", "before", "bodies", "freed", "generation", "past", "records", "tolerated", "values")
 
     def __init__(self, generation: int, before: CachedSession | None = None) -> None:
         self.generation = generation
@@ -60,22 +58,10 @@ class CachedSession:
         values = sum(len(blob.payload) for held in [*self.values.values()] for blob in held.values())
         return self.bodies.size + values + (0 if self.before is None else self.before.size)
 
-    def generations(self) -> Iterator[CachedSession]:
-        """What is known of this generation, and of those before it, the newest first."""
-        yield self
-        if self.before is not None:
-            yield from self.before.generations()
-
-    def followed(self, generation: int) -> CachedSession:
-        """What is known of a new generation, which is nothing but this one and those before it.
-
-        Those in which only subgraphs went on have nothing that a run of the root graph would have to store again.
-        """
-        held = [each for each in self.generations() if not each.records or any(map(is_root, each.records))]
-        before: CachedSession | None = None
-        for each in reversed(held[:_GENERATIONS]):
-            each.before, before = before, each
-        return CachedSession(generation, before)
+    @property
+    def has_root(self) -> bool:
+        """Whether it may have a checkpoint of the root graph that a run would have to store again."""
+        return not self.records or any(map(is_root, self.records))
 
     def learn(
         self, name: str, record: Record, blobs: Mapping[str, Blob], parent: str = "", *, replaces: bool = False
@@ -103,9 +89,12 @@ class CachedSession:
         if values:
             self.values[name] = values
         if len(self.records) > _RECORDS:
-            # Another thread may do the same: the oldest can be gone by now. Subgraphs put many while the root waits.
-            names = list(self.records)
-            self._forget(next((name for name in names if not is_root(name)), names[0]))
+            # Another thread may do the same: the oldest can be gone by now.
+            *names, _ = list(self.records)
+            roots = [each for each in names if is_root(each)]
+            # Subgraphs put many while one step of the root goes on, and each turn leaves one of the root.
+            others = [each for each in names if not is_root(each)]
+            self._forget((roots if len(roots) > _RECORDS // 2 else others or roots)[0])
 
     def _forget(self, name: str) -> None:
         self.records.pop(name, None)
@@ -116,13 +105,33 @@ class CachedSession:
 class CacheEntry:
     """A session's place in the cache; whoever holds it keeps what is known of the session, as a run under way does."""
 
-    __slots__ = ("__weakref__", "counted", "last")
+    __slots__ = ("__weakref__", "_older", "counted", "last")
 
     def __init__(self, last: CachedSession) -> None:
         self.last = last
         """What is known of the generation that was seen last, even if that is gone by now."""
         self.counted = 0
         """How much of its size the cache has counted."""
+        self._older: tuple[ReferenceType[CachedSession], ...] = ()
+
+    def begin(self, generation: int) -> None:
+        """Begin with a new generation, of which nothing is known but what was known of the one before.
+
+        One in which only subgraphs went on has nothing that a run of the root graph would have to store again, so the
+        one before it stays. Others stay known as long as runs that began in them hold them.
+        """
+        before = self.last if self.last.has_root else self.last.before or self.last
+        for each in (self.last, before):
+            if each.before is not None and each.before is not before:
+                alive = [known for known in self._older if known() is not None]
+                self._older = (*alive, ref(each.before))
+                each.before = None
+        self.last = CachedSession(generation, before)
+
+    def generations(self) -> list[CachedSession]:
+        """What is known of the generation that was seen last, and of those before it."""
+        last, older = self.last, [known() for known in self._older]
+        return [each for each in (last, last.before, *older) if each is not None]
 
 
 class _Recent:
@@ -175,6 +184,11 @@ class SessionCache:
         """The session's place, if anything is known of it."""
         return self._entries.get(key) or self._held.get(key)
 
+    def held(self, key: SessionKey) -> object:
+        """What a run that begins now has to hold, so that what it builds on stays known."""
+        entry = self.entry(key)
+        return entry, None if entry is None else entry.last
+
     def last(self, key: SessionKey) -> CachedSession | None:
         """What is known of the generation of a session that was seen last, even if that is gone by now."""
         entry = self._entries.get(key) or self._held.get(key)
@@ -182,8 +196,8 @@ class SessionCache:
 
     def last_with(self, key: SessionKey, name: str, generation: int | None) -> CachedSession | None:
         """What is known of the generation that has a checkpoint; if that is not remembered, of the given one."""
-        last = self.last(key)
-        known = [] if last is None else [*last.generations()]
+        entry = self.entry(key)
+        known = [] if entry is None else entry.generations()
         having = [each for each in known if name in each.records]
         return next(iter(having or [each for each in known if each.generation == generation]), None)
 
@@ -196,7 +210,7 @@ class SessionCache:
             elif not entry.last.generation:
                 entry.last.generation = generation  # It begins with what was stored before this was told.
             elif entry.last.generation != generation:
-                entry.last = entry.last.followed(generation)
+                entry.begin(generation)
             elif entry.last.bodies.size > _BYTES:
                 entry.last = CachedSession(generation)
             self._entries[key] = entry

@@ -107,7 +107,8 @@ class Step(NamedTuple):
     def messages(self) -> Sequence[BaseMessage] | None:
         """The conversation, message by message as the record names them; None for a `DeltaChannel`."""
         messages = snapshot_value(self.value)
-        return messages if is_conversation(messages) else None
+        # The run may have gone on and added to the list that it handed over.
+        return messages[: len(self.record.names)] if is_conversation(messages) else None
 
     def has_no_result(self, at: int, key: MessageKey) -> bool:
         """Whether the message of this key certainly is no result; the first place to look is `at`."""
@@ -126,7 +127,7 @@ class Step(NamedTuple):
         if messages is None:
             return [(message.id, message) for message in said_in(self.written)]
         old = {key_of(name) for name in self.shown}
-        keyed = zip(map(key_of, self.record.names), messages, strict=True)
+        keyed = zip(map(key_of, self.record.names), messages, strict=False)  # It may have removed some, too.
         return [(key, message) for key, message in keyed if key not in old]
 
 
@@ -240,7 +241,7 @@ def _nearest_before(
     keys = [key_of(name) for name in shown]
     before_it = keys[: keys.index(last)] if last in keys else []
     stays = {*before_it}.difference(removed)
-    keyed = zip(map(key_of, step.record.names), step.messages, strict=True)
+    keyed = zip(map(key_of, step.record.names), step.messages, strict=False)  # As in `Step.new_by_key`.
     if ends_open([message for key, message in keyed if key in stays]):
         return None  # Perhaps an open tool call: its results may arrive meanwhile and must follow it.
     return next((key for key in reversed(before_it) if key not in removed), None)

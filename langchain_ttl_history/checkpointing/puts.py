@@ -134,8 +134,7 @@ class CheckpointPuts:
             known = cache.of(key, outcome.generation)
         if known.before is not None and put.parent_name not in known.records:
             # The session ended under its run, which brought along what it shows, and may have to once more.
-            for earlier in known.before.generations():
-                known.bodies.take(record.names, earlier.bodies)
+            known.bodies.take(record.names, known.before.bodies)
         if not put.ns:
             known.bodies.settle(record.names)
         before = known.records.get(put.parent_name)

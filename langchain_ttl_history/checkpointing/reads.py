@@ -91,7 +91,7 @@ class CheckpointReads:
         loaded, token = found
         if lease is not None:
             # What this process knows is all there is of what the run holds, should its session end under it.
-            loaded.checkpoint["versions_seen"][TOKEN_KEY] = token.versions(self.sessions.cache.entry(key))
+            loaded.checkpoint["versions_seen"][TOKEN_KEY] = token.versions(self.sessions.cache.held(key))
         return loaded
 
     def _found(

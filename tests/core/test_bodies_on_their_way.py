@@ -1,9 +1,11 @@
-"""A body that one write sends and another counts on before it is stored."""
+"""Messages on their way: bodies that another write counts on, and a list that its run goes on with."""
 
 from __future__ import annotations
 
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 
+from langchain_ttl_history.checkpointing.conversation_changes import Step, step_changes
+from langchain_ttl_history.checkpoints import Record
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.storage.base import Blob
 from langchain_ttl_history.stored.bodies import encode_bodies
@@ -32,3 +34,15 @@ def test_a_body_that_is_alike_but_for_its_id_brings_the_content_on_its_way() -> 
     second: dict[str, Blob] = {}
     (name,) = encode_bodies([ToolMessage("r", tool_call_id="c", id="3")], bodies, codec, "here", second)
     assert set(second) == {name, content}
+
+
+def test_a_list_that_its_run_has_changed_since_is_told_by_what_was_stored_of_it() -> None:
+    """A put may be planned beside its run, whose reducer changes the list that it handed over."""
+    blobs: dict[str, Blob] = {}
+    names = tuple(encode_bodies(SAID[:2], KnownBodies(), Codec(), "here", blobs))
+    record = Record({"channel_versions": {}}, {}, None, "run", names=names, channel="messages")
+    for value, new in ((SAID, ["2"]), (SAID[:1], [])):
+        step = Step(record, value, (), names[:1], None, None)
+        assert [message.id for message in step.new()] == new
+        (change,) = step_changes(step, frozenset())
+        assert change.added == names[1:]

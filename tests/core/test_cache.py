@@ -40,16 +40,36 @@ def test_what_a_session_began_with_is_still_known_once_its_generation_is() -> No
     assert cache.of(KEY, 8).bodies is not first
 
 
-def test_of_the_generations_before_the_newest_few_are_remembered_and_count() -> None:
+def generations(cache: SessionCache) -> list[int]:
+    entry = cache.entry(KEY)
+    return [] if entry is None else [each.generation for each in entry.generations()]
+
+
+def test_of_the_generations_before_only_the_last_is_remembered_and_it_counts() -> None:
     cache = SessionCache()
     first = cache.of(KEY, 1)
     first.bodies.learn("a", Body("a body", None, bytes(100)))
     second = cache.of(KEY, 2)
-    assert ([*second.generations()], second.size) == ([second, first], 100)
-    for generation in range(3, 100):
-        newest = cache.of(KEY, generation)
-    assert [each.generation for each in newest.generations()] == [99, *range(98, 90, -1)]
-    assert newest.size == 0
+    assert (second.before, second.size) == (first, 100)
+    del first, second
+    third = cache.of(KEY, 3)
+    assert (generations(cache), third.size) == ([3, 2], 0)
+
+
+def test_a_generation_that_is_held_stays_known_however_many_follow_it() -> None:
+    cache = SessionCache()
+    cache.of(KEY, 1).learn("c\0root", Record({}, {}, None, "run"), {})
+    held = cache.held(KEY)
+    for generation in range(2, 10):
+        cache.of(KEY, generation).learn("c\0other", Record({}, {}, None, "run"), {})
+    assert generations(cache) == [9, 8, 1]
+    found = cache.last_with(KEY, "c\0root", None)
+    assert found is not None
+    assert found.generation == 1
+    del found, held
+    assert generations(cache) == [9, 8]
+    cache.of(KEY, 10)
+    assert cache.last_with(KEY, "c\0root", 1) is None
 
 
 def test_generations_in_which_only_subgraphs_went_on_push_out_no_other() -> None:
@@ -58,34 +78,42 @@ def test_generations_in_which_only_subgraphs_went_on_push_out_no_other() -> None
     cache.of(KEY, 1).learn("c\0root", record, {})
     for generation in range(2, 100):
         cache.of(KEY, generation).learn("csub\0x", record, {})
-    assert [each.generation for each in cache.of(KEY, 100).generations()] == [100, 1]
-    found = cache.last_with(KEY, "c\0root", None)
-    assert found is not None
-    assert found.generation == 1
+    cache.of(KEY, 100)
+    assert generations(cache) == [100, 1]
 
 
-def test_checkpoints_of_subgraphs_push_out_none_of_the_root() -> None:
+def test_neither_checkpoints_of_subgraphs_nor_those_of_turns_push_out_all_others() -> None:
     known = SessionCache().of(KEY, 1)
+    record = Record({}, {}, None, "run")
     for name in ("c\0root", *(f"csub\0{number}" for number in range(100))):
-        known.learn(name, Record({}, {}, None, "run"), {})
+        known.learn(name, record, {})
     assert [*known.records] == ["c\0root", *(f"csub\0{number}" for number in range(37, 100))]
+    for number in range(100):
+        known.learn(f"c\0{number}", record, {})
+    known.learn("csub\0new", record, {})
+    known.learn("csub\0newer", record, {}, "csub\0new", replaces=True)
+    left = [*known.records]
+    assert left[-1] == "csub\0newer"
+    assert [name for name in left if name.startswith("c\0")] == [f"c\0{number}" for number in range(68, 100)]
 
 
 def test_a_session_that_is_held_stays_known_until_it_is_let_go_or_dropped() -> None:
     cache = SessionCache()
     first = cache.of(KEY, 1)
     first.learn("c\0root", Record({}, {}, None, "run"), {})
-    held = cache.entry(KEY)
+    held = cache.held(KEY)
     for number in range(2_000):
         cache.of(SessionKey("bob", f"s{number}"), 1)
     assert cache.last(KEY) is first
     assert cache.put_in(KEY, "c\0root") == 1
-    assert [*cache.of(KEY, 2).generations()][1:] == [first]
+    cache.of(KEY, 2)
+    assert generations(cache) == [2, 1]
     cache.drop("ada")
-    assert (held is not None, cache.last(KEY)) == (True, None)
-    again = cache.of(KEY, 3)
-    assert again.before is None
-    held = None
+    assert cache.last(KEY) is None
+    del held
+    held = cache.of(KEY, 3).before, cache.held(KEY)
+    assert held[0] is None
+    del held
     for number in range(2_000):
         cache.of(SessionKey("bob", f"s{number}"), 1)
     assert cache.last(KEY) is None

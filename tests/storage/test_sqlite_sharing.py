@@ -281,6 +281,12 @@ def test_no_read_misses_what_was_written_before_it_began(opens: Opens) -> None:
             call.result(60)
 
 
+def test_what_another_thread_changes_is_waited_for_a_part_of_the_timeout_only(opens: Opens) -> None:
+    """Whoever queues behind a reader that waits has the whole timeout, and no more."""
+    assert opens()._patience == 0.25
+    assert opens(timeout=0.2)._patience == 0.2 / 4
+
+
 def test_a_lock_held_for_too_long_is_an_error(opens: Opens, tmp_path: Path) -> None:
     storage = opens(timeout=0.2)
     other = sqlite3.connect(tmp_path / "s.db", isolation_level=None)

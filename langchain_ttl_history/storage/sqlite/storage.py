@@ -47,8 +47,9 @@ _READERS, _WRITERS = 4, 2
 # After another process wrote to a session, so many writes to it do not use what is remembered.
 _CONTESTED = 32
 # How long, in seconds, a call waits for a mirror that another thread changes, before it reads the whole session: longer
-# than a write takes on a busy machine, and far less than that thread may have to wait for another process.
-_PATIENCE = 0.25
+# than a write takes on a busy machine, and far less than that thread may have to wait for another process. And which
+# part of a shorter timeout, so that those who queue behind it are not kept for theirs.
+_PATIENCE, _SHARE = 0.25, 0.25
 
 
 class SQLiteStorage(OfThisProcess):
@@ -85,6 +86,7 @@ class SQLiteStorage(OfThisProcess):
         self.private: bool = self._path == MEMORY
         self._clock = checked_clock(clock) or time.time
         self._mirrors = Mirrors()
+        self._patience = min(_PATIENCE, _SHARE * timeout)
         self._writes = 0
         # Separate, so that reads do not queue behind writes that wait for other processes.
         self._readers, self._writers = Executor(_READERS, timeout), Executor(_WRITERS, timeout)
@@ -107,7 +109,7 @@ class SQLiteStorage(OfThisProcess):
     def _read_only(self, key: SessionKey, query: Query) -> Snapshot | None:
         """What a read that has nothing to record answers; None if its use has to be recorded."""
         began = looked = self._mirrors.moment()
-        until = time.monotonic() + _PATIENCE
+        until = time.monotonic() + self._patience
         while True:
             now = self._clock()
             found = self._find(key, now)
@@ -201,7 +203,7 @@ class SQLiteStorage(OfThisProcess):
         self._writes += 1
         if not self._writes % _LOOKS:
             return None
-        mirror = self._mirrors.take(key, time.monotonic() + _PATIENCE)
+        mirror = self._mirrors.take(key, time.monotonic() + self._patience)
         if mirror is None:
             return None
         mirror.contested -= mirror.contested > 0
