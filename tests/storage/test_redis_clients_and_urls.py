@@ -69,6 +69,13 @@ def test_what_a_driver_has_besides_clients_is_refused() -> None:
         RedisStorage(redis.Sentinel([("localhost", 1)]))
 
 
+def test_a_client_of_a_class_of_ones_own_is_one_whatever_it_is_called() -> None:
+    class PipelineRedis(redis.Redis):
+        """A client of a program that deals with pipelines."""
+
+    assert RedisStorage(PipelineRedis()).private is False
+
+
 def test_a_storage_shows_its_prefix_unless_it_is_the_usual_one() -> None:
     assert repr(RedisStorage(redis.Redis(port=1), prefix="acme")).endswith("port=1, db=0), prefix='acme')")
     assert "prefix" not in repr(RedisStorage(redis.Redis(port=1)))

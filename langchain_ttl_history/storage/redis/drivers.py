@@ -16,20 +16,18 @@ __all__ = [
     "way_out",
 ]
 
+_DRIVERS = ("redis", "valkey")
+
 
 def library_of(client: Any) -> str | None:
     """The package an object is of, redis or valkey; None if it is of neither."""
-    for each in type(client).__mro__:
-        package = each.__module__.partition(".")[0]
-        if package in ("redis", "valkey"):
-            return package
-    return None
+    return next((package for package in map(_package_of, type(client).__mro__) if package in _DRIVERS), None)
 
 
 def is_client(found: Any) -> bool:
     """Whether an object of a driver, or of anyone else, is a client that answers each command at once."""
     # A pipeline has all that a client has, but collects commands.
-    collects = any("Pipeline" in each.__name__ for each in type(found).__mro__)
+    collects = any("Pipeline" in each.__name__ for each in type(found).__mro__ if _package_of(each) in _DRIVERS)
     return library_of(found) is not None and hasattr(found, "evalsha") and not collects
 
 
@@ -63,3 +61,7 @@ def described(client: Any) -> str:
 def exceptions_of(library: str) -> Any:
     """The module of a driver's errors."""
     return import_module(f"{library}.exceptions")
+
+
+def _package_of(made: type) -> str:
+    return made.__module__.partition(".")[0]
