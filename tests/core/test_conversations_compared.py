@@ -19,6 +19,7 @@ from langchain_ttl_history.stored.known_bodies import KnownBodies
 from langchain_ttl_history.stored.recall import Recall
 
 from .any_values import TYPES, Remark, alike, exactly, identified, often, values
+from .compared import Compared
 
 
 @pytest.fixture(scope="module")
@@ -162,18 +163,6 @@ def test_the_beginning_of_a_conversation_is_read_from_there_at_once(
 
     monkeypatch.setattr(Codec, "packed_image", one_by_one)
     assert all(map(alike, recall.decode(names[:5], recall.completed({})), said[:5]))
-
-
-class Compared(str):
-    """A name that counts how often one is compared with another."""
-
-    __slots__ = ()
-    count = 0
-    __hash__ = str.__hash__
-
-    def __eq__(self, other: object) -> bool:
-        Compared.count += 1
-        return super().__eq__(other)
 
 
 def test_a_message_is_found_there_without_a_search(codec: Codec) -> None:

@@ -18,6 +18,8 @@ from langchain_ttl_history.log_entries import CARRIED_OVER, WHERE_IT_IS, Delta, 
 from langchain_ttl_history.storage.base import Entry
 from langchain_ttl_history.stored.names import content_name, key_of
 
+from .compared import Compared
+
 NOTHING_SEEN = Seen()
 often = settings(max_examples=300)
 
@@ -254,21 +256,6 @@ def test_what_a_turn_brings_from_a_session_that_ended_brings_back_nothing_and_st
     assert list(fold([], log, NOTHING_SEEN)) == [name(2, 1), name(5), name(3), name(4)]
     outer = [name(1), name(2), name(5)]
     assert list(fold(outer, log, Seen(0, (("outer", None),)))) == [name(2, 1), name(5), name(3), name(4)]
-
-
-class Compared(str):
-    """A name that counts how often a part of one is compared with something else."""
-
-    __slots__ = ()
-    count = 0
-    __hash__ = str.__hash__
-
-    def __eq__(self, other: object) -> bool:
-        Compared.count += 1
-        return super().__eq__(other)
-
-    def __getitem__(self, part: Any) -> Compared:
-        return Compared(super().__getitem__(part))
 
 
 def test_additions_to_the_end_do_not_search_the_conversation_for_what_they_follow() -> None:

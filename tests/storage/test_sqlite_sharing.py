@@ -19,7 +19,7 @@ from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import SQLiteStorage
 from langchain_ttl_history.storage.base import Blob, Change, Entry, Query, Snapshot, Status
 from langchain_ttl_history.storage.sqlite import mirror as mirrors
-from langchain_ttl_history.storage.sqlite import storage as verbs
+from langchain_ttl_history.storage.sqlite import mirrored_sessions as verbs
 from langchain_ttl_history.storage.sqlite.lookup import load
 from langchain_ttl_history.storage.sqlite.row import Row
 from langchain_ttl_history.storage.sqlite.transactions import Transactions
@@ -283,8 +283,8 @@ def test_no_read_misses_what_was_written_before_it_began(opens: Opens) -> None:
 
 def test_what_another_thread_changes_is_waited_for_a_part_of_the_timeout_only(opens: Opens) -> None:
     """Whoever queues behind a reader that waits has the whole timeout, and no more."""
-    assert opens()._patience == 0.25
-    assert opens(timeout=0.2)._patience == 0.2 / 4
+    assert opens()._sessions._patience == 0.25
+    assert opens(timeout=0.2)._sessions._patience == 0.2 / 4
 
 
 def test_a_lock_held_for_too_long_is_an_error(opens: Opens, tmp_path: Path) -> None:

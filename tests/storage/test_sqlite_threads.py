@@ -27,6 +27,9 @@ from langchain_ttl_history.storage.sqlite.connections import Connections
 from tests.storage.interrupts import interrupted
 from tests.storage.sqlite_cases import KEY, Opens, close_connections_as_for_a_fork, idle, lent, said, saying
 
+# Where a verb is interrupted.
+INTERRUPTED = ("transactions.py", "connections.py", "storage.py", "mirrored_sessions.py", "mirror.py")
+
 
 @pytest.fixture
 def other(tmp_path: Path) -> Iterator[sqlite3.Connection]:
@@ -135,7 +138,9 @@ def test_a_call_that_is_interrupted_anywhere_leaves_the_storage_usable(path: str
     write, read = partial(storage.write, KEY, saying("more")), partial(storage.read, KEY, Query(("log",)))
     for verb in (write, read):
         step = 0
-        while interrupted(verb, step, "transactions.py", "connections.py", "storage.py", "mirror.py"):
+        while interrupted(
+            verb, step, "transactions.py", "connections.py", "storage.py", "mirrored_sessions.py", "mirror.py"
+        ):
             step += 1
             # It is that thread that goes on, and what it had it gives back by then.
             assert storage.write(KEY, saying("mine")).status is Status.STORED

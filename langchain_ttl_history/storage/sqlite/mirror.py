@@ -1,4 +1,4 @@
-"""A cache of the sessions that a process recently used in a SQLite file: pure, without I/O.
+"""A cache of the sessions that a process recently used in a SQLite file, without I/O.
 
 Every write gives a session's row new counts. A mirror is valid as long as the row still has its
 counts, which each verb looks up or makes a condition of what it writes. So a session that one process
@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from itertools import count
+from typing import TypeVar
 
 from langchain_ttl_history.fork_safety import lock
 from langchain_ttl_history.keys import SessionKey
@@ -21,6 +23,8 @@ from langchain_ttl_history.storage.sqlite.row import Row
 from langchain_ttl_history.storage.sqlite.tail import Tail
 
 __all__ = ["Key", "Mirror", "Mirrors"]
+
+T = TypeVar("T")
 
 # How many sessions are remembered, and how many bytes of all together; the newest in any case.
 _SESSIONS = 1_000
@@ -181,18 +185,14 @@ class Mirrors:
             began: The moment at which the read began; 0 if only a mirror that is as the row will do.
             until: Until when to wait for a thread that changes the mirror, in seconds of the monotonic clock.
         """
-        while True:
-            with self._lock:
-                place = self._mirrors.get(key)
-                if place is None:
-                    return None
-                if not place.taken:
-                    snapshot = place.answer(row, query, now, fence, began)
-                    if snapshot is not None:
-                        self._mirrors.move_to_end(key)
-                    return snapshot
-            if not _pause(until):
-                return None
+
+        def answered(place: _Place) -> Snapshot | None:
+            snapshot = place.answer(row, query, now, fence, began)
+            if snapshot is not None:
+                self._mirrors.move_to_end(key)
+            return snapshot
+
+        return self._when_free(key, until, answered)
 
     def is_changing(self, key: SessionKey, since: int) -> bool:
         """Whether another thread changes a session's mirror, or has put one in since that moment."""
@@ -205,14 +205,22 @@ class Mirrors:
 
         Returns None if there is none, or if another thread has it until then, in seconds of the monotonic clock.
         """
+
+        def taken(place: _Place) -> Mirror:
+            place.taken = True
+            return place.mirror
+
+        return self._when_free(key, until, taken)
+
+    def _when_free(self, key: SessionKey, until: float, use: Callable[[_Place], T | None]) -> T | None:
+        """Use the place of a mirror that no thread has taken; None if there is none, or if one has it until then."""
         while True:
             with self._lock:
                 place = self._mirrors.get(key)
                 if place is None:
                     return None
                 if not place.taken:
-                    place.taken = True
-                    return place.mirror
+                    return use(place)
             if not _pause(until):
                 return None
 
@@ -286,7 +294,7 @@ def _pause(until: float) -> bool:
     """Wait a little; False, at once, if it is too late."""
     if time.monotonic() >= until:
         return False
-    time.sleep(_PAUSE)
+    time.sleep(_PAUSE)  # See `_PAUSE`: nobody is told when a mirror is put back.
     return True
 
 
