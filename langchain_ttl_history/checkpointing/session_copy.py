@@ -29,3 +29,7 @@ def copy_session(sessions: Sessions, source: SessionKey, target: SessionKey) -> 
     outcome: Outcome = yield Write(target, change)
     if outcome.status is Status.MOVED:
         raise ConfigurationError(f"{label(target)} exists already; delete it first, or copy to another thread")
+    again: Snapshot = yield Read(source, Query())
+    if again.fence >= snapshot.generation:
+        # It was deleted in between, perhaps with all that is the user's, which the copy has just brought back.
+        yield from sessions.delete(*target)

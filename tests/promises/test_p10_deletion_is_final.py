@@ -404,6 +404,29 @@ async def test_a_copy_of_a_deleted_session_is_its_own(session: Session) -> None:
     assert await session("alice", "s2").texts() == ["hello", "re: hello"]
 
 
+async def test_a_copy_cannot_bring_back_what_was_forgotten_while_it_was_made(
+    session: Session, storage: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await session.event("secret")
+    write, awrite = storage.write, storage.awrite
+
+    def overtaken(*args: Any) -> Any:
+        monkeypatch.undo()
+        assert session.buffer.forget("alice") == 1
+        return write(*args)
+
+    async def aovertaken(*args: Any) -> Any:
+        monkeypatch.undo()
+        assert await session.buffer.aforget("alice") == 1
+        return await awrite(*args)
+
+    monkeypatch.setattr(storage, "write", overtaken)
+    monkeypatch.setattr(storage, "awrite", aovertaken)
+    await session.colour.call(session.buffer.checkpointer(user_id="alice"), "copy_thread", "s1", "s2")
+    assert await session("alice", "s2").texts() == []
+    assert await session.sessions("alice") == []
+
+
 class Overtaken:
     """A storage whose answer to a refused write comes only after something else was done."""
 
