@@ -16,8 +16,9 @@ from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import SQLiteStorage
 from langchain_ttl_history.storage.base import Blob, Change, Entry, Lease, Outcome, Query, Status
 from langchain_ttl_history.storage.sqlite import appends, changes
-from langchain_ttl_history.storage.sqlite import mirror as mirrors
+from langchain_ttl_history.storage.sqlite import mirror as mirror_module
 from langchain_ttl_history.storage.sqlite.lookup import TO_READ, find_session, load
+from langchain_ttl_history.storage.sqlite.mirror import Mirror
 from langchain_ttl_history.storage.sqlite.overflow import PAGE
 from langchain_ttl_history.storage.sqlite.packs import Large, decode, encode
 from langchain_ttl_history.storage.sqlite.tail import SEGMENT
@@ -137,9 +138,9 @@ def test_what_another_worker_appended_is_read_without_what_was_there_before(open
     for number in range(100):
         write(one, append=[("log", b"%d" % number * 200, ())])
     learnt: list[int] = []
-    learn = mirrors.Mirror.learn
+    learn = Mirror.learn
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mirrors.Mirror, "learn", lambda self, at, body: (learnt.append(at), learn(self, at, body)))
+        patch.setattr(Mirror, "learn", lambda self, at, body: (learnt.append(at), learn(self, at, body)))
         assert outline(two) == outline(one)
     assert learnt[0] > 2
 
@@ -285,7 +286,7 @@ def test_a_large_payload_is_read_where_it_is_asked_for_alone(opens: Opens, monke
     write(storage, blobs={"m": Blob(b"small"), "v": large})
     write(storage, blobs={"v2": Blob(b"K" * (LARGE - 1))})
     assert rows(storage, "number < 0") == 1
-    monkeypatch.setattr(mirrors, "_EACH", LARGE // 2)  # Too little to remember it.
+    monkeypatch.setattr(mirror_module, "_EACH", LARGE // 2)  # Too little to remember it.
     for each in (opens(), storage):
         with traced(each) as seen:
             assert set(each.read(KEY, Query(("m",))).blobs) == {"m"}
@@ -299,7 +300,7 @@ def test_a_large_payload_goes_with_its_blob(
     opens: Opens, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, remembered: bool
 ) -> None:
     if not remembered:
-        monkeypatch.setattr(mirrors, "_EACH", 0)
+        monkeypatch.setattr(mirror_module, "_EACH", 0)
     storage = opens()
     for number in range(6):
         write(storage, blobs={f"v{number}": Blob(b"<%d>" % number * LARGE)})
@@ -313,7 +314,7 @@ def test_a_large_payload_goes_with_its_blob(
 
 
 def test_what_is_remembered_of_large_payloads_is_bounded(opens: Opens, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mirrors, "_EACH", 10 * LARGE)
+    monkeypatch.setattr(mirror_module, "_EACH", 10 * LARGE)
     storage = opens()
     for number in range(30):
         write(storage, blobs={f"v{number}": Blob(b"x" * LARGE)})

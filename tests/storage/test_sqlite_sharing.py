@@ -18,9 +18,11 @@ from langchain_ttl_history.errors import StorageError
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import SQLiteStorage
 from langchain_ttl_history.storage.base import Blob, Change, Entry, Query, Snapshot, Status
-from langchain_ttl_history.storage.sqlite import mirror as mirrors
 from langchain_ttl_history.storage.sqlite import mirrored_sessions as verbs
+from langchain_ttl_history.storage.sqlite import mirrors
 from langchain_ttl_history.storage.sqlite.lookup import load
+from langchain_ttl_history.storage.sqlite.mirror import Mirror
+from langchain_ttl_history.storage.sqlite.mirrors import Mirrors
 from langchain_ttl_history.storage.sqlite.row import Row
 from langchain_ttl_history.storage.sqlite.transactions import Transactions
 from langchain_ttl_history.testing import Clock
@@ -126,8 +128,8 @@ def test_references_count_in_what_is_remembered(opens: Opens) -> None:
 
 
 def test_what_one_thread_changes_is_hidden_from_others_until_it_is_put_back() -> None:
-    held, row = mirrors.Mirrors(), Row.new(1, 0.0)
-    held.put(KEY, mirrors.Mirror(row))
+    held, row = Mirrors(), Row.new(1, 0.0)
+    held.put(KEY, Mirror(row))
     taken = held.take(KEY)
     assert taken is not None
     assert held.take(KEY) is None
@@ -138,8 +140,8 @@ def test_what_one_thread_changes_is_hidden_from_others_until_it_is_put_back() ->
 
 
 def test_what_one_thread_changes_is_waited_for() -> None:
-    held, row, until = mirrors.Mirrors(), Row.new(1, 0.0), time.monotonic() + 60
-    held.put(KEY, mirrors.Mirror(row))
+    held, row, until = Mirrors(), Row.new(1, 0.0), time.monotonic() + 60
+    held.put(KEY, Mirror(row))
     for wait in (partial(held.answer, KEY, row, Query(), 0.0, 0, 0, until), partial(held.take, KEY, until)):
         taken = held.take(KEY)
         assert taken is not None
@@ -152,9 +154,9 @@ def test_what_one_thread_changes_is_waited_for() -> None:
 
 
 def test_a_read_is_answered_from_what_was_current_at_some_moment_of_it() -> None:
-    held, row = mirrors.Mirrors(), Row.new(1, 0.0)
+    held, row = Mirrors(), Row.new(1, 0.0)
     began = held.moment()
-    newer = mirrors.Mirror(replace(row, version=1, deadline=9.0))
+    newer = Mirror(replace(row, version=1, deadline=9.0))
 
     def answer(now: float = 0.0, began: int = began) -> Snapshot | None:
         return held.answer(KEY, row, Query(), now, 0, began)
@@ -170,12 +172,40 @@ def test_a_read_is_answered_from_what_was_current_at_some_moment_of_it() -> None
     assert held.answer(KEY, newer.row, Query(), 0.0, 0) is not None
 
 
+def test_what_is_read_while_it_is_deleted_is_not_remembered(opens: Opens, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage, reader = opens(), opens()
+    storage.write(KEY, saying("secret"))
+    put = Mirrors.put
+
+    def deleting(held: Mirrors, *arguments: Any) -> None:
+        monkeypatch.undo()
+        assert reader.delete(KEY.user_id, None, 60.0) == 1
+        put(held, *arguments)
+
+    monkeypatch.setattr(Mirrors, "put", deleting)
+    assert said(reader) == ["secret"]
+    assert remembered(reader) == {}
+
+
+def test_a_session_that_another_process_deleted_is_not_remembered_once_it_was_looked_for(opens: Opens) -> None:
+    one, two = opens(), opens()
+    one.write(KEY, saying("secret"))
+    assert said(two) == ["secret"]
+    one.delete(*KEY, 60.0)
+    assert remembered(two)
+    assert said(two) == []
+    assert remembered(two) == {}
+    two.write(KEY, saying("anew"))
+    assert said(two) == ["anew"]
+    assert remembered(two)
+
+
 @pytest.fixture
 def loads(monkeypatch: pytest.MonkeyPatch) -> list[Row]:
     """The rows of sessions that are read whole from the file."""
     found: list[Row] = []
 
-    def counted(connection: sqlite3.Connection, row: Row, mirror: mirrors.Mirror | None) -> mirrors.Mirror:
+    def counted(connection: sqlite3.Connection, row: Row, mirror: Mirror | None) -> Mirror:
         if mirror is None:
             found.append(row)
         return load(connection, row, mirror)
@@ -190,7 +220,7 @@ def test_a_read_that_meets_a_write_reads_nothing_from_the_file(
     monkeypatch.setattr(verbs, "_PATIENCE", 60.0)
     storage = opens()
     storage.write(KEY, saying("first"))
-    swap, answer, asked = Transactions.swap, mirrors.Mirrors.answer, threading.Event()
+    swap, answer, asked = Transactions.swap, Mirrors.answer, threading.Event()
     reads: list[Future[list[str]]] = []
 
     def answering(*arguments: Any) -> Snapshot | None:
@@ -205,7 +235,7 @@ def test_a_read_that_meets_a_write_reads_nothing_from_the_file(
             assert asked.wait(60)
             return swap(*arguments)
 
-        monkeypatch.setattr(mirrors.Mirrors, "answer", answering)
+        monkeypatch.setattr(Mirrors, "answer", answering)
         monkeypatch.setattr(Transactions, "swap", swapping)
         for number in range(20):
             storage.write(KEY, saying(str(number)))

@@ -24,7 +24,8 @@ from langchain_ttl_history.storage.sqlite.lookup import (
     large,
     load,
 )
-from langchain_ttl_history.storage.sqlite.mirror import Mirror, Mirrors
+from langchain_ttl_history.storage.sqlite.mirror import Mirror
+from langchain_ttl_history.storage.sqlite.mirrors import Mirrors
 from langchain_ttl_history.storage.sqlite.names import name_of
 from langchain_ttl_history.storage.sqlite.row import Row
 from langchain_ttl_history.storage.sqlite.transactions import Transactions
@@ -69,6 +70,7 @@ class MirroredSessions:
             found = self._find(key, now)
             row = found.row
             if row is None:
+                self._mirrors.drop(*key)  # It ended, perhaps by another process, and what it said shall not stay here.
                 return Snapshot(now, found.fence)
             if query.lease is not None and row.is_due(now, query.lease):
                 return None

@@ -18,8 +18,8 @@ from langchain_ttl_history.storage.own_process import OfThisProcess
 from langchain_ttl_history.storage.sqlite import deletion, freeing, listing
 from langchain_ttl_history.storage.sqlite.executor import Executor
 from langchain_ttl_history.storage.sqlite.lookup import state
-from langchain_ttl_history.storage.sqlite.mirror import Mirrors
 from langchain_ttl_history.storage.sqlite.mirrored_sessions import MirroredSessions
+from langchain_ttl_history.storage.sqlite.mirrors import Mirrors
 from langchain_ttl_history.storage.sqlite.opening import MEMORY, valid_path
 from langchain_ttl_history.storage.sqlite.transactions import Transactions
 
@@ -96,7 +96,7 @@ class SQLiteStorage(OfThisProcess):
         live, fence = self._transactions.write(
             lambda connection: deletion.delete(connection, user_id, session_id, tombstone_ttl, self._clock())
         )
-        self._mirrors.drop(user_id, session_id)
+        self._mirrors.delete(user_id, session_id)
         if not self._transactions.truncate(wait=True):
             # A reader is in the way: the next write of any process will do it.
             self._transactions.write(lambda connection: deletion.note_unwiped(connection, fence))
