@@ -107,9 +107,9 @@ _call_ids = itertools.count(1)
 def tool_user(messages: Sequence[BaseMessage]) -> AIMessage:
     """As `echo`, but "look up a, b" makes parallel tool calls and "research a, b" serial ones."""
     question = last_question(messages)
-    verb, _, rest = question.partition(" up ") if "look up" in question else ("", "", "")
-    if verb == "look" and isinstance(messages[-1], HumanMessage | SystemMessage):
-        return AIMessage("", tool_calls=[lookup_call(thing) for thing in rest.split(", ")])
+    if question.startswith("look up ") and isinstance(messages[-1], HumanMessage | SystemMessage):
+        things = question.removeprefix("look up ").split(", ")
+        return AIMessage("", tool_calls=[lookup_call(thing) for thing in things])
     if question.startswith("research "):
         things = question.removeprefix("research ").split(", ")
         opened = max(i for i, m in enumerate(messages) if isinstance(m, HumanMessage))
