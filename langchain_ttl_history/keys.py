@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import NamedTuple, TypeAlias
 from uuid import UUID
 
 from langchain_ttl_history.errors import ConfigurationError, brief
 
-__all__ = ["MAX_ID_BYTES", "Id", "OwnedThread", "SessionKey", "label", "user_digest", "valid_id"]
+__all__ = [
+    "MAX_ID_BYTES",
+    "Id",
+    "OwnedThread",
+    "SessionKey",
+    "concerned",
+    "encoded",
+    "label",
+    "user_digest",
+    "valid_id",
+]
 
 MAX_ID_BYTES = 512
 """The longest user or session id, in UTF-8 bytes."""
@@ -30,9 +41,9 @@ class SessionKey(NamedTuple):
 
         The parts are length-prefixed first, so no choice of characters makes two keys collide.
         """
-        user, session = (part.encode("utf-8", "surrogatepass") for part in (self.user_id, self.session_id))
-        encoded = len(user).to_bytes(4, "big") + user + session
-        return hashlib.blake2b(encoded, digest_size=16).hexdigest()
+        user, session = encoded(self.user_id), encoded(self.session_id)
+        prefixed = len(user).to_bytes(4, "big") + user + session
+        return hashlib.blake2b(prefixed, digest_size=16).hexdigest()
 
 
 class OwnedThread(str):  # noqa: SLOT000  # str has no room for a named slot
@@ -58,10 +69,22 @@ class OwnedThread(str):  # noqa: SLOT000  # str has no room for a named slot
         return self
 
 
+def encoded(text: str) -> bytes:
+    """A text as bytes, half of a surrogate pair in it included."""
+    return text.encode("utf-8", "surrogatepass")
+
+
+def concerned(keys: Iterable[SessionKey], user_id: str, session_id: str | None) -> list[SessionKey]:
+    """The key of one session; without a session's id those among `keys` that are of this user."""
+    if session_id is not None:
+        return [SessionKey(user_id, session_id)]
+    return [key for key in keys if key.user_id == user_id]
+
+
 @lru_cache(maxsize=1024)
 def user_digest(user_id: str) -> str:
     """A fixed-length name of a user that does not tell who it is, and is no session's."""
-    return hashlib.blake2b(user_id.encode("utf-8", "surrogatepass"), digest_size=15).hexdigest()
+    return hashlib.blake2b(encoded(user_id), digest_size=15).hexdigest()
 
 
 @lru_cache(maxsize=1024)
@@ -96,7 +119,7 @@ def valid_id(name: str, value: object) -> str:
         raise ConfigurationError(f"{name} must not be empty")
     if "\0" in value:
         raise ConfigurationError(f"{name} must not contain a NUL character: {value[:80]!r}")
-    size = len(value.encode("utf-8", "surrogatepass"))
+    size = len(encoded(value))
     if size > MAX_ID_BYTES:
         raise ConfigurationError(f"{name} must be at most {MAX_ID_BYTES} bytes long, not {size}: {value[:80]!r}...")
     return str.__str__(value)  # A plain one, whatever its class writes it as.

@@ -5,16 +5,15 @@ from __future__ import annotations
 import importlib
 from collections.abc import Collection, Iterable, Mapping
 from enum import Enum
-from typing import Any
+from typing import Any, TypeAlias
 
+from langchain_ttl_history.encoding.plain import SCALARS
 from langchain_ttl_history.errors import TypeNotAllowedError
 
 __all__ = ["AllowList", "TypeName"]
 
-TypeName = tuple[str, ...]
+TypeName: TypeAlias = tuple[str, ...]
 """Module and name of a class."""
-
-_BUILTIN = frozenset({type(None), bool, int, float, bytes, str})
 
 
 class AllowList:
@@ -111,7 +110,7 @@ class AllowList:
         while pending:
             each = pending.pop()
             kind = type(each)
-            if kind in _BUILTIN or id(each) in seen:
+            if kind in SCALARS or id(each) in seen:
                 continue
             seen.add(id(each))
             if kind.__module__ != "builtins":

@@ -15,20 +15,29 @@ import ormsgpack
 from langchain_core.messages import BaseMessage
 
 from langchain_ttl_history.encoding.allowlist import AllowList, TypeName
-from langchain_ttl_history.encoding.fidelity import BYTEARRAY, INTEGER, Pairs, spelled
+from langchain_ttl_history.encoding.fidelity import Pairs, spelled
 from langchain_ttl_history.encoding.langgraph_values import LANGGRAPH, SAFE, revived
 from langchain_ttl_history.encoding.layouts import is_core
 from langchain_ttl_history.encoding.messages import pack_message, pack_plain, unpack_messages
 from langchain_ttl_history.encoding.objects import put_together, taken_apart, would_lose
 from langchain_ttl_history.encoding.plain import OPTIONS
-from langchain_ttl_history.encoding.records import KEYS, TEXT, nesting, pack
+from langchain_ttl_history.encoding.records import (
+    BYTEARRAY,
+    INTEGER,
+    KEYS,
+    MESSAGE,
+    OBJECT,
+    PAIRS,
+    TEXT,
+    TUPLE,
+    TYPED,
+    nesting,
+    pack,
+)
 from langchain_ttl_history.errors import CorruptRecordError, TypeNotAllowedError
 from langchain_ttl_history.keys import OwnedThread
 
 __all__ = ["Extensions", "UnmadeError", "refusal"]
-
-# Extension types of this format. 4 is `records.TEXT`; 5 and 6 are `fidelity`'s.
-_MESSAGE, _TYPED, _TUPLE, _PAIRS, _OBJECT = 1, 2, 3, 7, 8
 
 # How deep lists, mappings and extensions within each other may nest; and up to where each is not counted exactly.
 _DEEPEST, _SHALLOW = 2_000, 30
@@ -134,13 +143,13 @@ class Extensions:
             self.learn(value)
             # Spelled out at once, as the parts of an object below.
             packed = pack_plain(value) or pack_message(value, self.default, spelled)
-            return self._ext(_MESSAGE, [value.id, packed])
+            return self._ext(MESSAGE, [value.id, packed])
         if kind is OwnedThread:
             return spelled(str.__str__(value))
         if kind is int:  # Of more than 64 bits, or MessagePack would not have asked.
             return ormsgpack.Ext(INTEGER, str(value).encode())
         if kind is Pairs or kind is tuple:
-            return self._ext(_PAIRS if kind is Pairs else _TUPLE, list(value))
+            return self._ext(PAIRS if kind is Pairs else TUPLE, list(value))
         if would_lose(value):
             raise TypeNotAllowedError(refusal(kind))
         if self._learning:
@@ -148,9 +157,9 @@ class Extensions:
         parts = taken_apart(value)
         if parts is not None:
             # Spelled out at once: a part could come back as an equal value of another type, unnoticed.
-            return self._ext(_OBJECT, [kind.__module__, kind.__qualname__, *map(spelled, parts)])
+            return self._ext(OBJECT, [kind.__module__, kind.__qualname__, *map(spelled, parts)])
         try:
-            return ormsgpack.Ext(_TYPED, pack(list(LANGGRAPH.dumps_typed(value))))
+            return ormsgpack.Ext(TYPED, pack(list(LANGGRAPH.dumps_typed(value))))
         except TypeError as error:
             raise TypeNotAllowedError(refusal(kind)) from error
 
@@ -177,7 +186,7 @@ class Extensions:
             self._depth.now = before
 
     def _extension(self, code: int, data: bytes) -> Any:
-        if code == _TYPED:
+        if code == TYPED:
             kind, payload = ormsgpack.unpackb(data)
             if kind != "msgpack":
                 # Another kind would be read by LangChain's own loader, which knows no allow-list of ours.
@@ -191,14 +200,14 @@ class Extensions:
         if code == INTEGER:
             return int(data)
         inner = ormsgpack.unpackb(data, ext_hook=self.hook, option=KEYS)
-        if code == _MESSAGE:
+        if code == MESSAGE:
             self._enter(inner[1])
             return self.messages([inner[1]], [inner[0]])[0]
-        if code == _TUPLE:
+        if code == TUPLE:
             return tuple(inner)
-        if code == _PAIRS:
+        if code == PAIRS:
             return dict(inner)
-        if code == _OBJECT:
+        if code == OBJECT:
             module, name, how, state = inner
             cls = self._allowed.resolve(module, name)
             try:

@@ -12,13 +12,11 @@ import ormsgpack
 from langchain_core.messages import BaseMessage
 
 from langchain_ttl_history.encoding.objects import beside, taken_apart
-from langchain_ttl_history.encoding.records import spelled_text
+from langchain_ttl_history.encoding.records import BYTEARRAY, INTEGER, spelled_text
 from langchain_ttl_history.keys import OwnedThread
 
-__all__ = ["BYTEARRAY", "INTEGER", "Pairs", "changed", "same", "spelled"]
+__all__ = ["Pairs", "changed", "same", "spelled"]
 
-BYTEARRAY, INTEGER = 5, 6
-"""Extension types of the stored format, besides that of texts."""
 _PLAIN_TYPES = (str, int, float, bytes, list, dict, tuple)
 
 

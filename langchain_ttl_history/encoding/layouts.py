@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from operator import attrgetter, itemgetter
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 
 from langchain_core import messages as lc
 from langchain_core.messages import BaseMessage
@@ -52,7 +52,7 @@ _LAYOUTS: tuple[tuple[type[BaseMessage], tuple[str, ...]], ...] = (
 )
 
 
-State = dict[str, Any]
+State: TypeAlias = dict[str, Any]
 
 # A message's state, from its record and id, in the order pydantic gives the fields, so that its
 # image is that of the original. A literal takes half the time of `dict(zip(...))`.

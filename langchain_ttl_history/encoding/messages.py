@@ -8,7 +8,7 @@ program's own, or with more than its class's fields, is a record of names and va
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import ormsgpack
 from langchain_core.messages import BaseMessage
@@ -29,8 +29,8 @@ from langchain_ttl_history.errors import CorruptRecordError, TypeNotAllowedError
 
 __all__ = ["pack_message", "pack_plain", "unpack_messages"]
 
-Resolve = Callable[[str, str], Any]
-Spell = Callable[[Any], Any]
+Resolve: TypeAlias = Callable[[str, str], Any]
+Spell: TypeAlias = Callable[[Any], Any]
 
 
 def pack_message(message: BaseMessage, default: Default, spell: Spell | None = None) -> bytes:

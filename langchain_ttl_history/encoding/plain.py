@@ -7,7 +7,7 @@ from typing import Any
 
 import ormsgpack
 
-__all__ = ["OPTIONS", "plainly"]
+__all__ = ["OPTIONS", "SCALARS", "plainly"]
 
 OPTIONS = (
     ormsgpack.OPT_NON_STR_KEYS
@@ -25,8 +25,9 @@ OPTIONS = (
 _PLAIN = OPTIONS & ~ormsgpack.OPT_NON_STR_KEYS
 _SUSPECT = bytes((*range(0xC4, 0xCA), *range(0xD4, 0xD9)))
 _TEXT = frozenset({str})
-_SCALARS = frozenset({type(None), bool, int, float, bytes, str})
-_PLAIN_KINDS = _SCALARS | {list, dict}
+SCALARS = frozenset({type(None), bool, int, float, bytes, str})
+"""The types of plain data that hold no other values."""
+_PLAIN_KINDS = SCALARS | {list, dict}
 
 
 def plainly(value: Any) -> bytes | None:
@@ -42,7 +43,7 @@ def _is_plain(value: Any) -> bool:
     """Whether a value is nothing but plain data."""
     level = [value]
     # Level by level, since a loop over each value in turn takes five times as long.
-    while not _SCALARS.issuperset(kinds := set(map(type, level))):
+    while not SCALARS.issuperset(kinds := set(map(type, level))):
         if not _PLAIN_KINDS.issuperset(kinds):
             return False
         lists = [each for each in level if type(each) is list]

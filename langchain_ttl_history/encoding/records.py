@@ -12,8 +12,15 @@ import ormsgpack
 from langchain_ttl_history.errors import CorruptRecordError, TypeNotAllowedError
 
 __all__ = [
+    "BYTEARRAY",
+    "INTEGER",
     "KEYS",
+    "MESSAGE",
+    "OBJECT",
+    "PAIRS",
     "TEXT",
+    "TUPLE",
+    "TYPED",
     "Default",
     "Hook",
     "decoder",
@@ -30,8 +37,9 @@ __all__ = [
 KEYS = ormsgpack.OPT_NON_STR_KEYS
 """Every record is read with this option."""
 
-TEXT = 4
-"""The extension type of a string with a lone surrogate, which UTF-8 and so MessagePack refuse."""
+MESSAGE, TYPED, TUPLE, TEXT, BYTEARRAY, INTEGER, PAIRS, OBJECT = range(1, 9)
+"""The extension types of the stored format: add at the end, never reorder. TEXT is a string with a lone surrogate, that
+UTF-8 and so MessagePack refuse, TYPED what LangGraph's serializer packed."""
 Default: TypeAlias = Callable[[Any], Any]
 """Turns a value that MessagePack does not know into one that it does."""
 Hook: TypeAlias = Callable[[int, bytes], Any]

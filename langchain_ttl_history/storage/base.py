@@ -50,6 +50,7 @@ __all__ = [
     "Storage",
     "Usage",
     "created_in",
+    "generation_at",
 ]
 
 
@@ -239,9 +240,14 @@ class Usage(NamedTuple):
     """Their bytes: all payloads, and as much of the storage's own overhead as it knows of."""
 
 
+def generation_at(now: float) -> int:
+    """The generation of a session that is created at this time, unless it is given out already."""
+    return int(now * 1_000_000)
+
+
 def created_in(generation: int) -> float:
     """When a session of this generation was created, in seconds since the epoch."""
-    return generation / 1e6
+    return generation / 1_000_000
 
 
 class Storage(Protocol):

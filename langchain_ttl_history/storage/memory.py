@@ -22,6 +22,7 @@ from langchain_ttl_history.storage.base import (
     Snapshot,
     Status,
     Usage,
+    generation_at,
 )
 from langchain_ttl_history.storage.clocks import Clock, checked_clock, steady_clock
 from langchain_ttl_history.storage.memory_expiry import ExpiryQueue
@@ -99,7 +100,7 @@ class MemoryStorage(OfThisProcess):
                 return refused
             is_new = session is None
             if session is None:
-                self._generation = max(self._generation + 1, int(now * 1_000_000))
+                self._generation = max(self._generation + 1, generation_at(now))
                 session = MemorySession(self._generation, now)
             before = session.cost
             try:
@@ -131,7 +132,7 @@ class MemoryStorage(OfThisProcess):
             live = [key for key in keys if self._live(key, now) is not None]
             # A turn that outlived its session must not bring it back either, so whatever could
             # have been created until now is behind the fence, found or not.
-            self._generation = max(self._generation, int(now * 1_000_000))
+            self._generation = max(self._generation, generation_at(now))
             for key in keys:
                 if key in self._sessions:
                     self._remove(key)

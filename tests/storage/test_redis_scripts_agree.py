@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import redis
 
+from langchain_ttl_history.keys import encoded
 from langchain_ttl_history.storage.base import Blob, Entry
 from langchain_ttl_history.storage.redis import batches, layout
-from langchain_ttl_history.storage.redis.commands import encoded, request_name
+from langchain_ttl_history.storage.redis.commands import request_name
 from langchain_ttl_history.storage.redis.lineage import newest
 from langchain_ttl_history.storage.redis.names import short_name
 from langchain_ttl_history.storage.redis.numbers import KIND, TABLE, kind_of, runs_of

@@ -42,14 +42,19 @@ class Clients(ABC):
 
     def drop_idle(self, client: Any) -> None:
         """Close the connections of a sync client that no thread uses, so that requests to come get new ones."""
-        nodes = client.get_nodes() if self.is_cluster else ()
-        for each in [getattr(node, f"{self.library}_connection") for node in nodes] or [client]:
-            if each is not None:
-                pool = each.connection_pool
-                # Blocking pools of older versions cannot close the idle ones alone.
-                pool.disconnect(*[False] * bool(signature(pool.disconnect).parameters))
-                if each.connection is not None:
-                    each.connection.disconnect()
+        of_nodes = [client]
+        if self.is_cluster:
+            of_nodes = [getattr(node, f"{self.library}_connection") for node in client.get_nodes()]
+        for each in of_nodes:
+            if each is None:
+                continue  # Nobody has asked this node yet.
+            pool = each.connection_pool
+            if signature(pool.disconnect).parameters:
+                pool.disconnect(inuse_connections=False)
+            else:
+                pool.disconnect()  # A blocking pool of an older version, which cannot close the idle ones alone.
+            if each.connection is not None:
+                each.connection.disconnect()
 
     async def adrop_idle(self, client: Any) -> None:
         """Async `drop_idle`, of a single server's client; a cluster's learns by itself who is the primary."""

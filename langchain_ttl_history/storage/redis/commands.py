@@ -10,15 +10,15 @@ from base64 import urlsafe_b64encode
 from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 from importlib.resources import files
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import ormsgpack
 
-from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.keys import SessionKey, encoded
 
-__all__ = ["NEVER_DECODE", "Address", "Command", "Eval", "Keys", "Scan", "Script", "encoded", "packed", "request_name"]
+__all__ = ["NEVER_DECODE", "Address", "Command", "Eval", "Keys", "Scan", "Script", "packed", "request_name"]
 
-Command = Sequence["str | bytes | int"]
+Command: TypeAlias = Sequence["str | bytes | int"]
 """The name of a command and its arguments."""
 
 NEVER_DECODE = {"NEVER_DECODE": True}
@@ -159,8 +159,3 @@ def _packed(value: Any) -> Iterator[bytes]:
             yield from _packed(each)
     else:
         yield ormsgpack.packb(value)
-
-
-def encoded(text: str) -> bytes:
-    """The bytes of a name."""
-    return text.encode("utf-8", "surrogatepass")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 __all__ = [
+    "class_prefix",
     "connection_to",
     "described",
     "exceptions_of",
@@ -55,12 +57,18 @@ def described(client: Any) -> str:
     """What a client of a driver is, without its password, which some versions of redis-py show."""
     known = getattr(getattr(client, "connection_pool", None), "connection_kwargs", {})
     where = ", ".join(f"{name}={known[name]!r}" for name in ("host", "port", "path", "db") if name in known)
-    return f"{library_of(client)}{'.asyncio' * is_async(client)}.{type(client).__name__}({where})"
+    package = f"{library_of(client)}.asyncio" if is_async(client) else library_of(client)
+    return f"{package}.{type(client).__name__}({where})"
 
 
-def exceptions_of(library: str) -> Any:
+def exceptions_of(library: str) -> ModuleType:
     """The module of a driver's errors."""
     return import_module(f"{library}.exceptions")
+
+
+def class_prefix(library: str) -> str:
+    """What the names of a driver's classes begin with."""
+    return library.title()
 
 
 def _package_of(made: type) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from langchain_ttl_history.errors import ConfigurationError, CorruptRecordError, StorageError
-from langchain_ttl_history.storage.redis.drivers import exceptions_of
+from langchain_ttl_history.storage.redis.drivers import class_prefix, exceptions_of
 
 __all__ = ["Failures", "is_of_another_loop", "is_of_replica"]
 
@@ -28,7 +28,7 @@ class Failures:
 
     def __init__(self, library: str, *, is_cluster: bool) -> None:
         errors = exceptions_of(library)
-        name = library.title()
+        prefix = class_prefix(library)
         self.no_script: type[Exception] = errors.NoScriptError
         """The server does not know a script."""
         self._unsettled: tuple[type[Exception], ...] = (errors.ClusterError, errors.TryAgainError, *_TAKEN_AWAY)
@@ -37,8 +37,8 @@ class Failures:
             self._unsettled += (errors.ConnectionError, ValueError)
         # The cluster's exception is the only one of a driver outside its tree of errors.
         self.of_driver: tuple[type[Exception], ...] = (
-            getattr(errors, f"{name}Error"),
-            getattr(errors, f"{name}ClusterException"),
+            getattr(errors, f"{prefix}Error"),
+            getattr(errors, f"{prefix}ClusterException"),
         )
         """Those that the driver itself raises: it has put its connection in order."""
         # An answer of the server's, though the drivers count some among the errors of connections.

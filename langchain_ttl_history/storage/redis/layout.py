@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from struct import Struct
+from typing import TypeAlias
 
+from langchain_ttl_history.keys import encoded
 from langchain_ttl_history.storage.base import Blob, Entry
-from langchain_ttl_history.storage.redis.commands import encoded
 from langchain_ttl_history.storage.redis.names import full_name
 from langchain_ttl_history.storage.redis.payloads import full_payload
 
@@ -34,7 +35,7 @@ _ENTRY = Struct(">HIIIH")
 HAS_HEADER, SET_AGAIN, SHORTENED = 1, 2, 4
 """What the first byte of a blob's value tells: it has a header, was set again with other content, is shortened."""
 
-Names = dict[int, str]
+Names: TypeAlias = dict[int, str]
 """The names of blobs by kind and number."""
 
 

@@ -46,7 +46,8 @@ def _restored(found: re.Match[str]) -> str:
     part: str = found[sort]
     if sort == 4:
         return part
-    digits = a2b_base64(part + "==" * (sort < 3)).hex()
+    padding = "==" if sort < 3 else ""  # Of 16 bytes; 12 need none.
+    digits = a2b_base64(part + padding).hex()
     if sort > 1:
         return digits
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from langchain_ttl_history.fork_safety import lock
-from langchain_ttl_history.keys import SessionKey
-from langchain_ttl_history.storage.redis.commands import encoded
+from langchain_ttl_history.keys import SessionKey, concerned, encoded
 from langchain_ttl_history.storage.redis.lineage import later
 from langchain_ttl_history.storage.redis.names import short_name
 
@@ -39,7 +39,7 @@ def kind_of(name: str) -> int:
     return first + 128 if first and len(raw) > 32 else first
 
 
-Dropping = tuple[str, frozenset[str]]
+Dropping: TypeAlias = tuple[str, frozenset[str]]
 """The id of a request of this process that is under way and drops blobs, and the names of those."""
 
 
@@ -162,11 +162,7 @@ class NumbersCache:
     def forget(self, user_id: str, session_id: str | None) -> None:
         """Forget a session, or all of a user's."""
         with self._lock:
-            if session_id is None:
-                keys = [key for key in self._known if key.user_id == user_id]
-            else:
-                keys = [SessionKey(user_id, session_id)]
-            for key in keys:
+            for key in concerned(self._known, user_id, session_id):
                 self._size -= _size(self._known.pop(key, None))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from struct import Struct
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import ormsgpack
 
@@ -166,7 +166,7 @@ class _Names(Names):
         return self[number]
 
 
-_Found = tuple[dict[str, bytes], list[tuple[str, bytes]]]
+_Found: TypeAlias = tuple[dict[str, bytes], list[tuple[str, bytes]]]
 """The values of blobs, and lists."""
 
 

@@ -7,7 +7,7 @@ sync and async. The headers of the scripts in ``lua/`` describe their arguments 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Iterable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.base import Change, Outcome, Query, Snapshot
@@ -38,7 +38,7 @@ T = TypeVar("T")
 _PAGE = 1000
 
 
-Plan = Generator["Eval | Scan", Any, T]
+Plan: TypeAlias = Generator["Eval | Scan", Any, T]
 
 _READ = Script.load("read", "deadlines", "layout", "list_reads", "remembered")
 _DELETE, _SWEEP, _LISTING, _SIZES = map(Script.load, ("delete", "sweep", "listing", "sizes"))

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from langchain_ttl_history.errors import ConfigurationError, brief
-from langchain_ttl_history.storage.redis.drivers import exceptions_of
+from langchain_ttl_history.storage.redis.drivers import class_prefix, exceptions_of
 from langchain_ttl_history.storage.redis.tls import SharedContext
 
 __all__ = ["ServerURL"]
@@ -24,8 +24,6 @@ _CONNECTIONS = 50
 # How often and after how many seconds a request is sent again when its connection broke: a
 # connection that lay idle is often found closed.
 _RETRIES, _PAUSE, _LONGEST_PAUSE = 2, 0.02, 0.2
-# What the classes of each library are called.
-_NAMES = {"redis": "Redis", "valkey": "Valkey"}
 
 
 class _Scheme(NamedTuple):
@@ -77,7 +75,7 @@ class ServerURL:
                 f"{name}:// needs the package {self.library!r}: pip install 'langchain-ttl-history[{self.library}]'"
             ) from error
         self._refuse_bare_secret()
-        own = getattr(exceptions_of(self.library), f"{_NAMES[self.library]}Error")
+        own = getattr(exceptions_of(self.library), f"{class_prefix(self.library)}Error")
         try:
             self._check()
         except (ValueError, TypeError, LookupError, own) as error:
@@ -88,7 +86,7 @@ class ServerURL:
         scheme, _, rest = self._plain.partition("://")
         place, _, options = rest.partition("?")
         host = "..." if "@" in options else place.rpartition("@")[2]
-        return repr(f"{scheme}{'+cluster' * self.is_cluster}://{host}")
+        return repr(f"{scheme}{'+cluster' if self.is_cluster else ''}://{host}")
 
     def _refuse_bare_secret(self) -> None:
         """Refuse a URL whose password cannot be told from the rest, without what a driver says: it quotes a part."""
@@ -124,7 +122,7 @@ class ServerURL:
             return
         if options.get("db"):
             raise ValueError("a cluster has only database 0")
-        made = getattr(import_module(f"{self.library}.asyncio.cluster"), f"{_NAMES[self.library]}Cluster")
+        made = getattr(import_module(f"{self.library}.asyncio.cluster"), f"{class_prefix(self.library)}Cluster")
         known = signature(made.__init__).parameters
         pool.connection_class(**{name: value for name, value in options.items() if name not in known})
 
@@ -136,11 +134,14 @@ class ServerURL:
         return client
 
     def _client(self, *, asynchronous: bool) -> Any:
-        inner = ".asyncio" if asynchronous else ""
-        module = import_module(f"{self.library}{inner}{'.cluster' * self.is_cluster}")
-        made = getattr(module, _NAMES[self.library] + "Cluster" * self.is_cluster)
-        retry = import_module(f"{self.library}{inner}.retry").Retry
-        errors = import_module(f"{self.library}.exceptions")
+        package = f"{self.library}.asyncio" if asynchronous else self.library
+        prefix = class_prefix(self.library)
+        if self.is_cluster:
+            made = getattr(import_module(f"{package}.cluster"), f"{prefix}Cluster")
+        else:
+            made = getattr(import_module(package), prefix)
+        retry = import_module(f"{package}.retry").Retry
+        errors = exceptions_of(self.library)
         backoff = import_module(f"{self.library}.backoff").ExponentialBackoff(_LONGEST_PAUSE, _PAUSE)
         options: dict[str, Any] = {
             **_DEFAULTS,
@@ -150,7 +151,7 @@ class ServerURL:
             return made.from_url(self._plain, **options)
         # valkey-py retries only after errors that are also named here.
         options["retry_on_error"] = [errors.ConnectionError]
-        pools = import_module(f"{self.library}{inner}.connection")
+        pools = import_module(f"{package}.connection")
         if not asynchronous:
             # No limit: there are as many connections as threads that call at once.
             return made.from_pool(pools.ConnectionPool.from_url(self._plain, max_connections=2**31, **options))

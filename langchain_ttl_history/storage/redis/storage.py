@@ -22,7 +22,7 @@ from langchain_ttl_history.storage.redis import requests
 from langchain_ttl_history.storage.redis.batches import Batches
 from langchain_ttl_history.storage.redis.clients import Clients, Given, Made
 from langchain_ttl_history.storage.redis.commands import NEVER_DECODE, Command, Eval, Keys, Scan
-from langchain_ttl_history.storage.redis.drivers import connection_to
+from langchain_ttl_history.storage.redis.drivers import connection_to, is_of_cluster
 from langchain_ttl_history.storage.redis.failures import Failures, is_of_another_loop, is_of_replica
 from langchain_ttl_history.storage.redis.mirror import Mirrors
 from langchain_ttl_history.storage.redis.numbers import NumbersCache
@@ -256,6 +256,4 @@ class RedisStorage(OfThisProcess):
 
 def _primaries(client: Any) -> dict[str, Any]:
     """The primaries of a cluster, by name; empty for a single server."""
-    if not hasattr(client, "get_primaries"):
-        return {}
-    return {node.name: node for node in client.get_primaries()}
+    return {node.name: node for node in client.get_primaries()} if is_of_cluster(client) else {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from langchain_ttl_history.storage.base import KEEP, Appended, Blob, Change, Lease
 from langchain_ttl_history.storage.redis.commands import Address, Eval, Script, packed
@@ -26,7 +26,8 @@ _LONGEST = 1 << 52
 # What write.lua takes at once, so that its arguments fit Lua's stack.
 _MOST = 500
 
-Numbers = Mapping[str, int]
+_Numbers: TypeAlias = Mapping[str, int]
+"""The numbers of blobs, by name."""
 
 
 class Envelope(NamedTuple):
@@ -95,7 +96,7 @@ def _concerns(change: Change, names: AbstractSet[str]) -> bool:
 
 
 def _stored(
-    blobs: Mapping[str, Blob], numbers: Numbers, own: Numbers, content: list[bytes]
+    blobs: Mapping[str, Blob], numbers: _Numbers, own: _Numbers, content: list[bytes]
 ) -> tuple[list[Any], bool] | None:
     """The arguments of `write.lua` about blobs, and whether they depend on `numbers`; None if a number is missing.
 
@@ -127,7 +128,7 @@ def _stored(
 
 
 def _appended(
-    entries: Sequence[Appended], numbers: Numbers, own: Numbers, content: list[bytes]
+    entries: Sequence[Appended], numbers: _Numbers, own: _Numbers, content: list[bytes]
 ) -> tuple[list[Any], bool] | None:
     """As `_stored`, about entries to append."""
     arguments: list[Any] = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sqlite3
 
 from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.storage.base import generation_at
 from langchain_ttl_history.storage.sqlite import freeing
 from langchain_ttl_history.storage.sqlite.lookup import state
 from langchain_ttl_history.storage.sqlite.names import name_of, tombstone_of_user, user_column
@@ -27,7 +28,7 @@ def delete(
     newest, _ = state(connection)
     # A turn that outlived its session must not bring it back either, so whatever could
     # have been created until now is behind the fence, found or not.
-    fence = max(newest, int(now * 1_000_000))
+    fence = max(newest, generation_at(now))
     connection.execute(_FENCE, (fence,))
     if session_id is None:
         live, gone = freeing.free_matching(connection, "user", user_column(user_id), now)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from functools import lru_cache
 
-from langchain_ttl_history.keys import SessionKey, user_digest
+from langchain_ttl_history.keys import SessionKey, encoded, user_digest
 
 __all__ = ["name_of", "tombstone_of_user", "user_column"]
 
@@ -24,4 +24,4 @@ def tombstone_of_user(user_id: str) -> bytes:
 
 def user_column(user_id: str) -> bytes:
     """What stands for a user in the rows of the user's sessions."""
-    return hashlib.blake2b(user_id.encode("utf-8", "surrogatepass"), digest_size=12).digest()
+    return hashlib.blake2b(encoded(user_id), digest_size=12).digest()
