@@ -80,8 +80,8 @@ class MemorySession:
             ends.append(self.created_at + lease.max_age)
         self.deadline = min(ends, default=None)
 
-    def absent(self, refs: tuple[str, ...]) -> list[str]:
-        """Which of these names are not those of blobs."""
+    def missing(self, refs: tuple[str, ...]) -> list[str]:
+        """Which of these references lead to no blob."""
         known = len(self.sound)
         # Usually these are the references of the previous checkpoint and a few more.
         rest = refs[known:] if known and refs[:known] == self.sound else refs
@@ -263,16 +263,16 @@ def refusal(session: MemorySession | None, change: Change, fence: int) -> Outcom
         or change.at_position not in (None, session.position)
     ):
         return Outcome(Status.MOVED)
-    absent = list[str] if session is None else session.absent
+    missing_of = list[str] if session is None else session.missing
     missing: list[str] = []
     for blob in change.blobs.values():
         if blob.refs:
-            missing += absent(blob.refs)
+            missing += missing_of(blob.refs)
     for _, _, refs in change.append:
         if refs:
-            missing += absent(refs)
+            missing += missing_of(refs)
     for _, entry in change.place:
-        missing += absent(entry.refs)
+        missing += missing_of(entry.refs)
     if missing:
         unknown = frozenset(missing).difference(change.blobs)
         if unknown:

@@ -83,15 +83,15 @@ def test_a_child_makes_the_default_buffer_that_another_thread_was_making(monkeyp
     monkeypatch.setattr(making, "_default", None)
     monkeypatch.delenv("TTL_HISTORY_URL", raising=False)
     begun, goes_on = threading.Event(), threading.Event()
-    opened = making.opened
+    made = making.open_storage
 
     def slowly(url: str | None) -> Storage:
         if threading.current_thread() is maker:
             begun.set()
             goes_on.wait(PATIENCE)
-        return opened(url)
+        return made(url)
 
-    monkeypatch.setattr(making, "opened", slowly)
+    monkeypatch.setattr(making, "open_storage", slowly)
     maker = threading.Thread(target=default_buffer)
     maker.start()
     try:

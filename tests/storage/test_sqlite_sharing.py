@@ -18,8 +18,7 @@ from langchain_ttl_history.errors import StorageError
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import SQLiteStorage
 from langchain_ttl_history.storage.base import Blob, Change, Entry, Query, Snapshot, Status
-from langchain_ttl_history.storage.sqlite import mirrored_sessions as verbs
-from langchain_ttl_history.storage.sqlite import mirrors
+from langchain_ttl_history.storage.sqlite import mirrored_sessions, mirrors
 from langchain_ttl_history.storage.sqlite.lookup import load
 from langchain_ttl_history.storage.sqlite.mirror import Mirror
 from langchain_ttl_history.storage.sqlite.mirrors import Mirrors
@@ -210,14 +209,14 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[Row]:
             found.append(row)
         return load(connection, row, mirror)
 
-    monkeypatch.setattr(verbs, "load", counted)
+    monkeypatch.setattr(mirrored_sessions, "load", counted)
     return found
 
 
 def test_a_read_that_meets_a_write_reads_nothing_from_the_file(
     opens: Opens, loads: list[Row], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verbs, "_PATIENCE", 60.0)
+    monkeypatch.setattr(mirrored_sessions, "_PATIENCE", 60.0)
     storage = opens()
     storage.write(KEY, saying("first"))
     swap, answer, asked = Transactions.swap, Mirrors.answer, threading.Event()

@@ -93,5 +93,5 @@ def _appends_of(mirror: Mirror, change: Change, now: float) -> tuple[list[Named]
 
 
 def _are_there(refs: tuple[str, ...], session: MemorySession, given: Mapping[str, Blob]) -> bool:
-    absent = session.absent(refs)
-    return not absent or all(map(given.__contains__, absent))
+    missing = session.missing(refs)
+    return not missing or all(map(given.__contains__, missing))

@@ -40,8 +40,7 @@ def plan_change(mirror: Mirror, change: Change, now: float, *, force: bool = Fal
         renewed = True
     if not change.upkeep:
         renewed = row.use(now, change.lease) or renewed
-    touched = [*[name for name, _, _ in change.append], *[name for name, _ in change.place], *change.trim]
-    weights = {name: session.weights[name] for name in touched if name in session.weights}
+    weights = session.weights_of(change)
     outcome = Outcome(Status.STORED, frozenset(), row.generation, row.position, row.bytes, weights)
     return outcome, [update(mirror, renewed=renewed, force=force), *plan.statements]
 
@@ -83,10 +82,10 @@ class _Plan:
                 session.append(name, payload, refs)
                 listed.append((name, session.lists[name][-1]))
         named = [self._named(name, blob) for name, blob in fresh]
-        if self.affected:
-            moved = self._moved()
-            named, listed = moved[0] + named, moved[1] + listed
         freed = bool(self.affected)
+        if freed:
+            moved_named, moved_listed = self._moved()
+            named, listed = moved_named + named, moved_listed + listed
         for few, some in _parts(named, listed):
             self._store(few, some)
         if freed:
@@ -159,25 +158,30 @@ class _Plan:
             mirror.ghosts[name] -= affected
             if not mirror.ghosts[name]:
                 del mirror.ghosts[name]
-        named: tuple[list[Named], list[Named]] = [], []
-        listed: tuple[list[Listed], list[Listed]] = [], []
+        # What fills the affected segments, and what has to go to the tail.
+        named: list[Named] = []
+        listed: list[Listed] = []
+        last_named: list[Named] = []
+        last_listed: list[Listed] = []
         at: dict[str, dict[int, int]] = {}
         for key, home in mirror.homes.items():
             if home in affected:
                 if isinstance(key, str):
                     # It has to come after the outdated blobs of its name, since the last one read counts.
-                    last = home == tail.number or key in mirror.ghosts
-                    named[last].append((key, session.blobs[key], mirror.large.get(key)))
+                    goes_last = home == tail.number or key in mirror.ghosts
+                    moved = last_named if goes_last else named
+                    moved.append((key, session.blobs[key], mirror.large.get(key)))
                 else:
                     at.setdefault(key[0], {})[key[1]] = home
         for name, homes in at.items():
             for entry in session.lists[name]:
-                if entry[0] in homes:
-                    listed[homes[entry[0]] == tail.number].append((name, entry))
+                if entry.position in homes:
+                    goes_last = homes[entry.position] == tail.number
+                    (last_listed if goes_last else listed).append((name, entry))
         if tail.number in affected:
             tail.restart(tail.number)
-        rest = self._rewrite(sorted(affected - {tail.number}), named[0], listed[0])
-        return rest[0] + named[1], rest[1] + listed[1]
+        rest_named, rest_listed = self._rewrite(sorted(affected - {tail.number}), named, listed)
+        return rest_named + last_named, rest_listed + last_listed
 
     def _rewrite(
         self, numbers: Sequence[int], named: list[Named], listed: list[Listed]

@@ -114,12 +114,13 @@ def load(connection: sqlite3.Connection, row: Row, mirror: Mirror | None) -> Mir
         CorruptRecordError: Something stored is damaged.
     """
     given = mirror
-    known = None if mirror is None else mirror.row
-    if mirror is None or known is None or (known.generation, known.epoch) != (row.generation, row.epoch):
-        mirror = Mirror(row, contested=0 if mirror is None else mirror.contested)
+    if mirror is None:
+        mirror = Mirror(row)
+    elif (mirror.row.generation, mirror.row.epoch) != (row.generation, row.epoch):
+        mirror = Mirror(row, contested=mirror.contested)
     elif mirror.counts == row.counts:
         return mirror
-    elif known.version >= row.version or known.segment > row.segment:
+    elif mirror.row.version >= row.version or mirror.row.segment > row.segment:
         # Another thread has seen more than this transaction, or a backup was brought back into the file.
         mirror = Mirror(row)
     tail = mirror.tail

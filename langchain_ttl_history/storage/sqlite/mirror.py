@@ -8,6 +8,8 @@ back into the open file: then the same version may have other content, or even a
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 from langchain_ttl_history.storage.base import Blob, Query, Snapshot
 from langchain_ttl_history.storage.memory_session import REFERENCE, MemorySession
 from langchain_ttl_history.storage.sqlite.packs import Large, decode
@@ -21,7 +23,7 @@ _EACH = 4 * 1024 * 1024
 # What an item and its containers cost besides the payload, in bytes.
 _OVERHEAD = 600
 
-Key = str | tuple[str, int]
+Key: TypeAlias = str | tuple[str, int]
 """The name of a blob, or the name of a list and the position of an entry."""
 
 
@@ -74,6 +76,10 @@ class Mirror:
         unloaded = [self.large[name].size for name in self.unloaded]
         return sum([len(blob.payload) for blob in session.blobs.values()]) + sum(listed) + sum(unloaded)
 
+    def fence_at(self, now: float) -> int:
+        """The newest deleted generation while its tombstone stands, otherwise 0."""
+        return self.fence if now < self.until else 0
+
     def answer(self, query: Query, now: float, fence: int) -> Snapshot:
         """What a read asks for; the payloads of what is `unloaded` are empty."""
         session, row = self.session, self.row
@@ -93,7 +99,8 @@ class Mirror:
         """Note that a blob is replaced by one elsewhere, and stays behind as a ghost."""
         home = self.homes.pop(name)
         self.ghosts.setdefault(name, set()).add(home)
-        self.tail.outdated += home == self.tail.number
+        if home == self.tail.number:
+            self.tail.outdated += 1
 
     # Learning what was written
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 from langchain_ttl_history.keys import SessionKey
-from langchain_ttl_history.storage.base import Change, Lease, Outcome, Query, Snapshot
+from langchain_ttl_history.storage.base import Change, Lease, Outcome, Query, Snapshot, generation_at
 from langchain_ttl_history.storage.memory_session import refusal
 from langchain_ttl_history.storage.sqlite import freeing
 from langchain_ttl_history.storage.sqlite.appends import plan_append
@@ -158,13 +158,14 @@ class MirroredSessions:
         mirror = self._mirrors.take(key, time.monotonic() + self._patience)
         if mirror is None:
             return None
-        mirror.contested -= mirror.contested > 0
+        if mirror.contested:
+            mirror.contested -= 1
         if mirror.contested or mirror.row.is_expired(now) or change.lease.is_past_max_age(mirror.row.created, now):
             self._mirrors.put(key, mirror)
             return None
         done = plan_append(mirror, change, now)
         if done is None:
-            if refusal(mirror.session, change, mirror.fence if now < mirror.until else 0) is not None:
+            if refusal(mirror.session, change, mirror.fence_at(now)) is not None:
                 self._mirrors.put(key, mirror)
                 return None
             done = plan_change(mirror, change, now)
@@ -197,7 +198,7 @@ class MirroredSessions:
         if mirror is None:
             if found.litter or aged:
                 freeing.free_session(connection, name_of(key))
-            row = Row.new(max(found.newest + 1, int(now * 1_000_000)), now)
+            row = Row.new(max(found.newest + 1, generation_at(now)), now)
             create(connection, row, key)
             mirror = Mirror(row)
             mirror.fence, mirror.until = found.fence, found.until

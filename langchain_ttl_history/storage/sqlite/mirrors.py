@@ -9,7 +9,7 @@ from itertools import count
 from typing import TypeVar
 
 from langchain_ttl_history.fork_safety import lock
-from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.keys import SessionKey, concerned
 from langchain_ttl_history.storage.base import Query, Snapshot
 from langchain_ttl_history.storage.sqlite.mirror import Mirror
 from langchain_ttl_history.storage.sqlite.row import Row
@@ -134,11 +134,7 @@ class Mirrors:
     def drop(self, user_id: str, session_id: str | None) -> None:
         """Throw the mirror of a session away, or those of all of a user's."""
         with self._lock:
-            if session_id is None:
-                keys = [key for key in self._mirrors if key.user_id == user_id]
-            else:
-                keys = [SessionKey(user_id, session_id)]
-            for key in keys:
+            for key in concerned(self._mirrors, user_id, session_id):
                 place = self._mirrors.pop(key, None)
                 self._bytes -= 0 if place is None else place.size
 
@@ -165,7 +161,7 @@ class _Place:
                 return None
             if lease is not None and later.is_due(now, lease):
                 return None
-            fence = mirror.fence if now < mirror.until else 0
+            fence = mirror.fence_at(now)
         snapshot = mirror.answer(query, now, fence)
         if mirror.unloaded and not mirror.unloaded.isdisjoint(snapshot.blobs):
             return None

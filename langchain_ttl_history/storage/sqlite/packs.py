@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from struct import Struct
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 from zlib import crc32
 
 from langchain_ttl_history.encoding.records import decoder, pack, unpack
@@ -19,7 +19,7 @@ from langchain_ttl_history.storage.base import Blob, Entry
 
 __all__ = ["Large", "Listed", "Named", "Names", "decode", "encode", "sealed", "size_of", "unsealed"]
 
-Names = dict[str, int]
+Names: TypeAlias = dict[str, int]
 """The names of a segment and their numbers, which count up from 0."""
 
 
@@ -31,9 +31,9 @@ class Large(NamedTuple):
     size: int
 
 
-Named = tuple[str, Blob, Large | None]
+Named: TypeAlias = tuple[str, Blob, Large | None]
 """A blob, and where its payload is if that is not here."""
-Listed = tuple[str, Entry]
+Listed: TypeAlias = tuple[str, Entry]
 """An entry of a list."""
 
 _SIZES = Struct(">II")

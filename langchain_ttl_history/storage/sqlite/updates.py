@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 from langchain_ttl_history.storage.sqlite.mirror import Mirror
 from langchain_ttl_history.storage.sqlite.row import OVER
@@ -10,7 +10,7 @@ from langchain_ttl_history.storage.sqlite.tail import SEGMENT
 
 __all__ = ["DELETE", "INSERT", "LARGE", "OUTDATED", "REPLACE", "Statement", "update"]
 
-Statement = tuple[str, tuple[Any, ...]]
+Statement: TypeAlias = tuple[str, tuple[Any, ...]]
 """What to execute, and the values in it."""
 
 LARGE = SEGMENT // 3
@@ -36,7 +36,7 @@ def update(mirror: Mirror, *, renewed: bool, force: bool = False) -> Statement:
     """Store a session's row with another version; its deadline and idle time only where it was renewed.
 
     Args:
-        mirror: The session's; all but the version is as it is to be.
+        mirror: The session's, with all changes made except that of the version.
         renewed: Whether the deadline or the idle time are others.
         force: Write even while a deletion is still to be wiped.
     """
