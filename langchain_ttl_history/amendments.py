@@ -33,7 +33,8 @@ def with_removals_named(deltas: Sequence[Delta], head: Sequence[BodyName], seen:
     spelled: list[Delta] = []
     for each in deltas:
         delta = each
-        # Whether all that the head's run was shown was known to who made the change: of what it was not, nothing tells.
+        # A replacement can only say what is to go of the head if its maker knew of everything that the head's run was
+        # shown: nothing tells which of the head's messages are new to it.
         knew = delta.position - 1 if delta.known is None else delta.known
         if delta.keeps is not None and delta.position > seen.position and knew >= seen.position and not seen.ran(delta):
             # What it did not know of stays, and so does what the head's own run said since.

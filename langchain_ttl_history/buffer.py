@@ -23,7 +23,7 @@ from langchain_ttl_history.retention import Retention
 from langchain_ttl_history.session_listing import readable
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Storage
-from langchain_ttl_history.urls import opened
+from langchain_ttl_history.urls import open_storage
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -75,7 +75,7 @@ class SessionBuffer(Administration):
         check_serde(serde)
         allowed = _classes(allow_types)
         self._owns_storage = storage is None or isinstance(storage, str)
-        self._storage = opened(storage) if storage is None or isinstance(storage, str) else storage
+        self._storage = open_storage(storage) if storage is None or isinstance(storage, str) else storage
         lacks = [name for name in _OF_A_STORAGE if not hasattr(self._storage, name)]
         if lacks or isinstance(self._storage, type):
             what = f"; it lacks {', '.join(lacks)}" if 0 < len(lacks) < len(_OF_A_STORAGE) else ""

@@ -199,10 +199,15 @@ class SessionCache:
         entry = self.entry(key)
         known = [] if entry is None else entry.generations()
         having = [each for each in known if name in each.records]
-        return next(iter(having or [each for each in known if each.generation == generation]), None)
+        matching = having or [each for each in known if each.generation == generation]
+        return matching[0] if matching else None
 
     def of(self, key: SessionKey, generation: int) -> CachedSession:
-        """What is known of this generation of a session; starts empty if another generation was remembered."""
+        """What is known of this generation of a session, which becomes the last one.
+
+        Of a new generation nothing is known at first; what was known of the one before stays with it (`before`).
+        Generation 0 stands for one that is not told yet: the next generation that is takes over what is known of it.
+        """
         with self._lock:
             entry = self.entry(key)
             if entry is None:

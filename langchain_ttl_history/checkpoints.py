@@ -73,7 +73,7 @@ class Record:
     explicit: bool = True
     """Whether the channel's value is stored here; if not, it is the result of a chain of writes."""
     plain: bool = False
-    """For a conversation that is stored without encoding its value: whether that is a list, not a snapshot."""
+    """Where the conversation is stored without encoding its value: whether as a list, and not as a snapshot."""
     values: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     """How each channel's value is stored; see `stored.values`."""
     refs: tuple[str, ...] = ()

@@ -6,7 +6,7 @@ Plain data and messages are packed directly, and everything else as `extensions`
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import ormsgpack
 from langchain_core.messages import BaseMessage
@@ -31,7 +31,7 @@ __all__ = [
 
 _NONE = pack(None)
 
-Serializer = SerializerProtocol
+Serializer: TypeAlias = SerializerProtocol
 
 
 class Codec:

@@ -61,7 +61,7 @@ class _Folding:
         # The name for each key.
         self._shown = dict(zip(self._order, names, strict=True))
         self._begun = _own_turns(deltas, seen, self._order)
-        # For each key the change at the end that it, or what it follows, was put there by.
+        # For each key that was added at the end: the change that opened the turn it belongs to.
         self._opened: dict[MessageKey, Delta] = {}
         # For each key the run that added it.
         self._runs: dict[MessageKey, str] = {}
@@ -141,7 +141,7 @@ class _Folding:
         for at in range(len(order), 0, -1):
             if runs.get(order[at - 1]) == delta.run:
                 return at
-        # What moves messages knew of the turns that are seen.
+        # A change that moves messages knew of the turns that the head's run has seen, so only unseen ones count for it.
         for at, key in enumerate(order):
             other = (self._opened if delta.removed else opened).get(key)
             if other is not None and other.began > delta.began:

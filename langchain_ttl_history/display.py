@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol, TypeVar
 
 from langchain_core.messages import BaseMessage
 
@@ -30,6 +30,8 @@ __all__ = [
     "seconds_left",
     "span",
 ]
+
+T = TypeVar("T")
 
 
 class Facts(Protocol):
@@ -230,5 +232,5 @@ def _left(facts: Facts) -> str:
     return f'<b>{span(left)}</b> <span class="ttlh-bar{low}"><span style="width:{part}%"></span></span>'
 
 
-def _bound(value: Any, form: Callable[[Any], str]) -> str:
+def _bound(value: T | None, form: Callable[[T], str]) -> str:
     return "" if value is None else form(value)

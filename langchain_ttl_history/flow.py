@@ -7,7 +7,7 @@ itself; `run` and `arun` do it, and are the only place where sync and async diff
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from langchain_ttl_history.errors import CorruptRecordError, StorageError, TypeNotAllowedError
 from langchain_ttl_history.keys import SessionKey, label
@@ -58,8 +58,8 @@ class Delete(NamedTuple):
     tombstone_ttl: float
 
 
-Request = Read | Write | Page | Delete
-Flow = Generator[Request, Any, T]
+Request: TypeAlias = Read | Write | Page | Delete
+Flow: TypeAlias = Generator[Request, Any, T]
 
 
 def every_key(user_id: str | None) -> Flow[list[SessionKey]]:

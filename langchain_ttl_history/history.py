@@ -12,7 +12,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 from langchain_ttl_history.display import Portrait, history_card
 from langchain_ttl_history.errors import SessionDeletedError, TypeNotAllowedError, brief
 from langchain_ttl_history.flow import Flow, arun, run
-from langchain_ttl_history.history_writes import add, guard_of, replace
+from langchain_ttl_history.history_writes import add_messages, guard_of, replace_conversation
 from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.session_info import portrait
 from langchain_ttl_history.sessions import Sessions
@@ -88,7 +88,7 @@ class TTLChatMessageHistory(BaseChatMessageHistory):
 
     @messages.setter
     def messages(self, messages: Sequence[BaseMessage]) -> None:
-        run(self._storage, self._ending(replace(self._sessions, self._key, messages, guard_of(self._turn))))
+        run(self._storage, self._replacing(messages))
 
     async def aget_messages(self) -> list[BaseMessage]:
         """Async `messages`."""
@@ -98,7 +98,7 @@ class TTLChatMessageHistory(BaseChatMessageHistory):
 
     async def aset_messages(self, messages: Sequence[BaseMessage]) -> None:
         """Async: set `messages`."""
-        await arun(self._storage, self._ending(replace(self._sessions, self._key, messages, guard_of(self._turn))))
+        await arun(self._storage, self._replacing(messages))
 
     def add_messages(self, messages: Sequence[BaseMessage]) -> None:
         """Append messages, or update them: one whose id is known replaces that message, a `RemoveMessage` removes it.
@@ -111,11 +111,11 @@ class TTLChatMessageHistory(BaseChatMessageHistory):
             StorageError: The storage could not be reached.
             CorruptRecordError: A record cannot be read, for results and removals, whose places have to be looked up.
         """
-        run(self._storage, self._ending(add(self._sessions, self._key, messages, self._turn)))
+        run(self._storage, self._ending(add_messages(self._sessions, self._key, messages, self._turn)))
 
     async def aadd_messages(self, messages: Sequence[BaseMessage]) -> None:
         """Async `add_messages`."""
-        await arun(self._storage, self._ending(add(self._sessions, self._key, messages, self._turn)))
+        await arun(self._storage, self._ending(add_messages(self._sessions, self._key, messages, self._turn)))
 
     def add_system_message(self, text: str | list[str | dict[Any, Any]]) -> None:
         """Append a system message, such as an event in the app, without calling a model.
@@ -173,6 +173,9 @@ class TTLChatMessageHistory(BaseChatMessageHistory):
         """Async `clear`."""
         self._turn = None
         await arun(self._storage, self._sessions.delete(*self._key))
+
+    def _replacing(self, messages: Sequence[BaseMessage]) -> Flow[None]:
+        return self._ending(replace_conversation(self._sessions, self._key, messages, guard_of(self._turn)))
 
     def _ending(self, write: Flow[None]) -> Flow[None]:
         """A write, which ends the turn, unless it fails and may be tried again."""

@@ -29,13 +29,15 @@ from langchain_ttl_history.stored.known_bodies import KnownBodies
 from langchain_ttl_history.stored.names import LOG, MessageKey, key_of
 from langchain_ttl_history.views import Turn, View
 
-__all__ = ["add", "guard_of", "replace"]
+__all__ = ["add_messages", "guard_of", "replace_conversation"]
 
 # How often a replacement is planned anew.
 _ATTEMPTS = 10
 
 
-def add(sessions: Sessions, key: SessionKey, given: Sequence[BaseMessage], turn: Turn | None = None) -> Flow[None]:
+def add_messages(
+    sessions: Sessions, key: SessionKey, given: Sequence[BaseMessage], turn: Turn | None = None
+) -> Flow[None]:
     """Append or update messages, honouring `RemoveMessage`, as one run.
 
     Args:
@@ -54,7 +56,7 @@ def add(sessions: Sessions, key: SessionKey, given: Sequence[BaseMessage], turn:
         messages = new_in([_checked(_spoken(message), key) for message in messages], turn, sessions.codec)
     ready = [_ready(message, key) for message in messages]
     if any(isinstance(message, RemoveMessage) and message.id == REMOVE_ALL_MESSAGES for message in ready):
-        yield from replace(sessions, key, ready, guard)
+        yield from replace_conversation(sessions, key, ready, guard)
         return
     if not ready:
         return
@@ -98,7 +100,9 @@ def guard_of(turn: Turn | None) -> Guard:
     return Guard() if turn is None else Guard(turn.generation)
 
 
-def replace(sessions: Sessions, key: SessionKey, messages: Sequence[BaseMessage], guard: Guard) -> Flow[None]:
+def replace_conversation(
+    sessions: Sessions, key: SessionKey, messages: Sequence[BaseMessage], guard: Guard
+) -> Flow[None]:
     """Make these messages the whole conversation, but for a tool call that waits for its results.
 
     Raises:

@@ -25,6 +25,7 @@ class Line(NamedTuple):
     root: str | None
     """The root checkpoint a subgraph's ran under."""
     run_id: str | None
+    """LangGraph's id of the run, which the metadata names; another one than `Record.run`."""
     deltas: tuple[str, ...] | None
     """Channels whose value is spread over its ancestors' writes."""
     valued: tuple[str, ...] | None

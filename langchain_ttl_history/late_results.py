@@ -19,8 +19,9 @@ __all__ = ["may_be_late", "placed"]
 def may_be_late(sessions: Sessions, key: SessionKey, messages: Iterable[BaseMessage]) -> bool:
     """Whether results among these messages may belong to a call that is there, and not at the end.
 
-    They stand first, or behind their call, or another message, that is said again. For the latter this process has to
-    know of that: what others stored is not looked up, since nearly all results come with a new call.
+    That is so for results that come first, or only behind messages that are said again, and for those whose own call is
+    said again. Whether a message is said again is told by what this process remembers: what others stored is not looked
+    up, since nearly all results come with a new call.
     """
     callers: dict[str | None, str] = {}
     is_first = True

@@ -18,7 +18,7 @@ CARRIED_OVER = -1
 """`Delta.known` of a change that carries messages over from a session that ended while its turn ran."""
 
 WHERE_IT_IS = NO_KEY
-"""What follows this changes only messages that are there, and adds none. No message has this key."""
+"""As `Delta.after`: the change only edits messages that are there, and adds none. No message has this key."""
 
 
 class Seen(NamedTuple):
@@ -87,7 +87,7 @@ class Delta(NamedTuple):
 
     @property
     def began(self) -> int:
-        """Since when its turn goes on, as far as this tells."""
+        """The position at which its turn began, as far as this entry tells."""
         return self.position if self.after is None or self.known is None else self.known
 
     @property

@@ -13,7 +13,7 @@ from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, ToolCal
 
 from langchain_ttl_history.window import callers, calls_with_results, results_by_caller
 
-__all__ = ["escaped", "marks", "spelled_value", "timeline"]
+__all__ = ["counted", "escaped", "marks", "spelled_value", "timeline"]
 
 # Longer text is folded, with this much of it in view.
 _FOLDED_CHARS = 600
@@ -60,8 +60,8 @@ def timeline(messages: Sequence[BaseMessage], shown: AbstractSet[int], waiting: 
 def _cut(messages: Sequence[BaseMessage], places: Sequence[int], answers: dict[int, list[ToolMessage]]) -> str:
     count = sum(1 + len(answers.get(place, ())) for place in places)
     if all(isinstance(messages[place], ToolMessage) for place in places):
-        return f"{count:,} result{'s' * (count > 1)} without a call, left out"
-    return f"{count:,} earlier message{'s' * (count > 1)}, cut by the window"
+        return f"{counted(count, 'result')} without a call, left out"
+    return f"{counted(count, 'earlier message')}, cut by the window"
 
 
 def _item(message: BaseMessage, results: Sequence[ToolMessage], *, has_call: bool) -> str:
@@ -115,7 +115,10 @@ def marks(message: BaseMessage) -> list[str]:
     if isinstance(message, AIMessage):
         found += [f"unreadable call of {call['name']}" for call in message.invalid_tool_calls]
     if isinstance(message, ToolMessage):
-        found += ["error"] * (message.status == "error") + ["artifact"] * (message.artifact is not None)
+        if message.status == "error":
+            found.append("error")
+        if message.artifact is not None:
+            found.append("artifact")
     return found
 
 
@@ -134,6 +137,11 @@ def _folded(text: str) -> str:
         f'<span class="ttlh-of">{len(text):,} characters</span></summary>'
         f'<div class="ttlh-text" dir="auto">{drawn}</div></details>'
     )
+
+
+def counted(count: int, what: str) -> str:
+    """So many of something, for people."""
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
 
 
 def escaped(text: str) -> str:

@@ -6,12 +6,12 @@ from langchain_ttl_history.errors import ConfigurationError, brief
 from langchain_ttl_history.storage.base import Storage
 from langchain_ttl_history.storage.memory import MemoryStorage
 
-__all__ = ["opened"]
+__all__ = ["open_storage"]
 
 _REDIS = {"redis", "rediss", "valkey", "valkeys"}
 
 
-def opened(url: str | None) -> Storage:
+def open_storage(url: str | None) -> Storage:
     """The storage a URL names; this process's memory without one.
 
     Raises:

@@ -95,10 +95,7 @@ def view_of(snapshot: Snapshot, recall: Recall, codec: Codec) -> View:
         names = fold((), with_removals_named(deltas, (), Seen()), Seen())
         messages = dict(zip(names, recall.decode(names, blobs), strict=True))
         log = Log(entries, deltas)
-        return View(
-            snapshot, record=None, names=names, graph=names, history=names, seen=Seen(snapshot.position),
-            messages=messages, log=log,
-        )  # fmt: skip
+        return _all_shown(snapshot, None, names, messages, log)
     record = pointed_at(pointer, blobs, codec)
     decoded = recall.decode(record.names, blobs)
     head, shown, hidden = _visible(record.names, decoded, hidden_places(pointer, codec))
@@ -108,21 +105,32 @@ def view_of(snapshot: Snapshot, recall: Recall, codec: Codec) -> View:
     if hidden and without_open_group(decoded) == len(decoded):
         closed = len(shown)  # What is hidden of a group, or removed, does not make it wait.
     open_keys = _open_beside(log, names, messages)
+    view = _all_shown(snapshot, record, names, messages, log)
     if closed == len(shown):
-        history = [name for name in names if key_of(name) not in open_keys] if open_keys else names
-        return View(
-            snapshot, record, names, graph=names, history=history, seen=Seen(snapshot.position), messages=messages,
-            log=log,
-        )  # fmt: skip
+        return view._replace(history=[name for name in names if key_of(name) not in open_keys]) if open_keys else view
     open_keys.update(keyed(head)[closed:])
     history = [name for name, key in zip(names, keyed(names), strict=True) if key not in open_keys]
     opening = closed
     while opening and not isinstance(shown[opening], HumanMessage):
         opening -= 1
-    return View(
-        snapshot, record, names, graph=record.names, history=history, seen=record.seen.until(snapshot.position),
-        messages=messages, log=log, waiting=(head[opening], *head[closed:]),
-    )  # fmt: skip
+    # What others said waits for the graph, which is shown its own state; the history shows it, without the open call.
+    return view._replace(
+        graph=record.names,
+        history=history,
+        seen=record.seen.until(snapshot.position),
+        waiting=(head[opening], *head[closed:]),
+    )
+
+
+def _all_shown(
+    snapshot: Snapshot,
+    record: Record | None,
+    names: Sequence[BodyName],
+    messages: Mapping[BodyName, BaseMessage],
+    log: Log,
+) -> View:
+    """A view in which nothing waits, so that a graph and the history are shown all of the conversation."""
+    return View(snapshot, record, names, names, names, Seen(snapshot.position), messages, log)
 
 
 def _visible(

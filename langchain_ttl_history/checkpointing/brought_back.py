@@ -23,12 +23,10 @@ from langchain_ttl_history.flow import Flow, Read
 from langchain_ttl_history.log_entries import deltas_of
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Query, Snapshot
-from langchain_ttl_history.stored.names import LOG, MessageKey, checkpoint_name, key_of
+from langchain_ttl_history.stored.names import LOG, NO_KEYS, MessageKey, checkpoint_name, key_of
 from langchain_ttl_history.stored.values import is_conversation
 
 __all__ = ["brought_back", "keep_cut_first", "knowing_past", "may_bring_back"]
-
-_NOTHING: frozenset[MessageKey] = frozenset()
 
 
 def may_bring_back(put: Put, token: Token, channel: str) -> bool:
@@ -69,7 +67,7 @@ def knowing_past(sessions: Sessions, put: Put, token: Token, channel: str) -> Fl
         try:
             past = _past(snapshot, token.id, sessions.codec)
         except TTLHistoryError:
-            past = _NOTHING  # What cannot be read tells nothing, and keeps no put from being stored.
+            past = NO_KEYS  # What cannot be read tells nothing, and keeps no put from being stored.
         if known is not None:
             known.past = token.id, past
     given = {message.id for message in snapshot_value(put.values[channel])}.difference(map(key_of, token.names))
@@ -104,7 +102,7 @@ def brought_back(step: Step, cut: frozenset[MessageKey]) -> frozenset[MessageKey
     names, known = step.record.names, len(step.shown)
     new = names[known:] if names[:known] == step.shown else names
     if cut.isdisjoint(map(key_of, new)):
-        return _NOTHING
+        return NO_KEYS
     return cut.difference(_said_again(step, cut), _asked_again(step, cut))
 
 
@@ -118,16 +116,16 @@ def _said_again(step: Step, cut: frozenset[MessageKey]) -> frozenset[MessageKey]
 def _asked_again(step: Step, cut: frozenset[MessageKey]) -> frozenset[MessageKey]:
     """The key of a cut question that somebody asks again, as the last one and without its old answer; else empty."""
     if not step.has_input and step.record.metadata.get("source") != "update":
-        return _NOTHING
-    asked = _NOTHING
+        return NO_KEYS
+    asked = NO_KEYS
     for message in step.new():
         if isinstance(message, AIMessage):
             if message.id not in cut:
                 break  # The run's own.
-            asked = _NOTHING
+            asked = NO_KEYS
         elif isinstance(message, HumanMessage):
             if message.id not in cut:
-                return _NOTHING
+                return NO_KEYS
             asked = frozenset({MessageKey(message.id)})
     return asked
 

@@ -100,8 +100,9 @@ class Step(NamedTuple):
         """Whether its run was given input, and does not only go on."""
         if self.before is not None:
             return self.before.metadata.get("source") == "input"
-        versions = [each.checkpoint["channel_versions"].get(_START) for each in (self.record, self.parent) if each]
-        return versions[0] is not None and versions[0] not in versions[1:]
+        given = self.record.checkpoint["channel_versions"].get(_START)
+        before = None if self.parent is None else self.parent.checkpoint["channel_versions"].get(_START)
+        return given is not None and given != before
 
     @property
     def messages(self) -> Sequence[BaseMessage] | None:

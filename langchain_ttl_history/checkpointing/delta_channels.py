@@ -24,6 +24,7 @@ from langchain_ttl_history.stored.names import (
     CHECKPOINT,
     VALUE,
     BodyName,
+    MessageKey,
     checkpoint_name,
     head_name,
     writes_name,
@@ -115,10 +116,11 @@ def applied(
             if isinstance(message, RemoveMessage):
                 if message.id == REMOVE_ALL_MESSAGES:
                     shown = {}
-                shown.pop(message.id or "", None)  # type: ignore[call-overload]  # an id is a key
+                shown.pop(MessageKey(message.id or ""), None)
                 continue
             (name,) = encode_new([message], codec, label(key), lacking)
-            shown[message.id or keyed([*shown.values(), name])[-1]] = name  # type: ignore[index]  # likewise
+            key_in_it = MessageKey(message.id) if message.id else keyed([*shown.values(), name])[-1]
+            shown[key_in_it] = name
     return tuple(shown.values()), blobs
 
 

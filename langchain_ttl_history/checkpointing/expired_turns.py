@@ -15,10 +15,10 @@ from langchain_ttl_history.stored.bodies import restored
 from langchain_ttl_history.stored.names import ID, key_of
 from langchain_ttl_history.stored.values import is_conversation
 
-__all__ = ["held_by", "leave_aged"]
+__all__ = ["held_by", "remove_aged"]
 
 
-def leave_aged(values: dict[str, Any], channel: str, token: Token, lease: Lease, now: float) -> None:
+def remove_aged(values: dict[str, Any], channel: str, token: Token, lease: Lease, now: float) -> None:
     """Remove what a turn did not add itself from its conversation, if the session it loaded is past `max_age`.
 
     Args:
@@ -38,7 +38,8 @@ def leave_aged(values: dict[str, Any], channel: str, token: Token, lease: Lease,
     kept: list[BaseMessage] = []
     for message in messages:
         if message.id:
-            kept += [message] * (message.id not in old)
+            if message.id not in old:
+                kept.append(message)
         elif nameless:
             nameless -= 1
         else:

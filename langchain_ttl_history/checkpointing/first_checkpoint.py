@@ -16,6 +16,7 @@ __all__ = ["FIRST_METADATA", "first_checkpoint", "first_checkpoint_id", "first_s
 
 # The Unix epoch in the time of a UUID: ticks of 100 ns since 15 October 1582.
 _EPOCH = 0x01B21DD213814000
+_AFTER_THE_TIME = "-8000-000000000000"
 
 FIRST_METADATA: Mapping[str, Any] = {"source": "input", "step": -1, "parents": {}}
 """The metadata of the checkpoint that a session without one shows."""
@@ -23,6 +24,8 @@ FIRST_METADATA: Mapping[str, Any] = {"source": "input", "step": -1, "parents": {
 
 def first_checkpoint_id(generation: int) -> str:
     """The id of the checkpoint that a session without one shows: older than any it will get."""
+    # A UUID of version 6, as LangGraph's ids are: the upper 48 bits of the time, the version, its lower 12 bits, the
+    # variant. All after that is zero, which no other id of a checkpoint has.
     ticks = generation * 10 + _EPOCH
     number = (ticks >> 12) << 80 | 0x6 << 76 | (ticks & 0xFFF) << 64 | 0b10 << 62
     return str(UUID(int=number))
@@ -30,7 +33,7 @@ def first_checkpoint_id(generation: int) -> str:
 
 def first_shown_in(id: str) -> int | None:
     """The generation whose `first_checkpoint_id` this is; None if it is another checkpoint's."""
-    if not id.endswith("-8000-000000000000"):
+    if not id.endswith(_AFTER_THE_TIME):
         return None
     try:
         number = UUID(id).int

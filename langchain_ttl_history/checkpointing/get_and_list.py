@@ -9,7 +9,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import Checkpoint, CheckpointMetadata, CheckpointTuple, DeltaChannelHistory
 
 from langchain_ttl_history.checkpointing.delta_channels import delta_history
-from langchain_ttl_history.checkpointing.input_checks import check_narrowing, listed
+from langchain_ttl_history.checkpointing.input_checks import check_narrowing, checked_list
 from langchain_ttl_history.checkpointing.listing import matches, selected
 from langchain_ttl_history.checkpointing.reads import CheckpointReads, Loaded
 from langchain_ttl_history.checkpointing.threads import Threads
@@ -132,7 +132,7 @@ class GetAndList:
             TypeNotAllowedError: It holds a value of a type that is not allow-listed here.
         """
         key, ns, id = self._threads.place(config)
-        flow = delta_history(self._sessions, key, ns, id, listed("channels", channels))
+        flow = delta_history(self._sessions, key, ns, id, checked_list("channels", channels))
         return cast(Mapping[str, DeltaChannelHistory], run(self._storage, flow))
 
     async def aget_delta_channel_history(
@@ -140,7 +140,7 @@ class GetAndList:
     ) -> Mapping[str, DeltaChannelHistory]:
         """Async `get_delta_channel_history`."""
         key, ns, id = self._threads.place(config)
-        flow = delta_history(self._sessions, key, ns, id, listed("channels", channels))
+        flow = delta_history(self._sessions, key, ns, id, checked_list("channels", channels))
         return cast(Mapping[str, DeltaChannelHistory], await arun(self._storage, flow))
 
     def _tuple(self, config: RunnableConfig | None, key: SessionKey, found: Loaded) -> CheckpointTuple:

@@ -13,10 +13,10 @@ __all__ = [
     "check_key",
     "check_narrowing",
     "checked_checkpoint_id",
+    "checked_list",
     "checked_name",
     "checked_types",
     "checked_writes",
-    "listed",
     "written_to",
 ]
 
@@ -129,7 +129,7 @@ def checked_types(types: Any) -> list[tuple[str, ...]]:
     Raises:
         ConfigurationError: They are named otherwise.
     """
-    for each in listed("types", types):
+    for each in checked_list("types", types):
         if not isinstance(each, (tuple, list)) or not all(isinstance(part, str) for part in each):
             raise ConfigurationError(
                 f"a type is named by a pair (module, name), not {brief(each)}; SessionBuffer(allow_types=[...]) takes "
@@ -138,12 +138,12 @@ def checked_types(types: Any) -> list[tuple[str, ...]]:
     return [(*each,) for each in types]
 
 
-def listed(name: str, ids: object) -> list[Any]:
-    """Several ids.
+def checked_list(name: str, values: object) -> list[Any]:
+    """Ids or names, as a list.
 
     Raises:
-        ConfigurationError: They are one string, whose letters are not meant, or not several.
+        ConfigurationError: They are no list, or a single string, of which the letters would be taken for them.
     """
-    if isinstance(ids, (str, bytes)) or not isinstance(ids, Iterable):
-        raise ConfigurationError(f"{name} takes a list, not {brief(ids)}; pass [{name[:-1]}]")
-    return [*ids]
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise ConfigurationError(f"{name} takes a list, not {brief(values)}; pass [{name[:-1]}]")
+    return [*values]

@@ -64,9 +64,10 @@ class LateWrites:
                 self._drop(key, each)
 
     def hold(self, key: SessionKey, change: Change) -> bool:
-        """Hold a change until the checkpoint it needs is stored or refused; False if it is to be written once more.
+        """Hold a change until the checkpoint it needs is stored or refused; False if the caller has to write it again.
 
-        That is so if the checkpoint was stored or refused just now, when nobody would release the change.
+        It has to if the checkpoint was stored or refused just now, so that nobody would release the change. One that
+        names its generation instead of a checkpoint is not held but dropped, since that generation was deleted.
 
         Args:
             key: The session.
@@ -74,7 +75,6 @@ class LateWrites:
         """
         name = change.guard.needs
         if name is None:
-            # It names its generation, which was deleted: there is nothing to wait for.
             self.warn(key)
             return True
         with self._lock:

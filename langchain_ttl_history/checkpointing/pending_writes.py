@@ -40,29 +40,29 @@ class PendingWrites:
         key, name, cache = given.key, given.checkpoint_name, self.sessions.cache
         # Writes pending on a checkpoint that was freed meanwhile would never be read or freed. So if the checkpoint is
         # known to have been put, they refer to it, and the storage refuses them if it is gone.
-        there = cache.put_in(key, name)
-        guard = _guard(given, there)
+        put_in = cache.put_in(key, name)
+        guard = _guard(given, put_in)
         known = cache.last(key)
         bodies = KnownBodies() if known is None else known.bodies
-        change = self._change(given, bodies, guard, there)
+        change = self._change(given, bodies, guard, put_in)
         outcome: Outcome = yield Write(key, change)
         if outcome.status is Status.STORED:
             bodies.sent(change.blobs)
-        elif there is not None and outcome.status is Status.MOVED:
+        elif put_in is not None and outcome.status is Status.MOVED:
             # The session expired, and the checkpoint with it: these writes may start a new session.
             change = self.on_their_own(given)
-            outcome = yield from self._begin_anew(given, there, change)
+            outcome = yield from self._begin_anew(given, put_in, change)
         elif outcome.status is Status.MISSING:
-            again = yield from self._again(given, guard, there, freed=name in outcome.missing)
+            again = yield from self._again(given, guard, put_in, freed=name in outcome.missing)
             if again is None:
                 return change, outcome
             change = again
             outcome = yield Write(key, change)
         elif outcome.status is Status.DELETED:
             # It may be written again later, when the bodies known now may be gone, so it has to bring all of them.
-            change = self._change(given, KnownBodies(), guard, there)
+            change = self._change(given, KnownBodies(), guard, put_in)
         if outcome.status is Status.STORED:
-            if there is None:
+            if put_in is None:
                 # Its checkpoint may come only after a deletion, and belongs to the same turn.
                 cache.note_put(key, writes_name(given.ns, given.id), outcome.generation)
             # These may be the last writes of a run, and they outdate what a put at the same moment planned to free.
@@ -108,11 +108,11 @@ class PendingWrites:
         yield Write(key, replace(change, blobs={}, append=(), drop=pending, upkeep=True) if again is None else again)
 
     def _in_its_generation(self, key: SessionKey, name: str, change: Change) -> Change:
-        there = self.sessions.cache.put_in(key, name)
-        return replace(change, guard=Guard(there), at_generation=there)
+        put_in = self.sessions.cache.put_in(key, name)
+        return replace(change, guard=Guard(put_in), at_generation=put_in)
 
     def _change(
-        self, given: TaskWrites, bodies: KnownBodies, guard: Guard, there: int | None = None, *, freed: bool = False
+        self, given: TaskWrites, bodies: KnownBodies, guard: Guard, put_in: int | None = None, *, freed: bool = False
     ) -> Change:
         """The change that stores the writes.
 
@@ -120,28 +120,28 @@ class PendingWrites:
             given: The writes.
             bodies: The messages that need not be sent.
             guard: What they continue.
-            there: The generation their checkpoint is known to have been put in; they refer to it then.
+            put_in: The generation their checkpoint is known to have been put in; they refer to it then.
             freed: Whether it is gone since, so that they cannot.
         """
         payload, refs, blobs = encode_writes(
             given.writes, given.task_id, given.path, bodies, self.sessions.codec, label(given.key), self.messages_key
         )
-        if there is not None and not freed:
+        if put_in is not None and not freed:
             refs = (*refs, given.checkpoint_name)
         append = [(writes_name(given.ns, given.id), payload, refs)]
-        return Change(self.sessions.lease, guard, blobs, append=append, at_generation=there)
+        return Change(self.sessions.lease, guard, blobs, append=append, at_generation=put_in)
 
-    def _again(self, given: TaskWrites, guard: Guard, there: int | None, *, freed: bool) -> Flow[Change | None]:
+    def _again(self, given: TaskWrites, guard: Guard, put_in: int | None, *, freed: bool) -> Flow[Change | None]:
         """The change for writes that refer to what is gone; None if it is their checkpoint, and nobody will read them.
 
         Args:
             given: The writes.
             guard: What they continue.
-            there: The generation their checkpoint is known to have been put in.
+            put_in: The generation their checkpoint is known to have been put in.
             freed: Whether their checkpoint is gone.
         """
         key, name = given.key, given.checkpoint_name
-        change = self._change(given, KnownBodies(), guard, there, freed=freed)
+        change = self._change(given, KnownBodies(), guard, put_in, freed=freed)
         known = self.sessions.cache.last(key)
         record = None if known is None else known.records.get(name)
         if not freed or (record is not None and record.is_delta):
@@ -170,9 +170,10 @@ class PendingWrites:
         return outcome
 
 
-def _guard(given: TaskWrites, there: int | None) -> Guard:
-    """What writes continue, if their checkpoint is known to have been put in the generation `there`."""
-    if there is None and not given.ns:
-        # What a session without a checkpoint shows as its first is stored once one builds on it, and says whose it is.
-        there = first_shown_in(given.id)
-    return Guard(needs=given.checkpoint_name) if there is None else Guard(there)
+def _guard(given: TaskWrites, put_in: int | None) -> Guard:
+    """What writes continue, if their checkpoint is known to have been put in the generation `put_in`."""
+    if put_in is None and not given.ns:
+        # The first checkpoint that a session without one shows is not stored before another builds on it, but its id
+        # tells the generation.
+        put_in = first_shown_in(given.id)
+    return Guard(needs=given.checkpoint_name) if put_in is None else Guard(put_in)

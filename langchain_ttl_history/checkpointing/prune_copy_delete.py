@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from langchain_ttl_history.checkpointing.checkpoint_deletion import delete_for_runs, keep_latest
-from langchain_ttl_history.checkpointing.input_checks import listed
+from langchain_ttl_history.checkpointing.input_checks import checked_list
 from langchain_ttl_history.checkpointing.session_copy import copy_session
 from langchain_ttl_history.checkpointing.threads import Threads
 from langchain_ttl_history.errors import ConfigurationError, brief
@@ -97,12 +96,12 @@ class PruneCopyDelete:
         return self._sessions.delete(*self._threads.session(thread_id))
 
     def _delete_for_runs(self, run_ids: Sequence[str]) -> Flow[None]:
-        return delete_for_runs(self._sessions, self._threads.user(), listed("run_ids", run_ids))
+        return delete_for_runs(self._sessions, self._threads.user(), checked_list("run_ids", run_ids))
 
     def _copy(self, source: str, target: str) -> Flow[None]:
         return copy_session(self._sessions, self._threads.session(source), self._threads.session(target))
 
-    def _pruned(self, thread_id: str, strategy: str) -> Flow[Any]:
+    def _pruned(self, thread_id: str, strategy: str) -> Flow[object]:
         if strategy == "delete":
             return self._delete(thread_id)
         return keep_latest(self._sessions, self._threads.session(thread_id))
@@ -116,4 +115,4 @@ def _checked(thread_ids: Sequence[str], strategy: str) -> Sequence[str]:
     """
     if strategy not in ("keep_latest", "delete"):
         raise ConfigurationError(f"strategy must be 'keep_latest' or 'delete', not {brief(strategy)}")
-    return listed("thread_ids", thread_ids)
+    return checked_list("thread_ids", thread_ids)

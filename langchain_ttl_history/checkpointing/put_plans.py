@@ -8,7 +8,7 @@ from typing import Any
 from langchain_ttl_history.checkpointing.brought_back import brought_back, keep_cut_first
 from langchain_ttl_history.checkpointing.conversation_changes import Step, carried_over, set_channel, step_changes
 from langchain_ttl_history.checkpointing.delta_channels import applied
-from langchain_ttl_history.checkpointing.expired_turns import held_by, leave_aged
+from langchain_ttl_history.checkpointing.expired_turns import held_by, remove_aged
 from langchain_ttl_history.checkpointing.first_checkpoint import FIRST_METADATA, first_checkpoint, first_checkpoint_id
 from langchain_ttl_history.checkpointing.put_inputs import Parent, Put, RunState
 from langchain_ttl_history.checkpointing.run_token import Token
@@ -19,12 +19,18 @@ from langchain_ttl_history.keys import label
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Appended, Blob, Change, Guard
 from langchain_ttl_history.stored.known_bodies import KnownBodies
-from langchain_ttl_history.stored.names import INDEX, LOG, SUBS, MessageKey, checkpoint_name, head_name, writes_name
+from langchain_ttl_history.stored.names import (
+    INDEX,
+    LOG,
+    NO_KEYS,
+    SUBS,
+    checkpoint_name,
+    head_name,
+    writes_name,
+)
 from langchain_ttl_history.stored.values import LIST
 
 __all__ = ["PutPlans"]
-
-_NOTHING: frozenset[MessageKey] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,7 @@ class PutPlans:
         blobs.update(encode_values(record, values, bodies, codec, where, before))
         last = None if run.is_first_put else before
         step = Step(record, values.get(channel), parent.writes, run.shown, last, before)
-        back = brought_back(step, token.cut) if token is not None and token.cut and channel in values else _NOTHING
+        back = brought_back(step, token.cut) if token is not None and token.cut and channel in values else NO_KEYS
         if back:
             # Seldom, so that it costs less to encode twice than to look at every message before.
             values[channel] = keep_cut_first(values[channel], back)
@@ -112,7 +118,7 @@ class PutPlans:
         """
         before, token, channel = parent.record, put.token, self.messages_key
         if token is not None and not run.same_session:
-            leave_aged(values, channel, token, self.sessions.lease, parent.now)
+            remove_aged(values, channel, token, self.sessions.lease, parent.now)
         held: dict[str, Blob] | None = None
         # What a run builds on is gone if its session ended, and perhaps if its parent was freed.
         is_gone = before is None and put.parent is not None and not (run.is_first_put and run.same_session)

@@ -9,14 +9,12 @@ from typing import Any, NamedTuple
 
 from langchain_ttl_history.encoding.records import pack, unpack
 from langchain_ttl_history.log_entries import Seen
-from langchain_ttl_history.stored.names import BodyName, MessageKey, key_of
+from langchain_ttl_history.stored.names import NO_KEYS, BodyName, MessageKey, key_of
 
 __all__ = ["TOKEN_KEY", "Token"]
 
 TOKEN_KEY = "__ttl_history__"  # noqa: S105  # no secret: what a run has seen
 """The entry of a checkpoint's `versions_seen` that carries a run's token."""
-
-_NOTHING: frozenset[MessageKey] = frozenset()
 
 
 class _Holding(str):  # noqa: SLOT000  # str has no room for a named slot
@@ -50,7 +48,7 @@ class Token(NamedTuple):
         """The token of a run that loads this checkpoint and is shown these messages of the whole conversation."""
         # By name first, since most are shown.
         left_out: Collection[BodyName] = {*whole}.difference(names) if len(whole) > len(names) else ()
-        cut = frozenset(map(key_of, left_out)).difference(map(key_of, names)) if left_out else _NOTHING
+        cut = frozenset(map(key_of, left_out)).difference(map(key_of, names)) if left_out else NO_KEYS
         shown = "\n".join(names)
         if shown.count("\n") >= max(1, len(names)):
             shown = json.dumps(names)  # An id contains a line break.
@@ -59,8 +57,10 @@ class Token(NamedTuple):
     @property
     def names(self) -> tuple[BodyName, ...]:
         """The conversation it was shown."""
+        if not self.shown:
+            return ()
         # A name begins with an m, so a bracket tells that it is JSON.
-        return tuple(json.loads(self.shown) if self.shown[:1] == "[" else self.shown.split("\n") if self.shown else ())
+        return tuple(json.loads(self.shown) if self.shown[0] == "[" else self.shown.split("\n"))
 
     @property
     def shown_count(self) -> int:

@@ -26,7 +26,8 @@ from langchain_ttl_history.session_info import SessionInfo, portrait
 from langchain_ttl_history.session_listing import readable
 from langchain_ttl_history.storage.base import Storage
 from langchain_ttl_history.storage.redis import RedisStorage
-from langchain_ttl_history.urls import opened as storage_of
+from langchain_ttl_history.timeline import counted
+from langchain_ttl_history.urls import open_storage
 
 __all__ = ["app"]
 
@@ -156,7 +157,7 @@ def forget(context: typer.Context, user: User, *, yes: Yes = False) -> None:
     with opened(context) as buffer:
         _sure(f"Delete every session of {user!r}?", yes=yes)
         count = buffer.forget(user)
-        typer.echo(f"{_counted(count, 'session')} deleted")
+        typer.echo(f"{counted(count, 'session')} deleted")
 
 
 @command()
@@ -167,21 +168,17 @@ def stats(context: typer.Context, *, as_json: Json = False) -> None:
         if as_json:
             typer.echo(json.dumps(usage._asdict()))
         else:
-            typer.echo(f"{_counted(usage.sessions, 'session')}, {amount(usage.bytes)}")
+            typer.echo(f"{counted(usage.sessions, 'session')}, {amount(usage.bytes)}")
 
 
 @command()
 def sweep(context: typer.Context) -> None:
     """Free what expired."""
     with opened(context) as buffer:
-        typer.echo(f"{_counted(buffer.sweep(), 'expired session')} freed")
+        typer.echo(f"{counted(buffer.sweep(), 'expired session')} freed")
 
 
 # What the commands share
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count:,} {what}{'s' * (count != 1)}"
 
 
 @contextmanager
@@ -214,7 +211,7 @@ def _retention(idle_ttl: float) -> Retention:
 
 def _storage(chosen: Where) -> Storage:
     if chosen.prefix is None:
-        return storage_of(chosen.url)
+        return open_storage(chosen.url)
     return RedisStorage(chosen.url, prefix=chosen.prefix)
 
 

@@ -63,7 +63,7 @@ def trimmed(
     # with what was removed meanwhile.
     nested = any(end is not None for _, end in seen.runs)
     matter = later if nested else new
-    first = min(_needed(later, matter, shown, head), default=math.inf)
+    first = min(_needed(matter, later, shown, head), default=math.inf)
     recent, held = len(deltas), 0
     while recent and held < spare:
         recent -= 1
@@ -129,7 +129,7 @@ def _newest_removals(deltas: Sequence[Delta], room: float) -> frozenset[int]:
 
 
 def _needed(
-    later: Sequence[Delta], matter: Sequence[Delta], shown: AbstractSet[BodyName], head: Sequence[BodyName]
+    matter: Sequence[Delta], later: Sequence[Delta], shown: AbstractSet[BodyName], head: Sequence[BodyName]
 ) -> list[int]:
     """The positions of changes that are needed in full."""
     keys = set(map(key_of, shown))

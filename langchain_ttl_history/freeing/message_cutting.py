@@ -54,16 +54,15 @@ def with_fewer_messages(
         conversation: The session's.
         codec: Reads and writes the head's record.
     """
-    names, messages, needed, was, head = conversation
-    kept = trimmed.changes
+    messages, kept = conversation.messages, trimmed.changes
     held = {name for name in (*messages, *(name for delta in kept for name in delta.added)) if name in snapshot.blobs}
-    order = [name for name in _with_removed(names, messages) if name in held]
+    order = [name for name in _with_removed(conversation.names, messages) if name in held]
     weights = _weights(held, order, snapshot.blobs)
     sizes = [weights[key_of(name)] for name in order]
     removed = sum(weights.values()) - sum(weights[key] for key in set(map(key_of, order)))
     caps = Caps(bytes=max(1, sum(sizes) - max(0, over - removed)))
     stays = {key_of(order[each]) for each in visible([messages[name] for name in order], caps, sizes)}
-    stays.update(map(key_of, needed))
+    stays.update(map(key_of, conversation.needed))
     lost = {name for name in held if key_of(name) not in stays}
     # What removes something that stays is needed without what it added, which may be nothing to begin with.
     empty = {
@@ -76,22 +75,22 @@ def with_fewer_messages(
         for delta in kept
         if delta.position not in empty
     ]
-    log = entries_of(left, was)
+    entries = entries_of(left, conversation.log)
     blobs = dict(change.blobs)
     pointer = blobs.get(head_name("")) or snapshot.blobs.get(head_name(""))
     if pointer is not None:
         name = target_of(pointer)
         blobs[name] = without_messages(snapshot.blobs[name], lost, codec)
-        left_of_head = [each for each in head if each not in lost]
+        left_of_head = [each for each in conversation.head if each not in lost]
         blobs[head_name("")] = pointer_hiding(pointer, left_of_head, conversation.visible(trimmed.hidden), codec)
     after = {**snapshot.blobs, **blobs}
-    used = needed_by(replace(snapshot, blobs=after), change.drop, log)
+    used = needed_by(replace(snapshot, blobs=after), change.drop, entries)
     drop = {*change.drop, *(each for each in after if each[0] in (BODY, VALUE) and each not in used)}
     return replace(
         change,
         blobs=blobs,
         drop=sorted(drop),
-        place=[*(each for each in change.place if each[0] != LOG), *((LOG, entry) for entry in log)],
+        place=[*(each for each in change.place if each[0] != LOG), *((LOG, entry) for entry in entries)],
         trim={**change.trim, LOG: change.trim.get(LOG, frozenset()) | empty},
     )
 

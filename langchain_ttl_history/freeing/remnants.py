@@ -81,15 +81,26 @@ def of_the_head(
     concerned = {delta.position for delta in matter}
     left: list[Delta] = []
     for delta in deltas:
-        at = delta.position
-        removing = {*delta.removed} if at in spared.removing else spared.hidden if at > seen.position else ()
-        kept = [key for key in only_removed(delta) if key in removing] if removing else []
-        if not kept and not (there if at in concerned else at in spared.again):
-            continue  # As most do, which only added what is shown no more.
-        found = _about(delta, there, last, kept) if at in concerned else _again(delta, spared.again.get(at, ()), kept)
+        kept = _kept_removals(delta, seen, spared)
+        found: Delta | None = None
+        if delta.position in concerned:
+            if kept or there:
+                found = _about(delta, there, last, kept)
+        elif kept or delta.position in spared.again:
+            found = _again(delta, spared.again.get(delta.position, ()), kept)
+        # Of most, which only added what is shown no more, nothing is left.
         if found is not None:
             left.append(found)
     return left
+
+
+def _kept_removals(delta: Delta, seen: Seen, spared: Spared) -> list[MessageKey]:
+    """Keys of the messages that a change only removes, and whose removal is kept."""
+    if delta.position in spared.removing:
+        return [*only_removed(delta)]
+    if delta.position > seen.position and spared.hidden:
+        return [key for key in only_removed(delta) if key in spared.hidden]
+    return []
 
 
 def _again(delta: Delta, stays: Collection[MessageKey], kept: Iterable[MessageKey]) -> Delta | None:
@@ -110,7 +121,7 @@ def _about(delta: Delta, there: set[MessageKey], last: LastWords, kept: Collecti
 
     Args:
         delta: The change.
-        there: Keys of the head's messages that no change before it removes; less what it removes afterwards.
+        there: Keys of the head's messages that no earlier change removes; those that this one removes are taken out.
         last: The last changes about each message: only its last place and its last edit are kept.
         kept: Keys of the messages that it only removes, and whose removal is kept.
     """
@@ -129,7 +140,7 @@ def _about(delta: Delta, there: set[MessageKey], last: LastWords, kept: Collecti
 
 
 def thinned(
-    deltas: Sequence[Delta], count: int, head: Iterable[BodyName], here: Collection[MessageKey], spared: Spared
+    deltas: Sequence[Delta], count: int, head: Iterable[BodyName], shown: Collection[MessageKey], spared: Spared
 ) -> list[Delta]:
     """The changes, less what no longer counts of the first ones.
 
@@ -137,7 +148,7 @@ def thinned(
         deltas: Those that are kept.
         count: How many of the first may be thinned.
         head: Names of the head's messages.
-        here: Keys of the conversation's messages.
+        shown: Keys of the conversation's messages.
         spared: What is kept of them besides.
     """
     if not count:
@@ -155,7 +166,7 @@ def thinned(
             name
             for name, key in zip(delta.added, map(key_of, delta.added), strict=True)
             if key in stays
-            or ((key in here or key in followed) and not (key in there and newest[key] > delta.position))
+            or ((key in shown or key in followed) and not (key in there and newest[key] > delta.position))
         )
         there.update(map(key_of, added))
         if removed or added:

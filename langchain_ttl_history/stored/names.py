@@ -25,6 +25,7 @@ __all__ = [
     "INDEX",
     "LOG",
     "NO_KEY",
+    "NO_KEYS",
     "SUBS",
     "VALUE",
     "WRITES",
@@ -45,6 +46,7 @@ MessageKey = NewType("MessageKey", str)
 """What identifies a message within a conversation; see `key_of`."""
 NO_KEY = MessageKey("")
 """No message has this key."""
+NO_KEYS: frozenset[MessageKey] = frozenset()
 # What makes one for each message does not call these types: that would take as long as all of `key_of`.
 
 HEAD, CHECKPOINT, WRITES, BODY, VALUE = "h", "c", "w", "m", "v"

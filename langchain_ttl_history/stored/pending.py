@@ -89,14 +89,13 @@ def decode_writes(entries: Iterable[Entry], blobs: Mapping[str, Blob], codec: Co
     return sorted(found.values(), key=lambda write: writes_sort_key(write.path, write.task_id, write.place))
 
 
-def _unpacked(entry: Entry, codec: Codec) -> list[Any]:
+def _unpacked(entry: Entry, codec: Codec) -> tuple[str, str, list[Any]]:
     """The task's id, its path, and its writes as they are stored."""
-    form: int
-    others: list[Any]
-    form, *others = unpack(codec.unseal(entry.payload))
+    form, *fields = unpack(codec.unseal(entry.payload))
     if form != _FORMAT:
         raise unread_form("a write", form, _FORMAT)
-    return others
+    task_id, path, stored = fields
+    return task_id, path, stored
 
 
 @decoder("a pending write")

@@ -56,7 +56,7 @@ class Cases:
 
     async def call(self, verb: str, *arguments: Any, of: Storage | None = None) -> Any:
         """What a verb, or its async twin, answers."""
-        answer = getattr(of or self.storage, "a" * self.asynchronous + verb)(*arguments)
+        answer = getattr(of or self.storage, f"a{verb}" if self.asynchronous else verb)(*arguments)
         return await answer if inspect.isawaitable(answer) else answer
 
     async def read(self, *names: str, key: SessionKey = KEY, **query: Any) -> Snapshot:
