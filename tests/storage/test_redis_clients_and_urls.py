@@ -6,6 +6,7 @@ import contextlib
 import re
 import subprocess
 import sys
+import traceback
 from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
@@ -162,10 +163,25 @@ def test_a_url_is_understood_with_the_first_versions_of_a_driver(url: str, monke
     [
         "redis://me:secret@localhost:1/0", "redis://localhost:1/0?username=me&password=secret",
         "redis://localhost:1?password=any%40secret", "redis+cluster://localhost:1?password=secret",
+        "redis://localhost:1/0#password=secret",
     ],
 )  # fmt: skip
 def test_a_password_is_not_shown(url: str) -> None:
     assert "secret" not in repr(SessionBuffer(url))
+
+
+@pytest.mark.parametrize(
+    ("place", "shown"),
+    [
+        ("me:secret@localhost:1/2", "localhost:1/2"), ("localhost", "localhost"), ("/2", "/2"),
+        ("my_redis.example-1.com:1/", "my_redis.example-1.com:1/"), ("bücher.example:1", "bücher.example:1"),
+        (":secret@[::1]:1/0", "[::1]:1/0"), ("[fe80::1%25eth0]", "[fe80::1%25eth0]"),
+        ("localhost:1/2?socket_timeout=1", "localhost:1/2"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("scheme", ["redis", "valkeys"])
+def test_host_port_and_database_are_shown(scheme: str, place: str, shown: str) -> None:
+    assert repr(RedisStorage(f"{scheme}://{place}")) == f"RedisStorage('{scheme}://{shown}')"
 
 
 @pytest.mark.parametrize("scheme", ["redis", "valkey", "redis+cluster"])
@@ -188,6 +204,37 @@ def test_a_password_that_breaks_its_url_is_not_shown_but_explained(scheme: str, 
     assert not re.search("secret|2024", str(refused.value))
     assert refused.value.__context__ is None
     SessionBuffer(f"{scheme}://:{quote(password, safe='')}@localhost:1/0")
+
+
+@pytest.mark.parametrize("scheme", ["redis", "valkey", "rediss", "redis+cluster"])
+@pytest.mark.parametrize(
+    ("rest", "flaw"),
+    [
+        # The @ itself is a code, once or twice over; so may the : be.
+        ("me:secret%40host:1/0", "the host"), ("me:secret%2540host:1/0", "the host"), (":secret%40host/0", "the host"),
+        ("me%3Asecret%40host:1/0", "the host"), ("me%3Asecret%2540host:1/0", "the host"),
+        ("deadbeef%40host:1/0", "the host"),
+        # There is no @ at all, or another character in its place.
+        (":secret", "the port"), ("me:secret", "the port"), (":secret/0", "the port"), ("me:secret:host:1", "the port"),
+        ("[secret", "the host"), ("me:secret\uff20host:1/0", "the host"), (":2024/secret", "the path"),
+        # The options begin with another character.
+        ("host:1/0&password=secret", "the path"), ("host:1/0;password=secret", "the path"),
+    ],
+)  # fmt: skip
+def test_a_url_of_which_a_password_cannot_be_told_is_not_shown(scheme: str, rest: str, flaw: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"{flaw}.*quote") as refused:
+        SessionBuffer(f"{scheme}://{rest}")
+    assert str(refused.value).startswith(f"'{scheme}://...' ")
+    assert not re.search("secret|2024|deadbeef", "".join(traceback.format_exception(refused.value)))
+    assert refused.value.__context__ is None
+
+
+@pytest.mark.parametrize("place", ["redis://localhost:1", "valkey://localhost:1", "redis+cluster://localhost:1"])
+@pytest.mark.parametrize("password", ["any&secret=="])
+def test_what_follows_an_and_sign_in_a_password_is_not_shown(place: str, password: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"localhost:1' is no URL.*option.*%26") as refused:
+        SessionBuffer(f"{place}?password={password}")
+    assert "secret" not in "".join(traceback.format_exception(refused.value))
 
 
 @pytest.mark.parametrize("query", ["client_name=me@here", "password=any@secret"])

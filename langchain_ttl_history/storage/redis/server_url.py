@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import codecs
+import re
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib import import_module
 from inspect import signature
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from langchain_ttl_history.errors import ConfigurationError, brief
 from langchain_ttl_history.storage.redis.drivers import class_prefix, exceptions_of
@@ -24,6 +25,8 @@ _CONNECTIONS = 50
 # How often and after how many seconds a request is sent again when its connection broke: a
 # connection that lay idle is often found closed.
 _RETRIES, _PAUSE, _LONGEST_PAUSE = 2, 0.02, 0.2
+# A name, or an address with its zone. A password that got in here comes with characters, or codes, that no host has.
+_HOST = re.compile(r"[\w.-]*|[\da-f]*:[\da-f:.]*(%[\w.-]+)?")
 
 
 class _Scheme(NamedTuple):
@@ -68,47 +71,58 @@ class ServerURL:
         self._context = SharedContext() if scheme.tls else None
         # As the driver has it, which knows no scheme for clusters.
         self._plain = f"{scheme.plain}:{rest}"
+        self._scheme = name
         try:
             import_module(self.library)
         except ImportError as error:
             raise ConfigurationError(
                 f"{name}:// needs the package {self.library!r}: pip install 'langchain-ttl-history[{self.library}]'"
             ) from error
-        self._refuse_bare_secret()
+        self._parts = self._split()
         own = getattr(exceptions_of(self.library), f"{class_prefix(self.library)}Error")
         try:
             self._check()
         except (ValueError, TypeError, LookupError, own) as error:
-            raise ConfigurationError(f"{self!r} is no URL that {self.library} understands: {error}") from error
+            what = f"{self!r} is no URL that {self.library} understands"
+            if isinstance(error, TypeError) and "password" in self._parts.query:
+                # Not what the driver says, and not chained: the option it names may be the rest of the password.
+                raise ConfigurationError(f"{what}: an option is not known, or an & in the password not %26") from None
+            raise ConfigurationError(f"{what}: {error}") from error
 
     def __repr__(self) -> str:
-        # The part before the @ may hold a password, and so may an option.
-        scheme, _, rest = self._plain.partition("://")
-        place, _, options = rest.partition("?")
-        host = "..." if "@" in options else place.rpartition("@")[2]
-        return repr(f"{scheme}{'+cluster' if self.is_cluster else ''}://{host}")
+        # Only what a password cannot be a part of.
+        host, port = self._parts.hostname or "", self._parts.port
+        place = f"[{host}]" if ":" in host else host
+        return repr(f"{self._scheme}://{place}{'' if port is None else f':{port}'}{self._parts.path}")
 
-    def _refuse_bare_secret(self) -> None:
-        """Refuse a URL whose password cannot be told from the rest, without what a driver says: it quotes a part."""
+    def _split(self) -> SplitResult:
+        """The parts of the URL; it is refused if a password cannot be told from the rest.
+
+        Of such a URL the error shows nothing, and not what a parser says either: that quotes a part.
+        """
+        flaw = "the host must be a name or an address, and the port a number up to 65535"
         with suppress(ValueError):
             parts = urlsplit(self._plain)
             _ = parts.port
-            # A password may look like a port as far as its first special character, and the rest like an option.
-            if "@" not in parts.path + parts.query + parts.fragment:
-                return
-        if "@" in self._plain:
-            raise ConfigurationError(
-                f"{self!r} cannot be read: the port must be a number up to 65535, and special characters of a user "
-                "name, a password or an option written as codes, which urllib.parse.quote(password, safe='') does"
-            )
+            database = parts.path.strip("/")
+            if "@" in parts.path + parts.query + parts.fragment:
+                # A password may look like a port as far as its first special character, and the rest like an option.
+                flaw = "an @ stands behind the host"
+            elif database and not (database.isascii() and database.isdigit()):
+                # The drivers would take database 0, or 12 where 1/2 stands.
+                flaw = "the path must be the number of a database"
+            elif _HOST.fullmatch(parts.hostname or ""):
+                return parts
+        # Raised out here, so that the parser's error is no context of this one.
+        raise ConfigurationError(
+            f"'{self._scheme}://...' cannot be read: {flaw}. "
+            f"Write {self._scheme}://user:password@host:6379/0?option=value, with special characters of a user name, "
+            "a password or an option written as codes, which urllib.parse.quote(password, safe='') does"
+        )
 
     def _check(self) -> None:
         """Parse the URL as the clients will, to report an error now; they are made only when needed."""
         module = import_module(f"{self.library}.connection")
-        database = urlsplit(self._plain).path.strip("/")
-        if database and not (database.isascii() and database.isdigit()):
-            # The drivers would take database 0, or 12 where 1/2 stands.
-            raise ValueError("the path must be the number of a database")
         # Not by `parse_url`, which only newer versions have there.
         pool = module.ConnectionPool.from_url(self._plain)
         options = pool.connection_kwargs
