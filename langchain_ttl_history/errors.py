@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from decimal import Decimal
 from reprlib import Repr
@@ -16,7 +17,10 @@ __all__ = [
     "TTLHistoryError",
     "TypeNotAllowedError",
     "brief",
+    "scheme_of",
 ]
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
 class TTLHistoryError(Exception):
@@ -71,3 +75,9 @@ class _Brief(Repr):
 
 brief = _Brief().repr
 """How an error shows what it refuses."""
+
+
+def scheme_of(url: str) -> str:
+    """What an error shows of a URL that it refuses; empty if what stands there is no scheme, and may be a password."""
+    found = _SCHEME.match(url)
+    return found[1] if found else ""

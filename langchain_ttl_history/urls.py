@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from langchain_ttl_history.errors import ConfigurationError, brief
+from langchain_ttl_history.errors import ConfigurationError, brief, scheme_of
 from langchain_ttl_history.storage.base import Storage
 from langchain_ttl_history.storage.memory import MemoryStorage
 
@@ -32,15 +32,15 @@ def open_storage(url: str | None) -> Storage:
 
 
 def _refused(url: str) -> ConfigurationError:
-    """What is wrong with a URL; what stands behind its scheme is not shown, since it may be a password."""
-    scheme, colon, _ = url.partition(":")
+    """What is wrong with a URL; nothing but its scheme is shown, since the rest may hold a password."""
+    name = url.partition(":")[0]
     forms = {"memory": "memory://", "sqlite": "sqlite:///path.db"}
-    if scheme.partition("+")[0] in _REDIS:
-        forms[scheme] = f"{scheme}://host:6379/0"
-    if scheme in forms:
-        return ConfigurationError(f"a {scheme} URL is written {forms[scheme]}")
-    known = f"no storage is known for {brief(scheme)} URLs"
-    what = known if scheme and colon else f"{brief(url)} is no URL of a storage"
+    if name.removesuffix("+cluster") in _REDIS:
+        forms[name] = f"{name}://host:6379/0"
+    if name in forms:
+        return ConfigurationError(f"a {name} URL is written {forms[name]}")
+    scheme = scheme_of(url)
+    what = f"no storage is known for {brief(scheme)} URLs" if scheme else "this is no URL of a storage"
     return ConfigurationError(f"{what}; use memory://, sqlite:///path.db, redis://host:6379/0 or valkey://host:6379/0")
 
 
@@ -49,8 +49,10 @@ def _sqlite(rest: str) -> Storage:
 
     host, slash, path = rest.partition("/")
     if host or not slash or not path or "?" in path:
+        # What holds one of these may be a URL of another database, or of a driver that encrypts, with a password.
+        shown = "..." if "@" in rest or "?" in rest else rest
         raise ConfigurationError(
-            f"'sqlite://{rest}' names no file: write sqlite:///relative.db, sqlite:////absolute.db or "
+            f"'sqlite://{shown}' names no file: write sqlite:///relative.db, sqlite:////absolute.db or "
             "sqlite:///:memory:, without options; SQLiteStorage(path, durable=..., timeout=..., clock=...) takes those"
         )
     return SQLiteStorage(path)

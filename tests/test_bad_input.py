@@ -6,6 +6,7 @@ import asyncio
 import copy
 import math
 import pickle
+import traceback
 import uuid
 from dataclasses import dataclass
 from datetime import timedelta
@@ -279,6 +280,22 @@ def test_a_url_of_a_known_scheme_is_told_its_form(url: str, right: str) -> None:
         SessionBuffer(url)
     assert str(refused.value).endswith(f" {right}")
     assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        ":secret@localhost:6379/0", "://:secret@localhost:6379/0", "//:secret@localhost:6379/0",
+        "secret@localhost:6379", "secret@localhost", "me:secret@localhost", "redis//:secret@host:6379/0",
+        "'redis://:secret@host'", "redis+secret@host:6379", "redis+secret@host://", "secret",
+        "sqlite://:secret@/x.db", "sqlite://me:secret@host/x.db", "sqlite:///x.db?key=secret", "sqlite://x?secret",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("make", [SessionBuffer, RedisStorage])
+def test_what_may_be_a_password_is_not_shown_of_what_is_no_url(make: Any, url: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"(use|write) [a-z]+://") as refused:
+        make(url)
+    assert "secret" not in "".join(traceback.format_exception(refused.value))
 
 
 def test_a_bad_url_in_the_environment_is_said_to_stand_there(monkeypatch: pytest.MonkeyPatch) -> None:

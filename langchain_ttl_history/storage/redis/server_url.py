@@ -12,7 +12,7 @@ from inspect import signature
 from typing import Any, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
-from langchain_ttl_history.errors import ConfigurationError, brief
+from langchain_ttl_history.errors import ConfigurationError, brief, scheme_of
 from langchain_ttl_history.storage.redis.drivers import class_prefix, exceptions_of
 from langchain_ttl_history.storage.redis.tls import SharedContext
 
@@ -56,9 +56,10 @@ class ServerURL:
         name, _, rest = url.partition(":")
         scheme = _SCHEMES.get(name)
         if scheme is None:
+            shown = scheme_of(url)
+            what = f"no Redis is known for {brief(shown)} URLs" if shown else "this is no URL of a Redis"
             raise ConfigurationError(
-                f"no Redis is known for {brief(name)} URLs; write redis://host:6379/0, with one of these schemes: "
-                f"{', '.join(_SCHEMES)}"
+                f"{what}; write redis://host:6379/0, with one of these schemes: {', '.join(_SCHEMES)}"
             )
         if not rest.startswith("//"):
             # Not shown, since it may hold a password.
