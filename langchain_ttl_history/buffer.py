@@ -16,7 +16,7 @@ from langchain_ttl_history.administration import Administration
 from langchain_ttl_history.checkpointer import TTLCheckpointSaver
 from langchain_ttl_history.codec import Codec, check_serde
 from langchain_ttl_history.display import buffer_card
-from langchain_ttl_history.errors import ConfigurationError, TTLHistoryError, brief
+from langchain_ttl_history.errors import ConfigurationError, TTLHistoryError, brief, type_of
 from langchain_ttl_history.fork_safety import lock
 from langchain_ttl_history.keys import Id, valid_id
 from langchain_ttl_history.retention import Retention
@@ -80,7 +80,7 @@ class SessionBuffer(Administration):
         if lacks or isinstance(self._storage, type):
             what = f"; it lacks {', '.join(lacks)}" if 0 < len(lacks) < len(_OF_A_STORAGE) else ""
             raise ConfigurationError(
-                f"storage must be a URL like 'memory://' or a Storage, not {brief(storage)}; "
+                f"storage must be a URL like 'memory://' or a Storage, not {type_of(storage)}; "
                 f"SQLiteStorage(path) makes one of a path, RedisStorage(client) of a client{what}"
             )
         codec = Codec(allowed=allowed, learning=self._storage.private, cipher=serde)

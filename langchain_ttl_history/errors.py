@@ -18,6 +18,7 @@ __all__ = [
     "TypeNotAllowedError",
     "brief",
     "scheme_of",
+    "type_of",
 ]
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -75,6 +76,11 @@ class _Brief(Repr):
 
 brief = _Brief().repr
 """How an error shows what it refuses."""
+
+
+def type_of(refused: object) -> str:
+    """How an error shows what it refuses where that may hold a password: a URL as bytes, or in a tuple."""
+    return brief(refused) if isinstance(refused, type) else f"an object of type {type(refused).__name__}"
 
 
 def scheme_of(url: str) -> str:

@@ -313,6 +313,19 @@ def test_a_storage_that_is_no_storage_is_refused(storage: Any) -> None:
         SessionBuffer(storage)
 
 
+@pytest.mark.parametrize(
+    "storage", [b"redis://:secret@h", ("redis://:secret@h",), {"url": "redis://:secret@h"}, bytearray(b"secret")]
+)
+def test_of_what_is_no_storage_the_type_alone_is_shown(storage: Any) -> None:
+    for make in (SessionBuffer, RedisStorage):
+        with pytest.raises(ConfigurationError, match=f"not an object of type {type(storage).__name__}") as refused:
+            make(storage)
+        assert "secret" not in str(refused.value)
+    with pytest.raises(ConfigurationError, match=r"async_client must be .* type str") as refused:
+        RedisStorage(None, "redis://:secret@h")
+    assert "secret" not in str(refused.value)
+
+
 def test_a_retention_that_is_no_retention_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="must be a Retention"):
         SessionBuffer(retention={"idle_ttl": 5})  # type: ignore[arg-type]  # a wrong type is the test

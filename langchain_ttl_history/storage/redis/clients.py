@@ -10,7 +10,7 @@ from inspect import signature
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from langchain_ttl_history.errors import ConfigurationError, brief
+from langchain_ttl_history.errors import ConfigurationError, type_of
 from langchain_ttl_history.fork_safety import lock
 from langchain_ttl_history.storage.redis.drivers import (
     described,
@@ -85,7 +85,7 @@ class Given(Clients):
             client, async_client = None, client
         for name, each, right in (("client", client, False), ("async_client", async_client, True)):
             if each is not None and (not is_client(each) or is_async(each) is not right):
-                what = brief(each) if library_of(each) is None else described(each)
+                what = type_of(each) if library_of(each) is None else described(each)
                 kind = f"{'an async' if right else 'a'} client"
                 raise ConfigurationError(f"{name} must be {kind} of redis-py or valkey-py, not {what}{way_out(each)}")
         if client is None and async_client is None:
