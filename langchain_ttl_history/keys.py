@@ -107,7 +107,8 @@ def valid_id(name: str, value: object) -> str:
         return value  # At most four bytes a character.
     if isinstance(value, (int, UUID)) and not isinstance(value, bool):
         try:
-            value = str(value)
+            # By its value, whatever its class writes it as: one that masks itself would make all users one.
+            value = UUID.__str__(value) if isinstance(value, UUID) else int.__repr__(value)
         except ValueError as error:
             # Python writes out no number of over 4,300 digits.
             raise ConfigurationError(f"{name} must be at most {MAX_ID_BYTES} bytes long: {brief(value)}") from error

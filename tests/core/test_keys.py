@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from enum import IntEnum
 from typing import Any
 from uuid import UUID
 
@@ -75,6 +76,36 @@ class Name(str):
 def test_a_subclass_of_str_becomes_a_plain_string() -> None:
     assert type(valid_id("id", Name("ada"))) is str
     assert valid_id("id", Name("ada")) == "ada"
+
+
+class Number(int):
+    def __str__(self) -> str:
+        return "<user>"
+
+    __repr__ = __str__
+
+
+class Identity(UUID):
+    def __str__(self) -> str:
+        return "<user>"
+
+    __repr__ = __str__
+
+
+class Place(IntEnum):
+    FIRST = 1
+
+
+@pytest.mark.parametrize("value", [Number(1), Identity(int=1), Place.FIRST])
+def test_an_id_is_its_value_whatever_its_class_writes_it_as(value: Any) -> None:
+    plain = str(UUID(int=1)) if isinstance(value, UUID) else "1"
+    assert valid_id("id", value) == plain
+    assert type(valid_id("id", value)) is str
+
+
+def test_a_number_of_a_class_of_its_own_may_be_too_long() -> None:
+    with pytest.raises(ConfigurationError, match="at most 512 bytes"):
+        valid_id("id", Number(10**5000))
 
 
 @pytest.mark.parametrize("value", ["", "\0", "a\0b", None, True, False, 1.5, b"ada", ["ada"], {}, ("a", "b")], ids=repr)
