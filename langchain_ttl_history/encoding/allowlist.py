@@ -94,8 +94,13 @@ class AllowList:
             )
         try:
             found: Any = importlib.import_module(module)
-            for part in name.split("."):
+            *outer, last = name.split(".")
+            for part in outer:
                 found = getattr(found, part)
+                # Anything else may run code for a name that it is asked for, as a proxy does, or say it is a class.
+                if not issubclass(type(found), type):
+                    raise TypeNotAllowedError(f"type {module}.{name} is not looked for: {part} is no class")
+            found = getattr(found, last)
             if not is_named and found.__module__ != module:
                 raise AttributeError(f"{name} is imported into {module}, and not defined there")
         except (ImportError, AttributeError) as error:

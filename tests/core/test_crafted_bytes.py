@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, ClassVar
 
 import ormsgpack
 import pytest
@@ -204,17 +204,50 @@ def test_a_class_that_langgraph_announces_by_its_last_name_is_allowed_where_it_s
     assert Codec(allowed=[(__name__, "Colour")]).loads(packed) is Outer.Colour.RED
 
 
+class Proxy:
+    """As a lazy setting, a remote object or a mock: it makes up what it is asked for."""
+
+    asked: ClassVar[list[str]] = []
+
+    def __getattribute__(self, name: str) -> Any:
+        Proxy.asked.append(name)
+        return type if name == "__class__" else Outer.Job
+
+
+proxy = Proxy()
+
+
+@pytest.mark.parametrize("name", ["proxy.Job", "proxy.proxy.Job", "Outer.proxy.Job"])
+def test_no_object_of_a_module_is_asked_for_a_class_that_it_announces(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Outer, "proxy", proxy, raising=False)
+    Proxy.asked.clear()
+    codec = Codec(allowed=[(__name__, "Job")])
+    with pytest.raises(TypeNotAllowedError, match="proxy is no class"):
+        codec.loads(extension(_OBJECT, __name__, name, 0, {"at": 1}))
+    assert Proxy.asked == []
+    assert codec.loads(extension(_OBJECT, __name__, "Outer.Job", 0, {"at": 1})) == Outer.Job(1)
+
+
 class Popen(Enum):
     """As the class of this name in a module that is imported here."""
 
     ONE = 1
 
 
-def test_a_class_that_a_module_only_imports_is_not_the_one_it_announces() -> None:
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("Outer.Popen", r"imported into .*, and not defined there"), ("subprocess.Popen", "subprocess is no class")],
+)
+def test_a_class_that_a_module_only_imports_is_not_the_one_it_announces(
+    name: str, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Outer, "Popen", subprocess.Popen, raising=False)
     codec = Codec(allowed=[(__name__, "Popen")])
-    payload = ormsgpack.packb(ormsgpack.Ext(2, ormsgpack.packb([__name__, "subprocess.Popen", {"args": ["true"]}])))
-    for packed in (extension(_TYPED, "msgpack", payload), extension(_OBJECT, __name__, "subprocess.Popen", 0, {})):
-        with pytest.raises(TypeNotAllowedError, match=r"imported into .*, and not defined there"):
+    payload = ormsgpack.packb(ormsgpack.Ext(2, ormsgpack.packb([__name__, name, {"args": ["true"]}])))
+    for packed in (extension(_TYPED, "msgpack", payload), extension(_OBJECT, __name__, name, 0, {})):
+        with pytest.raises(TypeNotAllowedError, match=why):
             codec.loads(packed)
 
 
