@@ -17,6 +17,7 @@ __all__ = [
     "TTLHistoryError",
     "TypeNotAllowedError",
     "brief",
+    "printable",
     "scheme_of",
     "type_of",
 ]
@@ -76,6 +77,16 @@ class _Brief(Repr):
 
 brief = _Brief().repr
 """How an error shows what it refuses."""
+
+
+def printable(text: str, kept: str = "") -> str:
+    """How a text that was stored is shown: a terminal obeys control codes, and a log takes line breaks for its own.
+
+    Args:
+        text: Any text.
+        kept: Characters that are left as they are, though they are not printable.
+    """
+    return "".join(each if each.isprintable() or each in kept else ascii(each)[1:-1] for each in text)
 
 
 def type_of(refused: object) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, ToolCall, ToolMessage
 
+from langchain_ttl_history.errors import printable
 from langchain_ttl_history.window import callers, calls_with_results, results_by_caller
 
 __all__ = ["counted", "escaped", "marks", "spelled_value", "timeline"]
@@ -22,6 +23,10 @@ _PREVIEW = 160
 # A picture of a session is no export of it.
 _DRAWN_CHARS = 20_000
 _DRAWN_MESSAGES = 200
+
+# Control codes by how they are spelled: a page that is copied or converted takes them to a terminal. What else is not
+# printable is kept, for it joins letters and emoji.
+_SPELLED = {code: printable(chr(code), "\t\n\r") for code in (*range(0x20), *range(0x7F, 0xA0))}
 
 # Blocks of content that say again what `tool_calls` says.
 _ALREADY_DRAWN = frozenset({"tool_use", "tool_call", "tool_call_chunk", "function_call", "invalid_tool_call"})
@@ -147,4 +152,4 @@ def counted(count: int, what: str) -> str:
 def escaped(text: str) -> str:
     """A text that HTML shows as it is."""
     # A lone surrogate could not be saved with the notebook.
-    return escape(text.encode("utf-8", "backslashreplace").decode("utf-8"))
+    return escape(text.encode("utf-8", "backslashreplace").decode("utf-8").translate(_SPELLED))

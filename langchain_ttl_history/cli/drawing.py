@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from langchain_ttl_history.display import Facts, Portrait, amount, moment, seconds_left, span
+from langchain_ttl_history.errors import printable
 from langchain_ttl_history.timeline import marks, spelled_value
 from langchain_ttl_history.window import callers, calls_with_results, results_by_caller
 
@@ -89,7 +90,7 @@ def timeline(portrait: Portrait) -> Iterator[RenderableType]:
         row = Table.grid(padding=(0, 2))
         row.add_column(width=8, justify="right", style=_STYLES.get(message.type, "bold"))
         row.add_column(overflow="fold")
-        row.add_row(message.type, Text("\n").join(lines))
+        row.add_row(_plain(message.type), Text("\n").join(lines))
         yield row
 
 
@@ -115,6 +116,4 @@ def _left(session: Facts) -> str:
 
 def _plain(text: str, style: str = "", *, lines: bool = False) -> Text:
     cut = f"{text[:_SHOWN_CHARS]}… ({len(text):,} characters)" if len(text) > _SHOWN_CHARS else text
-    # A terminal obeys control characters, whoever said them.
-    kept = "\n" if lines else ""
-    return Text("".join(each if each.isprintable() or each in kept else ascii(each)[1:-1] for each in cut), style=style)
+    return Text(printable(cut, "\n" if lines else ""), style=style)

@@ -8,7 +8,7 @@ from enum import Enum
 from typing import Any, TypeAlias
 
 from langchain_ttl_history.encoding.plain import SCALARS
-from langchain_ttl_history.errors import TypeNotAllowedError
+from langchain_ttl_history.errors import TypeNotAllowedError, printable
 
 __all__ = ["AllowList", "TypeName"]
 
@@ -61,7 +61,7 @@ class AllowList:
     def resolve_short(self, module: str, name: str) -> Any:
         """As `resolve`, for the name that a class has within the one, or the function, that it is defined in."""
         if (module, name) in self._short and self._short[module, name] is None:
-            raise TypeNotAllowedError(
+            raise _refused(
                 f"several allowed classes of {module} are named {name}, and nothing tells which was stored; allow one"
             )
         return self._short.get((module, name)) or self.resolve(module, name)
@@ -89,7 +89,7 @@ class AllowList:
                     "LANGGRAPH_STRICT_MSGPACK=true does as well, with which LangGraph announces such types"
                 )
             )
-            raise TypeNotAllowedError(
+            raise _refused(
                 f"type {module}.{name} is not allow-listed. Name it in SessionBuffer(allow_types=[{name}]){advice}"
             )
         try:
@@ -99,12 +99,12 @@ class AllowList:
                 found = getattr(found, part)
                 # Anything else may run code for a name that it is asked for, as a proxy does, or say it is a class.
                 if not issubclass(type(found), type):
-                    raise TypeNotAllowedError(f"type {module}.{name} is not looked for: {part} is no class")
+                    raise _refused(f"type {module}.{name} is not looked for: {part} is no class")
             found = getattr(found, last)
             if not is_named and found.__module__ != module:
                 raise AttributeError(f"{name} is imported into {module}, and not defined there")
         except (ImportError, AttributeError) as error:
-            raise TypeNotAllowedError(
+            raise _refused(
                 f"type {module}.{name} is allow-listed but not there ({error}); install what has it, or restore it"
             ) from error
         return found
@@ -134,3 +134,8 @@ class AllowList:
         else:
             # What is stored already by that short name is of the first class that has it.
             self._classes[kind.__module__, kind.__qualname__] = kind
+
+
+def _refused(text: str) -> TypeNotAllowedError:
+    # The names in it are stored bytes.
+    return TypeNotAllowedError(printable(text))

@@ -34,7 +34,7 @@ from langchain_ttl_history.encoding.records import (
     nesting,
     pack,
 )
-from langchain_ttl_history.errors import CorruptRecordError, TypeNotAllowedError
+from langchain_ttl_history.errors import CorruptRecordError, TypeNotAllowedError, printable
 from langchain_ttl_history.keys import OwnedThread
 
 __all__ = ["Extensions", "UnmadeError", "refusal"]
@@ -47,7 +47,7 @@ class UnmadeError(CorruptRecordError):
     """An object that its class does not make anew of what it held."""
 
     def __init__(self, text: str, kind: type = object) -> None:
-        super().__init__(text)
+        super().__init__(printable(text))
         self.kind = kind
 
 
@@ -123,7 +123,7 @@ class Extensions:
         if isinstance(inner, TypeNotAllowedError):
             # It says what to do, and whoever writes the value tries as well whether it can be read.
             return TypeNotAllowedError(str(inner))
-        return CorruptRecordError(f"{what} cannot be read: {inner}")
+        return CorruptRecordError(printable(f"{what} cannot be read: {inner}"))
 
     # Objects
 

@@ -11,7 +11,7 @@ from langgraph.checkpoint.serde._msgpack import SAFE_MSGPACK_METHODS, SAFE_MSGPA
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
-from langchain_ttl_history.errors import CorruptRecordError, TypeNotAllowedError
+from langchain_ttl_history.errors import CorruptRecordError, TypeNotAllowedError, printable
 
 __all__ = ["LANGGRAPH", "SAFE", "delta_snapshot", "is_snapshot", "revived", "snapshot_value"]
 
@@ -64,7 +64,7 @@ def revived(code: int, data: bytes, parts: Any, resolve: Callable[[str, str], An
     if code == _METHOD:
         method = parts[3]
         if not any((base.__module__, base.__qualname__, method) in SAFE_MSGPACK_METHODS for base in cls.__mro__):
-            raise TypeNotAllowedError(f"{module}.{name}.{method} may not be called")
+            raise TypeNotAllowedError(printable(f"{module}.{name}.{method} may not be called"))
         return getattr(cls, method)(payload)
     if code == _ONE_ARGUMENT:
         return cls(payload)

@@ -25,7 +25,7 @@ from langchain_ttl_history.encoding.layouts import (
 )
 from langchain_ttl_history.encoding.plain import OPTIONS, plainly
 from langchain_ttl_history.encoding.records import Default, Hook, unpack_marked, unread_form
-from langchain_ttl_history.errors import CorruptRecordError, TypeNotAllowedError
+from langchain_ttl_history.errors import CorruptRecordError, TypeNotAllowedError, printable
 
 __all__ = ["pack_message", "pack_plain", "unpack_messages"]
 
@@ -136,7 +136,7 @@ def _unpack_general(record: list[Any], id: str | None, resolve: Resolve) -> Base
     except (ValueError, TypeError) as error:
         raise CorruptRecordError(f"its bytes are damaged: {error}") from error
     if not (isinstance(cls, type) and issubclass(cls, BaseMessage)):
-        raise TypeNotAllowedError(f"type {'.'.join(name)} is no class of messages any more; restore it")
+        raise TypeNotAllowedError(printable(f"type {'.'.join(name)} is no class of messages any more; restore it"))
     message = cls.__new__(cls)
     present = set(state)
     private = fill_model(cls, state, extra, private, *absent)

@@ -257,6 +257,13 @@ def test_show_takes_nothing_said_for_markup_or_a_control_code(call: Call) -> Non
     assert "\x1b" not in shown
 
 
+def test_show_takes_no_type_of_a_message_for_markup_or_a_control_code(call: Call, buffer: SessionBuffer) -> None:
+    odd = HumanMessage("Hi")
+    odd.__dict__["type"] = "\x1b[b]"
+    buffer.history("alice", "odd").add_messages([odd])
+    assert call("show", "alice", "odd").stdout.split() == [r"\x1b[b]", "Hi"]
+
+
 def test_no_command_that_looks_is_a_use(call: Call, buffer: SessionBuffer, tmp_path: Path) -> None:
     # Used so long ago that the next use would show.
     then = time.time() - 1_000

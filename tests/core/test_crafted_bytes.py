@@ -33,6 +33,7 @@ from langchain_ttl_history.stored.names import checkpoint_name
 from langchain_ttl_history.stored.values import LIST
 
 _TYPED, _TUPLE, _OBJECT = 2, 3, 8
+_ITEMS = 3
 
 
 @dataclass
@@ -228,6 +229,47 @@ def test_no_object_of_a_module_is_asked_for_a_class_that_it_announces(
         codec.loads(extension(_OBJECT, __name__, name, 0, {"at": 1}))
     assert Proxy.asked == []
     assert codec.loads(extension(_OBJECT, __name__, "Outer.Job", 0, {"at": 1})) == Outer.Job(1)
+
+
+class Flags(frozenset[str]):
+    """A class that quotes what it cannot be made of."""
+
+    def __new__(cls, names: list[str]) -> Flags:
+        raise ValueError(f"{names[0]} is no flag")
+
+
+ODD = "X\x1b]0;title\x07\n2024-01-01 INFO all is well"
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [
+        extension(_OBJECT, "evil", ODD, 0, {}),
+        extension(_OBJECT, ODD, "Job", 0, {}),
+        extension(_OBJECT, __name__, f"{ODD}.Job", 0, {}),
+        extension(_OBJECT, __name__, "Flags", _ITEMS, [ODD]),
+        extension(_TYPED, "msgpack", ormsgpack.packb(ormsgpack.Ext(0, ormsgpack.packb(["evil", ODD, 1])))),
+        extension(_TYPED, "msgpack", ormsgpack.packb(ormsgpack.Ext(2, ormsgpack.packb([__name__, "Job", {ODD: 1}])))),
+        extension(_TYPED, "msgpack", ormsgpack.packb(ormsgpack.Ext(3, ormsgpack.packb([__name__, "Job", 1, ODD])))),
+        extension(1, "id", ormsgpack.packb([None, -1, ["evil", ODD], {}, None, None])),
+        extension(1, "id", ormsgpack.packb([None, -1, [ODD, "Job"], {}, None, None])),
+    ],
+    ids=repr,
+)
+def test_what_an_error_quotes_of_stored_bytes_is_no_control_code_and_no_line_of_its_own(packed: bytes) -> None:
+    codec = Codec(allowed=[(__name__, "Job"), (__name__, "Flags"), (ODD, "Job")])
+    with pytest.raises((TypeNotAllowedError, CorruptRecordError)) as refused:
+        codec.loads(packed)
+    assert str(refused.value).isprintable()
+    assert r"\x1b" in str(refused.value)
+
+
+def test_a_type_that_is_no_class_of_messages_any_more_is_named_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], ODD, Job, raising=False)
+    packed = extension(1, "id", ormsgpack.packb([None, -1, [__name__, ODD], {}, None, None]))
+    with pytest.raises(TypeNotAllowedError, match="no class of messages any more") as refused:
+        Codec(allowed=[(__name__, ODD)]).loads(packed)
+    assert str(refused.value).isprintable()
 
 
 class Popen(Enum):

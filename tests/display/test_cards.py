@@ -309,6 +309,17 @@ def test_text_that_cannot_be_encoded_is_shown_by_its_code() -> None:
     json.dumps(html).encode("utf-8")
 
 
+def test_a_card_holds_no_control_code_and_keeps_what_joins_letters_and_lines() -> None:
+    buffer = SessionBuffer()
+    said = HumanMessage("\x1b]0;title\x07 \0 \x9b2J \n\ttwo \N{ZERO WIDTH JOINER} three", name="\x1b[2Jada")
+    buffer.history("al\x1bice", "s1").add_messages([said])
+    html = buffer.history("al\x1bice", "s1")._repr_html_()
+    assert not re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]", html)
+    for each in (r"\x1b]0;title\x07 \x00 \x9b2J ", "\n\ttwo \N{ZERO WIDTH JOINER} three", r"al\x1bice", r"\x1b[2Jada"):
+        assert each in html
+    assert "\x1b" not in buffer._repr_html_()
+
+
 def test_content_that_is_no_text_is_named() -> None:
     buffer = SessionBuffer()
     picture = {"type": "image", "url": "https://example.com/a.png"}
