@@ -192,6 +192,38 @@ def test_a_user_reaches_only_what_is_theirs(workers: list[Worker]) -> None:
         assert client.get("/sessions").json() == []
 
 
+@pytest.fixture(scope="module")
+def alone() -> Iterator[Worker]:
+    """A worker that needs no server."""
+    worker = Worker("memory://")
+    try:
+        worker.first_answer().raise_for_status()
+        yield worker
+    finally:
+        worker.stop()
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        (b'{"text": "' + b"x" * 1_000_000 + b'"}', "at most 10000 characters"),
+        (b'{"text": "' + rb"\ud800" + b'"}', "valid string"),
+        (b'{"text": NaN}', "valid string"),
+        (b'{"text": ""}', "at least 1 character"),
+        (b"[[[[", "JSON"),
+    ],
+    ids=["huge", "surrogate", "NaN", "empty", "no JSON"],
+)
+def test_what_is_wrong_with_a_request_is_said_without_what_was_sent(alone: Worker, body: bytes, why: str) -> None:
+    with alone.client(USERS[0]) as client:
+        headers = {"Content-Type": "application/json"}
+        refused = client.post("/sessions/s1/messages", content=body, headers=headers)
+    assert refused.status_code == 422
+    (told,) = refused.json()["detail"]
+    assert why in told["msg"]
+    assert set(told) == {"type", "loc", "msg"}
+
+
 def test_a_user_is_not_told_which_server_is_down() -> None:
     port = servers.free_port()
     worker = Worker(f"redis://127.0.0.1:{port}/0")

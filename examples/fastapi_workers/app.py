@@ -4,6 +4,8 @@
 
 Which worker answers does not matter: each turn finds the whole conversation, tool calls and all, and
 a turn that was left in the middle is finished by the next one.
+
+A proxy in front of it bounds the size of a request: FastAPI reads a body as a whole before it looks at it.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from langchain.agents import create_agent
@@ -91,6 +94,13 @@ async def unavailable(_: Request, error: StorageError) -> JSONResponse:
     # It names the server, which is nothing for a user.
     logger.error("%s", error)
     return JSONResponse({"detail": UNAVAILABLE}, 503, {"Retry-After": "1"})
+
+
+@app.exception_handler(RequestValidationError)
+async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+    """What is wrong with a request, without what was sent: it may be huge, or nothing that JSON can say."""
+    told = [{name: each[name] for name in ("type", "loc", "msg")} for each in error.errors()]
+    return JSONResponse({"detail": told}, 422)
 
 
 @app.post("/sessions/{session_id}/messages")
