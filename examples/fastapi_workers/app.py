@@ -14,12 +14,13 @@ import json
 import logging
 import math
 import os
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta, timezone
 from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, HTTPException, Request
+from fastapi import Depends, FastAPI, Header, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -32,6 +33,8 @@ from langchain_ttl_history import ConfigurationError, Retention, SessionBuffer, 
 
 TOKENS: dict[str, str] = json.loads(os.environ.get("CHAT_TOKENS", '{"alice-token": "alice", "bob-token": "bob"}'))
 """Whose token it is. A real service asks its identity provider instead."""
+APP_TOKEN = os.environ.get("CHAT_APP_TOKEN", "")
+"""The application's own token, which no user has. Without one, nobody may tell a session of an event."""
 LOST_AFTER = timedelta(seconds=float(os.environ.get("CHAT_LOST_AFTER", "30")))
 """A turn that has stored nothing for so long is taken for lost: its client went away, or its worker died."""
 UNAVAILABLE = "the sessions are out of reach; try again in a moment"
@@ -58,6 +61,12 @@ def current_user(given: Annotated[HTTPAuthorizationCredentials, Depends(HTTPBear
     if user is None:
         raise HTTPException(401, "this token is nobody's")
     return user
+
+
+def by_application(x_app_token: Annotated[str, Header()] = "") -> None:
+    """Let the application alone pass, on behalf of the user whose token it sends as well."""
+    if not APP_TOKEN or not secrets.compare_digest(x_app_token.encode(), APP_TOKEN.encode()):
+        raise HTTPException(403, "only the application may do this")
 
 
 def shared_buffer(request: Request) -> SessionBuffer:
@@ -161,7 +170,9 @@ def event(name: str, data: Any) -> str:
     return f"event: {name}\ndata: {json.dumps(data)}\n\n"
 
 
-@app.post("/sessions/{session_id}/events", status_code=204)
+# A model obeys a system message: a user who could write one, if only into a session of their own, would lift what the
+# application told it.
+@app.post("/sessions/{session_id}/events", status_code=204, dependencies=[Depends(by_application)])
 async def note(session_id: SessionId, said: Said, user: User, buffer: Buffer) -> None:
     """Let the next turn know of something, without calling the model."""
     await buffer.history(user, session_id).aadd_system_message(said.text)
