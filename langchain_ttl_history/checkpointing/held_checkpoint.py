@@ -38,7 +38,7 @@ def with_checkpoint(sessions: Sessions, given: TaskWrites, ended: int, writes: C
 
     A run that an interrupt or an error ends puts no more checkpoints, so what it holds is stored again with its last
     writes. Where another run has put a checkpoint meanwhile, that stays the latest, and only what was said is. None if
-    this process does not remember all of it, or if the session is past its `max_age`.
+    this process does not remember all of it, if another was built on it, or if the session is past its `max_age`.
 
     Args:
         sessions: What sessions have in common.
@@ -52,7 +52,9 @@ def with_checkpoint(sessions: Sessions, given: TaskWrites, ended: int, writes: C
     old = None if known is None else known.records.get(name)
     if known is None or old is None:
         return None
-    found: Snapshot = yield Read(key, Query((head_name(ns),)))
+    found: Snapshot = yield Read(key, Query((head_name(ns), INDEX)))
+    if _is_built_on(id, found):
+        return None  # These writes come late, and what the run holds stands there already.
     if sessions.lease.is_past_max_age(created_in(ended), found.now) or (ns and (found.blobs or _is_spread(old))):
         return None
     # Of what it loaded the run holds what it was shown.
@@ -109,17 +111,22 @@ def with_freed_checkpoint(sessions: Sessions, key: SessionKey, name: str, writes
     blobs = {**writes.blobs, **values, **bodies, name: encode_record(record, codec, where)}
     id = record.checkpoint["id"]
     found: Snapshot = yield Read(key, Query((INDEX, head_name("")), (CHECKPOINT,)))
-    lines = newest_lines(found.lists.get(INDEX, ()))
     head = found_record("", None, found.blobs, codec)
     has_all = head is not None and record.names and {*record.names} <= {*head.names}
-    if has_all or any(each.parent == id for each in lines):
+    if has_all or _is_built_on(id, found):
         return None  # Another run has built on it, and its answer stands in the place of this one.
     line = line_of("", id, record)
+    lines = newest_lines(found.lists.get(INDEX, ()))
     # Ids count up with time, and between two lines there mostly are entries of other lists.
     place = next((each.position - 1 for each in lines if each.id > id), 0)
     if place > 0 and all(each.position != place for each in lines):
         return replace(writes, blobs=blobs, place=[(INDEX, Entry(place, line))])
     return replace(writes, blobs=blobs, append=[(INDEX, line, ()), *writes.append])
+
+
+def _is_built_on(id: str, found: Snapshot) -> bool:
+    """Whether a root checkpoint of a session has this one for its parent."""
+    return any(line.parent == id for line in newest_lines(found.lists.get(INDEX, ())))
 
 
 def _held(

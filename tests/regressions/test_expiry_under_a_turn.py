@@ -335,3 +335,46 @@ def test_a_question_to_a_person_is_kept_though_another_run_says_questions_after_
     shown = texts(buffer.history(session_id="t").messages)
     said = 4 * ["said", *(["critic"] if critic else [])]
     assert shown == ["hi", "hello", "q", *said, "mail", "draft"]
+
+
+@pytest.mark.parametrize("max_bytes", [2000, 4000, 6000])
+def test_an_answer_is_kept_though_writes_of_its_turn_come_late_to_the_session_that_began_anew(max_bytes: int) -> None:
+    """What a subgraph did is no longer needed then, nor do they bring back what is older, behind the answer."""
+    clock = Clock()
+    retention = Retention(max_bytes=max_bytes)
+    buffer = SessionBuffer(MemoryStorage(clock=clock), default_user="u", retention=retention)
+    late: list[Any] = []
+    is_over = False
+
+    def check(_: Any) -> Any:
+        if is_over:
+            clock.advance(1801)
+        return {"messages": [AIMessage("check" * 60)]}
+
+    inner: Any = StateGraph(MessagesState)
+    inner.add_sequence([("draft", says("draft" * 60)), ("check", check), ("final", says("final"))])
+    graph = chained(buffer, inner=inner.add_edge(START, "draft").compile())
+    put_writes = graph.checkpointer.put_writes
+
+    def delayed(config: Any, *given: Any) -> None:
+        if is_over and not config["configurable"]["checkpoint_ns"]:
+            late.append((config, *given))
+        else:
+            put_writes(config, *given)
+
+    graph.checkpointer.put_writes = delayed
+    for number in range(4):
+        buffer.history(session_id="t").add_messages([HumanMessage(f"{number}" * 200), AIMessage("a")])
+    ask(graph, "first")
+    is_over = True
+    assert ask(graph, "second")[-1] == "final"
+    assert late
+    for given in late:
+        put_writes(*given)
+    is_over = False
+    assert texts(buffer.history(session_id="t").messages)[-1] == "final"
+    assert "second" in texts(buffer.history(session_id="t").messages)
+    info = buffer.info(session_id="t")
+    assert info is not None
+    assert info.bytes <= max_bytes
+    assert ask(graph, "third")[-2:] == ["check" * 60, "final"]
