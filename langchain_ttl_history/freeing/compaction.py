@@ -161,12 +161,18 @@ def _trimmed_unnoticed(
 
 
 def _bytes_after(snapshot: Snapshot, change: Change) -> int:
-    """The payload bytes that a session will hold after what a change drops and trims."""
+    """The payload bytes that a session will hold after what a change sets, places, drops and trims."""
     left = snapshot.bytes
+    for name, blob in change.blobs.items():
+        old = snapshot.blobs.get(name)
+        left += len(blob.payload) - (0 if old is None else len(old.payload))
     for name in change.drop:
         if name in snapshot.blobs:
             left -= len(snapshot.blobs[name].payload)
         left -= sum(len(entry.payload) for entry in snapshot.lists.get(name, ()))
     for name, positions in change.trim.items():
         left -= sum(len(entry.payload) for entry in snapshot.lists.get(name, ()) if entry.position in positions)
-    return left
+    placed = {(name, entry.position): len(entry.payload) for name, entry in change.place}
+    for name in {name for name, _ in placed}:
+        left -= sum(len(entry.payload) for entry in snapshot.lists.get(name, ()) if (name, entry.position) in placed)
+    return left + sum(placed.values())

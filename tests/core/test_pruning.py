@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.freeing.compaction import together
-from langchain_ttl_history.freeing.pruning import shown_lines
+from langchain_ttl_history.freeing.pruning import Lines, keep_only, shown_lines
 from langchain_ttl_history.index import Line
-from langchain_ttl_history.storage.base import Blob, Change, Entry, Lease
+from langchain_ttl_history.storage.base import Blob, Change, Entry, Lease, Snapshot
+from langchain_ttl_history.stored.names import INDEX, checkpoint_name, writes_name
 
 LEASE = Lease(60.0, None)
 BODY = "m" + "0" * 24
@@ -46,6 +48,34 @@ def test_a_subgraphs_checkpoints_go_with_the_root_they_ran_under_but_for_what_it
     once = [sub("tool:1", "a", 2, 21), sub("tool:2", "b", 4, 41)]
     lasting = [sub("memory", "c", 1, 11), sub("memory", "d", 2, 22)]
     assert ids(shown_lines(ROOTS, [*lasting, *once], 2, set())) == ["d", "r4", "b", "r5"]
+
+
+def test_a_subgraph_whose_root_is_not_there_may_still_run_unless_something_was_built_on_that() -> None:
+    running = sub("tool:1", "a", 2, 51)
+    assert ids(shown_lines([root(5, parent=1)], [running], 9, set())) == ["r5", "a"]
+    assert ids(shown_lines([root(5, parent=2)], [running], 9, set())) == ["r5"]
+    alone = running._replace(root=None)
+    assert ids(shown_lines([root(1)], [alone], 9, set())) == ["r1", "a"]
+
+
+def pending_after_pruning(roots: list[Line], pending: dict[str, int]) -> set[str]:
+    """Of which checkpoints that are not there the pending writes are kept, by the position of these."""
+    lists = {
+        INDEX: [Entry(line.position, line.payload()) for line in roots],
+        **{writes_name("", id): [Entry(position, b"")] for id, position in pending.items()},
+    }
+    blobs = {checkpoint_name("", line.id): Blob(b"") for line in roots}
+    snapshot = Snapshot(0.0, generation=1, blobs=blobs, lists=lists)
+    dropped = keep_only(snapshot, roots, LEASE, Lines(snapshot, Codec()), ()).drop
+    return {id for id in pending if writes_name("", id) not in dropped}
+
+
+def test_writes_whose_checkpoint_may_still_come_are_kept_and_those_of_runs_that_are_over_are_not() -> None:
+    assert pending_after_pruning([root(2), root(3)], {"r1": 21, "r9": 22}) == {"r9"}
+    assert pending_after_pruning([root(2)._replace(deltas=("messages",), valued=("messages",))], {"r1": 21}) == {"r1"}
+    assert pending_after_pruning([root(9)], {f"x{at}": at for at in range(20)}) == {f"x{at}" for at in range(4, 20)}
+    many = [root(number) for number in range(10, 30)]
+    assert pending_after_pruning(many, {"old": many[3].position, "new": many[4].position}) == {"new"}
 
 
 FREED = Change(

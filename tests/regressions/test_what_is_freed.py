@@ -42,6 +42,7 @@ from tests.regressions.cases import (
     chained,
     checkpoint,
     echoing,
+    graph_of,
     ids,
     says,
     texts,
@@ -802,3 +803,24 @@ def test_what_a_task_wrote_is_kept_however_many_turns_are_taken_until_its_step_e
     graph.add_edge(START, "fast").add_edge(START, "slow")
     ask(graph.compile(checkpointer=buffer.checkpointer()), "question")
     assert "fast" in texts(buffer.history(session_id="t").messages)
+
+
+def test_what_takes_more_bytes_once_others_are_freed_is_counted_in_what_must_be_freed() -> None:
+    """A removal has to name more of what it removes where a window had cut that."""
+
+    def bytes_after_a_replacement(max_bytes: int) -> int:
+        retention = Retention(max_bytes=max_bytes, max_messages=12, max_checkpoints=None)
+        buffer = SessionBuffer(default_user="u", retention=retention)
+        graph = graph_of(buffer, says("y" * 30))
+        history = buffer.history(session_id="t")
+        for asks, size in zip("ggcggggcggg", (600, 30, 600, 200, 30, 600, 30, 30, 200, 600, 30), strict=True):
+            if asks == "g":
+                ask(graph, "x" * size)
+            else:
+                history.add_messages([HumanMessage("x" * size), AIMessage("z" * 20)])
+        history.messages = history.messages[4:]
+        info = buffer.info(session_id="t")
+        assert info is not None
+        return info.bytes
+
+    assert [bound for bound in range(18_000, 21_500, 50) if bytes_after_a_replacement(bound) > bound] == []
