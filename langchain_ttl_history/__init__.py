@@ -40,9 +40,9 @@ if not TYPE_CHECKING:  # A type checker would take any name for one of these.
     def __getattr__(name: str) -> object:
         # Its base class goes in langchain-core 2.0; everything else here works without it.
         if name == "TTLChatMessageHistory":
-            from langchain_ttl_history.history import TTLChatMessageHistory
+            from langchain_ttl_history.buffer import history_class
 
-            return TTLChatMessageHistory
+            return history_class()
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -127,7 +127,7 @@ class SessionBuffer(Administration):
 
         Raises:
             MissingUserError: No user is named, and there is no default user.
-            ConfigurationError: No session is named, or an id is not valid.
+            ConfigurationError: No session is named, an id is not valid, or langchain-core no longer has chat histories.
         """
         return self._history(user_id, session_id, repeatable=False)
 
@@ -138,17 +138,13 @@ class SessionBuffer(Administration):
 
         Raises:
             MissingUserError: No user is named, and there is no default user.
-            ConfigurationError: An id is not valid.
+            ConfigurationError: An id is not valid, or langchain-core no longer has chat histories.
         """
         return self._history(user_id, session_id, repeatable=True)
 
     def _history(self, user_id: object, session_id: object, *, repeatable: bool) -> TTLChatMessageHistory:
-        # Imported here, so that checkpointers and administration work without the classes of
-        # langchain-core that go in 2.0.
-        from langchain_ttl_history.history import TTLChatMessageHistory
-
         key = self._key(user_id, session_id)
-        return TTLChatMessageHistory(self._storage, self._sessions, key, repeatable=repeatable)
+        return history_class()(self._storage, self._sessions, key, repeatable=repeatable)
 
     @property
     def history_factory_config(self) -> list[ConfigurableFieldSpec]:
@@ -260,6 +256,24 @@ class SessionBuffer(Administration):
         traceback: TracebackType | None,
     ) -> None:
         await self.aclose()
+
+
+def history_class() -> type[TTLChatMessageHistory]:
+    """The class of chat histories, imported when one is asked for: all else works without its base class.
+
+    Raises:
+        ConfigurationError: langchain-core no longer has chat histories.
+    """
+    try:
+        from langchain_ttl_history.history import TTLChatMessageHistory
+    except ModuleNotFoundError as error:
+        if error.name != "langchain_core.chat_history":
+            raise
+        raise ConfigurationError(
+            "chat histories need langchain-core < 2; the checkpointer and the administration work without them, "
+            "and agent.update_state(config, ...) reports an event to an agent"
+        ) from error
+    return TTLChatMessageHistory
 
 
 def _classes(allow_types: Iterable[type]) -> Sequence[type]:

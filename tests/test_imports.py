@@ -24,8 +24,8 @@ def test_importing_the_package_does_not_import(module: str) -> None:
     assert python(program).strip() == "False"
 
 
-def test_the_checkpointer_and_the_buffer_work_when_the_deprecated_classes_are_gone() -> None:
-    program = """
+# What a program begins with that is to find langchain-core as it will be from 2.0 on.
+CORE_2 = """
 import sys
 from importlib.abc import MetaPathFinder
 
@@ -35,7 +35,11 @@ class Gone(MetaPathFinder):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Gone())
+"""
 
+
+def test_the_checkpointer_and_the_buffer_work_when_the_deprecated_classes_are_gone() -> None:
+    program = """
 from langchain_ttl_history import SessionBuffer
 from langgraph.graph import START, MessagesState, StateGraph
 
@@ -45,4 +49,24 @@ config = buffer.config("ada", "s1")
 state = graph.compile(checkpointer=buffer.checkpointer()).invoke({"messages": [("human", "hi")]}, config)
 print(len(state["messages"]), buffer.info("ada", "s1").messages, buffer.delete("ada", "s1"))
 """
-    assert python(program).split() == ["2", "2", "True"]
+    assert python(CORE_2 + program).split() == ["2", "2", "True"]
+
+
+@pytest.mark.parametrize(
+    "asking",
+    [
+        "package.SessionBuffer().history('ada', 's1')",
+        "package.SessionBuffer().get_session_history('s1', user_id='ada')",
+        "package.TTLChatMessageHistory",
+    ],
+)
+def test_asking_for_a_history_when_the_deprecated_classes_are_gone_says_what_to_do(asking: str) -> None:
+    program = f"""
+import langchain_ttl_history as package
+
+try:
+    {asking}
+except package.ConfigurationError as error:
+    print(error)
+"""
+    assert "need langchain-core < 2" in python(CORE_2 + program)
