@@ -25,7 +25,7 @@ __all__ = ["TTLChatMessageHistory"]
 class TTLChatMessageHistory(BaseChatMessageHistory):
     """One session's conversation, as a chain sees it.
 
-    Made by `SessionBuffer.history` (always live) or `SessionBuffer.get_session_history` (one
+    Made by `SessionBuffer.history` (always live, no turn) or `SessionBuffer.get_session_history` (one
     turn: its first read holds until its next `add_messages`).
     """
 
@@ -80,7 +80,7 @@ class TTLChatMessageHistory(BaseChatMessageHistory):
             ConfigurationError: The token counter failed.
             TypeNotAllowedError: One is of a class that is not allow-listed here; one that is set is not a message, or
                 would not come back as it is.
-            SessionDeletedError: When set: the session was deleted since this turn read it.
+            SessionDeletedError: When set, of `get_session_history` alone: the session was deleted since it was read.
         """
         if self._turn is None:
             return self._read(run(self._storage, self._sessions.turn(self._key)))
@@ -107,7 +107,7 @@ class TTLChatMessageHistory(BaseChatMessageHistory):
 
         Raises:
             TypeNotAllowedError: One is not a message, or holds a value that would not come back as it is.
-            SessionDeletedError: The session was deleted since this turn read it.
+            SessionDeletedError: Of `get_session_history` alone: the session was deleted since this turn read it.
             StorageError: The storage could not be reached.
             CorruptRecordError: A record cannot be read, for results and removals, whose places have to be looked up.
         """
@@ -127,7 +127,7 @@ class TTLChatMessageHistory(BaseChatMessageHistory):
 
         Raises:
             TypeNotAllowedError: `text` is something else.
-            SessionDeletedError: The session was deleted since this turn read it.
+            SessionDeletedError: Of `get_session_history` alone: the session was deleted since this turn read it.
             StorageError: The storage could not be reached.
         """
         self.add_messages([self._made(SystemMessage, text)])
