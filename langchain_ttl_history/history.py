@@ -77,7 +77,7 @@ class TTLChatMessageHistory(BaseChatMessageHistory):
         Raises:
             StorageError: The storage could not be reached; when set also that others kept freeing what is shared.
             CorruptRecordError: A record of the session cannot be read.
-            ConfigurationError: The token counter failed.
+            ConfigurationError: The token counter failed; the id of a message that is set has over 1,024 characters.
             TypeNotAllowedError: One is of a class that is not allow-listed here; one that is set is not a message, or
                 would not come back as it is.
             SessionDeletedError: When set, of `get_session_history` alone: the session was deleted since it was read.
@@ -107,6 +107,7 @@ class TTLChatMessageHistory(BaseChatMessageHistory):
 
         Raises:
             TypeNotAllowedError: One is not a message, or holds a value that would not come back as it is.
+            ConfigurationError: The id of a message has over 1,024 characters.
             SessionDeletedError: Of `get_session_history` alone: the session was deleted since this turn read it.
             StorageError: The storage could not be reached.
             CorruptRecordError: A record cannot be read, for results and removals, whose places have to be looked up.
