@@ -12,6 +12,10 @@ import pytest
 
 from tests import servers
 
+pytest_plugins = ["tests.shared.fixtures"]
+# Before they are imported: a failure of what they assert then tells the values.
+pytest.register_assert_rewrite("tests.shared")
+
 # Neither tracing nor a default storage of whoever runs the tests.
 for name in [*os.environ]:
     if name.startswith(("LANGSMITH_", "LANGCHAIN_", "LANGGRAPH_", "TTL_HISTORY_")):

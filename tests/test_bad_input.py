@@ -31,8 +31,7 @@ from langchain_ttl_history import (
 )
 from langchain_ttl_history.storage import MemoryStorage, RedisStorage, SQLiteStorage
 from langchain_ttl_history.storage.base import Storage
-
-from .promises.helpers import Colour, Session, build_graph, dumps
+from tests.shared.helpers import Colour, Session, build_graph, dumps
 
 
 @dataclass

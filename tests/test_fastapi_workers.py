@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 from tests import servers
-from tests.storage.redis_cases import kind_here
+from tests.shared.redis_cases import kind_here
 
 FOLDER = Path(__file__).parent.parent / "examples" / "fastapi_workers"
 USERS = [f"user{number}" for number in range(6)]

@@ -28,7 +28,7 @@ from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import RedisStorage
 from langchain_ttl_history.storage.base import Query
 from tests import servers
-from tests.storage.redis_cases import keys_of
+from tests.shared.redis_cases import keys_of
 
 from .floor import FloorSaver
 from .graphs import human, look, state_graph, text

@@ -15,9 +15,9 @@ from langchain_ttl_history import Retention, SessionBuffer
 from langchain_ttl_history.display import amount, span
 from langchain_ttl_history.storage import MemoryStorage
 from langchain_ttl_history.testing import Clock
-from tests.promises import samples
-from tests.promises.samples import TicketMessage
-from tests.promises.tampering import Interposed
+from tests.shared import samples
+from tests.shared.samples import TicketMessage
+from tests.shared.tampering import Interposed
 
 
 class Elements(HTMLParser):

@@ -9,7 +9,7 @@ from langchain_core.messages import BaseMessage
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import StateSnapshot
 
-from tests.promises.helpers import Session, texts
+from tests.shared.helpers import Session, texts
 
 Scenario = Callable[[Session, Any, list[Any]], Awaitable[None]]
 

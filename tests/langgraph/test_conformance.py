@@ -13,7 +13,7 @@ from langgraph.checkpoint.conformance.capabilities import ALL_CAPABILITIES
 
 from langchain_ttl_history import SessionBuffer
 from langchain_ttl_history.testing import Clock
-from tests.promises.conftest import OTHERS, STORAGES, StorageCase
+from tests.shared.fixtures import OTHERS, STORAGES, StorageCase
 
 
 class SyncAsAsync(BaseCheckpointSaver[Any]):

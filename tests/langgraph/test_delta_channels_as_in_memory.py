@@ -19,7 +19,7 @@ from langchain_ttl_history.checkpointing.delta_channels import applied
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.keys import SessionKey
 from tests.langgraph.graphs import states_of
-from tests.promises.helpers import Session, build_graph, texts
+from tests.shared.helpers import Session, build_graph, texts
 
 from .scenarios import plain, plain_value, same_on_both
 

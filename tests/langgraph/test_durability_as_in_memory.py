@@ -8,7 +8,7 @@ import pytest
 from langgraph.types import Command
 
 from tests.langgraph.graphs import lookup, states_of
-from tests.promises.helpers import GRAPH_KINDS, ScriptedModel, Session, build_graph, texts
+from tests.shared.helpers import GRAPH_KINDS, ScriptedModel, Session, build_graph, texts
 
 from .scenarios import plain, same_on_both
 

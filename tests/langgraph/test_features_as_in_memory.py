@@ -12,7 +12,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command, interrupt
 
 from tests.langgraph.graphs import Totals, noting, states_of
-from tests.promises.helpers import GRAPH_KINDS, Session, build_graph, texts
+from tests.shared.helpers import GRAPH_KINDS, Session, build_graph, texts
 
 from .scenarios import plain, same_on_both
 

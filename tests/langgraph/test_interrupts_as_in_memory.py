@@ -10,7 +10,7 @@ from langgraph.graph import START, StateGraph
 from langgraph.types import Command, Send, interrupt
 
 from tests.langgraph.graphs import Totals, lookup, noting, states_of
-from tests.promises.helpers import GRAPH_KINDS, Session, build_graph, texts
+from tests.shared.helpers import GRAPH_KINDS, Session, build_graph, texts
 
 from .scenarios import plain, plain_value, same_on_both
 

@@ -15,7 +15,7 @@ from langgraph.checkpoint.base import (
 )
 from langgraph.checkpoint.serde.types import ERROR, INTERRUPT, RESUME
 
-from tests.promises.helpers import GRAPH_KINDS, Colour, Session, build_graph, dumps, texts
+from tests.shared.helpers import GRAPH_KINDS, Colour, Session, build_graph, dumps, texts
 
 from .scenarios import plain_value, same_on_both
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from langchain_core.messages import HumanMessage
 
-from tests.promises.helpers import GRAPH_KINDS, Session, StreamingModel, build_graph, texts
+from tests.shared.helpers import GRAPH_KINDS, Session, StreamingModel, build_graph, texts
 
 from .scenarios import plain_value, same_on_both
 

@@ -12,7 +12,7 @@ from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Command, interrupt
 
 from tests.langgraph.graphs import Totals, noting, states_of
-from tests.promises.helpers import ScriptedModel, Session, build_graph, texts
+from tests.shared.helpers import ScriptedModel, Session, build_graph, texts
 
 from .scenarios import plain, plains, same_on_both
 

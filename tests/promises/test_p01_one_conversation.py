@@ -11,7 +11,7 @@ from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage, Syst
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.message import add_messages
 
-from .helpers import (
+from tests.shared.helpers import (
     GRAPH_KINDS,
     ScriptedModel,
     Session,

@@ -21,8 +21,7 @@ from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Command, interrupt
 
 from langchain_ttl_history import ConfigurationError
-
-from .helpers import (
+from tests.shared.helpers import (
     GRAPH_KINDS,
     Appending,
     Gate,

@@ -14,9 +14,9 @@ from langgraph.types import Command, interrupt
 
 from langchain_ttl_history import Retention, SessionBuffer
 from langchain_ttl_history.testing import Clock
+from tests.shared.fixtures import STORAGES
+from tests.shared.helpers import GRAPH_KINDS, ScriptedModel, assert_valid_chat, build_graph, texts
 
-from .conftest import STORAGES
-from .helpers import GRAPH_KINDS, ScriptedModel, assert_valid_chat, build_graph, texts
 from .window_rules import expected_window
 
 

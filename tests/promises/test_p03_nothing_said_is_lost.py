@@ -17,8 +17,7 @@ from langgraph.checkpoint.base import id as checkpoint_ids
 from langgraph.types import Command, interrupt
 
 from langchain_ttl_history import TypeNotAllowedError
-
-from .helpers import (
+from tests.shared.helpers import (
     GRAPH_KINDS,
     Gate,
     ScriptedModel,

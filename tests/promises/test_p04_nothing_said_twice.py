@@ -16,7 +16,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.graph.message import REMOVE_ALL_MESSAGES, add_messages
 
-from .helpers import (
+from tests.shared.helpers import (
     GRAPH_KINDS,
     ScriptedModel,
     Session,

@@ -10,7 +10,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, Remove
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Command, interrupt
 
-from .helpers import GRAPH_KINDS, ScriptedModel, Session, build_graph, last_question, lookup_call
+from tests.shared.helpers import GRAPH_KINDS, ScriptedModel, Session, build_graph, last_question, lookup_call
 
 Opens = Callable[..., Session]
 CAP = 6

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, SystemMessage
 
-from .helpers import (
+from tests.shared.helpers import (
     GRAPH_KINDS,
     Gate,
     ScriptedModel,

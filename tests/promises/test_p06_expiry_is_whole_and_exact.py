@@ -20,9 +20,8 @@ from langgraph.types import Command, interrupt
 from langchain_ttl_history import Retention, SessionBuffer, cache
 from langchain_ttl_history.storage import MemoryStorage
 from langchain_ttl_history.testing import Clock
-
-from .conftest import StorageCase
-from .helpers import (
+from tests.shared.fixtures import StorageCase
+from tests.shared.helpers import (
     GRAPH_KINDS,
     Colour,
     DeltaState,

@@ -17,8 +17,7 @@ from langgraph.types import Command, interrupt
 from langchain_ttl_history import Retention, SessionBuffer
 from langchain_ttl_history.storage import MemoryStorage
 from langchain_ttl_history.testing import Clock
-
-from .helpers import (
+from tests.shared.helpers import (
     GRAPH_KINDS,
     Colour,
     Desk,

@@ -13,7 +13,7 @@ from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command, interrupt
 
-from .helpers import (
+from tests.shared.helpers import (
     GRAPH_KINDS,
     ScriptedModel,
     Session,

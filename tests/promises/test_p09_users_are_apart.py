@@ -10,8 +10,7 @@ import pytest
 from langchain_core.messages import HumanMessage
 
 from langchain_ttl_history import ConfigurationError, MissingUserError, SessionBuffer
-
-from .helpers import Session, build_chain, build_graph, texts
+from tests.shared.helpers import Session, build_chain, build_graph, texts
 
 NASTY = [
     *("a", "b", "a:b", "b:a", ":", "::", "a:", ":a", "*", "**", "a*", "?", "[a-z]", "{a}", "{}"),

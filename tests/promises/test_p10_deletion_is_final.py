@@ -16,9 +16,8 @@ from langgraph.types import Command, interrupt
 from langchain_ttl_history import SessionBuffer, SessionDeletedError, TypeNotAllowedError
 from langchain_ttl_history.storage.base import Status
 from langchain_ttl_history.testing import Clock
-
-from .conftest import StorageCase
-from .helpers import GRAPH_KINDS, Gate, ScriptedModel, Session, Tools, build_chain, build_graph, texts
+from tests.shared.fixtures import StorageCase
+from tests.shared.helpers import GRAPH_KINDS, Gate, ScriptedModel, Session, Tools, build_chain, build_graph, texts
 
 Deletion = Callable[[Session], Awaitable[Any]]
 

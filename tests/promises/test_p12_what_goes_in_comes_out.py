@@ -14,8 +14,7 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import interrupt
 
 from langchain_ttl_history import SessionBuffer
-
-from .helpers import (
+from tests.shared.helpers import (
     GRAPH_KINDS,
     ScriptedModel,
     Session,
@@ -25,7 +24,7 @@ from .helpers import (
     lookup_call,
     texts,
 )
-from .samples import VALUES, AuditedAnswer, TicketMessage, messages, same
+from tests.shared.samples import VALUES, AuditedAnswer, TicketMessage, messages, same
 
 ALLOWED = [TicketMessage, AuditedAnswer, *{type(value) for value in VALUES.values()}]
 

@@ -21,8 +21,9 @@ from langgraph.types import Command, interrupt
 
 from langchain_ttl_history import CorruptRecordError, SessionBuffer, StorageError, TypeNotAllowedError
 from langchain_ttl_history.testing import Clock
-from tests.promises.conftest import StorageCase
-from tests.promises.helpers import (
+from tests.regressions.cases import Veil
+from tests.shared.fixtures import StorageCase
+from tests.shared.helpers import (
     GRAPH_KINDS,
     PATIENCE,
     Gate,
@@ -37,9 +38,8 @@ from tests.promises.helpers import (
     texts,
     with_history,
 )
-from tests.promises.samples import Point, same
-from tests.promises.tampering import Interposed
-from tests.regressions.cases import Veil
+from tests.shared.samples import Point, same
+from tests.shared.tampering import Interposed
 
 
 def compiled(saver: Any, **nodes: Callable[[Any], dict[str, Any]]) -> Any:

@@ -27,7 +27,6 @@ from langchain_ttl_history.pointers import hidden_places
 from langchain_ttl_history.storage import MemoryStorage, SQLiteStorage
 from langchain_ttl_history.storage.base import Change, Lease, Query
 from langchain_ttl_history.stored.names import LOG, head_name
-from tests.promises.helpers import PATIENCE, Colour, DeltaState, Desk
 from tests.regressions.cases import (
     CALL,
     CONFIG,
@@ -47,6 +46,7 @@ from tests.regressions.cases import (
     says,
     texts,
 )
+from tests.shared.helpers import PATIENCE, Colour, DeltaState, Desk
 
 
 @pytest.mark.parametrize("together", [False, True], ids=["two calls", "one call"])

@@ -14,8 +14,8 @@ from langchain_ttl_history.storage import RedisStorage, SQLiteStorage
 from langchain_ttl_history.testing import Clock
 from tests import servers
 from tests.proxy import Proxy, proxy_to
-from tests.storage.redis_cases import admin_of, another_worker, close_redis, kind_here, open_redis
-from tests.storage.sqlite_cases import Opens
+from tests.shared.redis_cases import admin_of, another_worker, close_redis, kind_here, open_redis
+from tests.shared.sqlite_cases import Opens
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from langchain_ttl_history.storage.base import Query, Storage
 from langchain_ttl_history.storage.memory_session import MemorySession
 from langchain_ttl_history.storage.sqlite import appends, changes, mirror, tail
 from langchain_ttl_history.storage.sqlite import mirrored_sessions as verbs
+from tests.shared.sqlite_cases import open_sqlite, path_of, remembered
 from tests.storage.model import Model
-from tests.storage.sqlite_cases import open_sqlite, path_of, remembered
 
 
 def assert_references_counted(session: MemorySession) -> None:

@@ -23,7 +23,7 @@ from langchain_ttl_history.storage import MemoryStorage, SQLiteStorage
 from langchain_ttl_history.storage.base import Change, Lease, Query, Status, Storage
 from langchain_ttl_history.storage.sqlite import connections
 from langchain_ttl_history.storage.sqlite.executor import Executor
-from tests.storage.sqlite_cases import close_connections_as_for_a_fork, lent
+from tests.shared.sqlite_cases import close_connections_as_for_a_fork, lent
 
 KEY = SessionKey("ada", "s1")
 LEASE = Lease(1000.0, None)

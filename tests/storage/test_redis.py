@@ -12,7 +12,7 @@ from langchain_ttl_history.storage import RedisStorage
 from langchain_ttl_history.storage.base import Lease
 from langchain_ttl_history.testing import StorageContract
 from tests import servers
-from tests.storage.redis_cases import close_redis, kind_here, open_cluster, open_redis
+from tests.shared.redis_cases import close_redis, kind_here, open_cluster, open_redis
 
 
 class TestRedis(StorageContract):

@@ -10,8 +10,8 @@ from hypothesis import settings
 from hypothesis.stateful import invariant
 
 from langchain_ttl_history.keys import SessionKey
+from tests.shared.redis_cases import admin_of, another_worker, close_redis, open_redis, settings_of
 from tests.storage.model import Model
-from tests.storage.redis_cases import admin_of, another_worker, close_redis, open_redis, settings_of
 
 
 class RedisModel(Model):

@@ -22,7 +22,7 @@ from langchain_ttl_history.storage.redis import requests as requests_module
 from langchain_ttl_history.storage.redis.batches import Batches
 from tests import servers
 from tests.proxy import Proxy
-from tests.storage.redis_cases import assert_sound, clients_of, keys_of
+from tests.shared.redis_cases import assert_sound, clients_of, keys_of
 
 LEASE = Lease(100.0, None)
 KEYS = [SessionKey("ada", f"s{number}") for number in range(20)]

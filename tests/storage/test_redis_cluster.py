@@ -20,7 +20,7 @@ from langchain_ttl_history.storage import RedisStorage
 from langchain_ttl_history.storage.base import Blob, Change, Lease, Query, Status
 from langchain_ttl_history.storage.redis import storage as storage_module
 from tests import servers
-from tests.storage.redis_cases import assert_sound, clients_of, keys_of, kind_here, settings_of
+from tests.shared.redis_cases import assert_sound, clients_of, keys_of, kind_here, settings_of
 
 KEY = SessionKey("ada", "s1")
 LEASE = Lease(100.0, None)

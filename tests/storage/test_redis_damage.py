@@ -16,7 +16,7 @@ from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import RedisStorage
 from langchain_ttl_history.storage.base import Blob, Change, Guard, Query, Status
 from langchain_ttl_history.testing import Clock
-from tests.storage.redis_cases import KEY, LEASE, TURN, begin, contents, keys_of, settings_of
+from tests.shared.redis_cases import KEY, LEASE, TURN, begin, contents, keys_of, settings_of
 
 QUERIES = (TURN, Query(outline=True), Query(("log",), ("m",)))
 DAMAGED: dict[str, Callable[[bytes], bytes]] = {

@@ -17,7 +17,7 @@ from langchain_ttl_history.storage import RedisStorage
 from langchain_ttl_history.storage.base import Change, Query, Status
 from tests import servers
 from tests.proxy import Proxy
-from tests.storage.redis_cases import KEY, LEASE, appended, assert_sound, kind_here, settings_of, stored_texts
+from tests.shared.redis_cases import KEY, LEASE, appended, assert_sound, kind_here, settings_of, stored_texts
 
 UNBOUNDED = Retention(max_messages=None)
 

@@ -14,7 +14,7 @@ from langchain_ttl_history.storage import RedisStorage
 from langchain_ttl_history.storage.base import Blob, Change, Query
 from langchain_ttl_history.testing import Clock
 from tests import servers
-from tests.storage.redis_cases import KEY, LEASE, admin_of, keys_of, kind_here, open_cluster, open_redis, settings_of
+from tests.shared.redis_cases import KEY, LEASE, admin_of, keys_of, kind_here, open_cluster, open_redis, settings_of
 
 ODD = [
     "ada",

@@ -11,7 +11,7 @@ from langchain_ttl_history.storage import RedisStorage
 from langchain_ttl_history.storage.base import Blob, Change, Query, Status
 from langchain_ttl_history.storage.redis.lineage import later, newest
 from langchain_ttl_history.storage.redis.mirror import Mirror
-from tests.storage.redis_cases import (
+from tests.shared.redis_cases import (
     KEY,
     LEASE,
     MESSAGES,

@@ -9,7 +9,7 @@ from langchain_ttl_history.storage import RedisStorage
 from langchain_ttl_history.storage.base import Blob, Change, Query, Status
 from langchain_ttl_history.storage.redis import numbers as numbers_module
 from langchain_ttl_history.testing import Clock
-from tests.storage.redis_cases import KEY, LEASE, another_worker, settings_of
+from tests.shared.redis_cases import KEY, LEASE, another_worker, settings_of
 
 
 @pytest.mark.parametrize("loses", [True, False])

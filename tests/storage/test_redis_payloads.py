@@ -20,7 +20,7 @@ from langchain_ttl_history.storage.base import Blob, Change, Entry, Lease, Query
 from langchain_ttl_history.storage.redis import payloads as payloads_module
 from langchain_ttl_history.storage.redis.names import full_name, short_name
 from langchain_ttl_history.storage.redis.payloads import full_payload, short_entry, short_record
-from tests.storage.redis_cases import another_worker, assert_counts, keys_of, settings_of
+from tests.shared.redis_cases import another_worker, assert_counts, keys_of, settings_of
 
 KEY = SessionKey("ada", "s1")
 LEASE = Lease(100.0, None)

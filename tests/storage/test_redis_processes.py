@@ -10,9 +10,9 @@ import pytest
 from langchain_ttl_history import SessionBuffer
 from langchain_ttl_history.storage import RedisStorage
 from tests import servers
-from tests.promises.helpers import build_graph, echo
+from tests.shared.helpers import build_graph, echo
+from tests.shared.redis_cases import admin_of, assert_sound, kind_here, prefix_of
 from tests.storage import redis_workers
-from tests.storage.redis_cases import admin_of, assert_sound, kind_here, prefix_of
 
 WORKERS, APPENDS = 8, 100
 PATIENCE = 60

@@ -16,7 +16,7 @@ from langchain_ttl_history.storage.redis import mirror as mirror_module
 from langchain_ttl_history.storage.redis import requests as requests_module
 from langchain_ttl_history.storage.redis.commands import Eval
 from langchain_ttl_history.testing import Clock
-from tests.storage.redis_cases import (
+from tests.shared.redis_cases import (
     KEY,
     LEASE,
     MESSAGES,

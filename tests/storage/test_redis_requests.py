@@ -15,8 +15,8 @@ from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import RedisStorage
 from langchain_ttl_history.storage.base import Blob, Change, Lease, Query
 from langchain_ttl_history.storage.redis.commands import request_name
-from tests.langgraph.graphs import agent
-from tests.storage.redis_cases import admin_of, another_worker
+from tests.shared.helpers import agent
+from tests.shared.redis_cases import admin_of, another_worker
 
 COUNTED = ("evalsha", "eval", "scan")
 

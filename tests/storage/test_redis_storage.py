@@ -15,7 +15,7 @@ from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import RedisStorage
 from langchain_ttl_history.storage.base import Blob, Change, Entry, Guard, Lease, Query, Status
 from langchain_ttl_history.testing import Clock
-from tests.storage.redis_cases import KEY, LEASE, assert_counts, keys_of, moved, settings_of, told
+from tests.shared.redis_cases import KEY, LEASE, assert_counts, keys_of, moved, settings_of, told
 
 
 def test_a_write_and_a_read_may_be_larger_than_luas_stack(storage: RedisStorage, admin: redis.Redis) -> None:

@@ -18,7 +18,7 @@ from langchain_core.messages import HumanMessage
 from langchain_ttl_history import SessionBuffer, StorageError
 from langchain_ttl_history.storage.redis import tls
 from tests import servers
-from tests.storage.redis_cases import assert_sound, kind_here
+from tests.shared.redis_cases import assert_sound, kind_here
 
 SCHEMES = {"rediss": "redis", "valkeys": "valkey", "rediss+cluster": "redis", "valkeys+cluster": "valkey"}
 """Of which library their clients are."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from langchain_ttl_history.storage.sqlite import freeing, listing, lookup, updates
-from tests.storage.sqlite_cases import Opens, lent
+from tests.shared.sqlite_cases import Opens, lent
 
 
 @pytest.mark.parametrize(

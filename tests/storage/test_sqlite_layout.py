@@ -23,7 +23,7 @@ from langchain_ttl_history.storage.sqlite.overflow import PAGE
 from langchain_ttl_history.storage.sqlite.packs import Large, decode, encode
 from langchain_ttl_history.storage.sqlite.tail import SEGMENT
 from langchain_ttl_history.storage.sqlite.updates import LARGE, OUTDATED
-from tests.storage.sqlite_cases import Opens, bytes_remembered, idle, is_unread, lent, remembered, traces
+from tests.shared.sqlite_cases import Opens, bytes_remembered, idle, is_unread, lent, remembered, traces
 
 KEY = SessionKey("ada", "s1")
 LEASE = Lease(None, None)

@@ -16,7 +16,7 @@ from langchain_ttl_history.storage import SQLiteStorage
 from langchain_ttl_history.storage.base import Change, Lease, Query, Snapshot
 from langchain_ttl_history.storage.sqlite import listing
 from langchain_ttl_history.testing import Clock
-from tests.storage.sqlite_cases import Opens, idle, is_unread
+from tests.shared.sqlite_cases import Opens, idle, is_unread
 
 PAGE = 10
 SESSIONS = 53

@@ -26,7 +26,7 @@ from langchain_ttl_history import Retention, SessionBuffer
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import SQLiteStorage
 from langchain_ttl_history.storage.base import Blob, Change, Lease, Query, Status
-from tests.promises.helpers import ScriptedModel, assert_contiguous, assert_valid_chat, build_graph, text_of, tool_user
+from tests.shared.helpers import ScriptedModel, assert_contiguous, assert_valid_chat, build_graph, text_of, tool_user
 
 KILLS = int(os.environ.get("TEST_KILLS", "25"))
 KEY = SessionKey("ada", "s1")

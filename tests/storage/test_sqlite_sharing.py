@@ -25,7 +25,7 @@ from langchain_ttl_history.storage.sqlite.mirrors import Mirrors
 from langchain_ttl_history.storage.sqlite.row import Row
 from langchain_ttl_history.storage.sqlite.transactions import Transactions
 from langchain_ttl_history.testing import Clock
-from tests.storage.sqlite_cases import KEY, LEASE, Opens, bytes_remembered, remembered, said, saying
+from tests.shared.sqlite_cases import KEY, LEASE, Opens, bytes_remembered, remembered, said, saying
 
 
 def test_what_another_worker_wrote_is_seen_at_once(opens: Opens) -> None:

@@ -24,8 +24,8 @@ from langchain_ttl_history.storage import SQLiteStorage
 from langchain_ttl_history.storage.base import Change, Lease, Outcome, Query, Status
 from langchain_ttl_history.storage.sqlite import connections as connecting
 from langchain_ttl_history.storage.sqlite.connections import Connections
+from tests.shared.sqlite_cases import KEY, Opens, close_connections_as_for_a_fork, idle, lent, said, saying
 from tests.storage.interrupts import interrupted
-from tests.storage.sqlite_cases import KEY, Opens, close_connections_as_for_a_fork, idle, lent, said, saying
 
 # Where a verb is interrupted.
 INTERRUPTED = ("transactions.py", "connections.py", "storage.py", "mirrored_sessions.py", "mirror.py")

@@ -285,6 +285,23 @@ def build_graph(
     return graph.compile(checkpointer=checkpointer, **compile_options)
 
 
+def agent(buffer: SessionBuffer) -> Any:
+    """A turn of four messages in five steps."""
+
+    def model(state: MessagesState) -> dict[str, Any]:
+        if isinstance(state["messages"][-1], HumanMessage):
+            return {"messages": [AIMessage("", tool_calls=[{"id": "c", "name": "look", "args": {}}])]}
+        return {"messages": [AIMessage("done")]}
+
+    graph = StateGraph(MessagesState)
+    graph.add_node("model", model)
+    graph.add_node("tool", lambda state: {"messages": [ToolMessage("found", tool_call_id="c")]})
+    graph.add_edge(START, "model")
+    graph.add_conditional_edges("model", lambda state: "tool" if state["messages"][-1].tool_calls else END)
+    graph.add_edge("tool", "model")
+    return graph.compile(checkpointer=buffer.checkpointer())
+
+
 def build_chain(
     buffer: SessionBuffer, model: BaseChatModel | None = None, *, style: str = "keyed"
 ) -> Runnable[Any, Any]:
