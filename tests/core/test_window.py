@@ -1,4 +1,4 @@
-"""The window over generated conversations: the rules of P2, checked one by one at every cap."""
+"""The window over generated conversations, by the rules of P2 at every cap; and what is a call."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from langchain_ttl_history.window import (
     visible,
     without_open_group,
 )
+from tests.shared.window_rules import expected_places
 
 often = settings(max_examples=120)
 
@@ -85,63 +86,12 @@ def conversations(draw: st.DrawFn) -> list[BaseMessage]:
     return said
 
 
-def callers(said: Sequence[BaseMessage]) -> dict[int, int | None]:
-    """For each result the place of its call: the nearest earlier one that was not answered yet."""
-    answered: set[tuple[int, str]] = set()
-    found: dict[int, int | None] = {}
-    for place, message in enumerate(said):
-        if isinstance(message, ToolMessage):
-            id = message.tool_call_id
-            made = [at for at in range(place) if id in answerable(said[at])]
-            found[place] = made[-1] if made and (made[-1], id) not in answered else None
-            answered.add((made[-1] if made else -1, id))
-    return found
-
-
-def is_whole(said: Sequence[BaseMessage], shown: Sequence[int]) -> bool:
-    return all((place in shown) == (caller in shown) for place, caller in callers(said).items() if caller is not None)
-
-
-def check(said: list[BaseMessage], shown: list[int], fits: Callable[[list[int]], bool]) -> None:
-    """The rules of P2."""
-    owned = callers(said)
-    every = [place for place in range(len(said)) if owned.get(place, 0) is not None]
-    assert shown == sorted(set(shown))
-    assert set(shown) <= set(every), "a result without a call, or a second one, is left out"
-    assert is_whole(said, shown), "a call is never separated from its results"
-    assert not shown or not isinstance(said[shown[0]], ToolMessage)
-    if fits(every):
-        assert shown == every, "what fits is returned unchanged"
-        return
-    suffixes = [every[at:] for at in range(len(every)) if is_whole(said, every[at:])]
-    at_human = [each for each in suffixes if isinstance(said[each[0]], HumanMessage)]
-    fitting = [each for each in at_human if fits(each)]
-    if fitting:
-        assert shown == max(fitting, key=len), "the cut is before a human message whenever such a window fits"
-        return
-    opening: list[int] = []
-    if at_human:
-        opening = [min(at_human, key=len)[0]]
-        assert shown[:1] == opening, "the opening human message of the newest turn stays"
-    groups = [each for each in suffixes if not opening or each[0] > opening[0]]
-    newest = shown[len(opening) :]
-    if groups:
-        assert newest in groups, "the newest whole groups stay, at least one"
-        if len(newest) > len(min(groups, key=len)):
-            assert fits(shown)
-        longer = [each for each in groups if len(each) > len(newest)]
-        assert not any(fits(opening + each) for each in longer), "as many as fit"
-    else:
-        assert newest == []
-
-
 @often
 @given(said=conversations())
 def test_a_window_keeps_the_rules_at_every_cap_on_messages(said: list[BaseMessage]) -> None:
     for cap in range(1, 101):
-        check(said, visible(said, Caps(messages=cap)), lambda places, cap=cap: len(places) <= cap)
-    everything = visible(said, Caps())
-    check(said, everything, lambda places: True)
+        assert visible(said, Caps(messages=cap)) == expected_places(said, lambda shown, cap=cap: len(shown) <= cap)
+    assert visible(said, Caps()) == expected_places(said, lambda shown: True)
 
 
 @often
@@ -149,16 +99,13 @@ def test_a_window_keeps_the_rules_at_every_cap_on_messages(said: list[BaseMessag
 def test_a_window_keeps_the_rules_at_every_cap_on_bytes_and_tokens(
     said: list[BaseMessage], cap: int, messages: int | None
 ) -> None:
-    sizes = [1 + len(str(message.content)) for message in said]
+    def count(shown: Sequence[BaseMessage]) -> int:
+        return sum(1 + len(str(message.content)) for message in shown)
 
-    def fits(places: list[int]) -> bool:
-        return sum(sizes[each] for each in places) <= cap and len(places) <= (messages or len(places))
-
-    def count(chosen: Sequence[BaseMessage]) -> int:
-        return sum(1 + len(str(message.content)) for message in chosen)
-
-    check(said, visible(said, Caps(messages=messages, bytes=cap), sizes), fits)
-    check(said, visible(said, Caps(messages=messages, tokens=cap, token_counter=count)), fits)
+    sizes = [count([message]) for message in said]
+    expected = expected_places(said, lambda shown: count(shown) <= cap and len(shown) <= (messages or len(shown)))
+    assert visible(said, Caps(messages=messages, bytes=cap), sizes) == expected
+    assert visible(said, Caps(messages=messages, tokens=cap, token_counter=count)) == expected
 
 
 @often

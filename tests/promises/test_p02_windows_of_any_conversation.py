@@ -21,8 +21,7 @@ from langchain_ttl_history import Retention, SessionBuffer, TTLChatMessageHistor
 from langchain_ttl_history.testing import Clock
 from tests.shared.fixtures import STORAGES
 from tests.shared.helpers import lookup_call
-
-from .window_rules import expected_window, owners
+from tests.shared.window_rules import expected_window, owners
 
 CALL_IDS = ("c1", "c2", "c3")
 """So few that they recur all the time."""

@@ -16,8 +16,7 @@ from langchain_ttl_history import Retention, SessionBuffer
 from langchain_ttl_history.testing import Clock
 from tests.shared.fixtures import STORAGES
 from tests.shared.helpers import GRAPH_KINDS, ScriptedModel, assert_valid_chat, build_graph, texts
-
-from .window_rules import expected_window
+from tests.shared.window_rules import expected_window
 
 
 @tool
