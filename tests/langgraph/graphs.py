@@ -9,10 +9,6 @@ from typing import Annotated, Any, TypedDict
 from langchain_core.tools import StructuredTool
 from langgraph.types import interrupt
 
-from tests.shared.helpers import Session
-
-from .scenarios import plains
-
 
 class Totals(TypedDict):
     total: Annotated[int, operator.add]
@@ -21,10 +17,6 @@ class Totals(TypedDict):
 
 def noting(name: str, total: int = 1) -> Callable[[Any], dict[str, Any]]:
     return lambda state: {"total": total, "log": [name]}
-
-
-async def states_of(session: Session, graph: Any) -> list[Any]:
-    return plains(await session.states(graph))
 
 
 def _lookup(thing: str) -> str:

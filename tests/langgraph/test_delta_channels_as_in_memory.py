@@ -18,10 +18,8 @@ from langgraph.types import Overwrite
 from langchain_ttl_history.checkpointing.delta_channels import applied
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.keys import SessionKey
-from tests.langgraph.graphs import states_of
+from tests.shared.as_in_memory import plain, plain_value, same_on_both, states_of
 from tests.shared.helpers import Session, build_graph, texts
-
-from .scenarios import plain, plain_value, same_on_both
 
 
 class Deltas(TypedDict):

@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 from langgraph.types import Command
 
-from tests.langgraph.graphs import lookup, states_of
+from tests.langgraph.graphs import lookup
+from tests.shared.as_in_memory import plain, same_on_both, states_of
 from tests.shared.helpers import GRAPH_KINDS, ScriptedModel, Session, build_graph, texts
-
-from .scenarios import plain, same_on_both
 
 
 @pytest.mark.parametrize("kind", GRAPH_KINDS)

@@ -11,10 +11,9 @@ from langgraph.func import entrypoint, task
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command, interrupt
 
-from tests.langgraph.graphs import Totals, noting, states_of
+from tests.langgraph.graphs import Totals, noting
+from tests.shared.as_in_memory import plain, same_on_both, states_of
 from tests.shared.helpers import GRAPH_KINDS, Session, build_graph, texts
-
-from .scenarios import plain, same_on_both
 
 
 async def test_the_functional_api_keeps_results_and_the_previous_value_as_in_memory(

@@ -9,10 +9,9 @@ from langchain_core.messages import HumanMessage
 from langgraph.graph import START, StateGraph
 from langgraph.types import Command, Send, interrupt
 
-from tests.langgraph.graphs import Totals, lookup, noting, states_of
+from tests.langgraph.graphs import Totals, lookup, noting
+from tests.shared.as_in_memory import plain, plain_value, same_on_both, states_of
 from tests.shared.helpers import GRAPH_KINDS, Session, build_graph, texts
-
-from .scenarios import plain, plain_value, same_on_both
 
 
 def fanning_out(saver: Any) -> Any:

@@ -15,9 +15,8 @@ from langgraph.checkpoint.base import (
 )
 from langgraph.checkpoint.serde.types import ERROR, INTERRUPT, RESUME
 
+from tests.shared.as_in_memory import plain_value, same_on_both
 from tests.shared.helpers import GRAPH_KINDS, Colour, Session, build_graph, dumps, texts
-
-from .scenarios import plain_value, same_on_both
 
 ROOT = {"checkpoint_ns": ""}
 

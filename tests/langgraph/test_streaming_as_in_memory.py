@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 from langchain_core.messages import HumanMessage
 
+from tests.shared.as_in_memory import plain_value, same_on_both
 from tests.shared.helpers import GRAPH_KINDS, Session, StreamingModel, build_graph, texts
-
-from .scenarios import plain_value, same_on_both
 
 
 @pytest.mark.parametrize("mode", ["values", "updates", "messages", "debug", "tasks", "checkpoints"])

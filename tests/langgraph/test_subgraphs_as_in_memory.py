@@ -11,10 +11,9 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Command, interrupt
 
-from tests.langgraph.graphs import Totals, noting, states_of
+from tests.langgraph.graphs import Totals, noting
+from tests.shared.as_in_memory import plain, plains, same_on_both, states_of
 from tests.shared.helpers import ScriptedModel, Session, build_graph, texts
-
-from .scenarios import plain, plains, same_on_both
 
 
 def nested(saver: Any, checkpointer: bool | None, *, asks: bool = False) -> Any:

@@ -13,6 +13,7 @@ from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command, interrupt
 
+from tests.shared.as_in_memory import plain, plains, same_on_both, states_of
 from tests.shared.helpers import (
     GRAPH_KINDS,
     ScriptedModel,
@@ -26,52 +27,24 @@ from tests.shared.helpers import (
 pytestmark = pytest.mark.parametrize("kind", GRAPH_KINDS)
 
 
-def plain(snapshot: Any) -> dict[str, Any]:
-    """A snapshot as far as two savers must agree on it."""
-    return {
-        "messages": texts(snapshot.values.get("messages", [])),
-        "next": snapshot.next,
-        "tasks": [(task.name, task.error, task.interrupts) for task in snapshot.tasks],
-        "source": snapshot.metadata["source"],
-        "step": snapshot.metadata["step"],
-        "has_parent": snapshot.parent_config is not None,
-    }
-
-
-async def on_both(
-    session: Session, kind: str, scenario: Callable[[Session, Any, list[Any]], Any], tools: Any = None
-) -> None:
-    """The scenario notes the same on `InMemorySaver` and on ours."""
-    notes: list[list[Any]] = []
-    for saver in (InMemorySaver(), session.buffer.checkpointer()):
-        notes.append([])
-        await scenario(session, build_graph(kind, saver, tools=tools), notes[-1])
-    reference, ours = notes
-    assert reference, "the scenario noted nothing"
-    for expected, actual in zip(reference, ours, strict=True):
-        assert actual == expected
-
-
-async def history_of(session: Session, graph: Any) -> list[dict[str, Any]]:
-    return [plain(snapshot) for snapshot in await session.states(graph)]
-
-
 async def test_get_state_history_behaves_as_with_the_in_memory_saver(session: Session, kind: str) -> None:
-    async def scenario(session: Session, graph: Any, notes: list[Any]) -> None:
+    async def scenario(session: Session, saver: Any, notes: list[Any]) -> None:
+        graph = build_graph(kind, saver)
         notes += [
             texts((await session.ask(graph, question))["messages"]) for question in ("hello", "look up a, b", "bye")
         ]
-        notes.append(await history_of(session, graph))
-        notes.append([plain(s) for s in await session.states(graph, limit=3)])
+        notes.append(await states_of(session, graph))
+        notes.append(plains(await session.states(graph, limit=3)))
         third = (await session.states(graph))[2]
-        notes.append([plain(s) for s in await session.states(graph, before=third.config)])
-        notes.append([plain(s) for s in await session.states(graph, filter={"source": "input"})])
+        notes.append(plains(await session.states(graph, before=third.config)))
+        notes.append(plains(await session.states(graph, filter={"source": "input"})))
 
-    await on_both(session, kind, scenario)
+    await same_on_both(session, scenario)
 
 
 async def test_every_older_checkpoint_is_read_by_its_id_exactly_as_listed(session: Session, kind: str) -> None:
-    async def scenario(session: Session, graph: Any, notes: list[Any]) -> None:
+    async def scenario(session: Session, saver: Any, notes: list[Any]) -> None:
+        graph = build_graph(kind, saver)
         for question in ("hello", "look up a, b"):
             await session.ask(graph, question)
         for listed in await session.states(graph):
@@ -82,11 +55,12 @@ async def test_every_older_checkpoint_is_read_by_its_id_exactly_as_listed(sessio
             )
             notes.append(plain(read))
 
-    await on_both(session, kind, scenario)
+    await same_on_both(session, scenario)
 
 
 async def test_replay_behaves_as_with_the_in_memory_saver(session: Session, kind: str) -> None:
-    async def scenario(session: Session, graph: Any, notes: list[Any]) -> None:
+    async def scenario(session: Session, saver: Any, notes: list[Any]) -> None:
+        graph = build_graph(kind, saver)
         for question in ("hello", "look up a", "bye"):
             await session.ask(graph, question)
         states = await session.states(graph)
@@ -94,28 +68,30 @@ async def test_replay_behaves_as_with_the_in_memory_saver(session: Session, kind
         result = await session.colour.call(graph, "invoke", None, at_tools.config)
         notes.append(texts(result["messages"]))
         notes.append(plain(await session.state(graph)))
-        notes.append(await history_of(session, graph))
+        notes.append(await states_of(session, graph))
         notes.append(texts((await session.ask(graph, "and on"))["messages"]))
 
-    await on_both(session, kind, scenario)
+    await same_on_both(session, scenario)
 
 
 async def test_a_fork_by_a_new_question_behaves_as_with_the_in_memory_saver(session: Session, kind: str) -> None:
-    async def scenario(session: Session, graph: Any, notes: list[Any]) -> None:
+    async def scenario(session: Session, saver: Any, notes: list[Any]) -> None:
+        graph = build_graph(kind, saver)
         await session.ask(graph, "hello")
         after_hello = (await session.state(graph)).config
         await session.ask(graph, "left behind")
         result = await session.colour.call(graph, "invoke", {"messages": [HumanMessage("instead")]}, after_hello)
         notes.append(texts(result["messages"]))
         notes.append(plain(await session.state(graph)))
-        notes.append(await history_of(session, graph))
+        notes.append(await states_of(session, graph))
         notes.append(texts((await session.ask(graph, "on"))["messages"]))
 
-    await on_both(session, kind, scenario)
+    await same_on_both(session, scenario)
 
 
 async def test_update_state_behaves_as_with_the_in_memory_saver(session: Session, kind: str) -> None:
-    async def scenario(session: Session, graph: Any, notes: list[Any]) -> None:
+    async def scenario(session: Session, saver: Any, notes: list[Any]) -> None:
+        graph = build_graph(kind, saver)
         await session.ask(graph, "hello")
         first = (await session.state(graph)).config
         await session.ask(graph, "look up a")
@@ -130,13 +106,14 @@ async def test_update_state_behaves_as_with_the_in_memory_saver(session: Session
         result = await session.colour.call(graph, "invoke", None, forked)
         notes.append(texts(result["messages"]))
         notes.append(plain(await session.state(graph)))
-        notes.append(await history_of(session, graph))
+        notes.append(await states_of(session, graph))
 
-    await on_both(session, kind, scenario)
+    await same_on_both(session, scenario)
 
 
 async def test_an_edit_of_an_old_message_forks_as_with_the_in_memory_saver(session: Session, kind: str) -> None:
-    async def scenario(session: Session, graph: Any, notes: list[Any]) -> None:
+    async def scenario(session: Session, saver: Any, notes: list[Any]) -> None:
+        graph = build_graph(kind, saver)
         await session.ask(graph, "hello")
         await session.ask(graph, "bye")
         asked = next(s for s in await session.states(graph) if s.next == ("model",) and len(s.values["messages"]) == 1)
@@ -150,9 +127,9 @@ async def test_an_edit_of_an_old_message_forks_as_with_the_in_memory_saver(sessi
         )
         result = await session.colour.call(graph, "invoke", None, forked)
         notes.append(texts(result["messages"]))
-        notes.append(await history_of(session, graph))
+        notes.append(await states_of(session, graph))
 
-    await on_both(session, kind, scenario)
+    await same_on_both(session, scenario)
 
 
 @tool
@@ -165,7 +142,8 @@ def lookup(thing: str) -> str:
 async def test_a_question_to_a_person_that_was_left_behind_and_is_answered_leaves_behind_what_came_since(
     session: Session, kind: str, *, forks: bool
 ) -> None:
-    async def scenario(session: Session, graph: Any, notes: list[Any]) -> None:
+    async def scenario(session: Session, saver: Any, notes: list[Any]) -> None:
+        graph = build_graph(kind, saver, tools=[lookup])
         await session.ask(graph, "hello")
         after_hello = (await session.state(graph)).config
         await session.ask(graph, "look up whales")
@@ -177,7 +155,7 @@ async def test_a_question_to_a_person_that_was_left_behind_and_is_answered_leave
         notes.append(plain(await session.state(graph)))
         notes.append(texts((await session.ask(graph, "on"))["messages"]))
 
-    await on_both(session, kind, scenario, [lookup])
+    await same_on_both(session, scenario)
 
 
 async def test_a_fork_does_not_drag_back_what_a_graph_left_behind(session: Session, kind: str) -> None:

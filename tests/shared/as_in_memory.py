@@ -51,6 +51,10 @@ def plains(snapshots: Iterable[Any]) -> list[dict[str, Any]]:
     return [plain(snapshot) for snapshot in snapshots]
 
 
+async def states_of(session: Session, graph: Any) -> list[dict[str, Any]]:
+    return plains(await session.states(graph))
+
+
 async def same_on_both(session: Session, scenario: Scenario, *, bound: bool = False) -> list[Any]:
     """Run the scenario on both savers; its notes must be equal. Returns them."""
     reference: list[Any] = []
