@@ -10,7 +10,7 @@ from langchain_ttl_history.encoding.records import decoder, pack, unpack_each, u
 from langchain_ttl_history.errors import CorruptRecordError
 from langchain_ttl_history.storage.base import Entry
 
-__all__ = ["Line", "every_line", "line_of", "newest_lines"]
+__all__ = ["Line", "every_line", "line_payload", "lines_of"]
 
 _FORMAT = 1
 _TEXT = frozenset({str, type(None)})
@@ -39,7 +39,7 @@ class Line(NamedTuple):
         return pack([_FORMAT, self.ns, self.id, self.parent, self.root, self.run_id, deltas, valued])
 
 
-def line_of(ns: str, id: str, record: Record) -> bytes:
+def line_payload(ns: str, id: str, record: Record) -> bytes:
     """The payload of a checkpoint's line."""
     metadata = record.metadata
     run_id = metadata.get("run_id")
@@ -75,7 +75,7 @@ def every_line(entries: Sequence[Entry]) -> list[Line]:
     return lines
 
 
-def newest_lines(entries: Sequence[Entry]) -> list[Line]:
+def lines_of(entries: Sequence[Entry]) -> list[Line]:
     """The index, oldest first, each checkpoint once: where it was put last."""
     lines: dict[tuple[str, str], Line] = {}
     for line in every_line(entries):

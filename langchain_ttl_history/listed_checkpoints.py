@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from langchain_ttl_history.flow import Flow, Read
-from langchain_ttl_history.freeing.pruning import interrupted_roots, leaves, shown_lines
+from langchain_ttl_history.freeing.pruning import interrupted_roots, leaves, within_cap
 from langchain_ttl_history.index import Line
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.sessions import Sessions
@@ -32,4 +32,4 @@ def listed_lines(sessions: Sessions, key: SessionKey, roots: Sequence[Line], sub
     if ends:
         writes: Snapshot = yield Read(key, Query(tuple(writes_name("", line.id) for line in ends)))
         waiting = interrupted_roots(ends, writes, sessions.codec)
-    return shown_lines(roots, subs, cap, waiting)
+    return within_cap(roots, subs, cap, waiting)

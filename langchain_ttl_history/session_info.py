@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 
 from langchain_ttl_history.display import Portrait, info_card
 from langchain_ttl_history.flow import Flow, Read
-from langchain_ttl_history.index import newest_lines
+from langchain_ttl_history.index import lines_of
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.listed_checkpoints import listed_lines
 from langchain_ttl_history.sessions import Sessions
@@ -84,7 +84,7 @@ def _glance(sessions: Sessions, key: SessionKey) -> Flow[View | None]:
 
 def _info(sessions: Sessions, key: SessionKey, view: View) -> Flow[SessionInfo]:
     snapshot = view.snapshot
-    roots = newest_lines(snapshot.lists.get(INDEX, ()))
+    roots = lines_of(snapshot.lists.get(INDEX, ()))
     listed = yield from listed_lines(sessions, key, roots, ())
     return SessionInfo(
         key.user_id,

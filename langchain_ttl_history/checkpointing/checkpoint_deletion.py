@@ -8,7 +8,7 @@ from langchain_ttl_history.amendments import without_edits
 from langchain_ttl_history.checkpoints import decode_record
 from langchain_ttl_history.errors import StorageError
 from langchain_ttl_history.flow import Flow, Read, Write, every_key
-from langchain_ttl_history.freeing.pruning import Lines, keep_only, latest_lines
+from langchain_ttl_history.freeing.pruning import Lines, keep_only, latest_of_each_namespace
 from langchain_ttl_history.index import Line
 from langchain_ttl_history.keys import SessionKey, label, valid_id
 from langchain_ttl_history.log_entries import Log, deltas_of, entries_of, unseen
@@ -32,7 +32,8 @@ def keep_latest(sessions: Sessions, key: SessionKey) -> Flow[None]:
 
     def plan(snapshot: Snapshot) -> Change:
         lines = Lines(snapshot, sessions.codec)
-        return keep_only(snapshot, latest_lines(_listed(lines)), sessions.lease, lines, snapshot.lists.get(LOG, ()))
+        latest = latest_of_each_namespace(_listed(lines))
+        return keep_only(snapshot, latest, sessions.lease, lines, snapshot.lists.get(LOG, ()))
 
     yield from _change(key, plan)
 

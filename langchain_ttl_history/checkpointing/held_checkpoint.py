@@ -11,7 +11,7 @@ from langchain_ttl_history.checkpointing.put_inputs import TaskWrites
 from langchain_ttl_history.checkpoints import Record, encode_record, encode_values
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.flow import Flow, Read
-from langchain_ttl_history.index import line_of, newest_lines
+from langchain_ttl_history.index import line_payload, lines_of
 from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.log_entries import Seen
 from langchain_ttl_history.pointers import found_record
@@ -72,7 +72,7 @@ def with_checkpoint(sessions: Sessions, given: TaskWrites, ended: int, writes: C
         append += [(LOG, each.payload(), each.added) for each in carried_over(record, None, bodies, codec)]
     blobs = {**writes.blobs, **values, **bodies}
     if not found.blobs:
-        append.append((SUBS if ns else INDEX, line_of(ns, id, record), ()))
+        append.append((SUBS if ns else INDEX, line_payload(ns, id, record), ()))
         blobs[name] = encode_record(record, codec, where)
         blobs[head_name(ns)] = Blob(b"", (name,), 0, (writes_name(ns, id),))
     return replace(
@@ -115,8 +115,8 @@ def with_freed_checkpoint(sessions: Sessions, key: SessionKey, name: str, writes
     has_all = head is not None and record.names and {*record.names} <= {*head.names}
     if has_all or _is_built_on(id, found):
         return None  # Another run has built on it, and its answer stands in the place of this one.
-    line = line_of("", id, record)
-    lines = newest_lines(found.lists.get(INDEX, ()))
+    line = line_payload("", id, record)
+    lines = lines_of(found.lists.get(INDEX, ()))
     # Ids count up with time, and between two lines there mostly are entries of other lists.
     place = next((each.position - 1 for each in lines if each.id > id), 0)
     if place > 0 and all(each.position != place for each in lines):
@@ -126,7 +126,7 @@ def with_freed_checkpoint(sessions: Sessions, key: SessionKey, name: str, writes
 
 def _is_built_on(id: str, found: Snapshot) -> bool:
     """Whether a root checkpoint of a session has this one for its parent."""
-    return any(line.parent == id for line in newest_lines(found.lists.get(INDEX, ())))
+    return any(line.parent == id for line in lines_of(found.lists.get(INDEX, ())))
 
 
 def _held(

@@ -14,7 +14,7 @@ from langchain_ttl_history.checkpointing.put_inputs import Parent, Put, RunState
 from langchain_ttl_history.checkpointing.run_token import Token
 from langchain_ttl_history.checkpoints import Record, encode_record, encode_values
 from langchain_ttl_history.encoding.langgraph_values import delta_snapshot, is_snapshot
-from langchain_ttl_history.index import line_of
+from langchain_ttl_history.index import line_payload
 from langchain_ttl_history.keys import label
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Appended, Blob, Change, Guard
@@ -68,7 +68,7 @@ class PutPlans:
         self, put: Put, parent: Parent, run: RunState, record: Record, bodies: KnownBodies
     ) -> tuple[dict[str, Blob], list[Appended]]:
         blobs = encode_values(record, put.values, bodies, self.sessions.codec, label(put.key), parent.record)
-        return blobs, [(SUBS, line_of(put.ns, put.id, record), ())]
+        return blobs, [(SUBS, line_payload(put.ns, put.id, record), ())]
 
     def _of_root(
         self, put: Put, parent: Parent, run: RunState, record: Record, bodies: KnownBodies
@@ -96,7 +96,7 @@ class PutPlans:
             deltas = carried_over(record, step.value, held or {}, codec)
         else:
             deltas = step_changes(step, back)
-        append.append((INDEX, line_of("", put.id, record), ()))
+        append.append((INDEX, line_payload("", put.id, record), ()))
         append += [(LOG, delta.payload(), delta.added) for delta in deltas if delta.removed or delta.added]
         return blobs, append
 
@@ -169,4 +169,4 @@ class PutPlans:
             values={channel: [LIST, 0, len(token.names)]},
         )
         blobs[checkpoint_name("", token.id)] = encode_record(record, self.sessions.codec)
-        return [(INDEX, line_of("", token.id, record), ())]
+        return [(INDEX, line_payload("", token.id, record), ())]

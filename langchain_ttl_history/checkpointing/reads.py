@@ -16,8 +16,8 @@ from langchain_ttl_history.checkpoints import Record
 from langchain_ttl_history.encoding.langgraph_values import delta_snapshot
 from langchain_ttl_history.encoding.records import decoder
 from langchain_ttl_history.flow import Flow, Read
-from langchain_ttl_history.freeing.pruning import interrupted_roots, shown_lines
-from langchain_ttl_history.index import newest_lines
+from langchain_ttl_history.freeing.pruning import interrupted_roots, within_cap
+from langchain_ttl_history.index import lines_of
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.listed_checkpoints import listed_lines
 from langchain_ttl_history.log_entries import Seen
@@ -205,9 +205,9 @@ class CheckpointReads:
 
     def _is_shown(self, snapshot: Snapshot, id: str) -> bool:
         cap = self.sessions.retention.max_checkpoints
-        lines = newest_lines(snapshot.lists.get(INDEX, ()))
+        lines = lines_of(snapshot.lists.get(INDEX, ()))
         waiting = interrupted_roots([line for line in lines if line.id == id], snapshot, self.sessions.codec)
-        return any(line.id == id for line in shown_lines(lines, (), cap, waiting))
+        return any(line.id == id for line in within_cap(lines, (), cap, waiting))
 
     def _load_sub(self, key: SessionKey, ns: str, id: str | None, lease: Lease | None) -> Flow[Loaded | None]:
         names = (head_name(ns),) if id is None else (checkpoint_name(ns, id), writes_name(ns, id))
@@ -230,8 +230,8 @@ class CheckpointReads:
         head = head_name("")
         query = Query((INDEX, SUBS, head), (), (LOG, head), lease)
         snapshot: Snapshot = yield Read(key, query)
-        roots = newest_lines(snapshot.lists.get(INDEX, ()))
-        subs = newest_lines(snapshot.lists.get(SUBS, ()))
+        roots = lines_of(snapshot.lists.get(INDEX, ()))
+        subs = lines_of(snapshot.lists.get(SUBS, ()))
         if not roots and snapshot.lists.get(LOG):
             return [("", first_checkpoint_id(snapshot.generation))]  # Only a chain has written.
         listed = yield from listed_lines(self.sessions, key, roots, subs)

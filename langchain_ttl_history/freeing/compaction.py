@@ -16,7 +16,7 @@ from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.freeing.gaps import pointer_hiding
 from langchain_ttl_history.freeing.log_trimming import Trimmed, trimmed
 from langchain_ttl_history.freeing.message_cutting import Conversation, with_fewer_messages
-from langchain_ttl_history.freeing.pruning import Lines, interrupted_roots, keep_only, leaves, shown_lines
+from langchain_ttl_history.freeing.pruning import Lines, interrupted_roots, keep_only, leaves, within_cap
 from langchain_ttl_history.log_entries import entries_of
 from langchain_ttl_history.retention import Retention
 from langchain_ttl_history.storage.base import Change, Lease, Snapshot
@@ -98,12 +98,12 @@ def plan(
     waiting = interrupted_roots(leaves(roots), snapshot, codec)
     bound = retention.max_bytes
     room = math.inf if bound is None else bound * _REMOVALS_SHARE
-    log = _trimmed_unnoticed(conversation, shown, retention.max_messages, room, shows_as_before)
-    entries = entries_of(log.changes, conversation.log)
+    left = _trimmed_unnoticed(conversation, shown, retention.max_messages, room, shows_as_before)
+    entries = entries_of(left.changes, conversation.log)
 
     def keeping(cap: int | None) -> Change:
-        change = keep_only(snapshot, shown_lines(roots, subs, cap, waiting), lease, lines, entries)
-        return _hiding(change, log, conversation, codec)
+        change = keep_only(snapshot, within_cap(roots, subs, cap, waiting), lease, lines, entries)
+        return _hiding(change, left, conversation, codec)
 
     change = keeping(retention.max_checkpoints)
     if bound is None or snapshot.bytes <= bound or _bytes_after(snapshot, change) <= bound:
@@ -116,21 +116,21 @@ def plan(
     if _bytes_after(snapshot, change) <= goal:
         return change
     # Checkpoints alone do not free enough: keep only the part of the log that is shown, then cut the oldest messages.
-    log = trimmed(conversation.log, shown, conversation.needed, conversation.names, 0, room)
-    entries = entries_of(log.changes, conversation.log)
+    left = trimmed(conversation.log, shown, conversation.needed, conversation.names, 0, room)
+    entries = entries_of(left.changes, conversation.log)
     change = keeping(1)
     over = _bytes_after(snapshot, change) - goal
     if over <= 0:
         return change
-    return with_fewer_messages(snapshot, change, over, log, conversation, codec)
+    return with_fewer_messages(snapshot, change, over, left, conversation, codec)
 
 
-def _hiding(change: Change, log: Trimmed, conversation: Conversation, codec: Codec) -> Change:
+def _hiding(change: Change, left: Trimmed, conversation: Conversation, codec: Codec) -> Change:
     """The change, with a pointer to the head that hides what is older than the part of the log that it frees."""
-    if not log.hidden:
+    if not left.hidden:
         return change
     head = head_name("")
-    pointer = pointer_hiding(change.blobs[head], conversation.head, conversation.visible(log.hidden), codec)
+    pointer = pointer_hiding(change.blobs[head], conversation.head, conversation.visible(left.hidden), codec)
     return replace(change, blobs={**change.blobs, head: pointer})
 
 

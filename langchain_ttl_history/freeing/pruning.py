@@ -25,7 +25,7 @@ from langchain_ttl_history.stored.names import (
 )
 from langchain_ttl_history.stored.pending import has_open_interrupt
 
-__all__ = ["Lines", "interrupted_roots", "keep_only", "latest_lines", "leaves", "needed_by", "shown_lines"]
+__all__ = ["Lines", "interrupted_roots", "keep_only", "latest_of_each_namespace", "leaves", "needed_by", "within_cap"]
 
 
 # How many checkpoints that are not there writes may be pending on; and with how many newer root checkpoints they are
@@ -33,7 +33,7 @@ __all__ = ["Lines", "interrupted_roots", "keep_only", "latest_lines", "leaves", 
 _AWAITED = 16
 
 
-def shown_lines(
+def within_cap(
     lines: Iterable[Line],
     subs: Iterable[Line],
     cap: int | None,
@@ -69,7 +69,7 @@ def shown_lines(
     return sorted(shown, key=lambda line: line.position)
 
 
-def latest_lines(lines: Iterable[Line]) -> list[Line]:
+def latest_of_each_namespace(lines: Iterable[Line]) -> list[Line]:
     """The newest checkpoint of each namespace."""
     return list({line.ns: line for line in lines}.values())
 
@@ -137,7 +137,7 @@ def keep_only(
     keep: Iterable[Line],
     lease: Lease,
     lines: Lines,
-    log: Collection[Entry],
+    entries: Collection[Entry],
 ) -> Change:
     """Drop every checkpoint but these, and everything that only the others needed.
 
@@ -149,7 +149,7 @@ def keep_only(
         keep: The lines of the checkpoints to keep.
         lease: As for any write.
         lines: All lines of the session.
-        log: The entries that are left of the log.
+        entries: Those that are left of the log.
     """
     by_id = lines.by_id
     listed = {(line.ns, line.id) for line in keep}
@@ -168,9 +168,9 @@ def keep_only(
         (CHAIN, Entry(line.position, line.payload())) for each in chain if (line := by_id[each]).position not in chained
     ]
     logged = {entry.position: entry for entry in snapshot.lists.get(LOG, ())}
-    trim[LOG] = frozenset(logged).difference([entry.position for entry in log])
-    place += [(LOG, entry) for entry in log if entry != logged[entry.position]]
-    needed = needed_by(snapshot, drop, log)
+    trim[LOG] = frozenset(logged).difference([entry.position for entry in entries])
+    place += [(LOG, entry) for entry in entries if entry != logged[entry.position]]
+    needed = needed_by(snapshot, drop, entries)
     unneeded = {name for name in snapshot.blobs if name[0] in (BODY, VALUE) and name not in needed}
     return Change(
         lease,
@@ -229,8 +229,8 @@ def _heads(snapshot: Snapshot, lines: Lines, listed: Collection[tuple[str, str]]
     return pointers
 
 
-def needed_by(snapshot: Snapshot, drop: Collection[str], log: Iterable[Entry]) -> set[str]:
-    """Names of the bodies and values that what is kept refers to."""
+def needed_by(snapshot: Snapshot, drop: Collection[str], entries: Iterable[Entry]) -> set[str]:
+    """Names of the bodies and values that what is kept refers to, of the log these entries."""
     blobs, needed = snapshot.blobs, set[str]()
     before: tuple[str, ...] = ()
     for name, blob in blobs.items():
@@ -240,6 +240,6 @@ def needed_by(snapshot: Snapshot, drop: Collection[str], log: Iterable[Entry]) -
             same = blob.refs[:known] == before
             needed.update(blob.refs[known:] if same else blob.refs)
             before = blob.refs
-    lists = [log, *(entries for name, entries in snapshot.lists.items() if name[0] == WRITES and name not in drop)]
-    needed.update(*[entry.refs for entries in lists for entry in entries])
+    lists = [entries, *(pending for name, pending in snapshot.lists.items() if name[0] == WRITES and name not in drop)]
+    needed.update(*[entry.refs for kept in lists for entry in kept])
     return needed.union(*[blob.refs for blob in map(blobs.get, needed) if blob is not None and blob.refs])

@@ -23,7 +23,7 @@ from langchain_ttl_history import CorruptRecordError, TypeNotAllowedError
 from langchain_ttl_history.checkpoints import Record, encode_record, encode_values
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.encoding.records import nesting, pack, unpack
-from langchain_ttl_history.index import every_line, line_of
+from langchain_ttl_history.index import every_line, line_payload
 from langchain_ttl_history.log_entries import deltas_of
 from langchain_ttl_history.pointers import found_record
 from langchain_ttl_history.storage.base import Blob, Entry
@@ -404,5 +404,5 @@ def test_a_channel_without_a_name_is_no_conversation() -> None:
 
 def test_a_line_names_the_root_by_text_whatever_the_metadata_has() -> None:
     record = Record({"id": "1", "channel_versions": {}, "versions_seen": {}}, {"parents": {"": 5}}, None, "1")
-    (line,) = every_line([Entry(1, line_of("sub", "1", record))])
+    (line,) = every_line([Entry(1, line_payload("sub", "1", record))])
     assert line.root == "5"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.freeing.compaction import together
-from langchain_ttl_history.freeing.pruning import Lines, keep_only, shown_lines
+from langchain_ttl_history.freeing.pruning import Lines, keep_only, within_cap
 from langchain_ttl_history.index import Line
 from langchain_ttl_history.storage.base import Blob, Change, Entry, Lease, Snapshot
 from langchain_ttl_history.stored.names import INDEX, checkpoint_name, writes_name
@@ -33,29 +33,29 @@ ROOTS = [root(number) for number in range(1, 6)]
 
 
 def test_the_newest_root_checkpoints_are_shown_oldest_first() -> None:
-    assert ids(shown_lines(ROOTS, (), 3, set())) == ["r3", "r4", "r5"]
-    assert ids(shown_lines(ROOTS, (), 9, set())) == ids(ROOTS)
-    assert ids(shown_lines(ROOTS, (), None, set())) == ids(ROOTS)
+    assert ids(within_cap(ROOTS, (), 3, set())) == ["r3", "r4", "r5"]
+    assert ids(within_cap(ROOTS, (), 9, set())) == ids(ROOTS)
+    assert ids(within_cap(ROOTS, (), None, set())) == ids(ROOTS)
 
 
 def test_one_that_waits_for_an_answer_is_shown_beyond_the_cap_unless_something_was_built_on_it() -> None:
     fork = root(6, parent=1)
-    assert ids(shown_lines([*ROOTS, fork], (), 1, {"r5"})) == ["r5", "r6"]
-    assert ids(shown_lines([*ROOTS, fork], (), 1, {"r1"})) == ["r6"]
+    assert ids(within_cap([*ROOTS, fork], (), 1, {"r5"})) == ["r5", "r6"]
+    assert ids(within_cap([*ROOTS, fork], (), 1, {"r1"})) == ["r6"]
 
 
 def test_a_subgraphs_checkpoints_go_with_the_root_they_ran_under_but_for_what_it_remembers_across_turns() -> None:
     once = [sub("tool:1", "a", 2, 21), sub("tool:2", "b", 4, 41)]
     lasting = [sub("memory", "c", 1, 11), sub("memory", "d", 2, 22)]
-    assert ids(shown_lines(ROOTS, [*lasting, *once], 2, set())) == ["d", "r4", "b", "r5"]
+    assert ids(within_cap(ROOTS, [*lasting, *once], 2, set())) == ["d", "r4", "b", "r5"]
 
 
 def test_a_subgraph_whose_root_is_not_there_may_still_run_unless_something_was_built_on_that() -> None:
     running = sub("tool:1", "a", 2, 51)
-    assert ids(shown_lines([root(5, parent=1)], [running], 9, set())) == ["r5", "a"]
-    assert ids(shown_lines([root(5, parent=2)], [running], 9, set())) == ["r5"]
+    assert ids(within_cap([root(5, parent=1)], [running], 9, set())) == ["r5", "a"]
+    assert ids(within_cap([root(5, parent=2)], [running], 9, set())) == ["r5"]
     alone = running._replace(root=None)
-    assert ids(shown_lines([root(1)], [alone], 9, set())) == ["r1", "a"]
+    assert ids(within_cap([root(1)], [alone], 9, set())) == ["r1", "a"]
 
 
 def pending_after_pruning(roots: list[Line], pending: dict[str, int]) -> set[str]:
