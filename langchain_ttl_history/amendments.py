@@ -14,7 +14,7 @@ from langchain_ttl_history.conversation import keyed
 from langchain_ttl_history.log_entries import Delta, Seen, unseen
 from langchain_ttl_history.stored.names import NO_KEY, BodyName, MessageKey, key_of
 
-__all__ = ["done_with", "with_calls_kept", "with_removals_named", "without_edits"]
+__all__ = ["done_with", "with_calls_kept", "with_removals_named", "without_orphaned_edits"]
 
 
 def with_removals_named(deltas: Sequence[Delta], head: Sequence[BodyName], seen: Seen) -> Sequence[Delta]:
@@ -120,7 +120,7 @@ def with_calls_kept(deltas: Sequence[Delta], is_result: Callable[[BodyName], boo
     ]
 
 
-def without_edits(deltas: Iterable[Delta], new: Sequence[Delta], head: Iterable[BodyName]) -> list[Delta]:
+def without_orphaned_edits(deltas: Iterable[Delta], new: Sequence[Delta], head: Iterable[BodyName]) -> list[Delta]:
     """The kept changes, without edits of messages that are freed: alone, an edit would add its message where it stands.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 
-from langchain_ttl_history.amendments import without_edits
+from langchain_ttl_history.amendments import without_orphaned_edits
 from langchain_ttl_history.checkpoints import decode_record
 from langchain_ttl_history.errors import StorageError
 from langchain_ttl_history.flow import Flow, Read, Write, every_key
@@ -82,10 +82,10 @@ def _without_runs(sessions: Sessions, snapshot: Snapshot, run_ids: Collection[st
     others = [delta for delta in log.deltas if delta.run not in runs]
     newest = next((line for line in reversed(keep) if not line.ns), None)
     if newest is None:
-        others = without_edits(others, log.deltas, ())
+        others = without_orphaned_edits(others, log.deltas, ())
     else:
         head = decode_record(listed_checkpoint("", newest.id, snapshot.blobs), sessions.codec)
-        others = without_edits(others, unseen(log.deltas, head.seen), head.names)
+        others = without_orphaned_edits(others, unseen(log.deltas, head.seen), head.names)
     return keep_only(snapshot, keep, sessions.lease, lines, entries_of(others, log))
 
 

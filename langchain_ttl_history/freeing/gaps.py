@@ -17,7 +17,7 @@ from langchain_ttl_history.pointers import hidden_payload
 from langchain_ttl_history.storage.base import Blob
 from langchain_ttl_history.stored.names import BodyName, MessageKey, key_of
 
-__all__ = ["older_than_freed", "pointer_hiding", "without_edits_of"]
+__all__ = ["older_than_freed", "pointer_hiding", "without_hidden"]
 
 
 def older_than_freed(
@@ -38,7 +38,7 @@ def older_than_freed(
     return frozenset(keys[:end]).intersection(there).difference(map(key_of, stays))
 
 
-def without_edits_of(keys: AbstractSet[MessageKey], deltas: Iterable[Delta]) -> list[Delta]:
+def without_hidden(keys: AbstractSet[MessageKey], deltas: Iterable[Delta]) -> list[Delta]:
     """The changes, without additions of these hidden messages, which an edit would otherwise show at the end."""
     left: list[Delta] = []
     for delta in deltas:

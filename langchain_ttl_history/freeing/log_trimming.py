@@ -14,8 +14,8 @@ from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
-from langchain_ttl_history.amendments import with_removals_named, without_edits
-from langchain_ttl_history.freeing.gaps import older_than_freed, without_edits_of
+from langchain_ttl_history.amendments import with_removals_named, without_orphaned_edits
+from langchain_ttl_history.freeing.gaps import older_than_freed, without_hidden
 from langchain_ttl_history.freeing.remnants import LastWords, Spared, of_the_head, only_editing, only_removed, thinned
 from langchain_ttl_history.log_entries import Delta, Log, unseen
 from langchain_ttl_history.stored.names import NO_KEY, BodyName, MessageKey, key_of
@@ -76,9 +76,10 @@ def trimmed(
         *of_the_head(deltas[:start], matter, LastWords.of(matter if head else (), later, seen), head, seen, spared),
         *thinned(deltas[start:], max(0, recent - start), head, {*map(key_of, names)}, spared),
     ]
-    left = only_editing(without_edits(kept, new, head), {delta.position for delta in new}, {*map(key_of, head)})
+    kept = without_orphaned_edits(kept, new, head)
+    left = only_editing(kept, {delta.position for delta in new}, {*map(key_of, head)})
     older = older_than_freed(head, left, names, shown | needed)
-    return Trimmed(without_edits_of(older, left) if older else left, older)
+    return Trimmed(without_hidden(older, left) if older else left, older)
 
 
 def _placing(deltas: Sequence[Delta], count: int, shown: AbstractSet[MessageKey]) -> dict[int, set[MessageKey]]:
