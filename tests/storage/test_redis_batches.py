@@ -238,8 +238,8 @@ async def test_a_storage_that_was_closed_asks_by_a_new_client(storage: RedisStor
 async def test_a_request_that_is_sent_again_after_much_else_is_not_done_twice(
     storage: RedisStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names = iter(["again...", *(f"{number:08}" for number in range(63)), "again..."])
-    monkeypatch.setattr(requests_module, "request_name", lambda: next(names))
+    ids = iter(["again...", *(f"{number:08}" for number in range(63)), "again..."])
+    monkeypatch.setattr(requests_module, "request_id", lambda: next(ids))
     said = ["first", *(f"{number}" for number in range(63))]
     outcomes = [await storage.awrite(KEYS[0], appended(text)) for text in said]
     again = await storage.awrite(KEYS[0], appended("first"))

@@ -14,7 +14,7 @@ from langchain_ttl_history import Retention, SessionBuffer
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import RedisStorage
 from langchain_ttl_history.storage.base import Blob, Change, Lease, Query
-from langchain_ttl_history.storage.redis.commands import request_name
+from langchain_ttl_history.storage.redis.commands import request_id
 from tests.shared.helpers import agent
 from tests.shared.redis_cases import admin_of, another_worker
 
@@ -172,21 +172,21 @@ async def test_the_async_twins_cost_the_same(storage: RedisStorage, buffer: Sess
             assert sum(stats[f"cmdstat_{name}"]["calls"] for name in COUNTED if f"cmdstat_{name}" in stats) == 1
 
 
-def test_no_two_requests_have_the_same_name_not_even_of_forked_processes() -> None:
-    names = [request_name() for _ in range(1_000)]
-    assert {len(name) for name in names} == {8}
-    assert len({*names}) == 1_000
+def test_no_two_requests_have_the_same_id_not_even_of_forked_processes() -> None:
+    ids = [request_id() for _ in range(1_000)]
+    assert {len(id) for id in ids} == {8}
+    assert len({*ids}) == 1_000
     program = """
 import os
-from langchain_ttl_history.storage.redis.commands import request_name
-request_name()
+from langchain_ttl_history.storage.redis.commands import request_id
+request_id()
 reading, writing = os.pipe()
 child = os.fork()
 if not child:
-    os.write(writing, request_name().encode())
+    os.write(writing, request_id().encode())
     os._exit(0)
 os.waitpid(child, 0)
-print(os.read(reading, 8).decode(), request_name())
+print(os.read(reading, 8).decode(), request_id())
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert len({*done.stdout.split()}) == 2

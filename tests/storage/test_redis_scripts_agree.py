@@ -12,7 +12,7 @@ import redis
 from langchain_ttl_history.keys import encoded
 from langchain_ttl_history.storage.base import Blob, Entry
 from langchain_ttl_history.storage.redis import batches, layout
-from langchain_ttl_history.storage.redis.commands import request_name
+from langchain_ttl_history.storage.redis.commands import request_id
 from langchain_ttl_history.storage.redis.lineage import newest
 from langchain_ttl_history.storage.redis.names import short_name
 from langchain_ttl_history.storage.redis.numbers import KIND, TABLE, kind_of, runs_of
@@ -117,12 +117,12 @@ def test_the_entries_of_a_list(admin: redis.Redis) -> None:
 
 def test_the_requests_that_a_session_remembers(admin: redis.Redis) -> None:
     """Twice as many as a batch holds, each with its position behind it, the newest first."""
-    names = [request_name() for _ in range(100)]
+    ids = [request_id() for _ in range(100)]
     program = """
         local m = { requests = '', position = 7 }
         for _, request in ipairs(ARGV) do remember(m, request) end
         return m.requests
     """
-    found = lua(admin, program, *names)
-    assert newest(found).decode() == names[-1]
-    assert [found[at : at + 8].decode() for at in range(0, len(found), 16)] == names[: -2 * batches._REQUESTS - 1 : -1]
+    found = lua(admin, program, *ids)
+    assert newest(found).decode() == ids[-1]
+    assert [found[at : at + 8].decode() for at in range(0, len(found), 16)] == ids[: -2 * batches._REQUESTS - 1 : -1]

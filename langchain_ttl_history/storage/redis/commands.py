@@ -16,7 +16,7 @@ import ormsgpack
 
 from langchain_ttl_history.keys import SessionKey, encoded
 
-__all__ = ["NEVER_DECODE", "Address", "Command", "Eval", "Keys", "Scan", "Script", "packed", "request_name"]
+__all__ = ["NEVER_DECODE", "Address", "Command", "Eval", "Keys", "Scan", "Script", "packed", "request_id"]
 
 Command: TypeAlias = Sequence["str | bytes | int"]
 """The name of a command and its arguments."""
@@ -24,15 +24,15 @@ Command: TypeAlias = Sequence["str | bytes | int"]
 NEVER_DECODE = {"NEVER_DECODE": True}
 """The option that makes replies bytes, even if the client decodes replies by default."""
 
-# Names need not be secret, only never the same. The system's own source of randomness would let other
+# Ids need not be secret, only never the same. The system's own source of randomness would let other
 # threads in between a write and its being sent. A forked process begins anew.
 _random = random.Random(secrets.randbits(128))  # noqa: S311  # no secret
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=lambda: _random.seed(secrets.randbits(128)))
 
 
-def request_name() -> str:
-    """A name of 8 letters for a request, by which it is known when it comes again."""
+def request_id() -> str:
+    """An id of 8 letters for a request, by which it is known when it comes again."""
     return urlsafe_b64encode(_random.getrandbits(48).to_bytes(6, "big")).decode()
 
 

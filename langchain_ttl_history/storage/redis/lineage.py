@@ -13,12 +13,12 @@ from __future__ import annotations
 
 __all__ = ["later", "newest"]
 
-_NAME = 8
+_ID_BYTES = 8
 
 
 def newest(requests: bytes) -> bytes:
     """The id of the newest of these requests."""
-    return requests[:_NAME]
+    return requests[:_ID_BYTES]
 
 
 def later(one: bytes, other: bytes) -> bytes | None:

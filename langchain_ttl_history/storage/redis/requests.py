@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.base import Change, Outcome, Query, Snapshot
 from langchain_ttl_history.storage.redis import writes
-from langchain_ttl_history.storage.redis.commands import Eval, Keys, Scan, Script, packed, request_name
+from langchain_ttl_history.storage.redis.commands import Eval, Keys, Scan, Script, packed, request_id
 from langchain_ttl_history.storage.redis.layout import MICRO
 from langchain_ttl_history.storage.redis.mirror import NOTHING, Mirrors
 from langchain_ttl_history.storage.redis.names import short_name
@@ -95,7 +95,7 @@ def read(settings: Settings, key: SessionKey, query: Query) -> Plan[Snapshot]:
 
 def write(settings: Settings, key: SessionKey, change: Change) -> Plan[Outcome]:
     """Change one session."""
-    envelope = writes.Envelope(settings.keys.of(key), settings.now, settings.margin, request_name())
+    envelope = writes.Envelope(settings.keys.of(key), settings.now, settings.margin, request_id())
     known = settings.numbers.of(key)
     # Looked up once: another thread may begin to drop something else before the answer arrives.
     dropping = ("", frozenset[str]()) if known is None else known.dropping
@@ -121,7 +121,7 @@ def write(settings: Settings, key: SessionKey, change: Change) -> Plan[Outcome]:
 def delete(settings: Settings, key: SessionKey, tombstone_ttl: float) -> Plan[int]:
     """Delete a session."""
     address = settings.keys.of(key)
-    count: int = yield _deletion(settings, address.keys, [address.digest], tombstone_ttl, request_name(), whole=False)
+    count: int = yield _deletion(settings, address.keys, [address.digest], tombstone_ttl, request_id(), whole=False)
     settings.numbers.forget(*key)
     settings.mirrors.forget(*key)
     return count
@@ -131,7 +131,7 @@ def forget(settings: Settings, user_id: str, tombstone_ttl: float) -> Plan[int]:
     """Delete all of a user's sessions. The script must be given their keys, so those are looked up first."""
     user = settings.keys.user(user_id)
     digests: list[str] = []
-    request = request_name()
+    request = request_id()
     while True:
         keys = [user, *(settings.keys.session(user, digest) for digest in digests)]
         reply = yield _deletion(settings, keys, digests, tombstone_ttl, request, whole=True)
