@@ -22,7 +22,7 @@ from langchain_ttl_history.storage.base import Blob, Change, Lease, Query
 from langchain_ttl_history.storage.redis.clients import Clients
 from langchain_ttl_history.storage.redis.layout import table_names
 from langchain_ttl_history.storage.redis.numbers import TABLE
-from langchain_ttl_history.storage.redis.requests import Settings
+from langchain_ttl_history.storage.redis.requests import Context
 from tests import servers
 
 KEY = SessionKey("ada", "s1")
@@ -67,12 +67,12 @@ def open_cluster(
 
 def another_worker(storage: RedisStorage) -> RedisStorage:
     """The same storage as another worker has it, which knows nothing yet; whoever asks closes it."""
-    return RedisStorage(storage._clients.url.given, prefix=prefix_of(storage), clock=settings_of(storage).clock)
+    return RedisStorage(storage._clients.url.given, prefix=prefix_of(storage), clock=context_of(storage).clock)
 
 
 def keys_of(storage: RedisStorage, key: SessionKey = KEY) -> tuple[bytes, bytes]:
     """The keys that a user and a session have in Redis."""
-    return settings_of(storage).keys.of(key).keys
+    return context_of(storage).keys.of(key).keys
 
 
 def close_redis(storage: RedisStorage) -> None:
@@ -250,14 +250,14 @@ def numbers_in(refs: bytes) -> Iterator[tuple[int, int]]:
 # What no user sees of a storage: here alone, so that it can change.
 
 
-def settings_of(storage: RedisStorage) -> Settings:
-    """The names of its keys, and what it remembers."""
-    return storage._settings
+def context_of(storage: RedisStorage) -> Context:
+    """What its requests have in common: the names of its keys, and what it remembers."""
+    return storage._context
 
 
 def prefix_of(storage: RedisStorage) -> str:
     """What its keys begin with."""
-    return settings_of(storage).keys.prefix
+    return context_of(storage).keys.prefix
 
 
 def clients_of(storage: RedisStorage) -> Clients:

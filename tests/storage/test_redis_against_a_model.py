@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis.stateful import invariant
 
 from langchain_ttl_history.keys import SessionKey
-from tests.shared.redis_cases import admin_of, another_worker, close_redis, open_redis, settings_of
+from tests.shared.redis_cases import admin_of, another_worker, close_redis, context_of, open_redis
 from tests.storage.model import Model
 
 
@@ -43,7 +43,7 @@ class RedisModel(Model):
 
     def stands_until(self, key: SessionKey, until: float) -> float:
         storage = self.workers[0]
-        (user, _), digest, _ = settings_of(storage).keys.of(key)
+        (user, _), digest, _ = context_of(storage).keys.of(key)
         with admin_of(storage) as admin:
             stones = filter(None, admin.hmget(user, f"t{digest}", "t"))
         return max((struct.unpack_from(">QQ", stone)[1] / 1_000_000 for stone in stones), default=0.0)

@@ -20,7 +20,7 @@ from langchain_ttl_history.storage import RedisStorage
 from langchain_ttl_history.storage.base import Blob, Change, Lease, Query, Status
 from langchain_ttl_history.storage.redis import storage as storage_module
 from tests import servers
-from tests.shared.redis_cases import assert_sound, clients_of, keys_of, kind_here, settings_of
+from tests.shared.redis_cases import assert_sound, clients_of, context_of, keys_of, kind_here
 
 KEY = SessionKey("ada", "s1")
 LEASE = Lease(100.0, None)
@@ -93,7 +93,7 @@ class Move:
 @pytest.fixture
 def move(cluster: servers.Cluster, storage: RedisStorage) -> Iterator[Move]:
     """The move of the slot of KEY's user."""
-    move = Move(cluster, key_slot(settings_of(storage).keys.user(KEY.user_id)))
+    move = Move(cluster, key_slot(context_of(storage).keys.user(KEY.user_id)))
     yield move
     move.close()
 

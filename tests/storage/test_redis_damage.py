@@ -16,7 +16,7 @@ from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import RedisStorage
 from langchain_ttl_history.storage.base import Blob, Change, Guard, Query, Status
 from langchain_ttl_history.testing import Clock
-from tests.shared.redis_cases import KEY, LEASE, TURN, begin, contents, keys_of, settings_of
+from tests.shared.redis_cases import KEY, LEASE, TURN, begin, contents, context_of, keys_of
 
 QUERIES = (TURN, Query(outline=True), Query(("log",), ("m",)))
 DAMAGED: dict[str, Callable[[bytes], bytes]] = {
@@ -44,7 +44,7 @@ def test_damaged_bytes_are_an_error_of_this_packages_own(storage: RedisStorage, 
         value = bytearray(whole[field])
         value[luck.randrange(len(value))] ^= 1 << luck.randrange(8)
         admin.hset(session, field, bytes(value[: luck.randrange(1, len(value) + 1)]))
-        settings_of(storage).mirrors.forget(*KEY)
+        context_of(storage).mirrors.forget(*KEY)
         for query in QUERIES:
             try:
                 storage.read(KEY, query)
@@ -62,7 +62,7 @@ def test_the_error_names_the_session(storage: RedisStorage, admin: Any) -> None:
     for field, value in admin.hgetall(session).items():
         if field[:1] == b"t":
             admin.hset(session, field, value[:-3] + b"\xff\xff\xff")
-    settings_of(storage).mirrors.forget("ada", None)
+    context_of(storage).mirrors.forget("ada", None)
     with pytest.raises(CorruptRecordError, match="s1"):
         _ = history.messages
 
@@ -94,7 +94,7 @@ def test_whatever_field_is_damaged_the_error_names_the_session(storage: RedisSto
         admin.hset(
             session, field, {"half": value[: len(value) // 2], "emptied": b"", "another start": start + value[1:]}[how]
         )
-        settings_of(storage).mirrors.forget("ada", None)
+        context_of(storage).mirrors.forget("ada", None)
         for read in (lambda: len(history.messages), lambda: len(agent.get_state(config).values["messages"])):
             try:
                 assert read() == whole

@@ -13,7 +13,7 @@ from langchain_ttl_history.storage import RedisStorage
 from langchain_ttl_history.storage.base import Blob, Change, Guard, Lease, Query, Status
 from langchain_ttl_history.testing import Clock
 from tests import servers
-from tests.shared.redis_cases import KEY, LEASE, admin_of, keys_of, settings_of
+from tests.shared.redis_cases import KEY, LEASE, admin_of, context_of, keys_of
 
 
 def test_a_session_ends_by_the_servers_clock(real: RedisStorage) -> None:
@@ -172,5 +172,5 @@ def test_nothing_is_left_of_a_user_who_was_forgotten_but_digests(storage: RedisS
         storage.write(key, Change(LEASE, blobs={"m-secret": Blob(b"said-secret")}, append=[("l", b"secret", ())]))
     assert storage.delete("user-secret", None, 60.0) == 3
     assert b"secret" not in b"\n".join(servers.dumped(admin))
-    assert settings_of(storage).numbers.of(SessionKey("user-secret", "session-secret-0")) is None
+    assert context_of(storage).numbers.of(SessionKey("user-secret", "session-secret-0")) is None
     assert storage.delete("user-secret", None, 60.0) == 0

@@ -17,7 +17,7 @@ from langchain_ttl_history.storage import RedisStorage
 from langchain_ttl_history.storage.base import Change, Query, Status
 from tests import servers
 from tests.proxy import Proxy
-from tests.shared.redis_cases import KEY, LEASE, appended, assert_sound, kind_here, settings_of, stored_texts
+from tests.shared.redis_cases import KEY, LEASE, appended, assert_sound, context_of, kind_here, stored_texts
 
 UNBOUNDED = Retention(max_messages=None)
 
@@ -148,7 +148,7 @@ async def test_a_cluster_whose_primary_is_killed_keeps_what_it_acknowledges_from
 ) -> None:
     storage: RedisStorage = open_(cluster.url)
     buffer = SessionBuffer(storage, retention=UNBOUNDED)
-    slot = key_slot(settings_of(storage).keys.user(KEY.user_id))
+    slot = key_slot(context_of(storage).keys.user(KEY.user_id))
     primary = owner(cluster, slot)
     replica = cluster.add_replica(primary)
     taken = asyncio.Event()

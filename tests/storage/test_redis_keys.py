@@ -14,7 +14,7 @@ from langchain_ttl_history.storage import RedisStorage
 from langchain_ttl_history.storage.base import Blob, Change, Query
 from langchain_ttl_history.testing import Clock
 from tests import servers
-from tests.shared.redis_cases import KEY, LEASE, admin_of, keys_of, kind_here, open_cluster, open_redis, settings_of
+from tests.shared.redis_cases import KEY, LEASE, admin_of, context_of, keys_of, kind_here, open_cluster, open_redis
 
 ODD = [
     "ada",
@@ -40,7 +40,7 @@ ODD = [
 
 @pytest.mark.parametrize("user_id", ODD)
 def test_all_keys_of_a_user_are_in_one_slot(storage: RedisStorage, user_id: str) -> None:
-    keys = settings_of(storage).keys
+    keys = context_of(storage).keys
     of = [keys.of(SessionKey(user_id, session_id))[0] for session_id in ODD]
     assert len({key_slot(key) for pair in of for key in pair}) == 1
     assert len({session for _, session in of}) == len(ODD)
@@ -52,7 +52,7 @@ def test_all_keys_of_a_user_are_in_one_slot(storage: RedisStorage, user_id: str)
 
 
 def test_users_are_spread_over_the_slots(storage: RedisStorage) -> None:
-    slots = {key_slot(settings_of(storage).keys.user(f"u{number}")) for number in range(1_000)}
+    slots = {key_slot(context_of(storage).keys.user(f"u{number}")) for number in range(1_000)}
     assert len(slots) > 900
 
 

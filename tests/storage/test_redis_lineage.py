@@ -18,9 +18,9 @@ from tests.shared.redis_cases import (
     TURN,
     another_worker,
     begin,
+    context_of,
     keys_of,
     sending,
-    settings_of,
     told,
 )
 
@@ -114,7 +114,7 @@ def test_a_read_is_done_anew_if_another_threads_answer_was_of_another_history(
 ) -> None:
     begin(storage)
     expected, _ = told(storage)
-    mirror = settings_of(storage).mirrors.of(KEY)
+    mirror = context_of(storage).mirrors.of(KEY)
     assert isinstance(mirror, Mirror)
     sent = 0
 

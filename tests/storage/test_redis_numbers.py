@@ -9,7 +9,7 @@ from langchain_ttl_history.storage import RedisStorage
 from langchain_ttl_history.storage.base import Blob, Change, Query, Status
 from langchain_ttl_history.storage.redis import numbers as numbers_module
 from langchain_ttl_history.testing import Clock
-from tests.shared.redis_cases import KEY, LEASE, another_worker, settings_of
+from tests.shared.redis_cases import KEY, LEASE, another_worker, context_of
 
 
 @pytest.mark.parametrize("loses", [True, False])
@@ -20,7 +20,7 @@ def test_two_workers_that_remember_different_things_refer_to_the_same(storage: R
     other.write(KEY, Change(LEASE, drop=["m1", "m3"]))
     other.write(KEY, Change(LEASE, blobs={"m3": Blob(b"new")}))
     if loses:
-        settings_of(one).numbers.forget(*KEY)
+        context_of(one).numbers.forget(*KEY)
     refs = tuple(f"m{number}" for number in range(5))
     assert one.write(KEY, Change(LEASE, blobs={"c": Blob(b"", refs)})).missing == {"m1"}
     there = ("m0", "m2", "m3", "m4")
@@ -100,6 +100,6 @@ def test_what_is_remembered_of_numbers_is_bounded(storage: RedisStorage, monkeyp
         storage.write(key, Change(LEASE, blobs={"c": Blob(b"", tuple(f"m{each}" for each in range(10)))}))
     for number in range(20):
         storage.write(SessionKey("bob", f"s{number}"), Change(LEASE))  # no names, yet something is remembered
-    known = settings_of(storage).numbers
+    known = context_of(storage).numbers
     assert known._size == sum(10 + len(each.numbers) for each in known._known.values()) <= 50
     assert storage.write(SessionKey("ada", "s0"), Change(LEASE, blobs={"c": Blob(b"", ("m9", "m1"))})).status

@@ -20,7 +20,7 @@ from langchain_ttl_history.storage.base import Blob, Change, Entry, Lease, Query
 from langchain_ttl_history.storage.redis import payloads as payloads_module
 from langchain_ttl_history.storage.redis.names import full_name, short_name
 from langchain_ttl_history.storage.redis.payloads import full_payload, short_entry, short_record
-from tests.shared.redis_cases import another_worker, assert_counts, keys_of, settings_of
+from tests.shared.redis_cases import another_worker, assert_counts, context_of, keys_of
 
 KEY = SessionKey("ada", "s1")
 LEASE = Lease(100.0, None)
@@ -108,7 +108,7 @@ def test_a_session_counts_payloads_as_they_were_given(
 
     def write(**change: Any) -> None:
         if not known:
-            settings_of(storage).numbers.forget(*KEY)
+            context_of(storage).numbers.forget(*KEY)
         outcome = storage.write(KEY, Change(LEASE, **change))
         expected.update(change.get("blobs", {}))
         for name in change.get("drop", ()):
@@ -188,10 +188,10 @@ def test_blobs_and_lists_of_any_names_are_found_by_every_verb(storage: RedisStor
     }  # fmt: skip
     storage.write(KEY, Change(LEASE, blobs=blobs, append=[(writes, b"6", (message, checkpoint))]))
     storage.write(KEY, Change(LEASE, blobs=blobs, append=[(writes, b"7", (odd,)), ("log", b"8", ())]))
-    assert {*settings_of(storage).numbers.of(KEY).numbers} == {*blobs}
+    assert {*context_of(storage).numbers.of(KEY).numbers} == {*blobs}
     for fresh in (False, True):
         if fresh:
-            settings_of(storage).mirrors.forget(*KEY)
+            context_of(storage).mirrors.forget(*KEY)
         found = storage.read(KEY, Query((checkpoint,), ("m", "v", "w"), (writes, checkpoint)))
         assert found.blobs == blobs
         assert [entry.refs for entry in found.lists[writes]] == [(odd,)]

@@ -23,10 +23,10 @@ from tests.shared.redis_cases import (
     TURN,
     assert_counts,
     begin,
+    context_of,
     keys_of,
     reply_to,
     sending,
-    settings_of,
     told,
 )
 
@@ -173,7 +173,7 @@ def test_nothing_is_remembered_of_what_was_deleted_or_is_over(
         storage.write(key, Change(LEASE, blobs=MESSAGES))
         storage.read(key, Query(outline=True))
     storage.delete("ada", None if whole else "s1", 60.0)
-    mirrors = settings_of(storage).mirrors
+    mirrors = context_of(storage).mirrors
     expected = {SessionKey("bob", "s1"), SessionKey("bob", "s2")}
     assert {*mirrors._mirrors} == (expected if whole else expected | {SessionKey("ada", "s2")})
     clock.advance(200)
@@ -192,11 +192,11 @@ def test_deleting_a_session_looks_at_nothing_that_is_remembered_of_others(
     for name in ("s1", "s2"):
         storage.write(SessionKey("ada", name), Change(LEASE, blobs=MESSAGES))
         storage.read(SessionKey("ada", name), Query(outline=True))
-    settings = settings_of(storage)
-    for cache, name in ((settings.mirrors, "_mirrors"), (settings.numbers, "_known")):
+    context = context_of(storage)
+    for cache, name in ((context.mirrors, "_mirrors"), (context.numbers, "_known")):
         monkeypatch.setattr(cache, name, Unscanned(getattr(cache, name).items()))
     storage.delete("ada", "s1", 60.0)
-    for cache in (settings.mirrors, settings.numbers):
+    for cache in (context.mirrors, context.numbers):
         assert cache.of(SessionKey("ada", "s1")) is None
         assert cache.of(SessionKey("ada", "s2")) is not None
 
@@ -205,7 +205,7 @@ def test_what_is_remembered_is_bounded(storage: RedisStorage, monkeypatch: pytes
     monkeypatch.setattr(mirror_module, "_EACH", 60_000)
     monkeypatch.setattr(mirror_module, "_BYTES", 150_000)
     keys = [SessionKey("ada", f"s{number}") for number in range(9)]
-    mirrors = settings_of(storage).mirrors
+    mirrors = context_of(storage).mirrors
     for key in keys:
         storage.write(key, Change(LEASE, blobs=MESSAGES))
         storage.read(key, Query(outline=True))
@@ -225,7 +225,7 @@ def test_what_is_remembered_of_sessions_without_blobs_is_bounded_as_well(
         key = SessionKey("ada", f"s{number}")
         storage.write(key, Change(LEASE, append=[("log", b"hello", ())]))
         storage.read(key, Query(("log",)))
-    mirrors = settings_of(storage).mirrors
+    mirrors = context_of(storage).mirrors
     assert 0 < len(mirrors._mirrors) <= 10
     assert mirrors._size == sum(each.size for each in mirrors._mirrors.values()) <= 20_000
 
@@ -269,7 +269,7 @@ def test_a_write_that_overlaps_with_one_that_frees_is_one_request(storage: Redis
     assert found.blobs["c3"].refs == ("m1", "c2")
     assert {"m5", "m6"}.isdisjoint(found.blobs)
     # Nothing that was known before is forgotten.
-    assert settings_of(storage).numbers.of(KEY).numbers.keys() >= {*MESSAGES, "c1", "c2", "c3"} - {"m5", "m6"}
+    assert context_of(storage).numbers.of(KEY).numbers.keys() >= {*MESSAGES, "c1", "c2", "c3"} - {"m5", "m6"}
 
 
 @pytest.mark.parametrize("name", ["m5", "log"])
@@ -370,7 +370,7 @@ def test_what_is_dropped_while_another_drop_begins_is_not_referred_to(
     storage: RedisStorage, *, second_first: bool
 ) -> None:
     """Plans are driven by hand, in an order that threads may take."""
-    settings = settings_of(storage)
+    context = context_of(storage)
     storage.write(
         KEY, Change(LEASE, blobs={name: Blob(b"x") for name in ("ma", "mb", "mc")}, append=[("log", b"", ())])
     )
@@ -381,9 +381,9 @@ def test_what_is_dropped_while_another_drop_begins_is_not_referred_to(
             plan.send(reply)
         return stop.value.value
 
-    first = requests_module.write(settings, KEY, Change(LEASE, drop=["ma"]))
-    lean = requests_module.write(settings, KEY, Change(LEASE, append=[("log", b"", ("mc",))]))
-    second = requests_module.write(settings, KEY, Change(LEASE, drop=["mb"]))
+    first = requests_module.write(context, KEY, Change(LEASE, drop=["ma"]))
+    lean = requests_module.write(context, KEY, Change(LEASE, append=[("log", b"", ("mc",))]))
+    second = requests_module.write(context, KEY, Change(LEASE, drop=["mb"]))
     dropped = reply_to(storage, next(first))
     written = reply_to(storage, next(lean))
     request = next(second)  # Begins before the answers of the others are here.

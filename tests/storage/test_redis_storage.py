@@ -15,7 +15,7 @@ from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import RedisStorage
 from langchain_ttl_history.storage.base import Blob, Change, Entry, Guard, Lease, Query, Status
 from langchain_ttl_history.testing import Clock
-from tests.shared.redis_cases import KEY, LEASE, assert_counts, keys_of, moved, settings_of, told
+from tests.shared.redis_cases import KEY, LEASE, assert_counts, context_of, keys_of, moved, told
 
 
 def test_a_write_and_a_read_may_be_larger_than_luas_stack(storage: RedisStorage, admin: redis.Redis) -> None:
@@ -29,7 +29,7 @@ def test_a_write_and_a_read_may_be_larger_than_luas_stack(storage: RedisStorage,
     assert [entry.refs for entry in found.lists["log"]] == [(name,) for name in blobs]
     assert found.lists["all"][0].refs == tuple(blobs)
     assert storage.read(KEY, Query(outline=True)).blobs == blobs
-    settings_of(storage).numbers.forget(*KEY)
+    context_of(storage).numbers.forget(*KEY)
     by_name = storage.write(KEY, Change(LEASE, blobs={"c": Blob(b"", tuple(blobs))}))
     assert by_name.status is Status.STORED
     storage.write(KEY, Change(LEASE, drop=[*blobs, "c", "all"], trim={"log": frozenset(range(1, 20_001))}))

@@ -19,7 +19,7 @@ from langchain_core.messages import HumanMessage
 from langchain_ttl_history import SessionBuffer, StorageError
 from langchain_ttl_history.storage import RedisStorage
 from langchain_ttl_history.storage.base import Query
-from langchain_ttl_history.storage.redis.clients import Made
+from langchain_ttl_history.storage.redis.clients import ClientsOfURL
 from tests import servers
 from tests.proxy import Proxy
 from tests.shared.redis_cases import KEY, appended, clients_of
@@ -185,7 +185,7 @@ def test_a_call_of_a_pool_that_closes_all_or_nothing_can_be_interrupted(
 
 
 def test_a_loop_does_not_wait_for_a_client_that_a_thread_makes(monkeypatch: pytest.MonkeyPatch) -> None:
-    clients = Made("redis+cluster://localhost:1")
+    clients = ClientsOfURL("redis+cluster://localhost:1")
     begun, go_on = threading.Event(), threading.Event()
 
     def make(*, asynchronous: bool) -> Any:

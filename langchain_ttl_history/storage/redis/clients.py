@@ -22,7 +22,7 @@ from langchain_ttl_history.storage.redis.drivers import (
 )
 from langchain_ttl_history.storage.redis.server_url import ServerURL
 
-__all__ = ["Clients", "Given", "Made"]
+__all__ = ["Clients", "ClientsOfURL", "GivenClients"]
 
 
 class Clients(ABC):
@@ -73,7 +73,7 @@ class Clients(ABC):
         """Close both clients, if they were made here."""
 
 
-class Given(Clients):
+class GivenClients(Clients):
     """Clients that the caller made, and closes.
 
     Raises:
@@ -133,7 +133,7 @@ class Given(Clients):
         """The caller closes what the caller made."""
 
 
-class Made(Clients):
+class ClientsOfURL(Clients):
     """Clients made from a URL when they are first needed: one for all threads, one for each loop.
 
     Raises:

@@ -155,7 +155,7 @@ class Mirrors:
         """What is remembered of a session."""
         return self._mirrors.get(key)
 
-    def read(self, key: SessionKey, mirror: Mirror | None) -> None:
+    def after_read(self, key: SessionKey, mirror: Mirror | None) -> None:
         """Remember what a read found; None if there is no session."""
         with self._lock:
             known = self._mirrors.get(key)
@@ -168,7 +168,7 @@ class Mirrors:
             ):
                 self._keep(key, mirror)
 
-    def wrote(self, key: SessionKey, stored: Stored, change: Change) -> None:
+    def after_write(self, key: SessionKey, stored: Stored, change: Change) -> None:
         """Remember what a write stored, and forget what it dropped or set again with other content."""
         told, (before, after) = stored.known, stored.editions
         with self._lock:

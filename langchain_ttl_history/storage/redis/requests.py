@@ -20,8 +20,8 @@ from langchain_ttl_history.storage.redis.numbers import NumbersCache
 from langchain_ttl_history.storage.redis.replies import Listed, is_completed, parse_listing, parse_read, parse_write
 
 __all__ = [
+    "Context",
     "Plan",
-    "Settings",
     "delete",
     "everyone",
     "forget",
@@ -48,7 +48,7 @@ _REFUSED = b"R"
 _WEIGHED = 500
 
 
-class Settings(NamedTuple):
+class Context(NamedTuple):
     """What every request of a storage has in common."""
 
     keys: Keys
@@ -68,35 +68,35 @@ class Settings(NamedTuple):
         return 0 if self.clock is None else 3_600_000
 
 
-def read(settings: Settings, key: SessionKey, query: Query) -> Plan[Snapshot]:
+def read(context: Context, key: SessionKey, query: Query) -> Plan[Snapshot]:
     """Read parts of one session."""
-    address = settings.keys.of(key)
+    address = context.keys.of(key)
     outline_over: list[str | int] = []
     for name, most in query.outline_over.items():
         outline_over += (short_name(name), most)
     marked_list, marked_blob = query.after_mark or ("", "")
     idle, age = (-2, -1) if query.lease is None else writes.times(query.lease)
     arguments = [
-        address.digest, settings.now, settings.margin, idle, age, query.outline,
+        address.digest, context.now, context.margin, idle, age, query.outline,
         [short_name(name) for name in query.names], query.follow,
         short_name(marked_list), short_name(marked_blob), outline_over,
     ]  # fmt: skip
-    mirror = settings.mirrors.of(key)
+    mirror = context.mirrors.of(key)
     remembered = NOTHING if mirror is None else mirror.remembered()
     reply = yield Eval(_READ, address.keys, [packed([*arguments, *remembered[:4]]), address.ids])
     if mirror is not None and not is_completed(reply, mirror, remembered.by):
         mirror, remembered = None, NOTHING
         reply = yield Eval(_READ, address.keys, [packed([*arguments, *remembered[:4]]), address.ids])
     found, known, seen = parse_read(reply, query, mirror, remembered)
-    settings.numbers.learn(key, known)
-    settings.mirrors.read(key, seen)
+    context.numbers.learn(key, known)
+    context.mirrors.after_read(key, seen)
     return found
 
 
-def write(settings: Settings, key: SessionKey, change: Change) -> Plan[Outcome]:
+def write(context: Context, key: SessionKey, change: Change) -> Plan[Outcome]:
     """Change one session."""
-    envelope = writes.Envelope(settings.keys.of(key), settings.now, settings.margin, request_id())
-    known = settings.numbers.of(key)
+    envelope = writes.Envelope(context.keys.of(key), context.now, context.margin, request_id())
+    known = context.numbers.of(key)
     # Looked up once: another thread may begin to drop something else before the answer arrives.
     dropping = ("", frozenset[str]()) if known is None else known.dropping
     planned = None
@@ -111,65 +111,65 @@ def write(settings: Settings, key: SessionKey, change: Change) -> Plan[Outcome]:
     outcome, told = parse_write(reply, change, writes.weighed(change))
     if told is not None:
         if gone and known is not None:
-            settings.numbers.learn(key, told.known, gone, known.epoch)
+            context.numbers.learn(key, told.known, gone, known.epoch)
         else:
-            settings.numbers.learn(key, told.known, change.drop, told.epoch)
-        settings.mirrors.wrote(key, told, change)
+            context.numbers.learn(key, told.known, change.drop, told.epoch)
+        context.mirrors.after_write(key, told, change)
     return outcome
 
 
-def delete(settings: Settings, key: SessionKey, tombstone_ttl: float) -> Plan[int]:
+def delete(context: Context, key: SessionKey, tombstone_ttl: float) -> Plan[int]:
     """Delete a session."""
-    address = settings.keys.of(key)
-    count: int = yield _deletion(settings, address.keys, [address.digest], tombstone_ttl, request_id(), whole=False)
-    settings.numbers.forget(*key)
-    settings.mirrors.forget(*key)
+    address = context.keys.of(key)
+    count: int = yield _deletion(context, address.keys, [address.digest], tombstone_ttl, request_id(), whole=False)
+    context.numbers.forget(*key)
+    context.mirrors.forget(*key)
     return count
 
 
-def forget(settings: Settings, user_id: str, tombstone_ttl: float) -> Plan[int]:
+def forget(context: Context, user_id: str, tombstone_ttl: float) -> Plan[int]:
     """Delete all of a user's sessions. The script must be given their keys, so those are looked up first."""
-    user = settings.keys.user(user_id)
+    user = context.keys.user(user_id)
     digests: list[str] = []
     request = request_id()
     while True:
-        keys = [user, *(settings.keys.session(user, digest) for digest in digests)]
-        reply = yield _deletion(settings, keys, digests, tombstone_ttl, request, whole=True)
+        keys = [user, *(context.keys.session(user, digest) for digest in digests)]
+        reply = yield _deletion(context, keys, digests, tombstone_ttl, request, whole=True)
         if isinstance(reply, int):
-            settings.numbers.forget(user_id, None)
-            settings.mirrors.forget(user_id, None)
+            context.numbers.forget(user_id, None)
+            context.mirrors.forget(user_id, None)
             return reply
         digests = [each.decode() for each in reply]
 
 
 def _deletion(
-    settings: Settings, keys: Sequence[bytes], digests: Sequence[str], standing: float, request: str, *, whole: bool
+    context: Context, keys: Sequence[bytes], digests: Sequence[str], standing: float, request: str, *, whole: bool
 ) -> Eval:
-    arguments = [settings.now, settings.margin, writes.micro(standing), request, whole, digests]
+    arguments = [context.now, context.margin, writes.micro(standing), request, whole, digests]
     return Eval(_DELETE, keys, [packed(arguments)])
 
 
-def page(settings: Settings, user_id: str, after: str | None) -> Plan[tuple[list[SessionKey], str | None]]:
+def page(context: Context, user_id: str, after: str | None) -> Plan[tuple[list[SessionKey], str | None]]:
     """A page of a user's sessions, least recently used first."""
-    found, after = yield from _listing(settings, settings.keys.user(user_id), after)
+    found, after = yield from _listing(context, context.keys.user(user_id), after)
     return _sorted(found), after
 
 
-def everyone(settings: Settings, after: str | None) -> Plan[tuple[list[SessionKey], str | None]]:
+def everyone(context: Context, after: str | None) -> Plan[tuple[list[SessionKey], str | None]]:
     """A page of everyone's sessions: those of the users whose keys one page of a scan finds."""
-    users, after = yield Scan(settings.keys.users, after, _PAGE)
+    users, after = yield Scan(context.keys.users, after, _PAGE)
     found: list[Listed] = []
     for user in users:
-        found += yield from _every(settings, user)
+        found += yield from _every(context, user)
     return _sorted(found), after
 
 
-def usage(settings: Settings) -> Plan[tuple[int, int]]:
+def usage(context: Context) -> Plan[tuple[int, int]]:
     """How many sessions there are, and how many bytes they hold."""
     sessions = size = 0
-    for user in (yield from _users(settings)):
-        found = yield from _every(settings, user, with_expired=True)
-        keys = [settings.keys.session(user, each.digest) for each in found]
+    for user in (yield from _users(context)):
+        found = yield from _every(context, user, with_expired=True)
+        keys = [context.keys.session(user, each.digest) for each in found]
         sessions += len(keys)
         for start in range(0, len(keys), _WEIGHED):
             reply = yield Eval(_SIZES, [user, *keys[start : start + _WEIGHED]], [])
@@ -177,47 +177,47 @@ def usage(settings: Settings) -> Plan[tuple[int, int]]:
     return sessions, size
 
 
-def sweep(settings: Settings) -> Plan[int]:
+def sweep(context: Context) -> Plan[int]:
     """Free what expired. Returns how many sessions that were."""
     freed = 0
-    for user in (yield from _users(settings)):
+    for user in (yield from _users(context)):
         after: str | None = None
         while True:
-            found, after = yield from _listing(settings, user, after, with_expired=True)
+            found, after = yield from _listing(context, user, after, with_expired=True)
             digests = [each.digest for each in found if each.is_expired]
-            keys = [user, *(settings.keys.session(user, digest) for digest in digests)]
-            freed += yield Eval(_SWEEP, keys, [packed([settings.now, digests])])
+            keys = [user, *(context.keys.session(user, digest) for digest in digests)]
+            freed += yield Eval(_SWEEP, keys, [packed([context.now, digests])])
             if after is None:
                 break
     return freed
 
 
-def _users(settings: Settings) -> Plan[set[bytes]]:
+def _users(context: Context) -> Plan[set[bytes]]:
     """The keys of all users."""
     users: set[bytes] = set()
     after: str | None = None
     while True:
-        found, after = yield Scan(settings.keys.users, after, _PAGE)
+        found, after = yield Scan(context.keys.users, after, _PAGE)
         users.update(found)
         if after is None:
             return users
 
 
-def _every(settings: Settings, user: bytes, *, with_expired: bool = False) -> Plan[list[Listed]]:
+def _every(context: Context, user: bytes, *, with_expired: bool = False) -> Plan[list[Listed]]:
     """All pages of a user's sessions."""
     every: list[Listed] = []
     after: str | None = None
     while True:
-        found, after = yield from _listing(settings, user, after, with_expired=with_expired)
+        found, after = yield from _listing(context, user, after, with_expired=with_expired)
         every += found
         if after is None:
             return every
 
 
 def _listing(
-    settings: Settings, user: bytes, after: str | None, *, with_expired: bool = False
+    context: Context, user: bytes, after: str | None, *, with_expired: bool = False
 ) -> Plan[tuple[list[Listed], str | None]]:
-    reply = yield Eval(_LISTING, [user], [packed([settings.now, after or "0", with_expired])])
+    reply = yield Eval(_LISTING, [user], [packed([context.now, after or "0", with_expired])])
     return parse_listing(reply)
 
 

@@ -20,13 +20,13 @@ from langchain_ttl_history.storage.clocks import Clock, checked_clock
 from langchain_ttl_history.storage.own_process import OfThisProcess
 from langchain_ttl_history.storage.redis import requests
 from langchain_ttl_history.storage.redis.batches import Batches
-from langchain_ttl_history.storage.redis.clients import Clients, Given, Made
+from langchain_ttl_history.storage.redis.clients import Clients, ClientsOfURL, GivenClients
 from langchain_ttl_history.storage.redis.commands import NEVER_DECODE, Command, Eval, Keys, Scan
 from langchain_ttl_history.storage.redis.drivers import connection_to, is_of_cluster
 from langchain_ttl_history.storage.redis.failures import Failures, is_of_another_loop, is_of_replica
 from langchain_ttl_history.storage.redis.mirror import Mirrors
 from langchain_ttl_history.storage.redis.numbers import NumbersCache
-from langchain_ttl_history.storage.redis.requests import Plan, Settings
+from langchain_ttl_history.storage.redis.requests import Context, Plan
 
 __all__ = ["RedisStorage"]
 
@@ -70,22 +70,22 @@ class RedisStorage(OfThisProcess):
             )
         if isinstance(client, str) and async_client is not None:
             raise ConfigurationError("a URL makes both clients; pass async_client beside a client only")
-        self._clients: Clients = Made(client) if isinstance(client, str) else Given(client, async_client)
+        self._clients: Clients = ClientsOfURL(client) if isinstance(client, str) else GivenClients(client, async_client)
         self._failures = Failures(self._clients.library, is_cluster=self._clients.is_cluster)
         self._batches: WeakKeyDictionary[asyncio.AbstractEventLoop, Batches] = WeakKeyDictionary()
-        self._settings = Settings(Keys(prefix), NumbersCache(), Mirrors(), checked_clock(clock))
+        self._context = Context(Keys(prefix), NumbersCache(), Mirrors(), checked_clock(clock))
 
     def __repr__(self) -> str:
-        prefix = self._settings.keys.prefix
+        prefix = self._context.keys.prefix
         return f"RedisStorage({self._clients!r}{'' if prefix == _PREFIX else f', prefix={prefix!r}'})"
 
     def read(self, key: SessionKey, query: Query) -> Snapshot:
         """Read parts of one session."""
-        return self._run(requests.read(self._settings, key, query))
+        return self._run(requests.read(self._context, key, query))
 
     def write(self, key: SessionKey, change: Change) -> Outcome:
         """Change one session."""
-        return self._run(requests.write(self._settings, key, change))
+        return self._run(requests.write(self._context, key, change))
 
     def delete(self, user_id: str, session_id: str | None, tombstone_ttl: float) -> int:
         """Delete a session, or all of a user's, leaving tombstones."""
@@ -97,11 +97,11 @@ class RedisStorage(OfThisProcess):
 
     def usage(self) -> Usage:
         """How much is held; scans every node."""
-        return Usage(*self._run(requests.usage(self._settings)))
+        return Usage(*self._run(requests.usage(self._context)))
 
     def sweep(self) -> int:
         """Free what is left of sessions that expired; scans every node. The server frees most of it by itself."""
-        return self._run(requests.sweep(self._settings))
+        return self._run(requests.sweep(self._context))
 
     def close(self) -> None:
         """Close the sync client, if it was made here."""
@@ -109,11 +109,11 @@ class RedisStorage(OfThisProcess):
 
     async def aread(self, key: SessionKey, query: Query) -> Snapshot:
         """Async `read`."""
-        return await self._arun(requests.read(self._settings, key, query))
+        return await self._arun(requests.read(self._context, key, query))
 
     async def awrite(self, key: SessionKey, change: Change) -> Outcome:
         """Async `write`."""
-        return await self._arun(requests.write(self._settings, key, change))
+        return await self._arun(requests.write(self._context, key, change))
 
     async def adelete(self, user_id: str, session_id: str | None, tombstone_ttl: float) -> int:
         """Async `delete`."""
@@ -125,11 +125,11 @@ class RedisStorage(OfThisProcess):
 
     async def ausage(self) -> Usage:
         """Async `usage`."""
-        return Usage(*await self._arun(requests.usage(self._settings)))
+        return Usage(*await self._arun(requests.usage(self._context)))
 
     async def asweep(self) -> int:
         """Async `sweep`."""
-        return await self._arun(requests.sweep(self._settings))
+        return await self._arun(requests.sweep(self._context))
 
     async def aclose(self) -> None:
         """Close the clients of this loop and of all threads, if they were made here."""
@@ -145,13 +145,13 @@ class RedisStorage(OfThisProcess):
 
     def _deletion(self, user_id: str, session_id: str | None, tombstone_ttl: float) -> Plan[int]:
         if session_id is None:
-            return requests.forget(self._settings, user_id, tombstone_ttl)
-        return requests.delete(self._settings, SessionKey(user_id, session_id), tombstone_ttl)
+            return requests.forget(self._context, user_id, tombstone_ttl)
+        return requests.delete(self._context, SessionKey(user_id, session_id), tombstone_ttl)
 
     def _page(self, user_id: str | None, after: str | None) -> Plan[tuple[list[SessionKey], str | None]]:
         if user_id is None:
-            return requests.everyone(self._settings, after)
-        return requests.page(self._settings, user_id, after)
+            return requests.everyone(self._context, after)
+        return requests.page(self._context, user_id, after)
 
     # Sync and async
 
