@@ -26,8 +26,9 @@ from langchain_ttl_history.storage.base import (
 )
 from langchain_ttl_history.storage.clocks import Clock, checked_clock, steady_clock
 from langchain_ttl_history.storage.memory_expiry import ExpiryQueue
-from langchain_ttl_history.storage.memory_session import MemorySession, refusal
+from langchain_ttl_history.storage.memory_session import MemorySession
 from langchain_ttl_history.storage.own_process import OfThisProcess
+from langchain_ttl_history.storage.refusals import refusal
 
 __all__ = ["MemoryStorage"]
 

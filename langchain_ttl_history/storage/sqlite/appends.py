@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from langchain_ttl_history.storage.base import KEEP, Blob, Change, Entry, Outcome, Status
-from langchain_ttl_history.storage.memory_session import MemorySession, is_fenced
+from langchain_ttl_history.storage.memory_session import MemorySession
+from langchain_ttl_history.storage.refusals import is_fenced
 from langchain_ttl_history.storage.sqlite.mirror import Mirror
 from langchain_ttl_history.storage.sqlite.overflow import body_of
 from langchain_ttl_history.storage.sqlite.packs import Listed, Named, encode

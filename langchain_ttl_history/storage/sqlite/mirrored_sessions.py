@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.base import Change, Lease, Outcome, Query, Snapshot, generation_at
-from langchain_ttl_history.storage.memory_session import refusal
+from langchain_ttl_history.storage.refusals import refusal
 from langchain_ttl_history.storage.sqlite import freeing
 from langchain_ttl_history.storage.sqlite.appends import plan_append
 from langchain_ttl_history.storage.sqlite.changes import plan_change, renewal
