@@ -9,10 +9,10 @@ from typing import Any
 from langchain_core.chat_history import BaseChatMessageHistory
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, get_buffer_string
 
+from langchain_ttl_history.chat_history.writes import add_messages, guard_of, replace_conversation
 from langchain_ttl_history.display import Portrait, history_card
 from langchain_ttl_history.errors import SessionDeletedError, TypeNotAllowedError, brief
 from langchain_ttl_history.flow import Flow, arun, run
-from langchain_ttl_history.history_writes import add_messages, guard_of, replace_conversation
 from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.session_info import portrait
 from langchain_ttl_history.sessions import Sessions

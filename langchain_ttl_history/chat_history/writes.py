@@ -14,13 +14,13 @@ from langchain_core.messages import (
     message_chunk_to_message,
 )
 
-from langchain_ttl_history.chain_turns import new_in
+from langchain_ttl_history.chat_history.late_results import may_be_late, placed
+from langchain_ttl_history.chat_history.turns import new_in
 from langchain_ttl_history.conversation import diff
 from langchain_ttl_history.errors import SessionDeletedError, StorageError, TypeNotAllowedError, brief
 from langchain_ttl_history.flow import Flow
 from langchain_ttl_history.given_messages import REMOVE_ALL_MESSAGES, as_messages
 from langchain_ttl_history.keys import SessionKey, label
-from langchain_ttl_history.late_results import may_be_late, placed
 from langchain_ttl_history.log_entries import Delta
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Blob, Change, Guard, Status
