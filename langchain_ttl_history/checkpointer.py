@@ -30,11 +30,11 @@ from langchain_ttl_history.checkpointing.input_checks import (
 from langchain_ttl_history.checkpointing.late_writes import LateWrites
 from langchain_ttl_history.checkpointing.pending_writes import PendingWrites
 from langchain_ttl_history.checkpointing.prune_copy_delete import PruneCopyDelete
-from langchain_ttl_history.checkpointing.put_inputs import Put, TaskWrites, flattened
+from langchain_ttl_history.checkpointing.put_inputs import Put, TaskWrites
 from langchain_ttl_history.checkpointing.put_plans import PutPlans
 from langchain_ttl_history.checkpointing.puts import CheckpointPuts
 from langchain_ttl_history.checkpointing.reads import CheckpointReads
-from langchain_ttl_history.checkpointing.threads import Threads
+from langchain_ttl_history.checkpointing.threads import Threads, flattened
 from langchain_ttl_history.codec import Serializer, check_serde
 from langchain_ttl_history.errors import ConfigurationError, brief
 from langchain_ttl_history.flow import Flow, arun, run

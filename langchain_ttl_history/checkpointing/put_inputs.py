@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections import ChainMap
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
-
-from langchain_core.runnables import RunnableConfig
 
 from langchain_ttl_history.checkpointing.run_token import Token
 from langchain_ttl_history.checkpoints import Record
@@ -18,18 +15,7 @@ from langchain_ttl_history.stored.known_bodies import KnownBodies
 from langchain_ttl_history.stored.names import BodyName, checkpoint_name
 from langchain_ttl_history.stored.pending import has_interrupt
 
-__all__ = ["Parent", "Put", "RunState", "TaskWrites", "flattened"]
-
-
-def flattened(config: RunnableConfig) -> RunnableConfig:
-    """A config whose metadata is a plain dict.
-
-    LangGraph passes a ChainMap, and iterating over that takes longer than everything else in the making of a put.
-    """
-    given: Mapping[str, Any] | None = config.get("metadata")
-    if not isinstance(given, ChainMap):
-        return config
-    return {**config, "metadata": {name: value for each in reversed(given.maps) for name, value in each.items()}}
+__all__ = ["Parent", "Put", "RunState", "TaskWrites"]
 
 
 class Put(NamedTuple):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -12,7 +14,7 @@ from langchain_ttl_history.checkpointing.input_checks import checked_checkpoint_
 from langchain_ttl_history.errors import ConfigurationError, MissingUserError, brief
 from langchain_ttl_history.keys import OwnedThread, SessionKey, valid_id
 
-__all__ = ["Threads"]
+__all__ = ["Threads", "flattened"]
 
 # The classes of ids that are told apart by their letters alone.
 _TEXTS = frozenset({str, OwnedThread})
@@ -123,6 +125,17 @@ class Threads:
         elif isinstance(configurable.get("thread_id"), OwnedThread):
             made["thread_id"] = OwnedThread(key)
         return {"configurable": made}
+
+
+def flattened(config: RunnableConfig) -> RunnableConfig:
+    """A config whose metadata is a plain dict.
+
+    LangGraph passes a ChainMap, and iterating over that takes longer than everything else in the making of a put.
+    """
+    given: Mapping[str, Any] | None = config.get("metadata")
+    if not isinstance(given, ChainMap):
+        return config
+    return {**config, "metadata": {name: value for each in reversed(given.maps) for name, value in each.items()}}
 
 
 @lru_cache(maxsize=1024)
