@@ -58,11 +58,11 @@ class TTLCheckpointSaver(GetAndList, PruneCopyDelete, BaseCheckpointSaver[Any]):
         storage: Storage,
         sessions: Sessions,
         *,
-        user_id: str | None = None,
-        default_user: str | None = None,
-        user_key: str = "user_id",
-        messages_key: str = "messages",
-        serde: Serializer | None = None,
+        user_id: str | None,
+        default_user: str | None,
+        user_key: str,
+        messages_key: str,
+        serde: Serializer | None,
     ) -> None:
         super().__init__(serde=serde)
         for name, value in (("user_key", user_key), ("messages_key", messages_key)):

@@ -173,7 +173,7 @@ def _share_unchanged(record: Record, before: Record, encoder: ValueEncoder, stor
             stored[channel] = encoder.share(value, before.refs)
 
 
-def encode_record(record: Record, codec: Codec, where: str = "a new checkpoint") -> Blob:
+def encode_record(record: Record, codec: Codec, where: str) -> Blob:
     """A checkpoint as a blob, once its values are set; its conversation is the first references.
 
     Raises:

@@ -107,7 +107,7 @@ def buffer_card(
     sessions: int,
     used: int,
     some: Sequence[Facts],
-    unread: Sequence[Exception] = (),
+    unread: Sequence[Exception],
     *,
     more: bool,
 ) -> str:

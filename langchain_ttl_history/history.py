@@ -35,7 +35,7 @@ class TTLChatMessageHistory(BaseChatMessageHistory):
         sessions: Sessions,
         key: SessionKey,
         *,
-        repeatable: bool = False,
+        repeatable: bool,
     ) -> None:
         super().__init__()
         self._storage = storage

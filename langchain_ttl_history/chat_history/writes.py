@@ -35,9 +35,7 @@ __all__ = ["add_messages", "guard_of", "replace_conversation"]
 _ATTEMPTS = 10
 
 
-def add_messages(
-    sessions: Sessions, key: SessionKey, given: Sequence[BaseMessage], turn: Turn | None = None
-) -> Flow[None]:
+def add_messages(sessions: Sessions, key: SessionKey, given: Sequence[BaseMessage], turn: Turn | None) -> Flow[None]:
     """Append or update messages, honouring `RemoveMessage`, as one run.
 
     Args:

@@ -91,7 +91,7 @@ class PutPlans:
         append: list[Appended] = []
         # Where there is a checkpoint already, whoever put it has stored the first one, which was freed since.
         if run.is_first_put and before is None and token is not None and run.same_session and not parent.has_head:
-            append += self._keep_first(token, blobs)
+            append += self._keep_first(token, blobs, where)
         if before is None and put.parent is not None and (token is None or not run.same_session):
             deltas = carried_over(record, step.value, held or {}, codec)
         else:
@@ -144,12 +144,13 @@ class PutPlans:
         met = cache.put_in(key, writes_name(put.ns, put.id)) if met is None else met
         return guard if met is None else Guard(met)
 
-    def _keep_first(self, token: Token, blobs: dict[str, Blob]) -> list[Appended]:
+    def _keep_first(self, token: Token, blobs: dict[str, Blob], where: str) -> list[Appended]:
         """Add the first checkpoint, which was shown but never stored, now that another builds on it.
 
         Args:
             token: What the run was shown.
             blobs: What is going to be sent; the checkpoint is added.
+            where: Names the session in errors.
 
         Returns:
             Its entry in the index; empty if the run was shown another checkpoint.
@@ -168,5 +169,5 @@ class PutPlans:
             refs=token.names,
             values={channel: [LIST, 0, len(token.names)]},
         )
-        blobs[checkpoint_name("", token.id)] = encode_record(record, self.sessions.codec)
+        blobs[checkpoint_name("", token.id)] = encode_record(record, self.sessions.codec, where)
         return [(INDEX, line_payload("", token.id, record), ())]

@@ -325,7 +325,7 @@ def _stored(place: int, value: Any) -> dict[str, Blob]:
         {"id": "1", "channel_versions": {}, "versions_seen": {}}, {}, None, "1",
         names=("ma", "mb"), channel="messages", values={"messages": [LIST, 0, 2]}, refs=("ma", "mb"),
     )  # fmt: skip
-    blob = encode_record(record, codec)
+    blob = encode_record(record, codec, "here")
     fields = unpack(blob.payload)
     fields[place] = value
     return {checkpoint_name("", "1"): blob._replace(payload=pack(fields))}
@@ -397,7 +397,7 @@ def test_a_channel_without_a_name_is_no_conversation() -> None:
     codec = Codec()
     record = Record({"id": "1", "channel_versions": {"": 1}, "versions_seen": {}}, {}, None, "1")
     encode_values(record, {"": 5}, KnownBodies(), codec, "here")
-    found = found_record("", "1", {checkpoint_name("", "1"): encode_record(record, codec)}, codec)
+    found = found_record("", "1", {checkpoint_name("", "1"): encode_record(record, codec, "here")}, codec)
     assert found is not None
     assert found.decode_values({}, codec) == {"": 5}
 
