@@ -166,8 +166,8 @@ class _Names(Names):
         return self[number]
 
 
+# The values of blobs, and lists.
 _Found: TypeAlias = tuple[dict[str, bytes], list[tuple[str, bytes]]]
-"""The values of blobs, and lists."""
 
 
 def _some(strings: Sequence[bytes], names: _Names, head: _Head) -> _Found:

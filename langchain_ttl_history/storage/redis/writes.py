@@ -26,8 +26,8 @@ _LONGEST = 1 << 52
 # What write.lua takes at once, so that its arguments fit Lua's stack.
 _MOST = 500
 
+# The numbers of blobs, by name.
 _Numbers: TypeAlias = Mapping[str, int]
-"""The numbers of blobs, by name."""
 
 
 class Envelope(NamedTuple):

@@ -13,8 +13,8 @@ from langchain_ttl_history.storage.sqlite.row import bytes_of
 
 __all__ = ["page", "usage"]
 
+# Sessions on a page.
 _PAGE = 500
-"""Sessions on a page."""
 
 _LIST = """
     SELECT sessions.renewed, sessions.generation, sessions.key, body FROM sessions

@@ -28,21 +28,7 @@ Key: TypeAlias = str | tuple[str, int]
 
 
 class Mirror:
-    """A session at one version: its contents, and where in the file they stand.
-
-    Attributes:
-        row: Its row.
-        counts: What every write changes in the row, as it is stored.
-        fence: The newest deleted generation, while its tombstone stands.
-        until: When that tombstone expires, in seconds since the epoch.
-        session: The contents.
-        tail: The segment that is written to.
-        homes: The segment that contains each blob and entry.
-        ghosts: For a blob, the segments that still contain outdated blobs of its name.
-        large: The rows of large payloads.
-        unloaded: Blobs whose large payload is not remembered.
-        contested: How many more writes must look at the row first, since another process has written.
-    """
+    """A session at one version: its contents, and where in the file they stand."""
 
     __slots__ = (
         "contested", "counts", "fence", "ghosts", "homes", "large", "row", "session", "tail", "unloaded", "until",
@@ -51,15 +37,24 @@ class Mirror:
     def __init__(self, row: Row, *, contested: int = 0) -> None:
         self.row = row
         self.counts = row.counts
+        """What every write changes in the row, as it is stored."""
         self.contested = contested
+        """How many more writes must look at the row first, since another process has written."""
         self.fence = 0
+        """The newest deleted generation, while its tombstone stands."""
         self.until = 0.0
+        """When that tombstone expires, in seconds since the epoch."""
         self.session = MemorySession(row.generation, row.created)
+        """The contents."""
         self.tail = Tail(1)
         self.homes: dict[Key, int] = {}
+        """The segment that contains each blob and entry."""
         self.ghosts: dict[str, set[int]] = {}
+        """For a blob, the segments that still contain outdated blobs of its name."""
         self.large: dict[str, Large] = {}
+        """The rows of large payloads."""
         self.unloaded: set[str] = set()
+        """Blobs whose large payload is not remembered."""
 
     @property
     def size(self) -> int:

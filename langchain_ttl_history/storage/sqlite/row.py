@@ -24,8 +24,8 @@ __all__ = ["OVER", "Row", "bytes_of"]
 _LATE = 0.1
 # Without an idle time, the time of the last use, by which sessions are listed, is recorded every so many seconds.
 _OFTEN = 60.0
+# Stands for "no idle time of its own" in the row.
 _FROM_LEASE = -1.0
-"""Stands for "no idle time of its own" in the row."""
 OVER = 0.0
 """The deadline of a session of which a part is freed: over whatever the clock says, and nothing is written to it."""
 

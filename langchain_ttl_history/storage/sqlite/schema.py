@@ -21,8 +21,8 @@ FORMAT = 2
 # A new file's settings; without effect on one that is there. Without them no page could be given back, and text
 # would share pages with what `overflow` keeps it apart from.
 _NEW = (f"PRAGMA page_size = {PAGE}", "PRAGMA auto_vacuum = INCREMENTAL")
+# What SQLite calls `auto_vacuum = INCREMENTAL`.
 _INCREMENTAL = 2
-"""What SQLite calls `auto_vacuum = INCREMENTAL`."""
 _SETTINGS = (
     "PRAGMA secure_delete = ON",
     "PRAGMA trusted_schema = OFF",

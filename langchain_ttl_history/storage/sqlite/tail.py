@@ -22,26 +22,21 @@ def room(first: int) -> int:
 
 
 class Tail:
-    """The segment that is written to.
-
-    Attributes:
-        number: Its number.
-        body: All that stands in the row.
-        length: How much of it is written.
-        names: The names in it.
-        outdated: How many blobs in it were replaced.
-        room: How much it holds before it is full.
-    """
+    """The segment that is written to."""
 
     __slots__ = ("body", "length", "names", "number", "outdated", "room")
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.body = bytearray(FILLING + 2 * OVERFLOW)
+        """All that stands in the row."""
         self.length = 0
+        """How much of it is written."""
         self.names: Names = {}
         self.outdated = 0
+        """How many blobs in it were replaced."""
         self.room = SEGMENT
+        """How much it holds before it is full."""
 
     def restart(self, number: int) -> None:
         """Begin another segment, or this one again.
