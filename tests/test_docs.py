@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from .blocks import blocks_of, run
+from tests.blocks import blocks_of, run
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))

@@ -10,7 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from .notebooks import EXAMPLES, NOTEBOOKS, outputs, run
+from tests.notebooks import EXAMPLES, NOTEBOOKS, outputs, run
 
 TOLD_OF = {
     "quickstart",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from .blocks import blocks_of, run
+from tests.blocks import blocks_of, run
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"

@@ -10,9 +10,9 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 
-from . import on_disk, sessions, turns, workers
-from .measure import ROUNDS
-from .table import Row, show
+from tests.benchmarks import on_disk, sessions, turns, workers
+from tests.benchmarks.measure import ROUNDS
+from tests.benchmarks.table import Row, show
 
 BENCHMARKS: dict[str, Callable[[], Iterator[Row]]] = {
     "checkpointer": turns.checkpointer,

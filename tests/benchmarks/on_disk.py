@@ -19,12 +19,11 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langgraph.checkpoint.sqlite import SqliteSaver
 
 from langchain_ttl_history import SessionBuffer
-
-from .contenders import Contender
-from .graphs import human, text
-from .measure import METHODS, ROUNDS, in_turn, quiet, side_by_side, size_text, time_text
-from .table import Row
-from .turns import NEAR, WINDOW, Session, around
+from tests.benchmarks.contenders import Contender
+from tests.benchmarks.graphs import human, text
+from tests.benchmarks.measure import METHODS, ROUNDS, in_turn, quiet, side_by_side, size_text, time_text
+from tests.benchmarks.table import Row
+from tests.benchmarks.turns import NEAR, WINDOW, Session, around
 
 PEER = "SqliteSaver"
 OURS = "sqlite"

@@ -14,11 +14,10 @@ from langgraph.checkpoint.base.id import uuid6
 
 from langchain_ttl_history import SessionBuffer
 from langchain_ttl_history.storage import MemoryStorage
-
-from .graphs import human, text
-from .measure import side_by_side, size_text, time_text
-from .scanning import ScanningBuffer
-from .table import Row
+from tests.benchmarks.graphs import human, text
+from tests.benchmarks.measure import side_by_side, size_text, time_text
+from tests.benchmarks.scanning import ScanningBuffer
+from tests.benchmarks.table import Row
 
 FEW, MANY = 10, 100_000
 CHURNED, KEPT = 100_000, 1_000

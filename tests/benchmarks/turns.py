@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from statistics import fmean, median
 from typing import NamedTuple
 
-from .contenders import CONTENDERS, PEER, Contender, ours
-from .graphs import GRAPHS, turn
-from .measure import METHODS, ROUNDS, Meter, in_turn, quiet, side_by_side, size_text, tidy, time_text
-from .table import Row
+from tests.benchmarks.contenders import CONTENDERS, PEER, Contender, ours
+from tests.benchmarks.graphs import GRAPHS, turn
+from tests.benchmarks.measure import METHODS, ROUNDS, Meter, in_turn, quiet, side_by_side, size_text, tidy, time_text
+from tests.benchmarks.table import Row
 
 NEAR = 5
 """The turns on either side of the one that is measured: together as many as lie between two batches of freeing."""

@@ -28,13 +28,12 @@ from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import RedisStorage
 from langchain_ttl_history.storage.base import Query
 from tests import servers
+from tests.benchmarks.floor import FloorSaver
+from tests.benchmarks.graphs import human, look, state_graph, text
+from tests.benchmarks.measure import METHODS, ROUNDS, in_turn, size_text, time_text
+from tests.benchmarks.table import Row
+from tests.benchmarks.turns import NEAR
 from tests.shared.redis_cases import keys_of
-
-from .floor import FloorSaver
-from .graphs import human, look, state_graph, text
-from .measure import METHODS, ROUNDS, in_turn, size_text, time_text
-from .table import Row
-from .turns import NEAR
 
 # As many turns as the conversations have that the other figures are of.
 TASKS, TURNS = 32, 20

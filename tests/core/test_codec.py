@@ -34,8 +34,7 @@ from langchain_ttl_history.storage.base import Blob
 from langchain_ttl_history.stored.bodies import decode_bodies, encode_bodies, restored
 from langchain_ttl_history.stored.known_bodies import KnownBodies
 from langchain_ttl_history.stored.names import content_name, key_of
-
-from .any_values import (
+from tests.core.any_values import (
     TYPES,
     Colour,
     Count,

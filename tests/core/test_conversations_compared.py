@@ -17,9 +17,8 @@ from langchain_ttl_history.storage.base import Blob
 from langchain_ttl_history.stored.bodies import decode_bodies, encode_bodies, encode_conversation
 from langchain_ttl_history.stored.known_bodies import KnownBodies
 from langchain_ttl_history.stored.recall import Recall
-
-from .any_values import TYPES, Remark, alike, exactly, identified, often, values
-from .compared import Compared
+from tests.core.any_values import TYPES, Remark, alike, exactly, identified, often, values
+from tests.core.compared import Compared
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,7 @@ from langchain_ttl_history.errors import CorruptRecordError
 from langchain_ttl_history.log_entries import CARRIED_OVER, WHERE_IT_IS, Delta, Seen, deltas_of, unseen
 from langchain_ttl_history.storage.base import Entry
 from langchain_ttl_history.stored.names import content_name, key_of
-
-from .compared import Compared
+from tests.core.compared import Compared
 
 NOTHING_SEEN = Seen()
 often = settings(max_examples=300)

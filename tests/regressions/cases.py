@@ -110,13 +110,14 @@ def asking(buffer: SessionBuffer) -> Any:
     return graph_of(buffer, model, tools)
 
 
-def texts(messages: list[BaseMessage]) -> list[str]:
+def plain_texts(messages: list[BaseMessage]) -> list[str]:
+    """What each message says, whatever calls it makes."""
     return [message.text for message in messages]
 
 
 def ask(graph: Any, question: str, durability: str = "sync") -> list[str]:
     """What a graph holds at the end of a turn."""
-    return texts(graph.invoke({"messages": [HumanMessage(question)]}, CONFIG, durability=durability)["messages"])
+    return plain_texts(graph.invoke({"messages": [HumanMessage(question)]}, CONFIG, durability=durability)["messages"])
 
 
 CALL: Any = {"name": "tool", "args": {}, "id": "c"}
@@ -170,7 +171,7 @@ class Turns:
     def __init__(self, buffer: SessionBuffer, calls: dict[str, int], exits: str = "") -> None:
         def model(state: MessagesState, config: RunnableConfig) -> dict[str, Any]:
             me = config["configurable"]["me"]
-            made = sum(text.startswith(f"{me} call") for text in texts(state["messages"]))
+            made = sum(text.startswith(f"{me} call") for text in plain_texts(state["messages"]))
             if made == calls[me]:
                 return {"messages": [AIMessage(f"{me}!")]}
             call: Any = {"name": "t", "args": {}, "id": f"{me} {made}"}
@@ -201,11 +202,11 @@ class Turns:
                 self._turns[me] = self._graph.stream(asked, config, durability=durability, stream_mode="values")
             state = next(self._turns[me], None)
             if state is not None:
-                self._held[me] = texts(state["messages"])
+                self._held[me] = plain_texts(state["messages"])
 
     def end(self) -> dict[str, list[str]]:
         """What each turn returns, which all go on to their end."""
         for me, turn in sorted(self._turns.items()):
             for state in turn:
-                self._held[me] = texts(state["messages"])
+                self._held[me] = plain_texts(state["messages"])
         return self._held

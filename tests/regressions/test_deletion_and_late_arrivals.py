@@ -31,8 +31,8 @@ from tests.regressions.cases import (
     checkpoint,
     graph_of,
     ids,
+    plain_texts,
     says,
-    texts,
 )
 
 
@@ -320,7 +320,7 @@ def test_forgetting_a_user_reaches_a_turn_whose_session_is_over(url: str, tmp_pa
     assert ask(calls_while(buffer, forgets), "question")[-1] == "answer"
     assert list(buffer.sessions()) == []
     assert ask(chained(buffer, answers=lambda _: {"messages": [AIMessage("answer")]}), "new") == ["new", "answer"]
-    assert texts(buffer.history(session_id="t").messages) == ["new", "answer"]
+    assert plain_texts(buffer.history(session_id="t").messages) == ["new", "answer"]
     storage.close()
 
 

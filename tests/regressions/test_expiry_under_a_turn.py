@@ -29,8 +29,8 @@ from tests.regressions.cases import (
     chained,
     graph_of,
     ids,
+    plain_texts,
     says,
-    texts,
 )
 
 
@@ -108,7 +108,7 @@ def test_a_turn_over_a_delta_channel_loses_nothing_when_its_session_expires_unde
         history.add_messages([HumanMessage("hello"), AIMessage("hi")])
     for turn in range(late + 1):
         held = ask(graph, f"question {turn}")
-    assert texts(history.messages) == held
+    assert plain_texts(history.messages) == held
 
 
 @pytest.mark.parametrize("durability", ["sync", "exit"])
@@ -131,8 +131,8 @@ def test_a_turn_over_a_delta_channel_keeps_what_a_chain_changed_before_it_when_i
     graph.invoke({"messages": [HumanMessage("first", id="first")]}, config)
     history.add_messages([RemoveMessage(id="first"), HumanMessage("meanwhile")])
     held = graph.invoke({"messages": [HumanMessage("second")]}, config, durability=durability)["messages"]
-    assert texts(held) == ["done", "meanwhile", "second", "done"]
-    assert texts(history.messages) == texts(held)
+    assert plain_texts(held) == ["done", "meanwhile", "second", "done"]
+    assert plain_texts(history.messages) == plain_texts(held)
 
 
 @pytest.mark.parametrize("removes", [False, True])
@@ -201,7 +201,7 @@ def test_a_question_to_a_person_is_kept_though_late_writes_begin_its_session_ane
     graph.invoke({"messages": [HumanMessage("now")]}, CONFIG, durability="sync")
     assert storage.before_write is None
     assert [each.value for each in graph.get_state(CONFIG).interrupts] == ["sure?"]
-    assert texts(graph.invoke(Command(resume="yes"), CONFIG)["messages"]) == ["now", "yes"]
+    assert plain_texts(graph.invoke(Command(resume="yes"), CONFIG)["messages"]) == ["now", "yes"]
 
 
 @pytest.mark.parametrize("deleted", ["t", None], ids=["session", "user"])
@@ -223,7 +223,7 @@ def test_a_subgraph_over_a_delta_channel_that_asked_a_person_does_not_look_empty
     def ask_person(state: Any) -> Any:
         if not seen:
             clock.advance(5_000)
-        seen.append(texts(state["messages"]))
+        seen.append(plain_texts(state["messages"]))
         return {"messages": [AIMessage(interrupt("sure?"))]}
 
     inner = StateGraph(DELTAS).add_node("ask", ask_person).add_edge(START, "ask").compile()
@@ -231,7 +231,7 @@ def test_a_subgraph_over_a_delta_channel_that_asked_a_person_does_not_look_empty
     graph.invoke({"messages": [HumanMessage("now", id="now")]}, CONFIG, durability="sync")
     graph.invoke(Command(resume="yes"), CONFIG)
     assert seen == [["now"], ["now"]]
-    assert texts(buffer.history(session_id="t").messages) == ["now", "yes"]
+    assert plain_texts(buffer.history(session_id="t").messages) == ["now", "yes"]
 
 
 def expiring_once_written() -> Any:
@@ -254,7 +254,7 @@ def test_a_graph_without_messages_keeps_what_was_said_when_its_session_expires_u
     graph = chained(buffer, Numbered, first=lambda _: {"n": 1}, second=lambda _: {"n": 2})
     graph.invoke({"n": 0}, CONFIG, durability="sync")
     assert storage.after_write is None
-    assert texts(buffer.history(session_id="t").messages) == ["q", "a"]
+    assert plain_texts(buffer.history(session_id="t").messages) == ["q", "a"]
 
 
 def test_a_graph_whose_messages_are_no_list_goes_on_when_its_session_expires_under_it() -> None:
@@ -286,7 +286,7 @@ def test_of_three_turns_whose_session_expires_none_removes_what_another_asked() 
     turns.go_on("C")
     returned = turns.end()
     assert returned["B"] == ["C?", "B?", "B!"]
-    shown = texts(buffer.history(session_id="t").messages)
+    shown = plain_texts(buffer.history(session_id="t").messages)
     assert shown == [*returned["C"], "B?", "B!", "A?", "A!"]
 
 
@@ -304,7 +304,7 @@ def test_a_turn_stored_at_its_end_and_one_stored_at_each_step_are_kept_though_th
     clock.advance(1801)
     for me in ends:
         turns.go_on(9 * me)
-    shown = texts(buffer.history(session_id="t").messages)
+    shown = plain_texts(buffer.history(session_id="t").messages)
     said = [[f"{me}?", f"{me} call 0", f"result of {me} call 0", f"{me}!"] for me in "AB"]
     assert shown in (said[0] + said[1], said[1] + said[0])
 
@@ -332,7 +332,7 @@ def test_a_question_to_a_person_is_kept_though_another_run_says_questions_after_
     next(turn)
     assert len(list(asking)) == 1
     list(turn)
-    shown = texts(buffer.history(session_id="t").messages)
+    shown = plain_texts(buffer.history(session_id="t").messages)
     said = 4 * ["said", *(["critic"] if critic else [])]
     assert shown == ["hi", "hello", "q", *said, "mail", "draft"]
 
@@ -372,8 +372,8 @@ def test_an_answer_is_kept_though_writes_of_its_turn_come_late_to_the_session_th
     for given in late:
         put_writes(*given)
     is_over = False
-    assert texts(buffer.history(session_id="t").messages)[-1] == "final"
-    assert "second" in texts(buffer.history(session_id="t").messages)
+    assert plain_texts(buffer.history(session_id="t").messages)[-1] == "final"
+    assert "second" in plain_texts(buffer.history(session_id="t").messages)
     info = buffer.info(session_id="t")
     assert info is not None
     assert info.bytes <= max_bytes

@@ -27,8 +27,8 @@ from tests.regressions.cases import (
     chained,
     graph_of,
     ids,
+    plain_texts,
     says,
-    texts,
 )
 
 
@@ -103,9 +103,9 @@ def test_what_was_cleared_does_not_come_back_with_a_run_that_began_before(how: s
 
     ask(others, "secret")
     ask(graph_of(buffer, clears), "slow")
-    assert texts(history.messages) == ["slow answer", *["summary"] * (how == "summarise")]
+    assert plain_texts(history.messages) == ["slow answer", *["summary"] * (how == "summarise")]
     ask(others, "next")
-    assert {*texts(history.messages)}.isdisjoint(["secret", "answer secret", "slow", "0", "answer 0"])
+    assert {*plain_texts(history.messages)}.isdisjoint(["secret", "answer secret", "slow", "0", "answer 0"])
 
 
 @pytest.mark.parametrize("what", ["edit", "redraft"])
@@ -152,7 +152,7 @@ def test_a_call_that_another_run_keeps_when_it_summarises_keeps_its_result(keeps
     history.add_messages([HumanMessage("old"), AIMessage("older")])
     ask(calls_while(buffer, lambda: ask(other, "other question", durability)), "question")
     first = ["summary", *["question"][: keeps - 2]]
-    assert texts(history.messages) == [*first, "call", "result", "answer", "other question", "other answer"]
+    assert plain_texts(history.messages) == [*first, "call", "result", "answer", "other question", "other answer"]
 
 
 @pytest.mark.parametrize("state", [MessagesState, DELTAS], ids=["a list", "a delta channel"])
@@ -165,7 +165,13 @@ def test_a_run_that_takes_its_question_back_does_not_speak_between_a_call_and_it
         answers=lambda _: {"messages": [AIMessage("other answer")]},
     )
     ask(calls_while(buffer, lambda: ask(other, "other question"), state), "question")
-    assert texts(buffer.history(session_id="t").messages) == ["question", "call", "result", "answer", "other answer"]
+    assert plain_texts(buffer.history(session_id="t").messages) == [
+        "question",
+        "call",
+        "result",
+        "answer",
+        "other answer",
+    ]
 
 
 @pytest.mark.parametrize("thoughts", [3, 5])
@@ -192,7 +198,7 @@ def test_what_an_agent_in_a_tool_removed_does_not_come_back_however_much_was_sai
 
     inner = chained(buffer, sums=summarises, tool=tool, ends=lambda _: {"messages": [AIMessage("inner answer")]})
     ask(calls_while(buffer, lambda: ask(inner, "inner question")), "question")
-    shown = texts(buffer.history(session_id="t").messages)
+    shown = plain_texts(buffer.history(session_id="t").messages)
     if thoughts == 3:
         assert shown == ["summary", "inner call", "inner result", "inner answer"]
     else:
@@ -223,11 +229,11 @@ def test_an_agent_in_a_tool_of_another_does_not_take_away_the_call_it_runs_in(wa
     history.add_messages([HumanMessage("old"), AIMessage("older")])
     other = other_that(buffer, way)
     ask(calls_while(buffer, lambda: ask(other, "other question", durability)), "question")
-    shown = texts(history.messages)
+    shown = plain_texts(history.messages)
     assert shown[:3] == ["call", "result", "answer"]
     assert "new" in shown
     assert not {"old", "older", "question"} & {*shown}
-    assert texts(calls_while(buffer, lambda: None).get_state(CONFIG).values["messages"]) == shown
+    assert plain_texts(calls_while(buffer, lambda: None).get_state(CONFIG).values["messages"]) == shown
 
 
 @pytest.mark.parametrize("ends", ["before the tool", "before the answer", "last"])
@@ -242,7 +248,7 @@ def test_a_run_that_summarises_beside_a_call_leaves_it_with_its_result(ends: str
     agent = calls_while(buffer, lambda: next(steps) and list(steps if ends == "before the tool" else []))
     asked = {"messages": [HumanMessage("question")]}
     for state in agent.stream(asked, CONFIG, stream_mode="values", durability="sync"):
-        if ends == "before the answer" and texts(state["messages"])[-1] == "result":
+        if ends == "before the answer" and plain_texts(state["messages"])[-1] == "result":
             assert [*steps]
     assert [*steps] or ends != "last"
     summary = next(message for message in history.messages if message.text == "new")
@@ -250,7 +256,7 @@ def test_a_run_that_summarises_beside_a_call_leaves_it_with_its_result(ends: str
         # The log grows, and what is shown stays as it is.
         assert history.messages
         history.add_messages([summary])
-    shown = texts(history.messages)
+    shown = plain_texts(history.messages)
     group = ["call", "result", "answer"]
     assert [text for text in shown if text in group] == group
     assert [text for text in shown if text not in group] == ["new", "other answer"]
@@ -275,7 +281,7 @@ def test_an_agent_in_a_tool_that_removes_its_own_question_does_not_answer_betwee
     calls = {"messages": [AIMessage("call", tool_calls=[CALL])]}
     outer = chained(buffer, model=lambda _: calls, tools=tools, ends=lambda _: {"messages": [AIMessage("end")]})
     ask(outer, "question")
-    shown = texts(buffer.history(session_id="t").messages)
+    shown = plain_texts(buffer.history(session_id="t").messages)
     assert shown == ["edited", "call", "result", "end", "inner"]
 
 
@@ -296,9 +302,9 @@ def test_graphs_that_name_their_conversation_differently_share_it() -> None:
         expected += [f"d{turn}", f"{len(expected) + 1}"]
         history.add_system_message(f"event {turn}")
         expected += [f"event {turn}"]
-        assert texts(history.messages) == expected
-        assert texts(agent.get_state(CONFIG).values["messages"]) == expected
-        assert texts(other.get_state(CONFIG).values["dialogue"]) == expected
+        assert plain_texts(history.messages) == expected
+        assert plain_texts(agent.get_state(CONFIG).values["messages"]) == expected
+        assert plain_texts(other.get_state(CONFIG).values["dialogue"]) == expected
 
 
 @pytest.mark.parametrize("cap", [4, 80])
@@ -322,7 +328,7 @@ def test_a_new_turn_of_an_agent_that_still_waits_for_an_answer_is_the_newest(cap
     ask(agent, "new")
     said = [text for number in range(3) for text in (f"{number}", f"chain {number}")]
     shown = ["delete", "", *said, "new", "answer new"] if cap == 80 else ["2", "chain 2", "new", "answer new"]
-    assert texts(history.messages) == texts(agent.get_state(CONFIG).values["messages"]) == shown
+    assert plain_texts(history.messages) == plain_texts(agent.get_state(CONFIG).values["messages"]) == shown
     assert ask(agent, "newer")[-3:] == ["answer new", "newer", "answer newer"]
 
 
@@ -334,14 +340,14 @@ def test_a_chain_is_not_shown_the_call_of_an_agent_that_is_in_its_tool_while_ano
     def is_in_its_tool() -> None:
         for _ in beside:
             pass  # The other ends meanwhile, and its checkpoint is the latest.
-        assert texts(history.messages) == ["question", "other", "other answer"]
+        assert plain_texts(history.messages) == ["question", "other", "other answer"]
         history.messages = history.messages[:1]
 
     running = begun(calls_while(buffer, is_in_its_tool), "question")
     beside = begun(other, "other")  # Before the call is made.
     for _ in running:
         pass
-    assert texts(history.messages) == ["question", "call", "result", "answer"]
+    assert plain_texts(history.messages) == ["question", "call", "result", "answer"]
 
 
 @pytest.mark.parametrize("how", ["summarises", "refuses"])
@@ -358,7 +364,7 @@ def test_a_run_that_begins_the_conversation_anew_removes_nothing_that_it_did_not
     other = begun(chained(buffer, answers=lambda _: {"messages": [AIMessage("other")]}), "other?")
     for each in (*removing, *other):
         assert each
-    assert texts(history.messages) == ["X?", "X!", "other?", "other", "anew", "done"]
+    assert plain_texts(history.messages) == ["X?", "X!", "other?", "other", "anew", "done"]
 
 
 def test_an_agent_in_a_tool_that_summarises_removes_nothing_that_its_caller_waits_with() -> None:
@@ -371,7 +377,7 @@ def test_an_agent_in_a_tool_that_summarises_removes_nothing_that_its_caller_wait
         ask(inner, "inner?")
 
     ask(calls_while(buffer, meanwhile), "outer?")
-    assert {"X?", "X!", "summary", "answer"} <= {*texts(history.messages)}
+    assert {"X?", "X!", "summary", "answer"} <= {*plain_texts(history.messages)}
 
 
 @pytest.mark.parametrize("durability", ["sync", "exit"])
@@ -390,7 +396,7 @@ def test_an_edit_moves_nothing_that_others_say_meanwhile_up_to_where_it_stands(e
     graph = chained(buffer, changes=changes, answers=lambda _: {"messages": [AIMessage("answer")]})
     ask(graph, "new", durability)
     old = ["q", "call", "cleared", "a"] if edits == "edit" else ["summary"]
-    assert texts(history.messages) == [*old, "new", "answer", "X?", "X!"]
+    assert plain_texts(history.messages) == [*old, "new", "answer", "X?", "X!"]
 
 
 def test_an_edit_while_an_approval_is_waited_for_moves_nothing_up_to_where_it_stands() -> None:
@@ -401,7 +407,7 @@ def test_an_edit_while_an_approval_is_waited_for_moves_nothing_up_to_where_it_st
     ask(agent, "do")
     history.add_messages([HumanMessage("X?"), AIMessage("X!")])
     agent.update_state(CONFIG, {"messages": [HumanMessage("redacted", id="q")]})
-    assert texts(history.messages) == ["redacted", "a", "do", "X?", "X!"]
+    assert plain_texts(history.messages) == ["redacted", "a", "do", "X?", "X!"]
 
 
 def test_setting_the_messages_removes_the_call_of_a_run_that_failed_beside_another() -> None:
@@ -418,7 +424,7 @@ def test_setting_the_messages_removes_the_call_of_a_run_that_failed_beside_anoth
     for each in running:
         assert each
     history.messages = [HumanMessage("fresh")]
-    assert texts(history.messages) == texts(other.get_state(CONFIG).values["messages"]) == ["fresh"]
+    assert plain_texts(history.messages) == plain_texts(other.get_state(CONFIG).values["messages"]) == ["fresh"]
     assert ask(other, "next") == ["fresh", "next", "other"]
 
 
@@ -437,7 +443,7 @@ def test_a_tool_that_says_more_than_its_result_goes_on_with_the_turn_that_called
     history.add_messages([HumanMessage("X?"), AIMessage("X!")])
     agent.invoke(Command(resume="yes"), CONFIG, durability=durability)
     shown = ["view", "call", "yes", "image", "answer", "event", "X?", "X!"]
-    assert texts(history.messages) == texts(agent.get_state(CONFIG).values["messages"]) == shown
+    assert plain_texts(history.messages) == plain_texts(agent.get_state(CONFIG).values["messages"]) == shown
 
 
 @pytest.mark.parametrize("durability", ["sync", "exit"])
@@ -469,10 +475,10 @@ def test_a_turn_that_goes_on_and_summarises_stays_before_what_was_said_while_it_
         ask(agent, question, durability)
     for event in ("e1", "e2"):
         history.add_system_message(event)
-    assert texts(history.messages)[-2:] == ["e1", "e2"]
+    assert plain_texts(history.messages)[-2:] == ["e1", "e2"]
     agent.invoke(Command(resume="yes"), CONFIG, durability=durability)
     shown = ["summary", "done", "e1", "e2"] if cap == 5 else ["summary", "", "yes", "done", "e1", "e2"]
-    assert texts(history.messages) == shown
+    assert plain_texts(history.messages) == shown
 
 
 def test_a_long_turn_whose_beginning_is_freed_stays_before_a_turn_that_began_after_it() -> None:
@@ -497,10 +503,10 @@ def test_a_long_turn_whose_beginning_is_freed_stays_before_a_turn_that_began_aft
     ask(calls_often("B", 4), "B?")
     next(first)  # It is in its tool, and B is over.
     ask(calls_often("C", 1), "C?")
-    assert texts(history.messages) == ["C?", "C", "result", "C done"]
+    assert plain_texts(history.messages) == ["C?", "C", "result", "C done"]
     for each in first:
         assert each
-    assert texts(history.messages)[-4:] == ["C?", "C", "result", "C done"]
+    assert plain_texts(history.messages)[-4:] == ["C?", "C", "result", "C done"]
 
 
 @pytest.mark.parametrize("durability", ["sync", "async", "exit"])
@@ -524,7 +530,7 @@ def test_a_result_that_the_app_found_itself_goes_to_its_call(state: Any, way: st
     else:
         agent.invoke({"messages": [*found, HumanMessage("more")]}, CONFIG, durability=durability)
         asked = ["more", "to more"]  # A question is the newest.
-    assert texts(history.messages) == [*said, "event", "X?", "X!", *asked]
+    assert plain_texts(history.messages) == [*said, "event", "X?", "X!", *asked]
 
 
 @pytest.mark.parametrize("durability", ["sync", "exit"])
@@ -543,7 +549,7 @@ def test_a_question_to_a_graph_that_waits_for_a_result_is_the_newest_at_any_dura
     gone = [RemoveMessage("old")] if removes else []
     agent.invoke({"messages": [*gone, HumanMessage("new")]}, CONFIG, durability=durability)
     old = [] if removes else ["old"]
-    assert texts(history.messages) == [*old, "go", "call", "X?", "X!", "new", "to new"]
+    assert plain_texts(history.messages) == [*old, "go", "call", "X?", "X!", "new", "to new"]
 
 
 @pytest.mark.parametrize("durability", ["sync", "exit"])
@@ -564,7 +570,7 @@ def test_a_call_that_is_cancelled_for_a_new_question_keeps_its_result(durability
     ask(agent, "go", durability)
     history.add_messages([HumanMessage("X?"), AIMessage("X!")])
     ask(agent, "new", durability)
-    assert texts(history.messages) == ["go", "call", "cancelled", "X?", "X!", "new", "to new"]
+    assert plain_texts(history.messages) == ["go", "call", "cancelled", "X?", "X!", "new", "to new"]
 
 
 def test_what_a_tool_says_besides_its_result_stands_behind_that_for_a_turn_around_it() -> None:
@@ -578,7 +584,15 @@ def test_what_a_tool_says_besides_its_result_stands_behind_that_for_a_turn_aroun
         return {"messages": [AIMessage("done")]}
 
     ask(chained(buffer, other=other), "first")
-    assert texts(buffer.history(session_id="t").messages) == ["first", "done", "go", "call", "result", "note", "answer"]
+    assert plain_texts(buffer.history(session_id="t").messages) == [
+        "first",
+        "done",
+        "go",
+        "call",
+        "result",
+        "note",
+        "answer",
+    ]
 
 
 def test_what_is_said_during_a_turn_in_a_tool_of_another_stands_behind_it() -> None:
@@ -594,7 +608,7 @@ def test_what_is_said_during_a_turn_in_a_tool_of_another_stands_behind_it() -> N
 
     def other() -> None:
         ask(inner, "B?")
-        shown.extend(texts(history.messages))
+        shown.extend(plain_texts(history.messages))
 
     ask(calls_while(buffer, other), "A?")
     assert shown[-5:] == ["B?", "B0", "B1", "X?", "X!"]
@@ -607,7 +621,7 @@ def test_a_graph_whose_messages_are_no_list_leaves_the_conversation_alone() -> N
     graph = chained(buffer, Plain, first=lambda _: {"messages": "text"}, second=lambda _: {})
     graph.invoke({"messages": "x"}, CONFIG, durability="sync")
     assert graph.get_state(CONFIG).values == {"messages": "text"}
-    assert texts(history.messages) == ["q", "a"]
+    assert plain_texts(history.messages) == ["q", "a"]
 
 
 def test_a_graph_that_has_no_messages_yet_is_handed_a_list_of_what_a_chain_said() -> None:
@@ -616,7 +630,7 @@ def test_a_graph_that_has_no_messages_yet_is_handed_a_list_of_what_a_chain_said(
     buffer.history(session_id="t").add_messages([HumanMessage("q"), AIMessage("a")])
     found = buffer.checkpointer().get_tuple(CONFIG)
     assert found is not None
-    assert texts(found.checkpoint["channel_values"]["messages"]) == ["q", "a"]
+    assert plain_texts(found.checkpoint["channel_values"]["messages"]) == ["q", "a"]
 
 
 def test_a_delta_conversation_beside_another_delta_channel_keeps_what_a_chain_said_at_each_turn() -> None:
@@ -632,7 +646,7 @@ def test_a_delta_conversation_beside_another_delta_channel_keeps_what_a_chain_sa
         history.add_messages([HumanMessage("H"), AIMessage("A")])
     ask(graph, "q")
     values = graph.get_state(CONFIG).values
-    assert texts(values["messages"]) == ["q", "a", "H", "A"] * 3 + ["q", "a"]
+    assert plain_texts(values["messages"]) == ["q", "a", "H", "A"] * 3 + ["q", "a"]
     assert values["files"] == ["f"] * 4
 
 
@@ -644,7 +658,7 @@ def test_another_result_of_a_call_that_a_graph_made_goes_to_that() -> None:
     ask(chained(buffer, a=lambda _: {"messages": [call]}, b=lambda _: {"messages": one}), "go")
     history.add_messages([HumanMessage("H"), AIMessage("A")])
     history.add_messages([call, ToolMessage("two", tool_call_id="2")])
-    assert texts(history.messages) == ["go", "call", "one", "two", "done", "H", "A"]
+    assert plain_texts(history.messages) == ["go", "call", "one", "two", "done", "H", "A"]
 
 
 def test_a_result_and_a_question_for_a_call_that_a_chain_made_are_taken_together() -> None:
@@ -653,7 +667,7 @@ def test_a_result_and_a_question_for_a_call_that_a_chain_made_are_taken_together
     history.add_messages([HumanMessage("go"), AIMessage("call", tool_calls=[CALL])])
     given = [ToolMessage("result", tool_call_id=CALL["id"]), HumanMessage("next")]
     chained(buffer, a=says("answer")).invoke({"messages": given}, CONFIG, durability="exit")
-    assert texts(history.messages) == ["go", "call", "result", "next", "answer"]
+    assert plain_texts(history.messages) == ["go", "call", "result", "next", "answer"]
 
 
 @pytest.mark.parametrize(
@@ -674,7 +688,7 @@ def test_an_answer_is_not_shown_under_the_question_of_a_turn_that_began_later(
         turns = Turns(buffer, calls)
         turns.go_on(steps)
         turns.end()
-        shown[most] = texts(buffer.history(session_id="t").messages)
+        shown[most] = plain_texts(buffer.history(session_id="t").messages)
     assert shown[None][-1] == "B!"
     assert shown[cap] == ["B?", *shown[None][1 - cap :]]
 
@@ -710,7 +724,7 @@ def test_a_turn_whose_call_another_removes_goes_on_under_its_own_question(by: st
     list(turn)
     list(beside)
     said = ["question", "call", "result", "answer", "other question", "other step", "other answer"]
-    assert texts(buffer.history(session_id="t").messages) == said
+    assert plain_texts(buffer.history(session_id="t").messages) == said
 
 
 def test_an_edit_beside_a_question_is_not_taken_for_the_beginning_of_its_turn() -> None:
@@ -730,7 +744,7 @@ def test_an_edit_beside_a_question_is_not_taken_for_the_beginning_of_its_turn() 
     next(beside)
     next(turn)
     list(beside)
-    assert texts(history.messages) == ["hi, edited", "hello", "b", "other", "other answer"]
+    assert plain_texts(history.messages) == ["hi, edited", "hello", "b", "other", "other answer"]
 
 
 @pytest.mark.parametrize("cap", [4, 80])
@@ -749,8 +763,8 @@ def test_a_turn_that_asked_a_person_stays_the_newest_once_it_is_answered(cap: in
     )
     other.invoke({"messages": [HumanMessage("B?")]}, CONFIG)
     other.invoke(Command(resume="yes"), CONFIG)
-    assert texts(history.messages)[-4:] == ["B?", "B call", "yes", "B!"]
-    assert texts(other.get_state(CONFIG).values["messages"])[-4:] == ["B?", "B call", "yes", "B!"]
+    assert plain_texts(history.messages)[-4:] == ["B?", "B call", "yes", "B!"]
+    assert plain_texts(other.get_state(CONFIG).values["messages"])[-4:] == ["B?", "B call", "yes", "B!"]
 
 
 @pytest.mark.parametrize("durability", ["sync", "async", "exit"])
@@ -772,7 +786,7 @@ def test_what_an_answer_to_a_question_says_besides_stands_with_its_call(
     history.add_messages([HumanMessage("X?"), AIMessage("X!")])
     agent.invoke(Command(resume="yes", update={"messages": [update]}), CONFIG, durability=durability)
     # Nothing that others said stands between a call and its result.
-    assert texts(history.messages)[:5] == ["A?", "call", update.content, "yes", "answer"]
+    assert plain_texts(history.messages)[:5] == ["A?", "call", update.content, "yes", "answer"]
 
 
 @pytest.mark.parametrize("durability", ["sync", "exit"])
@@ -792,6 +806,6 @@ def test_a_summary_without_an_id_is_said_once_though_two_turns_at_a_time_give_it
     next(slow)
     ask(graph, "quick")
     list(slow)
-    shown = texts(buffer.history(session_id="t").messages)
+    shown = plain_texts(buffer.history(session_id="t").messages)
     assert shown[0] == "summary"
     assert sorted(shown[1:]) == sorted(["slow", "re slow", "quick", "re quick"])

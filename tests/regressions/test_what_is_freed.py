@@ -43,8 +43,8 @@ from tests.regressions.cases import (
     echoing,
     graph_of,
     ids,
+    plain_texts,
     says,
-    texts,
 )
 from tests.shared.helpers import PATIENCE, Colour, DeltaState, Desk
 
@@ -77,7 +77,7 @@ def test_what_is_put_down_anew_while_a_graph_waits_is_kept_though_the_window_cut
     history.add_messages([RemoveMessage(id="old")])
     history.add_messages([HumanMessage("anew", id="old")])
     agent.invoke(Command(resume="yes"), CONFIG)
-    assert texts(history.messages)[-1] == "anew"
+    assert plain_texts(history.messages)[-1] == "anew"
 
 
 @pytest.mark.parametrize("cap", [4, 5, 6, 7])
@@ -123,8 +123,8 @@ def test_what_was_removed_meanwhile_does_not_come_back_where_bytes_are_short(siz
         ends=lambda _: {"messages": [AIMessage("last")]},
     )
     ask(graph, "question")
-    assert "question" not in texts(history.messages)
-    assert texts(history.messages)[-1] == "last"
+    assert "question" not in plain_texts(history.messages)
+    assert plain_texts(history.messages)[-1] == "last"
 
 
 @pytest.mark.parametrize("who", ["the others", "a chain"])
@@ -156,12 +156,12 @@ def test_what_was_removed_under_a_run_whose_checkpoint_was_freed_does_not_come_b
     held = ask(agent, "question")
     assert removed == ["old"] * (who == "the others")
     assert held == ["old", "older", "question", "call", "result", "answer"]
-    shown = texts(history.messages)
+    shown = plain_texts(history.messages)
     assert "old" not in shown
     # By its place in the conversation this turn is the oldest; whether the bytes last for it depends on how many of the
     # steps LangGraph's threads have stored when the others' are freed.
     assert {*held[2:]} <= {*shown} or {*held[2:]}.isdisjoint(shown)
-    assert texts(agent.get_state(CONFIG).values["messages"]) == shown
+    assert plain_texts(agent.get_state(CONFIG).values["messages"]) == shown
 
 
 def test_a_question_is_not_freed_while_a_turn_beside_it_keeps_its_answer() -> None:
@@ -183,11 +183,11 @@ def test_a_question_is_not_freed_while_a_turn_beside_it_keeps_its_answer() -> No
     older = turn("second", lambda: ask(newest, "third question"))
     ask(turn("first", lambda: ask(older, "second question")), "first question")
     said = ["third question", *(f"third {at}" for at in steps), "third answer"]
-    assert texts(history.messages) == said
+    assert plain_texts(history.messages) == said
     for event in range(3):
         history.add_system_message(f"event {event}")
         said.append(f"event {event}")
-        assert texts(history.messages) == ["third question", *said[-5:]]
+        assert plain_texts(history.messages) == ["third question", *said[-5:]]
 
 
 @pytest.mark.parametrize("begins", ["a chain", "a graph", "a graph that waits"])
@@ -206,19 +206,19 @@ def test_the_log_is_freed_whatever_was_changed_before_what_is_shown(begins: str,
         history.add_messages([RemoveMessage(id="older")])
     elif change == "replacement":
         history.messages = [HumanMessage("new"), edited]
-    kept = texts(history.messages)
+    kept = plain_texts(history.messages)
     for number in range(100):
         text = f"said {number}"
         if change == "edits":
             history.add_messages([edited.model_copy(update={"content": text})])
-            assert texts(history.messages) == [text, *kept[1:]]
+            assert plain_texts(history.messages) == [text, *kept[1:]]
         elif change == "notices":
             history.add_messages([AIMessage(text, id="notice")])
             history.add_messages([RemoveMessage(id="notice")])
-            assert texts(history.messages) == kept
+            assert plain_texts(history.messages) == kept
         else:
             history.add_messages([HumanMessage(text)])
-            assert texts(history.messages)[-1] == text
+            assert plain_texts(history.messages)[-1] == text
     entries = MemoryStorage.read(history._storage, KEY, Query(outline=True)).lists[LOG]  # type: ignore[arg-type]  # it is a MemoryStorage
     weight = sum(1 + len(entry.refs) for entry in entries)
     assert weight <= hard_limits(retention, MemoryStorage.slack)[LOG]
@@ -242,7 +242,7 @@ def test_an_edit_is_kept_though_the_window_cuts_it_and_shows_it_again(edit: str)
         history.add_messages([HumanMessage(f"said {number}", id=f"said {number % 3}")])
     for number in range(3):
         history.add_messages([RemoveMessage(id=f"said {number}")])
-    assert texts(history.messages) == (["edited", "answer"] if edit == "in place" else ["answer", "edited"])
+    assert plain_texts(history.messages) == (["edited", "answer"] if edit == "in place" else ["answer", "edited"])
 
 
 @pytest.mark.parametrize("cap", [8, 80])
@@ -301,7 +301,7 @@ def test_what_was_said_last_is_not_freed_for_bytes_while_a_turn_beside_it_goes_o
         return {"messages": [AIMessage("answer")]}
 
     ask(chained(buffer, model=model), "question")
-    shown = texts(history.messages)
+    shown = plain_texts(history.messages)
     assert {"question", "answer", "other question", "other answer"} <= {*shown}
     assert all(text.startswith(("old", "answer ")) for text in shown[:-4])
 
@@ -327,7 +327,7 @@ def test_turns_that_begin_in_each_other_stay_in_order_though_each_is_longer_than
     older = turn("second", lambda: ask(newest, "third question"))
     ask(turn("first", lambda: ask(older, "second question")), "first question")
     said = ["call", "result", "third answer"] if in_a_tool else ["third 19", "call", "third answer"]
-    assert texts(buffer.history(session_id="t").messages) == ["third question", *said]
+    assert plain_texts(buffer.history(session_id="t").messages) == ["third question", *said]
 
 
 @pytest.mark.parametrize("in_a_tool", [False, True])
@@ -357,7 +357,7 @@ def test_an_edit_of_what_is_freed_is_not_shown_as_the_newest_once_the_turn_aroun
     else:
         ask(chained(buffer, says=says("outer answer", lambda: ask(inner, "inner question"))), "outer question")
     question = "edited" if edited == "inner question" else "inner question"
-    assert texts(history.messages) == [question, "inner 17", "inner 18", "inner 19"]
+    assert plain_texts(history.messages) == [question, "inner 17", "inner 18", "inner 19"]
 
 
 def test_what_a_delta_channel_needs_over_the_caps_is_not_looked_through_at_every_step() -> None:
@@ -397,7 +397,7 @@ async def test_a_write_that_is_stored_raises_nothing_though_freeing_fails(
             await colour.call(history, "add_messages", said)
         else:
             await colour.call(agent, "invoke", {"messages": said}, CONFIG)
-    assert [text[:3] for text in texts(history.messages) if text.startswith("q")][-1] == "q19"
+    assert [text[:3] for text in plain_texts(history.messages) if text.startswith("q")][-1] == "q19"
     assert "keeps more than its caps allow" in caplog.messages[-1]
 
 
@@ -410,7 +410,7 @@ def test_a_write_that_is_stored_raises_nothing_though_its_window_cannot_be_count
     for number in range(20):
         history.add_messages([HumanMessage(f"q{number}")])
     whole = SessionBuffer(storage, default_user="u", retention=Retention(max_messages=None)).history(session_id="t")
-    assert texts(whole.messages) == [f"q{number}" for number in range(20)]
+    assert plain_texts(whole.messages) == [f"q{number}" for number in range(20)]
     assert "must give a number" in caplog.messages[-1]
 
 
@@ -430,7 +430,7 @@ def test_a_session_that_is_deleted_before_it_is_freed_is_left_alone(
 
     storage.after_write = delete
     history.add_messages([HumanMessage(f"old {number}") for number in range(30)])
-    assert texts(history.messages) == ["new"] * goes_on
+    assert plain_texts(history.messages) == ["new"] * goes_on
     assert storage.usage().sessions == goes_on
     assert not caplog.messages
 
@@ -449,12 +449,16 @@ def test_what_is_hidden_of_the_head_is_there_in_its_checkpoint_once_that_is_an_o
     agent = chained(buffer, state, answers=lambda _: {"messages": [AIMessage("answer")]})
     with_its_head_hidden(buffer, agent)
     head = agent.get_state(CONFIG).config
-    assert texts(agent.get_state(CONFIG).values["messages"]) == ["q18", "a18", "q19", "a19"]
+    assert plain_texts(agent.get_state(CONFIG).values["messages"]) == ["q18", "a18", "q19", "a19"]
     agent.invoke({"messages": [HumanMessage("q20")]}, CONFIG)
     shown = ["q19", "a19", "q20", "answer"]
-    assert texts(agent.get_state(CONFIG).values["messages"]) == texts(buffer.history(session_id="t").messages) == shown
-    assert texts(agent.get_state(head).values["messages"]) == ["q0", "answer"]
-    assert texts(agent.invoke({"messages": [HumanMessage("again")]}, head)["messages"]) == [
+    assert (
+        plain_texts(agent.get_state(CONFIG).values["messages"])
+        == plain_texts(buffer.history(session_id="t").messages)
+        == shown
+    )
+    assert plain_texts(agent.get_state(head).values["messages"]) == ["q0", "answer"]
+    assert plain_texts(agent.invoke({"messages": [HumanMessage("again")]}, head)["messages"]) == [
         "q0",
         "answer",
         "again",
@@ -482,7 +486,7 @@ def test_what_hides_messages_is_sealed_and_checked_like_any_record() -> None:
     with_its_head_hidden(buffer, agent)
     pointer = storage.read(KEY, Query((head_name(""),))).blobs[head_name("")]
     assert hidden_places(pointer, Codec(cipher=key)) == {0, 1}
-    assert texts(buffer.history(session_id="t").messages) == ["q18", "a18", "q19", "a19"]
+    assert plain_texts(buffer.history(session_id="t").messages) == ["q18", "a18", "q19", "a19"]
     for payload in (b"damaged", Codec(cipher=key).seal(pack([2, []])), Codec(cipher=key).seal(pack(5))):
         storage.write(KEY, Change(Lease(None, None), blobs={head_name(""): pointer._replace(payload=payload)}))
         with pytest.raises(CorruptRecordError, match=r"session \('u', 't'\)"):
@@ -520,13 +524,13 @@ def test_an_interrupt_stays_though_its_checkpoint_was_freed_before_it_came(tmp_p
     listed = [*agent.get_state_history(CONFIG)]
     (waiting,) = [found for found in listed if found.interrupts]
     assert listed[0].config == agent.get_state(CONFIG).config
-    assert texts(agent.invoke(Command(resume="yes"), waiting.config)["messages"])[-3:] == [
+    assert plain_texts(agent.invoke(Command(resume="yes"), waiting.config)["messages"])[-3:] == [
         "question",
         "draft",
         "you said yes",
     ]
     # Going on from there is a fork.
-    assert texts(buffer.history(session_id="t").messages) == ["other", "question", "draft", "you said yes"]
+    assert plain_texts(buffer.history(session_id="t").messages) == ["other", "question", "draft", "you said yes"]
     storage.close()
 
 
@@ -552,7 +556,7 @@ def test_a_turn_that_is_over_does_not_wait_for_a_result_that_is_hidden() -> None
     assert shown[-1] == "a19"
     assert ids(agent.get_state(CONFIG).values["messages"]) == shown
     ask(chained(buffer, answers=lambda _: {"messages": [AIMessage("answer")]}), "and now")
-    assert texts(history.messages)[-2:] == ["and now", "answer"]
+    assert plain_texts(history.messages)[-2:] == ["and now", "answer"]
 
 
 @pytest.mark.parametrize("how", ["set", "all removed"])
@@ -578,8 +582,8 @@ def test_what_is_hidden_is_cleared_with_what_is_shown(how: str, waits: bool) -> 
         clear()
         agent.invoke(Command(resume="yes"), CONFIG)
     later = SessionBuffer(buffer._storage, default_user="u", retention=Retention(max_messages=80))
-    assert "old" not in texts(later.history(session_id="t").messages)
-    assert "old" not in texts(agent.get_state(CONFIG).values["messages"])
+    assert "old" not in plain_texts(later.history(session_id="t").messages)
+    assert "old" not in plain_texts(agent.get_state(CONFIG).values["messages"])
 
 
 @pytest.mark.parametrize("cap", [6, 8])
@@ -694,7 +698,7 @@ def test_what_is_said_together_with_an_edit_of_what_is_hidden_is_kept(before: in
         history.add_messages([HumanMessage(f"H{each}"), AIMessage(f"A{each}")])
     history.add_messages([AIMessage("edited", id="a"), HumanMessage("new"), AIMessage("to it")])
     history.add_messages([AIMessage("last")])
-    assert texts(history.messages) == ["new", "to it", "last"]
+    assert plain_texts(history.messages) == ["new", "to it", "last"]
 
 
 def test_a_late_result_and_its_answer_are_not_shown_as_the_newest_when_their_call_is_freed() -> None:
@@ -704,9 +708,9 @@ def test_a_late_result_and_its_answer_are_not_shown_as_the_newest_when_their_cal
     for each in range(9):
         history.add_messages([HumanMessage(f"H{each}"), AIMessage(f"A{each}")])
     history.add_messages([ToolMessage("result", tool_call_id=CALL["id"]), AIMessage("late")])
-    assert texts(history.messages) == ["H7", "A7", "H8", "A8"]
+    assert plain_texts(history.messages) == ["H7", "A7", "H8", "A8"]
     history.add_messages([HumanMessage("X"), AIMessage("Y")])
-    assert texts(history.messages) == ["H8", "A8", "X", "Y"]
+    assert plain_texts(history.messages) == ["H8", "A8", "X", "Y"]
 
 
 def test_of_a_change_of_many_messages_the_oldest_are_freed_where_bytes_are_short() -> None:
@@ -747,7 +751,7 @@ def test_an_edit_is_kept_whatever_is_freed_around_it(notices: int, said: int) ->
         history.add_messages([HumanMessage("said", id=f"said {number % 3}")])
     for number in range(3):
         history.add_messages([RemoveMessage(id=f"said {number}")])
-    assert texts(history.messages) == ["edited", "answer", "stays"]
+    assert plain_texts(history.messages) == ["edited", "answer", "stays"]
 
 
 def test_writes_whose_checkpoint_was_refused_are_freed() -> None:
@@ -802,7 +806,7 @@ def test_what_a_task_wrote_is_kept_however_many_turns_are_taken_until_its_step_e
     graph: Any = StateGraph(DELTAS).add_node("fast", fast).add_node("slow", slow)
     graph.add_edge(START, "fast").add_edge(START, "slow")
     ask(graph.compile(checkpointer=buffer.checkpointer()), "question")
-    assert "fast" in texts(buffer.history(session_id="t").messages)
+    assert "fast" in plain_texts(buffer.history(session_id="t").messages)
 
 
 def test_what_takes_more_bytes_once_others_are_freed_is_counted_in_what_must_be_freed() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 
-from .script import Conversation, Step, Turn
+from tests.replay.script import Conversation, Step, Turn
 
 FILE = Path(__file__).parents[3] / "shared" / "data" / "airline_agent_conversations.jsonl"
 

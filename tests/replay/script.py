@@ -17,7 +17,7 @@ from langchain_core.runnables import Runnable, RunnableLambda
 from langchain_core.tools import BaseTool, StructuredTool
 from langgraph.checkpoint.base import BaseCheckpointSaver
 
-from .chat import Expected, complaints, said
+from tests.replay.chat import Expected, complaints, said
 
 
 @dataclass(frozen=True)

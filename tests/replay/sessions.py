@@ -9,9 +9,8 @@ from langchain_core.messages import BaseMessage, SystemMessage
 from langchain_core.runnables.history import RunnableWithMessageHistory
 
 from langchain_ttl_history import Retention, SessionBuffer
-
-from .chat import Expected, complaints
-from .script import Conversation, Turn, playing, scripted_agent, scripted_chain
+from tests.replay.chat import Expected, complaints
+from tests.replay.script import Conversation, Turn, playing, scripted_agent, scripted_chain
 
 Door = Literal["agent", "chain"]
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.messages.tool import tool_call
 
-from .script import Step, Turn
-from .sessions import Cast, Door, Session
+from tests.replay.script import Step, Turn
+from tests.replay.sessions import Cast, Door, Session
 
 TOOLS = ["look", "ask", "wait"]
 IDS = ["call_a", "call_b", "call_c", "call_d", "call_e"]

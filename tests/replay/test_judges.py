@@ -6,8 +6,8 @@ import pytest
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 from langgraph.checkpoint.memory import InMemorySaver
 
-from .chat import Expected, complaints, said, window
-from .script import Conversation, Step, Turn, playing, scripted_agent
+from tests.replay.chat import Expected, complaints, said, window
+from tests.replay.script import Conversation, Step, Turn, playing, scripted_agent
 
 
 def calling(*ids: str) -> AIMessage:

@@ -10,9 +10,8 @@ from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.messages.tool import tool_call
 
 from langchain_ttl_history import Retention, SessionBuffer
-
-from .chat import Expected
-from .script import Step, Turn, playing, scripted_agent
+from tests.replay.chat import Expected
+from tests.replay.script import Step, Turn, playing, scripted_agent
 
 CAP = 12
 

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from .recordings import FILE, conversation, recordings
-from .sessions import Cast, Door, areplay, replay
+from tests.replay.recordings import FILE, conversation, recordings
+from tests.replay.sessions import Cast, Door, areplay, replay
 
 # The recordings are not part of the package; where they are missing the tests say so.
 needs_recordings = pytest.mark.skipif(not FILE.exists(), reason=f"the recordings are not here: {FILE.name}")

@@ -18,15 +18,14 @@ import redis
 
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import RedisStorage
-from langchain_ttl_history.storage.base import Blob, Change, Lease, Query
+from langchain_ttl_history.storage.base import Blob, Change, Query
 from langchain_ttl_history.storage.redis.clients import Clients
 from langchain_ttl_history.storage.redis.layout import table_names
 from langchain_ttl_history.storage.redis.numbers import TABLE
 from langchain_ttl_history.storage.redis.requests import Context
 from tests import servers
+from tests.shared.one_session import KEY, LEASE
 
-KEY = SessionKey("ada", "s1")
-LEASE = Lease(100.0, None)
 MESSAGES = {f"m{number}": Blob((b"%d" % number * 600)[:600]) for number in range(40)}
 TURN = Query(("h",), ("c", "m"), ("log", "h"))
 """What a turn reads."""

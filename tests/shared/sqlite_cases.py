@@ -12,11 +12,9 @@ from typing import Any
 
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import SQLiteStorage
-from langchain_ttl_history.storage.base import Blob, Change, Lease, Query
+from langchain_ttl_history.storage.base import Blob, Change, Query
 from langchain_ttl_history.storage.sqlite.mirror import Mirror
-
-KEY = SessionKey("ada", "s1")
-LEASE = Lease(100.0, None)
+from tests.shared.one_session import KEY, LEASE
 
 Opens = Callable[..., SQLiteStorage]
 """Opens the same file once more, as another worker does."""

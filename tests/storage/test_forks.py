@@ -18,15 +18,14 @@ import pytest
 
 import langchain_ttl_history.buffer as making
 from langchain_ttl_history import SessionBuffer, default_buffer
-from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import MemoryStorage, SQLiteStorage
 from langchain_ttl_history.storage.base import Change, Lease, Query, Status, Storage
 from langchain_ttl_history.storage.sqlite import connections
 from langchain_ttl_history.storage.sqlite.executor import Executor
+from tests.shared.one_session import KEY
 from tests.shared.sqlite_cases import close_connections_as_for_a_fork, lent
 
-KEY = SessionKey("ada", "s1")
-LEASE = Lease(1000.0, None)
+LONG = Lease(1000.0, None)
 FORKS, PATIENCE = 8, 60.0
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
@@ -121,7 +120,7 @@ def said(storage: Storage) -> list[bytes]:
 
 
 def say(storage: Storage, text: bytes) -> None:
-    assert storage.write(KEY, Change(LEASE, append=[("log", text, ())])).status is Status.STORED
+    assert storage.write(KEY, Change(LONG, append=[("log", text, ())])).status is Status.STORED
 
 
 def test_a_child_starts_threads_though_another_thread_was_starting_some() -> None:
@@ -206,7 +205,7 @@ def test_a_fork_that_is_interrupted_while_it_waits_leaves_a_storage_that_works(
     monkeypatch.setattr(sys, "unraisablehook", raised.append)
     storages = [SQLiteStorage(tmp_path / f"{number}.db") for number in range(3)]
     for storage in storages:
-        storage.write(KEY, Change(LEASE, append=[("l", b"1", ())]))
+        storage.write(KEY, Change(LONG, append=[("l", b"1", ())]))
     reading, done = threading.Event(), threading.Event()
 
     def read(_: object) -> None:
@@ -218,7 +217,7 @@ def test_a_fork_that_is_interrupted_while_it_waits_leaves_a_storage_that_works(
 
     def append_each() -> None:
         for storage in storages:
-            assert storage.write(KEY, Change(LEASE, append=[("l", b"2", ())])).status is Status.STORED
+            assert storage.write(KEY, Change(LONG, append=[("l", b"2", ())])).status is Status.STORED
 
     reader = threading.Thread(target=storages[1]._transactions.read, args=(read,))
     reader.start()

@@ -19,9 +19,8 @@ from langchain_ttl_history.storage import MemoryStorage
 from langchain_ttl_history.storage import memory as module
 from langchain_ttl_history.storage.base import Blob, Change, Entry, Guard, Lease, Query, Status, Storage, Usage
 from langchain_ttl_history.testing import Clock, StorageContract
+from tests.shared.one_session import LEASE
 from tests.storage.interrupts import interrupted
-
-LEASE = Lease(100.0, None)
 
 
 class TestMemory(StorageContract):

@@ -17,14 +17,14 @@ import valkey.asyncio
 from langchain_ttl_history import StorageError
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import RedisStorage
-from langchain_ttl_history.storage.base import Change, Lease, Query, Status
+from langchain_ttl_history.storage.base import Change, Query, Status
 from langchain_ttl_history.storage.redis import requests as requests_module
 from langchain_ttl_history.storage.redis.batches import Batches
 from tests import servers
 from tests.proxy import Proxy
+from tests.shared.one_session import LEASE
 from tests.shared.redis_cases import assert_sound, clients_of, keys_of
 
-LEASE = Lease(100.0, None)
 KEYS = [SessionKey("ada", f"s{number}") for number in range(20)]
 LOG = Query(("log",))
 

@@ -23,7 +23,8 @@ from langchain_ttl_history.storage import RedisStorage
 from langchain_ttl_history.storage.base import Change, Query, Status
 from langchain_ttl_history.storage.redis import server_url
 from tests import servers
-from tests.shared.redis_cases import KEY, LEASE, abandon, clients_of, kind_here
+from tests.shared.one_session import KEY, LEASE
+from tests.shared.redis_cases import abandon, clients_of, kind_here
 
 
 @pytest.mark.parametrize("library", [redis, valkey])

@@ -16,7 +16,8 @@ from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import RedisStorage
 from langchain_ttl_history.storage.base import Blob, Change, Guard, Query, Status
 from langchain_ttl_history.testing import Clock
-from tests.shared.redis_cases import KEY, LEASE, TURN, begin, contents, context_of, keys_of
+from tests.shared.one_session import KEY, LEASE
+from tests.shared.redis_cases import TURN, begin, contents, context_of, keys_of
 
 QUERIES = (TURN, Query(outline=True), Query(("log",), ("m",)))
 DAMAGED: dict[str, Callable[[bytes], bytes]] = {

@@ -13,7 +13,8 @@ from langchain_ttl_history.storage import RedisStorage
 from langchain_ttl_history.storage.base import Blob, Change, Guard, Lease, Query, Status
 from langchain_ttl_history.testing import Clock
 from tests import servers
-from tests.shared.redis_cases import KEY, LEASE, admin_of, context_of, keys_of
+from tests.shared.one_session import KEY, LEASE
+from tests.shared.redis_cases import admin_of, context_of, keys_of
 
 
 def test_a_session_ends_by_the_servers_clock(real: RedisStorage) -> None:

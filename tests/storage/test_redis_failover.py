@@ -17,7 +17,8 @@ from langchain_ttl_history.storage import RedisStorage
 from langchain_ttl_history.storage.base import Change, Query, Status
 from tests import servers
 from tests.proxy import Proxy
-from tests.shared.redis_cases import KEY, LEASE, appended, assert_sound, context_of, kind_here, stored_texts
+from tests.shared.one_session import KEY, LEASE
+from tests.shared.redis_cases import appended, assert_sound, context_of, kind_here, stored_texts
 
 UNBOUNDED = Retention(max_messages=None)
 

@@ -21,7 +21,8 @@ from langchain_ttl_history.storage import RedisStorage
 from langchain_ttl_history.storage.base import Blob, Change, Query, Status
 from tests import servers
 from tests.proxy import Proxy
-from tests.shared.redis_cases import KEY, LEASE, appended, assert_sound, clients_of, keys_of, kind_here, stored_texts
+from tests.shared.one_session import KEY, LEASE
+from tests.shared.redis_cases import appended, assert_sound, clients_of, keys_of, kind_here, stored_texts
 
 VERBS: dict[str, tuple[Any, ...]] = {
     "read": (KEY, Query(("log",), ("m",), lease=LEASE)),

@@ -14,7 +14,8 @@ from langchain_ttl_history.storage import RedisStorage
 from langchain_ttl_history.storage.base import Blob, Change, Query
 from langchain_ttl_history.testing import Clock
 from tests import servers
-from tests.shared.redis_cases import KEY, LEASE, admin_of, context_of, keys_of, kind_here, open_cluster, open_redis
+from tests.shared.one_session import KEY, LEASE
+from tests.shared.redis_cases import admin_of, context_of, keys_of, kind_here, open_cluster, open_redis
 
 ODD = [
     "ada",

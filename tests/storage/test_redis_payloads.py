@@ -14,16 +14,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from langchain_ttl_history import CorruptRecordError
-from langchain_ttl_history.keys import SessionKey, encoded
+from langchain_ttl_history.keys import encoded
 from langchain_ttl_history.storage import RedisStorage
-from langchain_ttl_history.storage.base import Blob, Change, Entry, Lease, Query
+from langchain_ttl_history.storage.base import Blob, Change, Entry, Query
 from langchain_ttl_history.storage.redis import payloads as payloads_module
 from langchain_ttl_history.storage.redis.names import full_name, short_name
 from langchain_ttl_history.storage.redis.payloads import full_payload, short_entry, short_record
+from tests.shared.one_session import KEY, LEASE
 from tests.shared.redis_cases import another_worker, assert_counts, context_of, keys_of
-
-KEY = SessionKey("ada", "s1")
-LEASE = Lease(100.0, None)
 
 _pieces = st.one_of(
     st.binary(max_size=40),

@@ -16,19 +16,8 @@ from langchain_ttl_history.storage.redis import mirror as mirror_module
 from langchain_ttl_history.storage.redis import requests as requests_module
 from langchain_ttl_history.storage.redis.commands import Eval
 from langchain_ttl_history.testing import Clock
-from tests.shared.redis_cases import (
-    KEY,
-    LEASE,
-    MESSAGES,
-    TURN,
-    assert_counts,
-    begin,
-    context_of,
-    keys_of,
-    reply_to,
-    sending,
-    told,
-)
+from tests.shared.one_session import KEY, LEASE
+from tests.shared.redis_cases import MESSAGES, TURN, assert_counts, begin, context_of, keys_of, reply_to, sending, told
 
 
 def test_a_write_that_refers_to_what_is_known_is_one_look_and_one_change(

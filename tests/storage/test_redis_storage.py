@@ -15,7 +15,8 @@ from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import RedisStorage
 from langchain_ttl_history.storage.base import Blob, Change, Entry, Guard, Lease, Query, Status
 from langchain_ttl_history.testing import Clock
-from tests.shared.redis_cases import KEY, LEASE, assert_counts, context_of, keys_of, moved, told
+from tests.shared.one_session import KEY, LEASE
+from tests.shared.redis_cases import assert_counts, context_of, keys_of, moved, told
 
 
 def test_a_write_and_a_read_may_be_larger_than_luas_stack(storage: RedisStorage, admin: redis.Redis) -> None:

@@ -22,7 +22,8 @@ from langchain_ttl_history.storage.base import Query
 from langchain_ttl_history.storage.redis.clients import ClientsOfURL
 from tests import servers
 from tests.proxy import Proxy
-from tests.shared.redis_cases import KEY, appended, clients_of
+from tests.shared.one_session import KEY
+from tests.shared.redis_cases import appended, clients_of
 
 
 def test_one_storage_serves_threads_and_several_event_loops(server: servers.Server) -> None:

@@ -10,7 +10,8 @@ from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import SQLiteStorage
 from langchain_ttl_history.storage.base import Blob, Change, Entry, Query, Storage
 from langchain_ttl_history.testing import StorageContract
-from tests.shared.sqlite_cases import LEASE, Opens, lent
+from tests.shared.one_session import LEASE
+from tests.shared.sqlite_cases import Opens, lent
 
 
 class TestSQLite(StorageContract):

@@ -13,7 +13,8 @@ from langchain_ttl_history.errors import StorageError
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.base import Blob, Change, Status
 from langchain_ttl_history.storage.sqlite.transactions import Transactions
-from tests.shared.sqlite_cases import KEY, LEASE, Opens, said, saying, traces
+from tests.shared.one_session import KEY, LEASE
+from tests.shared.sqlite_cases import Opens, said, saying, traces
 
 
 @pytest.mark.parametrize("how", ["one", "user"])

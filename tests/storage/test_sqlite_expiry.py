@@ -13,7 +13,8 @@ from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.base import Blob, Change, Lease, Query, Status
 from langchain_ttl_history.storage.sqlite import freeing
 from langchain_ttl_history.testing import Clock
-from tests.shared.sqlite_cases import KEY, LEASE, Opens, lent, said, saying
+from tests.shared.one_session import KEY, LEASE
+from tests.shared.sqlite_cases import Opens, lent, said, saying
 
 
 def test_most_reads_write_nothing(opens: Opens, clock: Clock) -> None:

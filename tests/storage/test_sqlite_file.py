@@ -15,7 +15,8 @@ from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import SQLiteStorage
 from langchain_ttl_history.storage.base import Change, Guard, Query, Status
 from langchain_ttl_history.storage.sqlite.schema import _NEW, FORMAT
-from tests.shared.sqlite_cases import KEY, LEASE, Opens, lent, said, saying
+from tests.shared.one_session import KEY, LEASE
+from tests.shared.sqlite_cases import Opens, lent, said, saying
 
 FIXTURES = Path(__file__).parent / "fixtures"
 

@@ -23,14 +23,12 @@ from langchain_ttl_history.storage.sqlite.overflow import PAGE
 from langchain_ttl_history.storage.sqlite.packs import Large, decode, encode
 from langchain_ttl_history.storage.sqlite.tail import SEGMENT
 from langchain_ttl_history.storage.sqlite.updates import LARGE, OUTDATED
+from tests.shared.one_session import FOREVER, KEY
 from tests.shared.sqlite_cases import Opens, bytes_remembered, idle, is_unread, lent, remembered, traces
-
-KEY = SessionKey("ada", "s1")
-LEASE = Lease(None, None)
 
 
 def write(storage: SQLiteStorage, key: SessionKey = KEY, **change: Any) -> Outcome:
-    outcome = storage.write(key, Change(LEASE, **change))
+    outcome = storage.write(key, Change(FOREVER, **change))
     assert outcome.status is Status.STORED
     return outcome
 
@@ -402,9 +400,9 @@ def test_what_is_cut_off_or_overwritten_is_an_error(opens: Opens, where: str) ->
 
 def test_a_reference_to_what_was_dropped_is_missed_though_its_blob_is_stored_as_it_is(tmp_path: Path) -> None:
     storage = SQLiteStorage(tmp_path / "x.db")
-    storage.write(KEY, Change(LEASE, blobs={"m1": Blob(b"1"), "c": Blob(b"", ("m1",))}))
-    storage.write(KEY, Change(LEASE, drop=["m1"]))
-    refused = storage.write(KEY, Change(LEASE, blobs={"c": Blob(b"", ("m1",))}))
+    storage.write(KEY, Change(FOREVER, blobs={"m1": Blob(b"1"), "c": Blob(b"", ("m1",))}))
+    storage.write(KEY, Change(FOREVER, drop=["m1"]))
+    refused = storage.write(KEY, Change(FOREVER, blobs={"c": Blob(b"", ("m1",))}))
     assert (refused.status, refused.missing) == (Status.MISSING, {"m1"})
     storage.close()
 
@@ -412,9 +410,11 @@ def test_a_reference_to_what_was_dropped_is_missed_though_its_blob_is_stored_as_
 @pytest.mark.parametrize("number", ["> 0", "< 0"])
 def test_a_part_that_is_gone_is_said_to_be(tmp_path: Path, number: str) -> None:
     storage = SQLiteStorage(tmp_path / "x.db")
-    storage.write(KEY, Change(LEASE, blobs={"large": Blob(b"x" * 50_000)}))
+    storage.write(KEY, Change(FOREVER, blobs={"large": Blob(b"x" * 50_000)}))
     for each in range(40):
-        storage.write(KEY, Change(LEASE, blobs={f"m{each}": Blob(b"y" * 2_000)}, append=[("log", b"", (f"m{each}",))]))
+        storage.write(
+            KEY, Change(FOREVER, blobs={f"m{each}": Blob(b"y" * 2_000)}, append=[("log", b"", (f"m{each}",))])
+        )
     storage.close()
     with closing(sqlite3.connect(tmp_path / "x.db")) as connection, connection:
         (segments,) = connection.execute(f"SELECT count(*) FROM segments WHERE number {number}").fetchone()

@@ -25,12 +25,11 @@ from langchain_core.messages import HumanMessage, SystemMessage
 from langchain_ttl_history import Retention, SessionBuffer
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import SQLiteStorage
-from langchain_ttl_history.storage.base import Blob, Change, Lease, Query, Status
+from langchain_ttl_history.storage.base import Blob, Change, Query, Status
 from tests.shared.helpers import ScriptedModel, assert_contiguous, assert_valid_chat, build_graph, text_of, tool_user
+from tests.shared.one_session import FOREVER, KEY
 
 KILLS = int(os.environ.get("TEST_KILLS", "25"))
-KEY = SessionKey("ada", "s1")
-LEASE = Lease(None, None)
 PATIENCE = 120.0
 
 spawning = multiprocessing.get_context("spawn")
@@ -75,11 +74,11 @@ def look(number: int, barrier: Any, path: str, names: set[str]) -> None:
 def test_a_file_that_a_process_opened_twice_stays_its_own_when_another_one_closes_it(tmp_path: Path) -> None:
     path = str(tmp_path / "s.db")
     with closing(SQLiteStorage(path)) as storage:
-        storage.write(KEY, Change(LEASE, blobs={"one": Blob(b"1")}))
+        storage.write(KEY, Change(FOREVER, blobs={"one": Blob(b"1")}))
         with closing(SQLiteStorage(path)):
             at_once(look, path, {"one"}, workers=1)
             # The other process must not have taken itself for the last one, and removed the write-ahead log.
-            storage.write(KEY, Change(LEASE, blobs={"two": Blob(b"2")}))
+            storage.write(KEY, Change(FOREVER, blobs={"two": Blob(b"2")}))
             at_once(look, path, {"one", "two"}, workers=1)
 
 
@@ -112,7 +111,7 @@ def open_new(number: int, barrier: Any, folder: str) -> None:
     for each in range(10):
         barrier.wait(PATIENCE)
         with closing(SQLiteStorage(Path(folder) / f"{each}.db")) as storage:
-            outcome = storage.write(SessionKey("ada", f"s{number}"), Change(LEASE))
+            outcome = storage.write(SessionKey("ada", f"s{number}"), Change(FOREVER))
             if outcome.status is not Status.STORED:
                 raise AssertionError(outcome)
 
@@ -133,10 +132,10 @@ def write_until_killed(path: str, acknowledged: int) -> None:
         text = f"{number:08d}".encode() * 300
         key = SessionKey("ada", f"s{number % 7}")
         blobs = {f"m{number}": Blob(text), "last": Blob(text, (f"m{number}",)), "c": Blob(b"", ("last",))}
-        storage.write(key, Change(LEASE, blobs=blobs, append=[("log", text, (f"m{number}",))]))
+        storage.write(key, Change(FOREVER, blobs=blobs, append=[("log", text, (f"m{number}",))]))
         if number % 5 == 0:
             storage.delete("ada", f"s{(number - 3) % 7}", 60.0)
-        storage.write(KEY, Change(LEASE, append=[("done", b"%d" % number, ())]))
+        storage.write(KEY, Change(FOREVER, append=[("done", b"%d" % number, ())]))
         os.write(1, b"%d\n" % number)
 
 
@@ -209,7 +208,7 @@ def check(storage: SQLiteStorage, acknowledged: int) -> None:
         )
         weights = {name: sum(1 + len(each.refs) for each in entries) for name, entries in found.lists.items()}
         touched: dict[str, frozenset[int]] = {name: frozenset() for name in weights}
-        assert storage.write(key, Change(LEASE, upkeep=True, trim=touched)).weights == weights
+        assert storage.write(key, Change(FOREVER, upkeep=True, trim=touched)).weights == weights
     done = [int(each.payload) for each in storage.read(KEY, Query(("done",))).lists.get("done", ())]
     # A write that was killed before it was acknowledged was done again by the next writer.
     assert {later - earlier for earlier, later in itertools.pairwise(done)} <= {0, 1}

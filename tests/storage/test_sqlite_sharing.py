@@ -25,7 +25,8 @@ from langchain_ttl_history.storage.sqlite.mirrors import Mirrors
 from langchain_ttl_history.storage.sqlite.row import Row
 from langchain_ttl_history.storage.sqlite.transactions import Transactions
 from langchain_ttl_history.testing import Clock
-from tests.shared.sqlite_cases import KEY, LEASE, Opens, bytes_remembered, remembered, said, saying
+from tests.shared.one_session import KEY, LEASE
+from tests.shared.sqlite_cases import Opens, bytes_remembered, remembered, said, saying
 
 
 def test_what_another_worker_wrote_is_seen_at_once(opens: Opens) -> None:

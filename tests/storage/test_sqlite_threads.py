@@ -24,7 +24,8 @@ from langchain_ttl_history.storage import SQLiteStorage
 from langchain_ttl_history.storage.base import Change, Lease, Outcome, Query, Status
 from langchain_ttl_history.storage.sqlite import connections as connecting
 from langchain_ttl_history.storage.sqlite.connections import Connections
-from tests.shared.sqlite_cases import KEY, Opens, close_connections_as_for_a_fork, idle, lent, said, saying
+from tests.shared.one_session import KEY
+from tests.shared.sqlite_cases import Opens, close_connections_as_for_a_fork, idle, lent, said, saying
 from tests.storage.interrupts import interrupted
 
 # Where a verb is interrupted.
