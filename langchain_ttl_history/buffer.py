@@ -18,6 +18,7 @@ from langchain_ttl_history.codec import Codec, check_serde
 from langchain_ttl_history.display import buffer_card
 from langchain_ttl_history.errors import ConfigurationError, TTLHistoryError, brief, type_of
 from langchain_ttl_history.fork_safety import lock
+from langchain_ttl_history.history_class import history_class
 from langchain_ttl_history.keys import Id, valid_id
 from langchain_ttl_history.retention import Retention
 from langchain_ttl_history.session_listing import readable
@@ -256,24 +257,6 @@ class SessionBuffer(Administration):
         traceback: TracebackType | None,
     ) -> None:
         await self.aclose()
-
-
-def history_class() -> type[TTLChatMessageHistory]:
-    """The class of chat histories, imported when one is asked for: all else works without its base class.
-
-    Raises:
-        ConfigurationError: langchain-core no longer has chat histories.
-    """
-    try:
-        from langchain_ttl_history.history import TTLChatMessageHistory
-    except ModuleNotFoundError as error:
-        if error.name != "langchain_core.chat_history":
-            raise
-        raise ConfigurationError(
-            "chat histories need langchain-core < 2; the checkpointer and the administration work without them, "
-            "and agent.update_state(config, ...) reports an event to an agent"
-        ) from error
-    return TTLChatMessageHistory
 
 
 def _classes(allow_types: Iterable[type]) -> Sequence[type]:
