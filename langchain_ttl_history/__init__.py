@@ -13,7 +13,7 @@ from langchain_ttl_history.errors import (
     TTLHistoryError,
     TypeNotAllowedError,
 )
-from langchain_ttl_history.history_class import history_class
+from langchain_ttl_history.history_import import import_history
 from langchain_ttl_history.retention import Retention
 from langchain_ttl_history.session_info import SessionInfo
 
@@ -41,7 +41,7 @@ if not TYPE_CHECKING:  # A type checker would take any name for one of these.
     def __getattr__(name: str) -> object:
         # Its base class goes in langchain-core 2.0; everything else here works without it.
         if name == "TTLChatMessageHistory":
-            return history_class()
+            return import_history()
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -18,7 +18,7 @@ from langchain_ttl_history.codec import Codec, check_serde
 from langchain_ttl_history.display import buffer_card
 from langchain_ttl_history.errors import ConfigurationError, TTLHistoryError, brief, type_of
 from langchain_ttl_history.fork_safety import lock
-from langchain_ttl_history.history_class import history_class
+from langchain_ttl_history.history_import import import_history
 from langchain_ttl_history.keys import Id, valid_id
 from langchain_ttl_history.retention import Retention
 from langchain_ttl_history.session_listing import readable
@@ -145,7 +145,7 @@ class SessionBuffer(Administration):
 
     def _history(self, user_id: object, session_id: object, *, repeatable: bool) -> TTLChatMessageHistory:
         key = self._key(user_id, session_id)
-        return history_class()(self._storage, self._sessions, key, repeatable=repeatable)
+        return import_history()(self._storage, self._sessions, key, repeatable=repeatable)
 
     @property
     def history_factory_config(self) -> list[ConfigurableFieldSpec]:

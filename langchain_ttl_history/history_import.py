@@ -9,10 +9,10 @@ from langchain_ttl_history.errors import ConfigurationError
 if TYPE_CHECKING:
     from langchain_ttl_history.history import TTLChatMessageHistory
 
-__all__ = ["history_class"]
+__all__ = ["import_history"]
 
 
-def history_class() -> type[TTLChatMessageHistory]:
+def import_history() -> type[TTLChatMessageHistory]:
     """The class; everything else in this package works without it.
 
     Raises:
