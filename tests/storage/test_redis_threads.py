@@ -161,9 +161,10 @@ def test_an_answer_that_nobody_read_is_nobody_elses(
     buffer.close()
 
 
+@pytest.mark.parametrize("is_older", [False, True], ids=["as it is", "as it was"])
 @pytest.mark.parametrize("driver", [redis, valkey])
-def test_a_call_of_a_pool_that_closes_all_or_nothing_can_be_interrupted(
-    server: servers.Server, monkeypatch: pytest.MonkeyPatch, driver: Any
+def test_a_call_of_a_blocking_pool_can_be_interrupted(
+    server: servers.Server, monkeypatch: pytest.MonkeyPatch, driver: Any, is_older: bool
 ) -> None:
     class Pool(driver.BlockingConnectionPool):  # type: ignore[misc]  # its class is only known here
         def disconnect(self) -> None:
@@ -174,7 +175,8 @@ def test_a_call_of_a_pool_that_closes_all_or_nothing_can_be_interrupted(
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    client = getattr(driver, driver.__name__.title())(connection_pool=Pool(port=server.port))
+    pool = (Pool if is_older else driver.BlockingConnectionPool)(port=server.port)
+    client = getattr(driver, driver.__name__.title())(connection_pool=pool)
     storage = RedisStorage(client)
     storage.write(KEY, appended(b"one"))
     with monkeypatch.context() as patches:

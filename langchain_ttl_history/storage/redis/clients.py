@@ -50,7 +50,7 @@ class Clients(ABC):
                 continue  # Nobody has asked this node yet.
             pool = each.connection_pool
             if signature(pool.disconnect).parameters:
-                pool.disconnect(inuse_connections=False)
+                pool.disconnect(False)  # Not those in use; each driver has another name for it.
             else:
                 pool.disconnect()  # A blocking pool of an older version, which cannot close the idle ones alone.
             if each.connection is not None:
