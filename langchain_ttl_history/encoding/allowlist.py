@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Collection, Iterable, Mapping
 from enum import Enum
+from inspect import getattr_static
 from typing import Any, TypeAlias
 
 from langchain_ttl_history.encoding.plain import SCALARS
@@ -93,14 +94,7 @@ class AllowList:
                 f"type {module}.{name} is not allow-listed. Name it in SessionBuffer(allow_types=[{name}]){advice}"
             )
         try:
-            found: Any = importlib.import_module(module)
-            *outer, last = name.split(".")
-            for part in outer:
-                found = getattr(found, part)
-                # Anything else may run code for a name that it is asked for, as a proxy does, or say it is a class.
-                if not issubclass(type(found), type):
-                    raise _refused(f"type {module}.{name} is not looked for: {part} is no class")
-            found = getattr(found, last)
+            found = _looked_up(module, name, anywhere=is_named)
             if not is_named and found.__module__ != module:
                 raise AttributeError(f"{name} is imported into {module}, and not defined there")
         except (ImportError, AttributeError) as error:
@@ -134,6 +128,32 @@ class AllowList:
         else:
             # What is stored already by that short name is of the first class that has it.
             self._classes[kind.__module__, kind.__qualname__] = kind
+
+
+def _looked_up(module: str, name: str, *, anywhere: bool) -> Any:
+    """What has this name in a module.
+
+    Args:
+        module: The module's name.
+        name: The name in it, dotted for what is within something else.
+        anywhere: Whether that may be anything, as the program named all of it itself. Otherwise stored bytes did, and
+            only classes are looked into: a proxy, a module or a metaclass may run code for each name it is asked for.
+
+    Raises:
+        ImportError: There is no such module.
+        AttributeError: There is nothing of that name.
+        TypeNotAllowedError: It is within something else than a class.
+    """
+    found: Any = importlib.import_module(module)
+    *outer, last = name.split(".")
+    for part in outer:
+        found = getattr(found, part) if anywhere else getattr_static(found, part)
+        if not anywhere and not issubclass(type(found), type):  # What is none may say that it is one.
+            raise _refused(
+                f"type {module}.{name} is not looked for, since {part} is no class. Name it in "
+                f"SessionBuffer(allow_types=[...])"
+            )
+    return getattr(found, last)
 
 
 def _refused(text: str) -> TypeNotAllowedError:

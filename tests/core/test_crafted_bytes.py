@@ -231,6 +231,36 @@ def test_no_object_of_a_module_is_asked_for_a_class_that_it_announces(
     assert codec.loads(extension(_OBJECT, __name__, "Outer.Job", 0, {"at": 1})) == Outer.Job(1)
 
 
+class Asked(type):
+    """Makes up attributes, and notes for which names."""
+
+    asked: ClassVar[list[str]] = []
+
+    def __getattr__(cls, name: str) -> Any:
+        Asked.asked.append(name)
+        return Outer
+
+
+class MadeUp(metaclass=Asked):
+    pass
+
+
+def test_no_class_and_no_module_makes_up_what_stored_bytes_ask_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    made_up = Asked.__getattr__.__get__(MadeUp)
+    monkeypatch.setattr(sys.modules[__name__], "__getattr__", made_up, raising=False)
+    codec = Codec(allowed=[(__name__, "Job")])
+    for name in ("Gone.Job", "MadeUp.Gone.Job"):
+        with pytest.raises(TypeNotAllowedError, match="not there"):
+            codec.loads(extension(_OBJECT, __name__, name, 0, {"at": 1}))
+    assert "Gone" not in Asked.asked
+
+
+def test_a_class_that_a_program_names_in_full_is_found_wherever_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "single", Outer(), raising=False)
+    codec = Codec(allowed=[(__name__, "single.Job")])
+    assert codec.loads(extension(_OBJECT, __name__, "single.Job", 0, {"at": 1})) == Outer.Job(1)
+
+
 class Flags(frozenset[str]):
     """A class that quotes what it cannot be made of."""
 
