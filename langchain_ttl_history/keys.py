@@ -108,7 +108,9 @@ def valid_id(name: str, value: object) -> str:
     if isinstance(value, (int, UUID)) and not isinstance(value, bool):
         try:
             # By its value, whatever its class writes it as: one that masks itself would make all users one.
-            value = UUID.__str__(value) if isinstance(value, UUID) else int.__repr__(value)
+            kind: type = type(value)  # Not that of a proxy, which says it is one.
+            spelled = UUID.__str__ if issubclass(kind, UUID) else int.__repr__ if issubclass(kind, int) else str
+            value = spelled(value)
         except ValueError as error:
             # Python writes out no number of over 4,300 digits.
             raise ConfigurationError(f"{name} must be at most {MAX_ID_BYTES} bytes long: {brief(value)}") from error

@@ -103,6 +103,21 @@ def test_an_id_is_its_value_whatever_its_class_writes_it_as(value: Any) -> None:
     assert type(valid_id("id", value)) is str
 
 
+class Lazy:
+    """As a proxy that looks its number up when it is asked, and says it is one."""
+
+    @property
+    def __class__(self) -> Any:
+        return int
+
+    def __str__(self) -> str:
+        return "5"
+
+
+def test_an_id_may_be_a_proxy_of_one() -> None:
+    assert valid_id("id", Lazy()) == "5"
+
+
 def test_a_number_of_a_class_of_its_own_may_be_too_long() -> None:
     with pytest.raises(ConfigurationError, match="at most 512 bytes"):
         valid_id("id", Number(10**5000))
