@@ -41,7 +41,10 @@ if not TYPE_CHECKING:  # A type checker would take any name for one of these.
     def __getattr__(name: str) -> object:
         # Its base class goes in langchain-core 2.0; everything else here works without it.
         if name == "TTLChatMessageHistory":
-            return import_history()
+            try:
+                return import_history()
+            except ConfigurationError as error:
+                raise ImportError(str(error)) from error
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -20,8 +20,8 @@ def import_history() -> type[TTLChatMessageHistory]:
     """
     try:
         from langchain_ttl_history.history import TTLChatMessageHistory
-    except ModuleNotFoundError as error:
-        if error.name != "langchain_core.chat_history":
+    except ImportError as error:
+        if error.name != "langchain_core.chat_history":  # Gone is the module, or only the class in it.
             raise
         raise ConfigurationError(
             "chat histories need langchain-core < 2; the checkpointer and the administration work without them, "

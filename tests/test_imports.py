@@ -36,6 +36,11 @@ class Gone(MetaPathFinder):
 
 sys.meta_path.insert(0, Gone())
 """
+# The same, where the modules stay, without the classes.
+CORE_2_EMPTY = """
+import langchain_core.chat_history
+del langchain_core.chat_history.BaseChatMessageHistory
+"""
 
 
 def test_the_checkpointer_and_the_buffer_work_when_the_deprecated_classes_are_gone() -> None:
@@ -53,20 +58,23 @@ print(len(state["messages"]), buffer.info("ada", "s1").messages, buffer.delete("
 
 
 @pytest.mark.parametrize(
-    "asking",
+    ("asking", "error"),
     [
-        "package.SessionBuffer().history('ada', 's1')",
-        "package.SessionBuffer().get_session_history('s1', user_id='ada')",
-        "package.TTLChatMessageHistory",
+        ("package.SessionBuffer().history('ada', 's1')", "package.ConfigurationError"),
+        ("package.SessionBuffer().get_session_history('s1', user_id='ada')", "package.ConfigurationError"),
+        ("from langchain_ttl_history import TTLChatMessageHistory", "ImportError"),
     ],
 )
-def test_asking_for_a_history_when_the_deprecated_classes_are_gone_says_what_to_do(asking: str) -> None:
+@pytest.mark.parametrize("core", [CORE_2, CORE_2_EMPTY], ids=["modules gone", "classes gone"])
+def test_asking_for_a_history_when_the_deprecated_classes_are_gone_says_what_to_do(
+    core: str, asking: str, error: str
+) -> None:
     program = f"""
 import langchain_ttl_history as package
 
 try:
     {asking}
-except package.ConfigurationError as error:
+except {error} as error:
     print(error)
 """
-    assert "need langchain-core < 2" in python(CORE_2 + program)
+    assert "need langchain-core < 2" in python(core + program)
