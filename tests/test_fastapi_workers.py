@@ -24,7 +24,7 @@ from tests.shared.redis_cases import kind_here
 FOLDER = Path(__file__).parent.parent / "examples" / "fastapi_workers"
 USERS = [f"user{number}" for number in range(6)]
 PATIENCE = 60.0
-OF_APP = {"X-App-Token": "app-token"}
+OF_APP = {"X-App-Token": "töken".encode()}
 
 
 class Worker:
@@ -37,7 +37,7 @@ class Worker:
         told = {
             "TTL_HISTORY_URL": url,
             "CHAT_TOKENS": json.dumps({f"{user}-token": user for user in USERS}),
-            "CHAT_APP_TOKEN": OF_APP["X-App-Token"],
+            "CHAT_APP_TOKEN": OF_APP["X-App-Token"].decode(),
             "CHAT_PACE": str(pace),
             "CHAT_LOST_AFTER": str(lost_after),
         }

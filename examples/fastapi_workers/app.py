@@ -65,7 +65,7 @@ def current_user(given: Annotated[HTTPAuthorizationCredentials, Depends(HTTPBear
 
 def by_application(x_app_token: Annotated[str, Header()] = "") -> None:
     """Let the application alone pass, on behalf of the user whose token it sends as well."""
-    if not APP_TOKEN or not secrets.compare_digest(x_app_token.encode(), APP_TOKEN.encode()):
+    if not APP_TOKEN or not secrets.compare_digest(x_app_token.encode("latin-1"), APP_TOKEN.encode()):
         raise HTTPException(403, "only the application may do this")
 
 
