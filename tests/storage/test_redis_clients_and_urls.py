@@ -178,6 +178,10 @@ def test_a_password_is_not_shown(url: str) -> None:
         ("my_redis.example-1.com:1/", "my_redis.example-1.com:1/"), ("bücher.example:1", "bücher.example:1"),
         (":secret@[::1]:1/0", "[::1]:1/0"), ("[fe80::1%25eth0]", "[fe80::1%25eth0]"),
         ("localhost:1/2?socket_timeout=1", "localhost:1/2"),
+        # Hosts with marks, composed or not, and with codes, which the drivers decode.
+        ("उदाहरण.localhost", "उदाहरण.localhost"), ("ตัวอย่าง.localhost:1", "ตัวอย่าง.localhost:1"),
+        ("bu\u0308cher.example", "bu\u0308cher.example"), ("b%C3%BCcher.example", "b%C3%BCcher.example"),
+        ("my%2Dredis:1/2", "my%2Dredis:1/2"), ("127.0.0%2E1", "127.0.0%2E1"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("scheme", ["redis", "valkeys"])
@@ -214,7 +218,7 @@ def test_a_password_that_breaks_its_url_is_not_shown_but_explained(scheme: str, 
         # The @ itself is a code, once or twice over; so may the : be.
         ("me:secret%40host:1/0", "the host"), ("me:secret%2540host:1/0", "the host"), (":secret%40host/0", "the host"),
         ("me%3Asecret%40host:1/0", "the host"), ("me%3Asecret%2540host:1/0", "the host"),
-        ("deadbeef%40host:1/0", "the host"),
+        ("deadbeef%40host:1/0", "the host"), ("dead%3Adeadbeef", "the host"), ("deadbeef%FF", "the host"),
         # There is no @ at all, or another character in its place.
         (":secret", "the port"), ("me:secret", "the port"), (":secret/0", "the port"), ("me:secret:host:1", "the port"),
         ("[secret", "the host"), ("me:secret\uff20host:1/0", "the host"), (":2024/secret", "the path"),

@@ -10,7 +10,8 @@ from contextlib import suppress
 from importlib import import_module
 from inspect import signature
 from typing import Any, NamedTuple
-from urllib.parse import SplitResult, urlsplit
+from unicodedata import category
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from langchain_ttl_history.errors import ConfigurationError, brief, scheme_of
 from langchain_ttl_history.storage.redis.drivers import class_prefix, exceptions_of
@@ -25,8 +26,8 @@ _CONNECTIONS = 50
 # How often and after how many seconds a request is sent again when its connection broke: a
 # connection that lay idle is often found closed.
 _RETRIES, _PAUSE, _LONGEST_PAUSE = 2, 0.02, 0.2
-# A name, or an address with its zone. A password that got in here comes with characters, or codes, that no host has.
-_HOST = re.compile(r"[\w.-]*|[\da-f]*:[\da-f:.]*(%[\w.-]+)?")
+# An address of version 6, with its zone.
+_ADDRESS = re.compile(r"[\da-f]*:[\da-f:.]*(%[\w.-]+)?")
 
 
 class _Scheme(NamedTuple):
@@ -112,7 +113,7 @@ class ServerURL:
             elif database and not (database.isascii() and database.isdigit()):
                 # The drivers would take database 0, or 12 where 1/2 stands.
                 flaw = "the path must be the number of a database"
-            elif _HOST.fullmatch(parts.hostname or ""):
+            elif _is_host(parts.hostname or ""):
                 return parts
         # Raised out here, so that the parser's error is no context of this one.
         raise ConfigurationError(
@@ -173,3 +174,11 @@ class ServerURL:
         # A task that finds all connections in use waits for one, up to a timeout, instead of being refused.
         options |= {"max_connections": _CONNECTIONS, "timeout": _DEFAULTS["socket_timeout"]}
         return made.from_pool(pools.BlockingConnectionPool.from_url(self._plain, **options))
+
+
+def _is_host(text: str) -> bool:
+    """Whether it can be a name or an address: a password that got here comes with characters that no host has."""
+    if ":" in text:
+        return _ADDRESS.fullmatch(text) is not None
+    # Decoded, as the drivers do. The vowels of many scripts are marks, not letters.
+    return all(each in "-._" or each.isalnum() or category(each)[0] == "M" for each in unquote(text))
