@@ -164,7 +164,7 @@ def test_a_url_is_understood_with_the_first_versions_of_a_driver(url: str, monke
     [
         "redis://me:secret@localhost:1/0", "redis://localhost:1/0?username=me&password=secret",
         "redis://localhost:1?password=any%40secret", "redis+cluster://localhost:1?password=secret",
-        "redis://localhost:1/0#password=secret",
+        "redis://localhost:1?&password=secret==&", "valkey://localhost:1/0?password=se;cret",
     ],
 )  # fmt: skip
 def test_a_password_is_not_shown(url: str) -> None:
@@ -224,6 +224,12 @@ def test_a_password_that_breaks_its_url_is_not_shown_but_explained(scheme: str, 
         ("[secret", "the host"), ("me:secret\uff20host:1/0", "the host"), (":2024/secret", "the path"),
         # The options begin with another character.
         ("host:1/0&password=secret", "the path"), ("host:1/0;password=secret", "the path"),
+        ("host:1/0#password=secret", "a #.*%23"), ("host:1?encoding=utf-8;password=secret", "name=value"),
+        ("host:1?socket_timeout=1?password=secret", "name=value"),
+        # What looks like a port is the beginning of a password.
+        ("me:2024?secret%40host:1/0", "name=value"), ("me:2024?secret", "name=value"), (":2024?secret", "name=value"),
+        (":2024?socket_timeout=1&secret", "name=value"), ("me:2024#secret%40host:1/0", "a #.*%23"),
+        ("me:2024#secret", "a #.*%23"), (":secret#secret", "a #.*%23"), (":2024#", "a #.*%23"),
     ],
 )  # fmt: skip
 def test_a_url_of_which_a_password_cannot_be_told_is_not_shown(scheme: str, rest: str, flaw: str) -> None:

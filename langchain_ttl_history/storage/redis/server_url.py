@@ -29,6 +29,9 @@ _RETRIES, _PAUSE, _LONGEST_PAUSE = 2, 0.02, 0.2
 # An address of version 6, with its zone.
 _ADDRESS = re.compile(r"[\da-f]*:[\da-f:.]*(%[\w.-]+)?")
 
+# An option that a URL sets, without another behind a wrong sign: the drivers' errors show some values.
+_OPTION = re.compile(r"[^=]*=(?!.*password=).*")
+
 
 class _Scheme(NamedTuple):
     library: str
@@ -102,21 +105,28 @@ class ServerURL:
 
         Of such a URL the error shows nothing, and not what a parser says either: that quotes a part.
         """
+        # A password may look like a port as far as its first special character, and the rest like an option.
+        if "#" in self._plain:
+            raise self._unreadable("a # means nothing here, and in a password is written as %23")
         flaw = "the host must be a name or an address, and the port a number up to 65535"
         with suppress(ValueError):
             parts = urlsplit(self._plain)
             _ = parts.port
             database = parts.path.strip("/")
-            if "@" in parts.path + parts.query + parts.fragment:
-                # A password may look like a port as far as its first special character, and the rest like an option.
+            if "@" in parts.path + parts.query:
                 flaw = "an @ stands behind the host"
+            elif not all(_OPTION.fullmatch(each) for each in parts.query.split("&") if each):
+                flaw = "what follows a ? must be options, name=value with an & between them"
             elif database and not (database.isascii() and database.isdigit()):
                 # The drivers would take database 0, or 12 where 1/2 stands.
                 flaw = "the path must be the number of a database"
             elif _is_host(parts.hostname or ""):
                 return parts
         # Raised out here, so that the parser's error is no context of this one.
-        raise ConfigurationError(
+        raise self._unreadable(flaw)
+
+    def _unreadable(self, flaw: str) -> ConfigurationError:
+        return ConfigurationError(
             f"'{self._scheme}://...' cannot be read: {flaw}. "
             f"Write {self._scheme}://user:password@host:6379/0?option=value, with special characters of a user name, "
             "a password or an option written as codes, which urllib.parse.quote(password, safe='') does"
