@@ -49,10 +49,9 @@ def _sqlite(rest: str) -> Storage:
 
     host, slash, path = rest.partition("/")
     if host or not slash or not path or "?" in path:
-        # What holds one of these may be a URL of another database, or of a driver that encrypts, with a password.
-        shown = "..." if "@" in rest or "?" in rest else rest
+        # Not shown: it may be a URL of another database, or of a driver that encrypts, with a password.
         raise ConfigurationError(
-            f"'sqlite://{shown}' names no file: write sqlite:///relative.db, sqlite:////absolute.db or "
+            "'sqlite://...' names no file: write sqlite:///relative.db, sqlite:////absolute.db or "
             "sqlite:///:memory:, without options; SQLiteStorage(path, durable=..., timeout=..., clock=...) takes those"
         )
     return SQLiteStorage(path)

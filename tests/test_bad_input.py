@@ -288,6 +288,7 @@ def test_a_url_of_a_known_scheme_is_told_its_form(url: str, right: str) -> None:
         "secret@localhost:6379", "secret@localhost", "me:secret@localhost", "redis//:secret@host:6379/0",
         "'redis://:secret@host'", "redis+secret@host:6379", "redis+secret@host://", "secret",
         "sqlite://:secret@/x.db", "sqlite://me:secret@host/x.db", "sqlite:///x.db?key=secret", "sqlite://x?secret",
+        "sqlite://:secret", "sqlite://secret", "sqlite://:secret%40host/x.db", "sqlite://me:secret:host/x.db",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("make", [SessionBuffer, RedisStorage])
