@@ -11,7 +11,7 @@ from importlib import import_module
 from inspect import signature
 from typing import Any, NamedTuple
 from unicodedata import category
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from langchain_ttl_history.errors import ConfigurationError, brief, scheme_of
 from langchain_ttl_history.storage.redis.drivers import class_prefix, exceptions_of
@@ -87,12 +87,11 @@ class ServerURL:
         own = getattr(exceptions_of(self.library), f"{class_prefix(self.library)}Error")
         try:
             self._check()
-        except (ValueError, TypeError, LookupError, own) as error:
-            what = f"{self!r} is no URL that {self.library} understands"
-            if isinstance(error, TypeError) and "password" in self._parts.query:
-                # Not what the driver says, and not chained: the option it names may be the rest of the password.
-                raise ConfigurationError(f"{what}: an option is not known, or an & in the password not %26") from None
-            raise ConfigurationError(f"{what}: {error}") from error
+        except TypeError as error:
+            # Not what the driver says, and not chained: the option it names may be a part of a password.
+            raise self._unreadable(self._unknown(str(error))) from None
+        except (ValueError, LookupError, own) as error:
+            raise ConfigurationError(f"{self!r} is no URL that {self.library} understands: {error}") from error
 
     def __repr__(self) -> str:
         # Only what a password cannot be a part of.
@@ -131,6 +130,18 @@ class ServerURL:
             f"Write {self._scheme}://user:password@host:6379/0?option=value, with special characters of a user name, "
             "a password or an option written as codes, which urllib.parse.quote(password, safe='') does"
         )
+
+    def _unknown(self, refusal: str) -> str:
+        """What is wrong with the option that a driver's error names; it is counted, since its name is not shown."""
+        flaw = f"an option is not known to {self.library}"
+        for number, (name, _) in enumerate(parse_qsl(self._parts.query, keep_blank_values=True), 1):
+            if f"argument '{name}'" in refusal:
+                flaw = f"option {number} is not known to {self.library}"
+                if name.startswith("ssl_") and self._context is None:
+                    tls = self._scheme.replace(self.library, f"{self.library}s")
+                    flaw = f"option {number} is one of TLS, which needs {tls}://"
+                break
+        return f"{flaw}, or an & in the password is not written as %26"
 
     def _check(self) -> None:
         """Parse the URL as the clients will, to report an error now; they are made only when needed."""
