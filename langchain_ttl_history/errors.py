@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from datetime import timedelta
 from decimal import Decimal
 from reprlib import Repr
@@ -17,12 +18,14 @@ __all__ = [
     "TTLHistoryError",
     "TypeNotAllowedError",
     "brief",
+    "no_url_of",
     "printable",
-    "scheme_of",
     "type_of",
 ]
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+# What a file of settings leaves around a value.
+_PADDING = " \t\r\n'\""
 
 
 class TTLHistoryError(Exception):
@@ -94,7 +97,12 @@ def type_of(refused: object) -> str:
     return brief(refused) if isinstance(refused, type) else f"an object of type {type(refused).__name__}"
 
 
-def scheme_of(url: str) -> str:
-    """What an error shows of a URL that it refuses; empty if what stands there is no scheme, and may be a password."""
+def no_url_of(what: str, schemes: Collection[str], url: str) -> str:
+    """What an error says of a URL that has none of these schemes; it shows no more than a scheme.
+
+    What stands in a scheme's place but looks like none may be a password.
+    """
+    if url.strip(_PADDING).partition(":")[0] in schemes:
+        return "the URL begins or ends with a space or a quotation mark"
     found = _SCHEME.match(url)
-    return found[1] if found else ""
+    return f"no {what} is known for {brief(found[1])} URLs" if found else f"this is no URL of a {what}"

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from langchain_ttl_history.errors import ConfigurationError, brief, scheme_of
+from langchain_ttl_history.errors import ConfigurationError, no_url_of
 from langchain_ttl_history.storage.base import Storage
 from langchain_ttl_history.storage.memory import MemoryStorage
 
 __all__ = ["open_storage"]
 
 _REDIS = {"redis", "rediss", "valkey", "valkeys"}
+_FORMS = {
+    "memory": "memory://",
+    "sqlite": "sqlite:///path.db",
+    **{f"{name}{suffix}": f"{name}{suffix}://host:6379/0" for name in _REDIS for suffix in ("", "+cluster")},
+}
 
 
 def open_storage(url: str | None) -> Storage:
@@ -34,13 +39,9 @@ def open_storage(url: str | None) -> Storage:
 def _refused(url: str) -> ConfigurationError:
     """What is wrong with a URL; nothing but its scheme is shown, since the rest may hold a password."""
     name = url.partition(":")[0]
-    forms = {"memory": "memory://", "sqlite": "sqlite:///path.db"}
-    if name.removesuffix("+cluster") in _REDIS:
-        forms[name] = f"{name}://host:6379/0"
-    if name in forms:
-        return ConfigurationError(f"a {name} URL is written {forms[name]}")
-    scheme = scheme_of(url)
-    what = f"no storage is known for {brief(scheme)} URLs" if scheme else "this is no URL of a storage"
+    if name in _FORMS:
+        return ConfigurationError(f"a {name} URL is written {_FORMS[name]}")
+    what = no_url_of("storage", _FORMS, url)
     return ConfigurationError(f"{what}; use memory://, sqlite:///path.db, redis://host:6379/0 or valkey://host:6379/0")
 
 

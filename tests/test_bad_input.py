@@ -298,6 +298,21 @@ def test_what_may_be_a_password_is_not_shown_of_what_is_no_url(make: Any, url: s
     assert "secret" not in "".join(traceback.format_exception(refused.value))
 
 
+@pytest.mark.parametrize(
+    ("make", "url"),
+    [
+        *[(make, url) for make in (SessionBuffer, RedisStorage) for url in (" redis://:secret@h", '"redis://:secret@h"')],
+        (RedisStorage, "\tvalkeys+cluster://h\r\n"), (SessionBuffer, "'sqlite:///secret.db'"),
+        (SessionBuffer, "\n memory:"), (SessionBuffer, "memory "), (SessionBuffer, "'rediss+cluster://h"),
+    ],
+)  # fmt: skip
+def test_a_space_or_a_quotation_mark_around_a_url_is_pointed_out(make: Any, url: str) -> None:
+    pointed_out = r"the URL begins or ends with a space or a quotation mark; (use|write) [a-z]+://"
+    with pytest.raises(ConfigurationError, match=pointed_out) as refused:
+        make(url)
+    assert "secret" not in "".join(traceback.format_exception(refused.value))
+
+
 def test_a_bad_url_in_the_environment_is_said_to_stand_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("langchain_ttl_history.buffer._default", None)
     monkeypatch.setenv("TTL_HISTORY_URL", "postgres://localhost")

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from unicodedata import category
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
-from langchain_ttl_history.errors import ConfigurationError, brief, scheme_of
+from langchain_ttl_history.errors import ConfigurationError, no_url_of
 from langchain_ttl_history.storage.redis.drivers import class_prefix, exceptions_of
 from langchain_ttl_history.storage.redis.tls import SharedContext
 
@@ -60,10 +60,9 @@ class ServerURL:
         name, _, rest = url.partition(":")
         scheme = _SCHEMES.get(name)
         if scheme is None:
-            shown = scheme_of(url)
-            what = f"no Redis is known for {brief(shown)} URLs" if shown else "this is no URL of a Redis"
             raise ConfigurationError(
-                f"{what}; write redis://host:6379/0, with one of these schemes: {', '.join(_SCHEMES)}"
+                f"{no_url_of('Redis', _SCHEMES, url)}; "
+                f"write redis://host:6379/0, with one of these schemes: {', '.join(_SCHEMES)}"
             )
         if not rest.startswith("//"):
             # Not shown, since it may hold a password.
