@@ -12,8 +12,7 @@ unseen change folded in:
   what others began since; otherwise to the end, or before a turn that the head's run opened later while another waited;
 * what a turn carries over from a session that ended under it follows what it followed there, and brings back nothing
   that was removed or edited since;
-* a message that is moved takes along the messages right after it that its mover did not know of;
-* one that had no id gets one from whoever is first: an id that another run gave it meanwhile says nothing new.
+* a message that is moved takes along the messages right after it that its mover did not know of.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import takewhile
 
 from langchain_ttl_history.log_entries import WHERE_IT_IS, Delta, Seen, unseen
-from langchain_ttl_history.stored.names import ID, NO_KEY, BodyName, MessageKey, key_of
+from langchain_ttl_history.stored.names import NO_KEY, BodyName, MessageKey, key_of
 
 __all__ = ["diff", "fold", "keyed"]
 
@@ -77,26 +76,19 @@ class _Folding:
         if delta.is_carried_over:
             self._carry_over(delta)
             return
-        if not delta.removed:
-            self._add(delta, {}, [])
-            return
-        behind = _behind_moved(self._order, delta)
-        self._add(delta, behind, self._remove(delta, behind))
+        behind = _behind_moved(self._order, delta) if delta.removed else {}
+        self._remove(delta, behind)
+        self._add(delta, behind)
 
-    def _remove(self, delta: Delta, behind: Mapping[MessageKey, Sequence[MessageKey]]) -> list[str]:
-        """Remove what a change removes; gives the content, as in its name, of what had no id and was gone before."""
-        gone: list[str] = []
+    def _remove(self, delta: Delta, behind: Mapping[MessageKey, Sequence[MessageKey]]) -> None:
         for key in delta.removed:
             if key in self._shown and self._own.get(key, 0) < delta.position:
                 del self._shown[key]
                 self._order.remove(key)
                 for follower in behind.get(key, ()):
                     self._order.remove(follower)
-            else:
-                gone.append(key[:ID])
-        return gone
 
-    def _add(self, delta: Delta, behind: Mapping[MessageKey, Sequence[MessageKey]], gone: list[str]) -> None:
+    def _add(self, delta: Delta, behind: Mapping[MessageKey, Sequence[MessageKey]]) -> None:
         # Most follow nothing, for which the whole order would be searched.
         follows = delta.after in self._shown and delta.after in self._order
         at = self._order.index(delta.after or NO_KEY) + 1 if follows else self._end_for(delta)
@@ -107,9 +99,6 @@ class _Folding:
             if self._own.get(key, 0) > delta.position or (delta.after == WHERE_IT_IS and not is_there):
                 continue
             if not is_there:
-                if gone and name[:ID] in gone:
-                    gone.remove(name[:ID])
-                    continue  # It only got an id, and so it did from another run, which was shown it as well.
                 placed += [key, *behind.get(key, ())]
             self._shown[key] = name
         self._order[at:at] = placed

@@ -257,23 +257,6 @@ def test_what_a_turn_brings_from_a_session_that_ended_brings_back_nothing_and_st
     assert list(fold(outer, log, Seen(0, (("outer", None),)))) == [name(2, 1), name(5), name(3), name(4)]
 
 
-def test_a_message_that_two_runs_gave_an_id_stays_one_message() -> None:
-    bare, by_a, by_b, said_by_a, said_by_b = name(None), name("a"), name("b"), name(2, 1), name(3, 2)
-    log = [
-        Delta("a", (key_of(bare),), (by_a, said_by_a), position=1),
-        Delta("b", (key_of(bare),), (by_b, said_by_b), position=2),
-    ]
-    assert list(fold([bare], log, NOTHING_SEEN)) == [by_a, said_by_a, said_by_b]
-    assert list(fold([by_b, said_by_b], log, Seen(0, (("b", None),)))) == [by_b, said_by_b, said_by_a]
-    # What others removed does not come back by getting an id.
-    assert list(fold([], log, NOTHING_SEEN)) == [said_by_a, said_by_b]
-    # What is said besides stays, were it the same once more.
-    again = Delta("b", (key_of(bare),), (by_b, name(3)), position=2)
-    assert list(fold([bare], [log[0], again], NOTHING_SEEN)) == [by_a, said_by_a, name(3)]
-    edited = again._replace(added=(name("b", 1),))
-    assert list(fold([bare], [log[0], edited], NOTHING_SEEN)) == [by_a, said_by_a, name("b", 1)]
-
-
 def test_additions_to_the_end_do_not_search_the_conversation_for_what_they_follow() -> None:
     def comparisons(count: int) -> int:
         added = [Compared(name(each)) for each in range(count)]

@@ -10,7 +10,7 @@ from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage, Syst
 from langgraph.channels.delta import DeltaChannel
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.graph.message import REMOVE_ALL_MESSAGES, _messages_delta_reducer, add_messages
-from langgraph.types import Command, Overwrite, interrupt
+from langgraph.types import Command, interrupt
 from typing_extensions import TypedDict
 
 from langchain_ttl_history import Retention, SessionBuffer, TTLChatMessageHistory
@@ -787,25 +787,3 @@ def test_what_an_answer_to_a_question_says_besides_stands_with_its_call(
     agent.invoke(Command(resume="yes", update={"messages": [update]}), CONFIG, durability=durability)
     # Nothing that others said stands between a call and its result.
     assert plain_texts(history.messages)[:5] == ["A?", "call", update.content, "yes", "answer"]
-
-
-@pytest.mark.parametrize("durability", ["sync", "exit"])
-def test_a_summary_without_an_id_is_said_once_though_two_turns_at_a_time_give_it_one_each(durability: str) -> None:
-    buffer = SessionBuffer(default_user="u")
-
-    def talk(state: MessagesState) -> Any:
-        return {"messages": [AIMessage(f"re {state['messages'][-1].text}")]}
-
-    def sum_up(state: MessagesState) -> Any:
-        is_first = state["messages"][-1].text == "re first"
-        return {"messages": Overwrite([SystemMessage("summary")])} if is_first else {}
-
-    graph = chained(buffer, talk=talk, sum_up=sum_up)
-    ask(graph, "first")
-    slow = graph.stream({"messages": [HumanMessage("slow")]}, CONFIG, durability=durability)
-    next(slow)
-    ask(graph, "quick")
-    list(slow)
-    shown = plain_texts(buffer.history(session_id="t").messages)
-    assert shown[0] == "summary"
-    assert sorted(shown[1:]) == sorted(["slow", "re slow", "quick", "re quick"])
