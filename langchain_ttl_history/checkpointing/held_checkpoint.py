@@ -38,7 +38,7 @@ def with_checkpoint(sessions: Sessions, given: TaskWrites, ended: int, writes: C
 
     A run that an interrupt or an error ends puts no more checkpoints, so what it holds is stored again with its last
     writes. Where another run has put a checkpoint meanwhile, that stays the latest, and only what was said is. None if
-    this process does not remember all of it, if another was built on it, or if the session is past its `max_age`.
+    this process does not remember all of it, if all of it stands there, or if the session is past its `max_age`.
 
     Args:
         sessions: What sessions have in common.
@@ -53,13 +53,18 @@ def with_checkpoint(sessions: Sessions, given: TaskWrites, ended: int, writes: C
     if known is None or old is None:
         return None
     found: Snapshot = yield Read(key, Query((head_name(ns), INDEX)))
-    if _is_built_on(id, found):
-        return None  # These writes come late, and what the run holds stands there already.
     if sessions.lease.is_past_max_age(created_in(ended), found.now) or (ns and (found.blobs or _is_spread(old))):
         return None
     # Of what it loaded the run holds what it was shown.
     shown = known.bodies.names_loaded(id)
     names = old.names if shown is None else shown
+    if _is_built_on(id, found):
+        # What the checkpoint had stands there already, and behind what was said since it would seem to be newer.
+        had = {*old.names}
+        names = tuple(name for name in names if name not in had)
+        if not names:
+            # They come late. Of those that nobody will read nothing is stored.
+            return None if given.interrupts or old.is_delta else replace(writes, blobs={}, append=())
     seen = Seen(0, ((old.run, None),))
     plain = not old.is_delta
     record = Record(old.checkpoint, old.metadata, old.parent, old.run, seen, names, channel=old.channel, plain=plain)

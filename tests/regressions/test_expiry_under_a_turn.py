@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Annotated, Any
 
 import pytest
@@ -378,3 +379,33 @@ def test_an_answer_is_kept_though_writes_of_its_turn_come_late_to_the_session_th
     assert info is not None
     assert info.bytes <= max_bytes
     assert ask(graph, "third")[-2:] == ["check" * 60, "final"]
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["asks again", "fails"])
+def test_what_a_resumed_turn_was_shown_stays_though_another_built_on_its_checkpoint_after_the_expiry(
+    fails: bool,
+) -> None:
+    """The other one has loaded the same checkpoint, but before something was said."""
+    clock = Clock()
+    buffer = SessionBuffer(MemoryStorage(clock=clock), default_user="u")
+    history = buffer.history(session_id="t")
+    meanwhile: list[Callable[[], object]] = []
+
+    def node(_: Any) -> Any:
+        interrupt("first?")
+        for each in meanwhile:
+            each()
+        if fails:
+            raise ValueError("the model is down")
+        interrupt("second?")
+
+    asking = chained(buffer, node=node)
+    ask(asking, "question")
+    other = chained(buffer, answer=says("answer"))
+    running = other.stream({"messages": [HumanMessage("other")]}, CONFIG, durability="exit", stream_mode="values")
+    next(running)
+    history.add_messages([HumanMessage("event")])
+    meanwhile += [lambda: clock.advance(1801), lambda: list(running)]
+    with suppress(ValueError):
+        asking.invoke(Command(resume="yes"), CONFIG)
+    assert plain_texts(history.messages) == ["question", "other", "answer", "event"]
