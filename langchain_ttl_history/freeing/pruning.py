@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from collections.abc import Set as AbstractSet
 
 from langchain_ttl_history.checkpoints import decode_record
@@ -28,8 +28,7 @@ from langchain_ttl_history.stored.pending import has_open_interrupt
 __all__ = ["Lines", "interrupted_roots", "keep_only", "latest_of_each_namespace", "leaves", "needed_by", "within_cap"]
 
 
-# How many checkpoints that are not there writes may be pending on; and with how many newer root checkpoints they are
-# not waited for any more.
+# How many checkpoints that are not there writes may be pending on.
 _AWAITED = 16
 
 
@@ -54,16 +53,19 @@ def within_cap(
     kept = {line.id for line in newest}
     kept |= {line.id for line in roots if line.id in waiting and line.id not in built_on}
     shown = [line for line in roots if line.id in kept]
-    # Of a root that is not there a subgraph may still run, but for one that expired under it and was built on since.
-    over = {each for line in roots for each in (line.id, line.parent) if each is not None}
+    known = {line.id for line in roots}
+    # Of a root that is not there a subgraph may still run, but what it put before another was built on that is done.
+    since: dict[str | None, int] = {line.parent: line.position for line in reversed(roots) if line.parent is not None}
     start = newest[0].position if len(newest) < len(roots) else 0
     latest: dict[str, Line] = {}
     for line in subs:
         # A namespace without a task's id belongs to a subgraph that remembers across turns: its
-        # newest checkpoint is needed however long ago it ran.
-        if ":" not in line.ns:
+        # newest checkpoint is needed however long ago it ran, and others for time travel.
+        lasts = ":" not in line.ns
+        if lasts:
             latest[line.ns] = line
-        if line.root in kept or (line.root not in over and line.position >= start):
+        awaited = line.root not in known and line.position >= start
+        if line.root in kept or (awaited and (lasts or line.position > since.get(line.root, 0))):
             shown.append(line)
     shown += [line for line in latest.values() if line not in shown]
     return sorted(shown, key=lambda line: line.position)
@@ -158,7 +160,7 @@ def keep_only(
     gone = [line for each, line in by_id.items() if each not in kept]
     drop = {checkpoint_name(line.ns, line.id) for line in gone}
     drop |= {writes_name(line.ns, line.id) for line in gone}
-    drop |= _orphans(snapshot, lines.of(INDEX))
+    drop |= _orphans(snapshot)
     trim: dict[str, frozenset[int]] = {}
     for index, found in lines.indexed.items():
         stays = {by_id[each].position for each in (chain if index == CHAIN else listed)}
@@ -184,22 +186,18 @@ def keep_only(
     )
 
 
-def _orphans(snapshot: Snapshot, roots: Sequence[Line]) -> set[str]:
-    """Names of the writes pending on checkpoints that are not there, without those that may be needed.
+def _orphans(snapshot: Snapshot) -> set[str]:
+    """Names of the writes pending on checkpoints that are not there, without the newest.
 
-    Writes may come before their checkpoint, and may be needed though it was freed before they came: the newest are
-    kept. All others are of checkpoints that were refused, or of runs that are over, as those whose checkpoint another
-    was built on. Of that only the value of a `DeltaChannel` still needs them.
+    Writes may come before their checkpoint, and may be needed though it was freed before they came. All others are of
+    checkpoints that were refused, or of runs that are over.
     """
     found = {
         name: entries[-1].position
         for name, entries in snapshot.lists.items()
         if name[0] == WRITES and CHECKPOINT + name[1:] not in snapshot.blobs
     }
-    over = {writes_name("", line.parent) for line in roots if line.parent is not None and not line.deltas}
-    since = roots[-_AWAITED].position if len(roots) >= _AWAITED else 0
-    awaited = [name for name in sorted(found, key=found.__getitem__) if name not in over and found[name] >= since]
-    return {*found}.difference(awaited[-_AWAITED:])
+    return {*sorted(found, key=found.__getitem__)[:-_AWAITED]}
 
 
 def _heads(snapshot: Snapshot, lines: Lines, listed: Collection[tuple[str, str]], drop: set[str]) -> dict[str, Blob]:

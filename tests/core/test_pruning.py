@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.freeing.compaction import together
-from langchain_ttl_history.freeing.pruning import Lines, keep_only, within_cap
+from langchain_ttl_history.freeing.pruning import within_cap
 from langchain_ttl_history.index import Line
-from langchain_ttl_history.storage.base import Blob, Change, Entry, Lease, Snapshot
-from langchain_ttl_history.stored.names import INDEX, checkpoint_name, writes_name
+from langchain_ttl_history.storage.base import Blob, Change, Entry, Lease
 
 LEASE = Lease(60.0, None)
 BODY = "m" + "0" * 24
@@ -50,32 +48,13 @@ def test_a_subgraphs_checkpoints_go_with_the_root_they_ran_under_but_for_what_it
     assert ids(within_cap(ROOTS, [*lasting, *once], 2, set())) == ["d", "r4", "b", "r5"]
 
 
-def test_a_subgraph_whose_root_is_not_there_may_still_run_unless_something_was_built_on_that() -> None:
-    running = sub("tool:1", "a", 2, 51)
-    assert ids(within_cap([root(5, parent=1)], [running], 9, set())) == ["r5", "a"]
-    assert ids(within_cap([root(5, parent=2)], [running], 9, set())) == ["r5"]
-    alone = running._replace(root=None)
-    assert ids(within_cap([root(1)], [alone], 9, set())) == ["r1", "a"]
-
-
-def pending_after_pruning(roots: list[Line], pending: dict[str, int]) -> set[str]:
-    """Of which checkpoints that are not there the pending writes are kept, by the position of these."""
-    lists = {
-        INDEX: [Entry(line.position, line.payload()) for line in roots],
-        **{writes_name("", id): [Entry(position, b"")] for id, position in pending.items()},
-    }
-    blobs = {checkpoint_name("", line.id): Blob(b"") for line in roots}
-    snapshot = Snapshot(0.0, generation=1, blobs=blobs, lists=lists)
-    dropped = keep_only(snapshot, roots, LEASE, Lines(snapshot, Codec()), ()).drop
-    return {id for id in pending if writes_name("", id) not in dropped}
-
-
-def test_writes_whose_checkpoint_may_still_come_are_kept_and_those_of_runs_that_are_over_are_not() -> None:
-    assert pending_after_pruning([root(2), root(3)], {"r1": 21, "r9": 22}) == {"r9"}
-    assert pending_after_pruning([root(2)._replace(deltas=("messages",), valued=("messages",))], {"r1": 21}) == {"r1"}
-    assert pending_after_pruning([root(9)], {f"x{at}": at for at in range(20)}) == {f"x{at}" for at in range(4, 20)}
-    many = [root(number) for number in range(10, 30)]
-    assert pending_after_pruning(many, {"old": many[3].position, "new": many[4].position}) == {"new"}
+def test_what_a_subgraph_put_under_a_root_that_is_not_there_is_done_once_another_was_built_on_that() -> None:
+    before, after = sub("tool:1", "a", 2, 49), sub("tool:1", "b", 2, 51)
+    lasting = [sub("memory", "c", 2, 47), sub("memory", "d", 2, 48)]
+    assert ids(within_cap([root(5, parent=1)], [*lasting, before, after], 9, set())) == ["c", "d", "a", "r5", "b"]
+    assert ids(within_cap([root(5, parent=2)], [*lasting, before, after], 9, set())) == ["c", "d", "r5", "b"]
+    alone = before._replace(root=None)
+    assert ids(within_cap([root(5), root(1)], [alone], 9, set())) == ["r1", "a", "r5"]
 
 
 FREED = Change(
