@@ -32,4 +32,6 @@ def copy_session(sessions: Sessions, source: SessionKey, target: SessionKey) -> 
     again: Snapshot = yield Read(source, Query())
     if again.fence >= snapshot.generation:
         # It was deleted in between, perhaps with all that is the user's, which the copy has just brought back.
-        yield from sessions.delete(*target)
+        copied: Snapshot = yield Read(target, Query())
+        if (copied.generation, copied.position) == (outcome.generation, outcome.position):
+            yield from sessions.delete(*target)
