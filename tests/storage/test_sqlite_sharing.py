@@ -17,7 +17,7 @@ import pytest
 from langchain_ttl_history.errors import StorageError
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import SQLiteStorage
-from langchain_ttl_history.storage.base import Blob, Change, Entry, Query, Snapshot, Status
+from langchain_ttl_history.storage.base import Blob, Change, Entry, Lease, Query, Snapshot, Status
 from langchain_ttl_history.storage.sqlite import mirrored_sessions, mirrors
 from langchain_ttl_history.storage.sqlite.lookup import load
 from langchain_ttl_history.storage.sqlite.mirror import Mirror
@@ -198,6 +198,15 @@ def test_a_session_that_another_process_deleted_is_not_remembered_once_it_was_lo
     two.write(KEY, saying("anew"))
     assert said(two) == ["anew"]
     assert remembered(two)
+
+
+def test_a_session_that_a_read_ends_for_its_age_is_not_remembered(opens: Opens, clock: Clock) -> None:
+    storage = opens()
+    storage.write(KEY, saying("secret"))
+    clock.advance(50)
+    assert remembered(storage)
+    assert storage.read(KEY, Query(("log",), lease=Lease(1_000.0, 10.0))).generation == 0
+    assert remembered(storage) == {}
 
 
 @pytest.fixture

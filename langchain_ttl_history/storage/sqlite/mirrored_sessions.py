@@ -70,7 +70,7 @@ class MirroredSessions:
             found = self._find(key, now)
             row = found.row
             if row is None:
-                self._mirrors.drop(*key)  # It ended, perhaps by another process, and what it said shall not stay here.
+                self._remember(key, None, began)
                 return Snapshot(now, found.fence)
             if query.lease is not None and row.is_due(now, query.lease):
                 return None
@@ -82,12 +82,18 @@ class MirroredSessions:
             looked = self._mirrors.moment()
         try:
             snapshot, mirror = self._transactions.read(lambda connection: self._read(connection, key, query))
-            if mirror is not None:
-                self._mirrors.put(key, mirror, began)
+            self._remember(key, mirror, began)
         except BaseException:
             self._mirrors.drop(*key)  # As in `write`.
             raise
         return snapshot
+
+    def _remember(self, key: SessionKey, mirror: Mirror | None, began: int) -> None:
+        """Remember a session as a read that began then found it, or nothing of one that ended (None)."""
+        if mirror is None:
+            self._mirrors.drop(*key)
+        else:
+            self._mirrors.put(key, mirror, began)
 
     def _find(self, key: SessionKey, now: float) -> Found:
         """Find a session, outside of any transaction."""
@@ -100,8 +106,7 @@ class MirroredSessions:
             snapshot, mirror = self._transactions.write(
                 lambda connection: self._read(connection, key, query, query.lease)
             )
-            if mirror is not None:
-                self._mirrors.put(key, mirror, began)
+            self._remember(key, mirror, began)
         except BaseException:
             self._mirrors.drop(*key)  # As in `write`.
             raise
