@@ -89,7 +89,7 @@ class ServerURL:
         except TypeError as error:
             # Not what the driver says, and not chained: the option it names may be a part of a password.
             raise self._unreadable(self._unknown(str(error))) from None
-        except (ValueError, LookupError, own) as error:
+        except (ValueError, LookupError, AttributeError, NameError, own) as error:  # Some values drivers do not check.
             raise ConfigurationError(f"{self!r} is no URL that {self.library} understands: {error}") from error
 
     def __repr__(self) -> str:
