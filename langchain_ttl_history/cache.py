@@ -7,131 +7,24 @@ bodies it leaves out; if either is wrong the storage refuses, and the write is p
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
-from weakref import ReferenceType, WeakValueDictionary, ref
+from collections.abc import Iterable, Sequence
+from weakref import WeakValueDictionary
 
-from langchain_ttl_history.checkpoints import Record
+from langchain_ttl_history.cached_session import CachedSession, CacheEntry
 from langchain_ttl_history.fork_safety import lock
 from langchain_ttl_history.keys import SessionKey
-from langchain_ttl_history.storage.base import Blob, Change
-from langchain_ttl_history.stored.known_bodies import KnownBodies
-from langchain_ttl_history.stored.names import MessageKey, is_root
+from langchain_ttl_history.storage.base import Change
 
-__all__ = ["CacheEntry", "CachedSession", "SessionCache"]
+__all__ = ["SessionCache"]
 
-# How many sessions are remembered, how many checkpoints of each, and how many bytes of the bodies of all together.
+# How many sessions are remembered, and how many bytes of the bodies of all together.
 _SESSIONS = 1000
-_RECORDS = 64
 _BYTES = 32 * 1024 * 1024
 # How many changes that wait, of one kind.
 _WAITING = 128
 # At least so many of the checkpoints put last are remembered, and of the messages: more than there are steps under way
 # at once.
 _RECENT = 500
-
-
-class CachedSession:
-    """What is known of one generation of a session."""
-
-    __slots__ = ("__weakref__", "before", "bodies", "freed", "generation", "past", "records", "tolerated", "values")
-
-    def __init__(self, generation: int, before: CachedSession | None = None) -> None:
-        self.generation = generation
-        self.before = before
-        """What was known of the generation before; a turn that began in that may still go on."""
-        self.bodies = KnownBodies()
-        """Bodies known to be stored; whoever stores more adds them."""
-        self.records: dict[str, Record] = {}
-        """Checkpoints by name: the latest of each run that was active recently."""
-        self.values: dict[str, Mapping[str, Blob]] = {}
-        """By checkpoint what its channels hold besides the conversation: its run does not hand that over again."""
-        self.freed: set[str] = set()
-        """Those of `records` that were found to be freed when writes pending on them were stored."""
-        self.past: tuple[str, frozenset[MessageKey]] | None = None
-        """A checkpoint's id, and the keys of the messages that those it builds on had; see `brought_back`."""
-        self.tolerated = 0
-        """Up to how many bytes it may have, though over `max_bytes`, since freeing it would do nothing."""
-
-    @property
-    def size(self) -> int:
-        """Bytes of all content."""
-        values = sum(len(blob.payload) for held in [*self.values.values()] for blob in held.values())
-        return self.bodies.size + values + (0 if self.before is None else self.before.size)
-
-    @property
-    def has_root(self) -> bool:
-        """Whether it may have a checkpoint of the root graph that a run would have to store again."""
-        return not self.records or any(map(is_root, self.records))
-
-    def learn(
-        self, name: str, record: Record, blobs: Mapping[str, Blob], parent: str = "", *, replaces: bool = False
-    ) -> None:
-        """Remember a checkpoint.
-
-        Args:
-            name: Of the checkpoint.
-            record: What is stored of it.
-            blobs: Has the values of its channels, but for those that it shares with its parent.
-            parent: The parent's name.
-            replaces: Whether its run no longer needs the parent, which is then forgotten.
-        """
-        before = self.values.get(parent, {})
-
-        def found(refs: Iterable[str]) -> dict[str, Blob]:
-            return {ref: blob for ref in refs if (blob := blobs.get(ref) or before.get(ref)) is not None}
-
-        values = found(record.refs[len(record.names) :])
-        # A message may share the content of another.
-        values.update(found([ref for blob in values.values() for ref in blob.refs]))
-        if replaces:
-            self._forget(parent)
-        self.records[name] = record
-        if values:
-            self.values[name] = values
-        if len(self.records) > _RECORDS:
-            # Another thread may do the same: the oldest can be gone by now.
-            *names, _ = list(self.records)
-            roots = [each for each in names if is_root(each)]
-            # Subgraphs put many while one step of the root goes on, and each turn leaves one of the root.
-            others = [each for each in names if not is_root(each)]
-            self._forget((roots if len(roots) > _RECORDS // 2 else others or roots)[0])
-
-    def _forget(self, name: str) -> None:
-        self.records.pop(name, None)
-        self.values.pop(name, None)
-        self.freed.discard(name)
-
-
-class CacheEntry:
-    """A session's place in the cache; whoever holds it keeps what is known of the session, as a run under way does."""
-
-    __slots__ = ("__weakref__", "_older", "counted", "last")
-
-    def __init__(self, last: CachedSession) -> None:
-        self.last = last
-        """What is known of the generation that was seen last, even if that is gone by now."""
-        self.counted = 0
-        """How much of its size the cache has counted."""
-        self._older: tuple[ReferenceType[CachedSession], ...] = ()
-
-    def begin(self, generation: int) -> None:
-        """Begin with a new generation, of which nothing is known but what was known of the one before.
-
-        One in which only subgraphs went on has nothing that a run of the root graph would have to store again, so the
-        one before it stays. Others stay known as long as runs that began in them hold them.
-        """
-        before = self.last if self.last.has_root else self.last.before or self.last
-        for each in (self.last, before):
-            if each.before is not None and each.before is not before:
-                alive = [known for known in self._older if known() is not None]
-                self._older = (*alive, ref(each.before))
-                each.before = None
-        self.last = CachedSession(generation, before)
-
-    def generations(self) -> list[CachedSession]:
-        """What is known of the generation that was seen last, and of those before it."""
-        last, older = self.last, [known() for known in self._older]
-        return [each for each in (last, last.before, *older) if each is not None]
 
 
 class _Recent:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from langchain_ttl_history.cache import CachedSession
+from langchain_ttl_history.cached_session import CachedSession
 from langchain_ttl_history.checkpointing.conversation_changes import carried_over
 from langchain_ttl_history.checkpointing.put_inputs import TaskWrites
 from langchain_ttl_history.checkpoints import Record, encode_record, encode_values

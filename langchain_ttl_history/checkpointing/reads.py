@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from langchain_core.messages import BaseMessage
 
 from langchain_ttl_history.amendments import done_with
-from langchain_ttl_history.cache import CachedSession
+from langchain_ttl_history.cached_session import CachedSession
 from langchain_ttl_history.checkpointing.first_checkpoint import FIRST_METADATA, first_checkpoint, first_checkpoint_id
 from langchain_ttl_history.checkpointing.run_token import TOKEN_KEY, Token
 from langchain_ttl_history.checkpoints import Record
