@@ -195,7 +195,7 @@ async def test_a_worker_may_do_no_more_in_a_cluster_than_the_docs_say(
     cluster: servers.Cluster, move: Move, driver: str
 ) -> None:
     page = (Path(__file__).parents[2] / "docs" / "redis.md").read_text("utf-8")
-    told = re.findall(r"ACL SETUSER worker (on [^`]*)```|In a cluster the drivers also need `([^`]*)`", page)
+    told = re.findall(r"ACL SETUSER worker (on [^`]*)```|In a cluster the drivers\s+also need `([^`]*)`", page)
     rights = re.sub(r"['\\\\]", "", " ".join(one or other for one, other in told)).split()
     for node in cluster.nodes:
         with node.admin() as admin:

