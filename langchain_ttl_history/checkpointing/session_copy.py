@@ -31,7 +31,9 @@ def copy_session(sessions: Sessions, source: SessionKey, target: SessionKey) -> 
         raise ConfigurationError(f"{label(target)} exists already; delete it first, or copy to another thread")
     again: Snapshot = yield Read(source, Query())
     if again.fence >= snapshot.generation:
-        # It was deleted in between, perhaps with all that is the user's, which the copy has just brought back.
+        # It was deleted in between. Where that was all of the user's, the copy has brought it back; where not, a turn
+        # may have been taken on the copy, which is then one that was made before the deletion.
         copied: Snapshot = yield Read(target, Query())
-        if (copied.generation, copied.position) == (outcome.generation, outcome.position):
+        is_untouched = copied.position == outcome.position
+        if copied.generation == outcome.generation and (is_untouched or copied.fence >= snapshot.generation):
             yield from sessions.delete(*target)

@@ -403,35 +403,41 @@ async def test_a_copy_of_a_deleted_session_is_its_own(session: Session) -> None:
     assert await session("alice", "s2").texts() == ["hello", "re: hello"]
 
 
-@pytest.mark.parametrize("comes_later", [False, True], ids=["before the copy", "after it, and a new turn"])
+@pytest.mark.parametrize("order", ["forget copy", "forget copy turn", "copy forget turn"])
 async def test_a_copy_cannot_bring_back_what_was_forgotten_while_it_was_made(
-    session: Session, storage: Any, monkeypatch: pytest.MonkeyPatch, comes_later: bool
+    session: Session, storage: Any, monkeypatch: pytest.MonkeyPatch, order: str
 ) -> None:
     await session.event("secret")
-    copy = session("alice", "s2")
-    write, awrite = storage.write, storage.awrite
+    write, awrite, buffer = storage.write, storage.awrite, session.buffer
+    outcomes: list[Any] = []
 
     def overtaken(*args: Any) -> Any:
         monkeypatch.undo()
-        done = write(*args) if comes_later else None
-        assert session.buffer.forget("alice") == 1 + comes_later
-        if comes_later:
-            session.buffer.history("alice", "s2").add_system_message("a new turn")
-        return done or write(*args)
+        for step in order.split():
+            if step == "copy":
+                outcomes.append(write(*args))
+            elif step == "forget":
+                assert buffer.forget("alice") == 1 + len(outcomes)
+            else:
+                buffer.history("alice", "s2").add_system_message("new")
+        return outcomes[0]
 
     async def aovertaken(*args: Any) -> Any:
         monkeypatch.undo()
-        done = await awrite(*args) if comes_later else None
-        assert await session.buffer.aforget("alice") == 1 + comes_later
-        if comes_later:
-            await session.buffer.history("alice", "s2").aadd_system_message("a new turn")
-        return done or await awrite(*args)
+        for step in order.split():
+            if step == "copy":
+                outcomes.append(await awrite(*args))
+            elif step == "forget":
+                assert await buffer.aforget("alice") == 1 + len(outcomes)
+            else:
+                await buffer.history("alice", "s2").aadd_system_message("new")
+        return outcomes[0]
 
     monkeypatch.setattr(storage, "write", overtaken)
     monkeypatch.setattr(storage, "awrite", aovertaken)
-    await session.colour.call(session.buffer.checkpointer(user_id="alice"), "copy_thread", "s1", "s2")
-    assert await copy.texts() == (["a new turn"] if comes_later else [])
-    assert len(await session.sessions("alice")) == comes_later
+    await session.colour.call(buffer.checkpointer(user_id="alice"), "copy_thread", "s1", "s2")
+    # What is said on a copy of what was forgotten goes with it.
+    assert await session("alice", "s2").texts() == (["new"] if order == "copy forget turn" else [])
 
 
 class Overtaken:
