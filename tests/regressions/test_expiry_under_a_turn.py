@@ -10,7 +10,7 @@ import pytest
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, RemoveMessage, ToolMessage
 from langgraph.channels.delta import DeltaChannel
 from langgraph.graph import START, MessagesState, StateGraph
-from langgraph.graph.message import _messages_delta_reducer
+from langgraph.graph.message import _messages_delta_reducer, add_messages
 from langgraph.types import Command, interrupt
 from typing_extensions import TypedDict
 
@@ -409,3 +409,69 @@ def test_what_a_resumed_turn_was_shown_stays_though_another_built_on_its_checkpo
     with suppress(ValueError):
         asking.invoke(Command(resume="yes"), CONFIG)
     assert plain_texts(history.messages) == ["question", "other", "answer", "event"]
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["asks", "fails"])
+@pytest.mark.parametrize("how", ["updates", "asks again", "counts"])
+def test_what_a_turn_holds_is_kept_though_another_goes_on_from_its_checkpoint_that_is_gone(
+    how: str, fails: bool
+) -> None:
+    """Whoever names a checkpoint that is gone brings nothing of it."""
+    clock = Clock()
+    buffer = SessionBuffer(MemoryStorage(clock=clock), default_user="u")
+    history = buffer.history(session_id="t")
+    other = chained(buffer, x=says("other"))
+
+    def meanwhile(_: Any) -> Any:
+        named = other.get_state(CONFIG).config
+        clock.advance(1801)
+        if how == "updates":
+            other.update_state(named, {"messages": [HumanMessage("note")]}, as_node="x")
+        elif how == "asks again":
+            other.invoke({"messages": [HumanMessage("again")]}, named)
+        else:
+            chained(buffer, Numbered, x=lambda _: {"n": 1}).invoke({"n": 0}, named)
+        if fails:
+            raise ValueError("the model is down")
+        interrupt("sure?")
+
+    history.add_messages([HumanMessage("old"), AIMessage("old answer")])
+    with suppress(ValueError):
+        ask(chained(buffer, draft=says("draft"), meanwhile=meanwhile), "question")
+    said = {"updates": ["note"], "asks again": ["again", "other"], "counts": []}[how]
+    assert plain_texts(history.messages) == [*said, "old", "old answer", "question", "draft"]
+
+
+def test_what_comes_late_stays_a_part_of_a_delta_channel_that_is_no_conversation() -> None:
+    clock = Clock()
+    buffer = SessionBuffer(MemoryStorage(clock=clock), default_user="u")
+
+    def joined(before: Any, writes: Any) -> Any:
+        return [*(before or []), *(each for written in writes for each in written)]
+
+    logged: Any = Annotated[list[Any], DeltaChannel(joined)]
+    channels = {"messages": Annotated[list[BaseMessage], add_messages], "log": logged}
+    logging: Any = TypedDict("logging", channels)  # type: ignore[misc]  # made here
+    late: list[Any] = []
+    is_over = False
+
+    def two(_: Any) -> Any:
+        nonlocal is_over
+        clock.advance(1801)
+        is_over = True
+        return {"messages": [AIMessage("two")], "log": ["two"]}
+
+    graph = chained(buffer, logging, one=lambda _: {"log": ["one"]}, two=two, three=lambda _: {"log": ["three"]})
+    put_writes = graph.checkpointer.put_writes
+
+    def delayed(*given: Any) -> None:
+        if is_over:
+            late.append(given)
+        else:
+            put_writes(*given)
+
+    graph.checkpointer.put_writes = delayed
+    graph.invoke({"messages": [HumanMessage("q")], "log": ["in"]}, CONFIG, durability="sync")
+    for given in late:
+        put_writes(*given)
+    assert graph.get_state(CONFIG).values["log"][-2:] == ["two", "three"]
