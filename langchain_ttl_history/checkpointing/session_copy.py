@@ -35,5 +35,5 @@ def copy_session(sessions: Sessions, source: SessionKey, target: SessionKey) -> 
         # may have been taken on the copy, which is then one that was made before the deletion.
         copied: Snapshot = yield Read(target, Query())
         is_untouched = copied.position == outcome.position
-        if copied.generation == outcome.generation and (is_untouched or copied.fence >= snapshot.generation):
+        if copied.generation == outcome.generation and (is_untouched or copied.fence >= again.fence):
             yield from sessions.delete(*target)
