@@ -11,7 +11,7 @@ from langchain_ttl_history.checkpointing.put_inputs import TaskWrites
 from langchain_ttl_history.checkpoints import Record, encode_record, encode_values
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.flow import Flow, Read
-from langchain_ttl_history.index import Line, line_payload, lines_of
+from langchain_ttl_history.index import line_payload, lines_of
 from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.log_entries import Seen
 from langchain_ttl_history.pointers import found_record
@@ -38,7 +38,7 @@ def with_checkpoint(sessions: Sessions, given: TaskWrites, ended: int, writes: C
 
     A run that an interrupt or an error ends puts no more checkpoints, so what it holds is stored again with its last
     writes. Where another run has put a checkpoint meanwhile, that stays the latest, and only what was said is. None if
-    this process does not remember all of it, if all of it stands there, or if the session is past its `max_age`.
+    this process does not remember all of it, or if the session is past its `max_age`.
 
     Args:
         sessions: What sessions have in common.
@@ -52,21 +52,12 @@ def with_checkpoint(sessions: Sessions, given: TaskWrites, ended: int, writes: C
     old = None if known is None else known.records.get(name)
     if known is None or old is None:
         return None
-    found: Snapshot = yield Read(key, Query((head_name(ns), INDEX, LOG), (CHECKPOINT,)))
+    found: Snapshot = yield Read(key, Query((head_name(ns),)))
     if sessions.lease.is_past_max_age(created_in(ended), found.now) or (ns and (found.blobs or _is_spread(old))):
         return None
     # Of what it loaded the run holds what it was shown.
     shown = known.bodies.names_loaded(id)
     names = old.names if shown is None else shown
-    if not ns and _stands_in(found, id, old, codec):
-        # What the checkpoint had is there already, and behind what was said since it would seem to be newer.
-        had = {*old.names}
-        names = tuple(name for name in names if name not in had)
-        if not names and not given.interrupts and not _are_awaited(given, found):
-            # They come late, and nobody will read them.
-            return replace(writes, guard=Guard(ended), blobs={}, append=(), at_generation=found.generation)
-        if not names:
-            return None
     seen = Seen(0, ((old.run, None),))
     plain = not old.is_delta
     record = Record(old.checkpoint, old.metadata, old.parent, old.run, seen, names, channel=old.channel, plain=plain)
@@ -118,42 +109,17 @@ def with_freed_checkpoint(sessions: Sessions, key: SessionKey, name: str, writes
     blobs = {**writes.blobs, **values, **bodies, name: encode_record(record, codec, where)}
     id = record.checkpoint["id"]
     found: Snapshot = yield Read(key, Query((INDEX, head_name("")), (CHECKPOINT,)))
+    lines = lines_of(found.lists.get(INDEX, ()))
     head = found_record("", None, found.blobs, codec)
     has_all = head is not None and record.names and {*record.names} <= {*head.names}
-    if has_all or _built_on(id, found):
+    if has_all or any(each.parent == id for each in lines):
         return None  # Another run has built on it, and its answer stands in the place of this one.
     line = line_payload("", id, record)
-    lines = lines_of(found.lists.get(INDEX, ()))
     # Ids count up with time, and between two lines there mostly are entries of other lists.
     place = next((each.position - 1 for each in lines if each.id > id), 0)
     if place > 0 and all(each.position != place for each in lines):
         return replace(writes, blobs=blobs, place=[(INDEX, Entry(place, line))])
     return replace(writes, blobs=blobs, append=[(INDEX, line, ()), *writes.append])
-
-
-def _built_on(id: str, found: Snapshot) -> list[Line]:
-    """The root checkpoints of a session that have this one for their parent."""
-    return [line for line in lines_of(found.lists.get(INDEX, ())) if line.parent == id]
-
-
-def _stands_in(found: Snapshot, id: str, old: Record, codec: Codec) -> bool:
-    """Whether a session that began anew has what a root checkpoint of the one before had.
-
-    Another checkpoint was built on it then. That alone does not tell: whoever names a checkpoint that is gone, to go on
-    from there, builds on nothing.
-    """
-    if not _built_on(id, found):
-        return False
-    head = found_record("", None, found.blobs, codec)
-    there = {name for entry in found.lists.get(LOG, ()) for name in entry.refs}
-    return not old.names or not there.union(() if head is None else head.names).isdisjoint(old.names)
-
-
-def _are_awaited(given: TaskWrites, found: Snapshot) -> bool:
-    """Whether a checkpoint that was built on the writes' own has a `DeltaChannel` whose value they are a part of."""
-    written = {channel for channel, _ in given.writes}
-    later = _built_on(given.id, found)
-    return any(written.intersection(line.deltas or ()).difference(line.valued or ()) for line in later)
 
 
 def _held(
