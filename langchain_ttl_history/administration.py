@@ -13,7 +13,8 @@ from langchain_ttl_history.retention import Duration, seconds
 from langchain_ttl_history.session_info import SessionInfo
 from langchain_ttl_history.session_listing import AsyncListing, Listing
 from langchain_ttl_history.sessions import Sessions
-from langchain_ttl_history.storage.base import Change, Outcome, Status, Storage, Usage
+from langchain_ttl_history.storage.base import Storage
+from langchain_ttl_history.storage.types import Change, Outcome, Status, Usage
 
 __all__ = ["Administration"]
 

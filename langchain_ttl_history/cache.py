@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 from langchain_ttl_history.cached_session import CachedSession, CacheEntry
 from langchain_ttl_history.fork_safety import lock
 from langchain_ttl_history.keys import SessionKey
-from langchain_ttl_history.storage.base import Change
+from langchain_ttl_history.storage.types import Change
 
 __all__ = ["SessionCache"]
 

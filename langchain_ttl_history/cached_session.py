@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from weakref import ReferenceType, ref
 
 from langchain_ttl_history.checkpoints import Record
-from langchain_ttl_history.storage.base import Blob
+from langchain_ttl_history.storage.types import Blob
 from langchain_ttl_history.stored.known_bodies import KnownBodies
 from langchain_ttl_history.stored.names import MessageKey, is_root
 

@@ -12,7 +12,7 @@ from langchain_ttl_history.encoding.plain import plainly
 from langchain_ttl_history.encoding.records import decoder, pack, unpack, unread_form
 from langchain_ttl_history.errors import CorruptRecordError, TypeNotAllowedError, brief
 from langchain_ttl_history.log_entries import Seen
-from langchain_ttl_history.storage.base import Blob
+from langchain_ttl_history.storage.types import Blob
 from langchain_ttl_history.stored.known_bodies import KnownBodies
 from langchain_ttl_history.stored.names import BodyName, MessageKey
 from langchain_ttl_history.stored.values import LIST, SNAPSHOT, ValueEncoder, decode_value, shifted

@@ -1,4 +1,4 @@
-"""Every error this package raises on purpose, in one tree; and `brief`, by which their texts show what was refused."""
+"""Every error this package raises on purpose, in one tree; and how their texts show what was refused."""
 
 from __future__ import annotations
 

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from langchain_ttl_history.errors import CorruptRecordError, StorageError, TypeNotAllowedError
 from langchain_ttl_history.keys import SessionKey, label
-from langchain_ttl_history.storage.base import Change, Query, Storage
+from langchain_ttl_history.storage.base import Storage
+from langchain_ttl_history.storage.types import Change, Query
 
 __all__ = [
     "Delete",

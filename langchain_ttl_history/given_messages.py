@@ -17,5 +17,6 @@ def as_messages(given: Sequence[Any]) -> list[BaseMessage] | None:
     """What LangChain takes for messages, `("human", text)` or a dict with a role for example; None if one is none."""
     try:
         return convert_to_messages(given)
-    except (LookupError, TypeError, ValueError, NotImplementedError):  # LangChain raises what it stumbles over
+    except (LookupError, TypeError, ValueError, NotImplementedError):
+        # LangChain has no error of its own for what is no message: it raises one of these, by where it notices.
         return None

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from langchain_ttl_history.checkpoints import Record
 from langchain_ttl_history.encoding.records import decoder, pack, unpack_each, unread_form
 from langchain_ttl_history.errors import CorruptRecordError
-from langchain_ttl_history.storage.base import Entry
+from langchain_ttl_history.storage.types import Entry
 
 __all__ = ["Line", "every_line", "line_payload", "lines_of"]
 

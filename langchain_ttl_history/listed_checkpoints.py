@@ -9,7 +9,7 @@ from langchain_ttl_history.freeing.pruning import interrupted_roots, leaves, wit
 from langchain_ttl_history.index import Line
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.sessions import Sessions
-from langchain_ttl_history.storage.base import Query, Snapshot
+from langchain_ttl_history.storage.types import Query, Snapshot
 from langchain_ttl_history.stored.names import writes_name
 
 __all__ = ["listed_lines"]

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from langchain_ttl_history.encoding.records import decoder, pack, unpack_each, unread_form
 from langchain_ttl_history.errors import CorruptRecordError
-from langchain_ttl_history.storage.base import Entry
+from langchain_ttl_history.storage.types import Entry
 from langchain_ttl_history.stored.names import NO_KEY, BodyName, MessageKey, key_of
 
 __all__ = ["CARRIED_OVER", "WHERE_IT_IS", "Delta", "Log", "Seen", "deltas_of", "entries_of", "unseen"]

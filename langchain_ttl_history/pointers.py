@@ -8,7 +8,7 @@ from langchain_ttl_history.checkpoints import Record, decode_record
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.encoding.records import decoder, pack, unpack, unread_form
 from langchain_ttl_history.errors import CorruptRecordError
-from langchain_ttl_history.storage.base import Blob
+from langchain_ttl_history.storage.types import Blob
 from langchain_ttl_history.stored.names import checkpoint_name, head_name
 
 __all__ = ["found_record", "hidden_payload", "hidden_places", "listed_checkpoint", "pointed_at", "target_of"]

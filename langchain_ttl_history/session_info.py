@@ -11,7 +11,7 @@ from langchain_ttl_history.index import lines_of
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.listed_checkpoints import listed_lines
 from langchain_ttl_history.sessions import Sessions
-from langchain_ttl_history.storage.base import Query, Snapshot
+from langchain_ttl_history.storage.types import Query, Snapshot
 from langchain_ttl_history.stored.names import BODY, CHECKPOINT, INDEX, LOG, head_name
 from langchain_ttl_history.stored.packed_conversation import EMPTY
 from langchain_ttl_history.stored.recall import Recall

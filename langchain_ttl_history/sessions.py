@@ -19,7 +19,7 @@ from langchain_ttl_history.freeing.compaction import hard_limits, limits, plan, 
 from langchain_ttl_history.freeing.message_cutting import Conversation
 from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.retention import Retention
-from langchain_ttl_history.storage.base import Change, Lease, Outcome, Query, Snapshot, Status
+from langchain_ttl_history.storage.types import Change, Lease, Outcome, Query, Snapshot, Status
 from langchain_ttl_history.stored.known_bodies import KnownBodies
 from langchain_ttl_history.stored.names import BODY, CHAIN, CHECKPOINT, LOG, BodyName, head_name
 from langchain_ttl_history.stored.packed_conversation import EMPTY

@@ -16,7 +16,7 @@ from langchain_ttl_history.conversation import fold, keyed
 from langchain_ttl_history.encoding.layouts import CORE
 from langchain_ttl_history.log_entries import Log, Seen, deltas_of, unseen
 from langchain_ttl_history.pointers import hidden_places, pointed_at
-from langchain_ttl_history.storage.base import Blob, Snapshot
+from langchain_ttl_history.storage.types import Blob, Snapshot
 from langchain_ttl_history.stored.names import LOG, BodyName, MessageKey, head_name, key_of
 from langchain_ttl_history.stored.recall import Recall
 from langchain_ttl_history.window import callers, calls_of, without_open_group

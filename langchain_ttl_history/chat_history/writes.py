@@ -23,7 +23,7 @@ from langchain_ttl_history.given_messages import REMOVE_ALL_MESSAGES, as_message
 from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.log_entries import Delta
 from langchain_ttl_history.sessions import Sessions
-from langchain_ttl_history.storage.base import Blob, Change, Guard, Status
+from langchain_ttl_history.storage.types import Blob, Change, Guard, Status
 from langchain_ttl_history.stored.bodies import check_id, encode_bodies, encode_new
 from langchain_ttl_history.stored.known_bodies import KnownBodies
 from langchain_ttl_history.stored.names import LOG, MessageKey, key_of

@@ -11,7 +11,7 @@ from langchain_ttl_history.checkpointing.put_inputs import Put, TaskWrites
 from langchain_ttl_history.checkpointing.puts import CheckpointPuts
 from langchain_ttl_history.flow import Flow, Write
 from langchain_ttl_history.keys import SessionKey
-from langchain_ttl_history.storage.base import Change, Outcome, Status
+from langchain_ttl_history.storage.types import Change, Outcome, Status
 
 __all__ = ["Arrivals"]
 

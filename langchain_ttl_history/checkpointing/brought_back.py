@@ -22,7 +22,7 @@ from langchain_ttl_history.errors import TTLHistoryError
 from langchain_ttl_history.flow import Flow, Read
 from langchain_ttl_history.log_entries import deltas_of
 from langchain_ttl_history.sessions import Sessions
-from langchain_ttl_history.storage.base import Query, Snapshot
+from langchain_ttl_history.storage.types import Query, Snapshot
 from langchain_ttl_history.stored.names import LOG, NO_KEYS, MessageKey, checkpoint_name, key_of
 from langchain_ttl_history.stored.values import is_conversation
 

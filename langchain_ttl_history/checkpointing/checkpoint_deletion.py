@@ -14,7 +14,7 @@ from langchain_ttl_history.keys import SessionKey, label, valid_id
 from langchain_ttl_history.log_entries import Log, deltas_of, entries_of, unseen
 from langchain_ttl_history.pointers import listed_checkpoint
 from langchain_ttl_history.sessions import Sessions
-from langchain_ttl_history.storage.base import Change, Outcome, Query, Snapshot, Status
+from langchain_ttl_history.storage.types import Change, Outcome, Query, Snapshot, Status
 from langchain_ttl_history.stored.names import INDEX, LOG, SUBS, checkpoint_name
 
 __all__ = ["delete_for_runs", "keep_latest"]

@@ -16,7 +16,7 @@ from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.conversation import diff
 from langchain_ttl_history.encoding.langgraph_values import snapshot_value
 from langchain_ttl_history.log_entries import CARRIED_OVER, Delta
-from langchain_ttl_history.storage.base import Blob
+from langchain_ttl_history.storage.types import Blob
 from langchain_ttl_history.stored.bodies import decode_bodies
 from langchain_ttl_history.stored.names import BodyName, MessageKey, key_of
 from langchain_ttl_history.stored.values import LIST, is_conversation

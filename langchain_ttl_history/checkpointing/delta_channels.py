@@ -17,7 +17,7 @@ from langchain_ttl_history.given_messages import REMOVE_ALL_MESSAGES, as_message
 from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.pointers import found_record
 from langchain_ttl_history.sessions import Sessions
-from langchain_ttl_history.storage.base import Blob, Query, Snapshot
+from langchain_ttl_history.storage.types import Blob, Query, Snapshot
 from langchain_ttl_history.stored.bodies import decode_bodies, encode_new
 from langchain_ttl_history.stored.names import (
     BODY,

@@ -10,7 +10,7 @@ from langchain_ttl_history.checkpointing.put_inputs import Put
 from langchain_ttl_history.checkpointing.run_token import Token
 from langchain_ttl_history.encoding.langgraph_values import delta_snapshot, snapshot_value
 from langchain_ttl_history.sessions import Sessions
-from langchain_ttl_history.storage.base import Blob, Lease, created_in
+from langchain_ttl_history.storage.types import Blob, Lease, created_in
 from langchain_ttl_history.stored.bodies import restored
 from langchain_ttl_history.stored.names import ID, key_of
 from langchain_ttl_history.stored.values import is_conversation

@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from typing import Any
 from uuid import UUID
 
-from langchain_ttl_history.storage.base import created_in
+from langchain_ttl_history.storage.types import created_in
 
 __all__ = ["FIRST_METADATA", "first_checkpoint", "first_checkpoint_id", "first_shown_in"]
 

@@ -16,7 +16,7 @@ from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.log_entries import Seen
 from langchain_ttl_history.pointers import found_record
 from langchain_ttl_history.sessions import Sessions
-from langchain_ttl_history.storage.base import Appended, Blob, Change, Entry, Guard, Query, Snapshot, created_in
+from langchain_ttl_history.storage.types import Appended, Blob, Change, Entry, Guard, Query, Snapshot, created_in
 from langchain_ttl_history.stored.bodies import restored
 from langchain_ttl_history.stored.known_bodies import KnownBodies
 from langchain_ttl_history.stored.names import (

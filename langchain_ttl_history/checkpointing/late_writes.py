@@ -10,7 +10,7 @@ from dataclasses import replace
 from langchain_ttl_history.cache import SessionCache
 from langchain_ttl_history.fork_safety import lock
 from langchain_ttl_history.keys import SessionKey, label
-from langchain_ttl_history.storage.base import Change
+from langchain_ttl_history.storage.types import Change
 from langchain_ttl_history.stored.names import CHECKPOINT
 
 __all__ = ["LateWrites", "checkpoints_of"]

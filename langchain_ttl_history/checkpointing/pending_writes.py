@@ -10,7 +10,7 @@ from langchain_ttl_history.checkpointing.put_inputs import TaskWrites
 from langchain_ttl_history.flow import Flow, Read, Write
 from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.sessions import Sessions
-from langchain_ttl_history.storage.base import Change, Entry, Guard, Outcome, Query, Snapshot, Status
+from langchain_ttl_history.storage.types import Change, Entry, Guard, Outcome, Query, Snapshot, Status
 from langchain_ttl_history.stored.known_bodies import KnownBodies
 from langchain_ttl_history.stored.names import writes_name
 from langchain_ttl_history.stored.pending import encode_writes, has_open_interrupt

@@ -10,7 +10,7 @@ from langchain_ttl_history.checkpointing.run_token import Token
 from langchain_ttl_history.checkpoints import Record
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.log_entries import Seen
-from langchain_ttl_history.storage.base import Guard
+from langchain_ttl_history.storage.types import Guard
 from langchain_ttl_history.stored.known_bodies import KnownBodies
 from langchain_ttl_history.stored.names import BodyName, checkpoint_name
 from langchain_ttl_history.stored.pending import has_interrupt

@@ -17,7 +17,7 @@ from langchain_ttl_history.encoding.langgraph_values import delta_snapshot, is_s
 from langchain_ttl_history.index import line_payload
 from langchain_ttl_history.keys import label
 from langchain_ttl_history.sessions import Sessions
-from langchain_ttl_history.storage.base import Appended, Blob, Change, Guard
+from langchain_ttl_history.storage.types import Appended, Blob, Change, Guard
 from langchain_ttl_history.stored.known_bodies import KnownBodies
 from langchain_ttl_history.stored.names import (
     INDEX,

@@ -13,7 +13,7 @@ from langchain_ttl_history.errors import StorageError
 from langchain_ttl_history.flow import Flow, Read, Write
 from langchain_ttl_history.keys import label
 from langchain_ttl_history.sessions import Sessions
-from langchain_ttl_history.storage.base import Change, Outcome, Query, Snapshot, Status
+from langchain_ttl_history.storage.types import Change, Outcome, Query, Snapshot, Status
 from langchain_ttl_history.stored.known_bodies import KnownBodies
 from langchain_ttl_history.stored.names import BODY, VALUE, head_name, writes_name
 from langchain_ttl_history.stored.pending import decode_writes

@@ -23,7 +23,7 @@ from langchain_ttl_history.listed_checkpoints import listed_lines
 from langchain_ttl_history.log_entries import Seen
 from langchain_ttl_history.pointers import found_record, target_of
 from langchain_ttl_history.sessions import Sessions
-from langchain_ttl_history.storage.base import Lease, Query, Snapshot
+from langchain_ttl_history.storage.types import Lease, Query, Snapshot
 from langchain_ttl_history.stored.known_bodies import Load
 from langchain_ttl_history.stored.names import (
     BODY,

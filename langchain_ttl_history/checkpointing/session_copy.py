@@ -6,7 +6,7 @@ from langchain_ttl_history.errors import ConfigurationError
 from langchain_ttl_history.flow import Flow, Read, Write
 from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.sessions import Sessions
-from langchain_ttl_history.storage.base import Change, Outcome, Query, Snapshot, Status
+from langchain_ttl_history.storage.types import Change, Outcome, Query, Snapshot, Status
 
 __all__ = ["copy_session"]
 

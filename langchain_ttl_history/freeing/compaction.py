@@ -19,7 +19,7 @@ from langchain_ttl_history.freeing.message_cutting import Conversation, with_few
 from langchain_ttl_history.freeing.pruning import Lines, interrupted_roots, keep_only, leaves, within_cap
 from langchain_ttl_history.log_entries import entries_of
 from langchain_ttl_history.retention import Retention
-from langchain_ttl_history.storage.base import Change, Lease, Snapshot
+from langchain_ttl_history.storage.types import Change, Lease, Snapshot
 from langchain_ttl_history.stored.names import ID, INDEX, LOG, SUBS, BodyName, head_name, key_of
 
 __all__ = ["hard_limits", "limits", "plan", "together"]

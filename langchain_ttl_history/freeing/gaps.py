@@ -14,7 +14,7 @@ from collections.abc import Set as AbstractSet
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.log_entries import WHERE_IT_IS, Delta
 from langchain_ttl_history.pointers import hidden_payload
-from langchain_ttl_history.storage.base import Blob
+from langchain_ttl_history.storage.types import Blob
 from langchain_ttl_history.stored.names import BodyName, MessageKey, key_of
 
 __all__ = ["older_than_freed", "pointer_hiding", "without_hidden"]

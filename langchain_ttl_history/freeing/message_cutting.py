@@ -16,7 +16,7 @@ from langchain_ttl_history.freeing.log_trimming import Trimmed
 from langchain_ttl_history.freeing.pruning import needed_by
 from langchain_ttl_history.log_entries import Log, entries_of
 from langchain_ttl_history.pointers import target_of
-from langchain_ttl_history.storage.base import Blob, Change, Snapshot
+from langchain_ttl_history.storage.types import Blob, Change, Snapshot
 from langchain_ttl_history.stored.names import BODY, LOG, VALUE, BodyName, MessageKey, head_name, key_of
 from langchain_ttl_history.window import Caps, visible
 

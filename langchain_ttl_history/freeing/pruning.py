@@ -9,7 +9,7 @@ from langchain_ttl_history.checkpoints import decode_record
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.index import Line, every_line
 from langchain_ttl_history.pointers import listed_checkpoint, target_of
-from langchain_ttl_history.storage.base import Blob, Change, Entry, Lease, Snapshot
+from langchain_ttl_history.storage.types import Blob, Change, Entry, Lease, Snapshot
 from langchain_ttl_history.stored.names import (
     BODY,
     CHAIN,

@@ -2,8 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from langchain_ttl_history.storage.base import Storage, Usage
+from langchain_ttl_history.storage.base import Storage
 from langchain_ttl_history.storage.memory import MemoryStorage
+from langchain_ttl_history.storage.types import Usage
 
 if TYPE_CHECKING:
     from langchain_ttl_history.storage.redis import RedisStorage

@@ -13,7 +13,12 @@ from collections.abc import Iterable
 from langchain_ttl_history.fork_safety import lock
 from langchain_ttl_history.keys import SessionKey, user_digest
 from langchain_ttl_history.retention import check_count
-from langchain_ttl_history.storage.base import (
+from langchain_ttl_history.storage.clocks import Clock, checked_clock, steady_clock
+from langchain_ttl_history.storage.memory_expiry import ExpiryQueue
+from langchain_ttl_history.storage.memory_session import MemorySession
+from langchain_ttl_history.storage.own_process import OfThisProcess
+from langchain_ttl_history.storage.refusals import refusal
+from langchain_ttl_history.storage.types import (
     KEEP,
     Change,
     Lease,
@@ -24,11 +29,6 @@ from langchain_ttl_history.storage.base import (
     Usage,
     generation_at,
 )
-from langchain_ttl_history.storage.clocks import Clock, checked_clock, steady_clock
-from langchain_ttl_history.storage.memory_expiry import ExpiryQueue
-from langchain_ttl_history.storage.memory_session import MemorySession
-from langchain_ttl_history.storage.own_process import OfThisProcess
-from langchain_ttl_history.storage.refusals import refusal
 
 __all__ = ["MemoryStorage"]
 

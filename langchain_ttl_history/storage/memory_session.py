@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import filterfalse
 
-from langchain_ttl_history.storage.base import KEEP, Blob, Change, Entry, Keep, Lease, Query, Snapshot
+from langchain_ttl_history.storage.types import KEEP, Blob, Change, Entry, Keep, Lease, Query, Snapshot
 
 __all__ = ["REFERENCE", "MemorySession"]
 

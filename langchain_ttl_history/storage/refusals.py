@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from langchain_ttl_history.storage.base import Change, Guard, Outcome, Status
 from langchain_ttl_history.storage.memory_session import MemorySession
+from langchain_ttl_history.storage.types import Change, Guard, Outcome, Status
 
 __all__ = ["is_fenced", "refusal"]
 

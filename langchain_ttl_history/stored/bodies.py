@@ -10,7 +10,7 @@ from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.encoding.layouts import is_core
 from langchain_ttl_history.encoding.messages import pack_plain
 from langchain_ttl_history.errors import ConfigurationError, CorruptRecordError, TypeNotAllowedError, brief
-from langchain_ttl_history.storage.base import Blob
+from langchain_ttl_history.storage.types import Blob
 from langchain_ttl_history.stored.known_bodies import KnownBodies
 from langchain_ttl_history.stored.names import ID, BodyName, content_name, key_of
 from langchain_ttl_history.stored.packed_conversation import Body

@@ -10,7 +10,7 @@ from langgraph.checkpoint.serde.types import ERROR, INTERRUPT
 
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.encoding.records import decoder, pack, unpack, unread_form
-from langchain_ttl_history.storage.base import Blob, Entry
+from langchain_ttl_history.storage.types import Blob, Entry
 from langchain_ttl_history.stored.known_bodies import KnownBodies
 from langchain_ttl_history.stored.values import ValueEncoder, decode_value
 

@@ -9,7 +9,7 @@ from langchain_core.messages import BaseMessage
 
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.encoding.images import joined
-from langchain_ttl_history.storage.base import Blob
+from langchain_ttl_history.storage.types import Blob
 from langchain_ttl_history.stored.bodies import decode_bodies
 from langchain_ttl_history.stored.names import BodyName
 from langchain_ttl_history.stored.packed_conversation import PackedConversation

@@ -17,7 +17,7 @@ from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.encoding.langgraph_values import delta_snapshot, is_snapshot
 from langchain_ttl_history.encoding.layouts import CORE
 from langchain_ttl_history.errors import CorruptRecordError
-from langchain_ttl_history.storage.base import Blob
+from langchain_ttl_history.storage.types import Blob
 from langchain_ttl_history.stored.bodies import decode_bodies, encode_bodies, encode_conversation
 from langchain_ttl_history.stored.known_bodies import KnownBodies
 from langchain_ttl_history.stored.names import BodyName, value_name

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from langchain_ttl_history.keys import SessionKey
-from langchain_ttl_history.storage.base import Change, Lease, Outcome, Query, Snapshot, Storage
+from langchain_ttl_history.storage.base import Storage
+from langchain_ttl_history.storage.types import Change, Lease, Outcome, Query, Snapshot
 
 __all__ = ["IDLE", "KEY", "LEASE", "OTHERS", "Cases", "Clock"]
 

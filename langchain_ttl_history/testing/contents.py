@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from langchain_ttl_history.keys import SessionKey
-from langchain_ttl_history.storage.base import Blob, Entry, Status
+from langchain_ttl_history.storage.types import Blob, Entry, Status
 from langchain_ttl_history.testing.cases import OTHERS, Cases
 
 __all__ = ["Contents"]

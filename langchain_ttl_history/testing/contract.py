@@ -6,7 +6,7 @@ from typing import Any
 from unittest import SkipTest
 
 from langchain_ttl_history.errors import StorageError
-from langchain_ttl_history.storage.base import Blob, Change, Lease, Query
+from langchain_ttl_history.storage.types import Blob, Change, Lease, Query
 from langchain_ttl_history.testing.cases import IDLE, KEY, LEASE, OTHERS
 from langchain_ttl_history.testing.contents import Contents
 from langchain_ttl_history.testing.lives import Lives

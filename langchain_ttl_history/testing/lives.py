@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from langchain_ttl_history.keys import SessionKey
-from langchain_ttl_history.storage.base import Blob, Guard, Lease, Status, Usage
+from langchain_ttl_history.storage.types import Blob, Guard, Lease, Status, Usage
 from langchain_ttl_history.testing.cases import IDLE, KEY, LEASE, OTHERS, Cases
 
 __all__ = ["Lives"]

@@ -26,7 +26,7 @@ from langchain_ttl_history.checkpoints import decode_record
 from langchain_ttl_history.encoding.messages import pack_message
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import RedisStorage
-from langchain_ttl_history.storage.base import Query
+from langchain_ttl_history.storage.types import Query
 from tests import servers
 from tests.benchmarks.floor import FloorSaver
 from tests.benchmarks.graphs import human, look, state_graph, text

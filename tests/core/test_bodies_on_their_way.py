@@ -7,7 +7,7 @@ from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_ttl_history.checkpointing.conversation_changes import Step, step_changes
 from langchain_ttl_history.checkpoints import Record
 from langchain_ttl_history.codec import Codec
-from langchain_ttl_history.storage.base import Blob
+from langchain_ttl_history.storage.types import Blob
 from langchain_ttl_history.stored.bodies import encode_bodies
 from langchain_ttl_history.stored.known_bodies import KnownBodies
 

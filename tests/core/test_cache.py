@@ -12,7 +12,7 @@ from langchain_ttl_history.cache import SessionCache
 from langchain_ttl_history.checkpoints import Record
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.keys import SessionKey
-from langchain_ttl_history.storage.base import Blob, Change, Lease
+from langchain_ttl_history.storage.types import Blob, Change, Lease
 from langchain_ttl_history.stored.bodies import encode_bodies
 from langchain_ttl_history.stored.known_bodies import KnownBodies
 from langchain_ttl_history.stored.names import content_name

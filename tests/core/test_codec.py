@@ -30,7 +30,7 @@ from langchain_ttl_history.encoding.fidelity import same
 from langchain_ttl_history.encoding.messages import pack_plain
 from langchain_ttl_history.encoding.records import pack, unpack, unread_form
 from langchain_ttl_history.errors import CorruptRecordError, TTLHistoryError, TypeNotAllowedError
-from langchain_ttl_history.storage.base import Blob
+from langchain_ttl_history.storage.types import Blob
 from langchain_ttl_history.stored.bodies import decode_bodies, encode_bodies, restored
 from langchain_ttl_history.stored.known_bodies import KnownBodies
 from langchain_ttl_history.stored.names import content_name, key_of

@@ -13,7 +13,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMe
 
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.encoding.plain import plainly
-from langchain_ttl_history.storage.base import Blob
+from langchain_ttl_history.storage.types import Blob
 from langchain_ttl_history.stored.bodies import decode_bodies, encode_bodies, encode_conversation
 from langchain_ttl_history.stored.known_bodies import KnownBodies
 from langchain_ttl_history.stored.recall import Recall

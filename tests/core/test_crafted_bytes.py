@@ -26,7 +26,7 @@ from langchain_ttl_history.encoding.records import nesting, pack, unpack
 from langchain_ttl_history.index import every_line, line_payload
 from langchain_ttl_history.log_entries import deltas_of
 from langchain_ttl_history.pointers import found_record
-from langchain_ttl_history.storage.base import Blob, Entry
+from langchain_ttl_history.storage.types import Blob, Entry
 from langchain_ttl_history.stored.bodies import decode_bodies, encode_new
 from langchain_ttl_history.stored.known_bodies import KnownBodies
 from langchain_ttl_history.stored.names import checkpoint_name

@@ -15,7 +15,7 @@ from langchain_ttl_history.conversation import diff, fold, keyed
 from langchain_ttl_history.encoding.records import pack
 from langchain_ttl_history.errors import CorruptRecordError
 from langchain_ttl_history.log_entries import CARRIED_OVER, WHERE_IT_IS, Delta, Seen, deltas_of, unseen
-from langchain_ttl_history.storage.base import Entry
+from langchain_ttl_history.storage.types import Entry
 from langchain_ttl_history.stored.names import content_name, key_of
 from tests.core.compared import Compared
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from langchain_ttl_history.freeing.compaction import together
 from langchain_ttl_history.freeing.pruning import within_cap
 from langchain_ttl_history.index import Line
-from langchain_ttl_history.storage.base import Blob, Change, Entry, Lease
+from langchain_ttl_history.storage.types import Blob, Change, Entry, Lease
 
 LEASE = Lease(60.0, None)
 BODY = "m" + "0" * 24

@@ -11,7 +11,7 @@ from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.encoding.langgraph_values import delta_snapshot
 from langchain_ttl_history.encoding.records import pack
 from langchain_ttl_history.errors import CorruptRecordError
-from langchain_ttl_history.storage.base import Entry
+from langchain_ttl_history.storage.types import Entry
 from langchain_ttl_history.stored.known_bodies import KnownBodies
 from langchain_ttl_history.stored.pending import decode_writes, has_open_interrupt
 from langchain_ttl_history.stored.values import ValueEncoder, decode_value, shifted

@@ -14,7 +14,7 @@ from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.types import Command, interrupt
 
 from langchain_ttl_history import SessionBuffer, SessionDeletedError, TypeNotAllowedError
-from langchain_ttl_history.storage.base import Status
+from langchain_ttl_history.storage.types import Status
 from langchain_ttl_history.testing import Clock
 from tests.shared.fixtures import StorageCase
 from tests.shared.helpers import GRAPH_KINDS, Gate, ScriptedModel, Session, Tools, build_chain, build_graph, texts

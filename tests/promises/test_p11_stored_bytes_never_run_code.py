@@ -27,7 +27,7 @@ from langchain_ttl_history import (
 )
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import MemoryStorage
-from langchain_ttl_history.storage.base import Change, Lease
+from langchain_ttl_history.storage.types import Change, Lease
 from langchain_ttl_history.stored.names import checkpoint_name
 from tests.shared.helpers import GRAPH_KINDS, Session, build_chain, build_graph, dumps
 from tests.shared.samples import Order, Point, Settings, TicketMessage

@@ -17,7 +17,7 @@ from typing_extensions import TypedDict
 from langchain_ttl_history import SessionBuffer
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import MemoryStorage
-from langchain_ttl_history.storage.base import Change, Outcome, Query, Snapshot
+from langchain_ttl_history.storage.types import Change, Outcome, Query, Snapshot
 
 CONFIG: Any = {"configurable": {"thread_id": "t", "checkpoint_ns": ""}}
 KEY = SessionKey("u", "t")

@@ -17,7 +17,7 @@ from langgraph.types import Command, Interrupt, interrupt
 from langchain_ttl_history import Retention, SessionBuffer
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import MemoryStorage, SQLiteStorage
-from langchain_ttl_history.storage.base import Change, Query
+from langchain_ttl_history.storage.types import Change, Query
 from langchain_ttl_history.testing import Clock
 from tests.regressions.cases import (
     CONFIG,

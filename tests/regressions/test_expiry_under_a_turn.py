@@ -16,7 +16,7 @@ from typing_extensions import TypedDict
 
 from langchain_ttl_history import Retention, SessionBuffer
 from langchain_ttl_history.storage import MemoryStorage
-from langchain_ttl_history.storage.base import Change, Query
+from langchain_ttl_history.storage.types import Change, Query
 from langchain_ttl_history.testing import Clock
 from tests.regressions.cases import (
     CONFIG,

@@ -15,7 +15,7 @@ from langgraph.graph.message import REMOVE_ALL_MESSAGES
 from langchain_ttl_history import Retention, SessionBuffer, StorageError
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import MemoryStorage
-from langchain_ttl_history.storage.base import Change, Lease, Outcome, Query, Status
+from langchain_ttl_history.storage.types import Change, Lease, Outcome, Query, Status
 from tests.regressions.cases import CONFIG, KEY, Counted, Hooked, checkpoint, echoing, ids
 
 

@@ -25,7 +25,7 @@ from langchain_ttl_history.encoding.records import pack
 from langchain_ttl_history.freeing.compaction import hard_limits
 from langchain_ttl_history.pointers import hidden_places
 from langchain_ttl_history.storage import MemoryStorage, SQLiteStorage
-from langchain_ttl_history.storage.base import Change, Lease, Query
+from langchain_ttl_history.storage.types import Change, Lease, Query
 from langchain_ttl_history.stored.names import LOG, head_name
 from tests.regressions.cases import (
     CALL,

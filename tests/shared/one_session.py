@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from langchain_ttl_history.keys import SessionKey
-from langchain_ttl_history.storage.base import Lease
+from langchain_ttl_history.storage.types import Lease
 
 KEY = SessionKey("ada", "s1")
 LEASE = Lease(100.0, None)

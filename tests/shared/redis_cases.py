@@ -18,11 +18,11 @@ import redis
 
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import RedisStorage
-from langchain_ttl_history.storage.base import Blob, Change, Query
 from langchain_ttl_history.storage.redis.clients import Clients
 from langchain_ttl_history.storage.redis.layout import table_names
 from langchain_ttl_history.storage.redis.numbers import TABLE
 from langchain_ttl_history.storage.redis.requests import Context
+from langchain_ttl_history.storage.types import Blob, Change, Query
 from tests import servers
 from tests.shared.one_session import KEY, LEASE
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import SQLiteStorage
-from langchain_ttl_history.storage.base import Blob, Change, Query
 from langchain_ttl_history.storage.sqlite.mirror import Mirror
+from langchain_ttl_history.storage.types import Blob, Change, Query
 from tests.shared.one_session import KEY, LEASE
 
 Opens = Callable[..., SQLiteStorage]

@@ -13,7 +13,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import MemoryStorage
-from langchain_ttl_history.storage.base import KEEP, Blob, Change, Entry, Guard, Lease, Outcome, Query, Status, Storage
+from langchain_ttl_history.storage.base import Storage
+from langchain_ttl_history.storage.types import KEEP, Blob, Change, Entry, Guard, Lease, Outcome, Query, Status
 from langchain_ttl_history.testing import Clock
 
 KEYS = [SessionKey("ada", "s1"), SessionKey("ada", "s2"), SessionKey("bob", "s1")]

@@ -9,10 +9,11 @@ from hypothesis import settings
 from hypothesis.stateful import invariant, rule
 
 from langchain_ttl_history.storage import MemoryStorage, SQLiteStorage
-from langchain_ttl_history.storage.base import Query, Storage
+from langchain_ttl_history.storage.base import Storage
 from langchain_ttl_history.storage.memory_session import MemorySession
 from langchain_ttl_history.storage.sqlite import appends, changes, mirror, tail
 from langchain_ttl_history.storage.sqlite import mirrored_sessions as verbs
+from langchain_ttl_history.storage.types import Query
 from tests.shared.sqlite_cases import open_sqlite, path_of, remembered
 from tests.storage.model import Model
 

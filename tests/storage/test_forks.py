@@ -19,9 +19,10 @@ import pytest
 import langchain_ttl_history.buffer as making
 from langchain_ttl_history import SessionBuffer, default_buffer
 from langchain_ttl_history.storage import MemoryStorage, SQLiteStorage
-from langchain_ttl_history.storage.base import Change, Lease, Query, Status, Storage
+from langchain_ttl_history.storage.base import Storage
 from langchain_ttl_history.storage.sqlite import connections
 from langchain_ttl_history.storage.sqlite.executor import Executor
+from langchain_ttl_history.storage.types import Change, Lease, Query, Status
 from tests.shared.one_session import KEY
 from tests.shared.sqlite_cases import close_connections_as_for_a_fork, lent
 

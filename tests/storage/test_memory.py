@@ -17,7 +17,8 @@ from langchain_ttl_history.errors import ConfigurationError
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import MemoryStorage
 from langchain_ttl_history.storage import memory as module
-from langchain_ttl_history.storage.base import Blob, Change, Entry, Guard, Lease, Query, Status, Storage, Usage
+from langchain_ttl_history.storage.base import Storage
+from langchain_ttl_history.storage.types import Blob, Change, Entry, Guard, Lease, Query, Status, Usage
 from langchain_ttl_history.testing import Clock, StorageContract
 from tests.shared.one_session import LEASE
 from tests.storage.interrupts import interrupted

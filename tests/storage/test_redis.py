@@ -9,7 +9,7 @@ import pytest
 
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import RedisStorage
-from langchain_ttl_history.storage.base import Lease
+from langchain_ttl_history.storage.types import Lease
 from langchain_ttl_history.testing import StorageContract
 from tests import servers
 from tests.shared.redis_cases import close_redis, kind_here, open_cluster, open_redis

@@ -17,9 +17,9 @@ import valkey.asyncio
 from langchain_ttl_history import StorageError
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import RedisStorage
-from langchain_ttl_history.storage.base import Change, Query, Status
 from langchain_ttl_history.storage.redis import requests as requests_module
 from langchain_ttl_history.storage.redis.batches import Batches
+from langchain_ttl_history.storage.types import Change, Query, Status
 from tests import servers
 from tests.proxy import Proxy
 from tests.shared.one_session import LEASE

@@ -20,8 +20,8 @@ import valkey
 from langchain_ttl_history import ConfigurationError, SessionBuffer
 from langchain_ttl_history import storage as storages
 from langchain_ttl_history.storage import RedisStorage
-from langchain_ttl_history.storage.base import Change, Query, Status
 from langchain_ttl_history.storage.redis import server_url
+from langchain_ttl_history.storage.types import Change, Query, Status
 from tests import servers
 from tests.shared.one_session import KEY, LEASE
 from tests.shared.redis_cases import abandon, clients_of, kind_here

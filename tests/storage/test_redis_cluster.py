@@ -16,8 +16,8 @@ from redis.crc import key_slot
 
 from langchain_ttl_history import Retention, SessionBuffer, StorageError
 from langchain_ttl_history.storage import RedisStorage
-from langchain_ttl_history.storage.base import Blob, Change, Query, Status
 from langchain_ttl_history.storage.redis import storage as storage_module
+from langchain_ttl_history.storage.types import Blob, Change, Query, Status
 from tests import servers
 from tests.shared.one_session import KEY, LEASE
 from tests.shared.redis_cases import assert_sound, clients_of, context_of, keys_of, kind_here

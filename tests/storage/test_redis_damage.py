@@ -14,7 +14,7 @@ from langgraph.graph import START, MessagesState, StateGraph
 from langchain_ttl_history import CorruptRecordError, SessionBuffer
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import RedisStorage
-from langchain_ttl_history.storage.base import Blob, Change, Guard, Query, Status
+from langchain_ttl_history.storage.types import Blob, Change, Guard, Query, Status
 from langchain_ttl_history.testing import Clock
 from tests.shared.one_session import KEY, LEASE
 from tests.shared.redis_cases import TURN, begin, contents, context_of, keys_of

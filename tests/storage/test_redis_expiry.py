@@ -10,7 +10,7 @@ import redis
 
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import RedisStorage
-from langchain_ttl_history.storage.base import Blob, Change, Guard, Lease, Query, Status
+from langchain_ttl_history.storage.types import Blob, Change, Guard, Lease, Query, Status
 from langchain_ttl_history.testing import Clock
 from tests import servers
 from tests.shared.one_session import KEY, LEASE

@@ -14,7 +14,7 @@ from redis.crc import key_slot
 
 from langchain_ttl_history import Retention, SessionBuffer, StorageError
 from langchain_ttl_history.storage import RedisStorage
-from langchain_ttl_history.storage.base import Change, Query, Status
+from langchain_ttl_history.storage.types import Change, Query, Status
 from tests import servers
 from tests.proxy import Proxy
 from tests.shared.one_session import KEY, LEASE

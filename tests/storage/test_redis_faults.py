@@ -18,7 +18,7 @@ from redis.retry import Retry
 from langchain_ttl_history import SessionBuffer, StorageError
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import RedisStorage
-from langchain_ttl_history.storage.base import Blob, Change, Query, Status
+from langchain_ttl_history.storage.types import Blob, Change, Query, Status
 from tests import servers
 from tests.proxy import Proxy
 from tests.shared.one_session import KEY, LEASE

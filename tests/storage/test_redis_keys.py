@@ -11,7 +11,7 @@ from redis.crc import key_slot
 from langchain_ttl_history import ConfigurationError, SessionBuffer
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import RedisStorage
-from langchain_ttl_history.storage.base import Blob, Change, Query
+from langchain_ttl_history.storage.types import Blob, Change, Query
 from langchain_ttl_history.testing import Clock
 from tests import servers
 from tests.shared.one_session import KEY, LEASE

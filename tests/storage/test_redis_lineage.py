@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from langchain_ttl_history.storage import RedisStorage
-from langchain_ttl_history.storage.base import Blob, Change, Query, Status
 from langchain_ttl_history.storage.redis.lineage import later, newest
 from langchain_ttl_history.storage.redis.mirror import Mirror
+from langchain_ttl_history.storage.types import Blob, Change, Query, Status
 from tests.shared.one_session import KEY, LEASE
 from tests.shared.redis_cases import MESSAGES, TURN, another_worker, begin, context_of, keys_of, sending, told
 

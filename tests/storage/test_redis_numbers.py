@@ -6,8 +6,8 @@ import pytest
 
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import RedisStorage
-from langchain_ttl_history.storage.base import Blob, Change, Query, Status
 from langchain_ttl_history.storage.redis import numbers as numbers_module
+from langchain_ttl_history.storage.types import Blob, Change, Query, Status
 from langchain_ttl_history.testing import Clock
 from tests.shared.one_session import KEY, LEASE
 from tests.shared.redis_cases import another_worker, context_of

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from langchain_ttl_history import CorruptRecordError
 from langchain_ttl_history.keys import encoded
 from langchain_ttl_history.storage import RedisStorage
-from langchain_ttl_history.storage.base import Blob, Change, Entry, Query
 from langchain_ttl_history.storage.redis import payloads as payloads_module
 from langchain_ttl_history.storage.redis.names import full_name, short_name
 from langchain_ttl_history.storage.redis.payloads import full_payload, short_entry, short_record
+from langchain_ttl_history.storage.types import Blob, Change, Entry, Query
 from tests.shared.one_session import KEY, LEASE
 from tests.shared.redis_cases import another_worker, assert_counts, context_of, keys_of
 

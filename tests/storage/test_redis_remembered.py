@@ -11,10 +11,10 @@ import redis
 
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import RedisStorage
-from langchain_ttl_history.storage.base import Blob, Change, Entry, Lease, Query, Status
 from langchain_ttl_history.storage.redis import mirror as mirror_module
 from langchain_ttl_history.storage.redis import requests as requests_module
 from langchain_ttl_history.storage.redis.commands import Eval
+from langchain_ttl_history.storage.types import Blob, Change, Entry, Lease, Query, Status
 from langchain_ttl_history.testing import Clock
 from tests.shared.one_session import KEY, LEASE
 from tests.shared.redis_cases import MESSAGES, TURN, assert_counts, begin, context_of, keys_of, reply_to, sending, told

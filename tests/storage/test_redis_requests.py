@@ -13,8 +13,8 @@ from langchain_core.messages import HumanMessage
 from langchain_ttl_history import Retention, SessionBuffer
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import RedisStorage
-from langchain_ttl_history.storage.base import Blob, Change, Lease, Query
 from langchain_ttl_history.storage.redis.commands import request_id
+from langchain_ttl_history.storage.types import Blob, Change, Lease, Query
 from tests.shared.helpers import agent
 from tests.shared.redis_cases import admin_of, another_worker
 

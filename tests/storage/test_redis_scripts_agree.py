@@ -10,12 +10,12 @@ import pytest
 import redis
 
 from langchain_ttl_history.keys import encoded
-from langchain_ttl_history.storage.base import Blob, Entry
 from langchain_ttl_history.storage.redis import batches, layout
 from langchain_ttl_history.storage.redis.commands import request_id
 from langchain_ttl_history.storage.redis.lineage import newest
 from langchain_ttl_history.storage.redis.names import short_name
 from langchain_ttl_history.storage.redis.numbers import KIND, TABLE, kind_of, runs_of
+from langchain_ttl_history.storage.types import Blob, Entry
 
 READ_RUNS = """
 local found = {}

@@ -13,7 +13,7 @@ from langchain_core.messages import HumanMessage
 from langchain_ttl_history import Retention, SessionBuffer
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import RedisStorage
-from langchain_ttl_history.storage.base import Blob, Change, Entry, Guard, Lease, Query, Status
+from langchain_ttl_history.storage.types import Blob, Change, Entry, Guard, Lease, Query, Status
 from langchain_ttl_history.testing import Clock
 from tests.shared.one_session import KEY, LEASE
 from tests.shared.redis_cases import assert_counts, context_of, keys_of, moved, told

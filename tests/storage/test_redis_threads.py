@@ -18,8 +18,8 @@ from langchain_core.messages import HumanMessage
 
 from langchain_ttl_history import SessionBuffer, StorageError
 from langchain_ttl_history.storage import RedisStorage
-from langchain_ttl_history.storage.base import Query
 from langchain_ttl_history.storage.redis.clients import ClientsOfURL
+from langchain_ttl_history.storage.types import Query
 from tests import servers
 from tests.proxy import Proxy
 from tests.shared.one_session import KEY

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import SQLiteStorage
-from langchain_ttl_history.storage.base import Blob, Change, Entry, Query, Storage
+from langchain_ttl_history.storage.base import Storage
+from langchain_ttl_history.storage.types import Blob, Change, Entry, Query
 from langchain_ttl_history.testing import StorageContract
 from tests.shared.one_session import LEASE
 from tests.shared.sqlite_cases import Opens, lent

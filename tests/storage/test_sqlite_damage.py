@@ -20,7 +20,7 @@ from langchain_ttl_history import SessionBuffer
 from langchain_ttl_history.errors import CorruptRecordError, StorageError
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import SQLiteStorage
-from langchain_ttl_history.storage.base import Blob, Change, Query
+from langchain_ttl_history.storage.types import Blob, Change, Query
 from tests.shared.one_session import KEY, LEASE
 from tests.shared.sqlite_cases import Opens, close_connections_as_for_a_fork, lent, said, saying
 

@@ -11,8 +11,8 @@ import pytest
 
 from langchain_ttl_history.errors import StorageError
 from langchain_ttl_history.keys import SessionKey
-from langchain_ttl_history.storage.base import Blob, Change, Status
 from langchain_ttl_history.storage.sqlite.transactions import Transactions
+from langchain_ttl_history.storage.types import Blob, Change, Status
 from tests.shared.one_session import KEY, LEASE
 from tests.shared.sqlite_cases import Opens, said, saying, traces
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from langchain_ttl_history.keys import SessionKey
-from langchain_ttl_history.storage.base import Blob, Change, Lease, Query, Status
 from langchain_ttl_history.storage.sqlite import freeing
+from langchain_ttl_history.storage.types import Blob, Change, Lease, Query, Status
 from langchain_ttl_history.testing import Clock
 from tests.shared.one_session import KEY, LEASE
 from tests.shared.sqlite_cases import Opens, lent, said, saying

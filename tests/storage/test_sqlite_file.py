@@ -13,8 +13,8 @@ from langchain_ttl_history import SessionBuffer
 from langchain_ttl_history.errors import ConfigurationError, SessionDeletedError, StorageError
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import SQLiteStorage
-from langchain_ttl_history.storage.base import Change, Guard, Query, Status
 from langchain_ttl_history.storage.sqlite.schema import _NEW, FORMAT
+from langchain_ttl_history.storage.types import Change, Guard, Query, Status
 from tests.shared.one_session import KEY, LEASE
 from tests.shared.sqlite_cases import Opens, lent, said, saying
 

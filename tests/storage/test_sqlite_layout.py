@@ -14,7 +14,6 @@ import pytest
 from langchain_ttl_history.errors import CorruptRecordError
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import SQLiteStorage
-from langchain_ttl_history.storage.base import Blob, Change, Entry, Lease, Outcome, Query, Status
 from langchain_ttl_history.storage.sqlite import appends, changes
 from langchain_ttl_history.storage.sqlite import mirror as mirror_module
 from langchain_ttl_history.storage.sqlite.lookup import TO_READ, find_session, load
@@ -23,6 +22,7 @@ from langchain_ttl_history.storage.sqlite.overflow import PAGE
 from langchain_ttl_history.storage.sqlite.packs import Large, decode, encode
 from langchain_ttl_history.storage.sqlite.tail import SEGMENT
 from langchain_ttl_history.storage.sqlite.updates import LARGE, OUTDATED
+from langchain_ttl_history.storage.types import Blob, Change, Entry, Lease, Outcome, Query, Status
 from tests.shared.one_session import FOREVER, KEY
 from tests.shared.sqlite_cases import Opens, bytes_remembered, idle, is_unread, lent, remembered, traces
 

@@ -13,8 +13,8 @@ from langchain_ttl_history import SessionBuffer
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.session_info import SessionInfo
 from langchain_ttl_history.storage import SQLiteStorage
-from langchain_ttl_history.storage.base import Change, Lease, Query, Snapshot
 from langchain_ttl_history.storage.sqlite import listing
+from langchain_ttl_history.storage.types import Change, Lease, Query, Snapshot
 from langchain_ttl_history.testing import Clock
 from tests.shared.sqlite_cases import Opens, idle, is_unread
 

@@ -25,7 +25,7 @@ from langchain_core.messages import HumanMessage, SystemMessage
 from langchain_ttl_history import Retention, SessionBuffer
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import SQLiteStorage
-from langchain_ttl_history.storage.base import Blob, Change, Query, Status
+from langchain_ttl_history.storage.types import Blob, Change, Query, Status
 from tests.shared.helpers import ScriptedModel, assert_contiguous, assert_valid_chat, build_graph, text_of, tool_user
 from tests.shared.one_session import FOREVER, KEY
 

@@ -17,13 +17,13 @@ import pytest
 from langchain_ttl_history.errors import StorageError
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import SQLiteStorage
-from langchain_ttl_history.storage.base import Blob, Change, Entry, Lease, Query, Snapshot, Status
 from langchain_ttl_history.storage.sqlite import mirrored_sessions, mirrors
 from langchain_ttl_history.storage.sqlite.lookup import load
 from langchain_ttl_history.storage.sqlite.mirror import Mirror
 from langchain_ttl_history.storage.sqlite.mirrors import Mirrors
 from langchain_ttl_history.storage.sqlite.row import Row
 from langchain_ttl_history.storage.sqlite.transactions import Transactions
+from langchain_ttl_history.storage.types import Blob, Change, Entry, Lease, Query, Snapshot, Status
 from langchain_ttl_history.testing import Clock
 from tests.shared.one_session import KEY, LEASE
 from tests.shared.sqlite_cases import Opens, bytes_remembered, remembered, said, saying

@@ -21,9 +21,9 @@ import pytest
 from langchain_ttl_history import StorageError
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import SQLiteStorage
-from langchain_ttl_history.storage.base import Change, Lease, Outcome, Query, Status
 from langchain_ttl_history.storage.sqlite import connections as connecting
 from langchain_ttl_history.storage.sqlite.connections import Connections
+from langchain_ttl_history.storage.types import Change, Lease, Outcome, Query, Status
 from tests.shared.one_session import KEY
 from tests.shared.sqlite_cases import Opens, close_connections_as_for_a_fork, idle, lent, said, saying
 from tests.storage.interrupts import interrupted

@@ -7,9 +7,9 @@ from struct import Struct
 from typing import TypeAlias
 
 from langchain_ttl_history.keys import encoded
-from langchain_ttl_history.storage.base import Blob, Entry
 from langchain_ttl_history.storage.redis.names import full_name
 from langchain_ttl_history.storage.redis.payloads import full_payload
+from langchain_ttl_history.storage.types import Blob, Entry
 
 __all__ = [
     "HEADER",

@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 from langchain_ttl_history.fork_safety import lock
 from langchain_ttl_history.keys import SessionKey, concerned
-from langchain_ttl_history.storage.base import Blob, Change
 from langchain_ttl_history.storage.redis.lineage import later, newest
 from langchain_ttl_history.storage.redis.numbers import KIND, SessionNumbers
+from langchain_ttl_history.storage.types import Blob, Change
 
 __all__ = ["NOTHING", "Mirror", "Mirrors", "Remembered", "Stored"]
 

@@ -10,7 +10,6 @@ import ormsgpack
 
 from langchain_ttl_history.encoding.records import decoder
 from langchain_ttl_history.keys import SessionKey
-from langchain_ttl_history.storage.base import Blob, Change, Entry, Outcome, Query, Snapshot, Status
 from langchain_ttl_history.storage.redis.layout import (
     MICRO,
     SET_AGAIN,
@@ -25,6 +24,7 @@ from langchain_ttl_history.storage.redis.lineage import later
 from langchain_ttl_history.storage.redis.mirror import Mirror, Remembered, Stored
 from langchain_ttl_history.storage.redis.names import full_name
 from langchain_ttl_history.storage.redis.numbers import KIND, TABLE, SessionNumbers
+from langchain_ttl_history.storage.types import Blob, Change, Entry, Outcome, Query, Snapshot, Status
 
 __all__ = ["Listed", "is_completed", "parse_listing", "parse_read", "parse_write"]
 

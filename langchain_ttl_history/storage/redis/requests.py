@@ -10,7 +10,6 @@ from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from langchain_ttl_history.keys import SessionKey
-from langchain_ttl_history.storage.base import Change, Outcome, Query, Snapshot
 from langchain_ttl_history.storage.redis import writes
 from langchain_ttl_history.storage.redis.commands import Eval, Keys, Scan, Script, packed, request_id
 from langchain_ttl_history.storage.redis.layout import MICRO
@@ -18,6 +17,7 @@ from langchain_ttl_history.storage.redis.mirror import NOTHING, Mirrors
 from langchain_ttl_history.storage.redis.names import short_name
 from langchain_ttl_history.storage.redis.numbers import NumbersCache
 from langchain_ttl_history.storage.redis.replies import Listed, is_completed, parse_listing, parse_read, parse_write
+from langchain_ttl_history.storage.types import Change, Outcome, Query, Snapshot
 
 __all__ = [
     "Context",

@@ -15,7 +15,6 @@ from weakref import WeakKeyDictionary
 
 from langchain_ttl_history.errors import ConfigurationError, StorageError, brief
 from langchain_ttl_history.keys import SessionKey
-from langchain_ttl_history.storage.base import Change, Outcome, Query, Snapshot, Usage
 from langchain_ttl_history.storage.clocks import Clock, checked_clock
 from langchain_ttl_history.storage.own_process import OfThisProcess
 from langchain_ttl_history.storage.redis import requests
@@ -27,6 +26,7 @@ from langchain_ttl_history.storage.redis.failures import Failures, is_of_another
 from langchain_ttl_history.storage.redis.mirror import Mirrors
 from langchain_ttl_history.storage.redis.numbers import NumbersCache
 from langchain_ttl_history.storage.redis.requests import Context, Plan
+from langchain_ttl_history.storage.types import Change, Outcome, Query, Snapshot, Usage
 
 __all__ = ["RedisStorage"]
 

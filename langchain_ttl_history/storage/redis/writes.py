@@ -7,13 +7,13 @@ from collections.abc import Set as AbstractSet
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
 
-from langchain_ttl_history.storage.base import KEEP, Appended, Blob, Change, Lease
 from langchain_ttl_history.storage.redis.commands import Address, Eval, Script, packed
 from langchain_ttl_history.storage.redis.layout import HEADER, MICRO, with_lengths
 from langchain_ttl_history.storage.redis.lineage import newest
 from langchain_ttl_history.storage.redis.names import short_name
 from langchain_ttl_history.storage.redis.numbers import Dropping, SessionNumbers, kind_of, runs_of
 from langchain_ttl_history.storage.redis.payloads import short_entry, short_record
+from langchain_ttl_history.storage.types import KEEP, Appended, Blob, Change, Lease
 
 __all__ = ["Envelope", "by_name", "by_number", "micro", "times", "weighed"]
 

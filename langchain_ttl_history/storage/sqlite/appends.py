@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from langchain_ttl_history.storage.base import KEEP, Blob, Change, Entry, Outcome, Status
 from langchain_ttl_history.storage.memory_session import MemorySession
 from langchain_ttl_history.storage.refusals import is_fenced
 from langchain_ttl_history.storage.sqlite.mirror import Mirror
 from langchain_ttl_history.storage.sqlite.overflow import body_of
 from langchain_ttl_history.storage.sqlite.packs import Listed, Named, encode
 from langchain_ttl_history.storage.sqlite.updates import INSERT, LARGE, OUTDATED, Statement, update
+from langchain_ttl_history.storage.types import KEEP, Blob, Change, Entry, Outcome, Status
 
 __all__ = ["plan_append"]
 

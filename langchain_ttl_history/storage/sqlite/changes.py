@@ -10,12 +10,12 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from secrets import randbits
 
-from langchain_ttl_history.storage.base import Blob, Change, Entry, Keep, Lease, Outcome, Status
 from langchain_ttl_history.storage.sqlite.mirror import Key, Mirror
 from langchain_ttl_history.storage.sqlite.overflow import body_of
 from langchain_ttl_history.storage.sqlite.packs import Large, Listed, Named, Names, encode, sealed
 from langchain_ttl_history.storage.sqlite.tail import SEGMENT, room
 from langchain_ttl_history.storage.sqlite.updates import DELETE, INSERT, LARGE, OUTDATED, REPLACE, Statement, update
+from langchain_ttl_history.storage.types import Blob, Change, Entry, Keep, Lease, Outcome, Status
 
 __all__ = ["plan_change", "renewal"]
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 import sqlite3
 
 from langchain_ttl_history.keys import SessionKey
-from langchain_ttl_history.storage.base import generation_at
 from langchain_ttl_history.storage.sqlite import freeing
 from langchain_ttl_history.storage.sqlite.lookup import state
 from langchain_ttl_history.storage.sqlite.names import name_of, tombstone_of_user, user_column
+from langchain_ttl_history.storage.types import generation_at
 
 __all__ = ["delete", "note_unwiped", "note_wiped"]
 

@@ -6,10 +6,10 @@ import sqlite3
 
 from langchain_ttl_history.encoding.records import decoder
 from langchain_ttl_history.keys import SessionKey
-from langchain_ttl_history.storage.base import Usage
 from langchain_ttl_history.storage.sqlite.lookup import key_of
 from langchain_ttl_history.storage.sqlite.names import user_column
 from langchain_ttl_history.storage.sqlite.row import bytes_of
+from langchain_ttl_history.storage.types import Usage
 
 __all__ = ["page", "usage"]
 

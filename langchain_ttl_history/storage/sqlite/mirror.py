@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-from langchain_ttl_history.storage.base import Blob, Query, Snapshot
 from langchain_ttl_history.storage.memory_session import REFERENCE, MemorySession
 from langchain_ttl_history.storage.sqlite.packs import Large, decode
 from langchain_ttl_history.storage.sqlite.row import Row
 from langchain_ttl_history.storage.sqlite.tail import Tail
+from langchain_ttl_history.storage.types import Blob, Query, Snapshot
 
 __all__ = ["Key", "Mirror"]
 

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 
 from langchain_ttl_history.keys import SessionKey
-from langchain_ttl_history.storage.base import Change, Lease, Outcome, Query, Snapshot, generation_at
 from langchain_ttl_history.storage.refusals import refusal
 from langchain_ttl_history.storage.sqlite import freeing
 from langchain_ttl_history.storage.sqlite.appends import plan_append
@@ -29,6 +28,7 @@ from langchain_ttl_history.storage.sqlite.mirrors import Mirrors
 from langchain_ttl_history.storage.sqlite.names import name_of
 from langchain_ttl_history.storage.sqlite.row import Row
 from langchain_ttl_history.storage.sqlite.transactions import Transactions
+from langchain_ttl_history.storage.types import Change, Lease, Outcome, Query, Snapshot, generation_at
 
 __all__ = ["MirroredSessions"]
 

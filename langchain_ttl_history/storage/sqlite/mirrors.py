@@ -10,9 +10,9 @@ from typing import TypeVar
 
 from langchain_ttl_history.fork_safety import lock
 from langchain_ttl_history.keys import SessionKey, concerned
-from langchain_ttl_history.storage.base import Query, Snapshot
 from langchain_ttl_history.storage.sqlite.mirror import Mirror
 from langchain_ttl_history.storage.sqlite.row import Row
+from langchain_ttl_history.storage.types import Query, Snapshot
 
 __all__ = ["Mirrors"]
 

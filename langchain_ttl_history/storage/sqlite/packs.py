@@ -15,7 +15,7 @@ from zlib import crc32
 
 from langchain_ttl_history.encoding.records import decoder, pack, unpack
 from langchain_ttl_history.errors import CorruptRecordError
-from langchain_ttl_history.storage.base import Blob, Entry
+from langchain_ttl_history.storage.types import Blob, Entry
 
 __all__ = ["Large", "Listed", "Named", "Names", "decode", "encode", "sealed", "size_of", "unsealed"]
 

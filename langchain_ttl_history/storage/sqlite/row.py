@@ -17,7 +17,7 @@ from math import inf
 from struct import Struct
 
 from langchain_ttl_history.errors import CorruptRecordError
-from langchain_ttl_history.storage.base import Lease
+from langchain_ttl_history.storage.types import Lease
 
 __all__ = ["OVER", "Row", "bytes_of"]
 

@@ -12,7 +12,6 @@ from contextlib import suppress
 
 from langchain_ttl_history.errors import ConfigurationError, StorageError, brief
 from langchain_ttl_history.keys import SessionKey
-from langchain_ttl_history.storage.base import Change, Outcome, Query, Snapshot, Usage
 from langchain_ttl_history.storage.clocks import Clock, checked_clock
 from langchain_ttl_history.storage.own_process import OfThisProcess
 from langchain_ttl_history.storage.sqlite import deletion, freeing, listing
@@ -22,6 +21,7 @@ from langchain_ttl_history.storage.sqlite.mirrored_sessions import MirroredSessi
 from langchain_ttl_history.storage.sqlite.mirrors import Mirrors
 from langchain_ttl_history.storage.sqlite.opening import MEMORY, valid_path
 from langchain_ttl_history.storage.sqlite.transactions import Transactions
+from langchain_ttl_history.storage.types import Change, Outcome, Query, Snapshot, Usage
 
 __all__ = ["SQLiteStorage"]
 
