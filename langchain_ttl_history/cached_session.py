@@ -47,7 +47,8 @@ class CachedSession:
     @property
     def has_root(self) -> bool:
         """Whether it may have a checkpoint of the root graph that a run would have to store again."""
-        return not self.records or any(map(is_root, self.records))
+        # Another thread may remember one more meanwhile.
+        return not self.records or any(map(is_root, list(self.records)))
 
     def learn(
         self, name: str, record: Record, blobs: Mapping[str, Blob], parent: str = "", *, replaces: bool = False

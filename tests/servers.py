@@ -133,12 +133,14 @@ class Server:
         while True:
             try:
                 with self.admin() as client:
-                    client.ping()
+                    answering = client.info("server")["process_id"]
             except redis.exceptions.RedisError:
                 assert self.process.poll() is None, (self.folder / "log").read_text()
                 assert time.monotonic() < until, f"{self.kind} did not start"
                 time.sleep(0.01)  # it tells nobody when it listens
             else:
+                # Another process may have taken the port since it was found free.
+                assert answering == self.process.pid, f"port {self.port} belongs to another server"
                 return self
 
     def admin(self, **options: Any) -> redis.Redis:

@@ -15,7 +15,7 @@ from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.types import Blob, Change, Lease
 from langchain_ttl_history.stored.bodies import encode_bodies
 from langchain_ttl_history.stored.known_bodies import KnownBodies
-from langchain_ttl_history.stored.names import content_name
+from langchain_ttl_history.stored.names import checkpoint_name, content_name, is_root
 from langchain_ttl_history.stored.packed_conversation import Body
 
 KEY = SessionKey("ada", "s1")
@@ -80,6 +80,23 @@ def test_generations_in_which_only_subgraphs_went_on_push_out_no_other() -> None
         cache.of(KEY, generation).learn("csub\0x", record, {})
     cache.of(KEY, 100)
     assert generations(cache) == [100, 1]
+
+
+def test_a_generation_begins_while_another_thread_remembers_one_more_checkpoint_of_the_one_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cache = SessionCache()
+    first = cache.of(KEY, 1)
+    record = Record({"id": "1"}, {}, None, "run")
+    first.learn(checkpoint_name("sub", "1"), record, {})
+
+    def looked_at(name: str) -> bool:
+        first.learn(checkpoint_name("sub", f"{len(first.records) + 1}"), record, {})
+        return is_root(name)
+
+    monkeypatch.setattr("langchain_ttl_history.cached_session.is_root", looked_at)
+    assert cache.of(KEY, 2).generation == 2
+    assert generations(cache) == [2, 1]
 
 
 def test_neither_checkpoints_of_subgraphs_nor_those_of_turns_push_out_all_others() -> None:

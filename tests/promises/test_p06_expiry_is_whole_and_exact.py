@@ -386,7 +386,8 @@ async def test_a_turn_that_an_interrupt_or_an_error_ends_loses_nothing_though_it
         await session.ask(compiled, "now", durability=durability)
 
     found = await session.state(compiled)
-    assert await session.texts() == texts(found.values["messages"]) == ["hello", "hi", "now"]
+    assert await session.texts() == ["hello", "hi", "now"]
+    assert texts(found.values["messages"]) == ["hello", "hi", "now"]
     assert found.next == ("work",)
     assert len(found.values["long"]) == 10_000
     assert (found.values["short"], found.values["said"].text) == (1, "kept")
