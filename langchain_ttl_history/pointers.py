@@ -9,7 +9,7 @@ from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.encoding.records import decoder, pack, unpack, unread_form
 from langchain_ttl_history.errors import CorruptRecordError
 from langchain_ttl_history.storage.types import Blob
-from langchain_ttl_history.stored.names import checkpoint_name, head_name
+from langchain_ttl_history.stored.names import checkpoint_name, pointer_name
 
 __all__ = ["found_record", "hidden_payload", "hidden_places", "listed_checkpoint", "pointed_at", "target_of"]
 
@@ -17,7 +17,7 @@ _FORMAT = 1
 
 
 def target_of(pointer: Blob) -> str:
-    """The name of the checkpoint a head points at.
+    """The name of the checkpoint that a pointer points at.
 
     Raises:
         CorruptRecordError: It is damaged, and points at none.
@@ -48,7 +48,7 @@ def hidden_places(pointer: Blob, codec: Codec) -> frozenset[int]:
 
 
 def pointed_at(pointer: Blob, blobs: Mapping[str, Blob], codec: Codec) -> Record:
-    """The checkpoint a head points at.
+    """The checkpoint that a pointer points at.
 
     Raises:
         CorruptRecordError: It is gone, damaged or of a newer format.
@@ -86,7 +86,7 @@ def found_record(ns: str, id: str | None, blobs: Mapping[str, Blob], codec: Code
         CorruptRecordError: It is damaged or of a newer format, or the latest one is gone.
     """
     if id is None:
-        pointer = blobs.get(head_name(ns))
+        pointer = blobs.get(pointer_name(ns))
         return None if pointer is None else pointed_at(pointer, blobs, codec)
     name = checkpoint_name(ns, id)
     blob = blobs.get(name)

@@ -12,7 +12,7 @@ from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.listed_checkpoints import listed_lines
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.types import Query, Snapshot
-from langchain_ttl_history.stored.names import BODY, CHECKPOINT, INDEX, LOG, head_name
+from langchain_ttl_history.stored.names import BODY, CHECKPOINT, INDEX, LOG, pointer_name
 from langchain_ttl_history.stored.packed_conversation import EMPTY
 from langchain_ttl_history.stored.recall import Recall
 from langchain_ttl_history.views import View, view_of
@@ -75,8 +75,8 @@ def portrait(sessions: Sessions, key: SessionKey) -> Flow[Portrait | None]:
 
 def _glance(sessions: Sessions, key: SessionKey) -> Flow[View | None]:
     """The conversation as it is now, with the index in its snapshot, read without a lease."""
-    head = head_name("")
-    snapshot: Snapshot = yield Read(key, Query((head, INDEX), (CHECKPOINT, BODY), (LOG, head)))
+    pointer = pointer_name("")
+    snapshot: Snapshot = yield Read(key, Query((pointer, INDEX), (CHECKPOINT, BODY), (LOG, pointer)))
     if not snapshot.generation or sessions.lease.is_past_max_age(snapshot.created_at, snapshot.now):
         return None  # One that is too old now, whatever it was given before, ends at its next use.
     return view_of(snapshot, Recall(EMPTY, sessions.codec), sessions.codec)

@@ -21,7 +21,7 @@ from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.retention import Retention
 from langchain_ttl_history.storage.types import Change, Lease, Outcome, Query, Snapshot, Status
 from langchain_ttl_history.stored.known_bodies import KnownBodies
-from langchain_ttl_history.stored.names import BODY, CHAIN, CHECKPOINT, LOG, BodyName, head_name
+from langchain_ttl_history.stored.names import BODY, CHAIN, CHECKPOINT, LOG, BodyName, pointer_name
 from langchain_ttl_history.stored.packed_conversation import EMPTY
 from langchain_ttl_history.stored.recall import Recall
 from langchain_ttl_history.views import Turn, View, view_of
@@ -66,9 +66,9 @@ class Sessions:
 
     def read(self, key: SessionKey, lease: Lease | None) -> Flow[View]:
         """The conversation as it is now."""
-        head, recall = head_name(""), self.recall(key)
+        pointer, recall = pointer_name(""), self.recall(key)
         heavy = {} if lease is None else self.plans_above
-        query = Query((head,), (CHECKPOINT, BODY), (LOG, head), lease, outline_over=heavy, known=recall.known)
+        query = Query((pointer,), (CHECKPOINT, BODY), (LOG, pointer), lease, outline_over=heavy, known=recall.known)
         snapshot: Snapshot = yield Read(key, query)
         view = view_of(snapshot, recall, self.codec)
         self.plan_freeing(key, view)

@@ -17,7 +17,7 @@ from langchain_ttl_history.encoding.layouts import CORE
 from langchain_ttl_history.log_entries import Log, Seen, deltas_of, unseen
 from langchain_ttl_history.pointers import hidden_places, pointed_at
 from langchain_ttl_history.storage.types import Blob, Snapshot
-from langchain_ttl_history.stored.names import LOG, BodyName, MessageKey, head_name, key_of
+from langchain_ttl_history.stored.names import LOG, BodyName, MessageKey, key_of, pointer_name
 from langchain_ttl_history.stored.recall import Recall
 from langchain_ttl_history.window import callers, calls_of, without_open_group
 
@@ -79,7 +79,7 @@ def view_of(snapshot: Snapshot, recall: Recall, codec: Codec) -> View:
     """The conversation in a snapshot.
 
     Args:
-        snapshot: Has the root's head and the log after its mark; gets the blobs that the read left out.
+        snapshot: Has the root's pointer and the log after its mark; gets the blobs that the read left out.
         recall: What this process remembers, and the read therefore left out.
         codec: Reads the head.
 
@@ -88,7 +88,7 @@ def view_of(snapshot: Snapshot, recall: Recall, codec: Codec) -> View:
         TypeNotAllowedError: It holds a type that is not allow-listed.
     """
     blobs = snapshot.blobs = recall.completed(snapshot.blobs)
-    pointer = blobs.get(head_name(""))
+    pointer = blobs.get(pointer_name(""))
     entries = snapshot.lists.get(LOG, ())
     deltas = deltas_of(entries)
     if pointer is None:

@@ -26,7 +26,7 @@ from langchain_ttl_history.stored.names import (
     BodyName,
     MessageKey,
     checkpoint_name,
-    head_name,
+    pointer_name,
     writes_name,
 )
 from langchain_ttl_history.stored.pending import PendingWrite, decode_writes
@@ -48,7 +48,7 @@ def delta_history(
     collected: dict[str, list[PendingWrite]] = {channel: [] for channel in channels}
     seeds: dict[str, Any] = {}
     remaining = set(channels)
-    names = (head_name(ns),) if id is None else (checkpoint_name(ns, id),)
+    names = (pointer_name(ns),) if id is None else (checkpoint_name(ns, id),)
     snapshot: Snapshot = yield Read(key, Query(names, (CHECKPOINT, BODY)))
     record = found_record(ns, id, snapshot.blobs, codec)
     while record is not None and record.parent is not None and remaining:

@@ -26,7 +26,7 @@ from langchain_ttl_history.stored.names import (
     LOG,
     SUBS,
     BodyName,
-    head_name,
+    pointer_name,
     writes_name,
 )
 
@@ -52,7 +52,7 @@ def with_checkpoint(sessions: Sessions, given: TaskWrites, ended: int, writes: C
     old = None if known is None else known.records.get(name)
     if known is None or old is None:
         return None
-    found: Snapshot = yield Read(key, Query((head_name(ns),)))
+    found: Snapshot = yield Read(key, Query((pointer_name(ns),)))
     if sessions.lease.is_past_max_age(created_in(ended), found.now) or (ns and (found.blobs or _is_spread(old))):
         return None
     # Of what it loaded the run holds what it was shown.
@@ -72,7 +72,7 @@ def with_checkpoint(sessions: Sessions, given: TaskWrites, ended: int, writes: C
     if not found.blobs:
         append.append((SUBS if ns else INDEX, line_payload(ns, id, record), ()))
         blobs[name] = encode_record(record, codec, where)
-        blobs[head_name(ns)] = Blob(b"", (name,), 0, (writes_name(ns, id),))
+        blobs[pointer_name(ns)] = Blob(b"", (name,), 0, (writes_name(ns, id),))
     return replace(
         writes,
         guard=Guard(ended),
@@ -108,7 +108,7 @@ def with_freed_checkpoint(sessions: Sessions, key: SessionKey, name: str, writes
     bodies, values = held
     blobs = {**writes.blobs, **values, **bodies, name: encode_record(record, codec, where)}
     id = record.checkpoint["id"]
-    found: Snapshot = yield Read(key, Query((INDEX, head_name("")), (CHECKPOINT,)))
+    found: Snapshot = yield Read(key, Query((INDEX, pointer_name("")), (CHECKPOINT,)))
     lines = lines_of(found.lists.get(INDEX, ()))
     head = found_record("", None, found.blobs, codec)
     has_all = head is not None and record.names and {*record.names} <= {*head.names}

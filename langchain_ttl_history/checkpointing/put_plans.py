@@ -25,7 +25,7 @@ from langchain_ttl_history.stored.names import (
     NO_KEYS,
     SUBS,
     checkpoint_name,
-    head_name,
+    pointer_name,
     writes_name,
 )
 from langchain_ttl_history.stored.values import LIST
@@ -56,7 +56,7 @@ class PutPlans:
         planned = self._of_root if not put.ns else self._of_subgraph
         blobs, append = planned(put, parent, run, record, bodies)
         blobs[put.name] = encode_record(record, self.sessions.codec, label(put.key))
-        blobs[head_name(put.ns)] = Blob(b"", (put.name,), run.seen.position, (writes_name(put.ns, put.id),))
+        blobs[pointer_name(put.ns)] = Blob(b"", (put.name,), run.seen.position, (writes_name(put.ns, put.id),))
         # Writes that were made pending on a checkpoint after it was freed are of no more use.
         orphan = (writes_name(put.ns, put.parent or ""),) if parent.freed else ()
         guard, generation = self._guard(put), parent.generation or None

@@ -15,7 +15,7 @@ from langchain_ttl_history.keys import label
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.types import Change, Outcome, Query, Snapshot, Status
 from langchain_ttl_history.stored.known_bodies import KnownBodies
-from langchain_ttl_history.stored.names import BODY, VALUE, head_name, writes_name
+from langchain_ttl_history.stored.names import BODY, VALUE, pointer_name, writes_name
 from langchain_ttl_history.stored.pending import decode_writes
 
 __all__ = ["CheckpointPuts"]
@@ -113,8 +113,8 @@ class CheckpointPuts:
     def _read(self, put: Put) -> Flow[Parent]:
         if put.parent is None:
             return Parent()
-        head, pending = head_name(""), writes_name(put.ns, put.parent)
-        found: Snapshot = yield Read(put.key, Query((put.parent_name, pending, head), (BODY, VALUE)))
+        pointer, pending = pointer_name(""), writes_name(put.ns, put.parent)
+        found: Snapshot = yield Read(put.key, Query((put.parent_name, pending, pointer), (BODY, VALUE)))
         codec = self.sessions.codec
         blob = found.blobs.get(put.parent_name)
         record = None if blob is None else decode_record(blob, codec)
@@ -125,7 +125,7 @@ class CheckpointPuts:
                 for write in decode_writes(found.lists.get(pending, ()), found.blobs, codec)
                 if write.channel == self.plans.messages_key
             )
-        return Parent(found.generation, found.now, record, writes, has_head=head in found.blobs)
+        return Parent(found.generation, found.now, record, writes, has_head=pointer in found.blobs)
 
     def _done(self, put: Put, record: Record, change: Change, outcome: Outcome) -> Flow[None]:
         key, cache = put.key, self.sessions.cache

@@ -35,7 +35,7 @@ from langchain_ttl_history.stored.names import (
     WRITES,
     BodyName,
     checkpoint_name,
-    head_name,
+    pointer_name,
     writes_name,
 )
 from langchain_ttl_history.stored.pending import PendingWrite, decode_writes
@@ -74,13 +74,13 @@ class CheckpointReads:
         """
         if ns:
             return (yield from self._load_sub(key, ns, id, lease))
-        head = head_name("")
-        names: tuple[str, ...] = (head,)
+        pointer = pointer_name("")
+        names: tuple[str, ...] = (pointer,)
         if id is not None:
             names += (checkpoint_name("", id), writes_name("", id), *((INDEX,) if lease is not None else ()))
         heavy = {} if lease is None else self.sessions.plans_above
         recall = self.sessions.recall(key)
-        query = Query(names, _FOLLOW, (LOG, head), lease, outline_over=heavy, known=recall.known)
+        query = Query(names, _FOLLOW, (LOG, pointer), lease, outline_over=heavy, known=recall.known)
         snapshot: Snapshot = yield Read(key, query)
         if not snapshot.generation:
             return None
@@ -98,7 +98,7 @@ class CheckpointReads:
         self, key: SessionKey, snapshot: Snapshot, id: str | None, lease: Lease | None, recall: Recall
     ) -> tuple[Loaded, Token] | None:
         """What `load` returns, of a snapshot of the session, and the token of a run that starts there."""
-        pointer = snapshot.blobs.get(head_name(""))
+        pointer = snapshot.blobs.get(pointer_name(""))
         if lease is None and id is not None and pointer is not None and target_of(pointer) != checkpoint_name("", id):
             # It is listed as it was put, so the conversation as it is now need not be made for each of a list.
             snapshot.blobs = recall.completed(snapshot.blobs)
@@ -210,7 +210,7 @@ class CheckpointReads:
         return any(line.id == id for line in within_cap(lines, (), cap, waiting))
 
     def _load_sub(self, key: SessionKey, ns: str, id: str | None, lease: Lease | None) -> Flow[Loaded | None]:
-        names = (head_name(ns),) if id is None else (checkpoint_name(ns, id), writes_name(ns, id))
+        names = (pointer_name(ns),) if id is None else (checkpoint_name(ns, id), writes_name(ns, id))
         snapshot: Snapshot = yield Read(key, Query(names, _FOLLOW, None, lease))
         codec = self.sessions.codec
         record = found_record(ns, id, snapshot.blobs, codec)
@@ -227,8 +227,8 @@ class CheckpointReads:
 
     def places(self, key: SessionKey, lease: Lease | None) -> Flow[list[tuple[str, str]]]:
         """Namespace and id of the checkpoints a session lists, oldest first."""
-        head = head_name("")
-        query = Query((INDEX, SUBS, head), (), (LOG, head), lease)
+        pointer = pointer_name("")
+        query = Query((INDEX, SUBS, pointer), (), (LOG, pointer), lease)
         snapshot: Snapshot = yield Read(key, query)
         roots = lines_of(snapshot.lists.get(INDEX, ()))
         subs = lines_of(snapshot.lists.get(SUBS, ()))

@@ -20,7 +20,7 @@ from langchain_ttl_history.freeing.pruning import Lines, interrupted_roots, keep
 from langchain_ttl_history.log_entries import entries_of
 from langchain_ttl_history.retention import Retention
 from langchain_ttl_history.storage.types import Change, Lease, Snapshot
-from langchain_ttl_history.stored.names import ID, INDEX, LOG, SUBS, BodyName, head_name, key_of
+from langchain_ttl_history.stored.names import ID, INDEX, LOG, SUBS, BodyName, key_of, pointer_name
 
 __all__ = ["hard_limits", "limits", "plan", "together"]
 
@@ -129,9 +129,9 @@ def _hiding(change: Change, left: Trimmed, conversation: Conversation, codec: Co
     """The change, with a pointer to the head that hides what is older than the part of the log that it frees."""
     if not left.hidden:
         return change
-    head = head_name("")
-    pointer = pointer_hiding(change.blobs[head], conversation.head, conversation.visible(left.hidden), codec)
-    return replace(change, blobs={**change.blobs, head: pointer})
+    name = pointer_name("")
+    pointer = pointer_hiding(change.blobs[name], conversation.head, conversation.visible(left.hidden), codec)
+    return replace(change, blobs={**change.blobs, name: pointer})
 
 
 def _trimmed_unnoticed(

@@ -17,7 +17,7 @@ from langchain_ttl_history.freeing.pruning import needed_by
 from langchain_ttl_history.log_entries import Log, entries_of
 from langchain_ttl_history.pointers import target_of
 from langchain_ttl_history.storage.types import Blob, Change, Snapshot
-from langchain_ttl_history.stored.names import BODY, LOG, VALUE, BodyName, MessageKey, head_name, key_of
+from langchain_ttl_history.stored.names import BODY, LOG, VALUE, BodyName, MessageKey, key_of, pointer_name
 from langchain_ttl_history.window import Caps, visible
 
 __all__ = ["Conversation", "with_fewer_messages"]
@@ -77,12 +77,12 @@ def with_fewer_messages(
     ]
     entries = entries_of(left, conversation.log)
     blobs = dict(change.blobs)
-    pointer = blobs.get(head_name("")) or snapshot.blobs.get(head_name(""))
+    pointer = blobs.get(pointer_name("")) or snapshot.blobs.get(pointer_name(""))
     if pointer is not None:
         name = target_of(pointer)
         blobs[name] = without_messages(snapshot.blobs[name], lost, codec)
         left_of_head = [each for each in conversation.head if each not in lost]
-        blobs[head_name("")] = pointer_hiding(pointer, left_of_head, conversation.visible(trimmed.hidden), codec)
+        blobs[pointer_name("")] = pointer_hiding(pointer, left_of_head, conversation.visible(trimmed.hidden), codec)
     after = {**snapshot.blobs, **blobs}
     used = needed_by(replace(snapshot, blobs=after), change.drop, entries)
     drop = {*change.drop, *(each for each in after if each[0] in (BODY, VALUE) and each not in used)}

@@ -14,9 +14,9 @@ from langchain_ttl_history.stored.names import (
     BODY,
     CHAIN,
     CHECKPOINT,
-    HEAD,
     INDEX,
     LOG,
+    POINTER,
     SUBS,
     VALUE,
     WRITES,
@@ -176,7 +176,7 @@ def keep_only(
     unneeded = {name for name in snapshot.blobs if name[0] in (BODY, VALUE) and name not in needed}
     return Change(
         lease,
-        blobs=_heads(snapshot, lines, listed, drop),
+        blobs=_pointers_left(snapshot, lines, listed, drop),
         place=place,
         drop=sorted(drop | unneeded),
         trim={name: gone_at for name, gone_at in trim.items() if gone_at},
@@ -200,13 +200,15 @@ def _orphans(snapshot: Snapshot) -> set[str]:
     return {*sorted(found, key=found.__getitem__)[:-_AWAITED]}
 
 
-def _heads(snapshot: Snapshot, lines: Lines, listed: Collection[tuple[str, str]], drop: set[str]) -> dict[str, Blob]:
+def _pointers_left(
+    snapshot: Snapshot, lines: Lines, listed: Collection[tuple[str, str]], drop: set[str]
+) -> dict[str, Blob]:
     """The pointers to each namespace's latest checkpoint, moved to the newest one left where the latest is dropped.
 
     The pointer of a namespace without any checkpoint left is added to `drop`. Pointers that stay as they are get
     written as well: their references make the storage refuse this change if a checkpoint was dropped meanwhile.
     """
-    pointers = {name: pointer for name, pointer in snapshot.blobs.items() if name[0] == HEAD}
+    pointers = {name: pointer for name, pointer in snapshot.blobs.items() if name[0] == POINTER}
     gone = [name for name, pointer in pointers.items() if target_of(pointer) in drop]
     if not gone:
         return pointers

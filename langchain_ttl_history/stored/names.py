@@ -1,7 +1,8 @@
 r"""The names of what a session holds in its storage. Their first letter tells what it is.
 
 ```text
- h<ns>             points at a namespace's latest checkpoint; the root's namespace is empty, and it may hide messages
+ h<ns>             the pointer to a namespace's latest checkpoint; the root's namespace is empty, and its pointer
+                   may hide messages of that checkpoint
  c<ns>\0<id>       a checkpoint
  w<ns>\0<id>       the list of the writes pending on it
  m<digest><id>     a message's body
@@ -20,12 +21,12 @@ __all__ = [
     "BODY",
     "CHAIN",
     "CHECKPOINT",
-    "HEAD",
     "ID",
     "INDEX",
     "LOG",
     "NO_KEY",
     "NO_KEYS",
+    "POINTER",
     "SUBS",
     "VALUE",
     "WRITES",
@@ -33,9 +34,9 @@ __all__ = [
     "MessageKey",
     "checkpoint_name",
     "content_name",
-    "head_name",
     "is_root",
     "key_of",
+    "pointer_name",
     "value_name",
     "writes_name",
 ]
@@ -49,7 +50,7 @@ NO_KEY = MessageKey("")
 NO_KEYS: frozenset[MessageKey] = frozenset()
 # What makes one for each message does not call these types: that would take as long as all of `key_of`.
 
-HEAD, CHECKPOINT, WRITES, BODY, VALUE = "h", "c", "w", "m", "v"
+POINTER, CHECKPOINT, WRITES, BODY, VALUE = "h", "c", "w", "m", "v"
 """The first letters."""
 
 LOG = "log"
@@ -67,8 +68,8 @@ ID = 1 + _DIGEST
 """Where the id begins in a body's name."""
 
 
-def head_name(ns: str) -> str:
-    """The name of what points at a namespace's latest checkpoint."""
+def pointer_name(ns: str) -> str:
+    """The name of the pointer to a namespace's latest checkpoint."""
     return f"h{ns}"
 
 

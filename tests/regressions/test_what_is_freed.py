@@ -26,7 +26,7 @@ from langchain_ttl_history.freeing.compaction import hard_limits
 from langchain_ttl_history.pointers import hidden_places
 from langchain_ttl_history.storage import MemoryStorage, SQLiteStorage
 from langchain_ttl_history.storage.types import Change, Lease, Query
-from langchain_ttl_history.stored.names import LOG, head_name
+from langchain_ttl_history.stored.names import LOG, pointer_name
 from tests.regressions.cases import (
     CALL,
     CONFIG,
@@ -484,11 +484,11 @@ def test_what_hides_messages_is_sealed_and_checked_like_any_record() -> None:
     buffer = SessionBuffer(storage, default_user="u", retention=Retention(max_messages=4), serde=key)
     agent = chained(buffer, answers=lambda _: {"messages": [AIMessage("answer")]})
     with_its_head_hidden(buffer, agent)
-    pointer = storage.read(KEY, Query((head_name(""),))).blobs[head_name("")]
+    pointer = storage.read(KEY, Query((pointer_name(""),))).blobs[pointer_name("")]
     assert hidden_places(pointer, Codec(cipher=key)) == {0, 1}
     assert plain_texts(buffer.history(session_id="t").messages) == ["q18", "a18", "q19", "a19"]
     for payload in (b"damaged", Codec(cipher=key).seal(pack([2, []])), Codec(cipher=key).seal(pack(5))):
-        storage.write(KEY, Change(Lease(None, None), blobs={head_name(""): pointer._replace(payload=payload)}))
+        storage.write(KEY, Change(Lease(None, None), blobs={pointer_name(""): pointer._replace(payload=payload)}))
         with pytest.raises(CorruptRecordError, match=r"session \('u', 't'\)"):
             _ = buffer.history(session_id="t").messages
 
