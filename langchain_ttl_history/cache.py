@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 
 from langchain_ttl_history.cached_session import CachedSession, CacheEntry
 from langchain_ttl_history.fork_safety import lock
-from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.keys import SessionKey, keys_concerned
 from langchain_ttl_history.storage.types import Change
 
 __all__ = ["SessionCache"]
@@ -40,7 +40,7 @@ class _Recent:
         self._older: dict[int, int] = {}
 
     def note(self, key: SessionKey, name: str, generation: int) -> None:
-        """Remember a name."""
+        """Remember that a name was noted in a generation."""
         newer = self._newer
         newer[hash((key, name))] = generation
         if len(newer) >= _RECENT:
@@ -95,8 +95,8 @@ class SessionCache:
         matching = having or [each for each in known if each.generation == generation]
         return matching[0] if matching else None
 
-    def of(self, key: SessionKey, generation: int) -> CachedSession:
-        """What is known of this generation of a session, which becomes the last one.
+    def advance_to(self, key: SessionKey, generation: int) -> CachedSession:
+        """Make this generation a session's last one, and return what is known of it.
 
         Of a new generation nothing is known at first; what was known of the one before stays with it (`before`).
         Generation 0 stands for one that is not told yet: the next generation that is takes over what is known of it.
@@ -139,8 +139,11 @@ class SessionCache:
         """Remember that a checkpoint, or a list of writes pending on one, was put in this generation."""
         self._put.note(key, name, generation)
 
-    def put_in(self, key: SessionKey, name: str) -> int | None:
-        """The generation that one is known to have been put in, though it may be freed by now."""
+    def generation_of_put(self, key: SessionKey, name: str) -> int | None:
+        """The generation in which a checkpoint, or a list of writes, is known to have been put; it may be freed by now.
+
+        None if that is not known.
+        """
         found = self._put.generation(key, name)
         if found is None:
             # Others were put since, but it may be what a run under way builds on.
@@ -186,11 +189,8 @@ class SessionCache:
     def drop(self, user_id: str, session_id: str | None = None) -> None:
         """Forget what was said in a session, or in all of a user's."""
         with self._lock:
-            for key in [
-                key
-                for key in {*self._entries, *self._held.keys(), *self._plans, *(key for key, _ in self._early)}
-                if key.user_id == user_id and session_id in (None, key.session_id)
-            ]:
+            known = {*self._entries, *self._held.keys(), *self._plans, *(key for key, _ in self._early)}
+            for key in keys_concerned(known, user_id, session_id):
                 self._remove(key)
                 self._held.pop(key, None)
                 self._plans.pop(key, None)

@@ -25,7 +25,7 @@ from langchain_ttl_history.checkpointing.input_checks import (
     checked_name,
     checked_types,
     checked_writes,
-    written_to,
+    required_checkpoint_id,
 )
 from langchain_ttl_history.checkpointing.late_writes import LateWrites
 from langchain_ttl_history.checkpointing.pending_writes import PendingWrites
@@ -167,7 +167,7 @@ class TTLCheckpointSaver(GetAndList, PruneCopyDelete, BaseCheckpointSaver[Any]):
             StorageError: The storage could not be reached.
             CorruptRecordError: A record of the session cannot be read.
         """
-        run(self._storage, self._placed(config, writes, task_id, task_path))
+        run(self._storage, self._put_writes(config, writes, task_id, task_path))
 
     async def aput_writes(
         self,
@@ -177,7 +177,7 @@ class TTLCheckpointSaver(GetAndList, PruneCopyDelete, BaseCheckpointSaver[Any]):
         task_path: str = "",
     ) -> None:
         """Async `put_writes`."""
-        await arun(self._storage, self._placed(config, writes, task_id, task_path))
+        await arun(self._storage, self._put_writes(config, writes, task_id, task_path))
 
     def _put(
         self,
@@ -186,15 +186,19 @@ class TTLCheckpointSaver(GetAndList, PruneCopyDelete, BaseCheckpointSaver[Any]):
         metadata: CheckpointMetadata,
         changed: ChannelVersions,
     ) -> Put:
-        key, ns, parent = self._threads.place(config)
+        key, ns, parent = self._threads.locate(config)
         check_checkpoint(checkpoint, metadata)
         kept: Any = get_checkpoint_metadata(flattened(config), metadata)
         return Put.of(key, ns, parent, cast(Mapping[str, Any], checkpoint), kept, changed)
 
-    def _placed(self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, path: str) -> Flow[None]:
-        key, ns, id = self._threads.place(config)
+    def _put_writes(
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, path: str
+    ) -> Flow[None]:
+        key, ns, id = self._threads.locate(config)
         task, path = checked_name("task_id", task_id), checked_name("task_path", path)
-        return self._arrivals.put_writes(TaskWrites(key, ns, written_to(id), checked_writes(writes), task, path))
+        return self._arrivals.put_writes(
+            TaskWrites(key, ns, required_checkpoint_id(id), checked_writes(writes), task, path)
+        )
 
     # Versions
 

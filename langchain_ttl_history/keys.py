@@ -15,8 +15,8 @@ __all__ = [
     "Id",
     "OwnedThread",
     "SessionKey",
-    "concerned",
     "encoded",
+    "keys_concerned",
     "label",
     "user_digest",
     "valid_id",
@@ -74,8 +74,8 @@ def encoded(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-def concerned(keys: Iterable[SessionKey], user_id: str, session_id: str | None) -> list[SessionKey]:
-    """The key of one session; without a session's id those among `keys` that are of this user."""
+def keys_concerned(keys: Iterable[SessionKey], user_id: str, session_id: str | None) -> list[SessionKey]:
+    """The keys a deletion is about: that of one session, or without a session's id those of the user among `keys`."""
     if session_id is not None:
         return [SessionKey(user_id, session_id)]
     return [key for key in keys if key.user_id == user_id]

@@ -15,7 +15,7 @@ from langchain_ttl_history.cache import SessionCache
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.errors import TTLHistoryError
 from langchain_ttl_history.flow import Delete, Flow, Read, Write
-from langchain_ttl_history.freeing.compaction import hard_limits, limits, plan, together
+from langchain_ttl_history.freeing import compaction
 from langchain_ttl_history.freeing.message_cutting import Conversation
 from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.retention import Retention
@@ -67,7 +67,7 @@ class Sessions:
     def read(self, key: SessionKey, lease: Lease | None) -> Flow[View]:
         """The conversation as it is now."""
         pointer, recall = pointer_name(""), self.recall(key)
-        heavy = {} if lease is None else self.plans_above
+        heavy = {} if lease is None else self.soft_limits
         query = Query((pointer,), (CHECKPOINT, BODY), (LOG, pointer), lease, outline_over=heavy, known=recall.known)
         snapshot: Snapshot = yield Read(key, query)
         view = view_of(snapshot, recall, self.codec)
@@ -81,15 +81,15 @@ class Sessions:
 
     def window(self, names: Sequence[BodyName], messages: Mapping[BodyName, BaseMessage]) -> Sequence[BodyName]:
         """The newest of these names that fit the caps and are a valid chat."""
-        return self.windowed(names, messages)[0]
+        return self.window_with_messages(names, messages)[0]
 
-    def windowed(
+    def window_with_messages(
         self, names: Sequence[BodyName], messages: Mapping[BodyName, BaseMessage], known: KnownBodies | None = None
     ) -> tuple[Sequence[BodyName], list[BaseMessage]]:
         """The window's names and their messages; `known` remembers which messages need no check the next time."""
         whole = [*map(messages.__getitem__, names)]
         if len({*names}) < len(names):
-            whole = _apart(whole)
+            whole = _as_separate_objects(whole)
         start = simple_start(whole, self.caps, 0 if known is None else known.sound_in(names))
         if start is not None:
             if start:
@@ -105,7 +105,7 @@ class Sessions:
     def turn(self, key: SessionKey) -> Flow[Turn]:
         """What the history shows now."""
         view = yield from self.read(key, self.lease)
-        shown, messages = self.windowed(view.history, view.messages)
+        shown, messages = self.window_with_messages(view.history, view.messages)
         left_out = {*view.history}.difference(shown)
         return Turn(messages, view.generation, [view.messages[name] for name in left_out])
 
@@ -120,14 +120,14 @@ class Sessions:
     # Freeing
 
     @cached_property
-    def plans_above(self) -> Mapping[str, int]:
+    def soft_limits(self) -> Mapping[str, int]:
         """For each list the weight above which a read plans what to free."""
-        return limits(self.retention, self.slack)
+        return compaction.soft_limits(self.retention, self.slack)
 
     @cached_property
-    def frees_above(self) -> Mapping[str, int]:
+    def hard_limits(self) -> Mapping[str, int]:
         """For each list the weight above which a write frees at once."""
-        return hard_limits(self.retention, self.slack)
+        return compaction.hard_limits(self.retention, self.slack)
 
     def plan_freeing(self, key: SessionKey, view: View) -> None:
         """Plan what the next write can free, if this read was answered with an outline."""
@@ -137,7 +137,7 @@ class Sessions:
     def write(self, key: SessionKey, change: Change) -> Flow[Outcome]:
         """Write a change, together with what a read planned to free."""
         freed = self.cache.take_plan(key)
-        both = None if freed is None else together(change, freed)
+        both = None if freed is None else compaction.combined(change, freed)
         outcome: Outcome
         if both is not None:
             outcome = yield Write(key, both)
@@ -149,7 +149,7 @@ class Sessions:
 
     def is_heavy(self, key: SessionKey, outcome: Outcome) -> bool:
         """Whether a session is so far over its caps that it is freed now, not at the next turn."""
-        bound, most, weights = self.retention.max_bytes, self.frees_above, outcome.weights
+        bound, most, weights = self.retention.max_bytes, self.hard_limits, outcome.weights
         if bound is not None and outcome.bytes > bound:
             known = self.cache.last(key)
             if known is None or outcome.bytes > known.tolerated:
@@ -187,10 +187,12 @@ class Sessions:
         head = () if view.record is None else view.record.names
         conversation = Conversation(view.names, messages, set(view.waiting), view.log, head)
         shown = {name for _, window in windows for name in window}
-        return plan(view.snapshot, self.retention, self.lease, self.codec, conversation, shown, shows_as_before)
+        return compaction.plan(
+            view.snapshot, self.retention, self.lease, self.codec, conversation, shown, shows_as_before
+        )
 
 
-def _apart(messages: Iterable[BaseMessage]) -> list[BaseMessage]:
+def _as_separate_objects(messages: Iterable[BaseMessage]) -> list[BaseMessage]:
     """The messages, each an object of its own.
 
     Those that say the same and have no id share a name and a body. Whoever reads them may give each an id.

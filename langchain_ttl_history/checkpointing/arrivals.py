@@ -85,7 +85,7 @@ class Arrivals:
             yield from self.pending.settle_early(key, name, change)
 
     def _is_unknown(self, key: SessionKey, name: str) -> bool:
-        return self._cache.put_in(key, name) is None
+        return self._cache.generation_of_put(key, name) is None
 
     @property
     def _cache(self) -> SessionCache:

@@ -42,13 +42,13 @@ class GetAndList:
             CorruptRecordError: A record of the session cannot be read.
             TypeNotAllowedError: It holds a value of a type that is not allow-listed here.
         """
-        key, ns, id = self._threads.place(config)
+        key, ns, id = self._threads.locate(config)
         found = run(self._storage, self._reads.load(key, ns, id, self._sessions.lease))
         return None if found is None else self._tuple(config, key, found)
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """Async `get_tuple`."""
-        key, ns, id = self._threads.place(config)
+        key, ns, id = self._threads.locate(config)
         found = await arun(self._storage, self._reads.load(key, ns, id, self._sessions.lease))
         return None if found is None else self._tuple(config, key, found)
 
@@ -80,7 +80,7 @@ class GetAndList:
         """
         check_narrowing(filter, before, limit)
         for key in run(self._storage, self._keys(config)):
-            flow = self._reads.places(key, self._sessions.lease if config else None)
+            flow = self._reads.listed_ids(key, self._sessions.lease if config else None)
             for ns, id in selected(run(self._storage, flow), config, before):
                 if limit is not None and limit <= 0:
                     return
@@ -100,7 +100,7 @@ class GetAndList:
         """Async `list`."""
         check_narrowing(filter, before, limit)
         for key in await arun(self._storage, self._keys(config)):
-            flow = self._reads.places(key, self._sessions.lease if config else None)
+            flow = self._reads.listed_ids(key, self._sessions.lease if config else None)
             for ns, id in selected(await arun(self._storage, flow), config, before):
                 if limit is not None and limit <= 0:
                     return
@@ -131,7 +131,7 @@ class GetAndList:
             CorruptRecordError: A record of the session cannot be read.
             TypeNotAllowedError: It holds a value of a type that is not allow-listed here.
         """
-        key, ns, id = self._threads.place(config)
+        key, ns, id = self._threads.locate(config)
         flow = delta_history(self._sessions, key, ns, id, checked_list("channels", channels))
         return cast(Mapping[str, DeltaChannelHistory], run(self._storage, flow))
 
@@ -139,7 +139,7 @@ class GetAndList:
         self, *, config: RunnableConfig, channels: Sequence[str]
     ) -> Mapping[str, DeltaChannelHistory]:
         """Async `get_delta_channel_history`."""
-        key, ns, id = self._threads.place(config)
+        key, ns, id = self._threads.locate(config)
         flow = delta_history(self._sessions, key, ns, id, checked_list("channels", channels))
         return cast(Mapping[str, DeltaChannelHistory], await arun(self._storage, flow))
 

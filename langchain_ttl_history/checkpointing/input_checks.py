@@ -17,7 +17,7 @@ __all__ = [
     "checked_name",
     "checked_types",
     "checked_writes",
-    "written_to",
+    "required_checkpoint_id",
 ]
 
 # The fields of a checkpoint that are mappings.
@@ -57,7 +57,7 @@ def checked_checkpoint_id(id: object) -> str | None:
     return None if id is None or id == "" else valid_id("checkpoint_id", id)
 
 
-def written_to(id: str | None) -> str:
+def required_checkpoint_id(id: str | None) -> str:
     """The checkpoint to write to.
 
     Raises:

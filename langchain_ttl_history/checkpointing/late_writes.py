@@ -81,7 +81,7 @@ class LateWrites:
             held = self._held.setdefault((key, name), [])
             held.append(change)
             # Checked only after the change can be found here: `released` looks without the lock, and would miss it.
-            if self._cache.put_in(key, name) is not None or hash((key, name)) in self._refused:
+            if self._cache.generation_of_put(key, name) is not None or hash((key, name)) in self._refused:
                 held.remove(change)
                 if not held:
                     del self._held[key, name]

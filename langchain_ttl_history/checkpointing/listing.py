@@ -19,17 +19,17 @@ def matches(found: Loaded, filter: Mapping[str, Any] | None) -> bool:
 
 
 def selected(
-    places: Sequence[tuple[str, str]],
+    listed: Sequence[tuple[str, str]],
     config: RunnableConfig | None,
     before: RunnableConfig | None,
 ) -> Sequence[tuple[str, str]]:
-    """Namespace and id of the checkpoints to list, newest first; `places` are those of all, oldest first."""
+    """Namespace and id of the checkpoints to list, newest first; `listed` are those of all, oldest first."""
     configurable = (config or {}).get("configurable") or {}
     ns, id = configurable.get("checkpoint_ns"), checked_checkpoint_id(configurable.get("checkpoint_id"))
     if ns is not None:
         checked_name("checkpoint_ns", ns)
     end = checked_checkpoint_id(((before or {}).get("configurable") or {}).get("checkpoint_id"))
-    wanted = [place for place in places if (ns is None or place[0] == ns) and (id is None or place[1] == id)]
+    wanted = [place for place in listed if (ns is None or place[0] == ns) and (id is None or place[1] == id)]
     if end is not None:
         # Where `before` is listed, the order of puts decides, whatever the clocks of the workers said. In other threads
         # ids have to do, which count up with time.

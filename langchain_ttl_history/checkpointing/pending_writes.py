@@ -40,7 +40,7 @@ class PendingWrites:
         key, name, cache = given.key, given.checkpoint_name, self.sessions.cache
         # Writes pending on a checkpoint that was freed meanwhile would never be read or freed. So if the checkpoint is
         # known to have been put, they refer to it, and the storage refuses them if it is gone.
-        put_in = cache.put_in(key, name)
+        put_in = cache.generation_of_put(key, name)
         guard = _guard(given, put_in)
         known = cache.last(key)
         bodies = KnownBodies() if known is None else known.bodies
@@ -108,7 +108,7 @@ class PendingWrites:
         yield Write(key, replace(change, blobs={}, append=(), drop=pending, upkeep=True) if again is None else again)
 
     def _in_its_generation(self, key: SessionKey, name: str, change: Change) -> Change:
-        put_in = self.sessions.cache.put_in(key, name)
+        put_in = self.sessions.cache.generation_of_put(key, name)
         return replace(change, guard=Guard(put_in), at_generation=put_in)
 
     def _change(

@@ -140,8 +140,8 @@ class PutPlans:
         if guard.generation is not None:
             return guard
         # What it builds on, or writes pending on it that came before it; whether or not either was freed since.
-        met = None if guard.needs is None else cache.put_in(key, guard.needs)
-        met = cache.put_in(key, writes_name(put.ns, put.id)) if met is None else met
+        met = None if guard.needs is None else cache.generation_of_put(key, guard.needs)
+        met = cache.generation_of_put(key, writes_name(put.ns, put.id)) if met is None else met
         return guard if met is None else Guard(met)
 
     def _keep_first(self, token: Token, blobs: dict[str, Blob], where: str) -> list[Appended]:

@@ -84,7 +84,7 @@ class CheckpointPuts:
             # A put with a token but without a parent is a copy of the first checkpoint.
             generation = None if token is None else token.generation
             if known is None or (token is not None and known.generation != token.generation):
-                known = self.sessions.cache.of(key, generation or 0)
+                known = self.sessions.cache.advance_to(key, generation or 0)
             return Parent(generation, remembered=True), known.bodies
         if known is None or (token is not None and token.generation != known.generation):
             return None
@@ -131,7 +131,7 @@ class CheckpointPuts:
         key, cache = put.key, self.sessions.cache
         known = cache.last(key)
         if known is None or known.generation != outcome.generation:
-            known = cache.of(key, outcome.generation)
+            known = cache.advance_to(key, outcome.generation)
         if known.before is not None and put.parent_name not in known.records:
             # The session ended under its run, which brought along what it shows, and may have to once more.
             known.bodies.take(record.names, known.before.bodies)

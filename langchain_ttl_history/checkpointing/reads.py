@@ -78,7 +78,7 @@ class CheckpointReads:
         names: tuple[str, ...] = (pointer,)
         if id is not None:
             names += (checkpoint_name("", id), writes_name("", id), *((INDEX,) if lease is not None else ()))
-        heavy = {} if lease is None else self.sessions.plans_above
+        heavy = {} if lease is None else self.sessions.soft_limits
         recall = self.sessions.recall(key)
         query = Query(names, _FOLLOW, (LOG, pointer), lease, outline_over=heavy, known=recall.known)
         snapshot: Snapshot = yield Read(key, query)
@@ -117,9 +117,9 @@ class CheckpointReads:
         snapshot = view.snapshot
         checkpoint = first_checkpoint(snapshot.generation, self.messages_key)
         id = checkpoint["id"]
-        shown, messages = self.sessions.windowed(view.graph, view.messages)
+        shown, messages = self.sessions.window_with_messages(view.graph, view.messages)
         token = Token.of(snapshot.generation, id, view.seen, shown, view.graph)
-        self.sessions.cache.of(key, snapshot.generation).bodies.learn_read(
+        self.sessions.cache.advance_to(key, snapshot.generation).bodies.learn_read(
             shown, messages, snapshot.blobs, self.sessions.codec
         )
         checkpoint["channel_values"] = {self.messages_key: messages}
@@ -127,8 +127,8 @@ class CheckpointReads:
 
     def _latest(self, key: SessionKey, view: View, record: Record) -> tuple[Loaded, Token]:
         snapshot, id = view.snapshot, record.checkpoint["id"]
-        known = self.sessions.cache.of(key, snapshot.generation)
-        shown, messages = self.sessions.windowed(view.graph, view.messages, known.bodies)
+        known = self.sessions.cache.advance_to(key, snapshot.generation)
+        shown, messages = self.sessions.window_with_messages(view.graph, view.messages, known.bodies)
         unchanged = shown is record.names or tuple(shown) == record.names
         loaded = self._loaded(snapshot, id, record, messages, unchanged=unchanged)
         channel, versions = self.messages_key, loaded.checkpoint["channel_versions"]
@@ -159,7 +159,9 @@ class CheckpointReads:
             return None
         self.sessions.cache.note_put(key, checkpoint_name("", id), snapshot.generation)
         decoded = recall.decode(record.names, snapshot.blobs)
-        shown, messages = self.sessions.windowed(record.names, dict(zip(record.names, decoded, strict=True)))
+        shown, messages = self.sessions.window_with_messages(
+            record.names, dict(zip(record.names, decoded, strict=True))
+        )
         whole = len(shown) == len(record.names)
         loaded = self._loaded(snapshot, id, record, messages, unchanged=whole)
         seen = Seen(snapshot.position)
@@ -220,12 +222,12 @@ class CheckpointReads:
         name = checkpoint_name(ns, found)
         values = record.decode_values(snapshot.blobs, codec)
         writes = decode_writes(snapshot.lists.get(writes_name(ns, found), ()), snapshot.blobs, codec)
-        self.sessions.cache.of(key, snapshot.generation).learn(name, record, snapshot.blobs)
+        self.sessions.cache.advance_to(key, snapshot.generation).learn(name, record, snapshot.blobs)
         self.sessions.cache.note_put(key, name, snapshot.generation)
         checkpoint = _handed(record, values)
         return Loaded(ns, found, checkpoint, dict(record.metadata), record.parent, writes)
 
-    def places(self, key: SessionKey, lease: Lease | None) -> Flow[list[tuple[str, str]]]:
+    def listed_ids(self, key: SessionKey, lease: Lease | None) -> Flow[list[tuple[str, str]]]:
         """Namespace and id of the checkpoints a session lists, oldest first."""
         pointer = pointer_name("")
         query = Query((INDEX, SUBS, pointer), (), (LOG, pointer), lease)

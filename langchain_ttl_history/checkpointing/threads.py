@@ -104,7 +104,7 @@ class Threads:
             named = thread_id.user_id
         return SessionKey(self.user(named), valid_id("thread_id", thread_id))
 
-    def place(self, config: RunnableConfig) -> tuple[SessionKey, str, str | None]:
+    def locate(self, config: RunnableConfig) -> tuple[SessionKey, str, str | None]:
         """The session, namespace and checkpoint a config names."""
         key = self.key(config)
         configurable = config["configurable"]

@@ -22,7 +22,7 @@ from langchain_ttl_history.retention import Retention
 from langchain_ttl_history.storage.types import Change, Lease, Snapshot
 from langchain_ttl_history.stored.names import ID, INDEX, LOG, SUBS, BodyName, key_of, pointer_name
 
-__all__ = ["hard_limits", "limits", "plan", "together"]
+__all__ = ["combined", "hard_limits", "plan", "soft_limits"]
 
 _ShowsAsBefore: TypeAlias = Callable[[AbstractSet[BodyName]], bool]
 
@@ -34,7 +34,7 @@ _BYTES_GOAL = 0.9
 _REMOVALS_SHARE = 0.125
 
 
-def limits(retention: Retention, slack: float) -> dict[str, int]:
+def soft_limits(retention: Retention, slack: float) -> dict[str, int]:
     """For each list the weight above which a read plans what to free; see `Storage.slack`."""
     found: dict[str, int] = {}
     if retention.max_checkpoints is not None:
@@ -47,10 +47,10 @@ def limits(retention: Retention, slack: float) -> dict[str, int]:
 
 def hard_limits(retention: Retention, slack: float) -> dict[str, int]:
     """For each list the weight above which a write frees at once."""
-    return limits(retention, slack + _MORE_SLACK)
+    return soft_limits(retention, slack + _MORE_SLACK)
 
 
-def together(change: Change, freed: Change) -> Change | None:
+def combined(change: Change, freed: Change) -> Change | None:
     """One change that makes both a write and what `plan` frees; None if they are for different generations.
 
     The write is one that only sets blobs and appends, as every write of a turn does.

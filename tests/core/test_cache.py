@@ -26,18 +26,18 @@ def test_the_checkpoints_put_last_are_remembered_and_those_long_ago_are_not() ->
     for number in range(10_000):
         cache.note_put(KEY, f"c{number}", number)
         oldest = max(0, number - 499)
-        assert cache.put_in(KEY, f"c{oldest}") == oldest
-    known = [number for number in range(10_000) if cache.put_in(KEY, f"c{number}") is not None]
+        assert cache.generation_of_put(KEY, f"c{oldest}") == oldest
+    known = [number for number in range(10_000) if cache.generation_of_put(KEY, f"c{number}") is not None]
     assert known == list(range(known[0], 10_000))
     assert len(known) <= 1_000
-    assert cache.put_in(SessionKey("bob", "s1"), "c9999") is None
+    assert cache.generation_of_put(SessionKey("bob", "s1"), "c9999") is None
 
 
 def test_what_a_session_began_with_is_still_known_once_its_generation_is() -> None:
     cache = SessionCache()
-    first = cache.of(KEY, 0).bodies
-    assert cache.of(KEY, 7).bodies is first
-    assert cache.of(KEY, 8).bodies is not first
+    first = cache.advance_to(KEY, 0).bodies
+    assert cache.advance_to(KEY, 7).bodies is first
+    assert cache.advance_to(KEY, 8).bodies is not first
 
 
 def generations(cache: SessionCache) -> list[int]:
@@ -47,38 +47,38 @@ def generations(cache: SessionCache) -> list[int]:
 
 def test_of_the_generations_before_only_the_last_is_remembered_and_it_counts() -> None:
     cache = SessionCache()
-    first = cache.of(KEY, 1)
+    first = cache.advance_to(KEY, 1)
     first.bodies.learn("a", Body("a body", None, bytes(100)))
-    second = cache.of(KEY, 2)
+    second = cache.advance_to(KEY, 2)
     assert (second.before, second.size) == (first, 100)
     del first, second
-    third = cache.of(KEY, 3)
+    third = cache.advance_to(KEY, 3)
     assert (generations(cache), third.size) == ([3, 2], 0)
 
 
 def test_a_generation_that_is_held_stays_known_however_many_follow_it() -> None:
     cache = SessionCache()
-    cache.of(KEY, 1).learn("c\0root", Record({}, {}, None, "run"), {})
+    cache.advance_to(KEY, 1).learn("c\0root", Record({}, {}, None, "run"), {})
     held = cache.held(KEY)
     for generation in range(2, 10):
-        cache.of(KEY, generation).learn("c\0other", Record({}, {}, None, "run"), {})
+        cache.advance_to(KEY, generation).learn("c\0other", Record({}, {}, None, "run"), {})
     assert generations(cache) == [9, 8, 1]
     found = cache.last_with(KEY, "c\0root", None)
     assert found is not None
     assert found.generation == 1
     del found, held
     assert generations(cache) == [9, 8]
-    cache.of(KEY, 10)
+    cache.advance_to(KEY, 10)
     assert cache.last_with(KEY, "c\0root", 1) is None
 
 
 def test_generations_in_which_only_subgraphs_went_on_push_out_no_other() -> None:
     cache = SessionCache()
     record = Record({}, {}, None, "run")
-    cache.of(KEY, 1).learn("c\0root", record, {})
+    cache.advance_to(KEY, 1).learn("c\0root", record, {})
     for generation in range(2, 100):
-        cache.of(KEY, generation).learn("csub\0x", record, {})
-    cache.of(KEY, 100)
+        cache.advance_to(KEY, generation).learn("csub\0x", record, {})
+    cache.advance_to(KEY, 100)
     assert generations(cache) == [100, 1]
 
 
@@ -86,7 +86,7 @@ def test_a_generation_begins_while_another_thread_remembers_one_more_checkpoint_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     cache = SessionCache()
-    first = cache.of(KEY, 1)
+    first = cache.advance_to(KEY, 1)
     record = Record({"id": "1"}, {}, None, "run")
     first.learn(checkpoint_name("sub", "1"), record, {})
 
@@ -95,12 +95,12 @@ def test_a_generation_begins_while_another_thread_remembers_one_more_checkpoint_
         return is_root(name)
 
     monkeypatch.setattr("langchain_ttl_history.cached_session.is_root", looked_at)
-    assert cache.of(KEY, 2).generation == 2
+    assert cache.advance_to(KEY, 2).generation == 2
     assert generations(cache) == [2, 1]
 
 
 def test_neither_checkpoints_of_subgraphs_nor_those_of_turns_push_out_all_others() -> None:
-    known = SessionCache().of(KEY, 1)
+    known = SessionCache().advance_to(KEY, 1)
     record = Record({}, {}, None, "run")
     for name in ("c\0root", *(f"csub\0{number}" for number in range(100))):
         known.learn(name, record, {})
@@ -116,23 +116,23 @@ def test_neither_checkpoints_of_subgraphs_nor_those_of_turns_push_out_all_others
 
 def test_a_session_that_is_held_stays_known_until_it_is_let_go_or_dropped() -> None:
     cache = SessionCache()
-    first = cache.of(KEY, 1)
+    first = cache.advance_to(KEY, 1)
     first.learn("c\0root", Record({}, {}, None, "run"), {})
     held = cache.held(KEY)
     for number in range(2_000):
-        cache.of(SessionKey("bob", f"s{number}"), 1)
+        cache.advance_to(SessionKey("bob", f"s{number}"), 1)
     assert cache.last(KEY) is first
-    assert cache.put_in(KEY, "c\0root") == 1
-    cache.of(KEY, 2)
+    assert cache.generation_of_put(KEY, "c\0root") == 1
+    cache.advance_to(KEY, 2)
     assert generations(cache) == [2, 1]
     cache.drop("ada")
     assert cache.last(KEY) is None
     del held
-    held = cache.of(KEY, 3).before, cache.held(KEY)
+    held = cache.advance_to(KEY, 3).before, cache.held(KEY)
     assert held[0] is None
     del held
     for number in range(2_000):
-        cache.of(SessionKey("bob", f"s{number}"), 1)
+        cache.advance_to(SessionKey("bob", f"s{number}"), 1)
     assert cache.last(KEY) is None
 
 
@@ -141,19 +141,19 @@ def test_all_sessions_together_are_bounded_though_each_grows_after_it_was_first_
     keys = [SessionKey("ada", f"s{number}") for number in range(100)]
     for round in range(10):
         for key in keys:
-            cache.of(key, 1).bodies.learn(f"{round}", Body(f"a body {round}", None, bytes(100_000)))
+            cache.advance_to(key, 1).bodies.learn(f"{round}", Body(f"a body {round}", None, bytes(100_000)))
             cache.count(key)
         known = [found for found in map(cache.last, keys) if found is not None]
         assert sum(each.size for each in known) <= 32 * 1024 * 1024
     assert len(known) > 20
     others = [SessionKey("bob", f"s{number}") for number in range(3_000)]
     for key in others:
-        cache.of(key, 1)
+        cache.advance_to(key, 1)
     assert sum(cache.last(key) is not None for key in others) == 1_000
 
 
 def test_what_a_checkpoint_holds_besides_its_conversation_is_remembered_until_its_run_goes_on() -> None:
-    known = SessionCache().of(KEY, 1)
+    known = SessionCache().advance_to(KEY, 1)
     blobs = {"m-said": Blob(b"", ("m-shared",)), "m-shared": Blob(b"12"), "v-long": Blob(b"345")}
     first = Record({}, {}, None, "run", names=("m-shown",), refs=("m-shown", "m-said", "v-long"))
     known.learn("c1", first, {**blobs, "m-shown": Blob(b"shown")})
@@ -178,7 +178,7 @@ def test_a_result_goes_to_its_call_that_is_said_again_though_other_sessions_took
 def test_nothing_of_a_session_that_is_dropped_is_remembered() -> None:
     cache = SessionCache()
     for name in ("s1", "s2"):
-        cache.of(SessionKey("ada", name), 1)
+        cache.advance_to(SessionKey("ada", name), 1)
         cache.keep_plan(SessionKey("ada", name), Change(Lease(1.0, None)))
         cache.keep_early(SessionKey("ada", name), "c", Change(Lease(1.0, None)))
     cache.drop("ada", "s1")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from langchain_ttl_history.freeing.compaction import together
+from langchain_ttl_history.freeing.compaction import combined
 from langchain_ttl_history.freeing.pruning import within_cap
 from langchain_ttl_history.index import Line
 from langchain_ttl_history.storage.types import Blob, Change, Entry, Lease
@@ -71,7 +71,7 @@ FREED = Change(
 
 def test_a_write_frees_what_was_planned_but_for_what_it_needs_itself() -> None:
     change = Change(LEASE, blobs={"h": Blob(b"head", (USED,)), "set": Blob(b"")}, append=[("log", b"", ("m-gone",))])
-    both = together(change, FREED)
+    both = combined(change, FREED)
     assert both is not None
     assert both.drop == ["c-old"], "neither what it refers to, nor the content that shares, nor what it sets"
     assert (both.trim, both.place, both.append) == (FREED.trim, FREED.place, change.append)
@@ -80,8 +80,8 @@ def test_a_write_frees_what_was_planned_but_for_what_it_needs_itself() -> None:
 
 
 def test_a_write_frees_only_where_nobody_wrote_since_and_in_no_other_generation() -> None:
-    both = together(Change(LEASE), FREED)
+    both = combined(Change(LEASE), FREED)
     assert both is not None
     assert (both.at_position, both.at_generation) == (7, 5)
-    assert together(Change(LEASE, at_generation=5), FREED) is not None
-    assert together(Change(LEASE, at_generation=6), FREED) is None
+    assert combined(Change(LEASE, at_generation=5), FREED) is not None
+    assert combined(Change(LEASE, at_generation=6), FREED) is None

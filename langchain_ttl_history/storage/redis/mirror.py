@@ -14,7 +14,7 @@ from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
 from langchain_ttl_history.fork_safety import lock
-from langchain_ttl_history.keys import SessionKey, concerned
+from langchain_ttl_history.keys import SessionKey, keys_concerned
 from langchain_ttl_history.storage.redis.lineage import later, newest
 from langchain_ttl_history.storage.redis.numbers import KIND, SessionNumbers
 from langchain_ttl_history.storage.types import Blob, Change
@@ -191,7 +191,7 @@ class Mirrors:
     def forget(self, user_id: str, session_id: str | None) -> None:
         """Forget a session, or all of a user's."""
         with self._lock:
-            for key in concerned(self._mirrors, user_id, session_id):
+            for key in keys_concerned(self._mirrors, user_id, session_id):
                 self._keep(key, None)
 
     def _keep(self, key: SessionKey, mirror: Mirror | None) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from langchain_ttl_history.fork_safety import lock
-from langchain_ttl_history.keys import SessionKey, concerned, encoded
+from langchain_ttl_history.keys import SessionKey, encoded, keys_concerned
 from langchain_ttl_history.storage.redis.lineage import later
 from langchain_ttl_history.storage.redis.names import short_name
 
@@ -162,7 +162,7 @@ class NumbersCache:
     def forget(self, user_id: str, session_id: str | None) -> None:
         """Forget a session, or all of a user's."""
         with self._lock:
-            for key in concerned(self._known, user_id, session_id):
+            for key in keys_concerned(self._known, user_id, session_id):
                 self._size -= _size(self._known.pop(key, None))
 
 

@@ -9,7 +9,7 @@ from itertools import count
 from typing import TypeVar
 
 from langchain_ttl_history.fork_safety import lock
-from langchain_ttl_history.keys import SessionKey, concerned
+from langchain_ttl_history.keys import SessionKey, keys_concerned
 from langchain_ttl_history.storage.sqlite.mirror import Mirror
 from langchain_ttl_history.storage.sqlite.row import Row
 from langchain_ttl_history.storage.types import Query, Snapshot
@@ -134,7 +134,7 @@ class Mirrors:
     def drop(self, user_id: str, session_id: str | None) -> None:
         """Throw the mirror of a session away, or those of all of a user's."""
         with self._lock:
-            for key in concerned(self._mirrors, user_id, session_id):
+            for key in keys_concerned(self._mirrors, user_id, session_id):
                 place = self._mirrors.pop(key, None)
                 self._bytes -= 0 if place is None else place.size
 
