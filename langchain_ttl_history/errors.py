@@ -18,9 +18,9 @@ __all__ = [
     "TTLHistoryError",
     "TypeNotAllowedError",
     "brief",
-    "no_url_of",
     "printable",
     "type_of",
+    "unknown_url",
 ]
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -97,7 +97,7 @@ def type_of(refused: object) -> str:
     return brief(refused) if isinstance(refused, type) else f"an object of type {type(refused).__name__}"
 
 
-def no_url_of(what: str, schemes: Collection[str], url: str) -> str:
+def unknown_url(what: str, schemes: Collection[str], url: str) -> str:
     """What an error says of a URL that has none of these schemes; it shows no more than a scheme.
 
     What stands in a scheme's place but looks like none may be a password.

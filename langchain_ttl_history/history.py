@@ -131,11 +131,11 @@ class TTLChatMessageHistory(BaseChatMessageHistory):
             SessionDeletedError: Of `get_session_history` alone: the session was deleted since this turn read it.
             StorageError: The storage could not be reached.
         """
-        self.add_messages([self._made(SystemMessage, text)])
+        self.add_messages([self._message(SystemMessage, text)])
 
     async def aadd_system_message(self, text: str | list[str | dict[Any, Any]]) -> None:
         """Async `add_system_message`."""
-        await self.aadd_messages([self._made(SystemMessage, text)])
+        await self.aadd_messages([self._message(SystemMessage, text)])
 
     def add_user_message(self, message: HumanMessage | str) -> None:
         """Append a question; see `add_messages`.
@@ -143,7 +143,7 @@ class TTLChatMessageHistory(BaseChatMessageHistory):
         Raises:
             TypeNotAllowedError: It is neither a `HumanMessage` nor the content of one.
         """
-        self.add_messages([message if isinstance(message, HumanMessage) else self._made(HumanMessage, message)])
+        self.add_messages([message if isinstance(message, HumanMessage) else self._message(HumanMessage, message)])
 
     def add_ai_message(self, message: AIMessage | str) -> None:
         """Append an answer; see `add_messages`.
@@ -151,9 +151,9 @@ class TTLChatMessageHistory(BaseChatMessageHistory):
         Raises:
             TypeNotAllowedError: It is neither an `AIMessage` nor the content of one.
         """
-        self.add_messages([message if isinstance(message, AIMessage) else self._made(AIMessage, message)])
+        self.add_messages([message if isinstance(message, AIMessage) else self._message(AIMessage, message)])
 
-    def _made(self, kind: type[BaseMessage], content: Any) -> BaseMessage:
+    def _message(self, kind: type[BaseMessage], content: Any) -> BaseMessage:
         if isinstance(content, (str, list)):
             with suppress(ValueError):  # It is a list of something else than content blocks.
                 return kind(content)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from langchain_ttl_history.errors import ConfigurationError, no_url_of
+from langchain_ttl_history.errors import ConfigurationError, unknown_url
 from langchain_ttl_history.storage.base import Storage
 from langchain_ttl_history.storage.memory import MemoryStorage
 
@@ -41,7 +41,7 @@ def _refused(url: str) -> ConfigurationError:
     name = url.partition(":")[0]
     if name in _FORMS:
         return ConfigurationError(f"a {name} URL is written {_FORMS[name]}")
-    what = no_url_of("storage", _FORMS, url)
+    what = unknown_url("storage", _FORMS, url)
     return ConfigurationError(f"{what}; use memory://, sqlite:///path.db, redis://host:6379/0 or valkey://host:6379/0")
 
 

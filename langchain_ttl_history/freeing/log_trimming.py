@@ -16,13 +16,13 @@ from typing import NamedTuple
 
 from langchain_ttl_history.amendments import with_removals_named, without_orphaned_edits
 from langchain_ttl_history.freeing.gaps import older_than_freed, without_hidden
-from langchain_ttl_history.freeing.remnants import LastWords, Spared, of_the_head, only_editing, only_removed, thinned
+from langchain_ttl_history.freeing.remnants import LastWords, Spared, left_for_head, only_editing, only_removed, thinned
 from langchain_ttl_history.log_entries import Delta, Log, unseen
 from langchain_ttl_history.stored.names import NO_KEY, BodyName, MessageKey, key_of
 
 __all__ = ["Trimmed", "trimmed"]
 
-# How many removals are kept for runs under way. No more than `compaction.limits` leaves room for.
+# How many removals are kept for runs under way. No more than `compaction.soft_limits` leaves room for.
 _REMOVALS = 16
 
 
@@ -73,7 +73,7 @@ def trimmed(
     again = _placing(deltas, recent, {*map(key_of, shown)})
     spared = Spared(_newest_removals(deltas[:recent], room), again, hidden)
     kept = [
-        *of_the_head(deltas[:start], matter, LastWords.of(matter if head else (), later, seen), head, seen, spared),
+        *left_for_head(deltas[:start], matter, LastWords.of(matter if head else (), later, seen), head, seen, spared),
         *thinned(deltas[start:], max(0, recent - start), head, {*map(key_of, names)}, spared),
     ]
     kept = without_orphaned_edits(kept, new, head)

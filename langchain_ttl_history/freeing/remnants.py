@@ -13,7 +13,7 @@ from typing import NamedTuple
 from langchain_ttl_history.log_entries import WHERE_IT_IS, Delta, Seen
 from langchain_ttl_history.stored.names import BodyName, MessageKey, key_of
 
-__all__ = ["LastWords", "Spared", "of_the_head", "only_editing", "only_removed", "thinned"]
+__all__ = ["LastWords", "Spared", "left_for_head", "only_editing", "only_removed", "thinned"]
 
 
 class Spared(NamedTuple):
@@ -56,7 +56,7 @@ class LastWords(NamedTuple):
         )
 
 
-def of_the_head(
+def left_for_head(
     deltas: Iterable[Delta],
     matter: Sequence[Delta],
     last: LastWords,
@@ -85,9 +85,9 @@ def of_the_head(
         found: Delta | None = None
         if delta.position in concerned:
             if kept or there:
-                found = _about(delta, there, last, kept)
+                found = _left_of_unseen(delta, there, last, kept)
         elif kept or delta.position in spared.again:
-            found = _again(delta, spared.again.get(delta.position, ()), kept)
+            found = _left_of_seen(delta, spared.again.get(delta.position, ()), kept)
         # Of most, which only added what is shown no more, nothing is left.
         if found is not None:
             left.append(found)
@@ -103,7 +103,7 @@ def _kept_removals(delta: Delta, seen: Seen, spared: Spared) -> list[MessageKey]
     return []
 
 
-def _again(delta: Delta, stays: Collection[MessageKey], kept: Iterable[MessageKey]) -> Delta | None:
+def _left_of_seen(delta: Delta, stays: Collection[MessageKey], kept: Iterable[MessageKey]) -> Delta | None:
     """What is left of a change that the head has; None if nothing is.
 
     Args:
@@ -116,7 +116,9 @@ def _again(delta: Delta, stays: Collection[MessageKey], kept: Iterable[MessageKe
     return delta._replace(removed=removed, added=added) if removed or added else None
 
 
-def _about(delta: Delta, there: set[MessageKey], last: LastWords, kept: Collection[MessageKey]) -> Delta | None:
+def _left_of_unseen(
+    delta: Delta, there: set[MessageKey], last: LastWords, kept: Collection[MessageKey]
+) -> Delta | None:
     """What is left of a change that the head has not, as far as it concerns the head's messages; None if nothing is.
 
     Args:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from unicodedata import category
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
-from langchain_ttl_history.errors import ConfigurationError, no_url_of
+from langchain_ttl_history.errors import ConfigurationError, unknown_url
 from langchain_ttl_history.storage.redis.drivers import class_prefix, exceptions_of
 from langchain_ttl_history.storage.redis.tls import SharedContext
 
@@ -61,7 +61,7 @@ class ServerURL:
         scheme = _SCHEMES.get(name)
         if scheme is None:
             raise ConfigurationError(
-                f"{no_url_of('Redis', _SCHEMES, url)}; "
+                f"{unknown_url('Redis', _SCHEMES, url)}; "
                 f"write redis://host:6379/0, with one of these schemes: {', '.join(_SCHEMES)}"
             )
         if not rest.startswith("//"):
