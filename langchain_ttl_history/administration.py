@@ -182,7 +182,9 @@ class Administration:
     def _scope(self, user_id: object, *, all_users: bool) -> str | None:
         if type(all_users) is not bool:
             # Most likely a user's id, and nobody else's sessions are meant.
-            raise ConfigurationError(f"all_users is True or False, not {brief(all_users)}; pass user_id for one user")
+            raise ConfigurationError(
+                f"all_users must be True or False, not {brief(all_users)}; pass user_id for one user"
+            )
         if not all_users:
             return self._user(user_id)
         if user_id is not None:

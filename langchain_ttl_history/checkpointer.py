@@ -216,7 +216,9 @@ class TTLCheckpointSaver(GetAndList, PruneCopyDelete, BaseCheckpointSaver[Any]):
                 return f"{int(count) + 1:0{len(count)}}{dot}{rest}"
             return 1 if current is None else current + 1
         except (TypeError, ValueError) as error:
-            raise ConfigurationError(f"{brief(current)} is no version of a channel, which counts up from 1") from error
+            raise ConfigurationError(
+                f"the version of a channel must be a number, or a string that begins with one, not {brief(current)}"
+            ) from error
 
 
 _STRICT = JsonPlusSerializer(allowed_msgpack_modules=None)

@@ -202,7 +202,7 @@ def encode_record(record: Record, codec: Codec, where: str) -> Blob:
         payload = pack(list(fields))
     except TypeError as error:
         raise TypeNotAllowedError(
-            f"{where}: the versions, times and ids of a checkpoint are text and numbers, which those of "
+            f"{where}: the versions, times and ids of a checkpoint must be text and numbers, which those of "
             f"{brief(record.checkpoint)} are not: {error}"
         ) from error
     return Blob(codec.seal(payload), refs, record.seen.position)

@@ -109,7 +109,7 @@ class Codec:
                 raise ValueError("it is not encrypted")
             if self._by_langgraph and kind.partition("+")[0] != "bytes":
                 # No seal covers the kind, by which LangGraph's serializer chooses a loader that may run what it reads.
-                raise ValueError(f"it is sealed as {kind!r}, which is no kind of bytes")
+                raise ValueError(f"it is sealed as {kind!r}, not as bytes")
             payload = self.cipher.loads_typed((kind, data))
         except Exception as error:
             why = str(error)
@@ -228,14 +228,14 @@ class Codec:
         """
         if self.serde is None:
             raise CorruptRecordError(
-                "a value was written by a serializer of a checkpointer's own; pass the same serde= to checkpointer()"
+                "a value was written by the serializer of a checkpointer; pass the same serde= to checkpointer()"
             )
         try:
             kind, data = unpack(packed)
             return self.serde.loads_typed((kind, data))
         except Exception as error:
             raise CorruptRecordError(
-                f"the checkpointer's serializer does not read a value: {type(error).__name__}: {error}; "
+                f"the checkpointer's serializer cannot read a value: {type(error).__name__}: {error}; "
                 "pass the serde= that wrote it"
             ) from error
 

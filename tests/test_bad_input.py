@@ -361,8 +361,23 @@ def test_a_key_that_is_no_name_is_refused(name: str, value: Any) -> None:
 
 @pytest.mark.parametrize("key", ["thread_id", "session_id", "checkpoint_id", "checkpoint_ns"])
 def test_a_user_key_that_means_something_else_is_refused(key: str) -> None:
-    with pytest.raises(ConfigurationError, match=key):
+    with pytest.raises(ConfigurationError, match=f"{key}.*choose another key"):
         SessionBuffer().checkpointer(user_key=key)
+
+
+def test_a_checkpointer_of_one_user_does_not_become_anothers() -> None:
+    saver = SessionBuffer().checkpointer(user_id="alice")
+    with pytest.raises(
+        ConfigurationError, match="bound to user 'alice', not 'bob'; call for_user on one that is bound to"
+    ):
+        saver.for_user("bob")
+
+
+async def test_writes_need_the_checkpoint_that_they_are_pending_on(session: Session) -> None:
+    saver = session.buffer.checkpointer()
+    with pytest.raises(ConfigurationError, match=r"no 'checkpoint_id' to write to; pass the config that put returned"):
+        await session.colour.call(saver, "put_writes", session.config, [("a", 1)], "task")
+    assert await session.info() is None
 
 
 async def test_an_idle_time_that_was_forgotten_pins_no_session(session: Session) -> None:
@@ -630,7 +645,7 @@ async def test_sessions_of_one_user_and_of_all_cannot_both_be_asked_for(session:
 async def test_all_users_is_never_asked_for_by_mistake(session: Session, bad: Any) -> None:
     """With the user's name in its place, everyone's sessions would be listed."""
     await session("bob", "s1").event("mine")
-    with pytest.raises(ConfigurationError, match="all_users is True or False"):
+    with pytest.raises(ConfigurationError, match="all_users must be True or False"):
         await session.sessions(all_users=bad)
 
 
@@ -682,7 +697,7 @@ async def test_what_is_no_id_of_a_checkpoint_or_a_run_is_refused(session: Sessio
 async def test_only_no_config_lists_all_threads(session: Session, bad: Any) -> None:
     await session.event("x")
     saver = session.buffer.checkpointer(user_id="alice")
-    with pytest.raises(ConfigurationError, match="a config is a mapping"):
+    with pytest.raises(ConfigurationError, match=r"a config must be a mapping.*buffer\.config\("):
         await session.colour.collect(saver, "list", bad)
     of_all, of_none = [await session.colour.collect(saver, "list", config) for config in ({}, None)]
     assert of_all == of_none
@@ -696,7 +711,7 @@ def test_types_that_are_announced_otherwise_are_refused(types: Any) -> None:
 
 @pytest.mark.parametrize("current", ["", "x", [], object()])
 def test_what_is_no_version_has_none_after_it(current: Any) -> None:
-    with pytest.raises(ConfigurationError, match="is no version of a channel"):
+    with pytest.raises(ConfigurationError, match="the version of a channel must be a number"):
         SessionBuffer().checkpointer().get_next_version(current, None)
 
 
@@ -775,7 +790,7 @@ def test_what_belongs_to_a_process_is_neither_copied_nor_pickled(take: Any, tmp_
 
 
 async def test_a_single_dict_is_no_list_of_messages(session: Session) -> None:
-    with pytest.raises(TypeNotAllowedError, match="is no list of messages"):
+    with pytest.raises(TypeNotAllowedError, match=r"is not a list of messages; pass \[message\]"):
         await session.colour.call(session.history, "add_messages", {"role": "user", "content": "x"})
 
 

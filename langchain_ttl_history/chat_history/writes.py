@@ -172,7 +172,8 @@ def _listed(messages: object, key: SessionKey) -> list[Any]:
     """
     if isinstance(messages, (str, dict, BaseMessage)) or not isinstance(messages, Iterable):
         raise TypeNotAllowedError(
-            f"{label(key)}: {brief(messages)} of type {type(messages).__name__} is no list of messages; pass [message]"
+            f"{label(key)}: {brief(messages)} of type {type(messages).__name__} is not a list of messages; "
+            "pass [message]"
         )
     return list(messages)
 

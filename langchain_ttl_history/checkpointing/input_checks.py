@@ -38,13 +38,13 @@ def checked_name(name: str, value: object) -> str:
 
 
 def check_key(name: str, key: object) -> None:
-    """Refuse what is no name for something in a config or a state.
+    """Check the name of a key in a config, or of a channel in a state.
 
     Raises:
         ConfigurationError: It is no string, is empty or too long, or holds what cannot be stored.
     """
     if type(key) is not str or not key.isprintable():
-        raise ConfigurationError(f"{name} must be a name, not {brief(key)}")
+        raise ConfigurationError(f"{name} must be a string of printable characters, not {brief(key)}")
     valid_id(name, key)
 
 
@@ -58,13 +58,15 @@ def checked_checkpoint_id(id: object) -> str | None:
 
 
 def required_checkpoint_id(id: str | None) -> str:
-    """The checkpoint to write to.
+    """The id of the checkpoint to write to.
 
     Raises:
         ConfigurationError: The config names none.
     """
     if id is None:
-        raise ConfigurationError("config['configurable'] has no 'checkpoint_id' to write to")
+        raise ConfigurationError(
+            "config['configurable'] has no 'checkpoint_id' to write to; pass the config that put returned"
+        )
     return id
 
 
@@ -132,8 +134,8 @@ def checked_types(types: Any) -> list[tuple[str, ...]]:
     for each in checked_list("types", types):
         if not isinstance(each, (tuple, list)) or not all(isinstance(part, str) for part in each):
             raise ConfigurationError(
-                f"a type is named by a pair (module, name), not {brief(each)}; SessionBuffer(allow_types=[...]) takes "
-                "classes"
+                f"a type must be named by a pair (module, name), not {brief(each)}; to allow a class itself, use "
+                "SessionBuffer(allow_types=[...])"
             )
     return [(*each,) for each in types]
 

@@ -38,7 +38,9 @@ class Threads:
             ConfigurationError: Configs name something else by it.
         """
         if self.user_key in _RESERVED_KEYS:
-            raise ConfigurationError(f"user_key must not be {self.user_key!r}, by which configs name something else")
+            raise ConfigurationError(
+                f"user_key must not be {self.user_key!r}, which has another meaning in a config; choose another key"
+            )
 
     def of_user(self, user_id: object) -> Threads:
         """The same, limited to one user's sessions.
@@ -48,7 +50,10 @@ class Threads:
         """
         user = valid_id("user_id", user_id)
         if self.user_id not in (None, user):
-            raise ConfigurationError(f"this checkpointer is bound to user {self.user_id!r}, not {user!r}")
+            raise ConfigurationError(
+                f"this checkpointer is bound to user {self.user_id!r}, not {user!r}; "
+                "call for_user on one that is bound to no user"
+            )
         return Threads(self.user_key, user, self.default_user)
 
     def user(self, named: object = None) -> str:
@@ -91,7 +96,8 @@ class Threads:
             thread_id = configurable.get("thread_id")
         except AttributeError:
             raise ConfigurationError(
-                f"a config is a mapping that has another in 'configurable', not {brief(config)}"
+                f"a config must be a mapping with a mapping in 'configurable', not {brief(config)}; "
+                "buffer.config(user_id, session_id) makes one"
             ) from None
         if thread_id is None:
             raise ConfigurationError(

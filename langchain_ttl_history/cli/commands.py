@@ -220,7 +220,7 @@ def _check(url: str) -> None:
     if not url or url.startswith("memory") or url.endswith(":memory:"):
         raise ConfigurationError(
             "no storage to look at: pass --url before the command, or set TTL_HISTORY_URL; "
-            "memory is another process's own"
+            "the memory of another process cannot be read"
         )
     if "://" not in url:
         # Not shown, since it may hold a password.
@@ -232,7 +232,7 @@ def _check(url: str) -> None:
 
 def _check_file(path: Path) -> None:
     if not path.exists():
-        way_out = ": ~ is not expanded here, write $HOME" if path.parts[0].startswith("~") else ""
+        way_out = "; ~ is not expanded here, write $HOME" if path.parts[0].startswith("~") else ""
         raise ConfigurationError(f"there is no file {path}{way_out}")
     if not path.stat().st_size:
         # If it was opened, it would be made into a storage.
@@ -249,7 +249,7 @@ def _class(name: str) -> type:
     except Exception as error:  # a module may raise anything when it is imported
         raise ConfigurationError(f"--allow-type {name}: {error}; name it as MODULE:CLASS") from error
     if not isinstance(found, type):
-        raise ConfigurationError(f"--allow-type {name} is no class")
+        raise ConfigurationError(f"--allow-type {name} is not a class; name one as MODULE:CLASS")
     return found
 
 

@@ -63,7 +63,8 @@ class AllowList:
         """As `resolve`, for the name that a class has within the one, or the function, that it is defined in."""
         if (module, name) in self._short and self._short[module, name] is None:
             raise _refused(
-                f"several allowed classes of {module} are named {name}, and nothing tells which was stored; allow one"
+                f"several allowed classes of {module} are named {name}, and nothing tells which one was stored; allow "
+                "only that one"
             )
         return self._short.get((module, name)) or self.resolve(module, name)
 
@@ -99,7 +100,8 @@ class AllowList:
                 raise AttributeError(f"{name} is imported into {module}, and not defined there")
         except (ImportError, AttributeError) as error:
             raise _refused(
-                f"type {module}.{name} is allow-listed but not there ({error}); install what has it, or restore it"
+                f"type {module}.{name} is allow-listed but not there ({error}); "
+                "install the package that defines it, or restore the class"
             ) from error
         return found
 
@@ -150,8 +152,8 @@ def _looked_up(module: str, name: str, *, anywhere: bool) -> Any:
         found = getattr(found, part) if anywhere else getattr_static(found, part)
         if not anywhere and not issubclass(type(found), type):  # What is none may say that it is one.
             raise _refused(
-                f"type {module}.{name} is not looked for, since {part} is no class. Name it in "
-                f"SessionBuffer(allow_types=[...])"
+                f"type {module}.{name} is not looked up, since {part} is not a class. Name the type in "
+                "SessionBuffer(allow_types=[...])"
             )
     return getattr(found, last)
 

@@ -44,7 +44,7 @@ _DEEPEST, _SHALLOW = 2_000, 30
 
 
 class UnmadeError(CorruptRecordError):
-    """An object that its class does not make anew of what it held."""
+    """An object that its class cannot rebuild from what it held."""
 
     def __init__(self, text: str, kind: type = object) -> None:
         super().__init__(printable(text))
@@ -215,7 +215,7 @@ class Extensions:
             except CorruptRecordError:
                 raise
             except Exception as error:  # a class's own code may raise anything
-                raise UnmadeError(f"an object of {module}.{name} cannot be made anew: {error}", cls) from error
+                raise UnmadeError(f"an object of {module}.{name} cannot be rebuilt: {error}", cls) from error
         raise CorruptRecordError(f"extension {code} is of a newer format")
 
     def _enter(self, data: bytes) -> None:

@@ -64,7 +64,9 @@ def revived(code: int, data: bytes, parts: Any, resolve: Callable[[str, str], An
     if code == _METHOD:
         method = parts[3]
         if not any((base.__module__, base.__qualname__, method) in SAFE_MSGPACK_METHODS for base in cls.__mro__):
-            raise TypeNotAllowedError(printable(f"{module}.{name}.{method} may not be called"))
+            raise TypeNotAllowedError(
+                printable(f"{module}.{name}.{method} may not be called: LangGraph does not list it as safe")
+            )
         return getattr(cls, method)(payload)
     if code == _ONE_ARGUMENT:
         return cls(payload)

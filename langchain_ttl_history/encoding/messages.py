@@ -136,7 +136,7 @@ def _unpack_general(record: list[Any], id: str | None, resolve: Resolve) -> Base
     except (ValueError, TypeError) as error:
         raise CorruptRecordError(f"its bytes are damaged: {error}") from error
     if not (isinstance(cls, type) and issubclass(cls, BaseMessage)):
-        raise TypeNotAllowedError(printable(f"type {'.'.join(name)} is no class of messages any more; restore it"))
+        raise TypeNotAllowedError(printable(f"type {'.'.join(name)} is not a message class any more; restore it"))
     message = cls.__new__(cls)
     present = set(state)
     private = fill_model(cls, state, extra, private, *absent)

@@ -88,7 +88,7 @@ def encode_new(messages: Iterable[BaseMessage], codec: Codec, where: str, blobs:
 
 
 def check_id(message: BaseMessage, where: str) -> None:
-    """Refuse a message whose id is no text, as one may be that was assigned, or so long that it is no id.
+    """Refuse a message whose id is not a string, which pydantic does not check on assignment, or is too long.
 
     Raises:
         TypeNotAllowedError: It would not come back as it is; `where` names the place.
@@ -97,11 +97,11 @@ def check_id(message: BaseMessage, where: str) -> None:
     id = message.id
     if id is not None and not isinstance(id, str):
         raise TypeNotAllowedError(
-            f"{where}: the id {brief(id)} of a message is of type {type(id).__name__}, and not text; pass str(id)"
+            f"{where}: the id of a message must be a string, not {brief(id)} of type {type(id).__name__}; pass str(id)"
         )
     if id and len(id) > _MAX_ID:
         raise ConfigurationError(
-            f"{where}: the id {brief(id)} of a message has {len(id)} characters; at most {_MAX_ID} are an id"
+            f"{where}: the id {brief(id)} of a message has {len(id)} characters; at most {_MAX_ID} are allowed"
         )
 
 

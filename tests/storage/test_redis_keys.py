@@ -118,5 +118,7 @@ def test_a_worker_needs_no_scan(clock: Clock) -> None:
 
 @pytest.mark.parametrize("prefix", ["", "{a}", "a}", None, 3, b"a", "a\0", "\ud800"])
 def test_a_prefix_without_sense_is_refused(prefix: Any) -> None:
-    with pytest.raises(ConfigurationError, match="prefix must be a string, not an empty one"):
+    with pytest.raises(
+        ConfigurationError, match="prefix must be a string of printable characters without braces, and not empty"
+    ):
         RedisStorage("redis://localhost", prefix=prefix)

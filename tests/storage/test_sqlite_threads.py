@@ -112,6 +112,7 @@ def test_what_waits_for_other_calls_ends_with_them_and_not_one_after_the_other(
     assert all(isinstance(each, StorageError) for each in refused)
     # No more than two of the others can begin just before their own patience ends.
     assert sum("other calls" in str(each) for each in refused) >= 16
+    assert all("larger timeout" in str(each) for each in refused)
     other.execute("ROLLBACK")
     assert storage.read(KEY, Query()).generation == 0
 

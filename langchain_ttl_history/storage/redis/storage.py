@@ -66,7 +66,7 @@ class RedisStorage(OfThisProcess):
     ) -> None:
         if type(prefix) is not str or not prefix.isprintable() or not prefix or "{" in prefix or "}" in prefix:
             raise ConfigurationError(
-                f"prefix must be a string, not an empty one, and without braces and control codes, not {brief(prefix)}"
+                f"prefix must be a string of printable characters without braces, and not empty; not {brief(prefix)}"
             )
         if isinstance(client, str) and async_client is not None:
             raise ConfigurationError("a URL makes both clients; pass async_client beside a client only")

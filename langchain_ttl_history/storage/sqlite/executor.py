@@ -44,7 +44,10 @@ class Executor:
 
         def in_time() -> T:
             if time.monotonic() - asked >= self._patience:
-                raise StorageError(f"other calls were not done after {self._patience:g} s, so this one was not begun")
+                raise StorageError(
+                    f"other calls were not done after {self._patience:g} s, so this one was not begun; try again, or "
+                    "give SQLiteStorage a larger timeout"
+                )
             return function(*arguments)
 
         return await asyncio.get_running_loop().run_in_executor(self._started(), in_time)

@@ -82,7 +82,10 @@ class Transactions:
         """
         # Threads of one process queue here; SQLite would make them poll.
         if not self._writer.acquire(timeout=self._timeout):
-            raise StorageError(f"{self._path} was being written to for more than {self._timeout:g} s")
+            raise StorageError(
+                f"{self._path} was being written to for more than {self._timeout:g} s; "
+                "try again, or give SQLiteStorage a larger timeout"
+            )
         self._connections.check_file()
 
     def leave(self) -> None:
