@@ -15,11 +15,6 @@ HOSTILE = (
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
 def buffer(clock: Clock) -> SessionBuffer:
     """Alice's session `support`, cut to its second turn."""
     buffer = SessionBuffer(MemoryStorage(clock=clock), retention=Retention(max_messages=8))

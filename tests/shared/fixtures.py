@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
@@ -71,21 +71,25 @@ if os.environ.get("TEST_SERVERS") == "all":
 
 @pytest.fixture
 def clock() -> Clock:
+    """A clock that stands still until the test moves it."""
     return Clock()
 
 
 @pytest.fixture(params=list(STORAGES))
 def case(request: pytest.FixtureRequest) -> StorageCase:
+    """Each kind of storage in turn."""
     return STORAGES[request.param]
 
 
 @pytest.fixture(params=["sync", "async"])
 def colour(request: pytest.FixtureRequest) -> Colour:
+    """Sync and async in turn."""
     return Colour(request.param)
 
 
 @pytest.fixture
 async def storage(case: StorageCase, clock: Clock) -> AsyncIterator[Any]:
+    """An empty storage of each kind in turn; under `tests/storage` it is one in Redis."""
     storage = case.open(clock)
     yield storage
     await case.closed(storage)
@@ -96,25 +100,15 @@ def open_buffer(storage: Any) -> Callable[..., SessionBuffer]:
     """Opens a buffer over the storage: one more worker. Keywords of `Retention` may be mixed in."""
 
     def open_(**options: Any) -> SessionBuffer:
-        rules = {name: options.pop(name) for name in list(options) if name in _RETENTION}
+        rules = {each.name: options.pop(each.name) for each in fields(Retention) if each.name in options}
         return SessionBuffer(storage, retention=Retention(**rules), **options)
 
     return open_
 
 
-_RETENTION = {
-    "idle_ttl",
-    "max_age",
-    "max_messages",
-    "max_tokens",
-    "max_bytes",
-    "max_checkpoints",
-    "token_counter",
-}
-
-
 @pytest.fixture
 def buffer(open_buffer: Callable[..., SessionBuffer]) -> SessionBuffer:
+    """A buffer with the default retention over the storage."""
     return open_buffer()
 
 

@@ -19,11 +19,6 @@ from tests.shared.sqlite_cases import Opens
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
 def opens(tmp_path: Path, clock: Clock) -> Iterator[Opens]:
     """Opens the same SQLite file once more, as another worker does."""
     opened: list[SQLiteStorage] = []

@@ -62,7 +62,7 @@ def some_numbers(seed: int) -> list[int]:
     return found
 
 
-def test_the_kind_of_a_name(admin: redis.Redis) -> None:
+def test_python_and_lua_give_a_name_the_same_kind(admin: redis.Redis) -> None:
     names = [f"{chr(first)}{'x' * more}" for first in (0, 1, 65, 109, 127, 128, 233, 0xD800) for more in (0, 31, 32)]
     names += ["", "m" + "0123456789abcdef" * 2 + "run--1", "c\0" + "00000000-0000-0000-0000-000000000000"]
     short = [encoded(short_name(name)) for name in names]
@@ -70,12 +70,12 @@ def test_the_kind_of_a_name(admin: redis.Redis) -> None:
     assert lua(admin, program, *short) == [kind_of(name) for name in names]
 
 
-def test_how_many_names_a_table_holds(admin: redis.Redis) -> None:
+def test_python_and_lua_put_as_many_names_in_a_table(admin: redis.Redis) -> None:
     assert lua(admin, "return TABLE") == TABLE
 
 
 @pytest.mark.parametrize("seed", [*range(20), None])
-def test_references(admin: redis.Redis, seed: int | None) -> None:
+def test_python_and_lua_write_and_read_the_same_runs_of_references(admin: redis.Redis, seed: int | None) -> None:
     numbers = [*range(70_000)] if seed is None else some_numbers(seed)
     names = [f"m{number}" for number in numbers]
     made = runs_of(names, dict(zip(names, numbers, strict=True)), {}, 0)
@@ -87,7 +87,7 @@ def test_references(admin: redis.Redis, seed: int | None) -> None:
         assert lua(admin, READ_RUNS, refs) == joined
 
 
-def test_what_a_blobs_value_tells(admin: redis.Redis) -> None:
+def test_python_reads_what_lua_stores_of_a_blob(admin: redis.Redis) -> None:
     head = b"\0\0\0\0\0\0\0\7" + (10).to_bytes(4, "big") + (6).to_bytes(4, "big")
     refs, also = b"\xffm\0\0\0\3\0\2gA", b"\0\0\0\2w1"
     names = {109 << KIND | number: f"m{number}" for number in (*range(3, 5), *range(8, 73))}
@@ -102,7 +102,7 @@ def test_what_a_blobs_value_tells(admin: redis.Redis) -> None:
     assert layout.blob_in(again, {}) == Blob(b"another")
 
 
-def test_the_entries_of_a_list(admin: redis.Redis) -> None:
+def test_python_reads_the_entries_of_a_list_that_lua_stores(admin: redis.Redis) -> None:
     program = """
         local list = list_from(nil)
         grow(list, 'log', 1099511627776, 3, ARGV[1], 'payload', 0, {})
@@ -115,8 +115,8 @@ def test_the_entries_of_a_list(admin: redis.Redis) -> None:
     assert layout.entries_in(value[24:], names) == expected
 
 
-def test_the_requests_that_a_session_remembers(admin: redis.Redis) -> None:
-    """Twice as many as a batch holds, each with its position behind it, the newest first."""
+def test_lua_remembers_as_many_requests_of_a_session_as_two_batches_hold(admin: redis.Redis) -> None:
+    """Each with its position behind it, the newest first."""
     ids = [request_id() for _ in range(100)]
     program = """
         local m = { requests = '', position = 7 }
