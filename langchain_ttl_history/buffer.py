@@ -49,10 +49,10 @@ class SessionBuffer(Administration):
         storage: Where sessions are kept: a URL (`memory://`, `sqlite:///path.db`, `redis://host:6379/0`) or
             a `Storage`; this process's memory by default.
         retention: How long and how much of a session is kept.
-        default_user: The user wherever none is named, for programs with a single one.
+        default_user: The user of every call that names none, for programs with a single user.
         allow_types: Classes that may be rebuilt from stored bytes, besides messages and
             LangGraph's safe types.
-        serde: Seals every stored payload, messages included; an `EncryptedSerializer`, say.
+        serde: Seals every stored payload, messages included: LangGraph's `EncryptedSerializer`, for example.
 
     Raises:
         ConfigurationError: An argument is wrong.
@@ -98,15 +98,8 @@ class SessionBuffer(Administration):
         unread: list[TTLHistoryError] = []
         some = list(islice(readable(self.sessions(all_users=True), unread, _LISTED + 1), _LISTED + 1))
         more = max(len(some), len(unread)) > _LISTED
-        return buffer_card(
-            repr(self._storage),
-            self._retention,
-            usage.sessions,
-            usage.bytes,
-            some[:_LISTED],
-            unread[:_LISTED],
-            more=more,
-        )
+        shown, failed = some[:_LISTED], unread[:_LISTED]
+        return buffer_card(repr(self._storage), self._retention, usage.sessions, usage.bytes, shown, failed, more=more)
 
     @property
     def retention(self) -> Retention:
@@ -118,9 +111,8 @@ class SessionBuffer(Administration):
     def history(self, user_id: Id | None = None, session_id: Id | None = None) -> TTLChatMessageHistory:
         """A session's chat history; every read shows the conversation as it is then.
 
-        A factory for `RunnableWithMessageHistory` returns `get_session_history` instead: without
-        `history_messages_key`, that class counts the history at the end of a call, and what is said meanwhile would
-        take the place of the question.
+        Give `RunnableWithMessageHistory` `get_session_history` instead: without `history_messages_key`, it counts the
+        history's messages again when a call ends, and would drop the question if others had been added meanwhile.
 
         Args:
             user_id: Whose session; the default user if left out.
@@ -136,6 +128,10 @@ class SessionBuffer(Administration):
         """A session's chat history for one call of `RunnableWithMessageHistory`.
 
         Its first read freezes what it shows, until its `add_messages`: get another one for each call.
+
+        Args:
+            session_id: Which of the user's sessions. It need not exist yet.
+            user_id: Whose session; the default user if left out.
 
         Raises:
             MissingUserError: No user is named, and there is no default user.
@@ -204,6 +200,10 @@ class SessionBuffer(Administration):
     def config(self, user_id: Id | None = None, session_id: Id | None = None) -> RunnableConfig:
         """The config of a session, for chains and graphs.
 
+        Args:
+            user_id: Whose session; the default user if left out.
+            session_id: Which of the user's sessions. It need not exist yet.
+
         Returns:
             `user_id`, `session_id` and `thread_id` under `configurable`; the thread id is the session id.
 
@@ -220,7 +220,7 @@ class SessionBuffer(Administration):
             }
         }
 
-    # Its end
+    # Closing
 
     def close(self) -> None:
         """Close the storage if this buffer opened it; one that was passed in stays open.

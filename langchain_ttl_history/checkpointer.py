@@ -92,17 +92,20 @@ class TTLCheckpointSaver(GetAndList, PruneCopyDelete, BaseCheckpointSaver[Any]):
         """This checkpointer for one user's sessions only.
 
         Raises:
-            ConfigurationError: It is bound to another user already, or the id is bad.
+            ConfigurationError: It is bound to another user already, or the id is not valid.
         """
         clone = copy.copy(self)
         clone._threads = self._threads.of_user(user_id)
         return clone
 
     def with_allowlist(self, extra_allowlist: Collection[tuple[str, ...]]) -> TTLCheckpointSaver:
-        """A clone that also rebuilds these types, (module, name) each; itself if it rebuilds all of them already.
+        """A clone that also rebuilds these types; itself if it rebuilds all of them already. LangGraph calls this.
+
+        Args:
+            extra_allowlist: The types, each as a pair (module, name).
 
         Raises:
-            ConfigurationError: They are named otherwise.
+            ConfigurationError: One is not named by such a pair.
         """
         extra_allowlist = checked_types(extra_allowlist)
         clone = cast(TTLCheckpointSaver, super().with_allowlist(extra_allowlist))
@@ -126,12 +129,12 @@ class TTLCheckpointSaver(GetAndList, PruneCopyDelete, BaseCheckpointSaver[Any]):
     ) -> RunnableConfig:
         """Store a checkpoint under the one the config names as its parent.
 
-        A put of a turn whose session was deleted is refused with a line in the log.
+        The put of a turn whose session was deleted stores nothing, raises nothing, and is logged once.
 
         Raises:
             ConfigurationError: The config names no thread, or another user than the bound one.
             MissingUserError: It names no user, and there is no bound or default user.
-            TypeNotAllowedError: A channel's value would not come back; nothing was stored.
+            TypeNotAllowedError: A channel's value would not come back as it is; nothing was stored.
             StorageError: The storage could not be reached, or refused the checkpoint again and again.
             CorruptRecordError: A record of the session cannot be read.
         """
@@ -208,7 +211,7 @@ class TTLCheckpointSaver(GetAndList, PruneCopyDelete, BaseCheckpointSaver[Any]):
         Versions that another checkpointer made, strings like "00000002.0.123", keep their format and count up.
 
         Raises:
-            ConfigurationError: It is no version.
+            ConfigurationError: `current` is neither of the two.
         """
         try:
             if isinstance(current, str):

@@ -25,8 +25,8 @@ __all__ = ["TTLChatMessageHistory"]
 class TTLChatMessageHistory(BaseChatMessageHistory):
     """One session's conversation, as a chain sees it.
 
-    Made by `SessionBuffer.history` (always live, no turn) or `SessionBuffer.get_session_history` (one
-    turn: its first read holds until its next `add_messages`).
+    Made by `SessionBuffer.history` (always live) or by `SessionBuffer.get_session_history` (for one turn: it shows what
+    its first read found, until its next `add_messages`).
     """
 
     def __init__(
@@ -75,12 +75,14 @@ class TTLChatMessageHistory(BaseChatMessageHistory):
         """The conversation within the window, oldest first. Setting it replaces the conversation.
 
         Raises:
-            StorageError: The storage could not be reached; when set also that others kept freeing what is shared.
+            StorageError: The storage could not be reached. When set: or others kept freeing messages that the new and
+                the old conversation share.
             CorruptRecordError: A record of the session cannot be read.
-            ConfigurationError: The token counter failed; the id of a message that is set has over 1,024 characters.
-            TypeNotAllowedError: One is of a class that is not allow-listed here; one that is set is not a message, or
-                would not come back as it is.
-            SessionDeletedError: When set, of `get_session_history` alone: the session was deleted since it was read.
+            ConfigurationError: The token counter failed. When set: or a message's id has over 1,024 characters.
+            TypeNotAllowedError: A message is of a class that is not allow-listed here. When set: or one is not a
+                message, or would not come back as it went in.
+            SessionDeletedError: When set, and only on a history from `get_session_history`: the session was deleted
+                since this turn read it.
         """
         if self._turn is None:
             return self._read(run(self._storage, self._sessions.turn(self._key)))
@@ -106,11 +108,13 @@ class TTLChatMessageHistory(BaseChatMessageHistory):
         The messages are stored together or not at all. A message without an id gets one, on the stored copy only.
 
         Raises:
-            TypeNotAllowedError: One is not a message, or holds a value that would not come back as it is.
+            TypeNotAllowedError: One is not a message, or holds a value that would not come back as it went in.
             ConfigurationError: The id of a message has over 1,024 characters.
-            SessionDeletedError: Of `get_session_history` alone: the session was deleted since this turn read it.
+            SessionDeletedError: Only on a history from `get_session_history`: the session was deleted since this turn
+                read it.
             StorageError: The storage could not be reached.
-            CorruptRecordError: A record cannot be read, for results and removals, whose places have to be looked up.
+            CorruptRecordError: A record cannot be read. Only tool results and removals may need to read any, to find
+                their place.
         """
         run(self._storage, self._ending(add_messages(self._sessions, self._key, messages, self._turn)))
 
@@ -128,7 +132,8 @@ class TTLChatMessageHistory(BaseChatMessageHistory):
 
         Raises:
             TypeNotAllowedError: `text` is something else.
-            SessionDeletedError: Of `get_session_history` alone: the session was deleted since this turn read it.
+            SessionDeletedError: Only on a history from `get_session_history`: the session was deleted since this turn
+                read it.
             StorageError: The storage could not be reached.
         """
         self.add_messages([self._message(SystemMessage, text)])
@@ -155,7 +160,7 @@ class TTLChatMessageHistory(BaseChatMessageHistory):
 
     def _message(self, kind: type[BaseMessage], content: Any) -> BaseMessage:
         if isinstance(content, (str, list)):
-            with suppress(ValueError):  # It is a list of something else than content blocks.
+            with suppress(ValueError):  # A list of something other than content blocks.
                 return kind(content)
         raise TypeNotAllowedError(
             f"{label(self._key)}: {kind.__name__} takes text or a list of content blocks, not {brief(content)}"

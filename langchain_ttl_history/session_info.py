@@ -1,4 +1,4 @@
-"""What is told of a session without using it: its metadata, and its conversation for display."""
+"""A session looked at without using it: its metadata, and its conversation for display."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class SessionInfo:
     last_used_at: datetime
     """When it was last read or written to; on SQLite and Redis the last use that was recorded."""
     expires_at: datetime | None
-    """When it ends if it is not used again; on SQLite and Redis up to a tenth of the idle time after that is over. None
-    if it has no idle time, because of its retention or since it is pinned, and there is no `max_age`."""
+    """When it ends if it is not used again. On SQLite and Redis that may be up to a tenth later than the idle time
+    says. None if it never ends: it is pinned, or its retention has no `idle_ttl`, and there is no `max_age`."""
     read_at: datetime | None = field(default=None, repr=False, compare=False)
     """When this was read, by the storage's clock."""
 

@@ -39,8 +39,8 @@ class Storage(Protocol):
     private: bool
     """Whether only this process can write to it."""
     slack: float
-    """How far over its caps a session may grow before it is freed, between 1 and 3: 1.25 is by a quarter. More keeps
-    more that nobody is shown, and frees less often; no reader sees either."""
+    """To how many times its caps a session may grow before it is freed, between 1 and 3; 1.25 is a quarter over them. A
+    larger slack frees less often, and keeps more that is not shown; what readers see does not depend on it."""
 
     @abstractmethod
     def read(self, key: SessionKey, query: Query) -> Snapshot:
@@ -55,25 +55,40 @@ class Storage(Protocol):
 
     @abstractmethod
     def delete(self, user_id: str, session_id: str | None, tombstone_ttl: float) -> int:
-        """Delete a session, or all of a user's, leaving tombstones for so many seconds.
+        """Delete a session, or all of a user's.
 
-        Returns how many live sessions there were.
+        Args:
+            user_id: Whose.
+            session_id: Which; None for all of the user's.
+            tombstone_ttl: For how many seconds the tombstones stand.
+
+        Returns:
+            How many live sessions there were.
         """
 
     @abstractmethod
     def sessions(self, user_id: str | None, after: str | None = None) -> tuple[list[SessionKey], str | None]:
-        """A page of a user's live sessions, or of everyone's, least recently used first.
+        """A page of live sessions, least recently used first.
 
-        Returns keys and what to pass as `after` for the next page; None ends it.
+        Args:
+            user_id: Whose; None for everyone's.
+            after: Where the page begins, as the page before told it; None for the first page.
+
+        Returns:
+            The keys, and what to pass as `after` for the next page; None after the last.
         """
 
     @abstractmethod
     def usage(self) -> Usage:
-        """How much is held, expired sessions that were not freed yet included."""
+        """How much is held, including expired sessions that are not freed yet."""
 
     @abstractmethod
     def sweep(self) -> int:
-        """Free everything that expired. Returns how many sessions that were."""
+        """Free everything that expired.
+
+        Returns:
+            How many sessions were freed.
+        """
 
     @abstractmethod
     def close(self) -> None:

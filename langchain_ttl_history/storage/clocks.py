@@ -15,6 +15,7 @@ __all__ = ["Clock", "checked_clock", "steady_clock"]
 _LATEST = 253_402_300_800.0  # The year 10,000, which no `datetime` can have.
 
 Clock: TypeAlias = Callable[[], float]
+"""Gives the time in seconds since the epoch."""
 
 
 def checked_clock(clock: Clock | None) -> Clock | None:

@@ -46,7 +46,7 @@ class RedisStorage(OfThisProcess):
         client: A client of redis-py or valkey-py, or a URL; a client that is passed in is never
             closed. An async one may be passed here as well.
         async_client: The client for async calls, where `client` is a sync one.
-        prefix: What the names of all keys begin with.
+        prefix: What the names of all keys begin with; two programs with different ones can share a server.
         clock: Gives the time in seconds since the epoch instead of the server; for tests.
 
     Raises:

@@ -33,8 +33,8 @@ class SQLiteStorage(OfThisProcess):
     """Keeps sessions in one SQLite file.
 
     Args:
-        path: The file, created for its owner only if it does not exist; ":memory:" keeps everything
-            in this process.
+        path: The file. If it does not exist it is created, readable and writable by its owner only. ":memory:" keeps
+            everything in this process.
         durable: Whether a write waits until it is on the disk. Without it, no write is lost when a
             process is killed, but the last ones before a power cut may be.
         timeout: How long, in seconds, a verb waits for other processes before it raises.
