@@ -20,10 +20,9 @@ __all__ = ["SessionCache"]
 # How many sessions are remembered, and how many bytes of the bodies of all together.
 _SESSIONS = 1000
 _BYTES = 32 * 1024 * 1024
-# How many changes that wait, of one kind.
+# How many plans are kept, and the early interrupts of how many checkpoints.
 _WAITING = 128
-# At least so many of the checkpoints put last are remembered, and of the messages: more than there are steps under way
-# at once.
+# At least so many of the newest puts, and of the newest messages, are remembered: more than there are steps at once.
 _RECENT = 500
 
 
@@ -64,7 +63,7 @@ class SessionCache:
     def __init__(self) -> None:
         self._lock = lock()
         self._entries: OrderedDict[SessionKey, CacheEntry] = OrderedDict()
-        # Those included that are too many, but that runs under way hold.
+        # All entries that anyone holds: a run under way keeps its own here after `_entries` had no more room for it.
         self._held: WeakValueDictionary[SessionKey, CacheEntry] = WeakValueDictionary()
         self._put = _Recent()
         self._said = _Recent()
@@ -118,7 +117,7 @@ class SessionCache:
             return entry.last
 
     def count(self, key: SessionKey) -> None:
-        """Take account of what was learned of a session, and forget others if all are too much."""
+        """Count the bytes that were learned of a session, and forget others if all together are too many."""
         with self._lock:
             entry = self._entries.get(key)
             if entry is None:
@@ -173,7 +172,7 @@ class SessionCache:
         return self._plans.pop(key, None) if self._plans else None
 
     def keep_early(self, key: SessionKey, name: str, change: Change) -> None:
-        """Remember an interrupt that was stored before its checkpoint was known to be, which may be freed by then."""
+        """Remember an interrupt that was stored before its checkpoint; that may be freed before the two can meet."""
         with self._lock:
             self._early.setdefault((key, name), []).append(change)
             while len(self._early) > _WAITING:

@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 _FORMAT = 1
-# What every checkpoint has that a graph puts.
+# The fields that every checkpoint put by a graph has.
 _NEEDED = frozenset({"id", "channel_versions", "versions_seen"})
 
 
@@ -73,7 +73,8 @@ class Record:
     explicit: bool = True
     """Whether the channel's value is stored here; if not, it is the result of a chain of writes."""
     plain: bool = False
-    """Where the conversation is stored without encoding its value: whether as a list, and not as a snapshot."""
+    """Only where the conversation is stored without encoding its value: True stores it as a list, False as a
+    snapshot."""
     values: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     """How each channel's value is stored; see `stored.values`."""
     refs: tuple[str, ...] = ()

@@ -136,9 +136,12 @@ async def arun(storage: Storage, flow: Flow[T]) -> T:
 
 
 def _name_session(error: CorruptRecordError | TypeNotAllowedError, request: Request | None) -> None:
-    """Raise the error anew, the session's name before its message and the way out behind it, unless they are there."""
+    """Raise the error again, with the session's name before its message and a way out behind it.
+
+    Does nothing if the message names the session already, or if the request was not about one session.
+    """
     if not isinstance(request, (Read, Write)) or str(error).startswith(label(request.key)):
         return
-    # One that misses a serializer says so itself, and so does one about a type.
+    # An error about a missing serializer or a type tells the way out itself.
     way = "" if isinstance(error, TypeNotAllowedError) or "serde=" in str(error) else _WAY_OUT
     raise type(error)(f"{label(request.key)}: {error}{way}") from error

@@ -29,8 +29,8 @@ _watched: WeakSet[Forkable] = WeakSet()
 _locks: WeakSet[threading.Lock] = WeakSet()
 _still: list[Forkable] = []
 _held: list[threading.Lock] = []
-# Held while one of the sets changes, and by a fork: to go through a set that changes raises, and a process forks even
-# if what is to happen before it raised.
+# Held while one of the sets changes, and during a fork: iterating over a set that changes raises, and a process forks
+# even if a function registered to run before the fork raised.
 _changing = threading.Lock()
 
 

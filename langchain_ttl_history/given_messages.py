@@ -1,4 +1,4 @@
-"""What programs give as messages: the forms that LangChain takes for them, and the one that removes all others."""
+"""What programs give as messages: the forms that LangChain accepts, and the message that removes all others."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ REMOVE_ALL_MESSAGES = "__remove_all__"
 
 
 def as_messages(given: Sequence[Any]) -> list[BaseMessage] | None:
-    """What LangChain takes for messages, `("human", text)` or a dict with a role for example; None if one is none."""
+    """What LangChain accepts as messages, such as `("human", text)` or a dict with a role; None if one is not."""
     try:
         return convert_to_messages(given)
     except (LookupError, TypeError, ValueError, NotImplementedError):
-        # LangChain has no error of its own for what is no message: it raises one of these, by where it notices.
+        # LangChain has no error of its own for what is not a message: it raises one of these, by where it notices.
         return None

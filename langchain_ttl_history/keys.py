@@ -83,7 +83,7 @@ def keys_concerned(keys: Iterable[SessionKey], user_id: str, session_id: str | N
 
 @lru_cache(maxsize=1024)
 def user_digest(user_id: str) -> str:
-    """A fixed-length name of a user that does not tell who it is, and is no session's."""
+    """A fixed-length name of a user that does not tell who it is, and equals no session's digest."""
     return hashlib.blake2b(encoded(user_id), digest_size=15).hexdigest()
 
 
@@ -107,8 +107,8 @@ def valid_id(name: str, value: object) -> str:
         return value  # At most four bytes a character.
     if isinstance(value, (int, UUID)) and not isinstance(value, bool):
         try:
-            # By its value, whatever its class writes it as: one that masks itself would make all users one.
-            kind: type = type(value)  # Not that of a proxy, which says it is one.
+            # By its value, not by its class's own `__str__`: if that masks it, all users would become one.
+            kind: type = type(value)  # `isinstance` also holds for a proxy of an int, whose own type this is.
             spelled = UUID.__str__ if issubclass(kind, UUID) else int.__repr__ if issubclass(kind, int) else str
             value = spelled(value)
         except ValueError as error:

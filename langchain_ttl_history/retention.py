@@ -119,7 +119,7 @@ def seconds(name: str, value: object) -> float | None:
 
 
 def check_count(name: str, value: object) -> None:
-    """Refuse what is no bound.
+    """Check a bound that is a count.
 
     Args:
         name: What the bound is called in an error.
@@ -130,7 +130,7 @@ def check_count(name: str, value: object) -> None:
     """
     if value is None:
         return
-    # More than `sys.maxsize` is no number that it could be multiplied with.
+    # Caps are multiplied by a float, `Storage.slack`, which a much larger int would overflow.
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= sys.maxsize:
         raise ConfigurationError(
             f"{name} must be a whole number of at least 1, or None for unbounded, not {brief(value)}"

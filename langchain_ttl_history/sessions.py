@@ -43,7 +43,7 @@ class Sessions:
     codec: Codec
     retention: Retention
     slack: float
-    """The storage's."""
+    """The storage's; see `Storage.slack`."""
     cache: SessionCache = field(default_factory=SessionCache)
 
     @cached_property
@@ -65,7 +65,7 @@ class Sessions:
     # Reading
 
     def read(self, key: SessionKey, lease: Lease | None) -> Flow[View]:
-        """The conversation as it is now."""
+        """The conversation as it is now; with a lease, the read is a use of the session."""
         pointer, recall = pointer_name(""), self.recall(key)
         heavy = {} if lease is None else self.soft_limits
         query = Query((pointer,), (CHECKPOINT, BODY), (LOG, pointer), lease, outline_over=heavy, known=recall.known)
@@ -103,7 +103,7 @@ class Sessions:
         return [names[each] for each in positions], [whole[each] for each in positions]
 
     def turn(self, key: SessionKey) -> Flow[Turn]:
-        """What the history shows now."""
+        """Read what the history shows now, as a use of the session."""
         view = yield from self.read(key, self.lease)
         shown, messages = self.window_with_messages(view.history, view.messages)
         left_out = {*view.history}.difference(shown)
@@ -143,7 +143,7 @@ class Sessions:
             outcome = yield Write(key, both)
             if outcome.status not in (Status.MOVED, Status.MISSING):
                 return outcome
-        # There is no plan, or it is outdated because somebody else wrote meanwhile: a later turn will free it.
+        # There is no plan, or another write has outdated it: a later turn will free what is over the caps.
         outcome = yield Write(key, change)
         return outcome
 
@@ -157,7 +157,7 @@ class Sessions:
         return any([weight > most.get(name, weight) for name, weight in weights.items()])  # noqa: C419  # a generator is slower
 
     def free_now(self, key: SessionKey) -> Flow[None]:
-        """Free what is over the caps at once, after a write. That it fails undoes no write, so it is only logged."""
+        """Free what is over the caps at once, after a write. A failure is only logged, since the write is stored."""
         try:
             yield from self._free(key)
         except TTLHistoryError as error:
@@ -168,7 +168,7 @@ class Sessions:
         outcome: Outcome = yield Write(key, self._plan(view_of(snapshot, Recall(EMPTY, self.codec), self.codec)))
         known = self.cache.last(key)
         if known is not None and outcome.status is Status.STORED:
-            # What a `DeltaChannel` needs stays whatever the caps are. Each put would read the whole session in vain.
+            # What a `DeltaChannel` needs stays whatever the caps are, so each put would read the whole session in vain.
             known.tolerated = int(outcome.bytes * _GROWTH) if CHAIN in snapshot.lists else 0
 
     def _plan(self, view: View) -> Change:
@@ -193,9 +193,9 @@ class Sessions:
 
 
 def _as_separate_objects(messages: Iterable[BaseMessage]) -> list[BaseMessage]:
-    """The messages, each an object of its own.
+    """The messages, each as an object of its own.
 
-    Those that say the same and have no id share a name and a body. Whoever reads them may give each an id.
+    Messages with the same content and no id share a name and a body, but their reader may give each an id of its own.
     """
     given: set[int] = set()
     apart: list[BaseMessage] = []

@@ -20,7 +20,7 @@ __all__ = ["counted", "escaped", "marks", "spelled_value", "timeline"]
 _FOLDED_CHARS = 600
 _FOLDED_LINES = 12
 _PREVIEW = 160
-# A picture of a session is no export of it.
+# A card shows a session; it does not export it.
 _DRAWN_CHARS = 20_000
 _DRAWN_MESSAGES = 200
 

@@ -141,7 +141,7 @@ def simple_start(messages: Sequence[BaseMessage], caps: Caps, sound: int = 0) ->
 
 
 def _is_sound(messages: Sequence[BaseMessage], known: int) -> bool:
-    """Whether every result follows its own call before the next human message; of the first ones it is known."""
+    """Whether every result follows its own call before the next human message; the first `known` ones are sound."""
     waiting: set[str | None] = set()
     for message in messages[known:] if known else messages:
         kind = type(message)

@@ -33,7 +33,7 @@ class Arrivals:
         key = put.key
         change, outcome = yield from self.puts.put(put)
         if put.ns and outcome.status is Status.DELETED and change.guard.needs is not None:
-            # Perhaps the root's checkpoint is still on its way, which this one needs.
+            # The root's checkpoint, which this one needs, may still be on its way.
             if self.late.hold(key, change):
                 return
             outcome = yield Write(key, change)
@@ -80,7 +80,7 @@ class Arrivals:
                     self.late.refuse(key, each)
 
     def _settle_early(self, key: SessionKey, name: str) -> Flow[None]:
-        """See to it that interrupts are read with this checkpoint, which were stored before it was known to be."""
+        """See to it that interrupts stored before this checkpoint was known are read with it."""
         for change in self._cache.take_early(key, name):
             yield from self.pending.settle_early(key, name, change)
 

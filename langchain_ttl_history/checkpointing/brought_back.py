@@ -50,7 +50,7 @@ def may_bring_back(put: Put, token: Token, channel: str) -> bool:
 
 
 def knowing_past(sessions: Sessions, put: Put, token: Token, channel: str) -> Flow[Put]:
-    """A put, whose token also tells of those messages that were cut before its run began, and that it brings back.
+    """The put, with its token extended by the messages that were cut before its run began and that it brings back.
 
     That needs a read, since the checkpoint that its run has loaded does not tell what an earlier one still had.
 

@@ -1,4 +1,4 @@
-"""Refuses what no graph would hand over, or ask for, before anything is stored or read."""
+"""Checks what a graph hands over or asks for, before anything is stored or read."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _MAPPINGS = ("channel_values", "channel_versions", "versions_seen")
 
 
 def checked_name(name: str, value: object) -> str:
-    """What LangGraph names something by: a namespace, a checkpoint, a task.
+    """The name of a namespace, a checkpoint or a task.
 
     Raises:
-        ConfigurationError: It is no string, or has a NUL in it: what is stored under it could not be read again.
+        ConfigurationError: It is not a string, or contains a NUL: what is stored under it could not be read again.
     """
     if not isinstance(value, str):
         raise ConfigurationError(f"{name} must be a string, not {brief(value)} of type {type(value).__name__}")
@@ -41,7 +41,7 @@ def check_key(name: str, key: object) -> None:
     """Check the name of a key in a config, or of a channel in a state.
 
     Raises:
-        ConfigurationError: It is no string, is empty or too long, or holds what cannot be stored.
+        ConfigurationError: It is not a string, is empty or too long, or contains what cannot be stored.
     """
     if type(key) is not str or not key.isprintable():
         raise ConfigurationError(f"{name} must be a string of printable characters, not {brief(key)}")
@@ -52,7 +52,7 @@ def checked_checkpoint_id(id: object) -> str | None:
     """The checkpoint that a config names; None where it names none, as an empty string does.
 
     Raises:
-        ConfigurationError: It is no id.
+        ConfigurationError: It is not a valid id.
     """
     return None if id is None or id == "" else valid_id("checkpoint_id", id)
 
@@ -71,7 +71,7 @@ def required_checkpoint_id(id: str | None) -> str:
 
 
 def check_checkpoint(checkpoint: Any, metadata: object) -> None:
-    """Refuse what is no checkpoint, which would be stored and could not be read.
+    """Check that a checkpoint has what reading it needs; otherwise it would be stored and could not be read.
 
     Raises:
         ConfigurationError: It names what is wrong.
@@ -110,7 +110,7 @@ def checked_writes(writes: Any) -> list[tuple[str, Any]]:
 
 
 def check_narrowing(filter: object, before: Any, limit: object) -> None:
-    """Refuse what cannot narrow a list of checkpoints.
+    """Check the arguments that narrow a list of checkpoints.
 
     Raises:
         ConfigurationError: It names what is wrong.
@@ -144,7 +144,7 @@ def checked_list(name: str, values: object) -> list[Any]:
     """Ids or names, as a list.
 
     Raises:
-        ConfigurationError: They are no list, or a single string, of which the letters would be taken for them.
+        ConfigurationError: It is not a list, or a single string, whose letters would be taken for the names.
     """
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
         raise ConfigurationError(f"{name} takes a list, not {brief(values)}; pass [{name[:-1]}]")

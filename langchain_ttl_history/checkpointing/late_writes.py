@@ -1,4 +1,4 @@
-"""Writes that a tombstone refused, early or too late: held until the checkpoint they need is stored or refused."""
+"""Writes that a tombstone refused: held until the checkpoint they need is stored, or is refused as well."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["LateWrites", "checkpoints_of"]
 
 logger = logging.getLogger(__name__)
 
-# How many checkpoints are waited for, and how many of those that were refused are remembered.
+# For how many checkpoints writes are held, and how many refused ones are remembered.
 _HELD = 1_000
 _REFUSED = 1_000
 

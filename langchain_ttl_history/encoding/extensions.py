@@ -39,7 +39,7 @@ from langchain_ttl_history.keys import OwnedThread
 
 __all__ = ["Extensions", "UnmadeError", "refusal"]
 
-# How deep lists, mappings and extensions within each other may nest; and up to where each is not counted exactly.
+# How deep lists, mappings and extensions may nest within each other; and up to which depth it is not counted exactly.
 _DEEPEST, _SHALLOW = 2_000, 30
 
 
@@ -84,8 +84,8 @@ class Extensions:
             self._allowed = other._allowed
 
     # MessagePack raises an error of its own in place of what a hook raised, so the first failure is remembered here.
-    # So is whether it was a hook that failed: what is inside a value was then tried both ways already, and to try it
-    # anew at each level of a value that holds itself would take for ever.
+    # So is whether a hook failed (`inside`): the parts of the value were then tried both ways already, and trying them
+    # again at each level of a value that holds itself would never end.
 
     def forget_failure(self) -> None:
         """Forget the failure of an earlier attempt in this thread."""

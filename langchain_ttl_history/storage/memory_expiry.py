@@ -10,14 +10,14 @@ from langchain_ttl_history.storage.memory_session import MemorySession
 
 __all__ = ["ExpiryQueue"]
 
-# How many entries are always let stand, whatever became of their sessions.
+# So many outdated entries may always stay in the queue.
 _SPARE = 64
 
 
 class ExpiryQueue:
     """A queue of deadlines; its storage's lock guards it.
 
-    Nearly every use moves a deadline further away. To move the session in the queue each time would be dear, so it
+    Nearly every use moves a deadline further away. Moving the session in the queue each time would be costly, so it
     stays where it is until it comes first, and only then goes where it belongs by now.
     """
 

@@ -170,8 +170,8 @@ class ClientsOfURL(Clients):
         with self._lock:
             opened = self._async_clients.get(loop)
             if opened is None:
-                # What belonged to loops that are over has been closed with them, or is when it is let go of: a client
-                # refers to its loop, so that no such entry goes by itself.
+                # A client refers to its loop, so an entry of this mapping never goes by itself. Those of loops that are
+                # over are removed here; their clients were closed with their loops, or are when they are let go of.
                 for each in [
                     each for each, other in self._async_clients.items() if other.is_closed or each.is_closed()
                 ]:

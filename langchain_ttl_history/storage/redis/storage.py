@@ -246,7 +246,7 @@ class RedisStorage(OfThisProcess):
         loop = asyncio.get_running_loop()
         batches = self._batches.get(loop)
         if batches is None:
-            # Those of loops that are over refer to them, and so do not go by themselves.
+            # A batch refers to its loop, so an entry of this mapping never goes by itself.
             for each in [each() for each in self._batches.keyrefs()]:
                 if each is not None and each.is_closed():
                     self._batches.pop(each, None)

@@ -133,7 +133,9 @@ class Connections:
     # Forks
 
     def pause(self, until: float) -> None:
-        """Lend none while the process forks, and take none into the child; waits for those lent until a time, but once.
+        """Lend no connection while the process forks, and take none into the child.
+
+        Waits until a time for connections that are lent, but not for one that an earlier fork waited for in vain.
 
         In a child, SQLite believes that a copied connection holds the locks of the parent's, which it does not. If it
         were used, or just kept open, another process could take itself for the last user of the file, and remove the
@@ -156,7 +158,7 @@ class Connections:
             _inherited.extend(self._lent_out)
             self._lent_out, self._overdue = set(), set()
             if not self.in_memory:
-                # Those that `pause` closed none of, since it was interrupted while it waited.
+                # `pause` did not close these: it was interrupted while it waited.
                 _inherited.extend(self._idle)
                 self._idle.clear()
 
