@@ -49,9 +49,9 @@ def add_messages(sessions: Sessions, key: SessionKey, given: Sequence[BaseMessag
         SessionDeletedError: The session this continues was deleted.
     """
     guard = guard_of(turn)
-    messages = _listed(given, key)
+    messages = _as_list(given, key)
     if turn is not None:
-        messages = new_in([_checked(_spoken(message), key) for message in messages], turn, sessions.codec)
+        messages = new_in([_checked(_as_message(message), key) for message in messages], turn, sessions.codec)
     ready = [_ready(message, key) for message in messages]
     if any(isinstance(message, RemoveMessage) and message.id == REMOVE_ALL_MESSAGES for message in ready):
         yield from replace_conversation(sessions, key, ready, guard)
@@ -72,7 +72,7 @@ def add_messages(sessions: Sessions, key: SessionKey, given: Sequence[BaseMessag
     deltas = [Delta(run, (), tuple(map(names.__getitem__, ids)), after) for after, ids in groups]
     deltas[0] = deltas[0]._replace(removed=removed)
     # No retry is needed: the change brings every body it refers to.
-    yield from _log(sessions, key, deltas, blobs, guard)
+    yield from _append_to_log(sessions, key, deltas, blobs, guard)
     sessions.cache.note_said(key, added)
 
 
@@ -107,7 +107,7 @@ def replace_conversation(
         TypeNotAllowedError: One is not a message, or holds what would not come back.
         SessionDeletedError: The session this continues was deleted.
     """
-    _, ready = _gathered([_ready(message, key) for message in _listed(messages, key)])
+    _, ready = _gathered([_ready(message, key) for message in _as_list(messages, key)])
     for _ in range(_ATTEMPTS):
         # Where nothing is to be changed this read alone is the use.
         view = yield from sessions.read(key, sessions.lease)
@@ -124,17 +124,17 @@ def replace_conversation(
             return
         keeps = (*map(key_of, names), *map(key_of, view.waiting[1:]))
         delta = Delta(_new_id(), removed, added, known=view.snapshot.position, keeps=keeps)
-        if (yield from _log(sessions, key, [delta], blobs, guard)):
+        if (yield from _append_to_log(sessions, key, [delta], blobs, guard)):
             return
     raise StorageError(
         f"{label(key)}: others kept freeing what the new conversation shares with the old one; try again"
     )
 
 
-def _log(
+def _append_to_log(
     sessions: Sessions, key: SessionKey, deltas: Iterable[Delta], blobs: Mapping[str, Blob], guard: Guard
 ) -> Flow[bool]:
-    """Store changes; False if bodies they count on were freed in between."""
+    """Append changes to the session's log; False if bodies that they refer to were freed in between."""
     append = [(LOG, delta.payload(), delta.added) for delta in deltas]
     change = Change(sessions.lease, guard, blobs, append)
     outcome = yield from sessions.write(key, change)
@@ -148,7 +148,7 @@ def _log(
 
 
 def _check_deletion(view: View, guard: Guard, key: SessionKey) -> None:
-    """Refuse what a storage is not asked to, since there is nothing to write.
+    """Refuse, as a storage would, a write that continues a deleted session but has nothing to store.
 
     Raises:
         SessionDeletedError: The session it continues was deleted.
@@ -164,7 +164,7 @@ def _deleted(key: SessionKey) -> SessionDeletedError:
     )
 
 
-def _listed(messages: object, key: SessionKey) -> list[Any]:
+def _as_list(messages: object, key: SessionKey) -> list[Any]:
     """Messages as a list.
 
     Raises:
@@ -178,8 +178,8 @@ def _listed(messages: object, key: SessionKey) -> list[Any]:
     return list(messages)
 
 
-def _spoken(message: object) -> object:
-    """What a chain was given, as a message if it is one to LangChain: `("human", text)`, or a dict with a role."""
+def _as_message(message: object) -> object:
+    """What a chain was given, as a message if LangChain accepts it as one: `("human", text)`, or a dict with a role."""
     messages = as_messages([message]) if isinstance(message, (tuple, dict)) else None
     return message if messages is None else messages[0]
 

@@ -105,7 +105,7 @@ def applied(
         replaced, value = _overwritten(write)
         if replaced:
             shown = {}
-        given = _listed(value, whole=replaced)
+        given = _as_list(value, whole=replaced)
         messages = as_messages(given)
         if messages is None:
             continue  # Another reducer than that for messages may accept it.
@@ -129,12 +129,12 @@ def said_in(writes: Sequence[Any]) -> list[BaseMessage]:
     said: list[BaseMessage] = []
     for write in writes:
         replaced, value = _overwritten(write)
-        said += as_messages(_listed(value, whole=replaced)) or ()
+        said += as_messages(_as_list(value, whole=replaced)) or ()
     return [message for message in said if not isinstance(message, RemoveMessage)]
 
 
-def _listed(value: Any, *, whole: bool) -> list[Any]:
-    """What is written as a list; `whole` says that it is all of the channel's value, and a tuple not one message."""
+def _as_list(value: Any, *, whole: bool) -> list[Any]:
+    """What a write holds, as a list; `whole`: it is all of the channel's value, so a tuple is no single message."""
     return [*value] if isinstance(value, list) or (whole and isinstance(value, tuple)) else [value]
 
 

@@ -136,6 +136,7 @@ class PutPlans:
         return held, written
 
     def _guard(self, put: Put) -> Guard:
+        """What a put continues: a generation if its token or the cache tells one, else the checkpoint that it needs."""
         guard, key, cache = put.guard, put.key, self.sessions.cache
         if guard.generation is not None:
             return guard

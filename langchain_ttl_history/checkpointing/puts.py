@@ -94,6 +94,7 @@ class CheckpointPuts:
         return None if parent is None else (parent, known.bodies)
 
     def _known_parent(self, put: Put) -> Parent | None:
+        """The parent of a put, as this process remembers it; None if it does not."""
         known = self.sessions.cache.last(put.key)
         record = None if known is None else known.records.get(put.parent_name)
         if known is None or record is None:
@@ -111,6 +112,7 @@ class CheckpointPuts:
         return None if known is None else known.records.get(put.parent_name)
 
     def _read(self, put: Put) -> Flow[Parent]:
+        """What a put builds on, as it is stored now."""
         if put.parent is None:
             return Parent()
         pointer, pending = pointer_name(""), writes_name(put.ns, put.parent)
@@ -128,6 +130,7 @@ class CheckpointPuts:
         return Parent(found.generation, found.now, record, writes, has_head=pointer in found.blobs)
 
     def _done(self, put: Put, record: Record, change: Change, outcome: Outcome) -> Flow[None]:
+        """Remember a checkpoint that was stored, and free what is over the caps."""
         key, cache = put.key, self.sessions.cache
         known = cache.last(key)
         if known is None or known.generation != outcome.generation:

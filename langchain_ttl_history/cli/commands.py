@@ -56,7 +56,7 @@ class Where:
 
 
 class Command(TyperCommand):
-    """A command that says of an option of the app where it goes."""
+    """A command that tells where the options of the app go, if one stands behind the command."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Refuse the options of the app by name."""
@@ -76,13 +76,14 @@ def where(
     context: typer.Context,
     url: Annotated[str, typer.Option(envvar="TTL_HISTORY_URL", help="sqlite:///PATH, redis://HOST:PORT/0, ...")] = "",
     prefix: Annotated[
-        str | None, typer.Option(metavar="PREFIX", help="On Redis, what the program's RedisStorage has as its prefix.")
+        str | None, typer.Option(metavar="PREFIX", help="On Redis, the prefix of the program's RedisStorage.")
     ] = None,
     allow_type: Annotated[
         list[str] | None, typer.Option(metavar="MODULE:CLASS", help="A class of the program's own that may be rebuilt.")
     ] = None,
     idle_ttl: Annotated[
-        float, typer.Option(metavar="SECONDS", help="The program's, where it is over a day: deletions hold as long.")
+        float,
+        typer.Option(metavar="SECONDS", help="The program's idle_ttl, if over a day: for how long deletions hold."),
     ] = 86_400.0,
 ) -> None:
     """Say which sessions are meant."""
