@@ -72,6 +72,9 @@ def answerable(message: BaseMessage) -> list[str | None]:
 
 def _call_id(block: dict[str, Any]) -> Any:
     kind = block.get("type")
+    if kind == "non_standard" and isinstance(block.get("value"), dict):
+        block = block["value"]  # As langchain-core wraps what it has no block of its own for.
+        kind = block.get("type")
     return block.get("id") if isinstance(kind, str) and kind in _CALL_BLOCKS else block.get("call_id")
 
 

@@ -45,6 +45,11 @@ def in_content(*ids: str) -> AIMessage:
     return AIMessage([{"type": "computer_call", "id": f"item of {id}", "call_id": id} for id in ids])
 
 
+def wrapped(*ids: str) -> AIMessage:
+    """The same as langchain-core keeps them with `output_version="v1"`."""
+    return AIMessage([{"type": "non_standard", "value": block} for block in in_content(*ids).content])
+
+
 def of_all_kinds(*ids: str) -> AIMessage:
     """A call of each kind in turn, each in the content as well."""
     message = in_content(*ids)
@@ -78,7 +83,9 @@ def conversations(draw: st.DrawFn) -> list[BaseMessage]:
             said.append(result(draw(call_ids)))
         else:
             made = draw(st.lists(call_ids, min_size=1, max_size=3, unique=True))
-            said.append(draw(st.sampled_from([calls, calls, calls, unparsable, in_content, of_all_kinds]))(*made))
+            said.append(
+                draw(st.sampled_from([calls, calls, calls, unparsable, in_content, wrapped, of_all_kinds]))(*made)
+            )
             for id in draw(st.permutations(made))[: draw(st.sampled_from([1, 2, 3, 3, 3]))]:
                 said.append(result(id))
                 if draw(st.integers(0, 7)) == 0:
@@ -182,6 +189,7 @@ def test_a_server_side_call_is_ordinary_content(order: tuple[str, str]) -> None:
 def test_the_calls_that_may_be_answered() -> None:
     assert answerable(calls("a", "a")) == ["a", "a"]
     assert answerable(unparsable("a", "b")) == answerable(in_content("a", "b")) == ["a", "b"]
+    assert answerable(wrapped("a", "b")) == ["a", "b"]
     assert answerable(of_all_kinds("a", "b", "c")) == ["a", "c", "b"]
     outputs = AIMessage("", additional_kwargs={"tool_outputs": [{"type": "computer_call", "call_id": "a"}]})
     assert answerable(outputs) == ["a"]
@@ -194,12 +202,13 @@ def test_the_calls_that_may_be_answered() -> None:
 @pytest.mark.parametrize("odd", [["a"], {"a": 1}, 5, None])
 def test_an_id_that_is_no_text_names_no_call(odd: object) -> None:
     blocks: list[str | dict[object, object]] = [{"type": "computer_call", "call_id": odd}, {"type": odd, "id": "a"}]
+    blocks += [{"type": "non_standard", "value": block} for block in (*blocks, odd)]
     message = AIMessage(blocks, additional_kwargs={"tool_outputs": [{"type": "tool_use", "id": odd}]})
     assert answerable(message) == []
     assert visible([message, result("a")], Caps()) == [0]
 
 
-@pytest.mark.parametrize("made", [unparsable, in_content])
+@pytest.mark.parametrize("made", [unparsable, in_content, wrapped])
 def test_only_tool_calls_wait_for_their_results(made: Callable[..., AIMessage]) -> None:
     assert not ends_open([HumanMessage("q"), made("a")])
     assert visible([HumanMessage("q"), made("a"), result("a"), HumanMessage("q")], Caps(messages=10)) == [0, 1, 2, 3]

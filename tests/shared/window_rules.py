@@ -16,6 +16,7 @@ def _call_ids(message: BaseMessage) -> list[str | None]:
     if not isinstance(message, AIMessage):
         return []
     blocks = [each for each in message.content if isinstance(each, dict)]
+    blocks += [each["value"] for each in blocks if each.get("type") == "non_standard"]
     ids = [call["id"] for call in (*message.tool_calls, *message.invalid_tool_calls)]
     return ids + [block["call_id"] for block in blocks if "call_id" in block]
 
