@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,11 +11,11 @@ import redis
 
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import RedisStorage
-from langchain_ttl_history.storage.types import Blob, Change, Guard, Lease, Query, Status
+from langchain_ttl_history.storage.types import Blob, Change, Entry, Guard, Lease, Query, Status
 from langchain_ttl_history.testing import Clock
 from tests import servers
 from tests.shared.one_session import KEY, LEASE
-from tests.shared.redis_cases import admin_of, context_of, keys_of
+from tests.shared.redis_cases import admin_of, context_of, keys_of, sending
 
 
 def test_a_session_ends_by_the_servers_clock(real: RedisStorage) -> None:
@@ -82,6 +83,34 @@ def test_a_shorter_idle_time_of_its_own_forgets_no_read(storage: RedisStorage, c
     assert storage.read(KEY, Query(("b",))).blobs
     clock.advance(2)
     assert not storage.read(KEY, Query(("b",))).blobs
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda storage: storage.write(KEY, Change(LEASE, append=[("l", b"1", ())])),
+        lambda storage: storage.write(KEY, Change(LEASE, place=[("l", Entry(9, b"1", ()))])),
+        lambda storage: storage.read(KEY, Query(lease=LEASE)),
+    ],
+    ids=["write.lua", "change.lua", "read.lua"],
+)
+def test_a_request_that_comes_in_behind_a_later_one_ends_no_session_sooner(
+    storage: RedisStorage, clock: Clock, use: Callable[[RedisStorage], object]
+) -> None:
+    storage.write(KEY, Change(LEASE))
+    waiting = [True]
+
+    def overtaken(send: Callable[[Any], Any], request: Any) -> Any:
+        if waiting:
+            waiting.clear()
+            clock.advance(100)
+            storage.write(KEY, Change(LEASE))
+        return send(request)
+
+    with sending(storage, overtaken):
+        use(storage)
+    clock.advance(99.99)
+    assert storage.read(KEY, Query()).generation
 
 
 @pytest.mark.parametrize("session_id", ["s1", None], ids=["session", "user"])

@@ -253,7 +253,7 @@ end
 store_tails(tails, changed, values)
 
 if own >= 0 or not upkeep then
-  renew(m, own, upkeep, now, idle, age)
+  renew(m, own, upkeep, time_of_use(m, now, margin), idle, age)
 end
 -- Unused names are removed once many blobs were dropped.
 local swept = m.dropped > 32 and 3 * m.dropped > call('HLEN', session)

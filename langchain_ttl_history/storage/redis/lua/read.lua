@@ -50,7 +50,7 @@ if not m then
   return { pack('>I8I8', now, (fence_of(digest, now))) }
 end
 
-if idle ~= -2 and use(m, now, idle, age) then
+if idle ~= -2 and use(m, time_of_use(m, now, margin), idle, age) then
   -- First a command that a server out of memory still accepts: it then does not refuse the rest of the script.
   expire(session, m.deadline, now, margin)
   call('HSET', session, '*', record(m))

@@ -149,7 +149,7 @@ for _, name in ipairs(touched) do
 end
 store_tails(tails, changed, values)
 
-local moved = use(m, now, idle, age)
+local moved = use(m, time_of_use(m, now, margin), idle, age)
 remember(m, request)
 values[2] = record(m)
 call('HSET', session, unpack(values))

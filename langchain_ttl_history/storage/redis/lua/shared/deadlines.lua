@@ -25,6 +25,12 @@ local function lag_of(m)
   return m.deadline == 0 and 100000 or floor((m.deadline - m.used) / 11)
 end
 
+-- The time of a use. Where clients tell it, a request may come in behind one that was made later, and must not end the
+-- session before what that was promised; such requests have a margin.
+local function time_of_use(m, now, margin)
+  return margin > 0 and math.max(now, m.used) or now
+end
+
 -- Counts a use; says whether that moved the deadline.
 local function use(m, now, idle, age)
   local earliest, latest = ends(m, now, idle, age)
