@@ -117,5 +117,8 @@ class CacheEntry:
 
     def generations(self) -> list[CachedSession]:
         """What is known of the generation that was seen last, and of those before it."""
-        last, older = self.last, [known() for known in self._older]
-        return [each for each in (last, last.before, *older) if each is not None]
+        last = self.last
+        # In this order: another thread that begins a new generation moves the one before to the older ones.
+        before = last.before
+        older = [known() for known in self._older]
+        return [each for each in (last, before, *older) if each is not None]

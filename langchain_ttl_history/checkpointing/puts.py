@@ -135,9 +135,11 @@ class CheckpointPuts:
         known = cache.last(key)
         if known is None or known.generation != outcome.generation:
             known = cache.advance_to(key, outcome.generation)
-        if known.before is not None and put.parent_name not in known.records:
+        # Looked up once: another thread may begin a new generation meanwhile.
+        ended = known.before
+        if ended is not None and put.parent_name not in known.records:
             # The session ended under its run, which brought along what it shows, and may have to once more.
-            known.bodies.take(record.names, known.before.bodies)
+            known.bodies.take(record.names, ended.bodies)
         if not put.ns:
             known.bodies.settle(record.names)
         before = known.records.get(put.parent_name)

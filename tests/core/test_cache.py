@@ -99,6 +99,20 @@ def test_a_generation_begins_while_another_thread_remembers_one_more_checkpoint_
     assert generations(cache) == [2, 1]
 
 
+def test_a_generation_is_found_though_another_thread_begins_a_new_one_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cache = SessionCache()
+    record = Record({}, {}, None, "run")
+    first = cache.advance_to(KEY, 1)
+    first.learn("c\0root", record, {})
+    cache.advance_to(KEY, 2).learn("c\0other", record, {})
+    entry = cache.entry(KEY)
+    # Stands for one before them, which is looked up first.
+    monkeypatch.setattr(entry, "_older", (lambda: monkeypatch.setattr(entry, "_older", ()) or cache.advance_to(KEY, 3),))
+    assert cache.last_with(KEY, "c\0root", None) is first
+
+
 def test_neither_checkpoints_of_subgraphs_nor_those_of_turns_push_out_all_others() -> None:
     known = SessionCache().advance_to(KEY, 1)
     record = Record({}, {}, None, "run")

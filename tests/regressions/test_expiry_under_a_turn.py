@@ -17,6 +17,7 @@ from typing_extensions import TypedDict
 from langchain_ttl_history import Retention, SessionBuffer
 from langchain_ttl_history.storage import MemoryStorage
 from langchain_ttl_history.storage.types import Change, Query
+from langchain_ttl_history.stored.names import pointer_name
 from langchain_ttl_history.testing import Clock
 from tests.regressions.cases import (
     CONFIG,
@@ -475,3 +476,33 @@ def test_what_comes_late_stays_a_part_of_a_delta_channel_that_is_no_conversation
     for given in late:
         put_writes(*given)
     assert graph.get_state(CONFIG).values["log"][-2:] == ["two", "three"]
+
+
+def test_a_put_is_no_failure_though_another_thread_begins_its_session_anew_in_the_moment_it_is_remembered() -> None:
+    clock = Clock()
+    storage = Hooked(clock=clock)
+    buffer = SessionBuffer(storage, default_user="u")
+    cache, quick = buffer._sessions.cache, graph_of(buffer, says("re"))
+    ask(quick, "first")
+
+    class Looked(dict[str, Any]):
+        """What another thread comes in between, whenever somebody looks into it."""
+
+        def __contains__(self, name: object) -> bool:
+            cache.advance_to(KEY, 1 << 60)
+            return super().__contains__(name)
+
+    def look_out(change: Change) -> None:
+        known = cache.last(KEY)
+        if known is not None and change.at_generation == known.generation and pointer_name("") in change.blobs:
+            storage.after_write = None
+            known.records = Looked(known.records)
+
+    def work(_: MessagesState) -> dict[str, Any]:
+        clock.advance(1801)
+        ask(quick, "meanwhile")
+        storage.after_write = look_out
+        return {"messages": [AIMessage("done")]}
+
+    assert ask(graph_of(buffer, work), "now") == ["first", "re", "now", "done"]
+    assert storage.after_write is None
