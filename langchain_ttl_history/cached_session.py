@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from weakref import ReferenceType, ref
 
 from langchain_ttl_history.checkpoints import Record
 from langchain_ttl_history.storage.types import Blob
 from langchain_ttl_history.stored.known_bodies import KnownBodies
-from langchain_ttl_history.stored.names import MessageKey, is_root
+from langchain_ttl_history.stored.names import BodyName, MessageKey, is_root
 
 __all__ = ["CacheEntry", "CachedSession"]
 
@@ -19,7 +20,10 @@ _RECORDS = 64
 class CachedSession:
     """What is known of one generation of a session."""
 
-    __slots__ = ("__weakref__", "before", "bodies", "freed", "generation", "past", "records", "tolerated", "values")
+    __slots__ = (
+        "__weakref__", "before", "bodies", "freed", "generation", "loaded", "passed", "past", "records", "tolerated",
+        "values",
+    )  # fmt: skip
 
     def __init__(self, generation: int, before: CachedSession | None = None) -> None:
         self.generation = generation
@@ -33,6 +37,10 @@ class CachedSession:
         """By checkpoint what its channels hold besides the conversation: its run does not hand that over again."""
         self.freed: set[str] = set()
         """Those of `records` that were found to be freed when writes pending on them were stored."""
+        self.loaded: dict[str, tuple[BodyName, ...]] = {}
+        """The names of the messages that a run was shown which loaded one of `records`, if not the names it has."""
+        self.passed: set[str] = set()
+        """Those of `records` that another run has built on."""
         self.past: tuple[str, frozenset[MessageKey]] | None = None
         """A checkpoint's id, and the keys of the messages that those it builds on had; see `brought_back`."""
         self.tolerated = 0
@@ -83,10 +91,28 @@ class CachedSession:
             others = [each for each in names if not is_root(each)]
             self._forget((roots if len(roots) > _RECORDS // 2 else others or roots)[0])
 
+    def note_load(self, name: str, shown: Sequence[BodyName]) -> None:
+        """Remember which messages a run was shown that loaded this checkpoint."""
+        record = self.records.get(name)
+        if record is None or record.names == tuple(shown):
+            self.loaded.pop(name, None)
+        else:
+            self.loaded[name] = tuple(shown)
+
+    def settle(self, record: Record) -> None:
+        """Forget bodies, if they are many, that neither this new checkpoint needs nor a run that may be under way.
+
+        A run that is asked something, or fails, stores its last checkpoint again if its session has ended.
+        """
+        latest = (each.refs for name, each in list(self.records.items()) if name not in self.passed)
+        self.bodies.settle(record.names, chain((record.refs,), latest, list(self.loaded.values())))
+
     def _forget(self, name: str) -> None:
         self.records.pop(name, None)
         self.values.pop(name, None)
+        self.loaded.pop(name, None)
         self.freed.discard(name)
+        self.passed.discard(name)
 
 
 class CacheEntry:

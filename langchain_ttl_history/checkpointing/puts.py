@@ -141,10 +141,12 @@ class CheckpointPuts:
             # The session ended under its run, which brought along what it shows, and may have to once more.
             known.bodies.take(record.names, ended.bodies)
         if not put.ns:
-            known.bodies.settle(record.names)
+            known.settle(record)
         before = known.records.get(put.parent_name)
         # Forget the parent only if it is this run's own: other runs may still build on another's.
         replaces = before is not None and before.run == record.run
+        if before is not None and not replaces:
+            known.passed.add(put.parent_name)
         known.learn(put.name, record, change.blobs, put.parent_name, replaces=replaces)
         cache.note_put(key, put.name, outcome.generation)
         cache.count(key)

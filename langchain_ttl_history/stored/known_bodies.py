@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import NamedTuple
 
 from langchain_core.messages import BaseMessage
@@ -24,8 +25,6 @@ _REPLACED = 64
 class Load(NamedTuple):
     """What a run loaded."""
 
-    id: str = ""
-    """Of the checkpoint."""
     shown: str = ""
     """The messages it was shown, as in its token (`Token.shown`)."""
     names: tuple[BodyName, ...] = ()
@@ -59,6 +58,8 @@ class KnownBodies:
     """The last conversation that was found sound; see `simple_start`."""
     held: int = 0
     """Bytes of all content but the conversation's."""
+    kept: int = 0
+    """How many bodies there were left when some were forgotten last."""
 
     # Runs in several threads share this without a lock, so each value in it is replaced whole:
     # what one of them reads is never half of what another wrote.
@@ -72,11 +73,6 @@ class KnownBodies:
         """The names in a token's `shown`, if that is the last one; else empty. Saves splitting that string again."""
         load = self.last_load
         return load.names if load.shown == shown else ()
-
-    def names_loaded(self, id: str) -> tuple[BodyName, ...] | None:
-        """The names of the messages that the last run to begin was shown, if it loaded this checkpoint; else None."""
-        load = self.last_load
-        return load.names if load.id == id else None
 
     def sound_in(self, names: Sequence[BodyName]) -> int:
         """How many of the first of these messages are known to be sound."""
@@ -125,17 +121,23 @@ class KnownBodies:
             for name in names:
                 self.sending.pop(name, None)  # type: ignore[call-overload]  # a name of any kind
 
-    def settle(self, names: Sequence[BodyName]) -> None:
-        """Forget bodies not among these names, if they are many, and contents without an id for two calls."""
+    def settle(self, names: Sequence[BodyName], others: Iterable[Iterable[str]] = ()) -> None:
+        """Forget bodies not among these names, if they are many, and contents without an id for two calls.
+
+        Args:
+            names: The conversation's.
+            others: Further names, of anything: their bodies are not forgotten either.
+        """
         self.held -= sum(map(len, self.waiting))
         self.waiting, self.contents = self.contents, {}
         if len(self.sending) > len(names) + 16:
             self.sending = {}  # Of writes that failed.
-        if len(self.by_id) > 2 * len(names) + 16:
-            ids = {name[ID:] for name in names}
+        if len(self.by_id) > 2 * max(len(names), self.kept) + 16:
+            ids = {name[ID:] for name in chain(names, *others)}
             kept = {id: body for id, body in list(self.by_id.items()) if id in ids}
             held = (*kept.values(), *list(self.replaced.values()))
             self.by_id, self.held = kept, sum(body.size for body in held) + sum(map(len, self.waiting))
+            self.kept = len(kept)
 
     def learn_read(
         self, names: Sequence[BodyName], messages: Sequence[BaseMessage], blobs: Mapping[str, Blob], codec: Codec

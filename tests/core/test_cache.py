@@ -215,6 +215,20 @@ def test_what_edits_replaced_is_remembered_in_bounds_and_counts() -> None:
     assert known.size == (64 + 1) * 100
 
 
+def test_messages_are_remembered_of_checkpoints_that_no_other_run_has_built_on_and_of_what_a_run_was_shown() -> None:
+    known = SessionCache().advance_to(KEY, 1)
+    names = {id: content_name(id.encode()) + id for id in map(str, range(100))}
+    for id, name in names.items():
+        known.bodies.learn(id, Body(name, None, bytes(100)))
+    for id in ("1", "2", "3"):
+        known.learn(f"c\0{id}", Record({}, {}, None, id, refs=(names[id],)), {})
+    known.passed.add("c\x002")
+    known.note_load("c\x003", [names["4"]])
+    known.settle(Record({}, {}, None, "run", names=(names["0"],), refs=(names["0"], names["5"])))
+    assert [*known.bodies.by_id] == ["0", "1", "3", "4", "5"]
+    assert known.size == 500
+
+
 @pytest.mark.parametrize(
     "said",
     [

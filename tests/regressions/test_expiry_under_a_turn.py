@@ -506,3 +506,72 @@ def test_a_put_is_no_failure_though_another_thread_begins_its_session_anew_in_th
 
     assert ask(graph_of(buffer, work), "now") == ["first", "re", "now", "done"]
     assert storage.after_write is None
+
+
+def asks(clock: Clock, *questions: str, before: Callable[[], object] = int) -> Callable[[Any], Any]:
+    """A node that asks a person; before its last question something happens, and its session ends under it."""
+    *first, last = questions
+    once = [True]
+
+    def node(_: Any) -> Any:
+        answers = [interrupt(each) for each in first]
+        if once:
+            once.clear()
+            before()
+            clock.advance(1801)
+        return {"messages": [AIMessage(" ".join([*answers, interrupt(last)]))]}
+
+    return node
+
+
+def test_a_question_to_a_person_is_kept_though_another_run_goes_on_from_a_far_shorter_conversation() -> None:
+    clock = Clock()
+    buffer = SessionBuffer(MemoryStorage(clock=clock), default_user="u")
+    quick = chained(buffer, answer=says("answer"))
+    ask(quick, "early")
+    early = quick.get_state(CONFIG).config
+    for _ in range(20):
+        ask(quick, "more")
+    slow = chained(buffer, ask=asks(clock, "sure?", before=lambda: quick.invoke({"messages": ["fork"]}, early)))
+    before = ask(slow, "question")
+    assert len(before) == 43
+    assert plain_texts(buffer.history(session_id="t").messages) == before
+    assert slow.get_state(CONFIG).interrupts
+
+
+def test_a_question_to_a_person_is_kept_with_far_more_messages_in_another_channel_than_in_the_conversation() -> None:
+    clock = Clock()
+    buffer = SessionBuffer(MemoryStorage(clock=clock), default_user="u")
+
+    class Noted(MessagesState):
+        notes: Annotated[list[Any], add_messages]
+
+    graph = chained(
+        buffer,
+        Noted,
+        note=lambda _: {"notes": [AIMessage(f"note {number}") for number in range(40)]},
+        think=lambda _: {},
+        ask=asks(clock, "sure?"),
+    )
+    ask(graph, "question")
+    found = graph.get_state(CONFIG)
+    assert plain_texts(found.values["messages"]) == ["question"]
+    assert len(found.values["notes"]) == 40
+    assert found.interrupts
+
+
+def test_what_a_resumed_turn_was_shown_stays_though_another_run_has_loaded_another_checkpoint_since() -> None:
+    clock = Clock()
+    buffer = SessionBuffer(MemoryStorage(clock=clock), default_user="u")
+    quick = chained(buffer, answer=says("answer"))
+
+    def meanwhile() -> None:
+        ask(quick, "other")
+        quick.get_state(CONFIG)
+
+    slow = chained(buffer, ask=asks(clock, "first?", "second?", before=meanwhile))
+    ask(slow, "question")
+    history = buffer.history(session_id="t")
+    history.add_messages([HumanMessage("event")])
+    slow.invoke(Command(resume="yes"), CONFIG, durability="sync")
+    assert plain_texts(history.messages) == ["question", "event"]
