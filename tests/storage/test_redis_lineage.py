@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from langchain_ttl_history.storage import RedisStorage
+from langchain_ttl_history.storage.redis import replies
 from langchain_ttl_history.storage.redis.lineage import later, newest
 from langchain_ttl_history.storage.redis.mirror import Mirror
 from langchain_ttl_history.storage.types import Blob, Change, Query, Status
@@ -119,6 +120,29 @@ def test_a_read_is_done_anew_if_another_threads_answer_was_of_another_history(
     with sending(storage, overtaken):
         assert storage.read(KEY, TURN) == expected
     assert sent == 2
+
+
+def test_an_answer_that_is_older_than_another_threads_hides_no_loss_of_what_that_told(
+    storage: RedisStorage, admin: Any, another: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(storage)
+    storage.read(KEY, TURN)
+    _, session = keys_of(storage)
+    kept: list[bytes] = []
+
+    def overtaken(one: bytes, other: bytes) -> bytes | None:
+        found = later(one, other)
+        kept.append(admin.dump(session))
+        name = f"mlost{len(kept)}"
+        storage.write(KEY, Change(LEASE, blobs={name: Blob(b"lost")}, append=[("log", b"", (name,))]))
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(replies, "later", overtaken)
+        storage.read(KEY, TURN)
+    admin.restore(session, admin.pttl(session), kept[-1], replace=True)
+    another().write(KEY, TWO)
+    assert storage.read(KEY, TURN).blobs == another().read(KEY, TURN).blobs
 
 
 def test_what_is_remembered_of_a_lost_history_makes_room_for_the_one_there_is(

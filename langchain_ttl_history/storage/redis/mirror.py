@@ -19,7 +19,7 @@ from langchain_ttl_history.storage.redis.lineage import later, newest
 from langchain_ttl_history.storage.redis.numbers import KIND, SessionNumbers
 from langchain_ttl_history.storage.types import Blob, Change
 
-__all__ = ["NOTHING", "Mirror", "Mirrors", "Remembered", "Stored"]
+__all__ = ["NOTHING", "Mirror", "Mirrors", "Remembered", "Seen", "Stored"]
 
 # How many bytes are remembered of one session, and of all together.
 _EACH = 4 * 1024 * 1024
@@ -67,8 +67,8 @@ class Mirror:
     Args:
         generation: The session's.
         edition: The session's.
-        requests: The newest requests; see `lineage`. Set them before adding what an answer tells, and read them
-            after reading anything else, since threads share a mirror without a lock.
+        requests: The newest requests; see `lineage`. `Mirrors` sets them, with its lock held, before adding what an
+            answer tells; read them after reading anything else, since threads read a mirror without a lock.
     """
 
     __slots__ = ("blobs", "edition", "generation", "numbers", "requests", "size")
@@ -141,6 +141,19 @@ class Mirror:
                     pending += blob.refs
 
 
+class Seen(NamedTuple):
+    """What the answer to a read tells for the cache."""
+
+    mirror: Mirror
+    """The one that completed it, or else a new one."""
+    requests: bytes
+    """The newest requests then; see `lineage`."""
+    blobs: Mapping[str, Blob]
+    """What it found."""
+    lasting: Mapping[str, int]
+    """The numbers of those of them that were never set again with other content, and so may be remembered."""
+
+
 class Mirrors:
     """The mirrors of many sessions; the least recently used is forgotten first."""
 
@@ -155,13 +168,21 @@ class Mirrors:
         """What is remembered of a session."""
         return self._mirrors.get(key)
 
-    def after_read(self, key: SessionKey, mirror: Mirror | None) -> None:
+    def after_read(self, key: SessionKey, seen: Seen | None) -> None:
         """Remember what a read found; None if there is no session."""
         with self._lock:
+            if seen is None:
+                self._keep(key, None)
+                return
+            mirror = seen.mirror
+            latest = later(seen.requests, mirror.requests)
+            if latest is None:
+                return  # What others were answered meanwhile descends from other writes.
+            mirror.requests = latest
+            mirror.add(seen.blobs, seen.lasting)
             known = self._mirrors.get(key)
             if (
-                mirror is None
-                or known is None
+                known is None
                 or known.generation != mirror.generation
                 or known.edition <= mirror.edition
                 or later(mirror.requests, known.requests) is None

@@ -21,7 +21,7 @@ from langchain_ttl_history.storage.redis.layout import (
     without_lengths,
 )
 from langchain_ttl_history.storage.redis.lineage import later
-from langchain_ttl_history.storage.redis.mirror import Mirror, Remembered, Stored
+from langchain_ttl_history.storage.redis.mirror import Mirror, Remembered, Seen, Stored
 from langchain_ttl_history.storage.redis.names import full_name
 from langchain_ttl_history.storage.redis.numbers import KIND, TABLE, SessionNumbers
 from langchain_ttl_history.storage.types import Blob, Change, Entry, Outcome, Query, Snapshot, Status
@@ -74,7 +74,7 @@ def _requests_of(reply: Sequence[bytes]) -> bytes:
 @decoder("a session")
 def parse_read(
     reply: Sequence[bytes], query: Query, mirror: Mirror | None, remembered: Remembered
-) -> tuple[Snapshot, SessionNumbers | None, Mirror | None]:
+) -> tuple[Snapshot, SessionNumbers | None, Seen | None]:
     """Parse the reply of `read.lua`.
 
     Args:
@@ -84,8 +84,8 @@ def parse_read(
         remembered: What the server was told that is remembered.
 
     Returns:
-        The snapshot, completed from the mirror; the numbers that the reply told; the mirror to remember from now on.
-        The last two are None if there is no session.
+        The snapshot, completed from the mirror; the numbers that the reply told; what to remember from now on. The last
+        two are None if there is no session.
 
     Raises:
         CorruptRecordError: It cannot be parsed.
@@ -108,9 +108,7 @@ def parse_read(
     lasting = {name: number for name, number in numbers.items() if not values[name][0] & SET_AGAIN}
     if mirror is None:
         mirror = Mirror(head.generation, head.edition, requests)
-    else:
-        mirror.requests = later(requests, mirror.requests) or requests
-    mirror.add(blobs, lasting)
+    seen = Seen(mirror, requests, {**blobs}, lasting)
     if head.is_outline:
         # Only what was left out: another thread's answer may have added more to the mirror since.
         blobs = {name: mirror.blobs[name] for name in left_out} | blobs
@@ -118,7 +116,7 @@ def parse_read(
         refs = [ref for blob in blobs.values() for ref in blob.refs]
         refs += [ref for entries in lists.values() for entry in entries for ref in entry.refs]
         mirror.complete(blobs, refs, query.follow, query.known)
-    return _snapshot(head, blobs, lists), SessionNumbers(head.generation, head.epoch, numbers, requests), mirror
+    return _snapshot(head, blobs, lists), SessionNumbers(head.generation, head.epoch, numbers, requests), seen
 
 
 def _strings(reply: Sequence[bytes]) -> list[bytes]:
