@@ -48,8 +48,9 @@ class TTLChatMessageHistory(BaseChatMessageHistory):
         return f"TTLChatMessageHistory(user_id={self._key.user_id!r}, session_id={self._key.session_id!r})"
 
     def __str__(self) -> str:
-        if self._turn is not None:
-            return get_buffer_string(self._turn.messages)
+        turn = self._turn
+        if turn is not None:
+            return get_buffer_string(turn.messages)
         found = self._portrait()
         return "" if found is None else get_buffer_string([found.messages[place] for place in sorted(found.shown)])
 
@@ -84,9 +85,8 @@ class TTLChatMessageHistory(BaseChatMessageHistory):
             SessionDeletedError: When set, and only on a history from `get_session_history`: the session was deleted
                 since this turn read it.
         """
-        if self._turn is None:
-            return self._read(run(self._storage, self._sessions.turn(self._key)))
-        return list(self._turn.messages)
+        turn = self._turn  # Looked up once: another thread may end the turn.
+        return self._read(run(self._storage, self._sessions.turn(self._key))) if turn is None else list(turn.messages)
 
     @messages.setter
     def messages(self, messages: Sequence[BaseMessage]) -> None:

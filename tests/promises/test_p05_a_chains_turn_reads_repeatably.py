@@ -7,6 +7,7 @@ import asyncio
 import pytest
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, SystemMessage
 
+from langchain_ttl_history import SessionBuffer
 from tests.shared.helpers import (
     GRAPH_KINDS,
     Gate,
@@ -201,3 +202,14 @@ async def test_an_answer_streamed_by_an_agent_is_stored_as_an_ai_message(session
         agent, "stream", {"messages": [HumanMessage("hi")]}, session.config, stream_mode="messages"
     )
     assert [type(message) for message in await session.messages()] == [HumanMessage, AIMessage]
+
+
+def test_a_turn_that_another_thread_ends_in_the_middle_of_a_read_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    history = SessionBuffer(default_user="u").get_session_history("s")
+    history.add_messages([HumanMessage("hello")])
+    assert texts(history.messages) == ["hello"]
+    looks = iter([history._turn, None, history._turn, None])
+    monkeypatch.setattr(type(history), "_turn", property(lambda _: next(looks)), raising=False)
+    assert texts(history.messages) == ["hello"]
+    assert next(looks) is None
+    assert str(history) == "Human: hello"
