@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -23,6 +24,7 @@ from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import SQLiteStorage
 from langchain_ttl_history.storage.sqlite import connections as connecting
 from langchain_ttl_history.storage.sqlite.connections import Connections
+from langchain_ttl_history.storage.sqlite.executor import Executor
 from langchain_ttl_history.storage.types import Change, Lease, Outcome, Query, Status
 from tests.shared.one_session import KEY
 from tests.shared.sqlite_cases import Opens, close_connections_as_for_a_fork, idle, lent, said, saying
@@ -242,6 +244,22 @@ def test_a_storage_that_is_forgotten_lets_go_of_its_file(tmp_path: Path) -> None
     del storage
     gc.collect()
     assert [path.name for path in tmp_path.iterdir()] == ["s.db"]
+
+
+async def test_a_call_that_begins_while_another_thread_closes_the_storage_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = SQLiteStorage(tmp_path / "s.db")
+    started = Executor._started
+
+    def overtaken(executor: Executor) -> Any:
+        found = started(executor)
+        storage.close()
+        return found
+
+    monkeypatch.setattr(Executor, "_started", overtaken)
+    with pytest.raises(StorageError, match="closed"):
+        await storage.aread(KEY, Query())
 
 
 def test_a_connection_that_comes_back_while_another_thread_closes_is_closed_as_well(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ class Executor:
         If the caller is cancelled, a function that has not begun is never run, and one that has begun runs to its end.
 
         Raises:
-            StorageError: Others were not done before its patience ended; it was not run.
+            StorageError: Others were not done before its patience ended, or the threads were closed; it was not run.
         """
         asked = time.monotonic()
 
@@ -50,7 +50,11 @@ class Executor:
                 )
             return function(*arguments)
 
-        return await asyncio.get_running_loop().run_in_executor(self._started(), in_time)
+        try:
+            done = asyncio.get_running_loop().run_in_executor(self._started(), in_time)
+        except RuntimeError as error:  # Another thread closed them since they were looked up.
+            raise StorageError(f"the storage was closed before a call had begun: {error}") from error
+        return await done
 
     def close(self) -> None:
         """Start no more functions; does not wait for those that run."""
@@ -60,11 +64,14 @@ class Executor:
             executor.shutdown(wait=False)
 
     def _started(self) -> ThreadPoolExecutor:
-        if self._executor is None or self._pid != os.getpid():
+        is_own = self._pid == os.getpid()
+        executor = self._executor  # Looked up once: another thread may close it.
+        if executor is None or not is_own:
             if self._pid != os.getpid():
                 self._lock = Lock()
             with self._lock:
-                if self._executor is None or self._pid != os.getpid():
-                    self._executor = ThreadPoolExecutor(self._count, thread_name_prefix="ttl-history-sqlite")
-                    self._pid = os.getpid()
-        return self._executor
+                executor = self._executor
+                if executor is None or self._pid != os.getpid():
+                    executor = ThreadPoolExecutor(self._count, thread_name_prefix="ttl-history-sqlite")
+                    self._executor, self._pid = executor, os.getpid()
+        return executor
