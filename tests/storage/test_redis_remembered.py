@@ -171,6 +171,29 @@ def test_nothing_is_remembered_of_what_was_deleted_or_is_over(
     assert mirrors._size == sum(mirrors._sizes.values()) == sum(each.size for each in mirrors._mirrors.values())
 
 
+@pytest.mark.parametrize("session_id", ["s1", None], ids=["session", "user"])
+def test_nothing_is_remembered_of_what_another_thread_deletes_while_it_is_read(
+    storage: RedisStorage, session_id: str | None
+) -> None:
+    storage.write(KEY, Change(LEASE, blobs=MESSAGES))
+
+    waiting = [True]
+
+    def overtaken(send: Callable[[Any], Any], request: Any) -> Any:
+        reply = send(request)
+        if waiting:
+            waiting.clear()
+            storage.delete("ada", session_id, 60.0)
+        return reply
+
+    with sending(storage, overtaken):
+        assert storage.read(KEY, Query(outline=True)).blobs
+    assert context_of(storage).mirrors.of(KEY) is None
+    storage.write(KEY, Change(LEASE, blobs=MESSAGES))
+    assert storage.read(KEY, Query(outline=True)).blobs
+    assert context_of(storage).mirrors.of(KEY)
+
+
 def test_deleting_a_session_looks_at_nothing_that_is_remembered_of_others(
     storage: RedisStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -163,13 +163,21 @@ class Mirrors:
         # The size with which each mirror was added to `_size`, since mirrors grow.
         self._sizes: dict[SessionKey, int] = {}
         self._size = 0
+        self.deletions = 0
+        """How many there were."""
 
     def of(self, key: SessionKey) -> Mirror | None:
         """What is remembered of a session."""
         return self._mirrors.get(key)
 
-    def after_read(self, key: SessionKey, seen: Seen | None) -> None:
-        """Remember what a read found; None if there is no session."""
+    def after_read(self, key: SessionKey, seen: Seen | None, deletions: int) -> None:
+        """Remember what a read found.
+
+        Args:
+            key: The session.
+            seen: What to remember; None if there is no session.
+            deletions: How many deletions there had been when the read began.
+        """
         with self._lock:
             if seen is None:
                 self._keep(key, None)
@@ -181,6 +189,8 @@ class Mirrors:
             mirror.requests = latest
             mirror.add(seen.blobs, seen.lasting)
             known = self._mirrors.get(key)
+            if known is None and deletions != self.deletions:
+                return  # It may have been deleted meanwhile.
             if (
                 known is None
                 or known.generation != mirror.generation
@@ -210,8 +220,9 @@ class Mirrors:
             self._keep(key, mirror)
 
     def forget(self, user_id: str, session_id: str | None) -> None:
-        """Forget a session, or all of a user's."""
+        """Forget a session, or all of a user's, after its deletion."""
         with self._lock:
+            self.deletions += 1
             for key in keys_concerned(self._mirrors, user_id, session_id):
                 self._keep(key, None)
 

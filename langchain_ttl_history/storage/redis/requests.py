@@ -82,7 +82,7 @@ def read(context: Context, key: SessionKey, query: Query) -> Plan[Snapshot]:
         [short_name(name) for name in query.names], query.follow,
         short_name(marked_list), short_name(marked_blob), outline_over,
     ]  # fmt: skip
-    mirror = context.mirrors.of(key)
+    deletions, mirror = context.mirrors.deletions, context.mirrors.of(key)
     remembered = NOTHING if mirror is None else mirror.remembered()
     reply = yield Eval(_READ, address.keys, [packed([*arguments, *remembered[:4]]), address.ids])
     if mirror is not None and not is_completed(reply, mirror, remembered.by):
@@ -90,7 +90,7 @@ def read(context: Context, key: SessionKey, query: Query) -> Plan[Snapshot]:
         reply = yield Eval(_READ, address.keys, [packed([*arguments, *remembered[:4]]), address.ids])
     found, known, seen = parse_read(reply, query, mirror, remembered)
     context.numbers.learn(key, known)
-    context.mirrors.after_read(key, seen)
+    context.mirrors.after_read(key, seen, deletions)
     return found
 
 
