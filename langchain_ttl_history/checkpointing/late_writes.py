@@ -17,8 +17,10 @@ __all__ = ["LateWrites", "checkpoints_of"]
 
 logger = logging.getLogger(__name__)
 
-# For how many checkpoints writes are held, and how many refused ones are remembered.
+# For how many checkpoints writes are held, and how many bytes of them; and how many refused ones are remembered. The
+# checkpoint of a turn that was cancelled never comes.
 _HELD = 1_000
+_BYTES = 32 * 1024 * 1024
 _REFUSED = 1_000
 
 
@@ -38,6 +40,7 @@ class LateWrites:
         # Hashes, so that nothing of a deleted session is remembered.
         self._refused: OrderedDict[int, None] = OrderedDict()
         self._held: OrderedDict[tuple[SessionKey, str], list[Change]] = OrderedDict()
+        self._bytes = 0
         self._warned: OrderedDict[int, None] = OrderedDict()
         self._lock = lock()
 
@@ -47,7 +50,7 @@ class LateWrites:
             return ()
         with self._lock:
             self._warned.pop(hash(key), None)
-            waited = self._held.pop((key, name), ())
+            waited = self._taken((key, name))
         # They still need the checkpoint (`Guard.needs`), which may have been deleted by now.
         return [replace(change, at_generation=None) for change in waited]
 
@@ -59,9 +62,14 @@ class LateWrites:
 
     def _drop(self, key: SessionKey, name: str) -> None:
         _remember(self._refused, hash((key, name)))
-        for change in self._held.pop((key, name), ()):
+        for change in self._taken((key, name)):
             for each in checkpoints_of(change):
                 self._drop(key, each)
+
+    def _taken(self, waiting: tuple[SessionKey, str]) -> Sequence[Change]:
+        taken = self._held.pop(waiting, ())
+        self._bytes -= sum(map(_size, taken))
+        return taken
 
     def hold(self, key: SessionKey, change: Change) -> bool:
         """Hold a change until the checkpoint it needs is stored or refused; False if the caller has to write it again.
@@ -86,8 +94,9 @@ class LateWrites:
                 if not held:
                     del self._held[key, name]
                 return False
-            while len(self._held) > _HELD:
-                self._held.popitem(last=False)
+            self._bytes += _size(change)
+            while len(self._held) > _HELD or (self._bytes > _BYTES and len(self._held) > 1):
+                self._taken(next(iter(self._held)))
             return True
 
     def warn(self, key: SessionKey) -> None:
@@ -104,6 +113,13 @@ class LateWrites:
 def checkpoints_of(change: Change) -> list[str]:
     """The names of the checkpoints that a change stores."""
     return [name for name in change.blobs if name[0] == CHECKPOINT]
+
+
+def _size(change: Change) -> int:
+    """Bytes of all content."""
+    return sum(len(blob.payload) for blob in change.blobs.values()) + sum(
+        len(payload) for _, payload, _ in change.append
+    )
 
 
 def _remember(hashes: OrderedDict[int, None], known: int) -> None:

@@ -15,9 +15,11 @@ from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Command, Interrupt, interrupt
 
 from langchain_ttl_history import Retention, SessionBuffer
+from langchain_ttl_history.checkpointing import late_writes
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import MemoryStorage, SQLiteStorage
 from langchain_ttl_history.storage.types import Change, Query
+from langchain_ttl_history.stored.names import checkpoint_name
 from langchain_ttl_history.testing import Clock
 from tests.regressions.cases import (
     CONFIG,
@@ -394,3 +396,23 @@ def test_a_question_to_a_person_that_is_not_stored_since_its_session_was_deleted
     ask(chained(buffer, asks=asks), "q")
     assert buffer.info("u", "t") is None
     assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+def test_writes_whose_checkpoint_never_comes_are_held_in_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(late_writes, "_BYTES", 5_000)
+    buffer = SessionBuffer(default_user="u")
+    saver = buffer.checkpointer()
+    late = saver._late
+    deleted(buffer)
+    made = [checkpoint(HumanMessage("question", id="q")) for _ in range(20)]
+    for each in made:
+        saver.put_writes(at(each), [("messages", [AIMessage("x" * 1_000)])], "task")
+    assert 3 <= len(late._held) <= 5
+    assert late._bytes <= 5_000
+    saver.put(CONFIG, made[-1], LOOP, {"messages": 1})
+    found = saver.get_tuple(CONFIG)
+    assert found is not None
+    assert found.pending_writes
+    for each in made:
+        late.refuse(KEY, checkpoint_name("", each["id"]))
+    assert (len(late._held), late._bytes) == (0, 0)
