@@ -13,8 +13,10 @@ from langchain_ttl_history.stored.names import BodyName, MessageKey, is_root
 
 __all__ = ["CacheEntry", "CachedSession"]
 
-# How many checkpoints of a session are remembered.
+# How many checkpoints of a session are remembered, and of how many what a run was shown that loaded them: more than
+# there are runs at once that have put none since.
 _RECORDS = 64
+_LOADED = 8
 
 
 class CachedSession:
@@ -94,10 +96,12 @@ class CachedSession:
     def note_load(self, name: str, shown: Sequence[BodyName]) -> None:
         """Remember which messages a run was shown that loaded this checkpoint."""
         record = self.records.get(name)
-        if record is None or record.names == tuple(shown):
-            self.loaded.pop(name, None)
-        else:
+        self.loaded.pop(name, None)
+        if record is not None and record.names != tuple(shown):
             self.loaded[name] = tuple(shown)
+            if len(self.loaded) > _LOADED:
+                # As in `learn`: another thread may do the same.
+                self.loaded.pop(next(iter(list(self.loaded))), None)
 
     def settle(self, record: Record) -> None:
         """Forget bodies, if they are many, that neither this new checkpoint needs nor a run that may be under way.

@@ -227,6 +227,12 @@ def test_messages_are_remembered_of_checkpoints_that_no_other_run_has_built_on_a
     known.settle(Record({}, {}, None, "run", names=(names["0"],), refs=(names["0"], names["5"])))
     assert [*known.bodies.by_id] == ["0", "1", "3", "4", "5"]
     assert known.size == 500
+    for number in range(60):
+        known.learn(f"c\0more {number}", Record({}, {}, None, "run"), {})
+        known.note_load(f"c\0more {number}", [names["9"]])
+    assert [*known.loaded] == [f"c\0more {number}" for number in range(52, 60)]
+    known.note_load("c\0more 55", [])
+    assert "c\0more 55" not in known.loaded
 
 
 @pytest.mark.parametrize(
