@@ -109,7 +109,9 @@ def test_a_generation_is_found_though_another_thread_begins_a_new_one_meanwhile(
     cache.advance_to(KEY, 2).learn("c\0other", record, {})
     entry = cache.entry(KEY)
     # Stands for one before them, which is looked up first.
-    monkeypatch.setattr(entry, "_older", (lambda: monkeypatch.setattr(entry, "_older", ()) or cache.advance_to(KEY, 3),))
+    monkeypatch.setattr(
+        entry, "_older", (lambda: monkeypatch.setattr(entry, "_older", ()) or cache.advance_to(KEY, 3),)
+    )
     assert cache.last_with(KEY, "c\0root", None) is first
 
 
