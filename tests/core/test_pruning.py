@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from langchain_ttl_history.freeing import compaction
 from langchain_ttl_history.freeing.compaction import combined
 from langchain_ttl_history.freeing.pruning import within_cap
 from langchain_ttl_history.index import Line
-from langchain_ttl_history.storage.types import Blob, Change, Entry, Lease
+from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.storage import MemoryStorage
+from langchain_ttl_history.storage.types import Blob, Change, Entry, Lease, Query
+from langchain_ttl_history.testing import Clock
 
 LEASE = Lease(60.0, None)
 BODY = "m" + "0" * 24
@@ -85,3 +89,22 @@ def test_a_write_frees_only_where_nobody_wrote_since_and_in_no_other_generation(
     assert (both.at_position, both.at_generation) == (7, 5)
     assert combined(Change(LEASE, at_generation=5), FREED) is not None
     assert combined(Change(LEASE, at_generation=6), FREED) is None
+
+
+def test_the_bytes_that_are_left_are_foretold_as_the_storage_counts_them() -> None:
+    storage, key = MemoryStorage(clock=Clock()), SessionKey("alice", "s1")
+    blobs = {"h": Blob(b"a pointer"), "c-old": Blob(b"a checkpoint"), "m": Blob(b"a message")}
+    entries = [("log", b"one", ()), ("log", b"and two", ()), ("index", b"a line", ()), ("writes", b"a write", ())]
+    storage.write(key, Change(LEASE, blobs=blobs, append=entries))
+    before = storage.read(key, Query(outline=True))
+    first, second = (entry.position for entry in before.lists["log"])
+    change = Change(
+        LEASE,
+        blobs={"h": Blob(b"another"), "new": Blob(b"what was not there")},
+        place=[("log", Entry(second, b"what two became")), ("chain", Entry(first, b"placed anew"))],
+        drop=["c-old", "writes", "nothing"],
+        trim={"log": frozenset({first})},
+    )
+    foretold = compaction._bytes_after(before, change)
+    assert storage.write(key, change).bytes == foretold
+    assert foretold != before.bytes

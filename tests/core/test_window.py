@@ -20,6 +20,7 @@ from langchain_core.messages import (
 from langchain_ttl_history.window import (
     Caps,
     answerable,
+    callers,
     calls_of,
     ends_open,
     simple_start,
@@ -175,6 +176,18 @@ def test_nothing_is_shown_of_nothing() -> None:
     assert visible([], Caps(messages=1)) == []
     assert visible([result("a")], Caps(messages=1)) == []
     assert visible([HumanMessage("x")], Caps(bytes=1), [100]) == [0]
+
+
+def test_each_of_two_calls_of_one_id_in_a_message_has_a_result() -> None:
+    said = [calls("a", "a"), result("a"), result("a"), result("a")]
+    assert visible(said, Caps()) == [0, 1, 2]
+    assert callers(said) == {1: 0, 2: 0}
+
+
+def test_a_window_shows_without_pairing_where_every_result_comes_before_the_human_speaks_again() -> None:
+    said = [HumanMessage("q"), calls("a"), result("a"), HumanMessage("next")]
+    assert simple_start(said, Caps(messages=1)) == 3
+    assert simple_start([calls("a"), HumanMessage("still there?"), result("a")], Caps(messages=2)) is None
 
 
 @pytest.mark.parametrize("order", [("a", "b"), ("b", "a")])
