@@ -77,7 +77,8 @@ def with_fewer_messages(
     ]
     entries = entries_of(left, conversation.log)
     blobs = dict(change.blobs)
-    pointer = blobs.get(pointer_name("")) or snapshot.blobs.get(pointer_name(""))
+    # What frees its checkpoints writes the pointer to a head that stays as well.
+    pointer = blobs.get(pointer_name(""))
     if pointer is not None:
         name = target_of(pointer)
         blobs[name] = without_messages(snapshot.blobs[name], lost, codec)

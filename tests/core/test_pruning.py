@@ -1,14 +1,23 @@
-"""Which checkpoints a session shows, and a write that frees as well: pure plans."""
+"""Which checkpoints a session shows, which part of a log stays, and a write that frees as well: pure plans."""
 
 from __future__ import annotations
 
-from langchain_ttl_history.freeing import compaction
+from langchain_core.messages import HumanMessage
+
+from langchain_ttl_history.codec import Codec
+from langchain_ttl_history.freeing import compaction, log_trimming, pruning
 from langchain_ttl_history.freeing.compaction import combined
+from langchain_ttl_history.freeing.gaps import older_than_freed, without_hidden
+from langchain_ttl_history.freeing.log_trimming import Trimmed
+from langchain_ttl_history.freeing.message_cutting import Conversation, with_fewer_messages
 from langchain_ttl_history.freeing.pruning import within_cap
+from langchain_ttl_history.freeing.remnants import LastWords, Spared, of_the_head
 from langchain_ttl_history.index import Line
 from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.log_entries import WHERE_IT_IS, Delta, Log, Seen
 from langchain_ttl_history.storage import MemoryStorage
-from langchain_ttl_history.storage.types import Blob, Change, Entry, Lease, Query
+from langchain_ttl_history.storage.types import Blob, Change, Entry, Lease, Query, Snapshot
+from langchain_ttl_history.stored.names import BodyName, MessageKey, checkpoint_name, writes_name
 from langchain_ttl_history.testing import Clock
 
 LEASE = Lease(60.0, None)
@@ -61,6 +70,14 @@ def test_what_a_subgraph_put_under_a_root_that_is_not_there_is_done_once_another
     assert ids(within_cap([root(5), root(1)], [alone], 9, set())) == ["r1", "a", "r5"]
 
 
+def test_of_writes_only_those_without_their_checkpoint_are_freed_and_of_these_not_the_newest() -> None:
+    lists = {writes_name("", f"r{number}"): [Entry(number, b"")] for number in range(1, 21)}
+    lists[writes_name("sub", "r0")] = [Entry(0, b"")]
+    blobs = {checkpoint_name(*each): Blob(b"") for each in (("sub", "r0"), ("", "r1"), ("", "r3"))}
+    orphans = pruning._orphans(Snapshot(0.0, blobs=blobs, lists=lists))
+    assert orphans == {writes_name("", "r2"), writes_name("", "r4")}
+
+
 FREED = Change(
     LEASE,
     blobs={"h": Blob(b"old head"), "hsub": Blob(b"moved")},
@@ -108,3 +125,80 @@ def test_the_bytes_that_are_left_are_foretold_as_the_storage_counts_them() -> No
     foretold = compaction._bytes_after(before, change)
     assert storage.write(key, change).bytes == foretold
     assert foretold != before.bytes
+
+
+def names(*keys: str) -> tuple[BodyName, ...]:
+    return tuple(BodyName(BODY + key) for key in keys)
+
+
+def keys(*given: str) -> tuple[MessageKey, ...]:
+    return tuple(map(MessageKey, given))
+
+
+def test_what_stands_before_the_newest_message_that_is_freed_is_hidden_unless_it_stays() -> None:
+    said = names("a", "freed", "b", "c", "freed as well", "d", "new")
+    left = [Delta("run", added=names("new"))]
+    assert older_than_freed(names("a", "b", "c", "d"), left, said, {*names("b")}) == {"a", "c"}
+    assert older_than_freed(names("a"), left, names("a", "new"), set()) == frozenset()
+
+
+def test_of_changes_to_hidden_messages_only_what_they_added_besides_and_their_removals_are_left() -> None:
+    others = Delta("run", added=names("x"))
+    both = Delta("run", removed=keys("y"), added=names("hidden", "x"))
+    alone = Delta("run", removed=keys("y"), added=names("hidden"))
+    left = [others, both._replace(added=names("x")), alone._replace(after=WHERE_IT_IS)]
+    assert without_hidden({*keys("hidden")}, [others, both, alone]) == left
+
+
+def test_a_message_that_is_shown_is_placed_by_what_first_added_it_since_its_removal_and_said_by_the_newest() -> None:
+    deltas = [
+        Delta("run", added=names("a", "b"), position=1),
+        Delta("run", added=names("c", "not shown"), position=2),
+        Delta("run", removed=keys("a"), added=names("a"), position=3),
+        Delta("run", added=names("b"), position=4),
+        Delta("run", added=names("a", "only newer"), position=5),
+    ]
+    shown = {*keys("a", "b", "c", "only newer")}
+    assert log_trimming._placing(deltas, 4, shown) == {1: {"b"}, 2: {"c"}, 3: {"a"}, 4: {"b"}, 5: {"a"}}
+
+
+def test_where_something_was_removed_what_is_shown_and_not_in_the_head_keeps_the_change_that_has_it() -> None:
+    has, removal = Delta("run", added=names("call"), position=1), Delta("run", removed=keys("gone"), position=2)
+    assert log_trimming._needed([removal], [has, removal], {*names("call")}, ()) == [1]
+    assert log_trimming._needed([removal], [has, removal], {*names("call")}, names("call")) == []
+
+
+def test_of_a_freed_change_only_removals_that_the_head_has_not_seen_of_messages_that_it_hides_are_left() -> None:
+    seen = Delta("run", removed=keys("hidden", "other"), position=1)
+    deltas = [seen, seen._replace(position=2), Delta("run", removed=keys("hidden"), added=names("hidden"), position=3)]
+    spared = Spared(frozenset(), {}, {*keys("hidden")})
+    left = of_the_head(deltas, deltas[1:], LastWords({}, {}, {}), (), Seen(1), spared)
+    assert left == [Delta("run", removed=keys("hidden"), position=2)]
+
+
+def cut(over: int, deltas: list[Delta], removed: tuple[BodyName, ...] = ()) -> Change:
+    """Cut messages of 100 bytes from a log without a head, where some were removed by what is not there any more."""
+    bodies = tuple(name for delta in deltas for name in delta.added)
+    said = tuple(name for name in bodies if name not in removed)
+    entries = [Entry(delta.position, delta.payload(), delta.added) for delta in deltas]
+    snapshot = Snapshot(0.0, blobs={name: Blob(b"x" * 100) for name in bodies}, lists={"log": entries})
+    messages = {name: HumanMessage("x") for name in said}
+    conversation = Conversation(said, messages, frozenset(), Log(entries, deltas), ())
+    return with_fewer_messages(snapshot, Change(LEASE), over, Trimmed(deltas, frozenset()), conversation, Codec())
+
+
+def test_the_oldest_messages_are_cut_only_where_what_was_removed_does_not_free_enough() -> None:
+    deltas = [Delta("run", added=names(key), position=at) for at, key in enumerate(("gone", "a", "b"))]
+    enough = cut(60, deltas, names("gone"))
+    assert (enough.drop, enough.trim) == ([*names("gone")], {"log": {0}})
+    more = cut(101, deltas, names("gone"))
+    assert (more.drop, more.trim) == ([*names("a", "gone")], {"log": {0, 1}})
+
+
+def test_a_change_whose_messages_are_cut_stays_where_it_removes_what_stays() -> None:
+    moved = Delta("run", removed=keys("b"), added=names("a"), position=1)
+    deltas = [moved, Delta("run", added=names("b"), position=2)]
+    change = cut(60, deltas)
+    assert change.drop == [*names("a")]
+    assert change.trim == {"log": frozenset()}
+    assert change.place[0] == ("log", Entry(1, moved._replace(added=()).payload()))
