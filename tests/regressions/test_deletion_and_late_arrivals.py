@@ -15,10 +15,12 @@ from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Command, Interrupt, interrupt
 
 from langchain_ttl_history import Retention, SessionBuffer
+from langchain_ttl_history.cache import SessionCache
 from langchain_ttl_history.checkpointing import late_writes
+from langchain_ttl_history.checkpointing.late_writes import LateWrites
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import MemoryStorage, SQLiteStorage
-from langchain_ttl_history.storage.types import Change, Query
+from langchain_ttl_history.storage.types import Change, Guard, Lease, Query
 from langchain_ttl_history.stored.names import checkpoint_name
 from langchain_ttl_history.testing import Clock
 from tests.regressions.cases import (
@@ -214,6 +216,36 @@ def test_what_was_written_to_a_subgraph_waits_no_longer_than_its_checkpoint() ->
     assert not hold(key, change), "it is to be tried once more, since nobody will release it"
 
 
+def needing(name: str) -> Change:
+    return Change(Lease(60.0, None), Guard(needs=name))
+
+
+def test_that_writes_are_refused_is_logged_once_until_one_is_stored(caplog: pytest.LogCaptureFixture) -> None:
+    late = LateWrites(SessionCache())
+    for _ in range(3):
+        assert late.hold(KEY, Change(Lease(60.0, None), Guard(1))), "it is not to be tried again"
+    assert len(caplog.records) == 1
+    assert late.released(KEY, "c\0stored") == []
+    late.warn(KEY)
+    assert len(caplog.records) == 2
+
+
+def test_only_so_many_checkpoints_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(late_writes, "_HELD", 2)
+    late = LateWrites(SessionCache())
+    for each in "abc":
+        assert late.hold(KEY, needing(each))
+    assert [len(late.released(KEY, each)) for each in "abc"] == [0, 1, 1]
+
+
+def test_only_so_many_refused_checkpoints_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(late_writes, "_REFUSED", 2)
+    late = LateWrites(SessionCache())
+    for each in "abc":
+        late.refuse(KEY, each)
+    assert [late.hold(KEY, needing(each)) for each in "abc"] == [True, False, False]
+
+
 def put_with(
     storage: Hooked, meanwhile: Callable[[Any, Checkpoint], None], *, was_deleted: bool
 ) -> tuple[Any, Checkpoint]:
@@ -337,6 +369,50 @@ def test_an_interrupt_goes_whose_checkpoint_was_freed_if_others_have_built_on_it
     saver, made = put_with(storage, built_on_and_freed, was_deleted=was_deleted)
     assert made["id"] not in [each.checkpoint["id"] for each in saver.list(CONFIG)]
     assert [name for name in storage.read(KEY, Query(outline=True)).lists if name[0] == "w"] == []
+
+
+def test_an_interrupt_over_no_messages_stays_where_it_was_though_its_checkpoint_was_freed() -> None:
+    saver = SessionBuffer(default_user="u", retention=Retention(max_checkpoints=1)).checkpointer()
+    saver.put(CONFIG, checkpoint(), LOOP, {"messages": 1})
+    made = [checkpoint() for _ in "abc"]
+    for each in made:
+        saver.put(CONFIG, each, LOOP, {"messages": 1})
+        saver.put_writes(at(each), [("messages", [])], "task")
+    for each in "abcdefgh":
+        saver.put(CONFIG, checkpoint(HumanMessage(each, id=each)), LOOP, {"messages": 1})
+    # The younger one first: the older is listed before it nevertheless.
+    for each in reversed(made[:2]):
+        saver.put_writes(at(each), [(INTERRUPT, [Interrupt("sure?", id="i")])], "asking")
+    listed = [each.checkpoint["id"] for each in saver.list(CONFIG)]
+    assert listed[1:] == [made[1]["id"], made[0]["id"]]
+
+
+def test_an_interrupt_goes_whose_freed_checkpoint_is_not_remembered() -> None:
+    saver = SessionBuffer(default_user="u", retention=Retention(max_checkpoints=1)).checkpointer()
+    made = checkpoint(HumanMessage("sure?", id="sure?"))
+    saver.put(CONFIG, made, LOOP, {"messages": 1})
+    for each in "abcdefgh":
+        saver.put(CONFIG, checkpoint(HumanMessage(each, id=each)), LOOP, {"messages": 1})
+    saver.put(at(made), checkpoint(HumanMessage("built on it", id="built")), LOOP, {"messages": 2})
+    saver.put_writes(at(made), [(INTERRUPT, [Interrupt("sure?", id="i")])], "task")
+    assert made["id"] not in [each.checkpoint["id"] for each in saver.list(CONFIG)]
+
+
+@pytest.mark.parametrize("is_used", [True, False])
+def test_a_copy_goes_with_its_source_that_is_deleted_meanwhile_unless_a_turn_was_taken_on_it(*, is_used: bool) -> None:
+    storage = Hooked()
+    buffer = SessionBuffer(storage, default_user="u")
+    buffer.history(session_id="t").add_messages([HumanMessage("x")])
+
+    def at_once(_: Change) -> None:
+        storage.after_write = None
+        if is_used:
+            buffer.history(session_id="copy").add_messages([HumanMessage("y")])
+        buffer.delete("u", "t")
+
+    storage.after_write = at_once
+    buffer.checkpointer().copy_thread("t", "copy")
+    assert plain_texts(buffer.history(session_id="copy").messages) == (["x", "y"] if is_used else [])
 
 
 def test_a_question_to_a_person_goes_if_the_turns_of_others_hold_all_that_its_freed_checkpoint_does() -> None:
