@@ -11,7 +11,7 @@ from langchain_ttl_history.freeing.gaps import older_than_freed, without_hidden
 from langchain_ttl_history.freeing.log_trimming import Trimmed
 from langchain_ttl_history.freeing.message_cutting import Conversation, with_fewer_messages
 from langchain_ttl_history.freeing.pruning import within_cap
-from langchain_ttl_history.freeing.remnants import LastWords, Spared, of_the_head
+from langchain_ttl_history.freeing.remnants import LastWords, Spared, left_for_head
 from langchain_ttl_history.index import Line
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.log_entries import WHERE_IT_IS, Delta, Log, Seen
@@ -172,7 +172,7 @@ def test_of_a_freed_change_only_removals_that_the_head_has_not_seen_of_messages_
     seen = Delta("run", removed=keys("hidden", "other"), position=1)
     deltas = [seen, seen._replace(position=2), Delta("run", removed=keys("hidden"), added=names("hidden"), position=3)]
     spared = Spared(frozenset(), {}, {*keys("hidden")})
-    left = of_the_head(deltas, deltas[1:], LastWords({}, {}, {}), (), Seen(1), spared)
+    left = left_for_head(deltas, deltas[1:], LastWords({}, {}, {}), (), Seen(1), spared)
     assert left == [Delta("run", removed=keys("hidden"), position=2)]
 
 
