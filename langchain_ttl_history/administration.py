@@ -55,7 +55,7 @@ class Administration:
         Raises:
             MissingUserError: No user is named, and there is no default user.
             ConfigurationError: Both `user_id` and `all_users` are given, or `all_users` is no bool; while iterating:
-                the token counter failed.
+                the token counter failed, or two threads or tasks read the list at once.
             StorageError: While iterating: the storage could not be reached.
             CorruptRecordError: Likewise: a record of a session cannot be read.
             TypeNotAllowedError: Likewise: one holds a message of a class that is not allow-listed here.

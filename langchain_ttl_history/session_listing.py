@@ -6,7 +6,13 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 
-from langchain_ttl_history.errors import CorruptRecordError, StorageError, TTLHistoryError, TypeNotAllowedError
+from langchain_ttl_history.errors import (
+    ConfigurationError,
+    CorruptRecordError,
+    StorageError,
+    TTLHistoryError,
+    TypeNotAllowedError,
+)
 from langchain_ttl_history.flow import Flow, Page, arun, run
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.session_info import SessionInfo, info
@@ -50,7 +56,7 @@ class _Walk:
     def reading(self) -> Iterator[None]:
         """One step at a time. Afterwards the walk goes on behind what cannot be read."""
         if self._is_read:
-            raise RuntimeError("this list of sessions is being read already: each reader needs one of its own")
+            raise ConfigurationError("this list of sessions is being read already: each reader needs one of its own")
         self._is_read = True
         try:
             yield

@@ -18,6 +18,7 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.graph import END, START, MessagesState, StateGraph
 
 from langchain_ttl_history import (
+    ConfigurationError,
     CorruptRecordError,
     Retention,
     SessionBuffer,
@@ -465,12 +466,12 @@ async def test_a_list_of_sessions_is_read_by_one_at_a_time(session: Session, sto
 
     class Meanwhile(Interposed):
         def read(self, *args: Any) -> Any:
-            with pytest.raises(RuntimeError, match="being read already"):
+            with pytest.raises(ConfigurationError, match="being read already"):
                 next(listing)
             return super().read(*args)
 
         async def aread(self, *args: Any) -> Any:
-            with pytest.raises(RuntimeError, match="being read already"):
+            with pytest.raises(ConfigurationError, match="being read already"):
                 await anext(listing)
             return await super().aread(*args)
 
