@@ -95,7 +95,7 @@ def run(storage: Storage, flow: Flow[T]) -> T:
                     answer = storage.sessions(*request)
                 else:
                     answer = storage.delete(*request)
-            except StorageError as error:
+            except (StorageError, CorruptRecordError) as error:
                 request = flow.throw(error)  # It may go on without the answer.
             else:
                 request = flow.send(answer)
@@ -123,7 +123,7 @@ async def arun(storage: Storage, flow: Flow[T]) -> T:
                     answer = await storage.asessions(*request)
                 else:
                     answer = await storage.adelete(*request)
-            except StorageError as error:
+            except (StorageError, CorruptRecordError) as error:
                 request = flow.throw(error)
             else:
                 request = flow.send(answer)
@@ -142,6 +142,7 @@ def _name_session(error: CorruptRecordError | TypeNotAllowedError, request: Requ
     """
     if not isinstance(request, (Read, Write)) or str(error).startswith(label(request.key)):
         return
-    # An error about a missing serializer or a type tells the way out itself.
-    way = "" if isinstance(error, TypeNotAllowedError) or "serde=" in str(error) else _WAY_OUT
+    # An error about a missing serializer, a type or another program's key tells the way out itself.
+    told = isinstance(error, TypeNotAllowedError) or "serde=" in str(error) or "(DEL)" in str(error)
+    way = "" if told else _WAY_OUT
     raise type(error)(f"{label(request.key)}: {error}{way}") from error

@@ -18,6 +18,7 @@ from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.session_info import SessionInfo, info
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.base import Storage
+from langchain_ttl_history.storage.types import UnreadablePageError
 
 __all__ = ["AsyncListing", "Listing", "readable"]
 
@@ -34,15 +35,23 @@ class _Walk:
         self._sessions = sessions
         self._user_id = user_id
         self._keys: deque[SessionKey] = deque()
+        # What was wrong with those on the page that cannot be read.
+        self._unread: deque[CorruptRecordError] = deque()
         self._after: str | None = None
         self._is_last_page = False
         self._is_read = False
 
     def step(self) -> Flow[SessionInfo | None]:
         """The next session's metadata; None at the end. If this fails or is cancelled, the walk is where it was."""
-        while self._keys or not self._is_last_page:
+        while self._unread or self._keys or not self._is_last_page:
+            if self._unread:
+                raise self._unread[0]
             if not self._keys:
-                keys, self._after = yield Page(self._user_id, self._after)
+                try:
+                    keys, self._after = yield Page(self._user_id, self._after)
+                except UnreadablePageError as error:
+                    keys, self._after = error.keys, error.after
+                    self._unread.extend(error.unread)
                 self._keys.extend(keys)
                 self._is_last_page = self._after is None
                 continue
@@ -63,7 +72,9 @@ class _Walk:
         except StorageError:
             raise
         except TTLHistoryError:
-            if self._keys:
+            if self._unread:
+                self._unread.popleft()
+            elif self._keys:
                 self._keys.popleft()
             else:
                 # Behind a page that cannot be read nobody knows the way.

@@ -76,15 +76,21 @@ class Storage(Protocol):
 
         Returns:
             The keys, and what to pass as `after` for the next page; None after the last.
+
+        Raises:
+            UnreadablePageError: Some of the page cannot be read; the error has the rest of it.
         """
 
     @abstractmethod
     def usage(self) -> Usage:
-        """How much is held, including expired sessions that are not freed yet."""
+        """How much is held, including expired sessions that are not freed yet.
+
+        What is damaged is left out, and logged.
+        """
 
     @abstractmethod
     def sweep(self) -> int:
-        """Free everything that expired.
+        """Free everything that expired. What is damaged is left, and logged.
 
         Returns:
             How many sessions were freed.

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple, TypeAlias
 
+from langchain_ttl_history.errors import CorruptRecordError
+from langchain_ttl_history.keys import SessionKey
+
 __all__ = [
     "KEEP",
     "Appended",
@@ -21,6 +24,7 @@ __all__ = [
     "Query",
     "Snapshot",
     "Status",
+    "UnreadablePageError",
     "Usage",
     "created_in",
     "generation_at",
@@ -202,6 +206,23 @@ class Snapshot:
     """By name, their entries in the order of positions."""
     outline: bool = False
     """Whether this is every blob and entry of the session."""
+
+
+class UnreadablePageError(CorruptRecordError):
+    """Some of a page of sessions cannot be read.
+
+    Args:
+        unread: What is wrong with each of them.
+        keys: The others.
+        after: Where the next page begins; None after the last.
+    """
+
+    def __init__(self, unread: Sequence[CorruptRecordError], keys: Sequence[SessionKey], after: str | None) -> None:
+        more = f", and {len(unread) - 1} more like it" if len(unread) > 1 else ""
+        super().__init__(f"{unread[0]}{more}")
+        self.unread = unread
+        self.keys = keys
+        self.after = after
 
 
 class Usage(NamedTuple):

@@ -19,7 +19,7 @@ from langgraph.graph.message import REMOVE_ALL_MESSAGES, _messages_delta_reducer
 from langgraph.types import Command, interrupt
 from typing_extensions import TypedDict
 
-from langchain_ttl_history import CorruptRecordError, Retention, SessionBuffer, StorageError
+from langchain_ttl_history import CorruptRecordError, Retention, SessionBuffer, StorageError, TTLHistoryError
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.encoding.records import pack
 from langchain_ttl_history.freeing.compaction import hard_limits
@@ -377,17 +377,17 @@ def test_what_a_delta_channel_needs_over_the_caps_is_not_looked_through_at_every
     assert agent.get_state(CONFIG).values["files"] == ["report"]
 
 
-def failing_to_free(query: Query) -> None:
-    if query.outline:
-        raise StorageError("it cannot be reached")
-
-
+@pytest.mark.parametrize("failure", [StorageError, CorruptRecordError])
 @pytest.mark.parametrize("door", ["history", "graph"])
 async def test_a_write_that_is_stored_raises_nothing_though_freeing_fails(
-    door: str, colour: Colour, caplog: pytest.LogCaptureFixture
+    door: str, failure: type[TTLHistoryError], colour: Colour, caplog: pytest.LogCaptureFixture
 ) -> None:
+    def fail(query: Query) -> None:
+        if query.outline:
+            raise failure("it cannot be read")
+
     storage = Hooked()
-    storage.after_read = failing_to_free
+    storage.after_read = fail
     retention = Retention(max_messages=None, max_checkpoints=None, max_bytes=1_000)
     buffer = SessionBuffer(storage, default_user="u", retention=retention)
     agent, history = calls_while(buffer, lambda: None), buffer.history(session_id="t")

@@ -17,12 +17,15 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 
 from langchain_ttl_history import SessionBuffer
-from langchain_ttl_history.errors import CorruptRecordError, StorageError
+from langchain_ttl_history.errors import CorruptRecordError, StorageError, TTLHistoryError
 from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.session_listing import readable
 from langchain_ttl_history.storage import SQLiteStorage
 from langchain_ttl_history.storage.types import Blob, Change, Query
 from tests.shared.one_session import KEY, LEASE
 from tests.shared.sqlite_cases import Opens, close_connections_as_for_a_fork, lent, said, saying
+
+Call = Callable[..., Any]
 
 
 @pytest.mark.parametrize("length", [20, 3_000, 200_000])
@@ -213,3 +216,44 @@ def test_whatever_stands_in_a_damaged_row_each_call_works_or_says_what_is_damage
             assert error.startswith("session ('ada', 's1')")
     if "state" not in damage:
         assert failed.keys().isdisjoint({"delete", "forget", "sweep"})
+
+
+@pytest.mark.parametrize("damage", ["a short key", "another key", "no key"])
+@pytest.mark.parametrize("user", ["ada", None])
+def test_a_damaged_key_hides_none_of_the_others_in_a_list(
+    opens: Opens, tmp_path: Path, call: Call, damage: str, user: str | None
+) -> None:
+    with closing(opens()) as storage:
+        for number in range(4):
+            SessionBuffer(storage).history("ada", f"s{number}").add_system_message("hello")
+    with closing(sqlite3.connect(tmp_path / "s.db", isolation_level=None)) as file:
+        statement = DAMAGE[damage]
+        second = "generation = (SELECT generation FROM sessions ORDER BY generation LIMIT 1 OFFSET 1)"
+        file.execute(f"{statement} {'AND' if 'WHERE' in statement else 'WHERE'} {second}")
+    found: list[str] = []
+    told: list[TTLHistoryError] = []
+    listing = SessionBuffer(opens()).sessions(user, all_users=user is None)
+    found += [info.session_id for info in readable(listing, told)]
+    assert found == ["s0", "s2", "s3"]
+    assert ["s.db" in str(each) for each in told] == [True]
+
+
+@pytest.mark.parametrize(
+    ("damage", "name"), [("a short head", "session ('ada', 's0')"), ("a head that is a number", "")]
+)
+async def test_a_damaged_row_keeps_no_others_from_being_counted(
+    opens: Opens, tmp_path: Path, call: Call, caplog: pytest.LogCaptureFixture, damage: str, name: str
+) -> None:
+    with closing(opens()) as storage:
+        for number in range(4):
+            SessionBuffer(storage).history("ada", f"s{number}").add_system_message("hello")
+        whole = storage.usage()
+    with closing(sqlite3.connect(tmp_path / "s.db", isolation_level=None)) as file:
+        file.execute(DAMAGE[damage] + " WHERE generation = (SELECT min(generation) FROM sessions)")
+        if not name:
+            file.execute("DELETE FROM segments WHERE number = 0")
+    assert await call(SessionBuffer(opens()), "stats") == (3, whole.bytes * 3 // 4)
+    (message,) = caplog.messages
+    assert message.startswith("stats() left out")
+    assert "s.db" in message
+    assert (name or "generation") in message

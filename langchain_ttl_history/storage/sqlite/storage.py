@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 
-from langchain_ttl_history.errors import ConfigurationError, StorageError, brief
+from langchain_ttl_history.errors import ConfigurationError, CorruptRecordError, StorageError, brief
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.clocks import Clock, checked_clock
 from langchain_ttl_history.storage.own_process import OfThisProcess
@@ -21,7 +22,8 @@ from langchain_ttl_history.storage.sqlite.mirrored_sessions import MirroredSessi
 from langchain_ttl_history.storage.sqlite.mirrors import Mirrors
 from langchain_ttl_history.storage.sqlite.opening import MEMORY, valid_path
 from langchain_ttl_history.storage.sqlite.transactions import Transactions
-from langchain_ttl_history.storage.types import Change, Outcome, Query, Snapshot, Usage
+from langchain_ttl_history.storage.types import Change, Outcome, Query, Snapshot, UnreadablePageError, Usage
+from langchain_ttl_history.storage.unread import warn_of
 
 __all__ = ["SQLiteStorage"]
 
@@ -114,11 +116,19 @@ class SQLiteStorage(OfThisProcess):
         be on two of them.
         """
         now = self._clock()
-        return self._transactions.read(lambda connection: listing.page(connection, user_id, after, now))
+        listed = self._transactions.read(lambda connection: listing.page(connection, user_id, after, now))
+        if listed.unread:
+            raise UnreadablePageError(self._located(listed.unread), listed.keys, listed.after)
+        return listed.keys, listed.after
 
     def usage(self) -> Usage:
         """How much is held, expired sessions that were not freed yet included."""
-        return self._transactions.read(listing.usage)
+        found, unread = self._transactions.read(listing.usage)
+        warn_of("stats()", self._located(unread))
+        return found
+
+    def _located(self, unread: Iterable[CorruptRecordError]) -> list[CorruptRecordError]:
+        return [CorruptRecordError(f"{self._path}: {error}") for error in unread]
 
     def sweep(self) -> int:
         """Free everything that expired, and give back the file's free pages. Returns how many sessions that were."""
