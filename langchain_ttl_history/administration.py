@@ -46,7 +46,8 @@ class Administration:
         """The live sessions of a user, least recently used first; read one by one as you iterate.
 
         A session that cannot be read raises a `CorruptRecordError` or `TypeNotAllowedError` in its place, and `next`
-        then goes on with the others. While the storage is out of reach, `next` raises a `StorageError` each time.
+        then goes on with the others; so does what lists a user's sessions. While the storage is out of reach, `next`
+        raises a `StorageError` each time.
 
         Args:
             user_id: Whose sessions; the default user's if left out.
@@ -70,12 +71,13 @@ class Administration:
         """Delete a session for good; a turn that still runs cannot bring it back.
 
         Returns:
-            Whether there was such a session.
+            Whether there was such a session. One that cannot be read counts as one.
 
         Raises:
             MissingUserError: No user is named, and there is no default user.
             ConfigurationError: No session is named, or an id is not valid.
             StorageError: The storage could not be reached.
+            CorruptRecordError: On Redis: the user's key holds something else; it says what to do.
         """
         return bool(run(self._storage, self._sessions.delete(*self._key(user_id, session_id))))
 
@@ -92,6 +94,7 @@ class Administration:
         Raises:
             ConfigurationError: The user is not named, or the id is not valid.
             StorageError: The storage could not be reached.
+            CorruptRecordError: On Redis: the user's key holds something else; it says what to do.
         """
         return run(self._storage, self._sessions.delete(valid_id("user_id", user_id)))
 
@@ -137,6 +140,8 @@ class Administration:
     def stats(self) -> Usage:
         """How many sessions and bytes the storage holds, including expired sessions that are not freed yet.
 
+        What cannot be read is left out, and named by a warning in the log.
+
         Raises:
             StorageError: The storage could not be reached.
         """
@@ -148,6 +153,8 @@ class Administration:
 
     def sweep(self) -> int:
         """Free all expired sessions now; they are invisible in any case.
+
+        What cannot be read is left as it is, and named by a warning in the log.
 
         Returns:
             How many were freed.

@@ -15,7 +15,7 @@ from langchain_core.messages import HumanMessage
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from langchain_ttl_history import SessionBuffer, StorageError
+from langchain_ttl_history import CorruptRecordError, SessionBuffer, StorageError
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import RedisStorage
 from langchain_ttl_history.storage.types import Blob, Change, Query, Status
@@ -436,8 +436,10 @@ async def test_a_key_that_somebody_else_made_is_an_error(server: servers.Server,
     with server.admin() as admin:
         for key in (user, session):
             admin.set(key, "x")
-            with pytest.raises(StorageError) as refused:
+            # Not a StorageError, after which a program tries again.
+            with pytest.raises(CorruptRecordError) as refused:
                 await call(storage, "write", KEY, appended(b"one"))
+            assert f"key {key.decode()!r}" in str(refused.value)
             assert isinstance(refused.value.__cause__, redis.ResponseError)
             admin.delete(key)
             assert admin.dbsize() == 0

@@ -118,8 +118,8 @@ class Keys:
         """What they begin with."""
         # What a pattern gives a meaning to stands for itself.
         plain = "".join(f"\\{each}" if each in "*?[]\\^" else each for each in prefix)
-        self.users = f"{plain}:{{*}}".encode()
-        """The pattern of the users' keys."""
+        self.users = f"{plain}:{{{'[0-9a-f]' * 32}}}".encode()
+        """The pattern of the users' keys, which keeps out most of what others may store under this prefix."""
         self.of = lru_cache(maxsize=4096)(self._of)
         """The address of a session."""
 

@@ -10,7 +10,9 @@ from langchain_ttl_history.storage.redis.drivers import class_prefix, exceptions
 __all__ = ["Failures", "is_of_another_loop", "is_of_replica"]
 
 # What the server says of a script that could not take apart what is stored.
-_DAMAGE = re.compile("user_script.*(bad argument|attempt to |Missing bytes|Bad data format|is damaged)", re.DOTALL)
+_DAMAGE = re.compile(
+    "WRONGTYPE|user_script.*(bad argument|attempt to |Missing bytes|Bad data format|is damaged)", re.DOTALL
+)
 
 # When an async cluster client learns of a change, it takes connections away from requests under way, which find None in
 # their place and fail with an AttributeError. With some versions of Python 3.12 and 3.13 it is a TypeError where the
@@ -62,7 +64,7 @@ class Failures:
         Raises:
             AttributeError: The error is one, and not of a connection that was taken away.
             ConfigurationError: The error is one itself.
-            CorruptRecordError: A script could not read what is stored.
+            CorruptRecordError: A script could not read what is stored, or a key is of another type.
             StorageError: Any other error that does not pass, or has not.
             TypeError: As with an AttributeError.
         """

@@ -9,7 +9,9 @@ from typing import Any, NamedTuple, TypeAlias
 import ormsgpack
 
 from langchain_ttl_history.encoding.records import decoder
-from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.errors import CorruptRecordError
+from langchain_ttl_history.keys import SessionKey, label
+from langchain_ttl_history.storage.redis.damage import shown
 from langchain_ttl_history.storage.redis.layout import (
     MICRO,
     SET_AGAIN,
@@ -26,7 +28,7 @@ from langchain_ttl_history.storage.redis.names import full_name
 from langchain_ttl_history.storage.redis.numbers import KIND, TABLE, SessionNumbers
 from langchain_ttl_history.storage.types import Blob, Change, Entry, Outcome, Query, Snapshot, Status
 
-__all__ = ["Listed", "is_completed", "parse_listing", "parse_read", "parse_write"]
+__all__ = ["Listed", "Listing", "is_completed", "parse_listing", "parse_read", "parse_write"]
 
 _NOW = Struct(">QQ")
 _HEAD = Struct(">10Q4I")
@@ -251,15 +253,36 @@ class Listed(NamedTuple):
     key: SessionKey
 
 
-@decoder("a user's index")
-def parse_listing(reply: Sequence[Any]) -> tuple[list[Listed], str | None]:
-    """Parse the reply of `listing.lua`: sessions, and where the next page begins; None after the last."""
+class Listing(NamedTuple):
+    """Sessions of a user, and what cannot be read of how they are listed."""
+
+    found: list[Listed]
+    unread: list[CorruptRecordError]
+    after: str | None
+    """Where the next page begins; None after the last."""
+
+
+def parse_listing(reply: Sequence[Any], user: bytes) -> Listing:
+    """Parse the reply of `listing.lua` about the key of a user."""
     now = int.from_bytes(reply[1], "big")
-    found = []
+    found: list[Listed] = []
+    unread: list[CorruptRecordError] = []
     for digest, entry in _pairs(reply[2:]):
-        used, deadline, length = _LISTED.unpack_from(entry)
-        start = 20 + length
-        key = SessionKey(_text(entry[20:start]), _text(entry[start:]))
-        found.append(Listed(digest.decode(), used, bool(deadline) and deadline <= now, key))
+        try:
+            found.append(_listed(digest, entry, now))
+        except CorruptRecordError as error:
+            unread.append(CorruptRecordError(f"{error}, in field {shown(b's' + digest)} of key {shown(user)}"))
     after = reply[0].decode()
-    return found, None if after == "0" else after
+    return Listing(found, unread, None if after == "0" else after)
+
+
+@decoder("what lists a session")
+def _listed(digest: bytes, entry: bytes, now: int) -> Listed:
+    if len(entry) < _LISTED.size:
+        raise CorruptRecordError("what lists a session is cut off")
+    used, deadline, length = _LISTED.unpack_from(entry)
+    start = 20 + length
+    key = SessionKey(_text(entry[20:start]), _text(entry[start:]))
+    if key.digest.encode() != digest:
+        raise CorruptRecordError(f"what lists a session, perhaps {label(key)}, is not what was written")
+    return Listed(key.digest, used, bool(deadline) and deadline <= now, key)

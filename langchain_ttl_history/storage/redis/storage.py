@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
-from langchain_ttl_history.errors import ConfigurationError, StorageError, brief
+from langchain_ttl_history.errors import ConfigurationError, CorruptRecordError, StorageError, brief
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.clocks import Clock, checked_clock
 from langchain_ttl_history.storage.own_process import OfThisProcess
@@ -21,6 +21,7 @@ from langchain_ttl_history.storage.redis import requests
 from langchain_ttl_history.storage.redis.batches import Batches
 from langchain_ttl_history.storage.redis.clients import Clients, ClientsOfURL, GivenClients
 from langchain_ttl_history.storage.redis.commands import NEVER_DECODE, Command, Eval, Keys, Scan
+from langchain_ttl_history.storage.redis.damage import located, which_keys
 from langchain_ttl_history.storage.redis.drivers import connection_to, is_of_cluster
 from langchain_ttl_history.storage.redis.failures import Failures, is_of_another_loop, is_of_replica
 from langchain_ttl_history.storage.redis.mirror import Mirrors
@@ -97,7 +98,7 @@ class RedisStorage(OfThisProcess):
 
     def usage(self) -> Usage:
         """How much is held; scans every node."""
-        return Usage(*self._run(requests.usage(self._context)))
+        return self._run(requests.usage(self._context))
 
     def sweep(self) -> int:
         """Free what is left of sessions that expired; scans every node. The server frees most of it by itself."""
@@ -125,7 +126,7 @@ class RedisStorage(OfThisProcess):
 
     async def ausage(self) -> Usage:
         """Async `usage`."""
-        return Usage(*await self._arun(requests.usage(self._context)))
+        return await self._arun(requests.usage(self._context))
 
     async def asweep(self) -> int:
         """Async `sweep`."""
@@ -159,7 +160,13 @@ class RedisStorage(OfThisProcess):
         try:
             request = next(plan)
             while True:
-                request = plan.send(self._reply(request))
+                try:
+                    reply = self._reply(request)
+                except CorruptRecordError as error:
+                    wrong = self._reply(which_keys(request))
+                    request = plan.throw(located(error, request, wrong))
+                else:
+                    request = plan.send(reply)
         except StopIteration as stop:
             result: T = stop.value
             return result
@@ -168,7 +175,13 @@ class RedisStorage(OfThisProcess):
         try:
             request = next(plan)
             while True:
-                request = plan.send(await self._areply(request))
+                try:
+                    reply = await self._areply(request)
+                except CorruptRecordError as error:
+                    wrong = await self._areply(which_keys(request))
+                    request = plan.throw(located(error, request, wrong))
+                else:
+                    request = plan.send(reply)
         except StopIteration as stop:
             result: T = stop.value
             return result

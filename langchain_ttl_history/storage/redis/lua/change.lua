@@ -268,7 +268,7 @@ if created then
   if raw then
     call('DEL', session)
   end
-  over = some_expired(now)
+  over = some_expired(digest, now)
 end
 
 -- A server out of memory decides by a script's first write whether it accepts the script. A change that only frees
@@ -276,6 +276,12 @@ end
 local frees = upkeep and #blobs == 0 and #appends == 0 and #removes > 0
 if frees then
   many('HDEL', session, removes)
+end
+local lasts = created or own >= 0 or not upkeep
+if lasts then
+  -- Before anything is stored, since it fails if the user's key is damaged.
+  enlist(m, digest, ARGV[2], now, margin)
+  many('HDEL', user, over)
 end
 for field, value in pairs(sets) do
   values[#values + 1] = field
@@ -288,9 +294,7 @@ end
 if swept then
   sweep_tables(session, m)
 end
-if created or own >= 0 or not upkeep then
+if lasts then
   expire(session, m.deadline, now, margin)
-  many('HDEL', user, over)
-  enlist(m, digest, ARGV[2], now, margin)
 end
 return stored_answer(m, m.position, epoch_before, edition_before) .. weights() .. table.concat(given)

@@ -8,8 +8,8 @@
 --    4  the id of this request
 --    5  whether these must be all of the user's sessions
 --    6  the digests of the keys, in the order of KEYS
--- Reply: how many live sessions there were; one whose record is damaged counts as live. Or, if 5 is set and the user has
---   others: the digests of all, and nothing was deleted.
+-- Reply: how many live sessions there were; one whose record is damaged, or whose key is of another type, counts as live.
+--   Or, if 5 is set and the user has others: the digests of all, and nothing was deleted.
 
 local a = cmsgpack.unpack(ARGV[1])
 local now, margin, standing, request, whole, digests = clock(a[1]), a[2], a[3], a[4], a[5], a[6]
@@ -31,8 +31,12 @@ if whole then
   end
 end
 
--- Whether a session is alive, and its generation: nil if its record is damaged. Deleting is then all that can be done.
+-- Whether a session is alive, and its generation: nil if its record is damaged, or the key that is its own is of another
+-- type. Deleting is then all that can be done.
 local function state_of(raw)
+  if raw == nil then
+    return true, nil
+  end
   local readable, m = pcall(alive, raw, now)
   if readable and not m then
     return false, 0
@@ -45,22 +49,21 @@ local function state_of(raw)
   return true, nil
 end
 
-local pinned, latest = 0, 0
 local total = call('HGET', user, '.')
-if total then
-  pinned, latest = unpacked('>I4I8', total)
-end
+local countable, unpinned = not total or #total >= 12, 0
 local there, fields, gone, highest = 0, {}, {}, now
 for at, digest in ipairs(digests) do
-  local is_alive, generation = state_of(call('HGET', KEYS[at + 1], '*'))
+  local is_alive, generation = state_of(record_in(KEYS[at + 1]))
   local entry = call('HGET', user, 's' .. digest)
+  local ended = entry and end_of(entry)
   if not generation then
     -- It was the time when the session was made, even if a clock was set back since, or the number after a fence.
-    generation = math.max(fence_of(digest, now) + 1, entry and unpacked('>I8', entry) or 0)
+    local readable, before = pcall(fence_of, digest, now)
+    generation = math.max(readable and before + 1 or 0, ended and unpacked('>I8', entry) or 0)
   end
   local fence, existed = math.max(now, generation), is_alive and 1 or 0
   local stone = call('HGET', user, 't' .. digest)
-  if stone then
+  if stone and #stone >= 25 then
     local before, _, by, was = unpacked('>I8I8c8I1', stone)
     fence = math.max(fence, before)
     if by == request then
@@ -68,9 +71,9 @@ for at, digest in ipairs(digests) do
     end
   end
   if entry then
-    local _, deadline = unpacked('>I8I8', entry)
-    if deadline == 0 then
-      pinned = pinned - 1
+    countable = countable and ended ~= nil
+    if ended == 0 then
+      unpinned = unpinned + 1
     end
     gone[#gone + 1] = 's' .. digest
   end
@@ -82,11 +85,29 @@ if whole then
   -- Turns may still run of sessions that have expired and are no longer listed. A clock that was set back, or a session
   -- made in the microsecond of a deletion, must not lower what was refused before.
   local stone = call('HGET', user, 't')
-  if stone then
+  if stone and end_of(stone) then
     highest = math.max(highest, (unpacked('>I8I8', stone)))
   end
   fields[#fields + 1] = 't'
   fields[#fields + 1] = pack('>I8I8', highest, now + standing)
+end
+local pinned, latest = 0, 0
+if not countable then
+  -- How many sessions have no deadline is damaged, or whether one of these had. What stays is counted anew.
+  local leaves, all = {}, call('HGETALL', user)
+  for _, field in ipairs(gone) do
+    leaves[field] = true
+  end
+  for at = 1, #all, 2 do
+    local ended = all[at] ~= '.' and not leaves[all[at]] and end_of(all[at + 1]) or nil
+    if ended == 0 then
+      pinned = pinned + 1
+    end
+    latest = math.max(latest, ended or 0)
+  end
+elseif total then
+  pinned, latest = unpacked('>I4I8', total)
+  pinned = pinned - unpinned
 end
 latest = math.max(latest, now + standing)
 fields[#fields + 1] = '.'

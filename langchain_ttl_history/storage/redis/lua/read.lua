@@ -53,8 +53,9 @@ end
 if idle ~= -2 and use(m, time_of_use(m, now, margin), idle, age) then
   -- First a command that a server out of memory still accepts: it then does not refuse the rest of the script.
   expire(session, m.deadline, now, margin)
-  call('HSET', session, '*', record(m))
+  -- If the user's key is damaged this fails, at each use and not only at the first.
   enlist(m, digest, ARGV[2], now, margin)
+  call('HSET', session, '*', record(m))
   if m.deadline ~= 0 and m.deadline <= now then
     -- It is older than this use allows; whoever used it before allowed more.
     return { pack('>I8I8', now, (fence_of(digest, now))) }

@@ -152,9 +152,12 @@ store_tails(tails, changed, values)
 local moved = use(m, time_of_use(m, now, margin), idle, age)
 remember(m, request)
 values[2] = record(m)
+if moved then
+  -- First, since it fails if the user's key is damaged, and nothing must be stored then.
+  enlist(m, digest, ARGV[2], now, margin)
+end
 call('HSET', session, unpack(values))
 if moved then
   expire(session, m.deadline, now, margin)
-  enlist(m, digest, ARGV[2], now, margin)
 end
 return answer(m.position) .. table.concat(told)

@@ -64,12 +64,12 @@ local function renew(m, own, upkeep, now, idle, age)
   m.deadline = latest == huge and 0 or latest
 end
 
--- Which of a few entries in the user's hash are of expired sessions, or expired tombstones. Each creation looks at some,
--- so that they do not pile up.
-local function some_expired(now)
+-- Which of a few entries in the user's hash are of expired sessions but this one, or expired tombstones. Each creation
+-- looks at some, so that they do not pile up; one that is damaged must not stop it.
+local function some_expired(digest, now)
   local found, some = {}, call('HRANDFIELD', user, 8, 'WITHVALUES')
   for at = 1, #some, 2 do
-    if byte(some[at]) ~= 46 then -- not '.'
+    if some[at] ~= '.' and some[at] ~= 's' .. digest and #some[at + 1] >= 16 then
       local _, ended = unpacked('>I8I8', some[at + 1])
       if ended ~= 0 and ended <= now then
         found[#found + 1] = some[at]
