@@ -23,7 +23,7 @@ from langchain_ttl_history.storage.types import Change, Query, Status
 from tests import servers
 from tests.proxy import Proxy
 from tests.shared.one_session import LEASE
-from tests.shared.redis_cases import assert_sound, clients_of, keys_of
+from tests.shared.redis_cases import assert_sound, clients_of, keys_of, sent
 
 KEYS = [SessionKey("ada", f"s{number}") for number in range(20)]
 LOG = Query(("log",))
@@ -161,7 +161,7 @@ async def _held(proxy: Proxy, through: RedisStorage, keys: Sequence[SessionKey])
     proxy.answers.clear()
     tasks = [asyncio.create_task(through.awrite(key, appended(key.session_id))) for key in keys]
     await asyncio.to_thread(proxy.waiting.wait, servers.PATIENCE)
-    await asyncio.sleep(0.02)  # wait_for() of Python 3.11 loses a cancellation while the request is being sent
+    await sent()
     return tasks
 
 

@@ -19,6 +19,7 @@ from langchain_ttl_history.storage.clocks import Clock, checked_clock
 from langchain_ttl_history.storage.own_process import OfThisProcess
 from langchain_ttl_history.storage.redis import requests
 from langchain_ttl_history.storage.redis.batches import Batches
+from langchain_ttl_history.storage.redis.cancellation import be_cancelled, cancellations
 from langchain_ttl_history.storage.redis.clients import Clients, ClientsOfURL, GivenClients
 from langchain_ttl_history.storage.redis.commands import NEVER_DECODE, Command, Eval, Keys, Scan
 from langchain_ttl_history.storage.redis.damage import located, which_keys
@@ -199,10 +200,15 @@ class RedisStorage(OfThisProcess):
 
     async def _areply(self, request: Eval | Scan) -> Any:
         until = time.monotonic() + _PATIENCE
+        # Who tidies up after a cancellation asks as well, so only a new one counts.
+        task = asyncio.current_task()
+        before = cancellations(task)
         while True:
             try:
-                return await self._asend(request)
+                reply = await self._asend(request)
             except self._failures.every as error:
+                if cancellations(task) > before:
+                    await be_cancelled()
                 if is_of_replica(error):
                     with suppress(*self._failures.every):
                         await self._clients.adrop_idle(self._clients.async_client())
@@ -214,6 +220,10 @@ class RedisStorage(OfThisProcess):
                     "the async client was used in another event loop before, to which its connections belong; close it "
                     f"at that loop's end, or make the storage from a URL, so that each loop has its own: {error}"
                 ) from error
+            else:
+                if cancellations(task) > before:
+                    await be_cancelled()
+                return reply
             await asyncio.sleep(_PAUSE)  # As in `_reply`.
 
     def _send(self, request: Eval | Scan) -> Any:
