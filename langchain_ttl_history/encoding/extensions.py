@@ -16,7 +16,7 @@ from langchain_core.messages import BaseMessage
 
 from langchain_ttl_history.encoding.allowlist import AllowList, TypeName
 from langchain_ttl_history.encoding.fidelity import Pairs, spelled
-from langchain_ttl_history.encoding.langgraph_values import LANGGRAPH, SAFE, revived
+from langchain_ttl_history.encoding.langgraph_values import SAFE, dumped, revived
 from langchain_ttl_history.encoding.layouts import is_core
 from langchain_ttl_history.encoding.messages import pack_message, pack_plain, unpack_messages
 from langchain_ttl_history.encoding.objects import put_together, taken_apart, would_lose
@@ -159,7 +159,7 @@ class Extensions:
             # Spelled out at once: a part could come back as an equal value of another type, unnoticed.
             return self._ext(OBJECT, [kind.__module__, kind.__qualname__, *map(spelled, parts)])
         try:
-            return ormsgpack.Ext(TYPED, pack(list(LANGGRAPH.dumps_typed(value))))
+            return ormsgpack.Ext(TYPED, pack(list(dumped(value))))
         except TypeError as error:
             raise TypeNotAllowedError(refusal(kind)) from error
 

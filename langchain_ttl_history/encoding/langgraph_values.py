@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import ormsgpack
 from langchain_core.messages.base import TextAccessor
 from langchain_core.runnables.utils import AddableDict
 from langgraph.checkpoint.serde._msgpack import SAFE_MSGPACK_METHODS, SAFE_MSGPACK_TYPES
@@ -13,7 +14,7 @@ from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
 from langchain_ttl_history.errors import CorruptRecordError, TypeNotAllowedError, printable
 
-__all__ = ["LANGGRAPH", "SAFE", "delta_snapshot", "is_snapshot", "revived", "snapshot_value"]
+__all__ = ["LANGGRAPH", "SAFE", "delta_snapshot", "dumped", "is_snapshot", "revived", "snapshot_value"]
 
 LANGGRAPH = JsonPlusSerializer()
 
@@ -39,6 +40,23 @@ SAFE = SAFE_MSGPACK_TYPES | {
     ("langchain_core.decisions.types", "ScoreAnswer"),
 }
 
+# Where Python 3.13 says that its paths are defined, and every other version: the only stored classes of the standard
+# library that change their module.
+_PATHS_OF_313, _PATHS = "pathlib._local", "pathlib"
+
+
+def dumped(value: Any) -> tuple[str, bytes]:
+    """A value as LangGraph's serializer packs it, in the same bytes on every version of Python."""
+    kind, packed = LANGGRAPH.dumps_typed(value)
+    if type(value).__module__ == _PATHS_OF_313:
+        packed = ormsgpack.packb(ormsgpack.unpackb(packed, ext_hook=_as_of_any_version))
+    return kind, packed
+
+
+def _as_of_any_version(code: int, data: bytes) -> Any:
+    _, *rest = ormsgpack.unpackb(data)
+    return ormsgpack.Ext(code, ormsgpack.packb([_PATHS, *rest]))
+
 
 def revived(code: int, data: bytes, parts: Any, resolve: Callable[[str, str], Any]) -> Any:
     """An object that LangGraph's serializer packed as an extension.
@@ -60,6 +78,8 @@ def revived(code: int, data: bytes, parts: Any, resolve: Callable[[str, str], An
             raise CorruptRecordError("an array cannot be read: it is damaged, or numpy is not installed")
         return array
     module, name, payload = parts[:3]
+    if module == _PATHS_OF_313:
+        module = _PATHS
     cls: Any = resolve(module, name)
     if code == _METHOD:
         method = parts[3]

@@ -13,22 +13,25 @@ from contextlib import suppress
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
+import ormsgpack
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 from langchain_core.messages.base import TextAccessor
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from pydantic import BaseModel, Field, PrivateAttr
 
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.encoding import layouts
 from langchain_ttl_history.encoding.fidelity import same
 from langchain_ttl_history.encoding.messages import pack_plain
-from langchain_ttl_history.encoding.records import pack, unpack, unread_form
+from langchain_ttl_history.encoding.records import TYPED, pack, unpack, unread_form
 from langchain_ttl_history.errors import CorruptRecordError, TTLHistoryError, TypeNotAllowedError
 from langchain_ttl_history.storage.types import Blob
 from langchain_ttl_history.stored.bodies import decode_bodies, encode_bodies, restored
@@ -89,6 +92,23 @@ def test_a_value_of_a_learning_codec_comes_out_as_it_went_in(value: Any) -> None
 )  # fmt: skip
 def test_this_value_comes_out_as_it_went_in(codec: Codec, value: Any) -> None:
     assert exactly(codec.loads(codec.dumps(value, "here")), value)
+
+
+# Python 3.13 alone says that its paths are defined in `pathlib._local`.
+@pytest.mark.parametrize("module", ["pathlib", "pathlib._local"])
+def test_every_version_of_python_stores_a_path_alike_and_reads_what_any_stored(
+    codec: Codec, monkeypatch: pytest.MonkeyPatch, module: str
+) -> None:
+    value = {"at": Path("/a/b"), "ticket": Ticket(Path("c"))}
+    packed = codec.dumps(value, "here")
+    assert exactly(codec.loads(packed), value)
+    monkeypatch.setattr(type(Path()), "__module__", module)
+    assert codec.dumps(value, "here") == packed
+    dumped = JsonPlusSerializer().dumps_typed(Path("/a/b"))
+    as_langgraph_does = ormsgpack.packb(ormsgpack.Ext(TYPED, pack(list(dumped))))
+    assert module.encode() + b"\xa9" in as_langgraph_does
+    monkeypatch.undo()
+    assert exactly(codec.loads(as_langgraph_does), Path("/a/b"))
 
 
 @pytest.mark.parametrize("held", [bytearray(b"x"), {Level.LOW: 1}, {Colour.RED: 1}], ids=["bytes", "int", "enum"])
