@@ -194,6 +194,20 @@ def test_a_path_that_names_no_file_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_relative_path_is_refused_once_the_working_directory_was_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "here").rmdir()
+    with pytest.raises(ConfigurationError, match=r"s\.db is relative .* deleted .*; pass an absolute path"):
+        SessionBuffer("sqlite:///s.db")
+    with pytest.raises(ConfigurationError, match=r"there is no folder .*here for s\.db; make it first"):
+        SessionBuffer(f"sqlite:///{tmp_path}/here/s.db")
+    with SessionBuffer(f"sqlite:///{tmp_path}/s.db") as buffer:
+        assert buffer.history("ada", "s1").messages == []
+
+
 @pytest.mark.parametrize("timeout", [0, -1, True, "3", float("nan"), float("inf"), None])
 def test_a_timeout_is_a_number_of_seconds(tmp_path: Path, timeout: Any) -> None:
     with pytest.raises(ConfigurationError, match="timeout must be more than 0 seconds and less than a day"):

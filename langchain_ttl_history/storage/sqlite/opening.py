@@ -51,8 +51,16 @@ def valid_path(path: object) -> str:
         os.fsencode(text)
     except UnicodeEncodeError as error:
         raise ConfigurationError(f"path must name a file, not {brief(path)}: {error}") from error
-    # A change of the working directory must not lead to another file.
-    return text if text == MEMORY else str(Path(text).absolute())
+    if text == MEMORY:
+        return text
+    try:
+        # A change of the working directory must not lead to another file.
+        return str(Path(text).absolute())
+    except OSError as error:
+        raise ConfigurationError(
+            f"{text} is relative to the working directory, which was deleted or cannot be reached "
+            f"({error.strerror}); pass an absolute path, or change to a directory that is there"
+        ) from error
 
 
 def _uri(path: str) -> str:
@@ -119,7 +127,10 @@ def make_file(path: Path) -> None:
 
 def _way_to_folder(folder: Path) -> str:
     # A path is absolute by now, so that one which began with ~ has that behind the working directory.
-    behind = folder.relative_to(Path.cwd()).parts if folder.is_relative_to(Path.cwd()) else ()
+    try:
+        behind = folder.relative_to(Path.cwd()).parts
+    except (ValueError, OSError):  # It is elsewhere, or the working directory was deleted.
+        behind = ()
     if behind and behind[0].startswith("~"):
         return ": ~ is not expanded here, pass what os.path.expanduser(...) makes of the path"
     return "; make it first"
