@@ -34,6 +34,13 @@ local digest, now, margin, idle, age = a[1], clock(a[2]), a[3], a[4], a[5]
 local outline, names, follow, marked_list, marked_blob, over = a[6], a[7], a[8], a[9], a[10], a[11]
 local remembered, edition, known_by, kept = a[12], a[13], a[14], a[15]
 
+-- Whether a server says that it accepts no writes for the moment, since a snapshot failed or replicas are missing. It
+-- still serves reads, and the deadline stays where it is.
+local function refuses_writes(refusal)
+  local text = type(refusal) == 'table' and refusal.err or refusal
+  return string.find(text, 'MISCONF', 1, true) or string.find(text, 'NOREPLICAS', 1, true)
+end
+
 -- What is asked for by name, all at once.
 local fields = { '*', 'l' .. marked_list, 'b' .. marked_blob }
 for at = 1, #over, 2 do
@@ -50,15 +57,23 @@ if not m then
   return { pack('>I8I8', now, (fence_of(digest, now))) }
 end
 
+local used, deadline = m.used, m.deadline
 if idle ~= -2 and use(m, time_of_use(m, now, margin), idle, age) then
   -- First a command that a server out of memory still accepts: it then does not refuse the rest of the script.
-  expire(session, m.deadline, now, margin)
-  -- If the user's key is damaged this fails, at each use and not only at the first.
-  enlist(m, digest, ARGV[2], now, margin)
-  call('HSET', session, '*', record(m))
+  local is_moved, refusal = pcall(expire, session, m.deadline, now, margin)
+  if is_moved then
+    -- If the user's key is damaged this fails, at each use and not only at the first.
+    enlist(m, digest, ARGV[2], now, margin)
+    call('HSET', session, '*', record(m))
+  elseif not refuses_writes(refusal) then
+    error(refusal, 0)
+  end
   if m.deadline ~= 0 and m.deadline <= now then
     -- It is older than this use allows; whoever used it before allowed more.
     return { pack('>I8I8', now, (fence_of(digest, now))) }
+  end
+  if not is_moved then
+    m.used, m.deadline = used, deadline
   end
 end
 local head = pack(
