@@ -37,6 +37,22 @@ def test_a_session_ends_by_the_servers_clock(real: RedisStorage) -> None:
         servers.wait_for(lambda: not admin.exists(*keys), "the end of its keys")
 
 
+def test_a_server_frees_what_a_session_held_in_the_background(server: servers.Server, clock: Clock) -> None:
+    storage = RedisStorage(server.url, clock=clock)
+    large = Change(LEASE, blobs={f"m{number}": Blob(b"x" * 100) for number in range(1_000)})
+    for end in (lambda: storage.write(KEY, large), storage.sweep):
+        storage.write(KEY, large)
+        clock.advance(1_000)
+        end()  # The first begins a new session in the place of the old one.
+    storage.write(KEY, large)
+    storage.delete(*KEY, 60.0)
+    with server.admin() as admin:
+        used = admin.info("commandstats")
+        assert (used["cmdstat_unlink"]["calls"], "cmdstat_del" in used) == (3, False)
+        assert not admin.exists(keys_of(storage)[1])
+    storage.close()
+
+
 def test_a_tombstone_goes_by_itself(real: RedisStorage) -> None:
     old = real.write(KEY, Change(LEASE)).generation
     real.delete(*KEY, 1.0)

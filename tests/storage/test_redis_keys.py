@@ -102,7 +102,7 @@ def test_a_worker_needs_no_scan(clock: Clock) -> None:
     server = servers.shared(kind_here())
     with server.admin() as admin:
         allowed = "+evalsha +eval +hget +hset +hmget +hgetall +hdel +hlen +hkeys +hscan +hexists +hrandfield"
-        rights = f"reset on >secret ~lean* +del +pexpire +persist +time {allowed}"
+        rights = f"reset on >secret ~lean* +unlink +pexpire +persist +time {allowed}"
         admin.execute_command("ACL SETUSER", "lean", *rights.split())
     storage = RedisStorage(f"redis://lean:secret@127.0.0.1:{server.port}", prefix="lean")
     buffer = SessionBuffer(storage)

@@ -266,7 +266,7 @@ sets['*'] = record(m)
 local over = {}
 if created then
   if raw then
-    call('DEL', session)
+    call('UNLINK', session)
   end
   over = some_expired(digest, now)
 end

@@ -116,7 +116,7 @@ fields[#fields + 1] = pack('>I4I8', pinned, latest)
 -- no field 's', and perhaps no session.
 call('HDEL', user, 's')
 for at = 2, #KEYS do
-  call('DEL', KEYS[at])
+  call('UNLINK', KEYS[at])
 end
 many('HSET', user, fields)
 many('HDEL', user, gone)

@@ -21,7 +21,7 @@ for at, digest in ipairs(digests) do
     elseif not m then
       freed = freed + 1
       fields[#fields + 1] = 's' .. digest
-      call('DEL', KEYS[at + 1])
+      call('UNLINK', KEYS[at + 1])
     end
   end
 end
