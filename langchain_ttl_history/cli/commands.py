@@ -21,6 +21,7 @@ from langchain_ttl_history.cli.drawing import console, facts, listing, timeline
 from langchain_ttl_history.display import amount
 from langchain_ttl_history.errors import ConfigurationError, TTLHistoryError, TypeNotAllowedError
 from langchain_ttl_history.flow import run
+from langchain_ttl_history.keys import valid_id
 from langchain_ttl_history.retention import Retention
 from langchain_ttl_history.session_info import SessionInfo, portrait
 from langchain_ttl_history.session_listing import readable
@@ -146,6 +147,8 @@ def show(context: typer.Context, user: User, session: Session) -> None:
 def delete(context: typer.Context, user: User, session: Session, *, yes: Yes = False) -> None:
     """Delete a session for good."""
     with opened(context) as buffer:
+        valid_id("user_id", user)
+        valid_id("session_id", session)
         _sure(f"Delete session {session!r} of {user!r}?", yes=yes)
         if not buffer.delete(user, session):
             raise _missing(user, session)
@@ -156,6 +159,7 @@ def delete(context: typer.Context, user: User, session: Session, *, yes: Yes = F
 def forget(context: typer.Context, user: User, *, yes: Yes = False) -> None:
     """Delete all sessions of a user for good."""
     with opened(context) as buffer:
+        valid_id("user_id", user)
         _sure(f"Delete every session of {user!r}?", yes=yes)
         count = buffer.forget(user)
         typer.echo(f"{counted(count, 'session')} deleted")

@@ -286,6 +286,15 @@ def test_delete_asks_and_deletes(call: Call, buffer: SessionBuffer) -> None:
     assert buffer.info("alice", "other") is not None
 
 
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [(("delete", "alice", ""), "session_id"), (("delete", "", "s"), "user_id"), (("forget", ""), "user_id")],
+)
+def test_nobody_is_asked_about_an_id_that_there_cannot_be(call: Call, words: tuple[str, ...], name: str) -> None:
+    done = call(*words, input="y\n")
+    assert (done.exit_code, done.stdout, done.stderr) == (2, "", f"{name} must not be empty\n")
+
+
 def test_forget_deletes_every_session_of_a_user(call: Call, buffer: SessionBuffer) -> None:
     done = call("forget", "alice", "--yes")
     assert done.stdout == "2 sessions deleted\n"
