@@ -14,7 +14,7 @@ import redis.asyncio
 import valkey
 import valkey.asyncio
 
-from langchain_ttl_history import StorageError
+from langchain_ttl_history import CorruptRecordError, StorageError
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import RedisStorage
 from langchain_ttl_history.storage.redis import requests as requests_module
@@ -127,8 +127,8 @@ async def test_an_error_is_that_of_the_request_that_it_answers(server: servers.S
         admin.set(session, "no session")
     found = await asyncio.gather(*(told(storage, key) for key in KEYS[:3]), return_exceptions=True)
     assert (found[0], found[2]) == (["one"], ["one"])
-    assert isinstance(found[1], StorageError)
-    assert "WRONGTYPE" in str(found[1])
+    assert isinstance(found[1], CorruptRecordError)
+    assert session.decode() in str(found[1])
 
 
 @pytest.mark.parametrize("cut", ["before", "after"])
