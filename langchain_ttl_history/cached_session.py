@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain
 from weakref import ReferenceType, ref
 
 from langchain_ttl_history.checkpoints import Record
 from langchain_ttl_history.storage.types import Blob
 from langchain_ttl_history.stored.known_bodies import KnownBodies
-from langchain_ttl_history.stored.names import BodyName, MessageKey, is_root
+from langchain_ttl_history.stored.names import MessageKey, is_root
 
 __all__ = ["CacheEntry", "CachedSession"]
 
-# How many checkpoints of a session are remembered, and of how many what a run was shown that loaded them: more than
-# there are runs at once that have put none since.
+# How many checkpoints of a session are remembered, and of how many of the root graph all messages: mostly more than
+# there are runs at once.
 _RECORDS = 64
-_LOADED = 8
+_WHOLE = 4
 
 
 class CachedSession:
     """What is known of one generation of a session."""
 
-    __slots__ = (
-        "__weakref__", "before", "bodies", "freed", "generation", "loaded", "passed", "past", "records", "tolerated",
-        "values",
-    )  # fmt: skip
+    __slots__ = ("__weakref__", "before", "bodies", "freed", "generation", "past", "records", "tolerated", "values")
 
     def __init__(self, generation: int, before: CachedSession | None = None) -> None:
         self.generation = generation
@@ -39,10 +35,6 @@ class CachedSession:
         """By checkpoint what its channels hold besides the conversation: its run does not hand that over again."""
         self.freed: set[str] = set()
         """Those of `records` that were found to be freed when writes pending on them were stored."""
-        self.loaded: dict[str, tuple[BodyName, ...]] = {}
-        """The names of the messages that a run was shown which loaded one of `records`, if not the names it has."""
-        self.passed: set[str] = set()
-        """Those of `records` that another run has built on."""
         self.past: tuple[str, frozenset[MessageKey]] | None = None
         """A checkpoint's id, and the keys of the messages that those it builds on had; see `brought_back`."""
         self.tolerated = 0
@@ -93,30 +85,22 @@ class CachedSession:
             others = [each for each in names if not is_root(each)]
             self._forget((roots if len(roots) > _RECORDS // 2 else others or roots)[0])
 
-    def note_load(self, name: str, shown: Sequence[BodyName]) -> None:
-        """Remember which messages a run was shown that loaded this checkpoint."""
-        record = self.records.get(name)
-        self.loaded.pop(name, None)
-        if record is not None and record.names != tuple(shown):
-            self.loaded[name] = tuple(shown)
-            if len(self.loaded) > _LOADED:
-                # As in `learn`: another thread may do the same.
-                self.loaded.pop(next(iter(list(self.loaded))), None)
-
     def settle(self, record: Record) -> None:
-        """Forget bodies, if they are many, that neither this new checkpoint needs nor a run that may be under way.
+        """Forget bodies, if they are many, that neither this newest checkpoint needs nor one that a run put lately.
 
         A run that is asked something, or fails, stores its last checkpoint again if its session has ended.
         """
-        latest = (each.refs for name, each in list(self.records.items()) if name not in self.passed)
-        self.bodies.settle(record.names, chain((record.refs,), latest, list(self.loaded.values())))
+        self.bodies.settle(record.names, self._needed_lately)
+
+    def _needed_lately(self) -> Sequence[Sequence[str]]:
+        # Of a run the last checkpoint alone is remembered.
+        roots = [record.refs for name, record in list(self.records.items()) if is_root(name)]
+        return roots[-_WHOLE:]
 
     def _forget(self, name: str) -> None:
         self.records.pop(name, None)
         self.values.pop(name, None)
-        self.loaded.pop(name, None)
         self.freed.discard(name)
-        self.passed.discard(name)
 
 
 class CacheEntry:

@@ -56,7 +56,7 @@ def with_checkpoint(sessions: Sessions, given: TaskWrites, ended: int, writes: C
     if sessions.lease.is_past_max_age(created_in(ended), found.now) or (ns and (found.blobs or _is_spread(old))):
         return None
     # Of what it loaded the run holds what it was shown.
-    shown = known.loaded.get(name)
+    shown = known.bodies.names_loaded(id)
     names = old.names if shown is None else shown
     seen = Seen(0, ((old.run, None),))
     plain = not old.is_delta

@@ -15,7 +15,7 @@ from langchain_ttl_history.keys import label
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.types import Change, Outcome, Query, Snapshot, Status
 from langchain_ttl_history.stored.known_bodies import KnownBodies
-from langchain_ttl_history.stored.names import BODY, VALUE, pointer_name, writes_name
+from langchain_ttl_history.stored.names import BODY, VALUE, BodyName, pointer_name, writes_name
 from langchain_ttl_history.stored.pending import decode_writes
 
 __all__ = ["CheckpointPuts"]
@@ -136,18 +136,17 @@ class CheckpointPuts:
         if known is None or known.generation != outcome.generation:
             known = cache.advance_to(key, outcome.generation)
         # Looked up once: another thread may begin a new generation meanwhile.
-        ended = known.before
+        ended, blobs = known.before, change.blobs
         if ended is not None and put.parent_name not in known.records:
             # The session ended under its run, which brought along what it shows, and may have to once more.
-            known.bodies.take(record.names, ended.bodies)
-        if not put.ns:
-            known.settle(record)
+            known.bodies.take([BodyName(ref) for ref in record.refs if ref[0] == BODY], ended.bodies)
+            blobs = {**ended.values.get(put.parent_name, {}), **blobs}
         before = known.records.get(put.parent_name)
         # Forget the parent only if it is this run's own: other runs may still build on another's.
         replaces = before is not None and before.run == record.run
-        if before is not None and not replaces:
-            known.passed.add(put.parent_name)
-        known.learn(put.name, record, change.blobs, put.parent_name, replaces=replaces)
+        known.learn(put.name, record, blobs, put.parent_name, replaces=replaces)
+        if not put.ns:
+            known.settle(record)
         cache.note_put(key, put.name, outcome.generation)
         cache.count(key)
         if self.sessions.is_heavy(key, outcome):

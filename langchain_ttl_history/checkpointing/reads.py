@@ -150,8 +150,7 @@ class CheckpointReads:
             # Edits wait while the graph does; those of what its run leaves out have nothing left to change.
             token = token._replace(seen=done_with(token.cut, view.log.deltas, token.seen))
         self._learn(known, key, snapshot, record, shown, messages)
-        known.note_load(checkpoint_name("", id), shown)
-        known.bodies.last_load = Load(token.shown, tuple(shown))
+        known.bodies.last_load = Load(id, token.shown, tuple(shown))
         return loaded, token
 
     def _older(self, key: SessionKey, snapshot: Snapshot, id: str, recall: Recall) -> tuple[Loaded, Token] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import NamedTuple
@@ -25,6 +25,8 @@ _REPLACED = 64
 class Load(NamedTuple):
     """What a run loaded."""
 
+    id: str = ""
+    """Of the checkpoint."""
     shown: str = ""
     """The messages it was shown, as in its token (`Token.shown`)."""
     names: tuple[BodyName, ...] = ()
@@ -74,6 +76,11 @@ class KnownBodies:
         load = self.last_load
         return load.names if load.shown == shown else ()
 
+    def names_loaded(self, id: str) -> tuple[BodyName, ...] | None:
+        """The names of the messages that the last run to begin was shown, if it loaded this checkpoint; else None."""
+        load = self.last_load
+        return load.names if load.id == id else None
+
     def sound_in(self, names: Sequence[BodyName]) -> int:
         """How many of the first of these messages are known to be sound."""
         sound = self.sound
@@ -121,19 +128,19 @@ class KnownBodies:
             for name in names:
                 self.sending.pop(name, None)  # type: ignore[call-overload]  # a name of any kind
 
-    def settle(self, names: Sequence[BodyName], others: Iterable[Iterable[str]] = ()) -> None:
+    def settle(self, names: Sequence[BodyName], others: Callable[[], Iterable[Iterable[str]]] = tuple) -> None:
         """Forget bodies not among these names, if they are many, and contents without an id for two calls.
 
         Args:
             names: The conversation's.
-            others: Further names, of anything: their bodies are not forgotten either.
+            others: Gives further names, of anything: their bodies are not forgotten either.
         """
         self.held -= sum(map(len, self.waiting))
         self.waiting, self.contents = self.contents, {}
         if len(self.sending) > len(names) + 16:
             self.sending = {}  # Of writes that failed.
         if len(self.by_id) > 2 * max(len(names), self.kept) + 16:
-            ids = {name[ID:] for name in chain(names, *others)}
+            ids = {name[ID:] for name in chain(names, *others())}
             kept = {id: body for id, body in list(self.by_id.items()) if id in ids}
             held = (*kept.values(), *list(self.replaced.values()))
             self.by_id, self.held = kept, sum(body.size for body in held) + sum(map(len, self.waiting))

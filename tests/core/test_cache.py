@@ -217,24 +217,17 @@ def test_what_edits_replaced_is_remembered_in_bounds_and_counts() -> None:
     assert known.size == (64 + 1) * 100
 
 
-def test_messages_are_remembered_of_checkpoints_that_no_other_run_has_built_on_and_of_what_a_run_was_shown() -> None:
+def test_all_messages_are_remembered_of_the_root_checkpoints_that_runs_put_last() -> None:
     known = SessionCache().advance_to(KEY, 1)
     names = {id: content_name(id.encode()) + id for id in map(str, range(100))}
     for id, name in names.items():
         known.bodies.learn(id, Body(name, None, bytes(100)))
-    for id in ("1", "2", "3"):
-        known.learn(f"c\0{id}", Record({}, {}, None, id, refs=(names[id],)), {})
-    known.passed.add("c\x002")
-    known.note_load("c\x003", [names["4"]])
-    known.settle(Record({}, {}, None, "run", names=(names["0"],), refs=(names["0"], names["5"])))
-    assert [*known.bodies.by_id] == ["0", "1", "3", "4", "5"]
+    for id in map(str, range(2, 9)):
+        record = Record({}, {}, None, id, names=(names["0"],), refs=(names["0"], names[id]))
+        known.learn(checkpoint_name("sub" if id == "8" else "", id), record, {})
+    known.settle(record)
+    assert [*known.bodies.by_id] == ["0", "4", "5", "6", "7"]
     assert known.size == 500
-    for number in range(60):
-        known.learn(f"c\0more {number}", Record({}, {}, None, "run"), {})
-        known.note_load(f"c\0more {number}", [names["9"]])
-    assert [*known.loaded] == [f"c\0more {number}" for number in range(52, 60)]
-    known.note_load("c\0more 55", [])
-    assert "c\0more 55" not in known.loaded
 
 
 @pytest.mark.parametrize(

@@ -539,12 +539,16 @@ def test_a_question_to_a_person_is_kept_though_another_run_goes_on_from_a_far_sh
     assert slow.get_state(CONFIG).interrupts
 
 
+class Noted(MessagesState):
+    """A state that holds more than its conversation."""
+
+    notes: Annotated[list[Any], add_messages]
+    long: str
+
+
 def test_a_question_to_a_person_is_kept_with_far_more_messages_in_another_channel_than_in_the_conversation() -> None:
     clock = Clock()
     buffer = SessionBuffer(MemoryStorage(clock=clock), default_user="u")
-
-    class Noted(MessagesState):
-        notes: Annotated[list[Any], add_messages]
 
     graph = chained(
         buffer,
@@ -560,18 +564,26 @@ def test_a_question_to_a_person_is_kept_with_far_more_messages_in_another_channe
     assert found.interrupts
 
 
-def test_what_a_resumed_turn_was_shown_stays_though_another_run_has_loaded_another_checkpoint_since() -> None:
+@pytest.mark.parametrize("expiries", [2, 3])
+@pytest.mark.parametrize("notes", [1, 40])
+def test_a_question_to_a_person_is_kept_though_its_session_has_ended_before_under_the_same_turn(
+    expiries: int, notes: int
+) -> None:
     clock = Clock()
     buffer = SessionBuffer(MemoryStorage(clock=clock), default_user="u")
-    quick = chained(buffer, answer=says("answer"))
 
-    def meanwhile() -> None:
-        ask(quick, "other")
-        quick.get_state(CONFIG)
+    def think(_: Any) -> dict[str, Any]:
+        clock.advance(1801)
+        return {"messages": [AIMessage("thought")]}
 
-    slow = chained(buffer, ask=asks(clock, "first?", "second?", before=meanwhile))
-    ask(slow, "question")
-    history = buffer.history(session_id="t")
-    history.add_messages([HumanMessage("event")])
-    slow.invoke(Command(resume="yes"), CONFIG, durability="sync")
-    assert plain_texts(history.messages) == ["question", "event"]
+    graph = chained(
+        buffer,
+        Noted,
+        note=lambda _: {"long": "x" * 1_000, "notes": [AIMessage(f"note {number}") for number in range(notes)]},
+        **{f"think {number}": think for number in range(expiries - 1)},
+        ask=asks(clock, "sure?"),
+    )
+    graph.invoke({"messages": [HumanMessage("question")]}, CONFIG, durability="sync")
+    found = graph.get_state(CONFIG)
+    assert plain_texts(found.values["messages"]) == ["question", *["thought"] * (expiries - 1)]
+    assert (len(found.values["notes"]), len(found.values["long"]), len(found.interrupts)) == (notes, 1_000, 1)
