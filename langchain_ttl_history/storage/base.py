@@ -4,8 +4,10 @@ A storage keeps, for each `SessionKey`, named **blobs** (bytes, set whole) and n
 (entries in the order they arrived), and knows nothing of what they mean. Each verb is one atomic
 request, and each has an async twin with an ``a`` before its name.
 
-* **Positions.** Every list entry gets a position when it is stored. Positions count up through
-  the whole session, never repeat within a generation, and order everything that happened.
+* **Positions.** Every list entry gets a position when it is stored. Positions increase through
+  the whole session, perhaps with gaps, never repeat within a generation, and order everything that
+  happened. A storage that may lose writes, as where a backup is brought back, must not give out the
+  positions of lost entries again: a run that saw those would take others' later entries for seen.
 * **References.** A blob or an entry may name blobs it needs. A read can follow them; a write
   whose references are neither stored nor part of the write stores nothing and says what is
   missing. A blob lives until it is dropped, whether or not anything refers to it.

@@ -105,9 +105,9 @@ class MemorySession:
             self.lists.pop(name, None)
             self.weights.pop(name, None)
 
-    def append(self, name: str, payload: bytes, refs: tuple[str, ...]) -> None:
-        """Append to a list, at the next position."""
-        self.position += 1
+    def append(self, name: str, payload: bytes, refs: tuple[str, ...], least: int = 0) -> None:
+        """Append to a list, at the next position, or at `least` if that is later."""
+        self.position = max(self.position + 1, least)
         self.bytes += len(payload)
         self.add(name, Entry(self.position, payload, refs))
 
@@ -182,12 +182,12 @@ class MemorySession:
             outline=outline,
         )
 
-    def apply(self, change: Change) -> None:
-        """Change the contents as a write says."""
+    def apply(self, change: Change, least: int = 0) -> None:
+        """Change the contents as a write says; what it appends gets no position before `least`."""
         blobs = self.blobs
         self.set(change.blobs.items())
         for name, payload, refs in change.append:
-            self.append(name, payload, refs)
+            self.append(name, payload, refs, least)
         if change.place:
             self.place(change.place)
         # Entries go before the blobs they refer to: an exception from a signal handler may come between any two steps.

@@ -70,6 +70,10 @@ class Cases:
         outcome: Outcome = await self.call("write", key, Change(lease, **change))
         return outcome
 
+    async def positions(self, name: str) -> list[int]:
+        """Where the entries of a list stand."""
+        return [entry.position for entry in (await self.read(name)).lists[name]]
+
     async def listed(self, user_id: str | None = None) -> list[SessionKey]:
         """The keys of all pages."""
         keys, after = await self.call("sessions", user_id)

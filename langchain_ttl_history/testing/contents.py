@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.types import Blob, Entry, Status
-from langchain_ttl_history.testing.cases import OTHERS, Cases
+from langchain_ttl_history.testing.cases import LEASE, OTHERS, Cases
 
 __all__ = ["Contents"]
 
@@ -50,53 +50,72 @@ class Contents(Cases):
     async def test_what_is_dropped_or_trimmed_is_gone(self) -> None:
         await self.write(blobs={"b": Blob(b"1"), "c": Blob(b"22")})
         await self.write(append=[("l", b"1", ()), ("l", b"2", ()), ("k", b"3", ())])
-        outcome = await self.write(drop=["b", "k", "gone"], trim={"l": frozenset({1, 99})})
+        first, second = await self.positions("l")
+        outcome = await self.write(drop=["b", "k", "gone"], trim={"l": frozenset({first, second + 99})})
         found = await self.read(outline=True)
         assert found.blobs == {"c": Blob(b"22")}
-        assert {name: list(entries) for name, entries in found.lists.items()} == {"l": [Entry(2, b"2")]}
+        assert {name: list(entries) for name, entries in found.lists.items()} == {"l": [Entry(second, b"2")]}
         assert (outcome.bytes, dict(outcome.weights), found.bytes) == (3, {"l": 1}, 3)
 
     async def test_what_a_change_both_brings_and_takes_away_is_gone(self) -> None:
-        await self.write(blobs={"b": Blob(b"old")}, append=[("l", b"1", ()), ("k", b"2", ())])
+        old = (await self.write(blobs={"b": Blob(b"old")}, append=[("l", b"1", ()), ("k", b"2", ())])).position
+        far = old + 1_000_000
         outcome = await self.write(
             blobs={"b": Blob(b"new"), "c": Blob(b"3")},
             append=[("l", b"4", ()), ("k", b"5", ())],
-            place=[("k", Entry(9, b"6"))],
+            place=[("k", Entry(far, b"6"))],
             drop=["l", "b"],
-            trim={"k": frozenset({2, 9})},
+            trim={"k": frozenset({old, far})},
         )
         found = await self.read(outline=True)
         assert (dict(found.blobs), set(found.lists)) == ({"c": Blob(b"3")}, {"k"})
-        assert list(found.lists["k"]) == [Entry(4, b"5")]
-        assert (outcome.position, outcome.bytes, found.bytes) == (9, 2, 2)
+        ((position, payload, _),) = found.lists["k"]
+        assert old + 1 < position < far
+        assert payload == b"5"
+        assert (outcome.position, outcome.bytes, found.bytes) == (far, 2, 2)
 
     async def test_a_write_answers_with_the_sizes_after_it(self) -> None:
         outcome = await self.write(blobs={"b": Blob(b"12")}, append=[("l", b"3", ("b",)), ("l", b"", ())])
-        found = await self.read()
+        found = await self.read("l")
         assert (outcome.status, outcome.generation) == (Status.STORED, found.generation)
-        assert (outcome.position, outcome.bytes, dict(outcome.weights)) == (2, 3, {"l": 3})
-        assert (found.position, found.bytes) == (2, 3)
+        assert (outcome.position, outcome.bytes, dict(outcome.weights)) == (found.position, 3, {"l": 3})
+        assert (found.position, found.bytes) == (found.lists["l"][-1].position, 3)
 
     # Positions
 
-    async def test_positions_count_up_through_the_whole_session(self) -> None:
-        await self.write(append=[("l", b"", ()), ("k", b"", ())])
-        await self.write(append=[("l", b"", ())])
-        found = await self.read("l", "k")
-        assert [entry.position for entry in (*found.lists["l"], *found.lists["k"])] == [1, 3, 2]
+    async def test_positions_increase_through_the_whole_session(self) -> None:
+        for seconds in (0.0, 0.0, 10.0, -10.0):
+            self.clock.advance(seconds)
+            await self.write(append=[("l", b"", ()), ("k", b"", ())])
+        one, other = await self.positions("l"), await self.positions("k")
+        in_order = [position for pair in zip(one, other, strict=True) for position in pair]
+        assert in_order == sorted({*in_order})
+        assert in_order[0] > 0
+
+    async def test_only_what_is_appended_or_placed_changes_the_position(self) -> None:
+        position = (await self.write(blobs={"b": Blob(b"1")}, append=[("l", b"1", ()), ("k", b"2", ())])).position
+        self.clock.advance(1)
+        (first,) = await self.positions("l")
+        blobs = {"b": Blob(b"2"), "c": Blob(b"", ("b",))}
+        for change in ({"blobs": blobs}, {"trim": {"l": {first}}}, {"drop": ["c"]}, {"upkeep": True}):
+            assert (await self.write(**change)).position == position
+        assert (await self.read(lease=LEASE)).position == position
 
     async def test_positions_never_repeat_within_a_generation(self) -> None:
-        await self.write(append=[("l", b"1", ()), ("l", b"2", ())])
-        assert (await self.write(drop=["l"])).position == 2
-        assert (await self.write(append=[("l", b"3", ())])).position == 3
+        position = (await self.write(append=[("l", b"1", ()), ("l", b"2", ())])).position
+        assert (await self.write(drop=["l"])).position == position
+        assert (await self.write(append=[("l", b"3", ())])).position > position
 
     async def test_an_entry_placed_at_a_position_replaces_the_one_there(self) -> None:
         await self.write(append=[("l", b"1", ()), ("l", b"2", ())])
-        await self.write(place=[("l", Entry(1, b"new")), ("k", Entry(2, b"other")), ("l", Entry(9, b"far"))])
+        first, second = await self.positions("l")
+        far = second + 1_000_000
+        await self.write(place=[("l", Entry(first, b"new")), ("k", Entry(second, b"other")), ("l", Entry(far, b"far"))])
         found = await self.read("l", "k")
-        assert list(found.lists["l"]) == [Entry(1, b"new"), Entry(2, b"2"), Entry(9, b"far")]
-        assert list(found.lists["k"]) == [Entry(2, b"other")]
-        assert (await self.write(append=[("l", b"", ())])).position == 10
+        assert list(found.lists["l"]) == [Entry(first, b"new"), Entry(second, b"2"), Entry(far, b"far")]
+        assert list(found.lists["k"]) == [Entry(second, b"other")]
+        assert found.position == far
+        assert (await self.write(append=[("l", b"", ())])).position > far
 
     # References
 
@@ -121,9 +140,11 @@ class Contents(Cases):
         bad = ("b", "new", "gone")
         for refs, append in ((bad, []), ((), [("l", b"", bad)])):
             blobs = {"new": Blob(b"2"), "x": Blob(b"", refs)}
-            outcome = await self.write(blobs=blobs, append=append, drop=["l"], trim={"l": {1}}, idle_ttl=None)
+            outcome = await self.write(
+                blobs=blobs, append=append, drop=["l"], trim={"l": {before.position}}, idle_ttl=None
+            )
             assert (outcome.status, outcome.missing) == (Status.MISSING, frozenset({"gone"}))
-        assert (await self.write(place=[("l", Entry(1, b"", ("gone",)))])).missing == {"gone"}
+        assert (await self.write(place=[("l", Entry(before.position, b"", ("gone",)))])).missing == {"gone"}
         after = await self.read(outline=True)
         after.now = before.now
         assert after == before
@@ -149,12 +170,13 @@ class Contents(Cases):
         assert set((await self.read("c", follow=("m",))).blobs) == {"c"}
 
     async def test_a_read_can_begin_after_the_mark_of_a_blob(self) -> None:
-        await self.write(blobs={"m1": Blob(b""), "m2": Blob(b""), "h": Blob(b"", mark=1)})
-        await self.write(append=[("l", b"", ("m1",)), ("l", b"", ("m2",))])
+        await self.write(blobs={"m1": Blob(b""), "m2": Blob(b"")}, append=[("l", b"", ("m1",)), ("l", b"", ("m2",))])
+        first, second = await self.positions("l")
+        await self.write(blobs={"h": Blob(b"", mark=first)})
         found = await self.read(after_mark=("l", "h"), follow=("m",))
-        assert ([entry.position for entry in found.lists["l"]], set(found.blobs)) == ([2], {"m2"})
+        assert ([entry.position for entry in found.lists["l"]], set(found.blobs)) == ([second], {"m2"})
         found = await self.read(after_mark=("l", "gone"), follow=("m",))
-        assert ([entry.position for entry in found.lists["l"]], set(found.blobs)) == ([1, 2], {"m1", "m2"})
+        assert ([entry.position for entry in found.lists["l"]], set(found.blobs)) == ([first, second], {"m1", "m2"})
 
     async def test_what_is_known_need_not_be_read(self) -> None:
         blobs = {"c": Blob(b"", ("m1", "m2")), "m1": Blob(b"1", ("n",)), "m2": Blob(b"2"), "n": Blob(b"3")}
@@ -170,7 +192,7 @@ class Contents(Cases):
         blobs = {"m": Blob(b"1", mark=3), "c": Blob(b"2", ("m",))}
         await self.write(blobs=blobs, append=[("l", b"3", ("m",))])
         found = await self.read(outline=True)
-        assert (found.blobs, list(found.lists["l"]), found.bytes) == (blobs, [Entry(1, b"3", ("m",))], 3)
+        assert (found.blobs, list(found.lists["l"]), found.bytes) == (blobs, [Entry(found.position, b"3", ("m",))], 3)
         assert found.outline
 
     async def test_a_list_weighs_its_entries_and_their_references_however_it_changed(self) -> None:
@@ -178,15 +200,18 @@ class Contents(Cases):
         blobs = {name: Blob(name.encode()) for name in refs}
         assert dict((await self.write(blobs=blobs, append=[("l", b"1", refs)])).weights) == {"l": 4}
         assert dict((await self.write(append=[("l", b"2", refs)])).weights) == {"l": 8}
-        assert dict((await self.write(place=[("l", Entry(3, b"3", refs))])).weights) == {"l": 12}
-        assert dict((await self.write(trim={"l": frozenset({1})})).weights) == {"l": 8}
-        assert dict((await self.write(append=[("l", b"4", ())], trim={"l": frozenset({2, 3})})).weights) == {"l": 1}
+        first, second = await self.positions("l")
+        third = second + 1
+        assert dict((await self.write(place=[("l", Entry(third, b"3", refs))])).weights) == {"l": 12}
+        assert dict((await self.write(trim={"l": frozenset({first})})).weights) == {"l": 8}
+        trimmed = {"l": frozenset({second, third})}
+        assert dict((await self.write(append=[("l", b"4", ())], trim=trimmed)).weights) == {"l": 1}
 
     async def test_a_read_is_answered_with_an_outline_where_a_list_weighs_more_than_it_says(self) -> None:
         await self.write(blobs={"m": Blob(b"1"), "n": Blob(b"2")}, append=[("l", b"3", ("m",)), ("l", b"4", ())])
         found = await self.read("n", outline_over={"l": 3, "other": 0})
         assert (set(found.blobs), dict(found.lists), found.outline) == ({"n"}, {}, False)
         found = await self.read("n", outline_over={"l": 2})
-        assert (set(found.blobs), [entry.position for entry in found.lists["l"]]) == ({"m", "n"}, [1, 2])
+        assert (set(found.blobs), [entry.payload for entry in found.lists["l"]]) == ({"m", "n"}, [b"3", b"4"])
         assert found.outline
         assert not (await self.read(key=SessionKey("u", "gone"), outline_over={"l": -1})).outline

@@ -35,7 +35,8 @@ class Lives(Cases):
         self.clock.now = found.expires_at
         await self.expect_absent()
         assert (await self.read()).fence == 0
-        assert (await self.write(append=[("l", b"", ())])).position == 1
+        assert (await self.write(append=[("l", b"2", ())])).status is Status.STORED
+        assert [entry.payload for entry in (await self.read("l")).lists["l"]] == [b"2"]
 
     async def test_only_writes_and_reads_with_a_lease_prolong_a_life(self) -> None:
         await self.write()
@@ -201,8 +202,9 @@ class Lives(Cases):
         made = await self.write(new=True, append=[("l", b"", ())])
         assert made.status is Status.STORED
         there: dict[str, Any] = {"at_position": made.position, "at_generation": made.generation}
-        for wrong in ({"new": True}, {"at_position": 0}, {"at_position": 2}, {"at_generation": made.generation - 1}):
+        wrongs: list[dict[str, Any]] = [{"at_position": made.position + each} for each in (-1, 1)]
+        for wrong in ({"new": True}, *wrongs, {"at_generation": made.generation - 1}):
             outcome = await self.write(**{**there, **wrong}, blobs={"b": Blob(b"")}, append=[("l", b"", ())])
             assert outcome.status is Status.MOVED
         assert (await self.read("b")).blobs == {}
-        assert (await self.write(**there, append=[("l", b"", ())])).position == 2
+        assert (await self.write(**there, append=[("l", b"", ())])).position > made.position

@@ -120,6 +120,10 @@ class Model(RuleBasedStateMachine):
         """When a tombstone ends that has to stand until then."""
         return until
 
+    def least_position(self, session: Session) -> int:
+        """The least position of what is appended now."""
+        return 0
+
     def call(self, verb: str, *arguments: Any) -> Any:
         storage = self.workers[next(self.turns) % len(self.workers)]
         if self.asynchronous:
@@ -271,7 +275,7 @@ class Model(RuleBasedStateMachine):
             self.generations.append(outcome.generation)
         session.blobs.update(change.blobs)
         for name, payload, refs in change.append:
-            session.position += 1
+            session.position = max(session.position + 1, self.least_position(session))
             session.entries.append((name, Entry(session.position, payload, refs)))
         for name, entry in change.place:
             session.entries = [(of, e) for of, e in session.entries if (of, e.position) != (name, entry.position)]

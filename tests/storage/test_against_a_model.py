@@ -15,7 +15,7 @@ from langchain_ttl_history.storage.sqlite import appends, changes, mirror, tail
 from langchain_ttl_history.storage.sqlite import mirrored_sessions as verbs
 from langchain_ttl_history.storage.types import Query
 from tests.shared.sqlite_cases import open_sqlite, path_of, remembered
-from tests.storage.model import Model
+from tests.storage.model import Model, Session
 
 
 def assert_references_counted(session: MemorySession) -> None:
@@ -43,6 +43,9 @@ class SQLiteModel(Model):
         first = open_sqlite(self.clock)
         self.folder = path_of(first).parent
         return [first, SQLiteStorage(path_of(first), clock=self.clock)]
+
+    def least_position(self, session: Session) -> int:
+        return int((self.clock.now - session.created) * 10_000)
 
     def teardown(self) -> None:
         for storage in self.workers:

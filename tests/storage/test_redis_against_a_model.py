@@ -11,7 +11,7 @@ from hypothesis.stateful import invariant
 
 from langchain_ttl_history.keys import SessionKey
 from tests.shared.redis_cases import admin_of, another_worker, close_redis, context_of, open_redis
-from tests.storage.model import Model
+from tests.storage.model import Model, Session
 
 
 class RedisModel(Model):
@@ -37,6 +37,14 @@ class RedisModel(Model):
         if self.asynchronous:
             return self.loop.run_until_complete(getattr(storage, "a" + verb)(*arguments))
         return getattr(storage, verb)(*arguments)
+
+    def least_position(self, session: Session) -> int:
+        number, position, unit = int((self.clock.now - session.created) * 4_000), 0, 1
+        while number:
+            number, digit = divmod(number, 255)
+            position += (digit + (digit >= 0xC1)) * unit
+            unit *= 256
+        return position
 
     def check_generation(self, generation: int, fence: int) -> None:
         assert generation == max(int(self.clock.now * 1_000_000), fence + 1)

@@ -38,7 +38,7 @@ return runs_of(numbers)
 def lua(admin: redis.Redis, program: str, *arguments: Any) -> Any:
     """What a program returns that knows all that the scripts share."""
     shared = files("langchain_ttl_history.storage.redis") / "lua" / "shared"
-    parts = ("common", "layout", "numbers", "blobs", "lists", "requests")
+    parts = ("common", "layout", "numbers", "blobs", "lists", "positions", "requests")
     source = "".join((shared / f"{each}.lua").read_text("utf-8") for each in parts)
     return admin.eval(source + program, 1, "user", *arguments)
 
@@ -113,6 +113,39 @@ def test_python_reads_the_entries_of_a_list_that_lua_stores(admin: redis.Redis) 
     names = {109 << KIND | 3: "m3", 109 << KIND | 4: "m4"}
     expected = [Entry(1 << 40, b"payload", ("m3", "m4")), Entry((1 << 40) + 1, b"more")]
     assert layout.entries_in(value[24:], names) == expected
+
+
+def positions(admin: redis.Redis, before: int, *ages: int) -> list[int]:
+    """Where entries stand that are appended at these ages of a session, in microseconds, one after another."""
+    program = """
+        local m, found = { position = tonumber(ARGV[1]), created = 1800000000000000 }, {}
+        for at = 2, #ARGV do
+          m.position = next_position(m, m.created + ARGV[at])
+          found[at - 1] = m.position
+        end
+        return found
+    """
+    found: list[int] = lua(admin, program, before, *ages)
+    return found
+
+
+def test_positions_are_the_next_numbers_in_a_moment_and_increase_with_time(admin: redis.Redis) -> None:
+    assert positions(admin, 0, 0, 0, 249, 250, 2_500, 2_500, -5) == [1, 2, 3, 4, 10, 11, 12]
+    day, year = 86_400_000_000, 365 * 86_400_000_000
+    assert positions(admin, 10**12, day)[0] == 10**12 + 1
+    ages = [day, day + 250, 2 * day, year, 10 * year, 10 * year + 250]
+    found = positions(admin, 800, *ages)
+    assert found == sorted({*found})
+    assert found[0] > day // 250
+    assert found[-1] < 1 << 48
+
+
+def test_no_position_has_the_byte_that_keeps_a_record_from_being_shortened(admin: redis.Redis) -> None:
+    rng = random.Random(7)
+    ages = sorted(rng.randrange(10 ** rng.randrange(4, 16)) for _ in range(5_000))
+    for found in (positions(admin, 0, *ages), positions(admin, 0, *[0] * 5_000)):
+        assert found == sorted({*found})
+        assert all(0xC1 not in position.to_bytes(6, "big") for position in found)
 
 
 def test_lua_remembers_as_many_requests_of_a_session_as_two_batches_hold(admin: redis.Redis) -> None:

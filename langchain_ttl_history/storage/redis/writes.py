@@ -17,9 +17,9 @@ from langchain_ttl_history.storage.types import KEEP, Appended, Blob, Change, Le
 
 __all__ = ["Envelope", "by_name", "by_number", "micro", "times", "weighed"]
 
-_WRITE = Script.load("write", "deadlines", "numbers", "blobs", "lists", "requests")
+_WRITE = Script.load("write", "deadlines", "numbers", "blobs", "lists", "positions", "requests")
 _CHANGE = Script.load(
-    "change", "deadlines", "layout", "numbers", "blobs", "lists", "list_changes", "requests", "tables"
+    "change", "deadlines", "layout", "numbers", "blobs", "lists", "list_changes", "positions", "requests", "tables"
 )
 
 _LONGEST = 1 << 52

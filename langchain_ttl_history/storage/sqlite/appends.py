@@ -53,7 +53,8 @@ def plan_append(mirror: Mirror, change: Change, now: float) -> tuple[Outcome, li
         held += len(entry.payload)
     touched = {name: session.weights[name] for name, _ in listed}
     row.segment, row.length = number, tail.length
-    row.position = session.position = row.position + len(listed)
+    if listed:
+        row.position = session.position = listed[-1][1].position
     row.bytes = session.bytes = held
     renewed = not change.upkeep and row.use(now, change.lease)
     outcome = Outcome(Status.STORED, frozenset(), row.generation, row.position, held, touched)
@@ -83,12 +84,12 @@ def _appends_of(mirror: Mirror, change: Change, now: float) -> tuple[list[Named]
             if old.payload:
                 return None
         named.append((name, blob, None))
-    position = row.position
+    position, least = row.position, row.least_position(now)
     listed: list[Listed] = []
     for name, payload, refs in change.append:
         if refs and not _are_there(refs, mirror.session, blobs):
             return None
-        position += 1
+        position = max(position + 1, least)
         listed.append((name, Entry(position, payload, refs)))
     return named, listed
 

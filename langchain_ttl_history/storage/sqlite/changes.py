@@ -31,7 +31,7 @@ def plan_change(mirror: Mirror, change: Change, now: float, *, force: bool = Fal
     """
     row, session = mirror.row, mirror.session
     plan = _Plan(mirror)
-    plan.apply(change)
+    plan.apply(change, row.least_position(now))
     row.segment, row.length = mirror.tail.number, mirror.tail.length
     row.position, row.bytes = session.position, session.bytes
     renewed = False
@@ -61,8 +61,8 @@ class _Plan:
         # Segments that contain something to be removed, and so have to be rewritten.
         self.affected: set[int] = set()
 
-    def apply(self, change: Change) -> None:
-        """Change what the mirror holds, and note what is to be written."""
+    def apply(self, change: Change, least: int) -> None:
+        """Change what the mirror holds, and note what is to be written; nothing is appended before position `least`."""
         mirror, session = self.mirror, self.mirror.session
         stored, position = session.blobs, session.position
         fresh = [
@@ -72,14 +72,14 @@ class _Plan:
         ]
         if change.place or change.drop or change.trim:
             self._free_all(change)
-            session.apply(change)
+            session.apply(change, least)
             fresh = [each for each in fresh if each[0] in stored]
-            listed = _left(change, position)
+            listed = _left(change, position, least)
         else:
             session.set(fresh)
             listed = []
             for name, payload, refs in change.append:
-                session.append(name, payload, refs)
+                session.append(name, payload, refs, least)
                 listed.append((name, session.lists[name][-1]))
         named = [self._named(name, blob) for name, blob in fresh]
         freed = bool(self.affected)
@@ -239,11 +239,17 @@ class _Plan:
         tail.restart(tail.number + 1)
 
 
-def _left(change: Change, position: int) -> list[Listed]:
-    """The entries that a change adds to a session at this position, without those that it drops or trims itself."""
+def _left(change: Change, position: int, least: int) -> list[Listed]:
+    """The entries that a change adds to a session at this position, without those that it drops or trims itself.
+
+    Args:
+        change: The change.
+        position: The newest position given out before it.
+        least: The least position of an entry that it appends.
+    """
     entries: dict[tuple[str, int], Entry] = {}
     for name, payload, refs in change.append:
-        position += 1
+        position = max(position + 1, least)
         entries[name, position] = Entry(position, payload, refs)
     for name, entry in change.place:
         entries[name, entry.position] = entry

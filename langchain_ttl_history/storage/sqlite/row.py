@@ -82,6 +82,14 @@ class Row:
             raise CorruptRecordError("a session's row has times that none can have")
         return row
 
+    def least_position(self, now: float) -> int:
+        """The least position of what is appended now: it tells the session's age in tenths of a millisecond.
+
+        So a file that a backup was brought back into gives no position again that it gave out since, and that some run
+        may have seen.
+        """
+        return int((now - self.created) * 10_000)
+
     @property
     def counts(self) -> builtins.bytes:
         """What every write changes, as it is stored."""

@@ -200,7 +200,7 @@ end
 local list_of, append, taken, place, trim = changing(session, m, stored, lists, sets, removes)
 for _, each in ipairs(appends) do
   payload = payload + 1
-  m.position = m.position + 1
+  m.position = next_position(m, now)
   append(each[1], list_of(each[1]), m.position, encoded(each[2]), ARGV[payload], each[3])
 end
 

@@ -138,7 +138,7 @@ for at = 1, #appends, 6 do
   if places ~= 0 then
     refs = filled(refs, places)
   end
-  m.position = m.position + 1
+  m.position = next_position(m, now)
   m.bytes = m.bytes + (full > 0 and full or size)
   grow(lists[name], name, m.position, appends[at + 4], refs, payload, full, values)
   first = first + length + size
