@@ -115,7 +115,7 @@ def with_freed_checkpoint(sessions: Sessions, key: SessionKey, name: str, writes
     if has_all or any(each.parent == id for each in lines):
         return None  # Another run has built on it, and its answer stands in the place of this one.
     line = line_payload("", id, record)
-    # Ids count up with time, and between two lines there mostly are entries of other lists.
+    # Ids count up with time, and between two lines there mostly are entries of other lists, or a gap.
     place = next((each.position - 1 for each in lines if each.id > id), 0)
     if place > 0 and all(each.position != place for each in lines):
         return replace(writes, blobs=blobs, place=[(INDEX, Entry(place, line))])

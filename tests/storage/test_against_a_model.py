@@ -45,7 +45,7 @@ class SQLiteModel(Model):
         return [first, SQLiteStorage(path_of(first), clock=self.clock)]
 
     def least_position(self, session: Session) -> int:
-        return int((self.clock.now - session.created) * 10_000)
+        return int((self.clock.now - session.created) * 100_000)
 
     def teardown(self) -> None:
         for storage in self.workers:

@@ -83,12 +83,12 @@ class Row:
         return row
 
     def least_position(self, now: float) -> int:
-        """The least position of what is appended now: it tells the session's age in tenths of a millisecond.
+        """The least position of what is appended now: it tells the session's age in units of 10 microseconds.
 
         So a file that a backup was brought back into gives no position again that it gave out since, and that some run
         may have seen.
         """
-        return int((now - self.created) * 10_000)
+        return int((now - self.created) * 100_000)
 
     @property
     def counts(self) -> builtins.bytes:
