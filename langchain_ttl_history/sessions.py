@@ -115,6 +115,8 @@ class Sessions:
         """Delete a session, or all of a user's, for good; how many live ones there were."""
         self.cache.drop(user_id, session_id)
         count: int = yield Delete(user_id, session_id, self.tombstone_ttl)
+        # Once more, since what was stored or read in the meantime is remembered again.
+        self.cache.drop(user_id, session_id)
         return count
 
     # Freeing

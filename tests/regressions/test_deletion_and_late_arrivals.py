@@ -492,3 +492,19 @@ def test_writes_whose_checkpoint_never_comes_are_held_in_bounds(monkeypatch: pyt
     for each in made:
         late.refuse(KEY, checkpoint_name("", each["id"]))
     assert (len(late._held), late._bytes) == (0, 0)
+
+
+@pytest.mark.parametrize("session_id", ["t", None], ids=["session", "user"])
+def test_nothing_is_remembered_of_what_is_read_while_it_is_deleted(session_id: str | None) -> None:
+    class Reading(MemoryStorage):
+        def delete(self, user_id: str, session_id: str | None, tombstone_ttl: float) -> int:
+            assert graph.get_state(CONFIG).values
+            assert sessions.cache.last(KEY) is not None
+            return super().delete(user_id, session_id, tombstone_ttl)
+
+    buffer = SessionBuffer(Reading(), default_user="u")
+    sessions = buffer._sessions
+    graph = chained(buffer, answer=says("answer"))
+    ask(graph, "question")
+    assert buffer.forget("u") if session_id is None else buffer.delete("u", session_id)
+    assert sessions.cache.last(KEY) is None

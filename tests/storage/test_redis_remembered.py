@@ -172,11 +172,11 @@ def test_nothing_is_remembered_of_what_was_deleted_or_is_over(
 
 
 @pytest.mark.parametrize("session_id", ["s1", None], ids=["session", "user"])
+@pytest.mark.parametrize("anew", [False, True])
 def test_nothing_is_remembered_of_what_another_thread_deletes_while_it_is_read(
-    storage: RedisStorage, session_id: str | None
+    storage: RedisStorage, session_id: str | None, anew: bool
 ) -> None:
     storage.write(KEY, Change(LEASE, blobs=MESSAGES))
-
     waiting = [True]
 
     def overtaken(send: Callable[[Any], Any], request: Any) -> Any:
@@ -184,11 +184,15 @@ def test_nothing_is_remembered_of_what_another_thread_deletes_while_it_is_read(
         if waiting:
             waiting.clear()
             storage.delete("ada", session_id, 60.0)
+            if anew:
+                storage.write(KEY, Change(LEASE, blobs={"mnew": Blob(b"new")}))
+                storage.read(KEY, Query(outline=True))
         return reply
 
     with sending(storage, overtaken):
         assert storage.read(KEY, Query(outline=True)).blobs
-    assert context_of(storage).mirrors.of(KEY) is None
+    mirror = context_of(storage).mirrors.of(KEY)
+    assert set(() if mirror is None else mirror.blobs) == ({"mnew"} if anew else set())
     storage.write(KEY, Change(LEASE, blobs=MESSAGES))
     assert storage.read(KEY, Query(outline=True)).blobs
     assert context_of(storage).mirrors.of(KEY)

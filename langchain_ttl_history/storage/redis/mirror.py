@@ -189,8 +189,8 @@ class Mirrors:
             mirror.requests = latest
             mirror.add(seen.blobs, seen.lasting)
             known = self._mirrors.get(key)
-            if known is None and deletions != self.deletions:
-                return  # It may have been deleted meanwhile.
+            if deletions != self.deletions and (known is None or known.generation != mirror.generation):
+                return  # It may have been deleted meanwhile, and perhaps was begun anew.
             if (
                 known is None
                 or known.generation != mirror.generation
