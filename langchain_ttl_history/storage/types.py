@@ -224,6 +224,9 @@ class UnreadablePageError(CorruptRecordError):
         self.keys = keys
         self.after = after
 
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        return type(self), (self.unread, self.keys, self.after)
+
 
 class Usage(NamedTuple):
     """What a storage holds."""

@@ -12,7 +12,7 @@ import pytest
 from langchain_ttl_history import CorruptRecordError, Retention, SessionBuffer
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import RedisStorage
-from langchain_ttl_history.storage.types import Change, Query, Status, Usage
+from langchain_ttl_history.storage.types import Blob, Change, Query, Status, Usage
 from langchain_ttl_history.testing import Clock
 from tests.shared.one_session import FOREVER, KEY, LEASE
 from tests.shared.redis_cases import appended, keys_of, prefix_of, stored_texts
@@ -297,3 +297,22 @@ async def test_a_damaged_entry_stops_no_other_session_from_being_created(storage
     made = storage.write(SessionKey("ada", "new"), appended(b"one"))
     assert made.status is Status.STORED
     assert admin.exists(keys_of(storage, SessionKey("ada", "new"))[1])
+
+
+async def test_a_field_that_is_no_text_stops_no_forgetting(storage: RedisStorage, admin: Any, call: Call) -> None:
+    storage.write(KEY, appended(b"one"))
+    user, session = keys_of(storage)
+    admin.hset(user, b"s\xff\xfe", b"another's")
+    assert await call(storage, "delete", "ada", None, 60.0) == 1
+    assert not admin.exists(session)
+
+
+async def test_a_write_that_is_stored_is_no_error_though_what_it_tidies_is_damaged(
+    storage: RedisStorage, admin: Any, call: Call
+) -> None:
+    blobs = {f"m{number}": Blob(b"1") for number in range(60)}
+    storage.write(KEY, Change(LEASE, blobs=blobs, append=[("log", b"first", ())]))
+    admin.hset(keys_of(storage)[1], b"bm59", b"\0")
+    change = Change(LEASE, drop=[*blobs][:50], append=[("log", b"second", ())])
+    assert (await call(storage, "write", KEY, change)).status is Status.STORED
+    assert [entry.payload for entry in storage.read(KEY, Query(("log",))).lists["log"]] == [b"first", b"second"]

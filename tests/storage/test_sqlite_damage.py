@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
+import pickle
 import resource
 import sqlite3
 import sys
@@ -21,7 +22,8 @@ from langchain_ttl_history.errors import CorruptRecordError, StorageError, TTLHi
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.session_listing import readable
 from langchain_ttl_history.storage import SQLiteStorage
-from langchain_ttl_history.storage.types import Blob, Change, Query
+from langchain_ttl_history.storage.sqlite import listing
+from langchain_ttl_history.storage.types import Blob, Change, Query, UnreadablePageError
 from tests.shared.one_session import KEY, LEASE
 from tests.shared.sqlite_cases import Opens, close_connections_as_for_a_fork, lent, said, saying
 
@@ -257,3 +259,25 @@ async def test_a_damaged_row_keeps_no_others_from_being_counted(
     assert message.startswith("stats() left out")
     assert "s.db" in message
     assert (name or "generation") in message
+
+
+@pytest.mark.parametrize("time_of_use", ["it's no time", b"\x01"])
+def test_a_list_ends_though_a_page_ends_with_a_damaged_time_of_use(tmp_path: Path, time_of_use: str | bytes) -> None:
+    path = tmp_path / "s.db"
+    with closing(SQLiteStorage(path)) as storage:
+        for number in range(listing._PAGE):
+            storage.write(SessionKey("ada", f"s{number}"), saying("x"))
+    with closing(sqlite3.connect(path)) as connection:
+        last = "generation = (SELECT max(generation) FROM sessions)"
+        connection.execute(f"UPDATE sessions SET renewed = ? WHERE {last}", (time_of_use,))
+        connection.commit()
+    with closing(SQLiteStorage(path)) as storage:
+        keys, after = storage.sessions("ada")
+        assert len(keys) == listing._PAGE
+        assert storage.sessions("ada", after) == ([], None)
+
+
+def test_an_error_about_a_page_goes_from_one_process_to_another() -> None:
+    error = UnreadablePageError([CorruptRecordError("first"), CorruptRecordError("second")], [KEY], "7")
+    copied = pickle.loads(pickle.dumps(error))
+    assert (str(copied), copied.keys, copied.after) == ("first, and 1 more like it", [KEY], "7")

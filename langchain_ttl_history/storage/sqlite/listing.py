@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from ast import literal_eval
 from typing import NamedTuple
 
 from langchain_ttl_history.encoding.records import decoder
@@ -46,8 +47,9 @@ class Listed(NamedTuple):
 
 def page(connection: sqlite3.Connection, user_id: str | None, after: str | None, now: float) -> Listed:
     """A page of a user's live sessions, or of everyone's."""
-    renewed, _, generation = (after or "-inf 0").partition(" ")
-    since = (now, float(renewed), int(generation), _PAGE)
+    renewed, _, generation = (after or "-inf 0").rpartition(" ")
+    # The time of a damaged row may be a text or bytes.
+    since = (now, literal_eval(renewed) if renewed.endswith(("'", '"')) else float(renewed), int(generation), _PAGE)
     if user_id is None:
         rows = connection.execute(_LIST_ALL, since).fetchall()
     else:

@@ -292,7 +292,8 @@ if not frees then
   many('HDEL', session, removes)
 end
 if swept then
-  sweep_tables(session, m)
+  -- Everything is stored by now, so what is damaged must not make this an error.
+  pcall(sweep_tables, session, m)
 end
 if lasts then
   expire(session, m.deadline, now, margin)

@@ -21,7 +21,7 @@ if whole then
   end
   local listed, others = {}, false
   for _, field in ipairs(call('HKEYS', user)) do
-    if byte(field) == 115 then -- s, a session
+    if byte(field) == 115 and not string.find(field, '%X', 2) then -- s and a digest, a session
       listed[#listed + 1] = sub(field, 2)
       others = others or not named[sub(field, 2)]
     end

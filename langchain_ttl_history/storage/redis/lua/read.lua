@@ -37,8 +37,7 @@ local remembered, edition, known_by, kept = a[12], a[13], a[14], a[15]
 -- Whether a server says that it accepts no writes for the moment, since a snapshot failed or replicas are missing. It
 -- still serves reads, and the deadline stays where it is.
 local function refuses_writes(refusal)
-  local text = type(refusal) == 'table' and refusal.err or refusal
-  return string.find(text, 'MISCONF', 1, true) or string.find(text, 'NOREPLICAS', 1, true)
+  return string.find(refusal.err, 'MISCONF', 1, true) or string.find(refusal.err, 'NOREPLICAS', 1, true)
 end
 
 -- What is asked for by name, all at once.
@@ -60,13 +59,14 @@ end
 local used, deadline = m.used, m.deadline
 if idle ~= -2 and use(m, time_of_use(m, now, margin), idle, age) then
   -- First a command that a server out of memory still accepts: it then does not refuse the rest of the script.
-  local is_moved, refusal = pcall(expire, session, m.deadline, now, margin)
+  local reply = expire(session, m.deadline, now, margin, redis.pcall)
+  local is_moved = type(reply) ~= 'table'
   if is_moved then
     -- If the user's key is damaged this fails, at each use and not only at the first.
     enlist(m, digest, ARGV[2], now, margin)
     call('HSET', session, '*', record(m))
-  elseif not refuses_writes(refusal) then
-    error(refusal, 0)
+  elseif not refuses_writes(reply) then
+    return reply -- Raised in Lua it would lose its code, by which drivers know what to do.
   end
   if m.deadline ~= 0 and m.deadline <= now then
     -- It is older than this use allows; whoever used it before allowed more.

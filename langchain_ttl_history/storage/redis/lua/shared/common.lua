@@ -62,13 +62,14 @@ local function clock(given)
 end
 
 -- Times that a test's clock gives are not the server's, so a key lives on by `margin` milliseconds.
-local function expire(key, deadline, now, margin)
+-- `send` is `call` if left out.
+local function expire(key, deadline, now, margin, send)
+  send = send or call
   if deadline == 0 then
-    call('PERSIST', key)
-  else
-    local left = math.max(1, math.ceil((deadline - now) / 1000)) + margin
-    call('PEXPIRE', key, string.format('%.0f', left))
+    return send('PERSIST', key)
   end
+  local left = math.max(1, math.ceil((deadline - now) / 1000)) + margin
+  return send('PEXPIRE', key, string.format('%.0f', left))
 end
 
 -- A session's record, or nil where there is none that is alive, or it is older than `age`, which may be left out.
