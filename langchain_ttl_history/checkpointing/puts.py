@@ -135,12 +135,13 @@ class CheckpointPuts:
         known = cache.last(key)
         if known is None or known.generation != outcome.generation:
             known = cache.advance_to(key, outcome.generation)
-        # Looked up once: another thread may begin a new generation meanwhile.
-        ended, blobs = known.before, change.blobs
-        if ended is not None and put.parent_name not in known.records:
-            # The session ended under its run, which brought along what it shows, and may have to once more.
-            known.bodies.take([BodyName(ref) for ref in record.refs if ref[0] == BODY], ended.bodies)
-            blobs = {**ended.values.get(put.parent_name, {}), **blobs}
+        blobs = change.blobs
+        entry = None if put.parent_name in known.records else cache.entry(key)
+        # If the session ended under its run, that brought along what it shows, and may have to once more.
+        for ended in () if entry is None else entry.generations():
+            if ended is not known:
+                known.bodies.take([BodyName(ref) for ref in record.refs if ref[0] == BODY], ended.bodies)
+                blobs = {**ended.values.get(put.parent_name, {}), **blobs}
         before = known.records.get(put.parent_name)
         # Forget the parent only if it is this run's own: other runs may still build on another's.
         replaces = before is not None and before.run == record.run
