@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Annotated, Any
@@ -589,20 +590,21 @@ def test_a_question_to_a_person_is_kept_though_its_session_has_ended_before_unde
     assert (len(found.values["notes"]), len(found.values["long"]), len(found.interrupts)) == (notes, 1_000, 1)
 
 
-def test_a_question_to_a_person_is_kept_though_another_turn_was_taken_between_the_ends_of_its_session() -> None:
+async def test_a_question_to_a_person_is_kept_though_another_turn_was_taken_between_the_ends_of_its_session() -> None:
     clock = Clock()
     buffer = SessionBuffer(MemoryStorage(clock=clock), default_user="u")
     history = buffer.history(session_id="t")
     history.add_messages([HumanMessage("before")])
 
-    def think(_: Any) -> dict[str, Any]:
+    async def think(_: Any) -> dict[str, Any]:
+        await asyncio.sleep(0)  # What the step before wrote is stored by then: in one loop all goes in turn.
         clock.advance(1801)
-        ask(chained(buffer, answer=says("answer")), "other")
+        await chained(buffer, answer=says("answer")).ainvoke({"messages": [HumanMessage("other")]}, CONFIG)
         clock.advance(1801)
         return {"messages": [AIMessage("thought")]}
 
     graph = chained(buffer, Noted, note=lambda _: {"long": "x" * 1_000}, think=think, ask=asks(clock, "sure?"))
-    graph.invoke({"messages": [HumanMessage("question")]}, CONFIG, durability="sync")
+    await graph.ainvoke({"messages": [HumanMessage("question")]}, CONFIG, durability="sync")
     assert plain_texts(history.messages) == ["before", "question", "thought"]
-    found = graph.get_state(CONFIG)
+    found = await graph.aget_state(CONFIG)
     assert (len(found.values["long"]), len(found.interrupts)) == (1_000, 1)
