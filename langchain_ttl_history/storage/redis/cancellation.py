@@ -20,7 +20,7 @@ if sys.version_info >= (3, 11):
 
 else:
 
-    def cancellations(task: asyncio.Task[Any] | None) -> int:  # noqa: ARG001
+    def cancellations(task: asyncio.Task[Any] | None) -> int:  # noqa: ARG001  # as above
         """None, since this Python does not count them."""
         return 0
 
