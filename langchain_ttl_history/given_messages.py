@@ -17,6 +17,5 @@ def as_messages(given: Sequence[Any]) -> list[BaseMessage] | None:
     """What LangChain accepts as messages, such as `("human", text)` or a dict with a role; None if one is not."""
     try:
         return convert_to_messages(given)
-    except (LookupError, TypeError, ValueError, NotImplementedError):
-        # LangChain has no error of its own for what is not a message: it raises one of these, by where it notices.
+    except (LookupError, TypeError, ValueError, NotImplementedError):  # What LangChain raises for what is no message.
         return None

@@ -138,9 +138,10 @@ class CheckpointPuts:
         blobs = change.blobs
         entry = None if put.parent_name in known.records else cache.entry(key)
         # If the session ended under its run, that brought along what it shows, and may have to once more.
+        shown = [] if entry is None else [BodyName(ref) for ref in record.refs if ref[0] == BODY]
         for ended in () if entry is None else entry.generations():
             if ended is not known:
-                known.bodies.take([BodyName(ref) for ref in record.refs if ref[0] == BODY], ended.bodies)
+                known.bodies.take(shown, ended.bodies)
                 blobs = {**ended.values.get(put.parent_name, {}), **blobs}
         before = known.records.get(put.parent_name)
         # Forget the parent only if it is this run's own: other runs may still build on another's.

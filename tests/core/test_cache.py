@@ -15,7 +15,7 @@ from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.types import Blob, Change, Lease
 from langchain_ttl_history.stored.bodies import encode_bodies
 from langchain_ttl_history.stored.known_bodies import KnownBodies
-from langchain_ttl_history.stored.names import checkpoint_name, content_name, is_root
+from langchain_ttl_history.stored.names import ID, checkpoint_name, content_name, is_root
 from langchain_ttl_history.stored.packed_conversation import Body
 
 KEY = SessionKey("ada", "s1")
@@ -228,6 +228,18 @@ def test_all_messages_are_remembered_of_the_root_checkpoints_that_runs_put_last(
     known.settle(record)
     assert [*known.bodies.by_id] == ["0", "4", "5", "6", "7"]
     assert known.size == 500
+
+
+def test_bodies_that_are_needed_are_looked_through_anew_only_once_there_are_many_more() -> None:
+    known = KnownBodies()
+    names = [content_name(id.encode()) + id for id in map(str, range(100))]
+    for name in names:
+        known.learn(name[ID:], Body(name, None, b""))
+    known.settle(names[:1], lambda: [names[:60]])
+    left = known.by_id
+    assert len(left) == 60
+    known.settle(names[:1], lambda: [names[:60]])
+    assert known.by_id is left
 
 
 @pytest.mark.parametrize(

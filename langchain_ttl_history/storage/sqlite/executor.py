@@ -67,7 +67,7 @@ class Executor:
         is_own = self._pid == os.getpid()
         executor = self._executor  # Looked up once: another thread may close it.
         if executor is None or not is_own:
-            if self._pid != os.getpid():
+            if not is_own:
                 self._lock = Lock()
             with self._lock:
                 executor = self._executor

@@ -172,7 +172,7 @@ def _pause(until: float) -> bool:
     """Wait a little; False, at once, if it is too late."""
     if time.monotonic() >= until:
         return False
-    time.sleep(_PAUSE)  # See `_PAUSE`: nobody is told when a mirror is put back.
+    time.sleep(_PAUSE)  # Nobody is told when a mirror is put back.
     return True
 
 
