@@ -20,6 +20,7 @@ from langchain_ttl_history.storage.redis import payloads as payloads_module
 from langchain_ttl_history.storage.redis.names import full_name, short_name
 from langchain_ttl_history.storage.redis.payloads import full_payload, short_entry, short_record
 from langchain_ttl_history.storage.types import Blob, Change, Entry, Query
+from langchain_ttl_history.testing import Clock
 from tests.shared.one_session import KEY, LEASE
 from tests.shared.redis_cases import another_worker, assert_counts, context_of, keys_of
 
@@ -201,3 +202,24 @@ def test_blobs_and_lists_of_any_names_are_found_by_every_verb(storage: RedisStor
     found = storage.read(KEY, Query(outline=True))
     assert ({*found.blobs}, found.lists) == ({*blobs} - {message}, {})
     assert found.blobs[checkpoint] == blobs[checkpoint]
+
+
+@pytest.mark.parametrize("before", [191, 192, 0xC0FF - 1, 0xC0FF, 0xC0FFFF])
+def test_no_position_that_follows_another_has_the_byte_that_keeps_records_from_being_shortened(
+    storage: RedisStorage, before: int
+) -> None:
+    storage.write(KEY, Change(LEASE, place=[("l", Entry(before, b"", ()))]))
+    for _ in range(3):
+        position = storage.write(KEY, Change(LEASE, append=[("l", b"", ())])).position
+        assert before < position <= before + 0x10001
+        assert 193 not in position.to_bytes(6, "big")
+        before = position
+
+
+@pytest.mark.parametrize("quarters", [192, 193, 255, 193 * 255 - 1, 193 * 255, 194 * 255])
+def test_no_position_that_tells_an_age_has_it_either(storage: RedisStorage, clock: Clock, quarters: int) -> None:
+    storage.write(KEY, Change(LEASE))
+    clock.advance(quarters / 4_000)
+    position = storage.write(KEY, Change(LEASE, append=[("l", b"", ())])).position
+    assert position >= quarters - 1
+    assert 193 not in position.to_bytes(6, "big")
