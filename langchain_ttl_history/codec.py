@@ -115,7 +115,7 @@ class Codec:
             why = str(error)
             if "serde=" not in why:
                 why += "; another key may have sealed it: pass the serde= it was written with"
-            raise CorruptRecordError(f"a record cannot be deciphered: {why}") from error
+            raise CorruptRecordError(f"a record cannot be deciphered: {why}", tells_way_out=True) from error
         if not isinstance(payload, bytes):
             raise CorruptRecordError("a record cannot be deciphered: it holds no bytes")
         return payload
@@ -228,7 +228,8 @@ class Codec:
         """
         if self.serde is None:
             raise CorruptRecordError(
-                "a value was written by the serializer of a checkpointer; pass the same serde= to checkpointer()"
+                "a value was written by the serializer of a checkpointer; pass the same serde= to checkpointer()",
+                tells_way_out=True,
             )
         try:
             kind, data = unpack(packed)
@@ -236,7 +237,8 @@ class Codec:
         except Exception as error:
             raise CorruptRecordError(
                 f"the checkpointer's serializer cannot read a value: {type(error).__name__}: {error}; "
-                "pass the serde= that wrote it"
+                "pass the serde= that wrote it",
+                tells_way_out=True,
             ) from error
 
     def _verified(

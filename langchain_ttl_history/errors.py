@@ -47,6 +47,11 @@ class StorageError(TTLHistoryError):
 class CorruptRecordError(TTLHistoryError):
     """A stored record cannot be read: damaged, or written in a newer format."""
 
+    def __init__(self, *args: object, tells_way_out: bool = False) -> None:
+        super().__init__(*args)
+        # If not, one is added to the message as soon as the session is known.
+        self.tells_way_out = tells_way_out
+
 
 class TypeNotAllowedError(TTLHistoryError, TypeError, ValueError):
     """A value of this type would not come back as it went in, so nothing was stored; or it may not be rebuilt here.

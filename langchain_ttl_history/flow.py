@@ -142,7 +142,7 @@ def _name_session(error: CorruptRecordError | TypeNotAllowedError, request: Requ
     """
     if not isinstance(request, (Read, Write)) or str(error).startswith(label(request.key)):
         return
-    # An error about a missing serializer, a type or another program's key tells the way out itself.
-    told = isinstance(error, TypeNotAllowedError) or "serde=" in str(error) or "(DEL)" in str(error)
-    way = "" if told else _WAY_OUT
-    raise type(error)(f"{label(request.key)}: {error}{way}") from error
+    text = f"{label(request.key)}: {error}"
+    if isinstance(error, TypeNotAllowedError):
+        raise TypeNotAllowedError(text) from error
+    raise CorruptRecordError(text if error.tells_way_out else text + _WAY_OUT, tells_way_out=True) from error

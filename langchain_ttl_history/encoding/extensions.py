@@ -123,7 +123,8 @@ class Extensions:
         if isinstance(inner, TypeNotAllowedError):
             # It says what to do, and whoever writes the value tries as well whether it can be read.
             return TypeNotAllowedError(str(inner))
-        return CorruptRecordError(printable(f"{what} cannot be read: {inner}"))
+        told = isinstance(inner, CorruptRecordError) and inner.tells_way_out
+        return CorruptRecordError(printable(f"{what} cannot be read: {inner}"), tells_way_out=told)
 
     # Objects
 

@@ -137,7 +137,8 @@ def unread_form(what: str, form: object, known: int) -> CorruptRecordError:
     """
     if isinstance(form, str):
         # A record that was sealed by a serializer begins with the name of its kind.
-        return CorruptRecordError(f"{what} is sealed as {form!r}: give the buffer the serde= it was written with")
+        text = f"{what} is sealed as {form!r}: give the buffer the serde= it was written with"
+        return CorruptRecordError(text, tells_way_out=True)
     if type(form) is int and form > known:
         return CorruptRecordError(f"{what} is of format {form}, newer than {known}")
     return CorruptRecordError(f"{what} is damaged: it begins with {form!r}, which is no format")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
+import pickle
 import sys
 import threading
 from collections.abc import Awaitable, Callable
@@ -636,8 +638,9 @@ async def test_what_a_serializer_of_the_programs_own_wrote_is_read_by_no_other(s
     await session.ask(mine, "note this")
     for serde in (None, Signed(b"other")):
         other = graph.compile(checkpointer=saver(serde=serde))
-        with pytest.raises(CorruptRecordError, match=r"alice.*s1.*serde="):
+        with pytest.raises(CorruptRecordError, match=r"alice.*s1.*serde=") as refused:
             await session.state(other)
+        assert "delete the session" not in str(refused.value)
     # What nobody serialized is read by everyone.
     await session(session.user_id, "s2").ask(graph.compile(checkpointer=saver()), "note this")
     state = await session(session.user_id, "s2").state(mine)
@@ -651,6 +654,31 @@ async def test_what_another_key_sealed_is_not_called_damaged(session: Session, s
     ) as error:
         await through(session, storage, serde=Signed(b"other")).texts()
     assert "delete the session" not in str(error.value)
+
+
+async def test_what_an_error_quotes_is_not_taken_for_a_way_out(session: Session, storage: Any) -> None:
+    liar = Interposed(storage)
+    await through(session, liar).add(HumanMessage("hello", id="serde= (DEL)"))
+    await through(session, liar).texts()
+    (body,) = (name for name in liar.served if "serde=" in name)
+    liar.tampered = {body: lambda payload: payload.replace(b"hello", b"hullo")}
+    with pytest.raises(CorruptRecordError, match=r"'serde= \(DEL\)' is damaged; .*upgrade.*delete the session"):
+        await through(session, liar).texts()
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda error: pickle.loads(pickle.dumps(error))])
+@pytest.mark.parametrize("tells", [True, False])
+def test_an_error_gets_a_way_out_unless_it_tells_one_wherever_it_was_copied(
+    copied: Callable[[CorruptRecordError], CorruptRecordError], tells: bool
+) -> None:
+    class Broken(MemoryStorage):
+        def read(self, *args: Any) -> Any:
+            raise copied(CorruptRecordError("it cannot be read", tells_way_out=tells))
+
+    with pytest.raises(CorruptRecordError, match=r"alice.*s1.*it cannot be read") as refused:
+        _ = SessionBuffer(Broken()).history("alice", "s1").messages
+    assert ("delete the session" in str(refused.value)) is not tells
+    assert copied(refused.value).tells_way_out
 
 
 async def test_a_subgraph_whose_latest_checkpoint_is_gone_does_not_look_new(session: Session, storage: Any) -> None:

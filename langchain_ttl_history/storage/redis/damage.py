@@ -44,7 +44,7 @@ def located(error: CorruptRecordError, failed: Eval | Scan, wrong: Sequence[int]
         text = f"{error}, in key {_several(keys)}"
     else:
         return error
-    located = CorruptRecordError(text)
+    located = CorruptRecordError(text, tells_way_out=1 in wrong)
     located.__cause__ = error.__cause__
     return located
 
