@@ -266,7 +266,7 @@ class Codec:
             if isinstance(cause, TypeNotAllowedError):
                 raise TypeNotAllowedError(f"{where}: {cause}") from problem
             cause = cause.__cause__ or cause.__context__
-        if "recursion" in str(problem).lower():
+        if "recursion" in str(problem).lower() or "nested too deeply" in str(problem):
             why = "a value holds itself, or is nested too deeply to be stored"
             raise TypeNotAllowedError(f"{where}: {why}") from problem
         kind = problem.kind if isinstance(problem, UnmadeError) else type(culprit)

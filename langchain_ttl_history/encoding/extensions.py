@@ -41,6 +41,11 @@ __all__ = ["Extensions", "UnmadeError", "refusal"]
 
 # How deep lists, mappings and extensions may nest within each other; and up to which depth it is not counted exactly.
 _DEEPEST, _SHALLOW = 2_000, 30
+# Each extension is a copy of all that it holds, further extensions included. Those that are open may have this many
+# bytes together, or this many times those of the outermost one; plain data takes up to 70 times its size in memory.
+_HELD, _TIMES = 256 * 1024 * 1024, 32
+# Smaller ones are not counted.
+_LARGE = 64 * 1024
 
 
 class UnmadeError(CorruptRecordError):
@@ -225,9 +230,25 @@ class Extensions:
         MessagePack bounds how deep one value is nested, but not values that extensions within each other hold. Each
         takes some of the stack, and a process whose stack is full is gone.
         """
-        self._depth.now = depth = getattr(self._depth, "now", 0) + 1 + nesting(data, _SHALLOW)
+        before = getattr(self._depth, "now", 0)
+        self._depth.now = depth = before + 1 + nesting(data, _SHALLOW)
         if depth > _DEEPEST:
             raise CorruptRecordError("a value is nested too deeply")
+        if len(data) > _LARGE:
+            self._hold(before, depth, len(data))
+
+    def _hold(self, before: int, depth: int, size: int) -> None:
+        """Count the bytes of an extension, together with those that it lies within."""
+        held: list[tuple[int, int]] = self._depth.__dict__.setdefault("held", [])
+        while held and held[-1][0] > before:
+            held.pop()  # It is read by now, since what lies within it is deeper.
+        total = size + (held[-1][1] if held else 0)
+        held.append((depth, total))
+        most = max(_HELD, held[0][1] * _TIMES)
+        if total > most:
+            raise CorruptRecordError(
+                f"a value is nested too deeply for its size: what it lies within takes more than {most >> 20} MiB"
+            )
 
     def _revive(self, code: int, data: bytes) -> Any:
         """What LangGraph's serializer packed as an extension; see `ormsgpack.unpackb`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langchain_ttl_history import CorruptRecordError, TypeNotAllowedError
 from langchain_ttl_history.checkpoints import Record, encode_record, encode_values
 from langchain_ttl_history.codec import Codec
+from langchain_ttl_history.encoding import extensions
 from langchain_ttl_history.encoding.records import nesting, pack, unpack
 from langchain_ttl_history.index import every_line, line_payload
 from langchain_ttl_history.log_entries import deltas_of
@@ -84,6 +86,57 @@ def test_values_nested_in_extensions_do_not_fill_the_stack(code: int, levels: in
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert "a value cannot be read" in ended.stdout
+
+
+def in_tuples(value: Any, levels: int) -> Any:
+    for _ in range(levels):
+        value = (value,)
+    return value
+
+
+def in_extensions(levels: int, wrap: Callable[[bytes], tuple[int, bytes]]) -> bytes:
+    packed = ormsgpack.packb(b"x" * 2**21)
+    for _ in range(levels):
+        packed = ormsgpack.packb(ormsgpack.Ext(*wrap(packed)))
+    return packed
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        lambda: in_extensions(450, lambda held: (_TUPLE, b"\x91" + held)),
+        lambda: in_extensions(130, lambda held: (1, ormsgpack.packb(["id", b"\x92\x63" + held]))),
+        lambda: extension(_TYPED, "msgpack", in_extensions(450, lambda held: (0, b"\x91" + held))),
+    ],
+    ids=["tuples", "messages", "of LangGraph"],
+)
+def test_values_nested_in_extensions_do_not_fill_the_memory(bomb: Callable[[], bytes]) -> None:
+    packed = bomb()
+    tracemalloc.start()
+    try:
+        with pytest.raises(CorruptRecordError, match=r"nested too deeply for its size: .* more than 256 MiB"):
+            Codec().loads(packed)
+        assert tracemalloc.get_traced_memory()[1] < 450 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_what_is_large_and_nested_comes_back_or_is_refused_when_it_is_written() -> None:
+    codec = Codec()
+    # Side by side values take no memory at the same time.
+    value = [in_tuples(b"x" * 2**20, 200)] * 3
+    assert codec.loads(codec.dumps(value, "here")) == value
+    with pytest.raises(TypeNotAllowedError, match=r"here: a value .* is nested too deeply to be stored"):
+        codec.dumps(in_tuples(b"x" * 2**20, 300), "here")
+
+
+def test_how_much_nested_values_may_take_grows_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extensions, "_HELD", 2**20)
+    codec, large = Codec(), b"x" * 2**20
+    assert codec.loads(codec.dumps(in_tuples(large, 32), "here")) == in_tuples(large, 32)
+    packed = in_extensions(33, lambda held: (_TUPLE, b"\x91" + held))
+    with pytest.raises(CorruptRecordError, match=r"more than 64 MiB"):
+        codec.loads(packed)
 
 
 def test_a_long_chain_of_objects_is_stored_whatever_its_texts_are() -> None:
