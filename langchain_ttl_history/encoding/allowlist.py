@@ -20,6 +20,8 @@ TypeName: TypeAlias = tuple[str, ...]
 class AllowList:
     """Classes that may be rebuilt.
 
+    Threads may use it at once without a lock: each step that decides something is a single one of a dict.
+
     Args:
         safe: Classes that are always allowed, by module and name.
         allowed: Further classes, themselves or as (module, name).
@@ -28,19 +30,21 @@ class AllowList:
     def __init__(self, safe: Collection[TypeName], allowed: Iterable[type | TypeName] = ()) -> None:
         self._safe = safe
         self._classes: dict[TypeName, type | None] = {}
-        # By module and `__name__`, which is all that LangGraph's serializer tells of a class; None where two share it.
-        self._short: dict[TypeName, type | None] = {}
+        # By module and `__name__`, which is all that LangGraph's serializer tells of a class: those that share
+        # these, by `__qualname__`, and which came first.
+        self._short: dict[TypeName, dict[str, type]] = {}
+        self._first: dict[TypeName, str] = {}
         self.allow(allowed)
 
     def allow(self, types: Iterable[type | TypeName]) -> None:
         """Add classes."""
         for each in types:
             if isinstance(each, type):
-                self._classes[each.__module__, each.__qualname__] = each
                 short = each.__module__, each.__name__
-                known = self._short.get(short, each)
+                self._first.setdefault(short, each.__qualname__)
                 # It may have been defined anew, in a notebook for example.
-                self._short[short] = each if known is not None and known.__qualname__ == each.__qualname__ else None
+                self._short.setdefault(short, {})[each.__qualname__] = each
+                self._classes[each.__module__, each.__qualname__] = each
             else:
                 self._classes.setdefault(tuple(each), None)
 
@@ -50,23 +54,26 @@ class AllowList:
 
     def allow_all(self, other: AllowList) -> None:
         """Add the classes of another list."""
+        for short, first in other._first.copy().items():
+            if self._first.setdefault(short, first) == first:
+                self._short.setdefault(short, other._short.get(short, {}).copy())
         self._classes.update(other._classes)
-        self._short = {**other._short, **self._short}
 
     def copy(self) -> AllowList:
         """An independent list of the same classes."""
         twin = AllowList(self._safe)
-        twin._classes, twin._short = dict(self._classes), dict(self._short)
+        twin.allow_all(self)
         return twin
 
     def resolve_short(self, module: str, name: str) -> Any:
         """As `resolve`, for the name that a class has within the one, or the function, that it is defined in."""
-        if (module, name) in self._short and self._short[module, name] is None:
+        named = [*self._short.get((module, name), {}).values()]
+        if len(named) > 1:
             raise _refused(
                 f"several allowed classes of {module} are named {name}, and nothing tells which one was stored; allow "
                 "only that one"
             )
-        return self._short.get((module, name)) or self.resolve(module, name)
+        return named[0] if named else self.resolve(module, name)
 
     def resolve(self, module: str, name: str) -> Any:
         """The class, or whatever else has an allowed name.
@@ -124,12 +131,14 @@ class AllowList:
                 pending += getattr(each, "__dict__", {}).values()
 
     def _learn(self, kind: type) -> None:
-        known = self._short.get((kind.__module__, kind.__name__))
-        if known is None or known.__qualname__ == kind.__qualname__:
+        name = kind.__module__, kind.__qualname__
+        if self._classes.get(name) is kind:
+            return
+        # What is stored already by a short name is of the first class that has it.
+        if self._first.setdefault((kind.__module__, kind.__name__), kind.__qualname__) == kind.__qualname__:
             self.allow([kind])
         else:
-            # What is stored already by that short name is of the first class that has it.
-            self._classes[kind.__module__, kind.__qualname__] = kind
+            self._classes[name] = kind
 
 
 def _looked_up(module: str, name: str, *, anywhere: bool) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 import tracemalloc
 import zlib
 from collections.abc import Callable
@@ -251,6 +252,48 @@ def test_which_of_two_classes_was_meant_by_a_name_alone_is_not_guessed() -> None
     assert Codec(allowed=[Colour]).loads(packed) is Colour.RED
     with pytest.raises(TypeNotAllowedError, match="several allowed classes"):
         Codec(allowed=[Colour, Outer.Colour]).loads(packed)
+
+
+class Pausing(type):
+    """Lets another thread do something where a class is asked for its qualified name."""
+
+    meanwhile: ClassVar[Callable[[], Any] | None] = None
+
+    def __getattribute__(cls, name: str) -> Any:
+        if name == "__qualname__" and (meanwhile := Pausing.meanwhile):
+            Pausing.meanwhile = None
+            other = threading.Thread(target=meanwhile)
+            other.start()
+            other.join()
+        return super().__getattribute__(name)
+
+
+class Sheet(metaclass=Pausing):
+    """Packed by LangGraph's serializer, as a model of pydantic 1 is, which names a class by its last name."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def dict(self) -> Any:
+        return {"at": self.at}
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and vars(self) == vars(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Book:
+    class Sheet(Sheet):
+        pass
+
+
+def test_a_class_that_one_thread_stores_is_not_refused_for_another_thread_storing_one_of_its_name() -> None:
+    codec, stored = Codec(learning=True), []
+    Pausing.meanwhile = lambda: stored.append(codec.dumps(Book.Sheet(1), "here"))
+    with pytest.raises(TypeNotAllowedError, match="would not come back as it is"):
+        codec.dumps(Sheet(2), "here")
+    assert codec.loads(*stored) == Book.Sheet(1)
 
 
 def test_a_class_that_langgraph_announces_by_its_last_name_is_allowed_where_it_stands() -> None:
