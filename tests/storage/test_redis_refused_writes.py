@@ -1,4 +1,7 @@
-"""A server that takes no writes for the moment, since a snapshot failed or replicas are missing, still serves reads."""
+"""A server that takes no writes for the moment, since a snapshot failed or replicas are missing, still serves reads.
+
+What it does not permit at all is told as such.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import Any
 import pytest
 import redis
 
-from langchain_ttl_history import StorageError
+from langchain_ttl_history import CorruptRecordError, StorageError
 from langchain_ttl_history.storage.types import Change, Lease, Query, Status
 from tests import servers
 from tests.shared.one_session import KEY, LEASE
@@ -67,6 +70,35 @@ async def test_a_server_that_refuses_writes_serves_reads_that_would_move_a_deadl
     assert found.expires_at > before.expires_at
     assert (await call(storage, "write", KEY, appended(b"two"))).status is Status.STORED
     assert_sound(server)
+
+
+def refusing(server: servers.Server, command: str, open_: Any) -> Any:
+    """A storage whose user may not send this command."""
+    with server.admin() as admin:
+        admin.execute_command("ACL", "SETUSER", "lean", "reset", "on", ">secret", "~*", "+@all", f"-{command}")
+    return open_(server.url.replace("//", "//lean:secret@"))
+
+
+async def test_what_a_server_says_when_it_lets_no_record_be_read_is_told_as_it_is(
+    server: servers.Server, call: Any, open_: Any
+) -> None:
+    await call(open_(server.url), "write", KEY, appended(b"one"))
+    with pytest.raises(StorageError, match=r"^Redis refused: ResponseError: (?!ERR).*(can't run this|no permissions)"):
+        await call(refusing(server, "hget", open_), "usage")
+
+
+async def test_a_key_that_may_not_be_looked_at_is_not_said_to_hold_something_else(
+    server: servers.Server, call: Any, open_: Any
+) -> None:
+    storage = open_(server.url)
+    await call(storage, "write", KEY, appended(b"one"))
+    _, session = keys_of(storage)
+    with server.admin() as admin:
+        admin.hset(session, "*", b"\xc1")
+    with pytest.raises(CorruptRecordError, match=r"a record is damaged") as refused:
+        await call(refusing(server, "hlen", open_), "read", KEY, Query(("log",)))
+    assert session.decode() in str(refused.value)
+    assert "something else" not in str(refused.value)
 
 
 async def test_any_other_refusal_of_a_write_is_an_error_of_the_read(

@@ -1,11 +1,13 @@
 -- Tells which keys hold something else than a hash, after another script failed.
 --
 -- KEYS: those that the script was given.
--- Reply: their places among KEYS, counted from 1.
+-- Reply: their places among KEYS, counted from 1. One that cannot be looked at, since the command is not permitted for
+--   example, is not among them.
 
 local wrong = {}
 for at = 1, #KEYS do
-  if type(redis.pcall('HLEN', KEYS[at])) == 'table' then
+  local reply = redis.pcall('HLEN', KEYS[at])
+  if type(reply) == 'table' and string.find(reply.err, 'WRONGTYPE', 1, true) then
     wrong[#wrong + 1] = at
   end
 end

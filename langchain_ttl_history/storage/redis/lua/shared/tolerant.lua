@@ -8,7 +8,7 @@ local function record_in(session)
     return raw
   end
   if not string.find(raw.err, 'WRONGTYPE', 1, true) then
-    error(raw.err, 0)
+    return call('HGET', session, '*') -- It raises the error as it is; here its code would be lost.
   end
   return nil
 end
