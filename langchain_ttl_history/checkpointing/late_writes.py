@@ -75,7 +75,8 @@ class LateWrites:
         """Hold a change until the checkpoint it needs is stored or refused; False if the caller has to write it again.
 
         It has to if the checkpoint was stored or refused just now, so that nobody would release the change. One that
-        names its generation instead of a checkpoint is not held but dropped, since that generation was deleted.
+        names its generation instead of a checkpoint is not held but dropped, since that generation was deleted; and so
+        is one that is too large for the bound, with what waits for the same checkpoint, rather than all that waits.
 
         Args:
             key: The session.
@@ -94,10 +95,20 @@ class LateWrites:
                 if not held:
                     del self._held[key, name]
                 return False
-            self._bytes += _size(change)
-            while len(self._held) > _HELD or (self._bytes > _BYTES and len(self._held) > 1):
-                self._taken(next(iter(self._held)))
-            return True
+            fits = sum(map(_size, held)) <= _BYTES
+            if fits:
+                self._bytes += _size(change)
+                while len(self._held) > _HELD or self._bytes > _BYTES:
+                    self._taken(next(iter(self._held)))
+            else:
+                held.pop()
+                if not held:
+                    del self._held[key, name]
+                for each in checkpoints_of(change):
+                    self._drop(key, each)
+        if not fits:
+            self.warn(key)
+        return True
 
     def warn(self, key: SessionKey) -> None:
         """Log that writes to this session are refused; only once until one is stored."""

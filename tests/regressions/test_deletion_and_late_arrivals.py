@@ -20,7 +20,7 @@ from langchain_ttl_history.checkpointing import late_writes
 from langchain_ttl_history.checkpointing.late_writes import LateWrites
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import MemoryStorage, SQLiteStorage
-from langchain_ttl_history.storage.types import Change, Guard, Lease, Query
+from langchain_ttl_history.storage.types import Blob, Change, Guard, Lease, Query
 from langchain_ttl_history.stored.names import checkpoint_name
 from langchain_ttl_history.testing import Clock
 from tests.regressions.cases import (
@@ -492,6 +492,36 @@ def test_writes_whose_checkpoint_never_comes_are_held_in_bounds(monkeypatch: pyt
     for each in made:
         late.refuse(KEY, checkpoint_name("", each["id"]))
     assert (len(late._held), late._bytes) == (0, 0)
+
+
+def waiting(size: int, *, for_: str, makes: str = "b") -> Change:
+    return Change(Lease(60.0, None), Guard(needs=for_), blobs={makes: Blob(b"x" * size)})
+
+
+def test_a_late_write_that_is_too_large_to_wait_is_refused_and_pushes_out_no_other(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(late_writes, "_BYTES", 5_000)
+    late = LateWrites(SessionCache())
+    for each in "ab":
+        assert late.hold(KEY, waiting(1_000, for_=each))
+    assert not caplog.records
+    for large in (waiting(6_000, for_="c"), waiting(4_500, for_="b")):  # Alone, and with the one before.
+        assert late.hold(KEY, large), "it is not to be tried again"
+    assert ["not stored" in record.getMessage() for record in caplog.records] == [True]
+    assert [len(late.released(KEY, each)) for each in "abc"] == [1, 1, 0]
+    assert (len(late._held), late._bytes) == (0, 0)
+
+
+def test_what_waits_for_a_checkpoint_that_is_too_large_to_wait_is_refused_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(late_writes, "_BYTES", 5_000)
+    late = LateWrites(SessionCache())
+    assert late.hold(KEY, waiting(1_000, for_="csub"))
+    assert late.hold(KEY, waiting(6_000, for_="croot", makes="csub"))
+    assert (len(late._held), late._bytes) == (0, 0)
+    assert not late.hold(KEY, waiting(1_000, for_="csub")), "nobody would release it"
 
 
 @pytest.mark.parametrize("session_id", ["t", None], ids=["session", "user"])
