@@ -24,10 +24,10 @@ class CachedSession:
     __slots__ = ("__weakref__", "before", "bodies", "freed", "generation", "past", "records", "tolerated", "values")
 
     def __init__(self, generation: int, before: CachedSession | None = None) -> None:
-        self.generation = generation
-        self.before = before
+        self.generation: int = generation
+        self.before: CachedSession | None = before
         """What was known of the generation before; a turn that began in that may still go on."""
-        self.bodies = KnownBodies()
+        self.bodies: KnownBodies = KnownBodies()
         """Bodies known to be stored; whoever stores more adds them."""
         self.records: dict[str, Record] = {}
         """Checkpoints by name: the latest of each run that was active recently."""
@@ -37,7 +37,7 @@ class CachedSession:
         """Those of `records` that were found to be freed when writes pending on them were stored."""
         self.past: tuple[str, frozenset[MessageKey]] | None = None
         """A checkpoint's id, and the keys of the messages that those it builds on had; see `brought_back`."""
-        self.tolerated = 0
+        self.tolerated: int = 0
         """Up to how many bytes it may have, though over `max_bytes`, since freeing it would do nothing."""
 
     @property
@@ -109,9 +109,9 @@ class CacheEntry:
     __slots__ = ("__weakref__", "_older", "counted", "last")
 
     def __init__(self, last: CachedSession) -> None:
-        self.last = last
+        self.last: CachedSession = last
         """What is known of the generation that was seen last, even if that is gone by now."""
-        self.counted = 0
+        self.counted: int = 0
         """How much of its size the cache has counted."""
         self._older: tuple[ReferenceType[CachedSession], ...] = ()
 

@@ -70,7 +70,7 @@ class TTLCheckpointSaver(GetAndList, PruneCopyDelete, BaseCheckpointSaver[Any]):
         check_serde(serde)
         if serde is None:
             # LangGraph announces a graph's types only to a serializer that is strict.
-            self.serde = _STRICT
+            self.serde: Serializer = _STRICT
         self._storage = storage
         self._threads = Threads(user_key, user_id, default_user)
         self._messages_key = messages_key

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from datetime import timedelta
 from decimal import Decimal
 from reprlib import Repr
@@ -83,7 +83,7 @@ class _Brief(Repr):
         return super().repr_instance(x, level) if plain else object.__repr__(x).partition(" at ")[0] + ">"
 
 
-brief = _Brief().repr
+brief: Callable[[object], str] = _Brief().repr
 """How an error shows what it refuses."""
 
 

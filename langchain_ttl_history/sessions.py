@@ -29,7 +29,7 @@ from langchain_ttl_history.window import Caps, simple_start, visible
 
 __all__ = ["Sessions"]
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 _DAY = 86_400.0
 # By how much a session has to grow before it is freed again, where freeing it left it over `max_bytes`.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.metadata import metadata, version
 from pathlib import Path
 
@@ -189,3 +191,26 @@ def test_the_storage_contract_says_what_it_found_and_is_never_left_out() -> None
 
 def test_importing_the_package_warns_of_nothing() -> None:
     subprocess.run([sys.executable, "-W", "error", "-c", "import langchain_ttl_history"], check=True)
+
+
+def _guessed(source: str) -> Iterator[str]:
+    """The public attributes of public classes whose type a checker would have to guess from what is assigned."""
+    for cls in (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ClassDef)):
+        if cls.name.startswith("_"):
+            continue
+        inside = [*ast.walk(cls)]
+        typed = {ast.unparse(node.target) for node in inside if isinstance(node, ast.AnnAssign)}
+        given = {node.arg for node in inside if isinstance(node, ast.arg)}
+        for node in inside:
+            if not isinstance(node, ast.Assign) or (isinstance(node.value, ast.Name) and node.value.id in given):
+                continue
+            targets = ", ".join(map(ast.unparse, node.targets))
+            for each in targets.split(", "):
+                name = each.strip("()")
+                if re.fullmatch(r"self\.[a-z]\w*", name) and not {name, name.removeprefix("self.")} & typed:
+                    yield f"{cls.name}{name.removeprefix('self')}"
+
+
+def test_no_type_of_a_public_attribute_is_left_to_guess() -> None:
+    modules = sorted((ROOT / "langchain_ttl_history").rglob("*.py"))
+    assert [each for module in modules for each in _guessed(module.read_text("utf-8"))] == []

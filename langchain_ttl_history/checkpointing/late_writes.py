@@ -15,7 +15,7 @@ from langchain_ttl_history.stored.names import CHECKPOINT
 
 __all__ = ["LateWrites", "checkpoints_of"]
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 # For how many checkpoints writes are held, and how many bytes of them; and how many refused ones are remembered. The
 # checkpoint of a turn that was cancelled never comes.

@@ -32,7 +32,7 @@ from langchain_ttl_history.urls import open_storage
 
 __all__ = ["app"]
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -69,7 +69,9 @@ class Command(TyperCommand):
         return super().parse_args(ctx, args)
 
 
-command = partial(app.command, cls=Command, epilog="The storage is named before the command: ttl-history --url URL ...")
+_command = partial(
+    app.command, cls=Command, epilog="The storage is named before the command: ttl-history --url URL ..."
+)
 
 
 @app.callback()
@@ -91,7 +93,7 @@ def where(
     context.obj = Where(url, prefix, allow_type or [], idle_ttl)
 
 
-@command()
+@_command()
 def sessions(
     context: typer.Context,
     user: Annotated[str | None, typer.Argument(help="Whose sessions.")] = None,
@@ -117,7 +119,7 @@ def sessions(
             raise typer.Exit(1)
 
 
-@command()
+@_command()
 def info(context: typer.Context, user: User, session: Session, *, as_json: Json = False) -> None:
     """Tell how much a session holds, and how long it lives."""
     with opened(context) as buffer:
@@ -130,7 +132,7 @@ def info(context: typer.Context, user: User, session: Session, *, as_json: Json 
             console().print(facts(found))
 
 
-@command()
+@_command()
 def show(context: typer.Context, user: User, session: Session) -> None:
     """Show the conversation of a session, tool calls with their results."""
     with opened(context) as buffer:
@@ -143,7 +145,7 @@ def show(context: typer.Context, user: User, session: Session) -> None:
             screen.print(part)
 
 
-@command()
+@_command()
 def delete(context: typer.Context, user: User, session: Session, *, yes: Yes = False) -> None:
     """Delete a session for good."""
     with opened(context) as buffer:
@@ -155,7 +157,7 @@ def delete(context: typer.Context, user: User, session: Session, *, yes: Yes = F
         typer.echo("deleted")
 
 
-@command()
+@_command()
 def forget(context: typer.Context, user: User, *, yes: Yes = False) -> None:
     """Delete all sessions of a user for good."""
     with opened(context) as buffer:
@@ -165,7 +167,7 @@ def forget(context: typer.Context, user: User, *, yes: Yes = False) -> None:
         typer.echo(f"{counted(count, 'session')} deleted")
 
 
-@command()
+@_command()
 def stats(context: typer.Context, *, as_json: Json = False) -> None:
     """Tell how many sessions there are, and how much they hold together."""
     with opened(context) as buffer:
@@ -176,7 +178,7 @@ def stats(context: typer.Context, *, as_json: Json = False) -> None:
             typer.echo(f"{counted(usage.sessions, 'session')}, {amount(usage.bytes)}")
 
 
-@command()
+@_command()
 def sweep(context: typer.Context) -> None:
     """Free what expired."""
     with opened(context) as buffer:

@@ -80,9 +80,13 @@ class Lines:
     """The index lines in an outline, decoded once."""
 
     def __init__(self, snapshot: Snapshot, codec: Codec) -> None:
-        self.indexed = {index: every_line(snapshot.lists.get(index, ())) for index in (CHAIN, INDEX, SUBS)}
+        self.indexed: dict[str, list[Line]] = {
+            index: every_line(snapshot.lists.get(index, ())) for index in (CHAIN, INDEX, SUBS)
+        }
         # A checkpoint that was put twice has two lines; the newer one counts.
-        self.by_id = {(line.ns, line.id): line for lines in self.indexed.values() for line in lines}
+        self.by_id: dict[tuple[str, str], Line] = {
+            (line.ns, line.id): line for lines in self.indexed.values() for line in lines
+        }
         self._blobs, self._codec = snapshot.blobs, codec
 
     def of(self, index: str) -> list[Line]:

@@ -29,23 +29,23 @@ class MemorySession:
     )  # fmt: skip
 
     def __init__(self, generation: int, now: float) -> None:
-        self.generation = generation
-        self.created_at = now
-        self.last_used_at = now
+        self.generation: int = generation
+        self.created_at: float = now
+        self.last_used_at: float = now
         self.deadline: float | None = None
         self.queued_until: float | None = None
         """Where it stands in its storage's `ExpiryQueue`: never after its deadline; None if it does not."""
         self.idle_ttl: float | Keep | None = KEEP
-        self.position = 0
-        self.bytes = 0
-        self.references = 0
+        self.position: int = 0
+        self.bytes: int = 0
+        self.references: int = 0
         """How many references all blobs and entries have."""
         self.blobs: dict[str, Blob] = {}
         self.lists: dict[str, list[Entry]] = {}
         self.weights: dict[str, int] = {}
         self.sound: tuple[str, ...] = ()
         """References that were found to be stored; valid until something is dropped."""
-        self.cost = 0
+        self.cost: int = 0
         """How many bytes it counts for in the storage's `max_bytes`."""
 
     def is_expired(self, now: float) -> bool:

@@ -9,7 +9,7 @@ from langchain_ttl_history.errors import CorruptRecordError
 
 __all__ = ["warn_of"]
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 # How many of them a line of the log names.
 _NAMED = 5

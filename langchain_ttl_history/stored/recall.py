@@ -27,7 +27,7 @@ class Recall:
     def __init__(self, packed: PackedConversation, codec: Codec) -> None:
         self._packed = packed
         self._codec = codec
-        self.known = frozenset(packed.names[: packed.exact])
+        self.known: frozenset[BodyName] = frozenset(packed.names[: packed.exact])
         """The names of the bodies that a read can leave out."""
 
     def completed(self, found: Mapping[str, Blob]) -> Mapping[str, Blob]:

@@ -40,7 +40,10 @@ class ValueEncoder:
     """
 
     def __init__(self, codec: Codec, where: str, known: KnownBodies, conversation: str | None = None) -> None:
-        self.codec, self.where, self.known, self.conversation = codec, where, known, conversation
+        self.codec: Codec = codec
+        self.where: str = where
+        self.known: KnownBodies = known
+        self.conversation: str | None = conversation
         self.refs: list[str] = []
         self.blobs: dict[str, Blob] = {}
 

@@ -22,7 +22,7 @@ class Clock:
     """A clock that moves only when it is told to: seconds since the epoch."""
 
     def __init__(self, now: float = 1_700_000_000.0) -> None:
-        self.now = now
+        self.now: float = now
 
     def __call__(self) -> float:
         return self.now
@@ -35,8 +35,8 @@ class Clock:
 class Cases:
     """Tests of a storage; each opens one of its own."""
 
-    asynchronous = False
-    lateness = 0.0
+    asynchronous: bool = False
+    lateness: float = 0.0
 
     def make(self, clock: Callable[[], float]) -> Storage:
         """A fresh, empty storage that goes by this clock."""
@@ -48,8 +48,8 @@ class Cases:
 
     def setup_method(self) -> None:
         """Open a storage for each test."""
-        self.clock = Clock()
-        self.storage = self.make(self.clock)
+        self.clock: Clock = Clock()
+        self.storage: Storage = self.make(self.clock)
 
     def teardown_method(self) -> None:
         """Let go of it."""

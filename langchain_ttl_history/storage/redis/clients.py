@@ -103,7 +103,8 @@ class GivenClients(Clients):
                 f"not {described(client)} and {described(async_client)}"
             )
         self._client, self._async_client = client, async_client
-        self.library, self.is_cluster = kinds[0]
+        self.library: str = kinds[0][0]
+        self.is_cluster: bool = kinds[0][1]
 
     def __repr__(self) -> str:
         return ", ".join(described(each) for each in (self._client, self._async_client) if each is not None)
@@ -141,9 +142,9 @@ class ClientsOfURL(Clients):
     """
 
     def __init__(self, url: str) -> None:
-        self.url = ServerURL(url)
-        self.library = self.url.library
-        self.is_cluster = self.url.is_cluster
+        self.url: ServerURL = ServerURL(url)
+        self.library: str = self.url.library
+        self.is_cluster: bool = self.url.is_cluster
         self._lock = lock()
         self._client: Any = None
         self._async_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, _Opened] = WeakKeyDictionary()

@@ -7,7 +7,7 @@ import os
 import random
 import secrets
 from base64 import urlsafe_b64encode
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import lru_cache
 from importlib.resources import files
 from typing import Any, NamedTuple, TypeAlias
@@ -118,9 +118,9 @@ class Keys:
         """What they begin with."""
         # What a pattern gives a meaning to stands for itself.
         plain = "".join(f"\\{each}" if each in "*?[]\\^" else each for each in prefix)
-        self.users = f"{plain}:{{{'[0-9a-f]' * 32}}}".encode()
+        self.users: bytes = f"{plain}:{{{'[0-9a-f]' * 32}}}".encode()
         """The pattern of the users' keys, which keeps out most of what others may store under this prefix."""
-        self.of = lru_cache(maxsize=4096)(self._of)
+        self.of: Callable[[SessionKey], Address] = lru_cache(maxsize=4096)(self._of)
         """The address of a session."""
 
     def user(self, user_id: str) -> bytes:

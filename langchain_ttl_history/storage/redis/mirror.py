@@ -74,12 +74,12 @@ class Mirror:
     __slots__ = ("blobs", "edition", "generation", "numbers", "requests", "size")
 
     def __init__(self, generation: int, edition: int, requests: bytes) -> None:
-        self.generation = generation
-        self.edition = edition
-        self.requests = requests
+        self.generation: int = generation
+        self.edition: int = edition
+        self.requests: bytes = requests
         self.blobs: dict[str, Blob] = {}
         self.numbers: dict[str, int] = {}
-        self.size = _SESSION
+        self.size: int = _SESSION
 
     def add(self, found: Mapping[str, Blob], numbers: Mapping[str, int]) -> None:
         """Remember what was found, if it has a number and all it refers to is known."""
@@ -163,7 +163,7 @@ class Mirrors:
         # The size with which each mirror was added to `_size`, since mirrors grow.
         self._sizes: dict[SessionKey, int] = {}
         self._size = 0
-        self.deletions = 0
+        self.deletions: int = 0
         """How many there were."""
 
     def of(self, key: SessionKey) -> Mirror | None:

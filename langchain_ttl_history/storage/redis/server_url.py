@@ -69,9 +69,9 @@ class ServerURL:
             raise ConfigurationError(f"a {name} URL is written {name}://host:6379/0")
         self.given = url
         """The URL itself, with its password."""
-        self.library = scheme.library
+        self.library: str = scheme.library
         """The package of the driver: redis or valkey."""
-        self.is_cluster = scheme.cluster
+        self.is_cluster: bool = scheme.cluster
         self._context = SharedContext() if scheme.tls else None
         # As the driver has it, which knows no scheme for clusters.
         self._plain = f"{scheme.plain}:{rest}"

@@ -38,7 +38,7 @@ class Connections:
 
     def __init__(self, path: str, *, durable: bool, timeout: float) -> None:
         self.path = path
-        self.in_memory = path == MEMORY
+        self.in_memory: bool = path == MEMORY
         self._durable = durable
         self._timeout = timeout
         self._idle: deque[sqlite3.Connection] = deque()

@@ -35,18 +35,18 @@ class Mirror:
     )  # fmt: skip
 
     def __init__(self, row: Row, *, contested: int = 0) -> None:
-        self.row = row
-        self.counts = row.counts
+        self.row: Row = row
+        self.counts: bytes = row.counts
         """What every write changes in the row, as it is stored."""
-        self.contested = contested
+        self.contested: int = contested
         """How many more writes must look at the row first, since another process has written."""
-        self.fence = 0
+        self.fence: int = 0
         """The newest deleted generation, while its tombstone stands."""
-        self.until = 0.0
+        self.until: float = 0.0
         """When that tombstone expires, in seconds since the epoch."""
-        self.session = MemorySession(row.generation, row.created)
+        self.session: MemorySession = MemorySession(row.generation, row.created)
         """The contents."""
-        self.tail = Tail(1)
+        self.tail: Tail = Tail(1)
         self.homes: dict[Key, int] = {}
         """The segment that contains each blob and entry."""
         self.ghosts: dict[str, set[int]] = {}

@@ -27,15 +27,15 @@ class Tail:
     __slots__ = ("body", "length", "names", "number", "outdated", "room")
 
     def __init__(self, number: int) -> None:
-        self.number = number
-        self.body = bytearray(FILLING + 2 * OVERFLOW)
+        self.number: int = number
+        self.body: bytearray = bytearray(FILLING + 2 * OVERFLOW)
         """All that stands in the row."""
-        self.length = 0
+        self.length: int = 0
         """How much of it is written."""
         self.names: Names = {}
-        self.outdated = 0
+        self.outdated: int = 0
         """How many blobs in it were replaced."""
-        self.room = SEGMENT
+        self.room: int = SEGMENT
         """How much it holds before it is full."""
 
     def restart(self, number: int) -> None:
