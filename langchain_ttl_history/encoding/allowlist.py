@@ -8,6 +8,7 @@ from enum import Enum
 from inspect import getattr_static
 from typing import Any, TypeAlias
 
+from langchain_ttl_history.encoding.class_names import module_of, same_everywhere
 from langchain_ttl_history.encoding.plain import SCALARS
 from langchain_ttl_history.errors import TypeNotAllowedError, printable
 
@@ -40,17 +41,18 @@ class AllowList:
         """Add classes."""
         for each in types:
             if isinstance(each, type):
-                short = each.__module__, each.__name__
+                module = module_of(each)
+                short = module, each.__name__
                 self._first.setdefault(short, each.__qualname__)
                 # It may have been defined anew, in a notebook for example.
                 self._short.setdefault(short, {})[each.__qualname__] = each
-                self._classes[each.__module__, each.__qualname__] = each
+                self._classes[module, each.__qualname__] = each
             else:
-                self._classes.setdefault(tuple(each), None)
+                self._classes.setdefault(_known(each), None)
 
     def has(self, names: Iterable[TypeName]) -> bool:
         """Whether all of these classes are allowed already."""
-        return all(name in self._safe or name in self._classes for name in map(tuple, names))
+        return all(name in self._safe or name in self._classes for name in map(_known, names))
 
     def allow_all(self, other: AllowList) -> None:
         """Add the classes of another list."""
@@ -67,6 +69,7 @@ class AllowList:
 
     def resolve_short(self, module: str, name: str) -> Any:
         """As `resolve`, for the name that a class has within the one, or the function, that it is defined in."""
+        module = same_everywhere(module)
         named = [*self._short.get((module, name), {}).values()]
         if len(named) > 1:
             raise _refused(
@@ -81,6 +84,7 @@ class AllowList:
         Raises:
             TypeNotAllowedError: It is not on the list.
         """
+        module = same_everywhere(module)
         known = self._classes.get((module, name))
         if known is not None:
             return known
@@ -103,7 +107,7 @@ class AllowList:
             )
         try:
             found = _looked_up(module, name, anywhere=is_named)
-            if not is_named and found.__module__ != module:
+            if not is_named and module_of(found) != module:
                 raise AttributeError(f"{name} is imported into {module}, and not defined there")
         except (ImportError, AttributeError) as error:
             raise _refused(
@@ -131,14 +135,21 @@ class AllowList:
                 pending += getattr(each, "__dict__", {}).values()
 
     def _learn(self, kind: type) -> None:
-        name = kind.__module__, kind.__qualname__
+        module = module_of(kind)
+        name = module, kind.__qualname__
         if self._classes.get(name) is kind:
             return
         # What is stored already by a short name is of the first class that has it.
-        if self._first.setdefault((kind.__module__, kind.__name__), kind.__qualname__) == kind.__qualname__:
+        if self._first.setdefault((module, kind.__name__), kind.__qualname__) == kind.__qualname__:
             self.allow([kind])
         else:
             self._classes[name] = kind
+
+
+def _known(names: TypeName) -> TypeName:
+    """A class's names as it is listed by them."""
+    module, *rest = names
+    return same_everywhere(module), *rest
 
 
 def _looked_up(module: str, name: str, *, anywhere: bool) -> Any:

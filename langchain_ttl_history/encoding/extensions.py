@@ -15,6 +15,7 @@ import ormsgpack
 from langchain_core.messages import BaseMessage
 
 from langchain_ttl_history.encoding.allowlist import AllowList, TypeName
+from langchain_ttl_history.encoding.class_names import module_of
 from langchain_ttl_history.encoding.fidelity import Pairs, spelled
 from langchain_ttl_history.encoding.langgraph_values import SAFE, dumped, revived
 from langchain_ttl_history.encoding.layouts import is_core
@@ -163,7 +164,7 @@ class Extensions:
         parts = taken_apart(value)
         if parts is not None:
             # Spelled out at once: a part could come back as an equal value of another type, unnoticed.
-            return self._ext(OBJECT, [kind.__module__, kind.__qualname__, *map(spelled, parts)])
+            return self._ext(OBJECT, [module_of(kind), kind.__qualname__, *map(spelled, parts)])
         try:
             return ormsgpack.Ext(TYPED, pack(list(dumped(value))))
         except TypeError as error:

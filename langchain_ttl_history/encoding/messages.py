@@ -14,6 +14,7 @@ import ormsgpack
 from langchain_core.messages import BaseMessage
 
 from langchain_ttl_history.encoding.added_fields import absent_from, fill_model
+from langchain_ttl_history.encoding.class_names import module_of
 from langchain_ttl_history.encoding.layouts import (
     BY_CLASS,
     BY_TAG,
@@ -51,7 +52,7 @@ def pack_message(message: BaseMessage, default: Default, spell: Spell | None = N
     record = [
         None,
         -1 if layout is None else layout.tag,
-        [cls.__module__, cls.__qualname__] if layout is None else None,
+        [module_of(cls), cls.__qualname__] if layout is None else None,
         {name: rewrite(value) for name, value in state.items() if name != "id"},
         rewrite(message.__pydantic_extra__ or None),
         rewrite(message.__pydantic_private__ or None),

@@ -1,0 +1,82 @@
+"""What Windows and macOS do otherwise, as far as it can be seen on another system."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+SPAWNED = """
+import dataclasses, multiprocessing, sys
+from langchain_core.messages import HumanMessage
+from langgraph.graph import START, MessagesState, StateGraph
+from langchain_ttl_history import SessionBuffer
+
+@dataclasses.dataclass
+class Note:
+    text: str
+
+class Remark(HumanMessage):
+    pass
+
+class State(MessagesState):
+    notes: list[Note]
+
+def turn(url, name):
+    with SessionBuffer(url, allow_types=[Note, Remark]) as buffer:
+        graph = StateGraph(State).add_node("n", lambda state: {"messages": [Remark(name)]}).add_edge(START, "n")
+        agent, config = graph.compile(checkpointer=buffer.checkpointer()), buffer.config("ada", "s1")
+        held = agent.get_state(config).values.get("notes", [])
+        state = agent.invoke({"messages": [], "notes": [*held, Note(name)]}, config)
+        print(*[f"{type(each).__name__} {each.content}" for each in state["messages"]], *state["notes"], flush=True)
+
+if __name__ == "__main__":
+    turn(sys.argv[1], "here")
+    spawned = multiprocessing.get_context("spawn").Process(target=turn, args=(sys.argv[1], "there"))
+    spawned.start()
+    spawned.join()
+    turn(sys.argv[1], "again")
+"""
+
+
+def test_a_spawned_process_and_its_parent_read_the_types_of_the_main_module_that_the_other_stored(
+    tmp_path: Path,
+) -> None:
+    script = tmp_path / "main.py"
+    script.write_text(SPAWNED, encoding="utf-8")
+    command = [sys.executable, str(script), f"sqlite:///{tmp_path}/s.db"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.stdout.splitlines() == [
+        "Remark here Note(text='here')",
+        "Remark here Remark there Note(text='here') Note(text='there')",
+        "Remark here Remark there Remark again Note(text='here') Note(text='there') Note(text='again')",
+    ], done.stderr
+
+
+WITHOUT_FORK = """
+import os, sys, time
+for name in ("fork", "register_at_fork", "getuid", "geteuid", "getpgid", "setsid"):
+    vars(os).pop(name, None)
+for name in ("clock_gettime", "CLOCK_BOOTTIME", "CLOCK_MONOTONIC"):
+    vars(time).pop(name, None)
+for name in ("fcntl", "resource", "pwd", "grp"):
+    sys.modules[name] = None
+import asyncio
+from langchain_core.messages import HumanMessage
+from langchain_ttl_history import SessionBuffer
+from langchain_ttl_history.storage import redis
+
+async def main(url):
+    async with SessionBuffer(url) as buffer:
+        await buffer.history("ada", "s1").aadd_messages([HumanMessage("hi")])
+        print(len(buffer.history("ada", "s1").messages), await buffer.adelete("ada", "s1"))
+
+for url in ("memory://", "sqlite:///" + sys.argv[1]):
+    asyncio.run(main(url))
+"""
+
+
+def test_a_system_that_cannot_fork_lacks_nothing_the_package_needs(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WITHOUT_FORK, str(tmp_path / "s.db")]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.stdout.split() == ["1", "True", "1", "True"], done.stderr
