@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
+
+import pytest
+
+from langchain_ttl_history.storage import SQLiteStorage
+from langchain_ttl_history.storage.sqlite.opening import open_connection
 
 SPAWNED = """
 import dataclasses, multiprocessing, sys
@@ -80,3 +86,12 @@ def test_a_system_that_cannot_fork_lacks_nothing_the_package_needs(tmp_path: Pat
     command = [sys.executable, "-c", WITHOUT_FORK, str(tmp_path / "s.db")]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.stdout.split() == ["1", "True", "1", "True"], done.stderr
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_on_macos_what_is_synced_is_on_the_disk(tmp_path: Path, *, durable: bool) -> None:
+    # `fsync` of macOS leaves it in the disk's own cache; elsewhere these settings are without effect.
+    SQLiteStorage(tmp_path / "s.db").close()
+    with closing(open_connection(str(tmp_path / "s.db"), durable=durable, timeout=1)) as connection:
+        assert connection.execute("PRAGMA checkpoint_fullfsync").fetchone() == (1,)
+        assert connection.execute("PRAGMA fullfsync").fetchone() == (int(durable),)
