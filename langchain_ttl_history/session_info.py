@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 
 from langchain_ttl_history.display import Portrait, info_card
 from langchain_ttl_history.flow import Flow, Read
@@ -19,6 +19,7 @@ from langchain_ttl_history.views import View, view_of
 
 __all__ = ["SessionInfo", "info", "portrait"]
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 # Later than any clock's time zone can tell is as good as never.
 _LATEST = datetime(9999, 1, 1, tzinfo=timezone.utc).timestamp()
 
@@ -100,4 +101,5 @@ def _info(sessions: Sessions, key: SessionKey, view: View) -> Flow[SessionInfo]:
 
 
 def _time(seconds: float) -> datetime:
-    return datetime.fromtimestamp(min(seconds, _LATEST), timezone.utc)
+    # By `datetime.fromtimestamp`, Windows knows no time after the year 3000.
+    return _EPOCH + timedelta(seconds=min(seconds, _LATEST))

@@ -5,10 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 from contextlib import closing
+from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from langchain_ttl_history import Retention, SessionBuffer, session_info
 from langchain_ttl_history.storage import SQLiteStorage
 from langchain_ttl_history.storage.sqlite.opening import open_connection
 
@@ -95,3 +98,22 @@ def test_on_macos_what_is_synced_is_on_the_disk(tmp_path: Path, *, durable: bool
     with closing(open_connection(str(tmp_path / "s.db"), durable=durable, timeout=1)) as connection:
         assert connection.execute("PRAGMA checkpoint_fullfsync").fetchone() == (1,)
         assert connection.execute("PRAGMA fullfsync").fetchone() == (int(durable),)
+
+
+class DatetimeOfWindows(datetime):
+    """As the C library of Windows has it, which knows no later year."""
+
+    @classmethod
+    def fromtimestamp(cls, timestamp: float, tz: Any = None) -> Any:
+        if timestamp > datetime(3001, 1, 1, tzinfo=timezone.utc).timestamp():
+            raise OSError(22, "Invalid argument")
+        return super().fromtimestamp(timestamp, tz)
+
+
+def test_windows_tells_of_a_session_that_lives_for_thousands_of_years(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_info, "datetime", DatetimeOfWindows)
+    with SessionBuffer(retention=Retention(idle_ttl=3e11)) as buffer:
+        buffer.history("ada", "s1").add_system_message("hi")
+        info = buffer.info("ada", "s1")
+    assert info is not None
+    assert info.expires_at == datetime(9999, 1, 1, tzinfo=timezone.utc)
