@@ -52,7 +52,8 @@ def _sqlite(rest: str) -> Storage:
     if host or not slash or not path or "?" in path:
         # Not shown: it may be a URL of another database, or of a driver that encrypts, with a password.
         raise ConfigurationError(
-            "'sqlite://...' names no file: write sqlite:///relative.db, sqlite:////absolute.db or "
-            "sqlite:///:memory:, without options; SQLiteStorage(path, durable=..., timeout=..., clock=...) takes those"
+            "'sqlite://...' names no file: write sqlite:///relative.db, sqlite:////absolute.db (on Windows "
+            "sqlite:///C:/absolute.db) or sqlite:///:memory:, without options; SQLiteStorage(path, durable=..., "
+            "timeout=..., clock=...) takes those"
         )
     return SQLiteStorage(path)

@@ -6,13 +6,15 @@ import subprocess
 import sys
 from contextlib import closing
 from datetime import datetime, timezone
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
 from langchain_ttl_history import Retention, SessionBuffer, session_info
 from langchain_ttl_history.storage import SQLiteStorage
+from langchain_ttl_history.storage.sqlite import opening
 from langchain_ttl_history.storage.sqlite.opening import open_connection
 
 SPAWNED = """
@@ -89,6 +91,27 @@ def test_a_system_that_cannot_fork_lacks_nothing_the_package_needs(tmp_path: Pat
     command = [sys.executable, "-c", WITHOUT_FORK, str(tmp_path / "s.db")]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.stdout.split() == ["1", "True", "1", "True"], done.stderr
+
+
+def opened_by_windows(uri: str) -> str:
+    """The file that SQLite opens on Windows for a URI, by its own rules: a slash in front of a drive is none."""
+    assert uri.startswith("file:///"), "with a server in it, SQLite refuses a URI"
+    path = unquote(uri.removeprefix("file://"))
+    return str(PureWindowsPath(path[1:] if path[2:3] == ":" else path))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        r"C:\app data\100%25 #1?\sessions.db",
+        r"c:\Users\Zoë\😀.db",
+        r"\\server\share\sessions.db",
+        r"\\?\C:\app\sessions.db",
+    ],
+)
+def test_sqlite_is_given_a_path_of_windows_as_it_reads_one(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    monkeypatch.setattr(opening, "Path", PureWindowsPath)
+    assert opened_by_windows(opening._uri(path)) == path
 
 
 @pytest.mark.parametrize("durable", [True, False])
