@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import ctypes
 import importlib.util
+import os
 import shutil
 import signal
 import socket
@@ -125,7 +126,7 @@ class Server:
         log = (self.folder / "log").open("ab")
         self.process = subprocess.Popen(
             arguments, executable=found[-1], stdout=log, stderr=log, stdin=subprocess.DEVNULL,
-            preexec_fn=_die_with_parent,  # noqa: PLW1509  # calls nothing that a thread could hold
+            preexec_fn=_die_with_parent if os.name == "posix" else None,  # noqa: PLW1509  # calls nothing that a thread could hold
         )  # fmt: skip
         log.close()
         atexit.register(self.stop)

@@ -19,7 +19,7 @@ PAGES = sorted((ROOT / "docs").rglob("*.md"))
 def test_the_python_of_every_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # for the files it makes
     with ExitStack() as servers:
-        if "REDIS_URL" in page.read_text():
+        if "REDIS_URL" in page.read_text("utf-8"):
             monkeypatch.syspath_prepend(ROOT / "examples")
             local_redis = importlib.import_module("local_redis")
             if local_redis.binary() is None:
@@ -34,7 +34,7 @@ def test_no_page_has_code_that_is_not_run(page: Path) -> None:
 
 
 def test_every_page_is_in_the_navigation() -> None:
-    navigation = (ROOT / "mkdocs.yml").read_text()
+    navigation = (ROOT / "mkdocs.yml").read_text("utf-8")
     assert PAGES
     for page in PAGES:
         assert str(page.relative_to(ROOT / "docs")) in navigation
@@ -44,7 +44,7 @@ def test_the_page_on_the_architecture_names_every_module() -> None:
     package = ROOT / "langchain_ttl_history"
     public = {"cli", "testing"}
     modules = {path.stem for path in package.rglob("*.py") if path.parent.name not in public} - {"__init__"}
-    spans = re.findall(r"```.*?```|`.+?`", (ROOT / "docs" / "architecture.md").read_text(), re.DOTALL)
+    spans = re.findall(r"```.*?```|`.+?`", (ROOT / "docs" / "architecture.md").read_text("utf-8"), re.DOTALL)
     named = {word for span in spans for word in re.findall(r"\w+", span)}
     assert len(modules) > 50
     assert modules - named == set()
@@ -64,7 +64,7 @@ def test_the_page_on_the_architecture_names_every_module() -> None:
     ],
 )
 def test_the_page_about_the_seed_says_what_each_capability_became(capability: str) -> None:
-    page = (ROOT / "docs" / "from-the-seed.md").read_text()
+    page = (ROOT / "docs" / "from-the-seed.md").read_text("utf-8")
     assert re.search(rf"^\| `{capability}\b[^|]*\|[^|]*`", page, re.MULTILINE)
 
 

@@ -160,7 +160,7 @@ def test_the_metadata_says_what_a_package_index_asks_for() -> None:
     package = metadata("langchain-ttl-history")
     assert package["License-Expression"] == "MIT"
     assert package["License-File"] == "LICENSE"
-    assert (ROOT / "LICENSE").read_text().startswith("MIT License")
+    assert (ROOT / "LICENSE").read_text("utf-8").startswith("MIT License")
     assert package["Summary"]
     assert package["Requires-Python"] == ">=3.10"
     assert package["Description-Content-Type"] == "text/markdown"
@@ -171,7 +171,7 @@ def test_the_metadata_says_what_a_package_index_asks_for() -> None:
 
 
 def test_the_changelog_knows_the_version() -> None:
-    headings = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    headings = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
     released = [heading for heading in headings if heading != "Unreleased"]
     assert headings[0] in {"Unreleased", version("langchain-ttl-history")}
     assert released[:1] in ([], [version("langchain-ttl-history")])

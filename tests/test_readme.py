@@ -20,7 +20,7 @@ def test_the_readme_shows_what_its_code_prints() -> None:
 
 
 def test_the_readme_is_about_one_screen() -> None:
-    assert len(README.read_text().splitlines()) <= 100
+    assert len(README.read_text("utf-8").splitlines()) <= 100
 
 
 def test_the_readme_needs_about_twenty_lines_of_code() -> None:
@@ -29,13 +29,13 @@ def test_the_readme_needs_about_twenty_lines_of_code() -> None:
 
 
 def test_every_file_the_readme_links_to_exists() -> None:
-    linked = re.findall(r"\]\(([^)#]+)[^)]*\)", README.read_text())
+    linked = re.findall(r"\]\(([^)#]+)[^)]*\)", README.read_text("utf-8"))
     assert len(linked) > 10
     assert [each for each in linked if not (ROOT / each).exists()] == []
 
 
 def test_every_make_target_the_readme_names_exists() -> None:
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named = set(re.findall(r"^make ([a-z]+)", README.read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+    named = set(re.findall(r"^make ([a-z]+)", README.read_text("utf-8"), re.MULTILINE))
     assert named
     assert named <= targets

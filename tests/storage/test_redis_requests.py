@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -172,6 +173,7 @@ async def test_the_async_twins_cost_the_same(storage: RedisStorage, buffer: Sess
             assert sum(stats[f"cmdstat_{name}"]["calls"] for name in COUNTED if f"cmdstat_{name}" in stats) == 1
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 def test_no_two_requests_have_the_same_id_not_even_of_forked_processes() -> None:
     ids = [request_id() for _ in range(1_000)]
     assert {len(id) for id in ids} == {8}

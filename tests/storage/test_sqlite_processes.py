@@ -33,6 +33,7 @@ KILLS = int(os.environ.get("TEST_KILLS", "25"))
 PATIENCE = 120.0
 
 spawning = multiprocessing.get_context("spawn")
+as_root = pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="only root can become another user")
 
 
 def at_once(work: Callable[..., None], *arguments: Any, workers: int = 4) -> None:
@@ -181,6 +182,7 @@ for line in sys.stdin:
         parent.stdin.close()
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 def test_a_writer_killed_at_any_moment_leaves_every_acknowledged_write_and_no_half_one(
     killed: Callable[[float], int], tmp_path: Path
 ) -> None:
@@ -244,7 +246,7 @@ except StorageError as error:
 """
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+@as_root
 def test_a_file_that_may_only_be_read_is_an_error_and_stays_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "s.db"
     with SessionBuffer(f"sqlite:///{path}") as buffer:
@@ -270,7 +272,7 @@ except StorageError as error:
 """
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+@as_root
 @pytest.mark.parametrize(
     ("folder", "file"), [(0o755, None), (0o777, 0o600), (0o755, 0o644)], ids=["no file", "unreadable", "read-only"]
 )

@@ -194,6 +194,7 @@ async def test_a_cancelled_write_is_whole_or_not_there(opens: Opens) -> None:
     assert (entries[-1].position, len(entries)) == (found.position, len(said(storage)))
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 def test_a_fork_uses_connections_of_its_own(opens: Opens) -> None:
     storage = opens()
     storage.write(KEY, saying("parent"))
