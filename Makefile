@@ -1,4 +1,5 @@
-# Needs Python >= 3.10 and make; the rest goes into .venv. Another Python: make PYTHON=python3.12 test
+# Needs Python >= 3.10, make and a POSIX shell (on Windows that of WSL); the rest goes into .venv.
+# Another Python: make PYTHON=python3.12 test
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip install --quiet --constraint constraints.txt
 

@@ -15,7 +15,7 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name not in {"typer", "rich"}:
             raise
-        sys.exit("ttl-history needs an extra: pip install 'langchain-ttl-history[cli]'")
+        sys.exit('ttl-history needs an extra: pip install "langchain-ttl-history[cli]"')
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             # What the terminal has no letter for is spelled out.

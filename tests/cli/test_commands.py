@@ -388,7 +388,7 @@ def test_without_the_extra_the_command_says_what_to_install() -> None:
     program = "import sys; sys.modules['typer'] = None; from langchain_ttl_history.cli import main; main()"
     done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
     assert done.returncode == 1
-    assert "langchain-ttl-history[cli]" in done.stderr
+    assert 'pip install "langchain-ttl-history[cli]"' in done.stderr
 
 
 def steady(text: str) -> str:

@@ -342,7 +342,7 @@ except ConfigurationError as error:
     print(error)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert f"langchain-ttl-history[{scheme}]" in done.stdout
+    assert f'pip install "langchain-ttl-history[{scheme}]"' in done.stdout
 
 
 def test_the_storages_name_it() -> None:

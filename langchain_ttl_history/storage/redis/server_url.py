@@ -80,7 +80,8 @@ class ServerURL:
             import_module(self.library)
         except ImportError as error:
             raise ConfigurationError(
-                f"{name}:// needs the package {self.library!r}: pip install 'langchain-ttl-history[{self.library}]'"
+                # Between these quotes it works in every shell, that of Windows included.
+                f'{name}:// needs the package {self.library!r}: pip install "langchain-ttl-history[{self.library}]"'
             ) from error
         self._parts = self._split()
         own = getattr(exceptions_of(self.library), f"{class_prefix(self.library)}Error")
