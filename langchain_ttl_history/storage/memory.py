@@ -96,7 +96,7 @@ class MemoryStorage(OfThisProcess):
             now = self._clock()
             self._free_expired(now, _FREED_PER_WRITE)
             session = self._live(key, now, change.lease)
-            refused = refusal(session, change, self._fence(key, now) if self._tombstones else 0)
+            refused = refusal(session, change, self._fence(key, now))
             if refused is not None:
                 return refused
             is_new = session is None

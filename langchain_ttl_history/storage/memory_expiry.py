@@ -40,7 +40,6 @@ class ExpiryQueue:
 
     def remove(self, session: MemorySession) -> None:
         """Forget a session that is going."""
-        session.queued_until = None
         self._keys.pop(session.generation, None)
 
     def first_expired(self, now: float) -> SessionKey | None:

@@ -161,6 +161,15 @@ class Contents(Cases):
             outcome = await self.write(blobs=blobs, append=append)
             assert (outcome.status, outcome.missing) == (Status.MISSING, frozenset({"m3"}))
 
+    async def test_references_are_missed_though_as_many_others_were_found(self) -> None:
+        names = tuple(f"m{number}" for number in range(20))
+        await self.write(blobs={name: Blob(b"1") for name in names})
+        assert (await self.write(blobs={"c": Blob(b"", names)})).status is Status.STORED
+        for refs in (("gone", *names[1:]), (*names[:-1], "gone"), (*names, "gone")):
+            for change in ({"blobs": {"d": Blob(b"", refs)}}, {"append": [("l", b"", refs)]}):
+                outcome = await self.write(**change)
+                assert (outcome.status, outcome.missing) == (Status.MISSING, frozenset({"gone"}))
+
     async def test_a_blob_lives_until_it_is_dropped_whether_or_not_anything_refers_to_it(self) -> None:
         await self.write(blobs={"m": Blob(b"1"), "c": Blob(b"", ("m",))})
         await self.write(drop=["c"])

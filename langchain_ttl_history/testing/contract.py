@@ -33,6 +33,14 @@ class StorageContract(Contents, Lives):
         assert await self.listed("ada") == [OTHERS[0], KEY]
         assert await self.listed("nobody") == []
 
+    async def test_a_use_counts_in_the_order_though_it_cannot_put_off_the_end(self) -> None:
+        lease = Lease(IDLE, IDLE)
+        for key in (KEY, *OTHERS):
+            await self.write(key, lease=lease)
+            self.clock.advance(IDLE / 5)
+        await self.read(lease=lease)
+        assert await self.listed() == [*OTHERS, KEY]
+
     async def test_usage_counts_and_a_sweep_frees_what_expired(self) -> None:
         await self.write(lease=Lease(None, None), blobs={"b": Blob(b"123")})
         for key in OTHERS:

@@ -38,6 +38,45 @@ class Lives(Cases):
         assert (await self.write(append=[("l", b"2", ())])).status is Status.STORED
         assert [entry.payload for entry in (await self.read("l")).lists["l"]] == [b"2"]
 
+    async def test_what_expired_is_listed_no_more_though_nobody_looked_at_it(self) -> None:
+        await self.write()
+        for key in OTHERS:
+            await self.write(key, lease=Lease(None, None))
+        self.clock.now = (await self.read()).expires_at or 0.0
+        assert sorted(await self.listed()) == sorted(OTHERS)
+        assert await self.listed("ada") == [OTHERS[0]]
+
+    async def test_a_read_under_a_shorter_lease_brings_the_end_nearer(self) -> None:
+        for lease in (Lease(None, None), Lease(10 * IDLE, None), Lease(1.5 * IDLE, None)):
+            await self.write(lease=lease)
+            ends = (await self.read(lease=LEASE)).expires_at or 0.0
+            assert self.clock.now + IDLE <= ends <= self.clock.now + IDLE * (1 + self.lateness)
+            self.clock.advance(2 * IDLE)
+            held = (await self.call("usage")).sessions
+            assert await self.call("sweep") == held
+            assert (await self.call("usage")).sessions == 0
+
+    async def test_each_use_counts_at_whatever_pace_reads_and_writes_come(self) -> None:
+        await self.write()
+        for seconds in (9.0, 6.0, 1.0, 10.0, 9.5, 0.5, 11.0, 9.0, 9.0):
+            for use in (self.write, self.read):
+                self.clock.advance(seconds)
+                await use(lease=LEASE)
+                ends = (await self.read()).expires_at or 0.0
+                assert self.clock.now + IDLE <= ends <= self.clock.now + IDLE * (1 + self.lateness)
+
+    async def test_a_sweep_frees_what_expired_however_its_end_moved_before(self) -> None:
+        for lease in (Lease(10 * IDLE, None), Lease(None, None)):
+            await self.write()
+            await self.read(lease=lease)
+            self.clock.advance(2 * IDLE)
+            assert await self.call("sweep") == 0
+            await self.read(lease=LEASE)
+            self.clock.advance(2 * IDLE)
+            held = (await self.call("usage")).sessions
+            assert await self.call("sweep") == held
+            assert (await self.call("usage")).sessions == 0
+
     async def test_only_writes_and_reads_with_a_lease_prolong_a_life(self) -> None:
         await self.write()
         created = self.clock.now
@@ -63,6 +102,15 @@ class Lives(Cases):
         assert (await self.read()).expires_at == self.clock.now + 60
         self.clock.advance(60)
         await self.expect_absent()
+
+    async def test_max_age_ends_a_session_before_its_idle_time_is_over(self) -> None:
+        lease = Lease(IDLE, 150.0)
+        await self.write(lease=lease)
+        end = self.clock.now + 150
+        self.clock.advance(90)
+        for use in (self.write, self.read):
+            await use(lease=lease)
+            assert (await self.read()).expires_at == end
 
     async def test_a_session_without_bounds_never_expires(self) -> None:
         await self.write(lease=Lease(None, None))

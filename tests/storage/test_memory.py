@@ -102,6 +102,16 @@ def test_references_count_until_they_go(clock: Clock) -> None:
     assert storage.usage().bytes == before + blob + 8_000 - 8
     storage.write(key(0), Change(LEASE, drop=["c"], trim={"l": frozenset({2})}))
     assert storage.usage().bytes == before
+    storage.write(key(0), Change(LEASE, place=[("new", Entry(20, b"", refs))]))
+    storage.write(key(0), Change(LEASE, drop=["new"]))
+    assert storage.usage().bytes == before
+
+
+def test_without_bounds_nobody_is_evicted(clock: Clock) -> None:
+    storage = MemoryStorage(max_sessions=None, max_bytes=None, clock=clock)
+    for number in range(3):
+        storage.write(key(number), holding())
+    assert numbers(storage) == [0, 1, 2]
 
 
 def test_what_fits_exactly_is_kept(clock: Clock) -> None:
@@ -203,6 +213,16 @@ def test_nobody_is_evicted_while_what_expired_holds_the_room(clock: Clock) -> No
     assert numbers(storage) == [1, 5, 6, 7, 8]
 
 
+def test_nobody_is_evicted_for_bytes_while_what_expired_holds_them(clock: Clock) -> None:
+    storage = MemoryStorage(max_bytes=10_000, clock=clock)
+    storage.write(key(0), idle(None))
+    for number in range(1, 5):
+        storage.write(key(number), holding(1_900))
+    clock.advance(1_000)
+    storage.write(key(5), holding(7_000))
+    assert numbers(storage) == [0, 5]
+
+
 def test_what_expired_is_freed_behind_what_lives_on(clock: Clock) -> None:
     storage = MemoryStorage(clock=clock)
     storage.write(key(0), idle(None))
@@ -262,6 +282,33 @@ def test_the_queue_of_what_expires_stays_as_short_as_the_sessions_are_many(clock
         storage.write(key(number), idle(1_000.0))
         storage.write(key(number), idle(500.0))
     assert len(storage._expiry._heap) <= 300
+
+
+def test_a_use_that_puts_off_the_end_leaves_the_queue_as_it_is(clock: Clock) -> None:
+    storage = MemoryStorage(clock=clock)
+    for _ in range(10):
+        storage.write(key(0), idle(500.0))
+        clock.advance(1)
+    assert len(storage._expiry._heap) == 1
+
+
+def test_what_expires_is_found_in_a_queue_that_was_made_anew(clock: Clock) -> None:
+    storage = MemoryStorage(clock=clock)
+    lives = [idle(seconds) for seconds in (None, 900.0, 200.0, 800.0, 300.0, 600.0, 100.0, 700.0)]
+    for number, life in enumerate(lives):
+        storage.write(key(number), life)
+    storage.write(key(1), idle(1_000.0))
+    before = storage._expiry._heap
+    for seconds in range(200, 100, -1):
+        storage.write(key(2), idle(seconds))
+    assert storage._expiry._heap is not before
+    # Sooner than it would have been when the queue was made anew, and later than when it was put in at first.
+    storage.write(key(1), idle(950.0))
+    for seconds, left in ((100, [0, 3, 4, 5, 7, 2, 1]), (300, [0, 3, 5, 7, 1]), (949, [0, 1]), (950, [0])):
+        clock.now = 1_700_000_000.0 + seconds
+        storage.sweep()
+        assert numbers(storage) == left
+        assert storage.usage().sessions == len(left)
 
 
 def test_nothing_is_left_of_what_was_deleted_but_a_digest(clock: Clock) -> None:
