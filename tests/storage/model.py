@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import MemoryStorage
@@ -21,14 +21,19 @@ KEYS = [SessionKey("ada", "s1"), SessionKey("ada", "s2"), SessionKey("bob", "s1"
 BLOBS = ("m1", "m2", "v1", "c1")
 LISTS = ("log", "w1")
 
-keys = st.sampled_from(KEYS)
+# Mostly one, so that much happens to it.
+keys = st.sampled_from([KEYS[0], KEYS[0], *KEYS])
 payloads = st.binary(max_size=6)
 times = st.sampled_from([None, 10.0, 25.0, 60.0])
 leases = st.builds(Lease, times, st.sampled_from([None, None, 40.0, 100.0]))
 refs = st.lists(st.sampled_from(BLOBS), max_size=2).map(tuple)
-blobs = st.builds(
-    Blob, payloads, refs, st.integers(0, 8), st.lists(st.sampled_from(BLOBS + LISTS), max_size=2).map(tuple)
-)
+# Which of a session's positions, oldest first; see `Model.at`.
+places = st.integers(0, 8)
+blobs = st.builds(Blob, payloads, refs, places, st.lists(st.sampled_from(BLOBS + LISTS), max_size=2).map(tuple))
+blobs_by_name = st.dictionaries(st.sampled_from(BLOBS), blobs, max_size=3)
+appended = st.lists(st.tuples(st.sampled_from(LISTS), payloads, refs), max_size=3)
+dropped = st.lists(st.sampled_from(BLOBS + LISTS), max_size=2)
+trimmed = st.dictionaries(st.sampled_from(LISTS), st.frozensets(places, max_size=3), max_size=1)
 
 
 @dataclass
@@ -91,6 +96,16 @@ def reached(session: Session, start: set[str], follow: tuple[str, ...]) -> set[s
         names = found
 
 
+def anything(model: Model) -> bool:
+    """Whether there is or was a session, so that every run begins with a write."""
+    return bool(model.sessions or model.fences)
+
+
+def anybody(model: Model) -> bool:
+    """Whether a session is live."""
+    return any(map(model.live, KEYS))
+
+
 class Model(RuleBasedStateMachine):
     """Every verb, in any order, at any time."""
 
@@ -146,9 +161,10 @@ class Model(RuleBasedStateMachine):
         )
         session.ends = ends
 
-    def live(self, key: SessionKey) -> Session | None:
+    def live(self, key: SessionKey, lease: Lease | None = None) -> Session | None:
+        """The session, if it has not ended, nor is older than this lease lets it get."""
         session = self.sessions.get(key)
-        if session is None:
+        if session is None or (lease is not None and lease.is_past_max_age(session.created, self.clock.now)):
             return None
         return session if self.clock.now < (session.deadline if session.ends is None else session.ends) else None
 
@@ -156,10 +172,12 @@ class Model(RuleBasedStateMachine):
         fence, until = self.fences.get(key, (0, 0.0))
         return fence if self.clock.now < until else 0
 
-    @rule(seconds=st.sampled_from([0.25, 1.0, 9.75, 10.0, 25.0, 61.0]))
+    @precondition(anything)
+    @rule(seconds=st.sampled_from([0.25, 0.25, 1.0, 1.0, 9.75, 10.0, 25.0, 61.0]))
     def time_passes(self, seconds: float) -> None:
         self.clock.advance(seconds)
 
+    @precondition(anything)
     @rule(
         key=keys,
         names=st.lists(st.sampled_from(BLOBS + LISTS + ("gone",)), max_size=3),
@@ -171,7 +189,8 @@ class Model(RuleBasedStateMachine):
     )
     def read(self, key: SessionKey, names: Any, follow: Any, mark: Any, lease: Any, outline: bool, over: Any) -> None:
         found = self.call("read", key, Query(tuple(names), follow, None if outline else mark, lease, outline, over))
-        session = self.live(key)
+        session = self.live(key, lease)
+        self.look_at_what_is_too_old(key, lease)
         if session is not None and not outline:
             weights = {name: sum(1 + len(entry.refs) for entry in session.list(name)) for name in over}
             outline = any(weights[name] > most for name, most in over.items())
@@ -207,24 +226,23 @@ class Model(RuleBasedStateMachine):
     @rule(
         key=keys,
         lease=leases,
-        blobs=st.dictionaries(st.sampled_from(BLOBS), blobs, max_size=3),
-        append=st.lists(st.tuples(st.sampled_from(LISTS), payloads, refs), max_size=3),
-        place=st.lists(
-            st.tuples(st.sampled_from(LISTS), st.builds(Entry, st.integers(1, 9), payloads, refs)), max_size=2
-        ),
-        drop=st.lists(st.sampled_from(BLOBS + LISTS), max_size=2),
-        trim=st.dictionaries(st.sampled_from(LISTS), st.frozensets(st.integers(1, 9), max_size=3), max_size=1),
+        blobs=blobs_by_name,
+        append=appended,
+        place=st.lists(st.tuples(st.sampled_from(LISTS), st.builds(Entry, places, payloads, refs)), max_size=2),
+        drop=dropped,
+        trim=trimmed,
         own=st.sampled_from([KEEP, KEEP, KEEP, None, 5.0, 30.0]),
-        upkeep=st.booleans(),
-        expects=st.sampled_from(["", "", "", "new", "position", "generation", "wrong position", "wrong generation"]),
-        guarded=st.sampled_from(["", "", "generation", "old", "needs"]),
+        upkeep=st.sampled_from([False, False, False, True]),
+        expects=st.sampled_from([*[""] * 6, "new", "position", "generation", "wrong position", "wrong generation"]),
+        guarded=st.sampled_from(["", "", "generation", "generation", "old", "needs"]),
+        sound=st.sampled_from([True, True, True, True, False]),
         pick=st.integers(0, 1_000),
     )
     def write(
         self, key: Any, lease: Any, blobs: Any, append: Any, place: Any, drop: Any, trim: Any, own: Any,
-        upkeep: Any, expects: Any, guarded: Any, pick: int,
+        upkeep: Any, expects: Any, guarded: Any, sound: bool, pick: int,
     ) -> None:  # fmt: skip
-        session = self.live(key)
+        session = self.live(key, lease)
         old = self.generations[pick % len(self.generations)]
         here = (session.position, session.generation) if session else (None, None)
         change = Change(
@@ -236,11 +254,66 @@ class Model(RuleBasedStateMachine):
         if guarded:
             by_generation = here[1] if guarded == "generation" else old
             change.guard = Guard(needs=BLOBS[pick % 4]) if guarded == "needs" else Guard(by_generation)
+        self.change(key, change, sound=sound)
+
+    # What programs do most, and most often with success; of writes of every kind too many are refused.
+
+    @rule(key=keys, idle=times, blobs=blobs_by_name, append=appended)
+    def add(self, key: Any, idle: Any, blobs: Any, append: Any) -> None:
+        session = self.live(key)
+        guard = Guard(session.generation if session else None)
+        self.change(key, Change(Lease(idle, None), guard, blobs, append), sound=True)
+
+    @precondition(anybody)
+    @rule(key=keys, drop=dropped, trim=trimmed, where_it_is=st.booleans())
+    def free(self, key: Any, drop: Any, trim: Any, where_it_is: bool) -> None:
+        session = self.live(key)
+        lease = session.lease if session else Lease(60.0, None)
+        position = session.position if session and where_it_is else None
+        change = Change(lease, drop=drop, trim=trim, upkeep=where_it_is, at_position=position)
+        self.change(key, change, sound=True)
+
+    def look_at_what_is_too_old(self, key: SessionKey, lease: Lease | None) -> None:
+        """A use under a lease that a session is too old for may end it, or leave it to those who allow more."""
+        if self.live(key) is not self.live(key, lease) and not self.call("read", key, Query()).generation:
+            del self.sessions[key]
+
+    @staticmethod
+    def at(session: Session | None, place: int) -> int:
+        """One of the positions of a session's entries, or one further on."""
+        positions = sorted({entry.position for _, entry in session.entries}) if session else []
+        if place < len(positions):
+            return positions[place]
+        return (session.position if session else 0) + place - len(positions) + 1
+
+    def change(self, key: SessionKey, change: Change, *, sound: bool) -> None:
+        """Write a change whose positions are still places, and compare what becomes of it.
+
+        A sound one refers to nothing that is missing.
+        """
+        session = self.live(key, change.lease)
+        stored = {*change.blobs, *(session.blobs if session else ())}
+
+        def settled(refs: tuple[str, ...]) -> tuple[str, ...]:
+            return tuple(ref for ref in refs if ref in stored or not sound)
+
+        change.blobs = {
+            name: blob._replace(refs=settled(blob.refs), mark=blob.mark and self.at(session, blob.mark - 1))
+            for name, blob in change.blobs.items()
+        }
+        change.append = [(name, payload, settled(refs)) for name, payload, refs in change.append]
+        change.place = [
+            (name, Entry(self.at(session, entry.position), entry.payload, settled(entry.refs)))
+            for name, entry in change.place
+        ]
+        change.trim = {name: frozenset(self.at(session, each) for each in some) for name, some in change.trim.items()}
         outcome = self.call("write", key, change)
         assert outcome.status is self.status(key, change, session), change
         if outcome.status is Status.STORED:
             self.store(key, change, session, outcome)
-        elif outcome.status is Status.MISSING:
+            return
+        self.look_at_what_is_too_old(key, change.lease)
+        if outcome.status is Status.MISSING:
             assert outcome.missing == self.missing(change, session)
 
     def missing(self, change: Change, session: Session | None) -> set[str]:
@@ -267,7 +340,8 @@ class Model(RuleBasedStateMachine):
 
     def store(self, key: SessionKey, change: Change, session: Session | None, outcome: Outcome) -> None:
         now = self.clock.now
-        before = session.idle if session else None
+        # Of the idle time until now a storage may know no more than the lease of this write.
+        before = max(session.idle or 0.0, change.lease.idle_ttl or 0.0) if session else None
         if session is None:
             self.check_generation(outcome.generation, self.fence(key))
             session = self.sessions[key] = Session(outcome.generation, now, now, change.lease)
@@ -302,6 +376,7 @@ class Model(RuleBasedStateMachine):
         assert outcome.weights.items() <= weights.items()
 
     # All tombstones of a buffer stand equally long, so the newest of a session and its user's stands longest.
+    @precondition(anybody)
     @rule(key=keys, whole=st.booleans(), standing=st.just(30.0))
     def delete(self, key: SessionKey, whole: bool, standing: float) -> None:
         affected = [each for each in KEYS if each.user_id == key.user_id] if whole else [key]
@@ -317,14 +392,17 @@ class Model(RuleBasedStateMachine):
             self.newest = max(self.newest, fence)
             self.sessions.pop(each, None)
 
-    @rule()
+    @precondition(anything)
+    @rule(look=st.sampled_from(["sweep", "list", "change"]))
+    def look(self, look: str) -> None:
+        {"sweep": self.sweep, "list": self.list_sessions, "change": self.change_what_was_read}[look]()
+
     def sweep(self) -> None:
         before = self.call("usage").sessions
         freed = self.call("sweep")
         live = [key for key in KEYS if self.live(key)]
         assert (freed, self.call("usage").sessions) == (before - len(live), len(live))
 
-    @rule()
     def list_sessions(self) -> None:
         live = sorted((self.sessions[key].used, key) for key in KEYS if self.live(key))
         for user in (None, "ada", "bob", "nobody"):
@@ -334,8 +412,7 @@ class Model(RuleBasedStateMachine):
             used = [self.sessions[key].used for key in listed]
             assert self.lateness or used == sorted(used)
 
-    @rule()
-    def what_a_reader_changes_is_not_stored(self) -> None:
+    def change_what_was_read(self) -> None:
         for key in KEYS:
             found = self.call("read", key, Query(outline=True))
             same = copy.deepcopy(found)

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 from hypothesis import settings
-from hypothesis.stateful import invariant, rule
+from hypothesis.stateful import invariant, precondition, rule
 
 from langchain_ttl_history.storage import MemoryStorage, SQLiteStorage
 from langchain_ttl_history.storage.base import Storage
@@ -15,7 +15,7 @@ from langchain_ttl_history.storage.sqlite import appends, changes, mirror, tail
 from langchain_ttl_history.storage.sqlite import mirrored_sessions as verbs
 from langchain_ttl_history.storage.types import Query
 from tests.shared.sqlite_cases import open_sqlite, path_of, remembered
-from tests.storage.model import Model, Session
+from tests.storage.model import Model, Session, anybody
 
 
 def assert_references_counted(session: MemorySession) -> None:
@@ -72,6 +72,7 @@ class SQLiteSmallModel(SQLiteModel):
         super().teardown()
         self.patches.undo()
 
+    @precondition(anybody)
     @rule()
     def what_is_remembered_is_what_is_stored(self) -> None:
         for storage in self.workers:
