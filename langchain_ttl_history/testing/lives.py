@@ -45,6 +45,8 @@ class Lives(Cases):
         self.clock.now = (await self.read()).expires_at or 0.0
         assert sorted(await self.listed()) == sorted(OTHERS)
         assert await self.listed("ada") == [OTHERS[0]]
+        await self.call("sweep")
+        assert (await self.call("usage")).sessions == len(OTHERS)
 
     async def test_a_read_under_a_shorter_lease_brings_the_end_nearer(self) -> None:
         for lease in (Lease(None, None), Lease(10 * IDLE, None), Lease(1.5 * IDLE, None)):
@@ -191,10 +193,11 @@ class Lives(Cases):
         assert await self.listed() == [SessionKey("bob", "s1")]
 
     async def test_what_expired_or_never_was_is_no_session_but_its_deletion_counts(self) -> None:
-        old = (await self.write()).generation
-        self.clock.advance(2 * IDLE)
-        assert await self.call("delete", *KEY, 60.0) == 0
-        assert (await self.write(guard=Guard(old))).status is Status.DELETED
+        for session_id in (KEY.session_id, None):
+            old = (await self.write()).generation
+            self.clock.now = (await self.read()).expires_at or 0.0
+            assert await self.call("delete", KEY.user_id, session_id, 60.0) == 0
+            assert (await self.write(guard=Guard(old))).status is Status.DELETED
 
     async def test_a_users_sessions_are_deleted_together_and_nobody_elses(self) -> None:
         for key in (KEY, *OTHERS):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import SQLiteStorage
@@ -37,6 +38,15 @@ class TestSQLite(StorageContract):
 
 class TestSQLiteAsync(TestSQLite):
     asynchronous = True
+
+
+class TestSQLiteWithoutMemory(TestSQLite):
+    """Each verb is another worker's, who remembers nothing: all that it knows stands in the file."""
+
+    async def call(self, verb: str, *arguments: Any, of: Storage | None = None) -> Any:
+        self.storage.close()
+        self.storage = SQLiteStorage(Path(self.folder.name) / "s.db", clock=self.clock)
+        return await super().call(verb, *arguments, of=of)
 
 
 class TestSQLiteInMemory(StorageContract):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.sqlite import freeing
+from langchain_ttl_history.storage.sqlite.row import Row
 from langchain_ttl_history.storage.types import Blob, Change, Lease, Query, Status
 from langchain_ttl_history.testing import Clock
 from tests.shared.one_session import KEY, LEASE
@@ -60,6 +62,37 @@ def test_a_shorter_idle_time_of_its_own_forgets_no_read(opens: Opens, clock: Clo
     storage.write(KEY, Change(LEASE, idle_ttl=5.0, upkeep=True))
     clock.advance(4.9)
     assert storage.read(KEY, Query()).generation
+
+
+@pytest.mark.parametrize("max_age", [None, 1_000.0])
+def test_without_an_idle_time_a_use_moves_a_session_once_a_minute(max_age: float | None) -> None:
+    row, lease = Row.new(1, 0.0), Lease(None, max_age)
+    assert row.use(0.0, lease) is (max_age is not None)
+    assert [row.is_due(now, lease) for now in (0.0, 0.25)] == [False, True]
+    assert [row.use(now, lease) for now in (0.25, 60.0, 60.25, 120.0)] == [False, False, True, False]
+
+
+def test_tombstones_are_freed_when_they_end(opens: Opens, clock: Clock) -> None:
+    storage = opens()
+
+    def standing() -> int:
+        with lent(storage) as connection:
+            (count,) = connection.execute("SELECT count(*) FROM tombstones").fetchone()
+        return int(count)
+
+    frees: list[Callable[[], object]] = [
+        storage.sweep,
+        lambda: storage.write(SessionKey("ada", f"at {clock.now}"), Change(LEASE)),
+        lambda: storage.delete("bob", "s1", 0.0),
+    ]
+    for free in frees:
+        storage.delete("ada", None, 60.0)
+        clock.advance(59)
+        free()
+        assert standing() >= 1
+        clock.advance(1)
+        free()
+        assert standing() == 0, free
 
 
 def test_writes_free_what_expired_and_the_file_stays_small(opens: Opens, clock: Clock, tmp_path: Path) -> None:

@@ -154,10 +154,7 @@ class _Plan:
         mirror, session, affected, tail = self.mirror, self.mirror.session, self.affected, self.mirror.tail
         # Not counted: a backup may be brought back, and go on with as many.
         mirror.row.epoch = randbits(32)
-        for name in [name for name, ghosts in mirror.ghosts.items() if not ghosts.isdisjoint(affected)]:
-            mirror.ghosts[name] -= affected
-            if not mirror.ghosts[name]:
-                del mirror.ghosts[name]
+        mirror.ghosts = {name: left for name, ghosts in mirror.ghosts.items() if (left := ghosts - affected)}
         # What fills the affected segments, and what has to go to the tail.
         named: list[Named] = []
         listed: list[Listed] = []
@@ -198,7 +195,7 @@ class _Plan:
             while parts:
                 pack = encode(names, *parts[0])
                 most = most or room(len(pack))
-                if body and len(body) + len(pack) > most:
+                if len(body) + len(pack) > most:
                     break
                 body += pack
                 self._settle(number, *parts.popleft())

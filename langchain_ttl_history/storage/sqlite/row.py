@@ -72,8 +72,6 @@ class Row:
         counts: builtins.bytes,
     ) -> Row:
         """A row as it was stored."""
-        if len(counts) != _COUNTS.size:
-            raise CorruptRecordError("a session's row is cut off")
         row = cls(generation, created, renewed, deadline, idle, *_COUNTS.unpack(counts))
         if not (
             0.0 <= created < inf and 0.0 <= renewed < inf and 0.0 <= row.used < inf
