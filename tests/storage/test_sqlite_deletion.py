@@ -11,10 +11,11 @@ import pytest
 
 from langchain_ttl_history.errors import StorageError
 from langchain_ttl_history.keys import SessionKey
+from langchain_ttl_history.storage import SQLiteStorage
 from langchain_ttl_history.storage.sqlite.transactions import Transactions
 from langchain_ttl_history.storage.types import Blob, Change, Status
 from tests.shared.one_session import KEY, LEASE
-from tests.shared.sqlite_cases import Opens, said, saying, traces
+from tests.shared.sqlite_cases import Opens, lent, said, saying, traces
 
 
 @pytest.mark.parametrize("how", ["one", "user"])
@@ -47,6 +48,13 @@ def reading(folder: Path) -> sqlite3.Connection:
     return reader
 
 
+def unwiped(storage: SQLiteStorage) -> int:
+    """The deletion that is still to be wiped."""
+    with lent(storage) as connection:
+        (fence,) = connection.execute("SELECT unwiped FROM state").fetchone()
+    return int(fence)
+
+
 def test_what_a_reader_keeps_from_being_wiped_the_next_write_of_any_worker_wipes(opens: Opens, tmp_path: Path) -> None:
     storage = opens()
     storage.write(KEY, saying("SECRET"))
@@ -56,6 +64,7 @@ def test_what_a_reader_keeps_from_being_wiped_the_next_write_of_any_worker_wipes
         reader.execute("COMMIT")
         opens().write(SessionKey("bob", "s2"), saying("hello"))
         assert traces(tmp_path, b"SECRET") == {}
+        assert unwiped(storage) == 0
 
 
 def test_what_a_reader_keeps_from_being_wiped_a_sweep_wipes(opens: Opens, tmp_path: Path) -> None:
@@ -67,6 +76,7 @@ def test_what_a_reader_keeps_from_being_wiped_a_sweep_wipes(opens: Opens, tmp_pa
         reader.execute("COMMIT")
         storage.sweep()
         assert traces(tmp_path, b"SECRET") == {}
+        assert unwiped(storage) == 0
 
 
 def test_a_write_that_is_stored_does_not_fail_because_it_could_not_finish_a_deletion(

@@ -186,6 +186,23 @@ def test_what_is_dropped_trimmed_or_replaced_is_in_no_file_after_a_sweep(opens: 
     assert outline(opens()) == outline(storage)
 
 
+def test_what_was_set_anew_leaves_nothing_of_what_it_was(opens: Opens, tmp_path: Path) -> None:
+    storage = opens()
+    write(storage, blobs={"m": Blob(b"SECRET"), "n": Blob(b"kept")})
+    write(storage, blobs={"m": Blob(b"other")})
+    storage.sweep()
+    assert set(traces(tmp_path, b"SECRET", b"kept", b"other")) == {b"kept", b"other"}
+
+
+def test_a_full_segment_is_closed_by_any_write(opens: Opens) -> None:
+    storage = opens()
+    for number in range(8):
+        write(storage, append=[("log", bytes(SEGMENT // 3 - 100), ())], idle_ttl=float(number + 1))
+    with lent(storage) as connection:
+        (longest,) = connection.execute("SELECT max(length(tail)) FROM sessions").fetchone()
+    assert longest < 2 * SEGMENT
+
+
 def test_a_session_at_its_caps_keeps_its_size_in_the_file(opens: Opens) -> None:
     storage = opens()
     sizes = []
