@@ -105,4 +105,4 @@ class TestSQLiteAgainstAModel(SQLiteModel.TestCase):
 
 
 class TestSQLiteInSmallAgainstAModel(SQLiteSmallModel.TestCase):
-    settings = settings(max_examples=60, stateful_step_count=40)
+    settings = settings(max_examples=35, stateful_step_count=40)

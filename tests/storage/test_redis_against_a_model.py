@@ -65,4 +65,4 @@ class RedisModel(Model):
 
 
 class TestRedisAgainstAModel(RedisModel.TestCase):
-    settings = settings(max_examples=40, stateful_step_count=40)
+    settings = settings(max_examples=25, stateful_step_count=40)
