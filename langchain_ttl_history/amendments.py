@@ -44,7 +44,7 @@ def with_removals_named(deltas: Sequence[Delta], head: Sequence[BodyName], seen:
             delta = delta._replace(removed=(*delta.removed, *gone))
         for key in delta.removed:
             there.pop(key, None)
-        there.update(dict.fromkeys(map(key_of, delta.added)))
+        there.update(dict.fromkeys(delta.added_keys))
         spelled.append(delta)
     return spelled
 
@@ -69,7 +69,7 @@ def done_with(keys: frozenset[MessageKey], deltas: Iterable[Delta], seen: Seen) 
     for delta in unseen(deltas, seen):
         # A message that is added after it was removed counts as another one.
         anew.update(delta.removed)
-        edits += [(delta.position, key) for key in map(key_of, delta.added) if key in keys and key not in anew]
+        edits += [(delta.position, key) for key in delta.added_keys if key in keys and key not in anew]
     return seen._replace(edits=(*seen.edits, *edits))
 
 
@@ -85,9 +85,8 @@ def with_calls_kept(deltas: Sequence[Delta], is_result: Callable[[BodyName], boo
     """
     removals: dict[MessageKey, list[Delta]] = {}
     for delta in deltas:
-        if delta.removed:
-            for key in {*delta.removed}.difference(map(key_of, delta.added)):
-                removals.setdefault(key, []).append(delta)
+        for key in delta.only_removed:
+            removals.setdefault(key, []).append(delta)
     if not removals:
         return deltas
     # Of each call that is removed the newest names, its own first and those of its results so far behind.

@@ -111,8 +111,8 @@ class _Folding:
         """Add what a turn carries over from a session that ended, each after the one before it if that is there."""
         gone: set[MessageKey] = set()
         for other in takewhile(lambda each: each.position < delta.position, self._deltas):
-            gone.difference_update(() if other.is_carried_over else map(key_of, other.added))
-            gone.update({*other.removed}.difference(map(key_of, other.added)))
+            gone.difference_update(() if other.is_carried_over else other.added_keys)
+            gone.update(other.only_removed)
         gone.update(key for key, position in self._own.items() if position > delta.position)
         at = len(self._order)
         for name in delta.added:
@@ -150,14 +150,14 @@ class _Folding:
 
     def _seen_turns(self) -> tuple[dict[MessageKey, str], dict[MessageKey, Delta]]:
         """For each key that a seen change added its run, and the change that opened its turn."""
-        newest = {key_of(name): delta.position for delta in self._deltas for name in delta.added}
+        newest = {key: delta.position for delta in self._deltas for key in delta.added_keys}
         fresh = {delta.position for delta in self._new}
         runs: dict[MessageKey, str] = {}
         opened: dict[MessageKey, Delta] = {}
         for delta in self._deltas:
             if delta.position in fresh or delta.is_carried_over or delta.removed:
                 continue
-            keys = {*map(key_of, delta.added)}
+            keys = {*delta.added_keys}
             end = next((at for at in range(len(self._order), 0, -1) if self._order[at - 1] in keys), 0)
             if end < len(self._order) and newest.get(self._order[end], delta.position) < delta.position:
                 continue  # It only edited: what it added is followed by nothing older.
@@ -183,7 +183,7 @@ def _own_turns(deltas: Sequence[Delta], seen: Seen, order: Sequence[MessageKey])
     Returns:
         For each its position in the log, and the key of its first message.
     """
-    if all(end is None for _, end in seen.runs):
+    if not seen.began_beside_another:
         return []
     # For each key the position at which its turn began. A run that resumes goes on with the turn of another.
     turns: dict[MessageKey, int] = {}
@@ -198,7 +198,7 @@ def _own_turns(deltas: Sequence[Delta], seen: Seen, order: Sequence[MessageKey])
             # What goes on with another turn follows a message of that, or has removed it.
             began = opened.get(delta.run, began)
         if began is not None:
-            turns.update(dict.fromkeys(map(key_of, delta.added), began))
+            turns.update(dict.fromkeys(delta.added_keys, began))
     # Messages that it only edited stand further up.
     first = {turns[key]: key for key in takewhile(turns.__contains__, reversed(order))}
     return [*first.items()]
@@ -209,15 +209,13 @@ def _behind_moved(order: Sequence[MessageKey], delta: Delta) -> dict[MessageKey,
 
     Another run added those meanwhile, perhaps as the results of a call, so they move along with the message.
     """
-    added = set(map(key_of, delta.added))
-    moved = added.intersection(delta.removed)
+    moved, touched = delta.moved, {*delta.touched}
     behind: dict[MessageKey, list[MessageKey]] = {}
     if not moved:
         return behind
-    known = added.union(delta.removed)
     last: MessageKey | None = None
     for key in order:
-        if key in known:
+        if key in touched:
             last = key if key in moved else None
         elif last is not None:
             behind.setdefault(last, []).append(key)

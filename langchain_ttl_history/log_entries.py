@@ -34,6 +34,11 @@ class Seen(NamedTuple):
         """Whether one of the runs made this change."""
         return any(run == delta.run and (end is None or delta.position <= end) for run, end in self.runs)
 
+    @property
+    def began_beside_another(self) -> bool:
+        """Whether it is of a run that began beside another one, inside a tool call of that: see `until`."""
+        return any(end is not None for _, end in self.runs)
+
     def until(self, position: int) -> Seen:
         """What a reader has seen who is given this state at a position: changes that the runs made later are unseen."""
         ends = [(run, position if end is None else end) for run, end in self.runs]
@@ -81,9 +86,25 @@ class Delta(NamedTuple):
     not shown because a window had cut it, which others may still have. None for one that removes only `removed`."""
 
     @property
+    def added_keys(self) -> tuple[MessageKey, ...]:
+        """The keys of the messages that it adds or updates, as in `added`."""
+        return tuple(map(key_of, self.added))
+
+    @property
     def touched(self) -> tuple[MessageKey, ...]:
         """The keys of the messages that it removes, adds or updates."""
-        return (*self.removed, *map(key_of, self.added))
+        return (*self.removed, *self.added_keys)
+
+    @property
+    def moved(self) -> set[MessageKey]:
+        """The keys of the messages that it removes and adds again, which gives them another place."""
+        return {*self.removed}.intersection(self.added_keys)
+
+    @property
+    def only_removed(self) -> tuple[MessageKey, ...]:
+        """The keys of the messages that are gone after it: of `removed`, without those that are only moved."""
+        moved = self.moved
+        return tuple(key for key in self.removed if key not in moved)
 
     @property
     def began(self) -> int:

@@ -88,7 +88,7 @@ def _past(snapshot: Snapshot, id: str, codec: Codec) -> frozenset[MessageKey]:
         gone.update(delta.removed)
         if delta.keeps is not None:
             gone.update(keys.difference(delta.keeps))
-        gone.difference_update(map(key_of, delta.added))
+        gone.difference_update(delta.added_keys)
     return frozenset(keys - gone)
 
 

@@ -32,7 +32,7 @@ def older_than_freed(
         stays: Names of the messages that are not hidden.
     """
     there = {*map(key_of, head)}
-    kept = there.union(*[map(key_of, delta.added) for delta in left])
+    kept = there.union(*[delta.added_keys for delta in left])
     keys = [*map(key_of, names)]
     end = max((at for at, key in enumerate(keys) if key not in kept), default=0)
     return frozenset(keys[:end]).intersection(there).difference(map(key_of, stays))

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from langchain_ttl_history.amendments import with_removals_named, without_orphaned_edits
 from langchain_ttl_history.freeing.gaps import older_than_freed, without_hidden
-from langchain_ttl_history.freeing.remnants import LastWords, Spared, left_for_head, only_editing, only_removed, thinned
+from langchain_ttl_history.freeing.remnants import LastWords, Spared, left_for_head, only_editing, thinned
 from langchain_ttl_history.log_entries import Delta, Log, unseen
 from langchain_ttl_history.stored.names import NO_KEY, BodyName, MessageKey, key_of
 
@@ -59,10 +59,9 @@ def trimmed(
     deltas = with_removals_named(deltas, head, seen)
     later = [delta for delta in deltas if delta.position > seen.position]
     new = unseen(later, seen)
-    # The head's run began inside a tool call of another one, which has seen nothing of this yet, and perhaps goes on
-    # with what was removed meanwhile.
-    nested = any(end is not None for _, end in seen.runs)
-    matter = later if nested else new
+    # A run that the head's one began beside has seen nothing of this yet, and perhaps goes on with what was removed
+    # meanwhile.
+    matter = later if seen.began_beside_another else new
     first = min(_needed(matter, later, shown, head), default=math.inf)
     recent, held = len(deltas), 0
     while recent and held < spare:
@@ -92,7 +91,7 @@ def _placing(deltas: Sequence[Delta], count: int, shown: AbstractSet[MessageKey]
         count: Messages that none of its first so many changes add are left out.
         shown: The keys of the messages that are shown.
     """
-    keys = shown & {key_of(name) for delta in deltas[:count] for name in delta.added}
+    keys = shown & {key for delta in deltas[:count] for key in delta.added_keys}
     if not keys:
         return {}
     placing: dict[MessageKey, int] = {}
@@ -100,7 +99,7 @@ def _placing(deltas: Sequence[Delta], count: int, shown: AbstractSet[MessageKey]
     for delta in deltas:
         for key in delta.removed:
             placing.pop(key, None)
-        for key in map(key_of, delta.added):
+        for key in delta.added_keys:
             if key in keys:
                 placing.setdefault(key, delta.position)
                 newest[key] = delta.position
@@ -119,7 +118,7 @@ def _newest_removals(deltas: Sequence[Delta], room: float) -> frozenset[int]:
     found: set[int] = set()
     gone: set[MessageKey] = set()
     for delta in reversed([delta for delta in deltas if delta.removed]):
-        removed = only_removed(delta)
+        removed = delta.only_removed
         if delta.keeps is not None or not gone.issuperset(removed):
             gone.update(removed)
             room -= len(delta._replace(removed=removed, added=()).payload())
@@ -134,7 +133,7 @@ def _needed(
 ) -> list[int]:
     """The positions of changes that are needed in full."""
     keys = set(map(key_of, shown))
-    needed = [delta.position for delta in matter if not keys.isdisjoint(map(key_of, delta.added))]
+    needed = [delta.position for delta in matter if not keys.isdisjoint(delta.added_keys)]
     if not any(delta.removed for delta in later):
         return needed
     # A call that its results bring back is not in the head; perhaps only a change that was seen has it.
@@ -148,7 +147,7 @@ def _needed(
         behind = {*removal.removed}
         for delta in later:
             if delta.after in behind and removal.ignores(delta):
-                behind.update(map(key_of, delta.added))
+                behind.update(delta.added_keys)
                 needed.append(delta.position)
     return needed
 
@@ -161,7 +160,7 @@ def _with_followed(deltas: Iterable[Delta], start: int, new: Sequence[Delta]) ->
     if all(delta.after is None for delta in new):
         return start
     places = {delta.position: at for at, delta in enumerate(deltas)}
-    added = {key_of(name): places[delta.position] for delta in reversed(new) for name in delta.added}
+    added = {key: places[delta.position] for delta in reversed(new) for key in delta.added_keys}
     for delta in reversed(new):
         if places[delta.position] < start:
             break

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from langchain_ttl_history.log_entries import WHERE_IT_IS, Delta, Seen
 from langchain_ttl_history.stored.names import BodyName, MessageKey, key_of
 
-__all__ = ["LastWords", "Spared", "left_for_head", "only_editing", "only_removed", "thinned"]
+__all__ = ["LastWords", "Spared", "left_for_head", "only_editing", "thinned"]
 
 
 class Spared(NamedTuple):
@@ -47,12 +47,8 @@ class LastWords(NamedTuple):
         by_head = [delta for delta in later if seen.ran(delta) and not delta.is_carried_over]
         return cls(
             {key: delta.position for delta in by_head for key in delta.touched},
-            {key_of(name): delta.position for delta in matter for name in delta.added},
-            {
-                key: delta.position
-                for delta in matter
-                for key in {*delta.removed}.intersection(map(key_of, delta.added))
-            },
+            {key: delta.position for delta in matter for key in delta.added_keys},
+            {key: delta.position for delta in matter for key in delta.moved},
         )
 
 
@@ -97,9 +93,9 @@ def left_for_head(
 def _kept_removals(delta: Delta, seen: Seen, spared: Spared) -> list[MessageKey]:
     """Keys of the messages that a change only removes, and whose removal is kept."""
     if delta.position in spared.removing:
-        return [*only_removed(delta)]
+        return [*delta.only_removed]
     if delta.position > seen.position and spared.hidden:
-        return [key for key in only_removed(delta) if key in spared.hidden]
+        return [key for key in delta.only_removed if key in spared.hidden]
     return []
 
 
@@ -129,12 +125,12 @@ def _left_of_unseen(
     """
     at = delta.position
     counting = {key for key in delta.touched if key in there and last.own.get(key, 0) < at}
-    removed = tuple(key for key in only_removed(delta) if key in counting or key in kept)
+    removed = tuple(key for key in delta.only_removed if key in counting or key in kept)
     there.difference_update(removed)
     stays = counting.difference(removed)
     added = tuple(
         name
-        for name, key in zip(delta.added, map(key_of, delta.added), strict=True)
+        for name, key in zip(delta.added, delta.added_keys, strict=True)
         if key in stays and at in (last.newest[key], last.moved.get(key))
     )
     removed += tuple(key for key in delta.removed if key in stays and last.moved.get(key) == at)
@@ -156,7 +152,7 @@ def thinned(
     if not count:
         return [*deltas]
     followed = {delta.after for delta in deltas}
-    newest = {key_of(name): delta.position for delta in deltas for name in delta.added}
+    newest = {key: delta.position for delta in deltas for key in delta.added_keys}
     there = set(map(key_of, head))
     left: list[Delta] = []
     for delta in deltas[:count]:
@@ -166,7 +162,7 @@ def thinned(
         there.difference_update(delta.removed)
         added = tuple(
             name
-            for name, key in zip(delta.added, map(key_of, delta.added), strict=True)
+            for name, key in zip(delta.added, delta.added_keys, strict=True)
             if key in stays
             or ((key in shown or key in followed) and not (key in there and newest[key] > delta.position))
         )
@@ -191,15 +187,9 @@ def only_editing(deltas: Iterable[Delta], new: AbstractSet[int], there: Abstract
     edited: list[Delta] = []
     placed: set[MessageKey] = set()
     for delta in deltas:
-        keys = {*map(key_of, delta.added)}
+        keys = {*delta.added_keys}
         is_new = delta.position in new and not delta.is_carried_over
         only_edits = is_new and keys and keys <= there - placed - {*delta.removed}
         edited.append(delta._replace(after=WHERE_IT_IS) if only_edits else delta)
         placed |= keys
     return edited
-
-
-def only_removed(delta: Delta) -> tuple[MessageKey, ...]:
-    """The keys of the messages that a change removes, without those that it only moves."""
-    added = {*map(key_of, delta.added)}
-    return tuple(key for key in delta.removed if key not in added)
