@@ -14,7 +14,7 @@ from langchain_ttl_history.conversation import keyed
 from langchain_ttl_history.log_entries import Delta, Seen, unseen
 from langchain_ttl_history.stored.names import NO_KEY, BodyName, MessageKey, key_of
 
-__all__ = ["done_with", "with_calls_kept", "with_removals_named", "without_orphaned_edits"]
+__all__ = ["done_with", "with_calls_kept", "with_removals_named"]
 
 
 def with_removals_named(deltas: Sequence[Delta], head: Sequence[BodyName], seen: Seen) -> Sequence[Delta]:
@@ -117,36 +117,3 @@ def with_calls_kept(deltas: Sequence[Delta], is_result: Callable[[BodyName], boo
         )
         for delta in amended
     ]
-
-
-def without_orphaned_edits(deltas: Iterable[Delta], new: Sequence[Delta], head: Iterable[BodyName]) -> list[Delta]:
-    """The kept changes, without edits of messages that are freed: alone, an edit would add its message where it stands.
-
-    Args:
-        deltas: The changes that are kept.
-        new: The changes that the head has not seen, freed ones included.
-        head: Names of the head's messages.
-    """
-    kept = {delta.position: delta for delta in deltas}
-    removing = {delta.position: delta.removed for delta in kept.values()}
-    there = set(map(key_of, head))
-    gone: set[MessageKey] = set()
-    for delta in new:
-        # A message that is added after it was removed counts as another one.
-        gone.difference_update(delta.removed)
-        # A removal that is freed leaves the head its message.
-        there.difference_update(removing.get(delta.position, ()))
-        stays = kept.get(delta.position)
-        left = () if stays is None else stays.added
-        gone.update(key_of(name) for name in delta.added if key_of(name) not in there and name not in left)
-        if stays is None:
-            continue
-        added = tuple(name for name in stays.added if key_of(name) not in gone)
-        there.update(map(key_of, added))
-        if added == stays.added:
-            continue
-        if added or delta.removed:
-            kept[delta.position] = stays._replace(added=added)
-        else:
-            del kept[delta.position]
-    return [*kept.values()]

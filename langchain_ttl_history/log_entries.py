@@ -148,6 +148,16 @@ class Log(NamedTuple):
     hidden: frozenset[MessageKey] = frozenset()
     """The keys of the head's messages that are hidden; see `freeing.gaps`."""
 
+    @property
+    def new(self) -> list[Delta]:
+        """The changes that the head's run has not seen."""
+        return unseen(self.deltas, self.seen)
+
+    @property
+    def later(self) -> list[Delta]:
+        """The changes after what the head's run had seen when it began: the new ones, and its own."""
+        return [delta for delta in self.deltas if delta.position > self.seen.position]
+
 
 @decoder("a log entry")
 def deltas_of(entries: Sequence[Entry]) -> list[Delta]:

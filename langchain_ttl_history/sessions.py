@@ -16,7 +16,7 @@ from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.errors import TTLHistoryError
 from langchain_ttl_history.flow import Delete, Flow, Read, Write
 from langchain_ttl_history.freeing import compaction
-from langchain_ttl_history.freeing.message_cutting import Conversation
+from langchain_ttl_history.freeing.inputs import Conversation, Shown
 from langchain_ttl_history.keys import SessionKey, label
 from langchain_ttl_history.retention import Retention
 from langchain_ttl_history.storage.types import Change, Lease, Outcome, Query, Snapshot, Status
@@ -188,10 +188,8 @@ class Sessions:
         # A pending interrupt needs the open tool call and the message that opened its turn.
         head = () if view.record is None else view.record.names
         conversation = Conversation(view.names, messages, set(view.waiting), view.log, head)
-        shown = {name for _, window in windows for name in window}
-        return compaction.plan(
-            view.snapshot, self.retention, self.lease, self.codec, conversation, shown, shows_as_before
-        )
+        shown = Shown({name for _, window in windows for name in window}, shows_as_before)
+        return compaction.plan(view.snapshot, conversation, shown, self.retention, self.lease, self.codec)
 
 
 def _as_separate_objects(messages: Iterable[BaseMessage]) -> list[BaseMessage]:

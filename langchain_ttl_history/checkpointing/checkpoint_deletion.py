@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 
-from langchain_ttl_history.amendments import without_orphaned_edits
 from langchain_ttl_history.checkpoints import decode_record
 from langchain_ttl_history.errors import StorageError
 from langchain_ttl_history.flow import Flow, Read, Write, every_key
 from langchain_ttl_history.freeing.pruning import Lines, keep_only, latest_of_each_namespace
+from langchain_ttl_history.freeing.remnants import without_orphaned_edits
 from langchain_ttl_history.index import Line
 from langchain_ttl_history.keys import SessionKey, label, valid_id
-from langchain_ttl_history.log_entries import Log, deltas_of, entries_of, unseen
+from langchain_ttl_history.log_entries import Log, deltas_of, entries_of
 from langchain_ttl_history.pointers import listed_checkpoint
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.types import Change, Outcome, Query, Snapshot, Status
@@ -79,13 +79,11 @@ def _without_runs(sessions: Sessions, snapshot: Snapshot, run_ids: Collection[st
     }
     entries = snapshot.lists.get(LOG, ())
     log = Log(entries, deltas_of(entries))
-    others = [delta for delta in log.deltas if delta.run not in runs]
     newest = next((line for line in reversed(keep) if not line.ns), None)
-    if newest is None:
-        others = without_orphaned_edits(others, log.deltas, ())
-    else:
+    if newest is not None:
         head = decode_record(listed_checkpoint("", newest.id, snapshot.blobs), sessions.codec)
-        others = without_orphaned_edits(others, unseen(log.deltas, head.seen), head.names)
+        log = log._replace(head=head.names, seen=head.seen)
+    others = without_orphaned_edits([delta for delta in log.deltas if delta.run not in runs], log)
     return keep_only(snapshot, keep, sessions.lease, lines, entries_of(others, log))
 
 

@@ -1,30 +1,37 @@
 """What is freed of a session that is over its caps: pure plans over an outline of the whole session.
 
-Reads never show more than the caps allow, so nobody sees when this runs; it frees in batches.
+`plan` says what to drop. It takes the first of these steps that brings the session under `max_bytes`:
+
+1. Drop the checkpoints over `max_checkpoints`, and of the log whatever nobody is shown and no run under way may need.
+2. Keep as few checkpoints as it takes.
+3. Keep the latest checkpoint, those that wait for an answer, and only the part of the log that is shown.
+4. Cut the oldest messages.
+
+What is dropped takes along everything that nothing else refers to. Reads never show more than the caps allow, so nobody
+sees when this runs; it frees in batches. `soft_limits` and `hard_limits` say when, and `combined` lets a write do it
+along the way.
 """
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable
-from collections.abc import Set as AbstractSet
 from dataclasses import replace
-from typing import TypeAlias
+from typing import NamedTuple
 
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.freeing.gaps import pointer_hiding
+from langchain_ttl_history.freeing.inputs import Conversation, Shown
 from langchain_ttl_history.freeing.log_trimming import Trimmed, trimmed
-from langchain_ttl_history.freeing.message_cutting import Conversation, with_fewer_messages
+from langchain_ttl_history.freeing.message_cutting import with_fewer_messages
 from langchain_ttl_history.freeing.pruning import Lines, interrupted_roots, keep_only, leaves, within_cap
+from langchain_ttl_history.index import Line
 from langchain_ttl_history.log_entries import entries_of
 from langchain_ttl_history.retention import Retention
 from langchain_ttl_history.storage.types import Change, Lease, Snapshot
 from langchain_ttl_history.stored.names import ID, INDEX, LOG, SUBS, BodyName, key_of, pointer_name
 
 __all__ = ["combined", "hard_limits", "plan", "soft_limits"]
-
-_ShowsAsBefore: TypeAlias = Callable[[AbstractSet[BodyName]], bool]
 
 # How much further than `Storage.slack` a session may grow before a write frees it at once, and to which part of
 # `max_bytes` it is then reduced, so that the next writes free nothing.
@@ -73,91 +80,94 @@ def combined(change: Change, freed: Change) -> Change | None:
 
 
 def plan(
-    snapshot: Snapshot,
-    retention: Retention,
-    lease: Lease,
-    codec: Codec,
-    conversation: Conversation,
-    shown: AbstractSet[BodyName],
-    shows_as_before: _ShowsAsBefore,
+    snapshot: Snapshot, conversation: Conversation, shown: Shown, retention: Retention, lease: Lease, codec: Codec
 ) -> Change:
     """What to free of a session that is over its caps.
 
     Args:
         snapshot: The outline of the session.
+        conversation: The session's.
+        shown: What stays as it is, unless the session is over `max_bytes` without all else.
         retention: The caps.
         lease: As for any write.
-        codec: Reads the records.
-        conversation: The session's.
-        shown: Names of the messages that the history or a graph shows.
-        shows_as_before: Whether both show the same as before if only the messages of these names are left.
+        codec: Reads and writes the records.
     """
-    lines = Lines(snapshot, codec)
-    roots = lines.of(INDEX)
-    subs = lines.of(SUBS)
-    waiting = interrupted_roots(leaves(roots), snapshot, codec)
-    bound = retention.max_bytes
-    room = math.inf if bound is None else bound * _REMOVALS_SHARE
-    left = _trimmed_unnoticed(conversation, shown, retention.max_messages, room, shows_as_before)
-    entries = entries_of(left.changes, conversation.log)
-
-    def keeping(cap: int | None) -> Change:
-        change = keep_only(snapshot, within_cap(roots, subs, cap, waiting), lease, lines, entries)
-        return _hiding(change, left, conversation, codec)
-
-    change = keeping(retention.max_checkpoints)
-    if bound is None or snapshot.bytes <= bound or _bytes_after(snapshot, change) <= bound:
+    session = _Session.of(snapshot, conversation, lease, codec)
+    bound = math.inf if retention.max_bytes is None else retention.max_bytes
+    room = bound * _REMOVALS_SHARE
+    log = _trimmed_unnoticed(conversation, shown, retention.max_messages, room)
+    change = session.keeping(retention.max_checkpoints, log)
+    if snapshot.bytes <= bound or _bytes_after(snapshot, change) <= bound:
         return change
+
     goal = int(bound * _BYTES_GOAL)
-    most = len(roots) if retention.max_checkpoints is None else retention.max_checkpoints
+    most = len(session.roots) if retention.max_checkpoints is None else retention.max_checkpoints
     # More checkpoints never take fewer bytes, so the largest number that fits is found by bisection.
-    fitting = bisect_right(range(1, most + 1), goal, key=lambda cap: _bytes_after(snapshot, keeping(cap)))
-    change = keeping(max(1, fitting))
-    if _bytes_after(snapshot, change) <= goal:
-        return change
-    # Checkpoints alone do not free enough: keep only the part of the log that is shown, then cut the oldest messages.
-    left = trimmed(conversation.log, shown, conversation.needed, conversation.names, 0, room)
-    entries = entries_of(left.changes, conversation.log)
-    change = keeping(1)
+    fitting = bisect_right(range(1, most + 1), goal, key=lambda cap: _bytes_after(snapshot, session.keeping(cap, log)))
+    if fitting:
+        return session.keeping(fitting, log)
+
+    log = trimmed(conversation, shown.names, 0, room)
+    change = session.keeping(1, log)
     over = _bytes_after(snapshot, change) - goal
     if over <= 0:
         return change
-    return with_fewer_messages(snapshot, change, over, left, conversation, codec)
+    return with_fewer_messages(snapshot, change, over, log, conversation, codec)
 
 
-def _hiding(change: Change, left: Trimmed, conversation: Conversation, codec: Codec) -> Change:
-    """The change, with a pointer to the head that hides what is older than the part of the log that it frees."""
-    if not left.hidden:
-        return change
-    name = pointer_name("")
-    pointer = pointer_hiding(change.blobs[name], conversation.head, conversation.visible(left.hidden), codec)
-    return replace(change, blobs={**change.blobs, name: pointer})
+class _Session(NamedTuple):
+    """A session whose checkpoints and log are freed, as `keeping` needs it."""
+
+    snapshot: Snapshot
+    conversation: Conversation
+    lease: Lease
+    codec: Codec
+    lines: Lines
+    roots: list[Line]
+    subs: list[Line]
+    waiting: set[str]
+    """Ids of root checkpoints with an unanswered interrupt."""
+
+    @classmethod
+    def of(cls, snapshot: Snapshot, conversation: Conversation, lease: Lease, codec: Codec) -> _Session:
+        """The session of this outline and conversation."""
+        lines = Lines(snapshot, codec)
+        roots = lines.of(INDEX)
+        waiting = interrupted_roots(leaves(roots), snapshot, codec)
+        return cls(snapshot, conversation, lease, codec, lines, roots, lines.of(SUBS), waiting)
+
+    def keeping(self, cap: int | None, log: Trimmed) -> Change:
+        """What keeps only so many root checkpoints, what belongs to them, and this of the log."""
+        kept = within_cap(self.roots, self.subs, cap, self.waiting)
+        entries = entries_of(log.changes, self.conversation.log)
+        change = keep_only(self.snapshot, kept, self.lease, self.lines, entries)
+        if not log.hidden:
+            return change
+        name, visible = pointer_name(""), self.conversation.visible(log.hidden)
+        pointer = pointer_hiding(change.blobs[name], self.conversation.head, visible, self.codec)
+        return replace(change, blobs={**change.blobs, name: pointer})
 
 
-def _trimmed_unnoticed(
-    conversation: Conversation,
-    shown: AbstractSet[BodyName],
-    spare: int | None,
-    room: float,
-    shows_as_before: _ShowsAsBefore,
-) -> Trimmed:
+def _trimmed_unnoticed(conversation: Conversation, shown: Shown, spare: int | None, room: float) -> Trimmed:
     """What stays of the log, by `trimmed`, so that nobody is shown anything else than before.
 
     What is left of the conversation may fit the caps as a whole, although it begins within a turn. It would be shown
     from there on, so then more is kept, of which the window cuts what it cut before.
     """
-    log, needed, names = conversation.log, conversation.needed, conversation.names
-    left = trimmed(log, shown, needed, names, spare, room)
+    left = trimmed(conversation, shown.names, spare, room)
     if spare is None:
         return left
-    step, most = 1, sum(len(delta.added) for delta in log.deltas)
-    while spare < most:
-        added = {name for delta in left.changes for name in delta.added if key_of(name) not in left.hidden}
-        if shows_as_before(conversation.visible(left.hidden) | added):
-            break
+    step, most = 1, sum(len(delta.added) for delta in conversation.log.deltas)
+    while spare < most and not shown.is_same_with(_visible(conversation, left)):
         spare, step = spare + step, 2 * step
-        left = trimmed(log, shown, needed, names, spare, room)
+        left = trimmed(conversation, shown.names, spare, room)
     return left
+
+
+def _visible(conversation: Conversation, left: Trimmed) -> set[BodyName]:
+    """Names of the messages that are not hidden if this is left of the log."""
+    added = {name for delta in left.changes for name in delta.added if key_of(name) not in left.hidden}
+    return conversation.visible(left.hidden) | added
 
 
 def _bytes_after(snapshot: Snapshot, change: Change) -> int:

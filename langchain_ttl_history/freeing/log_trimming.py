@@ -1,23 +1,50 @@
 """Which changes stay in the log when a session is freed: pure, over an outline. `remnants` says what is left of them.
 
-A change stays if it affects what is shown, and so do the newest ones, for runs under way. Between the oldest change
-that stays and the newest ones only what still counts is kept: an edit that a later one replaced, or a message that was
-removed again, would otherwise stay for as long as anything said before it is shown. What came before all of these
-leaves what it did to the head, and what puts a message that is shown where it stands, for runs under way that have not
-seen it.
+The log is divided at two places, the oldest change first:
+
+```text
+ freed                         | thinned                              | recent
+ leaves what it did to the head | stays without what no longer counts  | stays as it is, for runs under way
+                               '- start: the oldest change that is    '- the newest changes, which together add
+                                  needed for what is shown               as many messages as are spared
+```
+
+An example: the head has `q1 a1`, chains said the rest, the window has room for four messages, and two are spared.
+
+```text
+ 1  adds q2 a2     freed: nothing is left of it, and a1, which stood before it, is hidden from now on (see `gaps`)
+ 2  removes q1     freed, but all of it is left: the head would show q1 again
+ 3  adds q3 a3     thinned, and as it was: the window begins at q3
+ 4  edits a3       thinned: nothing is left of it, since it counts no longer
+ 5  edits a3       thinned, and as it was
+ 6  adds q4 a4     recent
+```
+
+Without the thinning an edit that a later one replaced, or a message that was removed again, would stay for as long as
+anything said before it is shown.
+
+The checkpoint of a run under way may become the head, though it began before what is freed now. For its sake stay also
+the newest removals, or it would bring back what was removed; and what puts a message that is shown where it stands.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
-from langchain_ttl_history.amendments import with_removals_named, without_orphaned_edits
+from langchain_ttl_history.amendments import with_removals_named
 from langchain_ttl_history.freeing.gaps import older_than_freed, without_hidden
-from langchain_ttl_history.freeing.remnants import LastWords, Spared, left_for_head, only_editing, thinned
-from langchain_ttl_history.log_entries import Delta, Log, unseen
+from langchain_ttl_history.freeing.inputs import Conversation
+from langchain_ttl_history.freeing.remnants import (
+    Spared,
+    concerning_head,
+    left_for_head,
+    only_editing,
+    thinned,
+    without_orphaned_edits,
+)
+from langchain_ttl_history.log_entries import Delta, Log
 from langchain_ttl_history.stored.names import NO_KEY, BodyName, MessageKey, key_of
 
 __all__ = ["Trimmed", "trimmed"]
@@ -35,50 +62,47 @@ class Trimmed(NamedTuple):
     """The keys of the head's messages that stood before what is freed."""
 
 
-def trimmed(
-    log: Log,
-    shown: AbstractSet[BodyName],
-    needed: AbstractSet[BodyName],
-    names: Sequence[BodyName],
-    spare: int | None,
-    room: float,
-) -> Trimmed:
-    """What stays of a log: the changes that affect what is shown, and the newest, for runs under way.
+def trimmed(conversation: Conversation, shown: AbstractSet[BodyName], spare: int | None, room: float) -> Trimmed:
+    """What stays of a conversation's log.
 
     Args:
-        log: The whole log.
+        conversation: The session's, with the whole log.
         shown: Names of the messages that the history or a graph shows.
-        needed: Names of messages that a pending interrupt needs.
-        names: Names of the conversation.
         spare: At least how many messages' changes are kept for runs under way; None keeps all changes.
         room: How many bytes the removals may take that are kept for them besides.
     """
-    _, deltas, head, seen, hidden = log
+    log = conversation.log
     if spare is None:
-        return Trimmed([*deltas], frozenset())
-    deltas = with_removals_named(deltas, head, seen)
-    later = [delta for delta in deltas if delta.position > seen.position]
-    new = unseen(later, seen)
-    # A run that the head's one began beside has seen nothing of this yet, and perhaps goes on with what was removed
-    # meanwhile.
-    matter = later if seen.began_beside_another else new
-    first = min(_needed(matter, later, shown, head), default=math.inf)
-    recent, held = len(deltas), 0
-    while recent and held < spare:
-        recent -= 1
-        held += len(deltas[recent].added)
-    start = next((at for at, each in enumerate(deltas) if each.position >= first), len(deltas))
-    start = _with_followed(deltas, min(start, recent), new)
-    again = _placing(deltas, recent, {*map(key_of, shown)})
-    spared = Spared(_newest_removals(deltas[:recent], room), again, hidden)
-    kept = [
-        *left_for_head(deltas[:start], matter, LastWords.of(matter if head else (), later, seen), head, seen, spared),
-        *thinned(deltas[start:], max(0, recent - start), head, {*map(key_of, names)}, spared),
+        return Trimmed([*log.deltas], frozenset())
+    log = log._replace(deltas=with_removals_named(log.deltas, log.head, log.seen))
+    recent = _where_recent_begin(log.deltas, spare)
+    start = _where_kept_begin(log, shown, recent)
+    older, newest = log.deltas[:recent], log.deltas[recent:]
+    spared = Spared(_newest_removals(older, room), _placing(log.deltas, recent, {*map(key_of, shown)}))
+    left = [
+        *left_for_head(older[:start], log, spared),
+        *thinned(older[start:], newest, log, {*map(key_of, conversation.names)}, spared),
+        *newest,
     ]
-    kept = without_orphaned_edits(kept, new, head)
-    left = only_editing(kept, {delta.position for delta in new}, {*map(key_of, head)})
-    older = older_than_freed(head, left, names, shown | needed)
-    return Trimmed(without_hidden(older, left) if older else left, older)
+    left = only_editing(without_orphaned_edits(left, log), log)
+    hidden = older_than_freed(log.head, left, conversation.names, shown | conversation.needed)
+    return Trimmed(without_hidden(hidden, left), hidden)
+
+
+def _where_recent_begin(deltas: Sequence[Delta], spare: int) -> int:
+    """The place in the log from which the changes add at least `spare` messages, or its start if it has fewer."""
+    place, count = len(deltas), 0
+    while place and count < spare:
+        place -= 1
+        count += len(deltas[place].added)
+    return place
+
+
+def _where_kept_begin(log: Log, shown: AbstractSet[BodyName], recent: int) -> int:
+    """The place in the log from which it is kept: of what is needed, of what that follows, or else the recent ones'."""
+    needed = {*_needed(concerning_head(log), log.later, shown, log.head)}
+    start = next((at for at, delta in enumerate(log.deltas[:recent]) if delta.position in needed), recent)
+    return _with_followed(log.deltas, start, log.new)
 
 
 def _placing(deltas: Sequence[Delta], count: int, shown: AbstractSet[MessageKey]) -> dict[int, set[MessageKey]]:
@@ -92,8 +116,6 @@ def _placing(deltas: Sequence[Delta], count: int, shown: AbstractSet[MessageKey]
         shown: The keys of the messages that are shown.
     """
     keys = shown & {key for delta in deltas[:count] for key in delta.added_keys}
-    if not keys:
-        return {}
     placing: dict[MessageKey, int] = {}
     newest: dict[MessageKey, int] = {}
     for delta in deltas:
@@ -131,7 +153,14 @@ def _newest_removals(deltas: Sequence[Delta], room: float) -> frozenset[int]:
 def _needed(
     matter: Sequence[Delta], later: Sequence[Delta], shown: AbstractSet[BodyName], head: Sequence[BodyName]
 ) -> list[int]:
-    """The positions of changes that are needed in full."""
+    """The positions of changes that are needed in full.
+
+    Args:
+        matter: Those that concern the head; see `concerning_head`.
+        later: Those after what the head's run had seen when it began, its own included.
+        shown: Names of the messages that are shown.
+        head: Names of the head's messages.
+    """
     keys = set(map(key_of, shown))
     needed = [delta.position for delta in matter if not keys.isdisjoint(delta.added_keys)]
     if not any(delta.removed for delta in later):
@@ -152,17 +181,15 @@ def _needed(
     return needed
 
 
-def _with_followed(deltas: Iterable[Delta], start: int, new: Sequence[Delta]) -> int:
+def _with_followed(deltas: Sequence[Delta], start: int, new: Sequence[Delta]) -> int:
     """The place in the log from which it is kept, if those from `start` on are, and the unseen ones that these follow.
 
     What follows a message that is gone is shown at the end, perhaps behind what was said later.
     """
-    if all(delta.after is None for delta in new):
-        return start
     places = {delta.position: at for at, delta in enumerate(deltas)}
-    added = {key: places[delta.position] for delta in reversed(new) for key in delta.added_keys}
+    added_at = {key: places[delta.position] for delta in reversed(new) for key in delta.added_keys}
     for delta in reversed(new):
         if places[delta.position] < start:
             break
-        start = min(start, added.get(delta.after or NO_KEY, start))
+        start = min(start, added_at.get(delta.after or NO_KEY, start))
     return start

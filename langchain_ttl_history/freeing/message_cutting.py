@@ -3,42 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import replace
-from typing import NamedTuple
-
-from langchain_core.messages import BaseMessage
 
 from langchain_ttl_history.checkpoints import without_messages
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.freeing.gaps import pointer_hiding
+from langchain_ttl_history.freeing.inputs import Conversation
 from langchain_ttl_history.freeing.log_trimming import Trimmed
 from langchain_ttl_history.freeing.pruning import needed_by
-from langchain_ttl_history.log_entries import Log, entries_of
+from langchain_ttl_history.log_entries import entries_of
 from langchain_ttl_history.pointers import target_of
 from langchain_ttl_history.storage.types import Blob, Change, Snapshot
 from langchain_ttl_history.stored.names import BODY, LOG, VALUE, BodyName, MessageKey, key_of, pointer_name
 from langchain_ttl_history.window import Caps, visible
 
-__all__ = ["Conversation", "with_fewer_messages"]
-
-
-class Conversation(NamedTuple):
-    """What has to be known of a conversation to cut it."""
-
-    names: Sequence[BodyName]
-    """Names of its messages, in order."""
-    messages: Mapping[BodyName, BaseMessage]
-    """Its messages, and perhaps those of the head, by name."""
-    needed: AbstractSet[BodyName]
-    """Names of the messages that stay even over `max_bytes`."""
-    log: Log
-    head: Sequence[BodyName]
-    """Names of all messages that the head holds; those that are hidden are not among the log's."""
-
-    def visible(self, hidden: AbstractSet[MessageKey]) -> set[BodyName]:
-        """Names of the head's messages that are visible if those of these keys are hidden as well."""
-        return {name for name in self.log.head if key_of(name) not in hidden}
+__all__ = ["with_fewer_messages"]
 
 
 def with_fewer_messages(

@@ -1,7 +1,10 @@
 """What is left of single changes of the log when it is freed: pure.
 
-A change that goes leaves what it did to the head, which has its messages for as long as it is the head. A change that
-stays for runs under way is kept without what no longer counts.
+A change that is freed leaves what it did to the head's messages (`left_for_head`), for the head has these for as long
+as it is the head. One that is kept, but is not among the newest, stays without what no longer counts (`thinned`).
+Whatever is left must not show anything it did not show before: `without_orphaned_edits` and `only_editing` see to that.
+
+`log_trimming` says which changes are which.
 """
 
 from __future__ import annotations
@@ -10,183 +13,197 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
-from langchain_ttl_history.log_entries import WHERE_IT_IS, Delta, Seen
+from langchain_ttl_history.log_entries import WHERE_IT_IS, Delta, Log
 from langchain_ttl_history.stored.names import BodyName, MessageKey, key_of
 
-__all__ = ["LastWords", "Spared", "left_for_head", "only_editing", "thinned"]
+__all__ = ["Spared", "concerning_head", "left_for_head", "only_editing", "thinned", "without_orphaned_edits"]
 
 
 class Spared(NamedTuple):
-    """What is kept of changes that are freed, whether or not the head's run has seen them."""
+    """What is kept for runs under way of changes that are freed or thinned, whether or not the head's run saw them."""
 
     removing: AbstractSet[int]
     """Positions of changes whose removals are kept, whatever they remove."""
-    again: Mapping[int, AbstractSet[MessageKey]]
+    placing: Mapping[int, AbstractSet[MessageKey]]
     """By position the keys of messages of which a change is kept although the head has them."""
-    hidden: AbstractSet[MessageKey]
-    """Keys of the head's messages that are hidden, of which removals stay: somebody may still have them."""
 
 
-class LastWords(NamedTuple):
-    """Which changes say last what a message is and where it stands; positions by key."""
+def concerning_head(log: Log) -> Sequence[Delta]:
+    """The changes that count for what the head's messages are, and where they stand: those its run has not seen.
+
+    If that began beside another run, also its own ones: the other has seen nothing of them yet, and perhaps goes on
+    with what was removed meanwhile.
+    """
+    return log.later if log.seen.began_beside_another else log.new
+
+
+class _LastWords(NamedTuple):
+    """Which changes say last what a message is and where it stands: by its key their positions."""
 
     own: Mapping[MessageKey, int]
     """The last of the head's own run, which wins over those before it."""
     newest: Mapping[MessageKey, int]
+    """The last that adds or edits it, among those that concern the head."""
     moved: Mapping[MessageKey, int]
+    """The last that moves it, among these."""
 
     @classmethod
-    def of(cls, matter: Sequence[Delta], later: Sequence[Delta], seen: Seen) -> LastWords:
-        """Those of a log.
-
-        Args:
-            matter: The changes that matter as far as they concern what the head has.
-            later: The changes that the head's run had not seen when it began.
-            seen: What the head's run has seen.
-        """
-        by_head = [delta for delta in later if seen.ran(delta) and not delta.is_carried_over]
+    def of(cls, log: Log) -> _LastWords:
+        """Those of a log."""
+        own = [delta for delta in log.later if log.seen.ran(delta) and not delta.is_carried_over]
+        matter = concerning_head(log)
         return cls(
-            {key: delta.position for delta in by_head for key in delta.touched},
+            {key: delta.position for delta in own for key in delta.touched},
             {key: delta.position for delta in matter for key in delta.added_keys},
             {key: delta.position for delta in matter for key in delta.moved},
         )
 
 
-def left_for_head(
-    deltas: Iterable[Delta],
-    matter: Sequence[Delta],
-    last: LastWords,
-    head: Iterable[BodyName],
-    seen: Seen,
-    spared: Spared,
-) -> list[Delta]:
-    """What is left of the changes if only removals, the last places and the last edits of the head's messages are kept.
+def left_for_head(freed: Iterable[Delta], log: Log, spared: Spared) -> list[Delta]:
+    """What is left of changes that are freed: removals, last places and last edits of the head's messages.
 
     The head has its messages for as long as it is the head, and without these they would be shown as they were and
     where they were, once what was said after them is removed.
 
     Args:
-        deltas: Those that are freed.
-        matter: Changes that matter as far as they concern what the head has.
-        last: The last ones about each message.
-        head: Names of the head's messages.
-        seen: What the head's run has seen.
+        freed: The oldest changes of the log.
+        log: The whole log.
         spared: What is kept besides.
     """
-    there = set(map(key_of, head))
-    concerned = {delta.position for delta in matter}
+    last = _LastWords.of(log)
+    concerning = {delta.position for delta in concerning_head(log)}
+    there = {*map(key_of, log.head)}
     left: list[Delta] = []
-    for delta in deltas:
-        kept = _kept_removals(delta, seen, spared)
-        found: Delta | None = None
-        if delta.position in concerned:
-            if kept or there:
-                found = _left_of_unseen(delta, there, last, kept)
-        elif kept or delta.position in spared.again:
-            found = _left_of_seen(delta, spared.again.get(delta.position, ()), kept)
+    for delta in freed:
+        kept = _kept_removals(delta, log, spared)
+        if delta.position in concerning:
+            remnant = _about(delta, there, last, kept)
+            there.difference_update(remnant.only_removed)
+        else:
+            stays = spared.placing.get(delta.position, frozenset())
+            remnant = _only(delta, [*(key for key in delta.removed if key in stays), *kept], stays)
         # Of most, which only added what is shown no more, nothing is left.
-        if found is not None:
-            left.append(found)
+        if remnant.removed or remnant.added:
+            left.append(remnant)
     return left
 
 
-def _kept_removals(delta: Delta, seen: Seen, spared: Spared) -> list[MessageKey]:
-    """Keys of the messages that a change only removes, and whose removal is kept."""
+def _kept_removals(delta: Delta, log: Log, spared: Spared) -> Sequence[MessageKey]:
+    """Keys of the messages that a change only removes, and whose removal is kept: somebody may still have them."""
     if delta.position in spared.removing:
-        return [*delta.only_removed]
-    if delta.position > seen.position and spared.hidden:
-        return [key for key in delta.only_removed if key in spared.hidden]
-    return []
+        return delta.only_removed
+    if delta.position > log.seen.position:
+        return [key for key in delta.only_removed if key in log.hidden]
+    return ()
 
 
-def _left_of_seen(delta: Delta, stays: Collection[MessageKey], kept: Iterable[MessageKey]) -> Delta | None:
-    """What is left of a change that the head has; None if nothing is.
-
-    Args:
-        delta: The change.
-        stays: Keys of the messages of which it is kept nevertheless.
-        kept: Keys of the messages that it only removes, and whose removal is kept.
-    """
-    removed = (*(key for key in delta.removed if key in stays), *kept)
-    added = tuple(name for name in delta.added if key_of(name) in stays)
-    return delta._replace(removed=removed, added=added) if removed or added else None
-
-
-def _left_of_unseen(
-    delta: Delta, there: set[MessageKey], last: LastWords, kept: Collection[MessageKey]
-) -> Delta | None:
-    """What is left of a change that the head has not, as far as it concerns the head's messages; None if nothing is.
+def _about(delta: Delta, there: AbstractSet[MessageKey], last: _LastWords, kept: Collection[MessageKey]) -> Delta:
+    """What a change says of the head's messages that still counts.
 
     Args:
-        delta: The change.
-        there: Keys of the head's messages that no earlier change removes; those that this one removes are taken out.
-        last: The last changes about each message: only its last place and its last edit are kept.
-        kept: Keys of the messages that it only removes, and whose removal is kept.
+        delta: The change; the head's run has not seen it.
+        there: Keys of the head's messages that no earlier change removes.
+        last: Only the last place and the last edit of a message count.
+        kept: Keys of the messages that it only removes, and whose removal is kept whatever they are.
     """
     at = delta.position
     counting = {key for key in delta.touched if key in there and last.own.get(key, 0) < at}
-    removed = tuple(key for key in delta.only_removed if key in counting or key in kept)
-    there.difference_update(removed)
-    stays = counting.difference(removed)
-    added = tuple(
-        name
-        for name, key in zip(delta.added, delta.added_keys, strict=True)
-        if key in stays and at in (last.newest[key], last.moved.get(key))
-    )
-    removed += tuple(key for key in delta.removed if key in stays and last.moved.get(key) == at)
-    return delta._replace(removed=removed, added=added) if removed or added else None
+    gone = [key for key in delta.only_removed if key in counting or key in kept]
+    stays = counting.difference(gone)
+    moved = [key for key in delta.removed if key in stays and last.moved.get(key) == at]
+    return _only(delta, [*gone, *moved], {key for key in stays if at in (last.newest.get(key), last.moved.get(key))})
+
+
+def _only(delta: Delta, removed: Iterable[MessageKey], added: Collection[MessageKey]) -> Delta:
+    """A change that removes these messages, and of what it adds only those of these keys."""
+    names = tuple(name for name in delta.added if key_of(name) in added)
+    return delta._replace(removed=tuple(removed), added=names)
 
 
 def thinned(
-    deltas: Sequence[Delta], count: int, head: Iterable[BodyName], shown: Collection[MessageKey], spared: Spared
+    older: Sequence[Delta],
+    recent: Sequence[Delta],
+    log: Log,
+    said: AbstractSet[MessageKey],
+    spared: Spared,
 ) -> list[Delta]:
-    """The changes, less what no longer counts of the first ones.
+    """The older of the changes that are kept, less what no longer counts of them.
+
+    Of a message that the conversation has lost again, or of one that a later change edits once more, nothing has to be
+    added, unless something follows it. Nor has it to be removed where nobody has it.
 
     Args:
-        deltas: Those that are kept.
-        count: How many of the first may be thinned.
-        head: Names of the head's messages.
-        shown: Keys of the conversation's messages.
+        older: The changes.
+        recent: Those after them, which are kept whole.
+        log: The whole log.
+        said: Keys of the conversation's messages.
         spared: What is kept of them besides.
     """
-    if not count:
-        return [*deltas]
-    followed = {delta.after for delta in deltas}
-    newest = {key: delta.position for delta in deltas for key in delta.added_keys}
-    there = set(map(key_of, head))
+    kept = (*older, *recent)
+    followed = {delta.after for delta in kept}
+    newest = {key: delta.position for delta in kept for key in delta.added_keys}
+    there = {*map(key_of, log.head)}
     left: list[Delta] = []
-    for delta in deltas[:count]:
-        stays = spared.again.get(delta.position, ())
-        whole = delta.position in spared.removing
-        removed = tuple(key for key in delta.removed if whole or key in there or key in spared.hidden or key in stays)
+    for delta in older:
+        stays = spared.placing.get(delta.position, frozenset())
+        somebody_has = {*delta.removed} if delta.position in spared.removing else there | log.hidden | stays
+        removed = [key for key in delta.removed if key in somebody_has]
         there.difference_update(delta.removed)
-        added = tuple(
-            name
-            for name, key in zip(delta.added, delta.added_keys, strict=True)
-            if key in stays
-            or ((key in shown or key in followed) and not (key in there and newest[key] > delta.position))
-        )
+        outdated = {key for key in delta.added_keys if key in there and newest[key] > delta.position}
+        counting = {key for key in delta.added_keys if (key in said or key in followed) and key not in outdated}
+        remnant = _only(delta, removed, counting | stays)
+        there.update(remnant.added_keys)
+        if remnant.removed or remnant.added:
+            left.append(remnant)
+    return left
+
+
+def without_orphaned_edits(kept: Iterable[Delta], log: Log) -> list[Delta]:
+    """The kept changes, without edits of messages that are freed: alone, an edit would add its message where it stands.
+
+    Args:
+        kept: The changes that are kept, in their order.
+        log: The whole log.
+    """
+    left = {delta.position: delta for delta in kept}
+    removing = {delta.position: delta.removed for delta in left.values()}
+    there = {*map(key_of, log.head)}
+    orphaned: set[MessageKey] = set()
+    for delta in log.new:
+        # A message that is added after it was removed counts as another one.
+        orphaned.difference_update(delta.removed)
+        # A removal that is freed leaves the head its message.
+        there.difference_update(removing.get(delta.position, ()))
+        stays = left.get(delta.position)
+        names: Sequence[BodyName] = () if stays is None else stays.added
+        orphaned.update(key_of(name) for name in delta.added if key_of(name) not in there and name not in names)
+        if stays is None:
+            continue
+        added = tuple(name for name in stays.added if key_of(name) not in orphaned)
         there.update(map(key_of, added))
-        if removed or added:
-            left.append(delta._replace(removed=removed, added=added))
-    return [*left, *deltas[count:]]
+        if added == stays.added:
+            continue
+        if added or delta.removed:
+            left[delta.position] = stays._replace(added=added)
+        else:
+            del left[delta.position]
+    return [*left.values()]
 
 
-def only_editing(deltas: Iterable[Delta], new: AbstractSet[int], there: AbstractSet[MessageKey]) -> list[Delta]:
-    """The changes; unseen ones that only edit messages of the head become `WHERE_IT_IS`.
+def only_editing(kept: Iterable[Delta], log: Log) -> list[Delta]:
+    """The kept changes; unseen ones that only edit messages of the head become `WHERE_IT_IS`.
 
     What put such a message where it stands is freed, so a run under way that has not seen it would show it at the end.
 
     Args:
-        deltas: Those that are kept.
-        new: The positions of those that the head has not seen.
-        there: The keys of the head's messages.
+        kept: The changes that are kept, in their order.
+        log: The whole log.
     """
-    if not new or not there:
-        return [*deltas]
+    new = {delta.position for delta in log.new}
+    there = {*map(key_of, log.head)}
     edited: list[Delta] = []
     placed: set[MessageKey] = set()
-    for delta in deltas:
+    for delta in kept:
         keys = {*delta.added_keys}
         is_new = delta.position in new and not delta.is_carried_over
         only_edits = is_new and keys and keys <= there - placed - {*delta.removed}

@@ -8,10 +8,11 @@ from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.freeing import compaction, log_trimming, pruning
 from langchain_ttl_history.freeing.compaction import combined
 from langchain_ttl_history.freeing.gaps import older_than_freed, without_hidden
+from langchain_ttl_history.freeing.inputs import Conversation
 from langchain_ttl_history.freeing.log_trimming import Trimmed
-from langchain_ttl_history.freeing.message_cutting import Conversation, with_fewer_messages
+from langchain_ttl_history.freeing.message_cutting import with_fewer_messages
 from langchain_ttl_history.freeing.pruning import within_cap
-from langchain_ttl_history.freeing.remnants import LastWords, Spared, left_for_head
+from langchain_ttl_history.freeing.remnants import Spared, left_for_head
 from langchain_ttl_history.index import Line
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.log_entries import WHERE_IT_IS, Delta, Log, Seen
@@ -171,8 +172,8 @@ def test_where_something_was_removed_what_is_shown_and_not_in_the_head_keeps_the
 def test_of_a_freed_change_only_removals_that_the_head_has_not_seen_of_messages_that_it_hides_are_left() -> None:
     seen = Delta("run", removed=keys("hidden", "other"), position=1)
     deltas = [seen, seen._replace(position=2), Delta("run", removed=keys("hidden"), added=names("hidden"), position=3)]
-    spared = Spared(frozenset(), {}, {*keys("hidden")})
-    left = left_for_head(deltas, deltas[1:], LastWords({}, {}, {}), (), Seen(1), spared)
+    log = Log((), deltas, seen=Seen(1), hidden=frozenset(keys("hidden")))
+    left = left_for_head(deltas, log, Spared(frozenset(), {}))
     assert left == [Delta("run", removed=keys("hidden"), position=2)]
 
 
