@@ -1,8 +1,13 @@
-"""Which checkpoints a session shows and keeps, and what is dropped with the others: pure plans over its outline."""
+"""Which checkpoints a session lists and keeps, and what is dropped with the others: pure plans over its outline.
+
+A checkpoint is in one of three states. It is *listed*, as `within_cap` says. Or it is in the *chain*: it is listed no
+longer, but the value of a `DeltaChannel` at a listed one begins with the writes pending on it. Or it is dropped, with
+these writes and every body and value that only it referred to (`keep_only`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 
 from langchain_ttl_history.checkpoints import decode_record
@@ -38,37 +43,54 @@ def within_cap(
     cap: int | None,
     waiting: Collection[str],
 ) -> list[Line]:
-    """The checkpoints a session shows, oldest first.
+    """The checkpoints a session lists, oldest first.
 
     Args:
         lines: The root's, oldest first.
         subs: The subgraphs', oldest first.
-        cap: How many root checkpoints are shown; None for all.
+        cap: How many root checkpoints are listed; None for all.
         waiting: Ids of root checkpoints with an unanswered interrupt; one that nothing was built
-            on is shown beyond the cap.
+            on is listed beyond the cap.
     """
     roots = list(lines)
-    built_on = {line.parent for line in roots}
     newest = roots if cap is None else roots[-cap:]
-    kept = {line.id for line in newest}
-    kept |= {line.id for line in roots if line.id in waiting and line.id not in built_on}
-    shown = [line for line in roots if line.id in kept]
-    known = {line.id for line in roots}
-    # Of a root that is not there a subgraph may still run, but what it put before another was built on that is done.
-    since: dict[str | None, int] = {line.parent: line.position for line in reversed(roots) if line.parent is not None}
+    within = {line.id for line in newest}.union(line.id for line in leaves(roots) if line.id in waiting)
+    listed = [line for line in roots if line.id in within]
     start = newest[0].position if len(newest) < len(roots) else 0
-    latest: dict[str, Line] = {}
+    return sorted([*listed, *_subs_of(list(subs), roots, within, start)], key=lambda line: line.position)
+
+
+def _subs_of(subs: Sequence[Line], roots: Sequence[Line], listed: Collection[str], start: int) -> list[Line]:
+    """The subgraphs' checkpoints that go with the root ones that are listed.
+
+    Of a subgraph that remembers across turns the newest checkpoint is needed however long ago it ran, and others for
+    time travel.
+
+    Args:
+        subs: All of the subgraphs', oldest first.
+        roots: All of the root's, oldest first.
+        listed: The ids of those that are listed.
+        start: The position of the first one within the cap; 0 if that leaves none out.
+    """
+    latest = {line.ns: line for line in subs if _lasts(line)}
+    there = {line.id for line in roots}
+    # By the id of each root checkpoint: where another was first built on it.
+    built_on: dict[str | None, int] = {
+        line.parent: line.position for line in reversed(roots) if line.parent is not None
+    }
+    found: list[Line] = []
     for line in subs:
-        # A namespace without a task's id belongs to a subgraph that remembers across turns: its
-        # newest checkpoint is needed however long ago it ran, and others for time travel.
-        lasts = ":" not in line.ns
-        if lasts:
-            latest[line.ns] = line
-        awaited = line.root not in known and line.position >= start
-        if line.root in kept or (awaited and (lasts or line.position > since.get(line.root, 0))):
-            shown.append(line)
-    shown += [line for line in latest.values() if line not in shown]
-    return sorted(shown, key=lambda line: line.position)
+        # Of a root that is not there a subgraph may still run, but what it put before that was built on is done.
+        is_done = line.position <= built_on.get(line.root, 0) and not _lasts(line)
+        may_still_run = line.root not in there and line.position >= start and not is_done
+        if line.root in listed or may_still_run or latest.get(line.ns) is line:
+            found.append(line)
+    return found
+
+
+def _lasts(line: Line) -> bool:
+    """Whether a subgraph remembers across turns, and not only for the task that its namespace names."""
+    return ":" not in line.ns
 
 
 def latest_of_each_namespace(lines: Iterable[Line]) -> list[Line]:
@@ -115,13 +137,13 @@ class Lines:
     def _made_above(self, line: Line, channels: AbstractSet[str]) -> AbstractSet[str]:
         """Which of these channels have a value at a checkpoint that it does not store."""
         left = channels - {*(line.valued or ())}
-        known = left <= {*(line.deltas or ())}
+        tells_of_all = left <= {*(line.deltas or ())}
         blob = self._blobs.get(checkpoint_name(line.ns, line.id)) if left else None
         if blob is None:
-            return left if known else frozenset()
+            return left if tells_of_all else frozenset()
         # Of the channels of other graphs its line says nothing, nor of a snapshot that it got when messages were cut.
         record = decode_record(blob, self._codec)
-        if known:
+        if tells_of_all:
             return left - {*record.values}
         return {each for each in left if each in record.checkpoint["channel_versions"] and each not in record.values}
 
@@ -160,22 +182,22 @@ def keep_only(
     by_id = lines.by_id
     listed = {(line.ns, line.id) for line in keep}
     chain = lines.chain_above(listed) - listed
-    kept = listed | chain
-    gone = [line for each, line in by_id.items() if each not in kept]
-    drop = {checkpoint_name(line.ns, line.id) for line in gone}
-    drop |= {writes_name(line.ns, line.id) for line in gone}
+    gone = by_id.keys() - listed - chain
+    drop = {checkpoint_name(ns, id) for ns, id in gone}
+    drop |= {writes_name(ns, id) for ns, id in gone}
     drop |= _orphans(snapshot)
+    # The lists: lines of what is listed stay where they are, those of the chain move to a list of their own.
     trim: dict[str, frozenset[int]] = {}
     for index, found in lines.indexed.items():
         stays = {by_id[each].position for each in (chain if index == CHAIN else listed)}
         trim[index] = frozenset([line.position for line in found if line.position not in stays])
     chained = {line.position for line in lines.indexed[CHAIN]}
-    place = [
-        (CHAIN, Entry(line.position, line.payload())) for each in chain if (line := by_id[each]).position not in chained
-    ]
+    newly_chained = [line for each in chain if (line := by_id[each]).position not in chained]
+    place = [(CHAIN, Entry(line.position, line.payload())) for line in newly_chained]
     logged = {entry.position: entry for entry in snapshot.lists.get(LOG, ())}
     trim[LOG] = frozenset(logged).difference([entry.position for entry in entries])
     place += [(LOG, entry) for entry in entries if entry != logged[entry.position]]
+    # Last, since it depends on all of these: the bodies and values that nothing refers to any more.
     needed = needed_by(snapshot, drop, entries)
     unneeded = {name for name in snapshot.blobs if name[0] in (BODY, VALUE) and name not in needed}
     return Change(
@@ -240,9 +262,8 @@ def needed_by(snapshot: Snapshot, drop: Collection[str], entries: Iterable[Entry
     for name, blob in blobs.items():
         if name[0] == CHECKPOINT and name not in drop:
             # Usually a checkpoint has the references of the previous one and a few more.
-            known = len(before)
-            same = blob.refs[:known] == before
-            needed.update(blob.refs[known:] if same else blob.refs)
+            continues = blob.refs[: len(before)] == before
+            needed.update(blob.refs[len(before) :] if continues else blob.refs)
             before = blob.refs
     lists = [entries, *(pending for name, pending in snapshot.lists.items() if name[0] == WRITES and name not in drop)]
     needed.update(*[entry.refs for kept in lists for entry in kept])
