@@ -4,6 +4,12 @@ The head keeps all its messages for as long as it is the head. Where others said
 head's older messages would be shown in front of the newest as soon as the window has room. They are hidden instead: the
 pointer to the head tells which (see `pointers.hidden_places`). So they are still there for whoever goes back to that
 checkpoint, and for a run under way that brings them along.
+
+```text
+ q1 a1        q2 a2        q3 a3
+ the head's   chains said these
+              freed        what is left, and all that is shown; without hiding it would be q1 a1 q3 a3
+```
 """
 
 from __future__ import annotations
@@ -31,11 +37,11 @@ def older_than_freed(
         names: Names of the conversation.
         stays: Names of the messages that are not hidden.
     """
-    there = {*map(key_of, head)}
-    kept = there.union(*[delta.added_keys for delta in left])
+    of_head = {*map(key_of, head)}
+    kept = of_head.union(*[delta.added_keys for delta in left])
     keys = [*map(key_of, names)]
-    end = max((at for at, key in enumerate(keys) if key not in kept), default=0)
-    return frozenset(keys[:end]).intersection(there).difference(map(key_of, stays))
+    newest_freed = max((at for at, key in enumerate(keys) if key not in kept), default=0)
+    return frozenset(keys[:newest_freed]).intersection(of_head).difference(map(key_of, stays))
 
 
 def without_hidden(keys: AbstractSet[MessageKey], deltas: Iterable[Delta]) -> list[Delta]:
