@@ -9,7 +9,11 @@
 
 local a = cmsgpack.unpack(ARGV[1])
 local now, digests = clock(a[1]), a[2]
-local freed, fields, unread, damaged = 0, {}, {}, {}
+local freed, unread, damaged = 0, {}, {}
+-- Fields of the user's hash that are of what is freed.
+local fields = {}
+
+-- Sessions, of which the user's hash tells the deadline, and only the session's own record whether that still holds.
 for at, digest in ipairs(digests) do
   local entry = call('HGET', user, 's' .. digest)
   local deadline = entry and end_of(entry)
@@ -25,14 +29,17 @@ for at, digest in ipairs(digests) do
     end
   end
 end
-local some = call('HSCAN', user, '0', 'COUNT', 1000, 'MATCH', 't*')[2]
-for at = 1, #some, 2 do
-  local till = end_of(some[at + 1])
+
+-- Tombstones, which come as fields and values in turn.
+local found = call('HSCAN', user, '0', 'COUNT', 1000, 'MATCH', 't*')[2]
+for at = 1, #found, 2 do
+  local field, till = found[at], end_of(found[at + 1])
   if not till then
-    damaged[#damaged + 1] = some[at]
+    damaged[#damaged + 1] = field
   elseif till <= now then
-    fields[#fields + 1] = some[at]
+    fields[#fields + 1] = field
   end
 end
+
 many('HDEL', user, fields)
 return { freed, unread, damaged }
