@@ -10,7 +10,7 @@ from langchain_ttl_history.errors import CorruptRecordError
 from langchain_ttl_history.storage.types import Entry
 from langchain_ttl_history.stored.names import NO_KEY, BodyName, MessageKey, key_of
 
-__all__ = ["CARRIED_OVER", "WHERE_IT_IS", "Delta", "Log", "Seen", "deltas_of", "entries_of", "unseen"]
+__all__ = ["CARRIED_OVER", "WHERE_IT_IS", "Delta", "Log", "Seen", "deltas_of", "done_with", "entries_of", "unseen"]
 
 _FORMAT = 1
 
@@ -205,3 +205,17 @@ def unseen(deltas: Iterable[Delta], seen: Seen) -> list[Delta]:
         for delta, added in zip(new, left, strict=True)
         if added or delta.removed or not delta.added
     ]
+
+
+def done_with(keys: frozenset[MessageKey], deltas: Iterable[Delta], seen: Seen) -> Seen:
+    """What a run has seen, and also every unseen edit of these messages, which its window left out.
+
+    Such an edit would otherwise add its message again, at the end.
+    """
+    edits: list[tuple[int, MessageKey]] = []
+    anew: set[MessageKey] = set()
+    for delta in unseen(deltas, seen):
+        # A message that is added after it was removed counts as another one.
+        anew.update(delta.removed)
+        edits += [(delta.position, key) for key in delta.added_keys if key in keys and key not in anew]
+    return seen._replace(edits=(*seen.edits, *edits))

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 from langchain_core.messages import BaseMessage
 
-from langchain_ttl_history.amendments import done_with
 from langchain_ttl_history.cached_session import CachedSession
 from langchain_ttl_history.checkpointing.first_checkpoint import FIRST_METADATA, first_checkpoint, first_checkpoint_id
 from langchain_ttl_history.checkpointing.run_token import TOKEN_KEY, Token
@@ -20,7 +19,7 @@ from langchain_ttl_history.freeing.pruning import interrupted_roots, within_cap
 from langchain_ttl_history.index import lines_of
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.listed_checkpoints import listed_lines
-from langchain_ttl_history.log_entries import Seen
+from langchain_ttl_history.log_entries import Seen, done_with
 from langchain_ttl_history.pointers import found_record, target_of
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.types import Lease, Query, Snapshot
