@@ -13,11 +13,21 @@ unseen change folded in:
 * what a turn carries over from a session that ended under it follows what it followed there, and brings back nothing
   that was removed or edited since;
 * a message that is moved takes along the messages right after it that its mover did not know of.
+
+An example: a run waits for a tool, and a chain speaks meanwhile.
+
+```text
+ head  q1 call             of a run that has seen nothing of the following yet
+ 2     a chain             adds q2 a2
+ 3     the run goes on     adds result, after call
+ 4                         adds a1, after result
+ fold  q1 call result a1 q2 a2
+```
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import takewhile
 
 from langchain_ttl_history.log_entries import WHERE_IT_IS, Delta, Seen, unseen
@@ -35,6 +45,27 @@ def fold(names: Sequence[BodyName], deltas: Sequence[Delta], seen: Seen) -> Sequ
     for delta in new:
         folding.apply(delta)
     return folding.names
+
+
+class _Turns:
+    """Who said what, as far as is known: for keys of messages the run that added each, and what opened its turn."""
+
+    def __init__(self) -> None:
+        self.run_of: dict[MessageKey, str] = {}
+        self.opening_of: dict[MessageKey, Delta] = {}
+
+    def note(self, keys: Collection[MessageKey], run: str, opening: Delta | None) -> None:
+        """Note that a run added these messages; None if nothing tells which change opened the turn."""
+        self.run_of.update(dict.fromkeys(keys, run))
+        if opening is not None:
+            self.opening_of.update(dict.fromkeys(keys, opening))
+
+    def followed_by(self, others: _Turns) -> _Turns:
+        """These and others, which count where both know of a message."""
+        both = _Turns()
+        both.run_of = {**self.run_of, **others.run_of}
+        both.opening_of = {**self.opening_of, **others.opening_of}
+        return both
 
 
 class _Folding:
@@ -58,18 +89,16 @@ class _Folding:
             for key in delta.touched
         }
         self._order = keyed(names)
-        # The name for each key.
-        self._shown = dict(zip(self._order, names, strict=True))
-        self._begun = _own_turns(deltas, seen, self._order)
-        # For each key that was added at the end: the change that opened the turn it belongs to.
-        self._opened: dict[MessageKey, Delta] = {}
-        # For each key the run that added it.
-        self._runs: dict[MessageKey, str] = {}
+        # By key; it has those too that `_remove` has taken out of the order, for `_add` to put back.
+        self._names = dict(zip(self._order, names, strict=True))
+        self._own_turns = _own_turns(deltas, seen, self._order)
+        # Of the messages that the changes applied so far have added.
+        self._turns = _Turns()
 
     @property
     def names(self) -> Sequence[BodyName]:
         """The names, as far as the changes were applied."""
-        return [self._shown[key] for key in self._order]
+        return [self._names[key] for key in self._order]
 
     def apply(self, delta: Delta) -> None:
         """Apply a change; they are applied in the log's order."""
@@ -82,47 +111,54 @@ class _Folding:
 
     def _remove(self, delta: Delta, behind: Mapping[MessageKey, Sequence[MessageKey]]) -> None:
         for key in delta.removed:
-            if key in self._shown and self._own.get(key, 0) < delta.position:
-                del self._shown[key]
+            if key in self._names and self._own.get(key, 0) < delta.position:
+                del self._names[key]
                 self._order.remove(key)
                 for follower in behind.get(key, ()):
                     self._order.remove(follower)
 
     def _add(self, delta: Delta, behind: Mapping[MessageKey, Sequence[MessageKey]]) -> None:
-        # Most follow nothing, for which the whole order would be searched.
-        follows = delta.after in self._shown and delta.after in self._order
-        at = self._order.index(delta.after or NO_KEY) + 1 if follows else self._end_for(delta)
+        after = delta.after or NO_KEY
+        opening: Delta | None
+        # Most follow nothing, for which the whole order would be searched if it were asked first.
+        if after in self._names and after in self._order:
+            at, opening = self._order.index(after) + 1, self._turns.opening_of.get(after)
+        else:
+            at, opening = self._end_for(delta), delta
         placed: list[MessageKey] = []
         for name in delta.added:
             key = key_of(name)
-            is_there = key in self._shown
+            is_there = key in self._names
             if self._own.get(key, 0) > delta.position or (delta.after == WHERE_IT_IS and not is_there):
                 continue
             if not is_there:
                 placed += [key, *behind.get(key, ())]
-            self._shown[key] = name
+            self._names[key] = name
         self._order[at:at] = placed
-        opening = self._opened.get(delta.after or NO_KEY) if follows else delta
-        if opening is not None:
-            self._opened.update(dict.fromkeys(placed, opening))
-        self._runs.update(dict.fromkeys(placed, delta.run))
+        self._turns.note(placed, delta.run, opening)
 
     def _carry_over(self, delta: Delta) -> None:
         """Add what a turn carries over from a session that ended, each after the one before it if that is there."""
-        gone: set[MessageKey] = set()
-        for other in takewhile(lambda each: each.position < delta.position, self._deltas):
-            gone.difference_update(() if other.is_carried_over else other.added_keys)
-            gone.update(other.only_removed)
-        gone.update(key for key, position in self._own.items() if position > delta.position)
+        gone = self._gone_before(delta)
         at = len(self._order)
         for name in delta.added:
             key = key_of(name)
-            if key in self._shown:
+            if key in self._names:
                 at = self._order.index(key) + 1
             elif key not in gone:
                 self._order.insert(at, key)
-                self._shown[key] = name
+                self._names[key] = name
                 at += 1
+
+    def _gone_before(self, delta: Delta) -> set[MessageKey]:
+        """The keys of messages that a change must not bring back: those before it removed them, or the head's own."""
+        gone: set[MessageKey] = set()
+        for other in takewhile(lambda each: each.position < delta.position, self._deltas):
+            if not other.is_carried_over:
+                gone.difference_update(other.added_keys)
+            gone.update(other.only_removed)
+        gone.update(key for key, position in self._own.items() if position > delta.position)
+        return gone
 
     def _end_for(self, delta: Delta) -> int:
         """Where the end is for a change that follows nothing that is there.
@@ -130,30 +166,28 @@ class _Folding:
         That is never behind a turn that the head ends in if that began only after this change. If the change continues
         a turn, it is behind what is left of that turn, or in front of what others have begun since.
         """
-        order, end = self._order, len(self._order)
-        later = [order.index(key) for began, key in self._begun if delta.position < began and key in order]
-        end = min(later, default=end)
+        order = self._order
+        later = [order.index(key) for began, key in self._own_turns if delta.position < began and key in order]
+        end = min(later, default=len(order))
         if delta.after is None or delta.known is None:
             return end
-        runs, opened = self._seen_turns()
-        runs.update(self._runs)
-        opened.update(self._opened)
+        turns = self._seen_turns().followed_by(self._turns)
         for at in range(len(order), 0, -1):
-            if runs.get(order[at - 1]) == delta.run:
+            if turns.run_of.get(order[at - 1]) == delta.run:
                 return at
         # A change that moves messages knew of the turns that the head's run has seen, so only unseen ones count for it.
+        opening_of = (self._turns if delta.removed else turns).opening_of
         for at, key in enumerate(order):
-            other = (self._opened if delta.removed else opened).get(key)
-            if other is not None and other.began > delta.began:
+            opening = opening_of.get(key)
+            if opening is not None and opening.began > delta.began:
                 return at
         return end
 
-    def _seen_turns(self) -> tuple[dict[MessageKey, str], dict[MessageKey, Delta]]:
-        """For each key that a seen change added its run, and the change that opened its turn."""
+    def _seen_turns(self) -> _Turns:
+        """Of the messages that stand where a change put them that the head's run has seen."""
         newest = {key: delta.position for delta in self._deltas for key in delta.added_keys}
         fresh = {delta.position for delta in self._new}
-        runs: dict[MessageKey, str] = {}
-        opened: dict[MessageKey, Delta] = {}
+        turns = _Turns()
         for delta in self._deltas:
             if delta.position in fresh or delta.is_carried_over or delta.removed:
                 continue
@@ -163,11 +197,8 @@ class _Folding:
                 continue  # It only edited: what it added is followed by nothing older.
             # What it edited besides stands further up.
             added = [*takewhile(keys.__contains__, reversed(self._order[:end]))]
-            runs.update(dict.fromkeys(added, delta.run))
-            opening = delta if delta.after is None else opened.get(delta.after)
-            if opening is not None:
-                opened.update(dict.fromkeys(added, opening))
-        return runs, opened
+            turns.note(added, delta.run, delta if delta.after is None else turns.opening_of.get(delta.after))
+        return turns
 
 
 def _own_turns(deltas: Sequence[Delta], seen: Seen, order: Sequence[MessageKey]) -> list[tuple[int, MessageKey]]:
@@ -225,7 +256,8 @@ def _behind_moved(order: Sequence[MessageKey], delta: Delta) -> dict[MessageKey,
 def diff(base: Sequence[BodyName], names: Sequence[BodyName]) -> tuple[tuple[MessageKey, ...], tuple[BodyName, ...]]:
     """What turns one list of names into another, as keys removed and names added.
 
-    A message that changed its place is removed and added again.
+    A message that changed its place is removed and added again. As additions go to the end, so are those behind a new
+    one: from `a b c` to `a new b c`, `b c` are removed, and `new b c` added.
     """
     names, base = tuple(names), tuple(base)
     count = len(base)
