@@ -151,7 +151,7 @@ class _Folding:
                 at += 1
 
     def _gone_before(self, delta: Delta) -> set[MessageKey]:
-        """The keys of messages that a change must not bring back: those before it removed them, or the head's own."""
+        """Keys of what it must not bring back: what was removed before it, or changed since by the head's own run."""
         gone: set[MessageKey] = set()
         for other in takewhile(lambda each: each.position < delta.position, self._deltas):
             if not other.is_carried_over:

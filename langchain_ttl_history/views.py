@@ -1,4 +1,19 @@
-"""A session's conversation as one read found it, and what a chain's turn was shown of it."""
+"""A session's conversation as one read found it, and what a chain's turn was shown of it.
+
+`view_of` reads head and log out of a snapshot and folds them. Mostly the history and a graph are then shown the same,
+all of the conversation. They differ while a tool call is open:
+
+```text
+ head     q1 call            a tool runs, or somebody is asked
+ log      a chain adds q2 a2
+ names    q1 call q2 a2
+ graph    q1 call            the graph goes on with its own state
+ history  q1 q2 a2           a chain's model would be confused by a call without its results
+ waiting  q1 call            must not be cut
+```
+
+The history also leaves out open calls of runs beside the head's. The window is not applied yet.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +29,12 @@ from langchain_ttl_history.checkpoints import Record
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.conversation import fold, keyed
 from langchain_ttl_history.encoding.layouts import CORE
-from langchain_ttl_history.log_entries import Log, Seen, deltas_of, unseen
+from langchain_ttl_history.log_entries import Log, Seen, deltas_of
 from langchain_ttl_history.pointers import hidden_places, pointed_at
 from langchain_ttl_history.storage.types import Blob, Snapshot
-from langchain_ttl_history.stored.names import LOG, BodyName, MessageKey, key_of, pointer_name
+from langchain_ttl_history.stored.names import LOG, NO_KEYS, BodyName, MessageKey, key_of, pointer_name
 from langchain_ttl_history.stored.recall import Recall
-from langchain_ttl_history.window import callers, calls_of, without_open_group
+from langchain_ttl_history.window import callers, calls_of, ends_open, without_open_group
 
 __all__ = ["Turn", "View", "view_of"]
 
@@ -87,39 +102,25 @@ def view_of(snapshot: Snapshot, recall: Recall, codec: Codec) -> View:
         CorruptRecordError: A record is gone, damaged or of a newer format.
         TypeNotAllowedError: It holds a type that is not allow-listed.
     """
-    blobs = snapshot.blobs = recall.completed(snapshot.blobs)
-    pointer = blobs.get(pointer_name(""))
+    snapshot.blobs = recall.completed(snapshot.blobs)
+    pointer = snapshot.blobs.get(pointer_name(""))
     entries = snapshot.lists.get(LOG, ())
     deltas = deltas_of(entries)
     if pointer is None:
         names = fold((), with_removals_named(deltas, (), Seen()), Seen())
-        messages = dict(zip(names, recall.decode(names, blobs), strict=True))
-        log = Log(entries, deltas)
-        return _all_shown(snapshot, None, names, messages, log)
-    record = pointed_at(pointer, blobs, codec)
-    decoded = recall.decode(record.names, blobs)
-    head, shown, hidden = _visible(record.names, decoded, hidden_places(pointer, codec))
-    log = Log(entries, deltas, head, record.seen, hidden)
-    names, messages = _folded(log, dict(zip(record.names, decoded, strict=True)), recall, blobs)
-    closed = without_open_group(shown)
-    if hidden and without_open_group(decoded) == len(decoded):
-        closed = len(shown)  # What is hidden of a group, or removed, does not make it wait.
-    open_keys = _open_beside(log, names, messages)
+        messages = dict(zip(names, recall.decode(names, snapshot.blobs), strict=True))
+        return _all_shown(snapshot, None, names, messages, Log(entries, deltas))
+    record = pointed_at(pointer, snapshot.blobs, codec)
+    whole = recall.decode(record.names, snapshot.blobs)
+    head = _visible(record.names, whole, hidden_places(pointer, codec))
+    log = Log(entries, deltas, head.names, record.seen, head.hidden)
+    names, messages = _folded(log, dict(zip(record.names, whole, strict=True)), recall, snapshot.blobs)
     view = _all_shown(snapshot, record, names, messages, log)
-    if closed == len(shown):
-        return view._replace(history=[name for name in names if key_of(name) not in open_keys]) if open_keys else view
-    open_keys.update(keyed(head)[closed:])
-    history = [name for name, key in zip(names, keyed(names), strict=True) if key not in open_keys]
-    opening = closed
-    while opening and not isinstance(shown[opening], HumanMessage):
-        opening -= 1
-    # What others said waits for the graph, which is shown its own state; the history shows it, without the open call.
-    return view._replace(
-        graph=record.names,
-        history=history,
-        seen=record.seen.until(snapshot.position),
-        waiting=(head[opening], *head[closed:]),
-    )
+    beside = _open_beside(log, names, messages)
+    closed = _without_open_group(head, whole)
+    if closed == len(head.names):
+        return view._replace(history=[name for name in names if key_of(name) not in beside]) if beside else view
+    return _waiting(view, record, head, closed, beside)
 
 
 def _all_shown(
@@ -133,22 +134,65 @@ def _all_shown(
     return View(snapshot, record, names, names, names, Seen(snapshot.position), messages, log)
 
 
-def _visible(
-    names: Sequence[BodyName], messages: Sequence[BaseMessage], hidden: AbstractSet[int]
-) -> tuple[Sequence[BodyName], Sequence[BaseMessage], frozenset[MessageKey]]:
-    """Of the head's messages the names and messages that are visible, and the keys of the others.
+class _Head(NamedTuple):
+    """Those of the head's messages that are visible."""
+
+    names: Sequence[BodyName]
+    messages: Sequence[BaseMessage]
+    hidden: frozenset[MessageKey]
+    """The keys of the others."""
+
+
+def _visible(names: Sequence[BodyName], messages: Sequence[BaseMessage], hidden: AbstractSet[int]) -> _Head:
+    """The head without what is hidden.
 
     Args:
-        names: The names of all.
+        names: The names of all its messages.
         messages: All of them.
         hidden: The places of those that are not visible.
     """
     if not hidden:
-        return names, messages, frozenset()
+        return _Head(names, messages, frozenset())
     places = [place for place in range(len(names)) if place not in hidden]
     visible = tuple([names[place] for place in places])
     keys = frozenset(map(key_of, names)).difference(map(key_of, visible))
-    return visible, [messages[place] for place in places], keys
+    return _Head(visible, [messages[place] for place in places], keys)
+
+
+def _without_open_group(head: _Head, whole: Sequence[BaseMessage]) -> int:
+    """How many of the head's visible messages come before the open tool call that it ends in; all if it ends in none.
+
+    Args:
+        head: What is visible.
+        whole: All of the head's messages: a group of which a part is hidden, or removed, does not wait.
+    """
+    if head.hidden and not ends_open(whole):
+        return len(head.messages)
+    return without_open_group(head.messages)
+
+
+def _waiting(view: View, record: Record, head: _Head, closed: int, beside: frozenset[MessageKey]) -> View:
+    """The view of a conversation whose head waits for a tool.
+
+    What others said waits for the graph, which is shown its own state; the history shows it, without the open call.
+
+    Args:
+        view: The same, as if nothing waited.
+        record: The head.
+        head: What of it is visible.
+        closed: How many of that come before the open tool call.
+        beside: Keys of what is open of other runs.
+    """
+    open_keys = beside.union(keyed(head.names)[closed:])
+    opening = closed
+    while opening and not isinstance(head.messages[opening], HumanMessage):
+        opening -= 1
+    return view._replace(
+        graph=record.names,
+        history=[name for name, key in zip(view.names, keyed(view.names), strict=True) if key not in open_keys],
+        seen=record.seen.until(view.snapshot.position),
+        waiting=(head.names[opening], *head.names[closed:]),
+    )
 
 
 def _folded(
@@ -174,7 +218,9 @@ def _folded(
     return names, messages
 
 
-def _open_beside(log: Log, names: Sequence[BodyName], messages: Mapping[BodyName, BaseMessage]) -> set[MessageKey]:
+def _open_beside(
+    log: Log, names: Sequence[BodyName], messages: Mapping[BodyName, BaseMessage]
+) -> frozenset[MessageKey]:
     """The keys of open calls, and their results so far, of runs of a graph beside that of the head.
 
     Such a run is in its tools, or waits for an answer. What a chain says waits for nothing but the chain.
@@ -184,14 +230,15 @@ def _open_beside(log: Log, names: Sequence[BodyName], messages: Mapping[BodyName
         names: Names of the conversation.
         messages: Its messages by name.
     """
-    said: dict[str, list[BodyName]] = {}
-    for delta in unseen(log.deltas, log.seen):
+    said_by: dict[str, list[BodyName]] = {}
+    for delta in log.new:
         if delta.is_of_graph:
-            said.setdefault(delta.run, []).extend(name for name in delta.added if name in messages)
-    groups = [own[without_open_group([messages[name] for name in own]) :] for own in said.values()]
+            said_by.setdefault(delta.run, []).extend(name for name in delta.added if name in messages)
+    # Of each run what it ends in; nothing of a run that ends in no open call.
+    groups = [said[without_open_group([messages[name] for name in said]) :] for said in said_by.values()]
     if not any(groups):
-        return set()
+        return NO_KEYS
     # The results may be of another run: one that goes on with this turn.
     answered = Counter(names[caller] for caller in callers([messages[name] for name in names]).values())
     still_open = [group for group in groups if group and answered[group[0]] < len(calls_of(messages[group[0]]))]
-    return {key_of(name) for group in still_open for name in group}
+    return frozenset(key_of(name) for group in still_open for name in group)
