@@ -60,16 +60,16 @@ def knowing_past(sessions: Sessions, put: Put, token: Token, channel: str) -> Fl
         token: The put's.
         channel: The channel that holds the conversation.
     """
-    known = sessions.cache.last(put.key)
-    past = None if known is None or known.past is None or known.past[0] != token.id else known.past[1]
+    cached = sessions.cache.last(put.key)
+    past = None if cached is None or cached.past is None or cached.past[0] != token.id else cached.past[1]
     if past is None:
         snapshot: Snapshot = yield Read(put.key, Query(outline=True))
         try:
             past = _past(snapshot, token.id, sessions.codec)
         except TTLHistoryError:
             past = NO_KEYS  # What cannot be read tells nothing, and keeps no put from being stored.
-        if known is not None:
-            known.past = token.id, past
+        if cached is not None:
+            cached.past = token.id, past
     given = {message.id for message in snapshot_value(put.values[channel])}.difference(map(key_of, token.names))
     return put._replace(token=token._replace(cut=token.cut.union(past.intersection(given))))
 
@@ -99,8 +99,8 @@ def brought_back(step: Step, cut: frozenset[MessageKey]) -> frozenset[MessageKey
         step: The step; what it was shown begins with what steps before put back.
         cut: The keys of the messages that the window had cut when the run began.
     """
-    names, known = step.record.names, len(step.shown)
-    new = names[known:] if names[:known] == step.shown else names
+    names, count = step.record.names, len(step.shown)
+    new = names[count:] if names[:count] == step.shown else names
     if cut.isdisjoint(map(key_of, new)):
         return NO_KEYS
     return cut.difference(_said_again(step, cut), _asked_again(step, cut))

@@ -62,8 +62,8 @@ def delta_history(
             found = [write for write in writes if write.channel == channel]
             collected[channel] = found + collected[channel]
         if record.parent_names is not None and record.channel in remaining:
-            shown = decode_bodies(record.parent_names, snapshot.blobs, codec)
-            seeds[record.channel] = delta_snapshot(shown)
+            messages = decode_bodies(record.parent_names, snapshot.blobs, codec)
+            seeds[record.channel] = delta_snapshot(messages)
             remaining.discard(record.channel)
         blob = snapshot.blobs.get(checkpoint_name(ns, parent))
         if blob is None:
@@ -71,8 +71,8 @@ def delta_history(
         record = decode_record(blob, codec)
         values = record.decode_values(snapshot.blobs, codec)
         if record.channel in remaining and record.channel in record.values:
-            shown = decode_bodies(record.names, snapshot.blobs, codec)
-            values[record.channel] = delta_snapshot(shown) if record.has_snapshot else shown
+            messages = decode_bodies(record.names, snapshot.blobs, codec)
+            values[record.channel] = delta_snapshot(messages) if record.has_snapshot else messages
         for channel in remaining & values.keys():
             seeds[channel] = values[channel]
             remaining.discard(channel)
@@ -100,11 +100,11 @@ def applied(
         The names of its messages, and the bodies of those that were not stored as bodies when they were written.
     """
     blobs: dict[str, Blob] = {}
-    shown = dict(zip(keyed(names), names, strict=True))
+    current = dict(zip(keyed(names), names, strict=True))
     for write in writes:
         replaced, value = _overwritten(write)
         if replaced:
-            shown = {}
+            current = {}
         given = _as_list(value, whole=replaced)
         messages = as_messages(given)
         if messages is None:
@@ -115,13 +115,13 @@ def applied(
         for message in messages:
             if isinstance(message, RemoveMessage):
                 if message.id == REMOVE_ALL_MESSAGES:
-                    shown = {}
-                shown.pop(MessageKey(message.id or ""), None)
+                    current = {}
+                current.pop(MessageKey(message.id or ""), None)
                 continue
             (name,) = encode_new([message], codec, label(key), lacking)
-            key_in_it = MessageKey(message.id) if message.id else keyed([*shown.values(), name])[-1]
-            shown[key_in_it] = name
-    return tuple(shown.values()), blobs
+            key_in_it = MessageKey(message.id) if message.id else keyed([*current.values(), name])[-1]
+            current[key_in_it] = name
+    return tuple(current.values()), blobs
 
 
 def said_in(writes: Sequence[Any]) -> list[BaseMessage]:

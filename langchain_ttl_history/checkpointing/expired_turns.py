@@ -60,10 +60,10 @@ def held_by(sessions: Sessions, put: Put, now: float) -> dict[str, Blob]:
     """
     token = put.token
     # Others may have begun the session anew meanwhile, or this turn itself, if it expired before.
-    known = sessions.cache.last_with(put.key, put.parent_name, None if token is None else token.generation)
-    if known is None:
+    cached = sessions.cache.last_with(put.key, put.parent_name, None if token is None else token.generation)
+    if cached is None:
         return {}
-    record = known.records.get(put.parent_name)
+    record = cached.records.get(put.parent_name)
     # The run that created the session has no token: there was nothing to show it.
     shown = () if token is None else token.names
     # Of what it loaded it holds what it was shown, which others may have added to since that was put.
@@ -72,4 +72,4 @@ def held_by(sessions: Sessions, put: Put, now: float) -> dict[str, Blob]:
     is_aged = token is not None and sessions.lease.is_past_max_age(created_in(token.generation), now)
     old = set(shown) if is_aged else set()
     kept = [name for name in names if name not in old]
-    return restored(kept, known.bodies, sessions.codec)
+    return restored(kept, cached.bodies, sessions.codec)

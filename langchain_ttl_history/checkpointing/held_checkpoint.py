@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import NamedTuple
 
 from langchain_ttl_history.cached_session import CachedSession
 from langchain_ttl_history.checkpointing.conversation_changes import carried_over
@@ -48,27 +49,26 @@ def with_checkpoint(sessions: Sessions, given: TaskWrites, ended: int, writes: C
     """
     key, ns, id, name = given.key, given.ns, given.id, given.checkpoint_name
     codec, where = sessions.codec, label(key)
-    known = sessions.cache.last_with(key, name, ended)
-    old = None if known is None else known.records.get(name)
-    if known is None or old is None:
+    cached = sessions.cache.last_with(key, name, ended)
+    old = None if cached is None else cached.records.get(name)
+    if cached is None or old is None:
         return None
     found: Snapshot = yield Read(key, Query((pointer_name(ns),)))
     if sessions.lease.is_past_max_age(created_in(ended), found.now) or (ns and (found.blobs or _is_spread(old))):
         return None
     # Of what it loaded the run holds what it was shown.
-    shown = known.bodies.names_loaded(id)
+    shown = cached.bodies.names_loaded(id)
     names = old.names if shown is None else shown
     seen = Seen(0, ((old.run, None),))
     plain = not old.is_delta
     record = Record(old.checkpoint, old.metadata, old.parent, old.run, seen, names, channel=old.channel, plain=plain)
-    held = _held(record, old, known, name, codec, where)
-    if held is None:
+    content = _Content.remembered(record, old, cached, name, codec, where)
+    if content is None:
         return None
-    bodies, values = held
     append: list[Appended] = []
     if record.channel is not None and not ns:
-        append += [(LOG, each.payload(), each.added) for each in carried_over(record, None, bodies, codec)]
-    blobs = {**writes.blobs, **values, **bodies}
+        append += [(LOG, each.payload(), each.added) for each in carried_over(record, None, content.bodies, codec)]
+    blobs = {**writes.blobs, **content.values, **content.bodies}
     if not found.blobs:
         append.append((SUBS if ns else INDEX, line_payload(ns, id, record), ()))
         blobs[name] = encode_record(record, codec, where)
@@ -96,17 +96,16 @@ def with_freed_checkpoint(sessions: Sessions, key: SessionKey, name: str, writes
         name: The checkpoint's name.
         writes: What stores the writes.
     """
-    known = sessions.cache.last(key)
-    old = None if known is None else known.records.get(name)
-    if known is None or old is None or _is_spread(old):
+    cached = sessions.cache.last(key)
+    old = None if cached is None else cached.records.get(name)
+    if cached is None or old is None or _is_spread(old):
         return None
     codec, where = sessions.codec, label(key)
     record = replace(old, plain=not old.is_delta)
-    held = _held(record, old, known, name, codec, where)
-    if held is None:
+    content = _Content.remembered(record, old, cached, name, codec, where)
+    if content is None:
         return None
-    bodies, values = held
-    blobs = {**writes.blobs, **values, **bodies, name: encode_record(record, codec, where)}
+    blobs = {**writes.blobs, **content.values, **content.bodies, name: encode_record(record, codec, where)}
     id = record.checkpoint["id"]
     found: Snapshot = yield Read(key, Query((INDEX, pointer_name("")), (CHECKPOINT,)))
     lines = lines_of(found.lists.get(INDEX, ()))
@@ -122,23 +121,32 @@ def with_freed_checkpoint(sessions: Sessions, key: SessionKey, name: str, writes
     return replace(writes, blobs=blobs, append=[(INDEX, line, ()), *writes.append])
 
 
-def _held(
-    record: Record, old: Record, known: CachedSession, name: str, codec: Codec, where: str
-) -> tuple[dict[str, Blob], Mapping[str, Blob]] | None:
-    """The messages and the other values that a checkpoint refers to, as this process remembers them; None if not all.
+class _Content(NamedTuple):
+    """What a checkpoint refers to, as blobs by name."""
 
-    Args:
-        record: The checkpoint, which gets its values here.
-        old: The same as it was stored.
-        known: What is known of its session.
-        name: The checkpoint's name.
-        codec: Encodes them.
-        where: Names the session in errors.
-    """
-    encode_values(record, {}, KnownBodies(), codec, where, old)
-    values = known.values.get(name, {})
-    bodies = restored([BodyName(ref) for ref in record.refs if ref[0] == BODY], known.bodies, codec)
-    return None if any(ref not in bodies and ref not in values for ref in record.refs) else (bodies, values)
+    bodies: dict[str, Blob]
+    """Its messages."""
+    values: Mapping[str, Blob]
+    """Its other values."""
+
+    @classmethod
+    def remembered(
+        cls, record: Record, old: Record, cached: CachedSession, name: str, codec: Codec, where: str
+    ) -> _Content | None:
+        """What a checkpoint refers to, as this process remembers it; None if it does not remember all of it.
+
+        Args:
+            record: The checkpoint, which gets its values here.
+            old: The same as it was stored.
+            cached: What is known of its session.
+            name: The checkpoint's name.
+            codec: Encodes them.
+            where: Names the session in errors.
+        """
+        encode_values(record, {}, KnownBodies(), codec, where, old)
+        bodies = restored([BodyName(ref) for ref in record.refs if ref[0] == BODY], cached.bodies, codec)
+        values = cached.values.get(name, {})
+        return None if any(ref not in bodies and ref not in values for ref in record.refs) else cls(bodies, values)
 
 
 def _is_spread(record: Record) -> bool:

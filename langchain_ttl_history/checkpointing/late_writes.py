@@ -17,9 +17,9 @@ __all__ = ["LateWrites", "checkpoints_of"]
 
 logger: logging.Logger = logging.getLogger(__name__)
 
-# For how many checkpoints writes are held, and how many bytes of them; and how many refused ones are remembered. The
+# For how many checkpoints writes wait, and how many bytes of them; and how many refused ones are remembered. The
 # checkpoint of a turn that was cancelled never comes.
-_HELD = 1_000
+_WAITING = 1_000
 _BYTES = 32 * 1024 * 1024
 _REFUSED = 1_000
 
@@ -39,14 +39,14 @@ class LateWrites:
         self._cache = cache
         # Hashes, so that nothing of a deleted session is remembered.
         self._refused: OrderedDict[int, None] = OrderedDict()
-        self._held: OrderedDict[tuple[SessionKey, str], list[Change]] = OrderedDict()
+        self._waiting: OrderedDict[tuple[SessionKey, str], list[Change]] = OrderedDict()
         self._bytes = 0
         self._warned: OrderedDict[int, None] = OrderedDict()
         self._lock = lock()
 
     def released(self, key: SessionKey, name: str) -> Sequence[Change]:
         """The changes that waited for a checkpoint, to be written now that it is stored."""
-        if not self._held and not self._warned:
+        if not self._waiting and not self._warned:
             return ()
         with self._lock:
             self._warned.pop(hash(key), None)
@@ -66,8 +66,8 @@ class LateWrites:
             for each in checkpoints_of(change):
                 self._drop(key, each)
 
-    def _taken(self, waiting: tuple[SessionKey, str]) -> Sequence[Change]:
-        taken = self._held.pop(waiting, ())
+    def _taken(self, needed: tuple[SessionKey, str]) -> Sequence[Change]:
+        taken = self._waiting.pop(needed, ())
         self._bytes -= sum(map(_size, taken))
         return taken
 
@@ -87,23 +87,23 @@ class LateWrites:
             self.warn(key)
             return True
         with self._lock:
-            held = self._held.setdefault((key, name), [])
-            held.append(change)
+            waiting = self._waiting.setdefault((key, name), [])
+            waiting.append(change)
             # Checked only after the change can be found here: `released` looks without the lock, and would miss it.
             if self._cache.generation_of_put(key, name) is not None or hash((key, name)) in self._refused:
-                held.remove(change)
-                if not held:
-                    del self._held[key, name]
+                waiting.remove(change)
+                if not waiting:
+                    del self._waiting[key, name]
                 return False
-            fits = sum(map(_size, held)) <= _BYTES
+            fits = sum(map(_size, waiting)) <= _BYTES
             if fits:
                 self._bytes += _size(change)
-                while len(self._held) > _HELD or self._bytes > _BYTES:
-                    self._taken(next(iter(self._held)))
+                while len(self._waiting) > _WAITING or self._bytes > _BYTES:
+                    self._taken(next(iter(self._waiting)))
             else:
-                held.pop()
-                if not held:
-                    del self._held[key, name]
+                waiting.pop()
+                if not waiting:
+                    del self._waiting[key, name]
                 for each in checkpoints_of(change):
                     self._drop(key, each)
         if not fits:
@@ -113,9 +113,9 @@ class LateWrites:
     def warn(self, key: SessionKey) -> None:
         """Log that writes to this session are refused; only once until one is stored."""
         with self._lock:
-            known = hash(key) in self._warned
+            warned_before = hash(key) in self._warned
             _remember(self._warned, hash(key))
-        if not known:
+        if not warned_before:
             logger.warning(
                 "%s was deleted while a turn was running: what that turn still writes is not stored", label(key)
             )
@@ -133,7 +133,7 @@ def _size(change: Change) -> int:
     )
 
 
-def _remember(hashes: OrderedDict[int, None], known: int) -> None:
-    hashes[known] = None
+def _remember(hashes: OrderedDict[int, None], each: int) -> None:
+    hashes[each] = None
     while len(hashes) > _REFUSED:
         hashes.popitem(last=False)

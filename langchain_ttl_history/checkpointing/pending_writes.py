@@ -42,8 +42,8 @@ class PendingWrites:
         # known to have been put, they refer to it, and the storage refuses them if it is gone.
         put_in = cache.generation_of_put(key, name)
         guard = _guard(given, put_in)
-        known = cache.last(key)
-        bodies = KnownBodies() if known is None else known.bodies
+        cached = cache.last(key)
+        bodies = KnownBodies() if cached is None else cached.bodies
         change = self._change(given, bodies, guard, put_in)
         outcome: Outcome = yield Write(key, change)
         if outcome.status is Status.STORED:
@@ -142,12 +142,12 @@ class PendingWrites:
         """
         key, name = given.key, given.checkpoint_name
         change = self._change(given, KnownBodies(), guard, put_in, freed=freed)
-        known = self.sessions.cache.last(key)
-        record = None if known is None else known.records.get(name)
+        cached = self.sessions.cache.last(key)
+        record = None if cached is None else cached.records.get(name)
         if not freed or (record is not None and record.is_delta):
             # The next put of a `DeltaChannel` needs these writes for its conversation, and drops them.
-            if freed and known is not None:
-                known.freed.add(name)
+            if freed and cached is not None:
+                cached.freed.add(name)
             return change
         if not given.interrupts:
             return None

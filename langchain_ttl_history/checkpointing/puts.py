@@ -56,11 +56,11 @@ class CheckpointPuts:
             if outcome.status is Status.DELETED and not put.ns:
                 return change, outcome
         # Looked up once: another run that builds on the same parent may make this process forget it.
-        known = self._known_parent(put) if remembered is None else remembered[0]
+        remembered_parent = self._remembered_parent(put) if remembered is None else remembered[0]
         for _ in range(_ATTEMPTS):
             parent = yield from self._read(put)
-            if known is not None and known.generation == parent.generation:
-                parent = parent.as_remembered(known.record)
+            if remembered_parent is not None and remembered_parent.generation == parent.generation:
+                parent = parent.as_remembered(remembered_parent.record)
             elif parent.record is not None:
                 parent = parent.as_remembered(self._brought_along(put))
             change, record = plans.plan(put, parent, KnownBodies())
@@ -79,27 +79,27 @@ class CheckpointPuts:
     def _remembered(self, put: Put) -> tuple[Parent, KnownBodies] | None:
         """What this process knows of what a put builds on; None if that must be read."""
         key, token = put.key, put.token
-        known = self.sessions.cache.last(key)
+        cached = self.sessions.cache.last(key)
         if put.parent is None:
             # A put with a token but without a parent is a copy of the first checkpoint.
             generation = None if token is None else token.generation
-            if known is None or (token is not None and known.generation != token.generation):
-                known = self.sessions.cache.advance_to(key, generation or 0)
-            return Parent(generation, remembered=True), known.bodies
-        if known is None or (token is not None and token.generation != known.generation):
+            if cached is None or (token is not None and cached.generation != token.generation):
+                cached = self.sessions.cache.advance_to(key, generation or 0)
+            return Parent(generation, remembered=True), cached.bodies
+        if cached is None or (token is not None and token.generation != cached.generation):
             return None
         if not put.ns and self.plans.messages_key not in put.values:
             return None  # Perhaps a `DeltaChannel`, whose pending writes are needed.
-        parent = self._known_parent(put)
-        return None if parent is None else (parent, known.bodies)
+        parent = self._remembered_parent(put)
+        return None if parent is None else (parent, cached.bodies)
 
-    def _known_parent(self, put: Put) -> Parent | None:
+    def _remembered_parent(self, put: Put) -> Parent | None:
         """The parent of a put, as this process remembers it; None if it does not."""
-        known = self.sessions.cache.last(put.key)
-        record = None if known is None else known.records.get(put.parent_name)
-        if known is None or record is None:
+        cached = self.sessions.cache.last(put.key)
+        record = None if cached is None else cached.records.get(put.parent_name)
+        if cached is None or record is None:
             return None
-        return Parent(known.generation, record=record, freed=put.parent_name in known.freed, remembered=True)
+        return Parent(cached.generation, record=record, freed=put.parent_name in cached.freed, remembered=True)
 
     def _brought_along(self, put: Put) -> Record | None:
         """What a put builds on, as it was in a session that ended since; None if its run loaded it, or it is not known.
@@ -108,8 +108,8 @@ class CheckpointPuts:
         """
         if put.token is not None and put.token.id == put.parent:
             return None
-        known = self.sessions.cache.last_with(put.key, put.parent_name, None)
-        return None if known is None else known.records.get(put.parent_name)
+        cached = self.sessions.cache.last_with(put.key, put.parent_name, None)
+        return None if cached is None else cached.records.get(put.parent_name)
 
     def _read(self, put: Put) -> Flow[Parent]:
         """What a put builds on, as it is stored now."""
@@ -132,23 +132,23 @@ class CheckpointPuts:
     def _done(self, put: Put, record: Record, change: Change, outcome: Outcome) -> Flow[None]:
         """Remember a checkpoint that was stored, and free what is over the caps."""
         key, cache = put.key, self.sessions.cache
-        known = cache.last(key)
-        if known is None or known.generation != outcome.generation:
-            known = cache.advance_to(key, outcome.generation)
+        cached = cache.last(key)
+        if cached is None or cached.generation != outcome.generation:
+            cached = cache.advance_to(key, outcome.generation)
         blobs = change.blobs
-        entry = None if put.parent_name in known.records else cache.entry(key)
+        entry = None if put.parent_name in cached.records else cache.entry(key)
         # If the session ended under its run, that brought along what it shows, and may have to once more.
-        shown = [] if entry is None else [BodyName(ref) for ref in record.refs if ref[0] == BODY]
+        wanted = [] if entry is None else [BodyName(ref) for ref in record.refs if ref[0] == BODY]
         for ended in () if entry is None else entry.generations():
-            if ended is not known:
-                known.bodies.take(shown, ended.bodies)
+            if ended is not cached:
+                cached.bodies.take(wanted, ended.bodies)
                 blobs = {**ended.values.get(put.parent_name, {}), **blobs}
-        before = known.records.get(put.parent_name)
+        before = cached.records.get(put.parent_name)
         # Forget the parent only if it is this run's own: other runs may still build on another's.
         replaces = before is not None and before.run == record.run
-        known.learn(put.name, record, blobs, put.parent_name, replaces=replaces)
+        cached.learn(put.name, record, blobs, put.parent_name, replaces=replaces)
         if not put.ns:
-            known.settle(record)
+            cached.settle(record)
         cache.note_put(key, put.name, outcome.generation)
         cache.count(key)
         if self.sessions.is_heavy(key, outcome):

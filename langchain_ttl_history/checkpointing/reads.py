@@ -109,7 +109,7 @@ class CheckpointReads:
             return self._first(key, view) if is_there else None
         if id in (None, view.record.checkpoint["id"]):
             return self._latest(key, view, view.record)
-        return self._older(key, snapshot, id, recall) if self._is_shown(snapshot, id) else None
+        return self._older(key, snapshot, id, recall) if self._is_listed(snapshot, id) else None
 
     def _first(self, key: SessionKey, view: View) -> tuple[Loaded, Token]:
         """The checkpoint that a session without one shows: its conversation and nothing else."""
@@ -126,8 +126,8 @@ class CheckpointReads:
 
     def _latest(self, key: SessionKey, view: View, record: Record) -> tuple[Loaded, Token]:
         snapshot, id = view.snapshot, record.checkpoint["id"]
-        known = self.sessions.cache.advance_to(key, snapshot.generation)
-        shown, messages = self.sessions.window_with_messages(view.graph, view.messages, known.bodies)
+        cached = self.sessions.cache.advance_to(key, snapshot.generation)
+        shown, messages = self.sessions.window_with_messages(view.graph, view.messages, cached.bodies)
         unchanged = shown is record.names or tuple(shown) == record.names
         loaded = self._loaded(snapshot, id, record, messages, unchanged=unchanged)
         channel, versions = self.messages_key, loaded.checkpoint["channel_versions"]
@@ -148,8 +148,8 @@ class CheckpointReads:
         if token.cut and view.graph is not view.names:
             # Edits wait while the graph does; those of what its run leaves out have nothing left to change.
             token = token._replace(seen=done_with(token.cut, view.log.deltas, token.seen))
-        self._learn(known, key, snapshot, record, shown, messages)
-        known.bodies.last_load = Load(id, token.shown, tuple(shown))
+        self._learn(cached, key, snapshot, record, shown, messages)
+        cached.bodies.last_load = Load(id, token.shown, tuple(shown))
         return loaded, token
 
     def _older(self, key: SessionKey, snapshot: Snapshot, id: str, recall: Recall) -> tuple[Loaded, Token] | None:
@@ -186,7 +186,7 @@ class CheckpointReads:
 
     def _learn(
         self,
-        known: CachedSession,
+        cached: CachedSession,
         key: SessionKey,
         snapshot: Snapshot,
         record: Record,
@@ -196,15 +196,15 @@ class CheckpointReads:
         """Remember what the run that starts here will build on."""
         name = checkpoint_name("", record.checkpoint["id"])
         self.sessions.cache.note_put(key, name, snapshot.generation)
-        there = known.records.get(name)
+        there = cached.records.get(name)
         if there is None or (there.names != names and not set(names) <= set(there.names)):
             # Another process put it, or it was forgotten. Where messages of it were freed meanwhile, the run under way
             # that put it needs to know what it was.
             if there is None or not set(record.names) <= set(there.names):
-                known.learn(name, record, snapshot.blobs)
-            known.bodies.learn_read(names, messages, snapshot.blobs, self.sessions.codec)
+                cached.learn(name, record, snapshot.blobs)
+            cached.bodies.learn_read(names, messages, snapshot.blobs, self.sessions.codec)
 
-    def _is_shown(self, snapshot: Snapshot, id: str) -> bool:
+    def _is_listed(self, snapshot: Snapshot, id: str) -> bool:
         cap = self.sessions.retention.max_checkpoints
         lines = lines_of(snapshot.lists.get(INDEX, ()))
         waiting = interrupted_roots([line for line in lines if line.id == id], snapshot, self.sessions.codec)
@@ -247,5 +247,5 @@ def _handed(record: Record, values: dict[str, Any]) -> dict[str, Any]:
         **checkpoint,
         "channel_values": values,
         "channel_versions": dict(checkpoint["channel_versions"]),
-        "versions_seen": {node: dict(seen) for node, seen in checkpoint["versions_seen"].items()},
+        "versions_seen": {node: dict(versions) for node, versions in checkpoint["versions_seen"].items()},
     }

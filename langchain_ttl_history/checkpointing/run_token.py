@@ -20,11 +20,11 @@ TOKEN_KEY = "__ttl_history__"  # noqa: S105  # no secret: what a run has seen
 class _Holding(str):  # noqa: SLOT000  # str has no room for a named slot
     """A string that keeps an object alive; to everyone else, and where it is copied, it is the string it equals."""
 
-    _held: object
+    _alive: object
 
-    def __new__(cls, text: str, held: object) -> _Holding:
+    def __new__(cls, text: str, alive: object) -> _Holding:
         made = super().__new__(cls, text)
-        made._held = held
+        made._alive = alive
         return made
 
     def __reduce__(self) -> tuple[type[str], tuple[str]]:

@@ -144,7 +144,7 @@ def _encode(
         if shares:
             known.send(content, sealed, blobs)
             known.contents[packed] = content
-            known.held += len(packed)
+            known.other_bytes += len(packed)
     if not id:
         return Body(content, None, packed)
     # What opens a run, and a tool's result, are stored before they get their ids; both copies share the content.

@@ -58,7 +58,7 @@ class KnownBodies:
     """What the last run to begin loaded."""
     sound: tuple[BodyName, ...] = ()
     """The last conversation that was found sound; see `simple_start`."""
-    held: int = 0
+    other_bytes: int = 0
     """Bytes of all content but the conversation's."""
     kept: int = 0
     """How many bodies there were left when some were forgotten last."""
@@ -69,7 +69,7 @@ class KnownBodies:
     @property
     def size(self) -> int:
         """Bytes of all content."""
-        return self.held + len(self.conversation.images)
+        return self.other_bytes + len(self.conversation.images)
 
     def names_shown(self, shown: str) -> tuple[BodyName, ...]:
         """The names in a token's `shown`, if that is the last one; else empty. Saves splitting that string again."""
@@ -95,7 +95,7 @@ class KnownBodies:
             if len(self.replaced) > _REPLACED:
                 # Another thread may do the same: the oldest can be gone by now.
                 forgotten = self.replaced.pop(next(iter(list(self.replaced))), None)
-        self.held += body.size - (0 if forgotten is None else forgotten.size)
+        self.other_bytes += body.size - (0 if forgotten is None else forgotten.size)
         self.by_id[id] = body
 
     def named(self, name: BodyName) -> Body | None:
@@ -135,15 +135,15 @@ class KnownBodies:
             names: The conversation's.
             others: Gives further names, of anything: their bodies are not forgotten either.
         """
-        self.held -= sum(map(len, self.waiting))
+        self.other_bytes -= sum(map(len, self.waiting))
         self.waiting, self.contents = self.contents, {}
         if len(self.sending) > len(names) + 16:
             self.sending = {}  # Of writes that failed.
         if len(self.by_id) > 2 * max(len(names), self.kept) + 16:
             ids = {name[ID:] for name in chain(names, *others())}
             kept = {id: body for id, body in list(self.by_id.items()) if id in ids}
-            held = (*kept.values(), *list(self.replaced.values()))
-            self.by_id, self.held = kept, sum(body.size for body in held) + sum(map(len, self.waiting))
+            left = (*kept.values(), *list(self.replaced.values()))
+            self.by_id, self.other_bytes = kept, sum(body.size for body in left) + sum(map(len, self.waiting))
             self.kept = len(kept)
 
     def learn_read(

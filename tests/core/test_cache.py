@@ -258,4 +258,4 @@ def test_the_bytes_counted_for_a_session_are_those_it_holds(said: Callable[[int]
         bodies.settle(encode_bodies([said(number)], bodies, codec, "here", {}))
         contents = (*bodies.contents, *bodies.waiting)
         remembered = [body.content for body in (*bodies.by_id.values(), *bodies.replaced.values())]
-        assert bodies.held == sum(map(len, (*contents, *remembered)))
+        assert bodies.other_bytes == sum(map(len, (*contents, *remembered)))

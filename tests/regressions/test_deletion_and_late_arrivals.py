@@ -157,7 +157,7 @@ def test_a_subgraph_of_a_turn_that_was_deleted_stores_nothing_in_whichever_order
     assert not storage._sessions
     saver.put_writes(inner_at, [("messages", [AIMessage("secret")])], "task")
     assert not storage._sessions
-    assert not saver._late._held, "nobody waits for what was refused"
+    assert not saver._late._waiting, "nobody waits for what was refused"
 
 
 @pytest.mark.parametrize(("cap", "others"), [(1, 1), (3, 2)])
@@ -231,7 +231,7 @@ def test_that_writes_are_refused_is_logged_once_until_one_is_stored(caplog: pyte
 
 
 def test_only_so_many_checkpoints_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(late_writes, "_HELD", 2)
+    monkeypatch.setattr(late_writes, "_WAITING", 2)
     late = LateWrites(SessionCache())
     for each in "abc":
         assert late.hold(KEY, needing(each))
@@ -483,7 +483,7 @@ def test_writes_whose_checkpoint_never_comes_are_held_in_bounds(monkeypatch: pyt
     made = [checkpoint(HumanMessage("question", id="q")) for _ in range(20)]
     for each in made:
         saver.put_writes(at(each), [("messages", [AIMessage("x" * 1_000)])], "task")
-    assert 3 <= len(late._held) <= 5
+    assert 3 <= len(late._waiting) <= 5
     assert late._bytes <= 5_000
     saver.put(CONFIG, made[-1], LOOP, {"messages": 1})
     found = saver.get_tuple(CONFIG)
@@ -491,7 +491,7 @@ def test_writes_whose_checkpoint_never_comes_are_held_in_bounds(monkeypatch: pyt
     assert found.pending_writes
     for each in made:
         late.refuse(KEY, checkpoint_name("", each["id"]))
-    assert (len(late._held), late._bytes) == (0, 0)
+    assert (len(late._waiting), late._bytes) == (0, 0)
 
 
 def waiting(size: int, *, for_: str, makes: str = "b") -> Change:
@@ -510,7 +510,7 @@ def test_a_late_write_that_is_too_large_to_wait_is_refused_and_pushes_out_no_oth
         assert late.hold(KEY, large), "it is not to be tried again"
     assert ["not stored" in record.getMessage() for record in caplog.records] == [True]
     assert [len(late.released(KEY, each)) for each in "abc"] == [1, 1, 0]
-    assert (len(late._held), late._bytes) == (0, 0)
+    assert (len(late._waiting), late._bytes) == (0, 0)
 
 
 def test_what_waits_for_a_checkpoint_that_is_too_large_to_wait_is_refused_with_it(
@@ -520,7 +520,7 @@ def test_what_waits_for_a_checkpoint_that_is_too_large_to_wait_is_refused_with_i
     late = LateWrites(SessionCache())
     assert late.hold(KEY, waiting(1_000, for_="csub"))
     assert late.hold(KEY, waiting(6_000, for_="croot", makes="csub"))
-    assert (len(late._held), late._bytes) == (0, 0)
+    assert (len(late._waiting), late._bytes) == (0, 0)
     assert not late.hold(KEY, waiting(1_000, for_="csub")), "nobody would release it"
 
 
