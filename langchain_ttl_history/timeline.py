@@ -1,4 +1,15 @@
-"""A conversation as HTML: what was said escaped, long texts folded, a tool call and its result as one block."""
+"""A conversation as HTML: what was said escaped, long texts folded, a tool call and its result as one block.
+
+`timeline` draws a list of which neighbours in the same state are drawn together:
+
+```text
+ > 12 earlier messages, cut by the window       folded
+   human  How warm is it?                       shown
+   ai     [weather(city="Rome")  no result yet] waiting, under a note
+```
+
+What else is here, such as `marks` and `escaped`, is so because `display` and the command show messages in the same way.
+"""
 
 from __future__ import annotations
 
@@ -40,36 +51,51 @@ def timeline(messages: Sequence[BaseMessage], shown: AbstractSet[int], waiting: 
         shown: The positions of those within the window.
         waiting: The positions of a group of tool calls that waits for results.
     """
-    made_by, answers = callers(messages), results_by_caller(messages)
-    # A result stands beneath its call; one without a call stands alone.
-    first = max(0, len(messages) - _DRAWN_MESSAGES)
-    places = [place for place in range(first, len(messages)) if made_by.get(place, -1) < first]
+    caller_of, results_of = callers(messages), results_by_caller(messages)
+    first_drawn = max(0, len(messages) - _DRAWN_MESSAGES)
+    # A result stands beneath its call; one without a call, or whose call is not drawn, stands alone.
+    places = [place for place in range(first_drawn, len(messages)) if caller_of.get(place, -1) < first_drawn]
 
     def state(place: int) -> str:
         return "shown" if place in shown else "waiting" if place in waiting else "cut"
 
-    parts = [f'<li class="ttlh-note">{first:,} earlier messages are not drawn here.</li>'] if first else []
-    for found, group in groupby(places, state):
-        members = list(group)
-        items = "".join(_item(messages[place], answers.get(place, ()), has_call=place in made_by) for place in members)
-        if found == "cut":
-            items = f"<li><details><summary>{_cut(messages, members, answers)}</summary><ol>{items}</ol></details></li>"
-        elif found == "waiting":
-            items = f'<li class="ttlh-note">Waits for a result; not in the window yet:</li>{items}'
-        parts.append(items)
+    parts = []
+    if first_drawn:
+        parts.append(f'<li class="ttlh-note">{first_drawn:,} earlier messages are not drawn here.</li>')
     if not messages:
         parts.append('<li class="ttlh-note">Nothing has been said yet.</li>')
+    for common_state, neighbours in groupby(places, state):
+        group = list(neighbours)
+        items = "".join(
+            _item(messages[place], results_of.get(place, ()), has_call=place in caller_of) for place in group
+        )
+        if common_state == "cut":
+            summary = _summary_of_cut(messages, group, results_of)
+            items = f"<li><details><summary>{summary}</summary><ol>{items}</ol></details></li>"
+        elif common_state == "waiting":
+            items = f'<li class="ttlh-note">Waits for a result; not in the window yet:</li>{items}'
+        parts.append(items)
     return f'<ol class="ttlh-line">{"".join(parts)}</ol>'
 
 
-def _cut(messages: Sequence[BaseMessage], places: Sequence[int], answers: dict[int, list[ToolMessage]]) -> str:
-    count = sum(1 + len(answers.get(place, ())) for place in places)
+def _summary_of_cut(
+    messages: Sequence[BaseMessage], places: Sequence[int], results_of: dict[int, list[ToolMessage]]
+) -> str:
+    """What a folded group of messages is that the window does not show, in a line."""
+    count = sum(1 + len(results_of.get(place, ())) for place in places)
     if all(isinstance(messages[place], ToolMessage) for place in places):
         return f"{counted(count, 'result')} without a call, left out"
     return f"{counted(count, 'earlier message')}, cut by the window"
 
 
 def _item(message: BaseMessage, results: Sequence[ToolMessage], *, has_call: bool) -> str:
+    """A message with what it called, as an item of the list.
+
+    Args:
+        message: The message.
+        results: Those of its calls.
+        has_call: Whether it is itself the result of a call.
+    """
     role = message.role if isinstance(message, ChatMessage) else message.type
     who = escaped(role if message.name is None else f"{role} · {message.name}")
     kind = message.type if message.type in {"human", "ai", "system", "tool"} else "other"
@@ -79,24 +105,25 @@ def _item(message: BaseMessage, results: Sequence[ToolMessage], *, has_call: boo
     body = _folded(message.text)
     if isinstance(message, AIMessage):
         for call, result in calls_with_results(message, results):
-            body += _tool(call, result)
+            body += _call_with_result(call, result)
     return (
         f'<li class="ttlh-item ttlh-{kind}"><span class="ttlh-who">{who}</span>'
         f'<div class="ttlh-body">{body}{"".join(chips)}</div></li>'
     )
 
 
-def _tool(made: ToolCall | None, result: ToolMessage | None) -> str:
-    call = ""
-    if made is not None:
-        name = made["name"]
-        given = ", ".join(f"{key}={spelled_value(value)}" for key, value in made["args"].items())
-        call = f'<div class="ttlh-call">{_folded(f"{name}({given})")}</div>'
-    if result is None:
-        return f'<div class="ttlh-block">{call}<div class="ttlh-result ttlh-of">no result yet</div></div>'
-    chips = "".join(_chip(each) for each in marks(result))
-    failed = " ttlh-failed" if result.status == "error" else ""
-    return f'<div class="ttlh-block">{call}<div class="ttlh-result{failed}">{_folded(result.text)}{chips}</div></div>'
+def _call_with_result(call: ToolCall | None, result: ToolMessage | None) -> str:
+    """A call, and beneath it its result, as a block; None for a call that is content, which its message shows."""
+    above, below = "", '<div class="ttlh-result ttlh-of">no result yet</div>'
+    if call is not None:
+        given = ", ".join(f"{key}={spelled_value(value)}" for key, value in call["args"].items())
+        name = call["name"]
+        above = f'<div class="ttlh-call">{_folded(f"{name}({given})")}</div>'
+    if result is not None:
+        chips = "".join(_chip(each) for each in marks(result))
+        failed = " ttlh-failed" if result.status == "error" else ""
+        below = f'<div class="ttlh-result{failed}">{_folded(result.text)}{chips}</div>'
+    return f'<div class="ttlh-block">{above}{below}</div>'
 
 
 def spelled_value(value: Any) -> str:
@@ -108,6 +135,7 @@ def spelled_value(value: Any) -> str:
 
 
 def _chip(mark: str) -> str:
+    """A mark in a frame."""
     return f'<span class="ttlh-chip">{escaped(mark)}</span>'
 
 
