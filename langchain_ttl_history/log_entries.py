@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from langchain_ttl_history.encoding.records import decoder, pack, unpack_each, unread_form
@@ -98,13 +100,13 @@ class Delta(NamedTuple):
     @property
     def moved(self) -> set[MessageKey]:
         """The keys of the messages that it removes and adds again, which gives them another place."""
-        return {*self.removed}.intersection(self.added_keys)
+        return {*self.removed}.intersection(self.added_keys) if self.removed else set()
 
     @property
     def only_removed(self) -> tuple[MessageKey, ...]:
         """The keys of the messages that are gone after it: of `removed`, without those that are only moved."""
         moved = self.moved
-        return tuple(key for key in self.removed if key not in moved)
+        return tuple(key for key in self.removed if key not in moved) if moved else self.removed
 
     @property
     def began(self) -> int:
@@ -135,8 +137,9 @@ class Delta(NamedTuple):
         return pack(record)
 
 
-class Log(NamedTuple):
-    """A session's log, and the head whose conversation it changes."""
+@dataclass
+class Log:
+    """A session's log, and the head whose conversation it changes; not changed once it is made."""
 
     entries: Sequence[Entry]
     deltas: Sequence[Delta]
@@ -148,12 +151,12 @@ class Log(NamedTuple):
     hidden: frozenset[MessageKey] = frozenset()
     """The keys of the head's messages that are hidden; see `freeing.gaps`."""
 
-    @property
+    @cached_property
     def new(self) -> list[Delta]:
         """The changes that the head's run has not seen."""
         return unseen(self.deltas, self.seen)
 
-    @property
+    @cached_property
     def later(self) -> list[Delta]:
         """The changes after what the head's run had seen when it began: the new ones, and its own."""
         return [delta for delta in self.deltas if delta.position > self.seen.position]

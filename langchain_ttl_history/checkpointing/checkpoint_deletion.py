@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
 
 from langchain_ttl_history.checkpoints import decode_record
 from langchain_ttl_history.errors import StorageError
@@ -82,7 +83,7 @@ def _without_runs(sessions: Sessions, snapshot: Snapshot, run_ids: Collection[st
     newest = next((line for line in reversed(keep) if not line.ns), None)
     if newest is not None:
         head = decode_record(listed_checkpoint("", newest.id, snapshot.blobs), sessions.codec)
-        log = log._replace(head=head.names, seen=head.seen)
+        log = replace(log, head=head.names, seen=head.seen)
     others = without_orphaned_edits([delta for delta in log.deltas if delta.run not in runs], log)
     return keep_only(snapshot, keep, sessions.lease, lines, entries_of(others, log))
 

@@ -31,6 +31,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import replace
 from typing import NamedTuple
 
 from langchain_ttl_history.amendments import with_removals_named
@@ -74,7 +75,7 @@ def trimmed(conversation: Conversation, shown: AbstractSet[BodyName], spare: int
     log = conversation.log
     if spare is None:
         return Trimmed([*log.deltas], frozenset())
-    log = log._replace(deltas=with_removals_named(log.deltas, log.head, log.seen))
+    log = replace(log, deltas=with_removals_named(log.deltas, log.head, log.seen))
     recent = _where_recent_begin(log.deltas, spare)
     start = _where_kept_begin(log, shown, recent)
     older, newest = log.deltas[:recent], log.deltas[recent:]
@@ -116,6 +117,8 @@ def _placing(deltas: Sequence[Delta], count: int, shown: AbstractSet[MessageKey]
         shown: The keys of the messages that are shown.
     """
     keys = shown & {key for delta in deltas[:count] for key in delta.added_keys}
+    if not keys:
+        return {}  # As mostly: what is shown is recent.
     placing: dict[MessageKey, int] = {}
     newest: dict[MessageKey, int] = {}
     for delta in deltas:
@@ -186,6 +189,8 @@ def _with_followed(deltas: Sequence[Delta], start: int, new: Sequence[Delta]) ->
 
     What follows a message that is gone is shown at the end, perhaps behind what was said later.
     """
+    if all(delta.after is None for delta in new):
+        return start  # As in most logs.
     places = {delta.position: at for at, delta in enumerate(deltas)}
     added_at = {key: places[delta.position] for delta in reversed(new) for key in delta.added_keys}
     for delta in reversed(new):

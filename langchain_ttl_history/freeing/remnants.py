@@ -50,6 +50,8 @@ class _LastWords(NamedTuple):
     @classmethod
     def of(cls, log: Log) -> _LastWords:
         """Those of a log."""
+        if not log.head:
+            return cls({}, {}, {})  # They would be asked about nothing.
         own = [delta for delta in log.later if log.seen.ran(delta) and not delta.is_carried_over]
         matter = concerning_head(log)
         return cls(
@@ -77,13 +79,13 @@ def left_for_head(freed: Iterable[Delta], log: Log, spared: Spared) -> list[Delt
     for delta in freed:
         kept = _kept_removals(delta, log, spared)
         if delta.position in concerning:
-            remnant = _about(delta, there, last, kept)
-            there.difference_update(remnant.only_removed)
+            remnant = _about(delta, there, last, kept) if there or kept else None
+            if remnant is not None:
+                there.difference_update(remnant.only_removed)
         else:
-            stays = spared.placing.get(delta.position, frozenset())
+            stays = spared.placing.get(delta.position, ())
             remnant = _only(delta, [*(key for key in delta.removed if key in stays), *kept], stays)
-        # Of most, which only added what is shown no more, nothing is left.
-        if remnant.removed or remnant.added:
+        if remnant is not None:
             left.append(remnant)
     return left
 
@@ -97,8 +99,10 @@ def _kept_removals(delta: Delta, log: Log, spared: Spared) -> Sequence[MessageKe
     return ()
 
 
-def _about(delta: Delta, there: AbstractSet[MessageKey], last: _LastWords, kept: Collection[MessageKey]) -> Delta:
-    """What a change says of the head's messages that still counts.
+def _about(
+    delta: Delta, there: AbstractSet[MessageKey], last: _LastWords, kept: Collection[MessageKey]
+) -> Delta | None:
+    """What a change says of the head's messages that still counts; None if nothing does.
 
     Args:
         delta: The change; the head's run has not seen it.
@@ -114,10 +118,13 @@ def _about(delta: Delta, there: AbstractSet[MessageKey], last: _LastWords, kept:
     return _only(delta, [*gone, *moved], {key for key in stays if at in (last.newest.get(key), last.moved.get(key))})
 
 
-def _only(delta: Delta, removed: Iterable[MessageKey], added: Collection[MessageKey]) -> Delta:
-    """A change that removes these messages, and of what it adds only those of these keys."""
-    names = tuple(name for name in delta.added if key_of(name) in added)
-    return delta._replace(removed=tuple(removed), added=names)
+def _only(delta: Delta, removed: Sequence[MessageKey], added: Collection[MessageKey]) -> Delta | None:
+    """A change that removes these messages, and of what it adds only those of these keys; None if that is nothing.
+
+    Of most, which only added what is shown no more, nothing is left.
+    """
+    names = tuple(name for name in delta.added if key_of(name) in added) if added else ()
+    return delta._replace(removed=tuple(removed), added=names) if removed or names else None
 
 
 def thinned(
@@ -139,21 +146,24 @@ def thinned(
         said: Keys of the conversation's messages.
         spared: What is kept of them besides.
     """
+    if not older:
+        return []
     kept = (*older, *recent)
     followed = {delta.after for delta in kept}
     newest = {key: delta.position for delta in kept for key in delta.added_keys}
     there = {*map(key_of, log.head)}
     left: list[Delta] = []
     for delta in older:
-        stays = spared.placing.get(delta.position, frozenset())
-        somebody_has = {*delta.removed} if delta.position in spared.removing else there | log.hidden | stays
-        removed = [key for key in delta.removed if key in somebody_has]
+        at = delta.position
+        stays = spared.placing.get(at, frozenset())
+        is_spared = at in spared.removing
+        removed = [key for key in delta.removed if is_spared or key in there or key in log.hidden or key in stays]
         there.difference_update(delta.removed)
-        outdated = {key for key in delta.added_keys if key in there and newest[key] > delta.position}
+        outdated = {key for key in delta.added_keys if key in there and newest[key] > at}
         counting = {key for key in delta.added_keys if (key in said or key in followed) and key not in outdated}
         remnant = _only(delta, removed, counting | stays)
-        there.update(remnant.added_keys)
-        if remnant.removed or remnant.added:
+        if remnant is not None:
+            there.update(remnant.added_keys)
             left.append(remnant)
     return left
 
@@ -201,6 +211,8 @@ def only_editing(kept: Iterable[Delta], log: Log) -> list[Delta]:
     """
     new = {delta.position for delta in log.new}
     there = {*map(key_of, log.head)}
+    if not new or not there:
+        return [*kept]
     edited: list[Delta] = []
     placed: set[MessageKey] = set()
     for delta in kept:
