@@ -100,7 +100,10 @@ def _where_recent_begin(deltas: Sequence[Delta], spare: int) -> int:
 
 
 def _where_kept_begin(log: Log, shown: AbstractSet[BodyName], recent: int) -> int:
-    """The place in the log from which it is kept: of what is needed, of what that follows, or else the recent ones'."""
+    """The place of the first change that is kept: the oldest that is needed, or that one of these follows.
+
+    The place of the recent ones where nothing older is needed.
+    """
     needed = {*_needed(concerning_head(log), log.later, shown, log.head)}
     start = next((at for at, delta in enumerate(log.deltas[:recent]) if delta.position in needed), recent)
     return _with_followed(log.deltas, start, log.new)

@@ -20,7 +20,7 @@ __all__ = ["Spared", "concerning_head", "left_for_head", "only_editing", "thinne
 
 
 class Spared(NamedTuple):
-    """What is kept for runs under way of changes that are freed or thinned, whether or not the head's run saw them."""
+    """What is kept, for runs under way, of changes that are freed or thinned, seen by the head's run or not."""
 
     removing: AbstractSet[int]
     """Positions of changes whose removals are kept, whatever they remove."""
