@@ -55,7 +55,7 @@ class _Turns:
         self.opening_of: dict[MessageKey, Delta] = {}
 
     def note(self, keys: Collection[MessageKey], run: str, opening: Delta | None) -> None:
-        """Note that a run added these messages; None if nothing tells which change opened the turn."""
+        """Note that a run added these messages, and the change that opened their turn, if anything tells which."""
         self.run_of.update(dict.fromkeys(keys, run))
         if opening is not None:
             self.opening_of.update(dict.fromkeys(keys, opening))
