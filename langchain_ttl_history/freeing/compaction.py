@@ -99,14 +99,13 @@ def plan(
     change = session.keeping(retention.max_checkpoints, log)
     if snapshot.bytes <= bound or _bytes_after(snapshot, change) <= bound:
         return change
-
+    # Step 2. More checkpoints never take fewer bytes, so the largest number that fits is found by bisection.
     goal = int(bound * _BYTES_GOAL)
     most = len(session.roots) if retention.max_checkpoints is None else retention.max_checkpoints
-    # More checkpoints never take fewer bytes, so the largest number that fits is found by bisection.
     fitting = bisect_right(range(1, most + 1), goal, key=lambda cap: _bytes_after(snapshot, session.keeping(cap, log)))
     if fitting:
         return session.keeping(fitting, log)
-
+    # Steps 3 and 4.
     log = trimmed(conversation, shown.names, 0, room)
     change = session.keeping(1, log)
     over = _bytes_after(snapshot, change) - goal
