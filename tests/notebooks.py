@@ -26,9 +26,10 @@ _VARIES = [
     (re.compile(r"\d\.\d s left"), "<left>"),
     (re.compile(r"<b>\d+ (s|min|h|d)( \d+ (s|min|h))?</b>"), "<left>"),
     (re.compile(r"ttlh-bar( ttlh-low)?\"><span style=\"width:\d+%"), "<bar>"),
-    # Some records hold times, whose length varies with their value.
-    (re.compile(r"[\d,.]+ ([KM]iB|bytes)\b"), "<size>"),
+    # Some records hold times, whose length varies with their value, and what memory counts for a graph's writes varies
+    # with the order in which its threads store them. First the one that a number and a comma may stand before.
     (re.compile(r"bytes=\d+"), "<size>"),
+    (re.compile(r"[\d,.]+ ([KM]iB|bytes)\b"), "<size>"),
 ]
 
 

@@ -81,4 +81,6 @@ def test_what_differs_between_runs_is_the_only_thing_overlooked(tmp_path: Path) 
         return outputs(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("", outputs=[output])]))
 
     assert printed("at 2026-11-24 10:00:00, 1.5 s left") == printed("at 2027-01-01 00:00:01, 0.9 s left")
+    assert printed("(sessions=3, bytes=37829)") == printed("(sessions=3, bytes=37805)")
+    assert printed("(sessions=3, bytes=37829)") != printed("(sessions=4, bytes=37829)")
     assert printed("2 messages") != printed("3 messages")
