@@ -51,7 +51,7 @@ class CheckpointPuts:
             outcome: Outcome = yield from self.sessions.write(key, change)
             if outcome.status is Status.STORED:
                 bodies.sent(change.blobs)
-                yield from self._done(put, record, change, outcome)
+                yield from self._done(put, record, bodies, change, outcome)
                 return change, outcome
             if outcome.status is Status.DELETED and not put.ns:
                 return change, outcome
@@ -63,12 +63,13 @@ class CheckpointPuts:
                 parent = parent.as_remembered(remembered_parent.record)
             elif parent.record is not None:
                 parent = parent.as_remembered(self._brought_along(put))
-            change, record = plans.plan(put, parent, KnownBodies())
+            bodies = KnownBodies()
+            change, record = plans.plan(put, parent, bodies)
             outcome = yield Write(key, change)
             if outcome.status not in (Status.MOVED, Status.MISSING):
                 break
         if outcome.status is Status.STORED:
-            yield from self._done(put, record, change, outcome)
+            yield from self._done(put, record, bodies, change, outcome)
         elif outcome.status is not Status.DELETED:
             raise StorageError(
                 f"{label(key)}: others kept writing to it, or what checkpoint {put.id} refers to is gone; "
@@ -129,8 +130,8 @@ class CheckpointPuts:
             )
         return Parent(found.generation, found.now, record, writes, has_head=pointer in found.blobs)
 
-    def _done(self, put: Put, record: Record, change: Change, outcome: Outcome) -> Flow[None]:
-        """Remember a checkpoint that was stored, and free what is over the caps."""
+    def _done(self, put: Put, record: Record, bodies: KnownBodies, change: Change, outcome: Outcome) -> Flow[None]:
+        """Remember a checkpoint that was stored with these bodies, and free what is over the caps."""
         key, cache = put.key, self.sessions.cache
         cached = cache.last(key)
         if cached is None or cached.generation != outcome.generation:
@@ -138,11 +139,15 @@ class CheckpointPuts:
         blobs = change.blobs
         entry = None if put.parent_name in cached.records else cache.entry(key)
         # If the session ended under its run, that brought along what it shows, and may have to once more.
-        wanted = [] if entry is None else [BodyName(ref) for ref in record.refs if ref[0] == BODY]
-        for ended in () if entry is None else entry.generations():
-            if ended is not cached:
-                cached.bodies.take(wanted, ended.bodies)
-                blobs = {**ended.values.get(put.parent_name, {}), **blobs}
+        ended = [] if entry is None else [each for each in entry.generations() if each is not cached]
+        sources = [each.bodies for each in ended]
+        if bodies is not cached.bodies:
+            sources.append(bodies)  # What it has just said is nowhere else, if its writes came before it had an id.
+        wanted = [BodyName(ref) for ref in record.refs if ref[0] == BODY] if sources else []
+        for source in sources:
+            cached.bodies.take(wanted, source)
+        for each in ended:
+            blobs = {**each.values.get(put.parent_name, {}), **blobs}
         before = cached.records.get(put.parent_name)
         # Forget the parent only if it is this run's own: other runs may still build on another's.
         replaces = before is not None and before.run == record.run

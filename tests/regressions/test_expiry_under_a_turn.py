@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from copy import deepcopy
 from typing import Annotated, Any
 
 import pytest
@@ -567,13 +568,14 @@ def test_a_question_to_a_person_is_kept_with_far_more_messages_in_another_channe
 
 @pytest.mark.parametrize("expiries", [2, 3])
 @pytest.mark.parametrize("notes", [1, 40])
-def test_a_question_to_a_person_is_kept_though_its_session_has_ended_before_under_the_same_turn(
+async def test_a_question_to_a_person_is_kept_though_its_session_has_ended_before_under_the_same_turn(
     expiries: int, notes: int
 ) -> None:
     clock = Clock()
     buffer = SessionBuffer(MemoryStorage(clock=clock), default_user="u")
 
-    def think(_: Any) -> dict[str, Any]:
+    async def think(_: Any) -> dict[str, Any]:
+        await asyncio.sleep(0)  # What the step before wrote is stored by then: in one loop all goes in turn.
         clock.advance(1801)
         return {"messages": [AIMessage("thought")]}
 
@@ -584,13 +586,17 @@ def test_a_question_to_a_person_is_kept_though_its_session_has_ended_before_unde
         **{f"think {number}": think for number in range(expiries - 1)},
         ask=asks(clock, "sure?"),
     )
-    graph.invoke({"messages": [HumanMessage("question")]}, CONFIG, durability="sync")
-    found = graph.get_state(CONFIG)
+    await graph.ainvoke({"messages": [HumanMessage("question")]}, CONFIG, durability="sync")
+    found = await graph.aget_state(CONFIG)
     assert plain_texts(found.values["messages"]) == ["question", *["thought"] * (expiries - 1)]
     assert (len(found.values["notes"]), len(found.values["long"]), len(found.interrupts)) == (notes, 1_000, 1)
 
 
-async def test_a_question_to_a_person_is_kept_though_another_turn_was_taken_between_the_ends_of_its_session() -> None:
+@pytest.mark.parametrize("early", [False, True], ids=["with ids", "before ids are given"])
+async def test_a_question_to_a_person_is_kept_though_another_turn_was_taken_between_the_ends_of_its_session(
+    early: bool,
+) -> None:
+    """A step's messages get their ids before what it wrote is stored or, from Python 3.12 on, after."""
     clock = Clock()
     buffer = SessionBuffer(MemoryStorage(clock=clock), default_user="u")
     history = buffer.history(session_id="t")
@@ -604,6 +610,9 @@ async def test_a_question_to_a_person_is_kept_though_another_turn_was_taken_betw
         return {"messages": [AIMessage("thought")]}
 
     graph = chained(buffer, Noted, note=lambda _: {"long": "x" * 1_000}, think=think, ask=asks(clock, "sure?"))
+    if early:
+        put_writes = graph.checkpointer.aput_writes
+        graph.checkpointer.aput_writes = lambda config, writes, *given: put_writes(config, deepcopy(writes), *given)
     await graph.ainvoke({"messages": [HumanMessage("question")]}, CONFIG, durability="sync")
     assert plain_texts(history.messages) == ["before", "question", "thought"]
     found = await graph.aget_state(CONFIG)
