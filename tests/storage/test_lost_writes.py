@@ -96,7 +96,9 @@ class Workers:
 
         graph = StateGraph(MessagesState).add_node("n", node).add_edge(START, "n")
         agent = graph.compile(checkpointer=buffer.checkpointer())
-        agent.invoke({"messages": [HumanMessage(question)]}, self.config)
+        # Each checkpoint is stored before the next step: an older driver does not try again to reach a server that is
+        # down at that moment.
+        agent.invoke({"messages": [HumanMessage(question)]}, self.config, durability="sync")
 
     def tell(self, *texts: str) -> None:
         """Events of another worker, one by one."""
