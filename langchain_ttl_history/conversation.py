@@ -14,10 +14,11 @@ unseen change folded in:
   that was removed or edited since;
 * a message that is moved takes along the messages right after it that its mover did not know of.
 
-An example: a run waits for a tool, and a chain speaks meanwhile.
+An example: a run waits for a tool, and a chain speaks meanwhile. What another run is shown then
+is the fold:
 
 ```text
- head  q1 call             of a run that has seen nothing of the following yet
+ head  q1 call
  2     a chain             adds q2 a2
  3     the run goes on     adds result, after call
  4                         adds a1, after result

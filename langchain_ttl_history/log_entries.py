@@ -137,9 +137,9 @@ class Delta(NamedTuple):
         return pack(record)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Log:
-    """A session's log, and the head whose conversation it changes; not changed once it is made."""
+    """A session's log, and the head whose conversation it changes."""
 
     entries: Sequence[Entry]
     deltas: Sequence[Delta]

@@ -95,23 +95,23 @@ def plan(
     session = _Session.of(snapshot, conversation, lease, codec)
     bound = math.inf if retention.max_bytes is None else retention.max_bytes
     room = bound * _REMOVALS_SHARE
-    log = _trimmed_unnoticed(conversation, shown, retention.max_messages, room)
-    change = session.keeping(retention.max_checkpoints, log)
+    left = _trimmed_unnoticed(conversation, shown, retention.max_messages, room)
+    change = session.keeping(retention.max_checkpoints, left)
     if snapshot.bytes <= bound or _bytes_after(snapshot, change) <= bound:
         return change
     # Step 2. More checkpoints never take fewer bytes, so the largest number that fits is found by bisection.
     goal = int(bound * _BYTES_GOAL)
     most = len(session.roots) if retention.max_checkpoints is None else retention.max_checkpoints
-    fitting = bisect_right(range(1, most + 1), goal, key=lambda cap: _bytes_after(snapshot, session.keeping(cap, log)))
-    if fitting:
-        return session.keeping(fitting, log)
+    fitting = bisect_right(range(1, most + 1), goal, key=lambda cap: _bytes_after(snapshot, session.keeping(cap, left)))
+    if fitting:  # Then the bisection has tried just this number, and it fits.
+        return session.keeping(fitting, left)
     # Steps 3 and 4.
-    log = trimmed(conversation, shown.names, 0, room)
-    change = session.keeping(1, log)
+    left = trimmed(conversation, shown.names, 0, room)
+    change = session.keeping(1, left)
     over = _bytes_after(snapshot, change) - goal
     if over <= 0:
         return change
-    return with_fewer_messages(snapshot, change, over, log, conversation, codec)
+    return with_fewer_messages(snapshot, change, over, left, conversation, codec)
 
 
 class _Session(NamedTuple):
@@ -135,14 +135,14 @@ class _Session(NamedTuple):
         waiting = interrupted_roots(leaves(roots), snapshot, codec)
         return cls(snapshot, conversation, lease, codec, lines, roots, lines.of(SUBS), waiting)
 
-    def keeping(self, cap: int | None, log: Trimmed) -> Change:
+    def keeping(self, cap: int | None, left: Trimmed) -> Change:
         """What keeps only so many root checkpoints, what belongs to them, and this of the log."""
         kept = within_cap(self.roots, self.subs, cap, self.waiting)
-        entries = entries_of(log.changes, self.conversation.log)
+        entries = entries_of(left.changes, self.conversation.log)
         change = keep_only(self.snapshot, kept, self.lease, self.lines, entries)
-        if not log.hidden:
+        if not left.hidden:
             return change
-        name, visible = pointer_name(""), self.conversation.visible(log.hidden)
+        name, visible = pointer_name(""), self.conversation.visible(left.hidden)
         pointer = pointer_hiding(change.blobs[name], self.conversation.head, visible, self.codec)
         return replace(change, blobs={**change.blobs, name: pointer})
 

@@ -177,6 +177,12 @@ def test_of_a_freed_change_only_removals_that_the_head_has_not_seen_of_messages_
     assert left == [Delta("run", removed=keys("hidden"), position=2)]
 
 
+def test_of_a_freed_change_nothing_is_left_of_an_edit_that_the_head_has_seen() -> None:
+    change = Delta("run", added=names("edited", "said"), position=1)
+    log = Log((), [change], names("edited"), Seen(0, (), ((1, *keys("edited")),)))
+    assert left_for_head([change], log, Spared(frozenset(), {})) == []
+
+
 def cut(over: int, deltas: list[Delta], removed: tuple[BodyName, ...] = ()) -> Change:
     """Cut messages of 100 bytes from a log without a head, where some were removed by what is not there any more."""
     bodies = tuple(name for delta in deltas for name in delta.added)
