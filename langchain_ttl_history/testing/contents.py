@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.types import Blob, Entry, Status
 from langchain_ttl_history.testing.cases import LEASE, OTHERS, Cases
@@ -81,6 +83,20 @@ class Contents(Cases):
         assert (outcome.position, outcome.bytes, dict(outcome.weights)) == (found.position, 3, {"l": 3})
         assert (found.position, found.bytes) == (found.lists["l"][-1].position, 3)
 
+    async def test_the_bytes_are_those_of_what_is_there_however_it_came_there(self) -> None:
+        steps: list[tuple[int, dict[str, Any]]] = [
+            (2, {"blobs": {"b": Blob(b"12")}}),
+            (6, {"blobs": {"b": Blob(b"12345"), "c": Blob(b"1")}}),
+            (9, {"append": [("l", b"123", ("b",))]}),
+            (4, {"blobs": {"b": Blob(b"")}}),
+            (7, {"blobs": {"b": Blob(b"12", ("c",), 1)}, "append": [("l", b"1", ())]}),
+            (5, {"drop": ["b", "b"]}),
+            (1, {"drop": ["l", "l"]}),
+        ]
+        for size, change in steps:
+            outcome = await self.write(**change)
+            assert (outcome.bytes, (await self.read()).bytes) == (size, size)
+
     # Positions
 
     async def test_positions_increase_through_the_whole_session(self) -> None:
@@ -132,6 +148,8 @@ class Contents(Cases):
         assert (await self.write(blobs=blobs, append=[("w1", b"", ("m1",))])).status is Status.STORED
         found = await self.read("h", follow=("w", "m"))
         assert (set(found.blobs), set(found.lists)) == ({"h", "m1", "m2"}, {"w1"})
+        found = await self.read("h", follow=("m",))
+        assert (set(found.blobs), set(found.lists)) == ({"h", "m2"}, set())
 
     async def test_a_write_whose_references_are_missing_stores_nothing_and_names_them(self) -> None:
         await self.write(blobs={"b": Blob(b"1")}, append=[("l", b"1", ())])
@@ -220,7 +238,7 @@ class Contents(Cases):
         await self.write(blobs={"m": Blob(b"1"), "n": Blob(b"2")}, append=[("l", b"3", ("m",)), ("l", b"4", ())])
         found = await self.read("n", outline_over={"l": 3, "other": 0})
         assert (set(found.blobs), dict(found.lists), found.outline) == ({"n"}, {}, False)
-        found = await self.read("n", outline_over={"l": 2})
+        found = await self.read("n", outline_over={"other": 0, "l": 2})
         assert (set(found.blobs), [entry.payload for entry in found.lists["l"]]) == ({"m", "n"}, [b"3", b"4"])
         assert found.outline
         assert not (await self.read(key=SessionKey("u", "gone"), outline_over={"l": -1})).outline

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from langchain_ttl_history.keys import SessionKey
-from langchain_ttl_history.storage.types import Blob, Guard, Lease, Status, Usage
+from langchain_ttl_history.storage.types import Blob, Entry, Guard, Lease, Status, Usage
 from langchain_ttl_history.testing.cases import IDLE, KEY, LEASE, OTHERS, Cases
 
 __all__ = ["Lives"]
@@ -131,6 +131,28 @@ class Lives(Cases):
         assert (await self.write(idle_ttl=50.0, upkeep=True)).status is Status.STORED
         assert used + 50 <= ((await self.read()).expires_at or 0) <= used + 50 * (1 + self.lateness)
 
+    async def test_a_change_of_any_kind_is_a_use_and_leaves_the_sessions_own_idle_time(self) -> None:
+        await self.write(idle_ttl=1000.0, blobs={"b": Blob(b"1")}, append=[("l", b"1", ()), ("l", b"2", ())])
+        first, second = await self.positions("l")
+        for change in ({"drop": ["b"]}, {"trim": {"l": {first}}}, {"place": [("l", Entry(second, b"3"))]}):
+            self.clock.advance(500)
+            assert (await self.write(**change)).status is Status.STORED
+            found = await self.read()
+            assert found.last_used_at == self.clock.now
+            assert (found.expires_at or 0) >= self.clock.now + 1000
+
+    async def test_a_longer_lease_prolongs_a_life_though_the_session_may_not_grow_old(self) -> None:
+        await self.write(lease=Lease(IDLE / 10, 20 * IDLE))
+        await self.read(lease=Lease(IDLE, 20 * IDLE))
+        assert ((await self.read()).expires_at or 0) >= self.clock.now + IDLE
+
+    async def test_times_that_are_next_to_nothing_are_not_endless(self) -> None:
+        for number, lease in enumerate((Lease(1e-9, None), Lease(None, 1e-9), LEASE)):
+            key = SessionKey("ada", f"s{number}")
+            await self.write(key, **({"lease": lease} if lease != LEASE else {"idle_ttl": 1e-6}))
+            self.clock.advance(0.001)
+            await self.expect_absent(key)
+
     async def test_a_session_that_is_older_than_a_use_allows_is_gone_at_that_use(self) -> None:
         short = Lease(None, 100.0)
         for idle in (None, IDLE):
@@ -183,6 +205,19 @@ class Lives(Cases):
         self.clock.advance(1)
         assert (await self.read()).fence == 0
         assert (await self.write(guard=Guard(old))).status is Status.STORED
+
+    async def test_a_tombstone_has_its_own_deadline_for_the_session_that_came_after_it(self) -> None:
+        old = (await self.write()).generation
+        await self.call("delete", *KEY, 60.0)
+        made = (await self.write()).generation
+        assert (await self.read()).generation == made
+        self.clock.advance(59)
+        assert (await self.write(guard=Guard(old))).status is Status.DELETED
+        assert (await self.read()).fence >= old
+        self.clock.advance(1)
+        assert (await self.read()).fence == 0
+        assert (await self.write(guard=Guard(old))).status is Status.STORED
+        assert (await self.write(guard=Guard(old), at_position=0)).status is Status.STORED
 
     async def test_a_session_without_an_end_is_deleted_like_any_other(self) -> None:
         for key in (KEY, *OTHERS):

@@ -220,3 +220,55 @@ def test_nothing_is_left_of_a_user_who_was_forgotten_but_digests(storage: RedisS
     assert b"secret" not in b"\n".join(servers.dumped(admin))
     assert context_of(storage).numbers.of(SessionKey("user-secret", "session-secret-0")) is None
     assert storage.delete("user-secret", None, 60.0) == 0
+
+
+@pytest.mark.parametrize("lease", [Lease(None, None), Lease(100.0, 1_000.0)], ids=["endless", "aging"])
+def test_most_reads_write_nothing_whatever_ends_the_session(
+    storage: RedisStorage, clock: Clock, admin: redis.Redis, lease: Lease
+) -> None:
+    storage.write(KEY, Change(lease))
+    clock.advance(0.05)
+    admin.config_resetstat()
+    storage.read(KEY, Query(lease=lease))
+    assert "cmdstat_hset" not in admin.info("commandstats")
+
+
+@pytest.mark.parametrize("use", ["create", "append", "change", "read"])
+def test_a_key_lives_exactly_as_long_as_its_session(real: RedisStorage, use: str) -> None:
+    long = Lease(1_000_000.0, None)
+    real.write(KEY, Change(long if use == "create" else LEASE))
+    if use == "read":
+        real.read(KEY, Query(lease=long))
+    elif use != "create":
+        real.write(KEY, Change(long, append=[("l", b"1", ())], drop=["b"] if use == "change" else ()))
+    ends = real.read(KEY, Query()).expires_at or 0.0
+    with admin_of(real) as admin:
+        for key in keys_of(real):
+            before = admin.time()[0]
+            left = admin.pttl(key) / 1_000
+            assert before + left <= ends + 1
+            assert ends <= admin.time()[0] + 1 + left
+
+
+def test_deleting_a_session_leaves_the_deadlines_of_others(real: RedisStorage) -> None:
+    other = SessionKey("ada", "s2")
+    real.write(KEY, Change(LEASE))
+    real.write(other, Change(LEASE, idle_ttl=None))
+    real.delete(*KEY, 60.0)
+    with admin_of(real) as admin:
+        user, _ = keys_of(real)
+        assert admin.pttl(user) == -1
+        real.write(KEY, Change(Lease(1_000.0, None)))
+        real.delete(*other, 60.0)
+        assert admin.pttl(user) > 900_000
+        real.delete(*KEY, 2_000.0)
+        assert admin.pttl(user) > 1_900_000
+
+
+@pytest.mark.parametrize("session_id", ["s1", "never"])
+def test_deleting_a_session_looks_at_no_other(storage: RedisStorage, admin: redis.Redis, session_id: str) -> None:
+    for number in range(3):
+        storage.write(SessionKey("ada", f"s{number}"), Change(LEASE))
+    admin.config_resetstat()
+    storage.delete("ada", session_id, 60.0)
+    assert "cmdstat_hgetall" not in admin.info("commandstats")

@@ -12,10 +12,12 @@ import pytest
 from langchain_ttl_history import CorruptRecordError, Retention, SessionBuffer
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import RedisStorage
-from langchain_ttl_history.storage.types import Blob, Change, Query, Status, Usage
+from langchain_ttl_history.storage.redis.commands import Eval
+from langchain_ttl_history.storage.redis.requests import delete
+from langchain_ttl_history.storage.types import Blob, Change, Lease, Query, Status, Usage
 from langchain_ttl_history.testing import Clock
 from tests.shared.one_session import FOREVER, KEY, LEASE
-from tests.shared.redis_cases import appended, keys_of, prefix_of, stored_texts
+from tests.shared.redis_cases import admin_of, appended, context_of, keys_of, prefix_of, sending, stored_texts
 
 Call = Callable[..., Any]
 
@@ -132,6 +134,17 @@ async def test_stats_counts_all_others_and_warns_of_the_key(
     assert record.levelno == logging.WARNING
     assert record.name.startswith("langchain_ttl_history.")
     assert key.decode() in record.getMessage()
+
+
+async def test_a_session_whose_key_is_gone_holds_nothing_and_is_not_damaged(
+    storage: RedisStorage, admin: Any, call: Call, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name, text in (("s1", b"12345"), ("s2", b"123")):
+        storage.write(SessionKey("ada", name), Change(LEASE, blobs={"b": Blob(text)}))
+    assert await call(storage, "usage") == Usage(2, 8)
+    admin.delete(keys_of(storage)[1])
+    assert await call(storage, "usage") == Usage(2, 3)
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -316,3 +329,76 @@ async def test_a_write_that_is_stored_is_no_error_though_what_it_tidies_is_damag
     change = Change(LEASE, drop=[*blobs][:50], append=[("log", b"second", ())])
     assert (await call(storage, "write", KEY, change)).status is Status.STORED
     assert [entry.payload for entry in storage.read(KEY, Query(("log",))).lists["log"]] == [b"first", b"second"]
+
+
+async def test_a_damaged_count_is_made_anew_from_what_stays(real: RedisStorage) -> None:
+    leases = {"pinned": FOREVER, "longest": Lease(2_000.0, None), "short": Lease(200.0, None)}
+    for name, lease in leases.items():
+        real.write(SessionKey("ada", name), Change(lease))
+    user, _ = keys_of(real)
+    with admin_of(real) as admin:
+        for name, least, most in (("short", -1, -1), ("pinned", 1_900_000, 2_300_000), ("longest", 1, 70_000)):
+            admin.hset(user, ".", b"\1")
+            assert real.delete("ada", name, 60.0) == 1
+            assert least <= admin.pttl(user) <= most
+
+
+async def test_a_damaged_record_leaves_the_fence_that_it_would_have_had(
+    storage: RedisStorage, admin: Any, clock: Clock
+) -> None:
+    made = storage.write(KEY, appended(b"one")).generation
+    damage_record(admin, *keys_of(storage))
+    clock.advance(-50)
+    assert storage.delete(*KEY, 60.0) == 1
+    assert storage.read(KEY, Query()).fence == made
+
+
+async def test_a_damaged_tombstone_stops_no_deletion(storage: RedisStorage, admin: Any) -> None:
+    storage.write(KEY, appended(b"one"))
+    user, session = keys_of(storage)
+    for stone in (b"t" + session[-32:], b"t"):
+        admin.hset(user, stone, b"damaged")
+    assert storage.delete(*KEY, 60.0) == 1
+    assert not admin.exists(session)
+
+
+async def test_a_sweep_frees_no_session_that_only_its_entry_says_is_over(storage: RedisStorage, admin: Any) -> None:
+    storage.write(KEY, appended(b"one"))
+    user, session = keys_of(storage)
+    field = b"s" + session[-32:]
+    entry = admin.hget(user, field)
+    admin.hset(user, field, entry[:8] + (1).to_bytes(8, "big") + entry[16:])
+    assert storage.sweep() == 0
+    assert await stored_texts(storage) == [b"one"]
+
+
+async def test_a_session_that_is_deleted_while_a_sweep_is_under_way_is_not_damaged(
+    storage: RedisStorage, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    storage.write(KEY, appended(b"one"))
+    clock.advance(1_000)
+    deleted: list[Any] = []
+
+    def overtaken(send: Callable[[Any], Any], request: Any) -> Any:
+        reply = send(request)
+        if isinstance(request, Eval) and not deleted:
+            deleted.append(next(delete(context_of(storage), KEY, 60.0)))
+            send(deleted[0])
+        return reply
+
+    with sending(storage, overtaken):
+        assert storage.sweep() == 0
+    assert deleted
+    assert not caplog.records
+
+
+async def test_a_blob_that_is_gone_from_the_server_is_stored_anew_and_takes_no_others_name(
+    storage: RedisStorage, another: Callable[[], RedisStorage], admin: Any
+) -> None:
+    storage.write(KEY, Change(LEASE, blobs={f"m{number}": Blob(b"%d" % number) for number in range(5)}))
+    admin.hdel(keys_of(storage)[1], "bm3")
+    assert storage.write(KEY, Change(LEASE, blobs={"m3": Blob(b"anew")})).status is Status.STORED
+    shows = Change(LEASE, blobs={"c": Blob(b"", ("m2", "m3"))})
+    assert storage.write(KEY, shows).status is Status.STORED
+    found = another().read(KEY, Query(("c",), ("m",))).blobs
+    assert {name: blob.payload for name, blob in found.items()} == {"c": b"", "m2": b"2", "m3": b"anew"}

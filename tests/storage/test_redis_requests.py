@@ -14,10 +14,12 @@ from langchain_core.messages import HumanMessage
 from langchain_ttl_history import Retention, SessionBuffer
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import RedisStorage
+from langchain_ttl_history.storage.redis import requests
 from langchain_ttl_history.storage.redis.commands import request_id
-from langchain_ttl_history.storage.types import Blob, Change, Lease, Query
+from langchain_ttl_history.storage.types import Blob, Change, Lease, Query, Status
 from tests.shared.helpers import agent
-from tests.shared.redis_cases import admin_of, another_worker
+from tests.shared.one_session import KEY, LEASE
+from tests.shared.redis_cases import admin_of, another_worker, sending
 
 COUNTED = ("evalsha", "eval", "scan")
 
@@ -192,3 +194,39 @@ print(os.read(reading, 8).decode(), request_id())
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert len({*done.stdout.split()}) == 2
+
+
+def sent_twice(send: Callable[[Any], Any], request: Any) -> Any:
+    """Sends a request again, as a client does that lost its answer."""
+    send(request)
+    return send(request)
+
+
+def test_a_request_that_is_sent_again_is_known_whatever_is_in_its_id(
+    storage: RedisStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = iter(["a-b-c_--", "-a-b-c_-"])
+    monkeypatch.setattr(requests, "request_id", lambda: next(ids))
+    with sending(storage, sent_twice):
+        for text in (b"by change.lua", b"by write.lua"):
+            assert storage.write(KEY, Change(LEASE, append=[("l", text, ())])).status is Status.STORED
+    entries = storage.read(KEY, Query(("l",))).lists["l"]
+    assert [entry.payload for entry in entries] == [b"by change.lua", b"by write.lua"]
+
+
+def test_a_request_is_not_taken_for_another_whose_bytes_are_like_its_own(
+    storage: RedisStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A session remembers the first one's id and behind it a position, which begins with such bytes.
+    ids = iter(["abcdefgh", "efgh\0\0\0\0"])
+    monkeypatch.setattr(requests, "request_id", lambda: next(ids))
+    for text in (b"1", b"2"):
+        storage.write(KEY, Change(LEASE, append=[("l", text, ())]))
+    assert [entry.payload for entry in storage.read(KEY, Query(("l",))).lists["l"]] == [b"1", b"2"]
+
+
+def test_a_deletion_that_is_sent_again_tells_what_it_did(storage: RedisStorage) -> None:
+    for session_id in ("s1", None):
+        storage.write(KEY, Change(LEASE))
+        with sending(storage, sent_twice):
+            assert storage.delete(KEY.user_id, session_id, 60.0) == 1

@@ -131,6 +131,9 @@ def positions(admin: redis.Redis, before: int, *ages: int) -> list[int]:
 
 def test_positions_are_the_next_numbers_in_a_moment_and_increase_with_time(admin: redis.Redis) -> None:
     assert positions(admin, 0, 0, 0, 249, 250, 2_500, 2_500, -5) == [1, 2, 3, 4, 10, 11, 12]
+    around_carries = [250 * quarter for quarter in (*range(1, 600), *range(255**2 - 300, 255**2 + 300))]
+    found = positions(admin, 0, *around_carries)
+    assert found == sorted({*found})
     day, year = 86_400_000_000, 365 * 86_400_000_000
     assert positions(admin, 10**12, day)[0] == 10**12 + 1
     ages = [day, day + 250, 2 * day, year, 10 * year, 10 * year + 250]

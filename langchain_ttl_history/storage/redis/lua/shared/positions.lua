@@ -20,7 +20,7 @@ local function next_position(m, now)
   while after % (unit * 256) == 0 do
     unit = unit * 256
   end
-  if floor(after / unit) % 256 == 193 then
+  if after / unit % 256 == 193 then
     after = after + unit
   end
   return math.max(after, spread(floor((now - m.created) / 250)))
