@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from langchain_ttl_history.keys import SessionKey
@@ -104,3 +106,21 @@ def test_what_is_remembered_of_numbers_is_bounded(storage: RedisStorage, monkeyp
     known = context_of(storage).numbers
     assert known._size == sum(10 + len(each.numbers) for each in known._known.values()) <= 50
     assert storage.write(SessionKey("ada", "s0"), Change(LEASE, blobs={"c": Blob(b"", ("m9", "m1"))})).status
+
+
+NAMES = tuple(f"m{number}" for number in range(20))
+
+
+@pytest.mark.parametrize("of", ["blobs", "entries"])
+@pytest.mark.parametrize("parts", [(NAMES, ("new",)), (("new",), NAMES)], ids=["first", "last"])
+def test_numbers_that_only_a_part_of_a_write_depends_on_are_checked(
+    storage: RedisStorage, another: Callable[[], RedisStorage], parts: tuple[tuple[str, ...], ...], of: str
+) -> None:
+    storage.write(KEY, Change(LEASE, blobs={name: Blob(b"1") for name in NAMES}))
+    another().write(KEY, Change(LEASE, drop=["m3"]))
+    change = Change(LEASE, blobs={"new": Blob(b"2")})
+    if of == "entries":
+        change.append = [("l", b"", refs) for refs in parts]
+    else:
+        change.blobs = {**change.blobs, "c1": Blob(b"", parts[0]), "c2": Blob(b"", parts[1])}
+    assert storage.write(KEY, change).missing == {"m3"}

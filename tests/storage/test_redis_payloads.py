@@ -223,3 +223,12 @@ def test_no_position_that_tells_an_age_has_it_either(storage: RedisStorage, cloc
     position = storage.write(KEY, Change(LEASE, append=[("l", b"", ())])).position
     assert position >= quarters - 1
     assert 193 not in position.to_bytes(6, "big")
+
+
+def test_what_is_no_record_is_stored_as_it_is(storage: RedisStorage) -> None:
+    payload = b"\xa8messages" * 20
+    for _ in range(2):  # The first is written by names, the second by numbers.
+        storage.write(KEY, Change(LEASE, blobs={"m": Blob(payload), "also": Blob(payload, also=("m",))}))
+        found = storage.read(KEY, Query(("m", "also")))
+        assert ({each.payload for each in found.blobs.values()}, found.bytes) == ({payload}, 2 * len(payload))
+        payload += b"more"

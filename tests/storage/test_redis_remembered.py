@@ -288,6 +288,22 @@ def test_a_write_that_overlaps_with_one_that_frees_is_one_request(storage: Redis
     assert context_of(storage).numbers.of(KEY).numbers.keys() >= {*MESSAGES, "c1", "c2", "c3"} - {"m5", "m6"}
 
 
+@pytest.mark.parametrize("refs", [("m5", "m6"), ("m6", "m5")])
+def test_a_write_that_overlaps_with_one_that_frees_what_some_of_it_needs_is_told(
+    storage: RedisStorage, refs: tuple[str, ...]
+) -> None:
+    begin(storage)
+    missing = []
+
+    def meanwhile() -> None:
+        blobs = {f"c-{ref}": Blob(b"", (ref,)) for ref in refs}
+        for change in (Change(LEASE, append=[("log", b"", (ref,)) for ref in refs]), Change(LEASE, blobs=blobs)):
+            missing.append(storage.write(KEY, change).missing)
+
+    sent_during(storage, Change(LEASE, drop=["m5"]), meanwhile)
+    assert missing == [{"m5"}, {"m5"}]
+
+
 @pytest.mark.parametrize("name", ["m5", "log"])
 def test_a_write_that_overlaps_with_one_that_frees_what_it_needs_is_told(storage: RedisStorage, name: str) -> None:
     begin(storage)
