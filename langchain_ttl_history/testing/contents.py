@@ -151,6 +151,13 @@ class Contents(Cases):
         found = await self.read("h", follow=("m",))
         assert (set(found.blobs), set(found.lists)) == ({"h", "m2"}, set())
 
+    async def test_a_reference_to_what_was_dropped_leads_to_the_list_of_that_name(self) -> None:
+        await self.write(blobs={"w": Blob(b"1"), "c": Blob(b"", ("w",))})
+        await self.write(drop=["w"])
+        await self.write(append=[("w", b"2", ())])
+        found = await self.read("c", follow=("w",))
+        assert (set(found.blobs), [entry.payload for entry in found.lists["w"]]) == ({"c"}, [b"2"])
+
     async def test_a_write_whose_references_are_missing_stores_nothing_and_names_them(self) -> None:
         await self.write(blobs={"b": Blob(b"1")}, append=[("l", b"1", ())])
         before = await self.read(outline=True)

@@ -124,6 +124,26 @@ def test_what_another_worker_changed_is_seen_at_once(
             assert other.read(KEY, query) == expected
 
 
+@pytest.mark.parametrize("by_name", [True, False])
+@pytest.mark.parametrize("drops", ["", "before", "after"])
+def test_what_another_worker_set_anew_is_seen_at_once_whatever_else_it_dropped(
+    storage: RedisStorage, another: Any, drops: str, *, by_name: bool
+) -> None:
+    storage.write(KEY, Change(LEASE, blobs={"m": Blob(b"old"), "x": Blob(b""), "c": Blob(b"", ("m",))}))
+    query = Query(("c",), ("m",))
+    assert storage.read(KEY, query).blobs["m"] == Blob(b"old")
+    other = another()
+    anew = Change(LEASE, blobs={"m": Blob(b"new")})
+    dropped = Change(LEASE, drop=["x"])
+    for change in {"": [anew], "before": [dropped, anew], "after": [anew, dropped]}[drops]:
+        if by_name:
+            context_of(other).numbers.forget(*KEY)
+        else:
+            other.read(KEY, query)
+        other.write(KEY, change)
+    assert storage.read(KEY, query).blobs["m"] == Blob(b"new")
+
+
 def test_what_is_set_anew_as_it_was_stays_remembered(storage: RedisStorage, another: Any) -> None:
     begin(storage)
     told(storage)
@@ -297,8 +317,8 @@ def test_a_write_that_overlaps_with_one_that_frees_what_some_of_it_needs_is_told
 
     def meanwhile() -> None:
         blobs = {f"c-{ref}": Blob(b"", (ref,)) for ref in refs}
-        for change in (Change(LEASE, append=[("log", b"", (ref,)) for ref in refs]), Change(LEASE, blobs=blobs)):
-            missing.append(storage.write(KEY, change).missing)
+        changes = (Change(LEASE, append=[("log", b"", (ref,)) for ref in refs]), Change(LEASE, blobs=blobs))
+        missing.extend(storage.write(KEY, change).missing for change in changes)
 
     sent_during(storage, Change(LEASE, drop=["m5"]), meanwhile)
     assert missing == [{"m5"}, {"m5"}]
