@@ -18,9 +18,9 @@ from langchain_ttl_history.storage.sqlite import appends, changes
 from langchain_ttl_history.storage.sqlite import mirror as mirror_module
 from langchain_ttl_history.storage.sqlite.lookup import TO_READ, find_session, load
 from langchain_ttl_history.storage.sqlite.mirror import Mirror
-from langchain_ttl_history.storage.sqlite.overflow import PAGE
-from langchain_ttl_history.storage.sqlite.packs import Large, decode, encode
-from langchain_ttl_history.storage.sqlite.tail import SEGMENT
+from langchain_ttl_history.storage.sqlite.overflow import FILLING, OVERFLOW, PAGE, body_of
+from langchain_ttl_history.storage.sqlite.packs import _SIZES, _SUM, _SUMMED, Large, decode, encode, sealed
+from langchain_ttl_history.storage.sqlite.tail import SEGMENT, Tail
 from langchain_ttl_history.storage.sqlite.updates import LARGE, OUTDATED
 from langchain_ttl_history.storage.types import Blob, Change, Entry, Lease, Outcome, Query, Status
 from tests.shared.one_session import FOREVER, KEY
@@ -111,6 +111,39 @@ def test_a_write_that_finds_no_room_defines_its_names_in_the_next_segment(
             assert outline(opens()) == outline(storage)
 
 
+def test_the_segment_that_is_written_to_grows_by_doubling_up_to_what_it_holds() -> None:
+    tail, pages = Tail(1), []
+
+    def pages_of(tail: Tail) -> int:
+        count, rest = divmod(len(tail.body) - FILLING, OVERFLOW)
+        assert rest == 0
+        return count
+
+    while tail.length < SEGMENT:
+        tail.add(bytes(OVERFLOW // 2))
+        pages.append(pages_of(tail))
+    assert [*dict.fromkeys(pages)] == [2, 4, 8, 16, 24]
+    full = Tail(1)
+    full.add(bytes(4 * OVERFLOW))
+    assert pages_of(full) == 4
+    # One that begins with a large pack holds more; the next begins as the others.
+    full.restart(2)
+    full.add(bytes(30 * OVERFLOW))
+    assert (pages_of(full), full.room) == (32, 120 * OVERFLOW)
+    full.restart(3)
+    full.add(b"small")
+    assert (pages_of(full), full.room) == (24, SEGMENT)
+
+
+def test_a_worker_goes_on_with_the_segment_of_another_up_to_the_same_size(opens: Opens) -> None:
+    one, two = opens(), opens()
+    write(one, blobs={f"m{number:0500d}": Blob(b"1") for number in range(60)})
+    outline(two)
+    rooms = {mirror.tail.room for storage in (one, two) for mirror in remembered(storage).values()}
+    assert len(rooms) == 1
+    assert rooms.pop() > 4 * 60 * 500 > SEGMENT
+
+
 def test_what_is_stored_already_is_not_written_again(opens: Opens) -> None:
     storage = opens()
     write(storage, blobs={"m": Blob(b"x" * 500, (), 3, ("w",))})
@@ -129,7 +162,8 @@ def test_what_another_worker_appended_is_read_without_what_was_there_before(open
     assert outline(one) == outline(two)
     assert rows(one) > 2
     write(one, blobs={"m": Blob(b"new")}, append=[("log", b"newest", ("m",))])
-    with traced(two) as seen:
+    with traced(two) as seen, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Mirror, "held", property(lambda _: pytest.fail("it counts what was there before")))
         assert outline(two) == outline(one)
     assert not any("FROM segments" in each for each in seen)
     # Also where a segment was put aside in between.
@@ -301,15 +335,28 @@ def test_a_large_payload_is_read_where_it_is_asked_for_alone(opens: Opens, monke
     storage = opens()
     large = Blob(b"L" * LARGE, ("m",), 3, ("w",))
     write(storage, blobs={"m": Blob(b"small"), "v": large})
-    write(storage, blobs={"v2": Blob(b"K" * (LARGE - 1))})
-    assert rows(storage, "number < 0") == 1
+    write(storage, blobs={"v2": Blob(b"K" * (LARGE - 1)), "v3": Blob(b"J" * LARGE)})
+    assert rows(storage, "number < 0") == 2
     monkeypatch.setattr(mirror_module, "_EACH", LARGE // 2)  # Too little to remember it.
     for each in (opens(), storage):
         with traced(each) as seen:
             assert set(each.read(KEY, Query(("m",))).blobs) == {"m"}
         assert not any("number = -" in statement for statement in seen)
         assert each.read(KEY, Query(("v",), ("m",))).blobs == {"v": large, "m": Blob(b"small")}
-        assert each.read(KEY, Query(outline=True)).bytes == 2 * LARGE + 4
+        assert each.read(KEY, Query(("v3",))).blobs == {"v3": Blob(b"J" * LARGE)}
+        assert each.read(KEY, Query(outline=True)).bytes == 3 * LARGE + 4
+        with traced(each) as seen:
+            assert set(each.read(KEY, Query(("m",))).blobs) == {"m"}
+        assert len(seen) == 1, "what is in memory is read anew for one that is not"
+
+
+def test_a_large_payload_that_was_read_is_remembered(opens: Opens) -> None:
+    write(opens(), blobs={"v": Blob(b"L" * LARGE)})
+    reader = opens()
+    assert reader.read(KEY, Query(("v",))).blobs == {"v": Blob(b"L" * LARGE)}
+    with traced(reader) as seen:
+        assert reader.read(KEY, Query(("v",))).blobs == {"v": Blob(b"L" * LARGE)}
+    assert len(seen) == 1
 
 
 @pytest.mark.parametrize("remembered", [True, False])
@@ -390,6 +437,41 @@ def test_a_pack_gives_back_what_it_was_given() -> None:
     assert {name: number for number, name in enumerate(known)} == names
 
 
+def as_in_format_1(pack: bytes) -> bytes:
+    """A pack as it was written before packs had checksums."""
+    size, header = _SIZES.unpack_from(pack)
+    start = _SIZES.size + _SUM.size
+    return _SIZES.pack(size - _SUM.size, header & ~_SUMMED) + pack[start:]
+
+
+def test_a_pack_without_a_checksum_that_is_cut_off_or_takes_in_the_next_is_an_error() -> None:
+    names: dict[str, int] = {}
+    first, second = [as_in_format_1(encode(names, [], [("log", Entry(at, b"text"))])) for at in (1, 2)]
+    assert [entry.position for _, entry in decode(first + second, 0, [])[1]] == [1, 2]
+    size, header = _SIZES.unpack_from(first)
+    longer = _SIZES.pack(size + len(second), header) + first[_SIZES.size :]
+    for damaged in (first + second[:-1], first + second[:-4], first + second[:5], longer + second):
+        with pytest.raises(CorruptRecordError):
+            decode(damaged, 0, [])
+
+
+@pytest.mark.parametrize("has_checksum", [True, False])
+def test_a_large_payload_that_is_cut_off_is_an_error(opens: Opens, *, has_checksum: bool) -> None:
+    payload = bytes(range(256)) * (LARGE // 200)
+    write(opens(), blobs={"v": Blob(payload)})
+
+    def store(content: bytes) -> None:
+        with lent(opens()) as connection:
+            connection.execute("UPDATE segments SET body = ? WHERE number < 0", (body_of(content),))
+
+    store(sealed(payload) if has_checksum else payload)
+    assert opens().read(KEY, Query(("v",))).blobs["v"].payload == payload
+    for damaged in (payload[:-1], payload[:-1] + sealed(payload)[-4:], payload + b"more"):
+        store(damaged)
+        with pytest.raises(CorruptRecordError, match="a large payload is not what was written"):
+            opens().read(KEY, Query(("v",)))
+
+
 def load_anew(connection: sqlite3.Connection) -> None:
     """Load the session as a process does that remembers nothing of it."""
     row = find_session(connection, TO_READ, KEY, 0.0).row
@@ -440,6 +522,6 @@ def test_a_part_that_is_gone_is_said_to_be(tmp_path: Path, number: str) -> None:
         assert segments, "there is something to be gone"
         connection.execute(f"DELETE FROM segments WHERE number {number}")
     storage = SQLiteStorage(tmp_path / "x.db")
-    with pytest.raises(CorruptRecordError, match="gone"):
+    with pytest.raises(CorruptRecordError, match=r"(a part of a session|a large payload) is gone"):
         storage.read(KEY, Query(outline=True))
     storage.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from langchain_ttl_history.errors import StorageError
+from langchain_ttl_history.errors import CorruptRecordError, StorageError
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import SQLiteStorage
 from langchain_ttl_history.storage.sqlite import mirrored_sessions, mirrors
@@ -23,7 +24,8 @@ from langchain_ttl_history.storage.sqlite.mirror import Mirror
 from langchain_ttl_history.storage.sqlite.mirrors import Mirrors
 from langchain_ttl_history.storage.sqlite.row import Row
 from langchain_ttl_history.storage.sqlite.transactions import Transactions
-from langchain_ttl_history.storage.types import Blob, Change, Entry, Lease, Query, Snapshot, Status
+from langchain_ttl_history.storage.sqlite.updates import LARGE
+from langchain_ttl_history.storage.types import Blob, Change, Entry, Guard, Lease, Query, Snapshot, Status
 from langchain_ttl_history.testing import Clock
 from tests.shared.one_session import KEY, LEASE
 from tests.shared.sqlite_cases import Opens, bytes_remembered, remembered, said, saying
@@ -76,6 +78,26 @@ def test_a_backup_that_is_brought_back_into_the_open_file_is_what_everybody_sees
     storage.write(KEY, saying("on", drop=["mbefore 3 " + "x" * size], trim={"log": frozenset({4})}))
     del expected[3]
     assert said(storage) == said(other) == said(opens()) == [*expected, "on"]
+
+
+def test_a_backup_that_went_on_with_more_and_shorter_writes_is_what_everybody_sees(
+    opens: Opens, tmp_path: Path
+) -> None:
+    storage = opens()
+    storage.write(KEY, saying("before"))
+    with closing(sqlite3.connect(tmp_path / "s.db")) as file, closing(sqlite3.connect(":memory:")) as backup:
+        file.backup(backup)
+        for number in range(4):
+            storage.write(KEY, saying(f"lost {number} {'x' * (LARGE - 100)}"))
+        backup.backup(file)
+    other = opens()
+    after = [f"after {number}" for number in range(10)]
+    for each in after:
+        other.write(KEY, saying(each))
+    (of_lost,), (of_file,) = remembered(storage).values(), remembered(other).values()
+    assert of_lost.row.segment > of_file.row.segment
+    assert of_lost.row.version < of_file.row.version
+    assert said(storage) == said(other) == ["before", *after]
 
 
 @pytest.mark.parametrize("others", [0, 1, 5])
@@ -133,16 +155,16 @@ def test_what_one_thread_changes_is_hidden_from_others_until_it_is_put_back() ->
     taken = held.take(KEY)
     assert taken is not None
     assert held.take(KEY) is None
-    assert held.answer(KEY, row, Query(), 0.0, 0) is None
+    assert held.answer(KEY, row, Query(), 0.0, 0, held.moment()) is None
     held.put(KEY, taken)
-    assert held.answer(KEY, row, Query(), 0.0, 0) is not None
+    assert held.answer(KEY, row, Query(), 0.0, 0, held.moment()) is not None
     assert held.take(KEY) is taken
 
 
 def test_what_one_thread_changes_is_waited_for() -> None:
     held, row, until = Mirrors(), Row.new(1, 0.0), time.monotonic() + 60
     held.put(KEY, Mirror(row))
-    for wait in (partial(held.answer, KEY, row, Query(), 0.0, 0, 0, until), partial(held.take, KEY, until)):
+    for wait in (partial(held.answer, KEY, row, Query(), 0.0, 0, held.moment(), until), partial(held.take, KEY, until)):
         taken = held.take(KEY)
         assert taken is not None
         with ThreadPoolExecutor(1) as others:
@@ -157,19 +179,84 @@ def test_a_read_is_answered_from_what_was_current_at_some_moment_of_it() -> None
     held, row = Mirrors(), Row.new(1, 0.0)
     began = held.moment()
     newer = Mirror(replace(row, version=1, deadline=9.0))
+    newer.fence, newer.until = 7, 5.0
 
-    def answer(now: float = 0.0, began: int = began) -> Snapshot | None:
-        return held.answer(KEY, row, Query(), now, 0, began)
+    def answer(now: float = 0.0, began: int = began, lease: Lease | None = None) -> Snapshot | None:
+        return held.answer(KEY, row, Query(lease=lease), now, 3, began)
 
     held.put(KEY, newer)
     assert answer() is None  # nobody has looked at the file
     assert held.is_changing(KEY, began)
     assert not held.is_changing(KEY, held.moment())
     held.put(KEY, newer, held.moment())
-    assert answer() is not None
+    found, later = answer(), answer(now=5.0)
+    assert found is not None
+    assert later is not None
+    assert (found.fence, later.fence) == (7, 0)  # its own, while the tombstone stands
+    assert answer(lease=LEASE) is None  # its deadline is not that of a use now
     assert answer(now=9.0) is None  # it has expired
     assert answer(began=held.moment()) is None  # another process may have written since
-    assert held.answer(KEY, newer.row, Query(), 0.0, 0) is not None
+    assert held.answer(KEY, newer.row, Query(), 0.0, 0, held.moment()) is not None
+
+
+def test_what_is_remembered_is_not_replaced_by_what_an_earlier_read_found() -> None:
+    held, row = Mirrors(), Row.new(2, 0.0)
+    newer = Mirror(replace(row, version=3))
+    held.put(KEY, newer)
+    for older in (replace(row, version=2), replace(row, generation=1, version=4)):
+        held.put(KEY, Mirror(older))
+        assert held.take(KEY) is newer
+        held.put(KEY, newer)
+    # One with as many writes is of a backup that went on.
+    other = Mirror(replace(row, version=3))
+    held.put(KEY, other)
+    assert held.take(KEY) is other
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_the_sessions_used_last_are_remembered(opens: Opens, monkeypatch: pytest.MonkeyPatch, *, reads: bool) -> None:
+    monkeypatch.setattr(mirrors, "_SESSIONS", 2)
+    storage = opens()
+    first, second, third = [SessionKey("ada", f"s{number}") for number in range(3)]
+    for key in (first, second):
+        storage.write(key, saying("hello"))
+    if reads:
+        assert said(storage, first) == ["hello"]
+    else:
+        storage.write(first, saying("again"))
+    storage.write(third, saying("hello"))
+    assert remembered(storage).keys() == {first, third}
+
+
+def test_a_session_that_is_larger_than_all_that_is_remembered_is_so_while_it_is_the_newest(
+    opens: Opens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirrors, "_BYTES", 1)
+    storage = opens()
+    for name in ("s1", "s2"):
+        key = SessionKey("ada", name)
+        storage.write(key, saying("hello"))
+        assert remembered(storage).keys() == {key}
+    storage.delete("ada", None, 60.0)
+    assert (remembered(storage), bytes_remembered(storage)) == ({}, 0)
+
+
+def test_what_each_part_of_a_session_takes_is_counted(opens: Opens) -> None:
+    storage = opens()
+    storage.write(KEY, Change(LEASE, blobs={f"m{number}": Blob(b"x" * 30) for number in range(100)}))
+    (mirror,) = remembered(storage).values()
+    least = 100 * (30 + 600) + len(mirror.tail.body)
+    assert least <= bytes_remembered(storage) == mirror.size < least + 10_000
+
+
+def test_an_idle_time_that_another_worker_set_stays(opens: Opens, clock: Clock) -> None:
+    one, two = opens(), opens()
+    one.write(KEY, saying("first"))
+    two.write(KEY, Change(LEASE, idle_ttl=None, upkeep=True))
+    clock.advance(50)
+    one.write(KEY, saying("second"))
+    clock.advance(1_000)
+    assert said(one) == said(two) == ["first", "second"]
 
 
 def test_what_is_read_while_it_is_deleted_is_not_remembered(opens: Opens, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,6 +339,36 @@ def test_a_read_that_meets_a_write_reads_nothing_from_the_file(
     assert loads == []
 
 
+def test_a_write_that_is_refused_reads_nothing_from_the_file(opens: Opens, loads: list[Row]) -> None:
+    storage = opens()
+    storage.write(KEY, saying("first"))
+    assert storage.write(KEY, saying("new", new=True)).status is Status.MOVED
+    assert loads == []
+    assert said(storage) == ["first"]
+
+
+def test_a_write_waits_for_what_another_thread_changes_and_reads_nothing_from_the_file(
+    opens: Opens, loads: list[Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirrored_sessions, "_PATIENCE", 60.0)
+    storage = opens(timeout=1_000.0)
+    storage.write(KEY, saying("first"))
+    held = storage._mirrors
+    taken = held.take(KEY)
+    assert taken is not None
+
+    def put_back(until: float) -> bool:
+        if time.monotonic() >= until:
+            return False
+        held.put(KEY, taken)
+        return True
+
+    monkeypatch.setattr(mirrors, "_pause", put_back)
+    storage.write(KEY, saying("second"))
+    assert loads == []
+    assert said(storage) == ["first", "second"]
+
+
 def test_a_read_that_meets_a_write_that_waits_for_another_process_is_answered_meanwhile(
     opens: Opens, tmp_path: Path
 ) -> None:
@@ -293,8 +410,74 @@ def test_nobody_waits_for_what_was_remembered_of_a_session_that_is_over(
     clock.advance(1_000)
     monkeypatch.setattr(mirrors, "_pause", lambda _: pytest.fail("it waits"))
     assert storage.write(KEY, saying("upkeep", upkeep=True)).status is Status.ABSENT
+    assert remembered(storage) == {}
     storage.write(KEY, saying("second"))
     assert said(storage) == ["second"]
+
+
+@pytest.mark.parametrize("verb", ["read", "read as a use", "write"])
+def test_nobody_waits_for_what_a_call_that_failed_has_left(
+    opens: Opens, clock: Clock, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    storage, other = opens(), opens()
+    storage.write(KEY, saying("first"))
+    clock.advance(50)
+    other.write(KEY, Change(LEASE, blobs={"n": Blob(b"")}, upkeep=True))
+
+    def damaged(*_: Any) -> Mirror:
+        raise CorruptRecordError("a session is damaged")
+
+    calls: dict[str, Callable[[], object]] = {
+        "read": lambda: storage.read(KEY, Query()),
+        "read as a use": lambda: storage.read(KEY, Query(lease=LEASE)),
+        "write": lambda: storage.write(KEY, saying("second")),
+    }
+    with monkeypatch.context() as patch:
+        patch.setattr(mirrored_sessions, "load", damaged)
+        with pytest.raises(CorruptRecordError):
+            calls[verb]()
+    monkeypatch.setattr(mirrors, "_pause", lambda _: pytest.fail("it waits"))
+    assert said(storage) == ["first"]
+
+
+@pytest.mark.parametrize("is_use", [False, True])
+def test_a_session_that_is_deleted_while_it_is_looked_for_is_not_there(
+    opens: Opens, clock: Clock, monkeypatch: pytest.MonkeyPatch, *, is_use: bool
+) -> None:
+    storage, other = opens(), opens()
+    fence = other.write(KEY, saying("secret")).generation
+    clock.advance(50)
+    begin = Transactions.write if is_use else Transactions.read
+
+    def deleted(transactions: Transactions, work: Any) -> Any:
+        monkeypatch.undo()
+        assert other.delete(*KEY, 60.0) == 1
+        return begin(transactions, work)
+
+    monkeypatch.setattr(Transactions, "write" if is_use else "read", deleted)
+    found = storage.read(KEY, Query(("log",), lease=LEASE if is_use else None))
+    assert (found.generation, found.lists) == (0, {})
+    assert found.fence >= fence
+    assert remembered(storage) == {}
+
+
+@pytest.mark.parametrize("how", ["created", "written", "read", "used"])
+def test_what_continues_a_deleted_session_is_refused_by_whoever_remembers_the_one_after_it(
+    opens: Opens, clock: Clock, how: str
+) -> None:
+    one, two = opens(), opens()
+    old = one.write(KEY, saying("old")).generation
+    one.delete(*KEY, 90.0)
+    one.write(KEY, saying("new"))
+    clock.advance(50)
+    if how == "written":
+        two.write(KEY, Change(LEASE))
+    elif how in ("read", "used"):
+        two.read(KEY, Query(lease=LEASE if how == "used" else None))
+    worker = one if how == "created" else two
+    assert remembered(worker)
+    assert worker.write(KEY, saying("late", guard=Guard(old))).status is Status.DELETED
+    assert said(worker) == ["new"]
 
 
 def test_no_read_misses_what_was_written_before_it_began(opens: Opens) -> None:

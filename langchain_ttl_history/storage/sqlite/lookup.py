@@ -120,11 +120,12 @@ def load(connection: sqlite3.Connection, row: Row, mirror: Mirror | None) -> Mir
         mirror = Mirror(row, contested=mirror.contested)
     elif mirror.counts == row.counts:
         return mirror
-    elif mirror.row.version >= row.version or mirror.row.segment > row.segment:
-        # Another thread has seen more than this transaction, or a backup was brought back into the file.
+    elif mirror.row.segment > row.segment:
+        # Another thread has seen more than this transaction, or a backup was brought back into the file. Where neither
+        # began another segment, `learn` notices.
         mirror = Mirror(row)
     tail = mirror.tail
-    if row.segment > 1 and tail.number < row.segment:
+    if tail.number < row.segment:
         for number, body in connection.execute(_SEGMENTS, (row.generation, tail.number)):
             if not mirror.learn(number, content_of(body)):
                 return load(connection, row, None)

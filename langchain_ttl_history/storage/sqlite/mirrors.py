@@ -46,7 +46,7 @@ class Mirrors:
         return next(self._moments)
 
     def answer(
-        self, key: SessionKey, row: Row, query: Query, now: float, fence: int, began: int = 0, until: float = 0.0
+        self, key: SessionKey, row: Row, query: Query, now: float, fence: int, began: int, until: float = 0.0
     ) -> Snapshot | None:
         """Answer a read from a session's mirror; None if that is absent, not current, or lacks a payload.
 
@@ -56,7 +56,7 @@ class Mirrors:
             query: What is asked for.
             now: Seconds since the epoch.
             fence: The newest deleted generation while its tombstone stands, otherwise 0.
-            began: The moment at which the read began; 0 if only a mirror that is as the row will do.
+            began: The moment at which the read began.
             until: Until when to wait for a thread that changes the mirror, in seconds of the monotonic clock.
         """
 
@@ -157,7 +157,7 @@ class _Place:
             # The row is that of one moment of the read. A mirror that was found to be current at a later one will do as
             # well, so that a read among many writes need not meet the moment between two of them.
             later, lease = mirror.row, query.lease
-            if not 0 < began < self.current or later.is_expired(now):
+            if began >= self.current or later.is_expired(now):
                 return None
             if lease is not None and later.is_due(now, lease):
                 return None

@@ -114,8 +114,6 @@ def decode(body: bytes, start: int, names: list[str]) -> tuple[list[Named], list
     named: list[Named] = []
     listed: list[Listed] = []
     while start < len(body):
-        if start + _SIZES.size > len(body):
-            raise CorruptRecordError("a segment is cut off")
         size, header = _SIZES.unpack_from(body, start)
         start += _SIZES.size
         end = start + size

@@ -48,7 +48,6 @@ class Tail:
         del self.body[FILLING + _PAGES * OVERFLOW :]
         self.length = self.outdated = 0
         self.names = {}
-        self.room = SEGMENT
 
     def wipe(self) -> None:
         """Clear the body after what is written."""
