@@ -79,6 +79,16 @@ def lent(storage: SQLiteStorage) -> Iterator[sqlite3.Connection]:
         connections.give(connection)
 
 
+@contextmanager
+def turn_to_write(storage: SQLiteStorage) -> Iterator[None]:
+    """This thread's turn to write, during which no other has one."""
+    try:
+        storage._transactions.line_up()
+        yield
+    finally:
+        storage._transactions.leave()
+
+
 def idle(storage: SQLiteStorage) -> list[sqlite3.Connection]:
     """Its connections that no call uses."""
     return [*storage._transactions._connections._idle]

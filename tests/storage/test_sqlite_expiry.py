@@ -128,6 +128,16 @@ def test_writes_give_pages_back_while_they_free_a_large_session(
     assert pages() < before - 500
 
 
+def test_writes_to_a_session_that_is_remembered_free_what_expired_as_well(opens: Opens, clock: Clock) -> None:
+    storage = opens()
+    storage.write(SessionKey("bob", "s1"), saying("expires"))
+    storage.write(KEY, saying("stays", idle_ttl=None))
+    clock.advance(1_000)
+    for _ in range(64):
+        storage.write(KEY, Change(LEASE))
+    assert storage.usage().sessions == 1
+
+
 def test_a_sweep_gives_many_pages_back_in_each_transaction(
     opens: Opens, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,8 +10,9 @@ import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,7 +28,7 @@ from langchain_ttl_history.storage.sqlite.connections import Connections
 from langchain_ttl_history.storage.sqlite.executor import Executor
 from langchain_ttl_history.storage.types import Change, Lease, Outcome, Query, Status
 from tests.shared.one_session import KEY
-from tests.shared.sqlite_cases import Opens, close_connections_as_for_a_fork, idle, lent, said, saying
+from tests.shared.sqlite_cases import Opens, close_connections_as_for_a_fork, idle, lent, said, saying, turn_to_write
 from tests.storage.interrupts import interrupted
 
 # Where a verb is interrupted.
@@ -117,6 +118,23 @@ def test_what_waits_for_other_calls_ends_with_them_and_not_one_after_the_other(
     assert all("larger timeout" in str(each) for each in refused)
     other.execute("ROLLBACK")
     assert storage.read(KEY, Query()).generation == 0
+
+
+@pytest.mark.parametrize("path", ["s.db", ":memory:"])
+def test_reads_wait_for_another_threads_write_in_memory_alone(path: str, tmp_path: Path) -> None:
+    """A database in memory has one connection, on which one transaction would begin within another."""
+    in_memory = path == ":memory:"
+    with closing(SQLiteStorage(path if in_memory else tmp_path / path, timeout=0.05)) as storage:
+        storage.write(KEY, saying("hello"))
+        reads: list[Callable[[], object]] = [lambda: said(storage), lambda: storage.sessions(None), storage.usage]
+        with turn_to_write(storage), ThreadPoolExecutor(1) as others:
+            for read in reads:
+                call = others.submit(read)
+                if in_memory:
+                    with pytest.raises(StorageError, match="was being written to"):
+                        call.result()
+                else:
+                    assert call.result()
 
 
 def test_closing_waits_for_no_write_that_waits(opens: Opens, other: sqlite3.Connection) -> None:
