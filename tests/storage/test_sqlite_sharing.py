@@ -100,6 +100,23 @@ def test_a_backup_that_went_on_with_more_and_shorter_writes_is_what_everybody_se
     assert said(storage) == said(other) == ["before", *after]
 
 
+def test_a_backup_that_went_on_with_a_large_payload_of_the_same_name_and_size_is_what_everybody_sees(
+    opens: Opens, clock: Clock, tmp_path: Path
+) -> None:
+    storage = opens()
+    storage.write(KEY, saying("before"))
+    lost, after = (Change(LEASE, blobs={"large": Blob(letter * LARGE)}) for letter in (b"l", b"a"))
+    with closing(sqlite3.connect(tmp_path / "s.db")) as file, closing(sqlite3.connect(":memory:")) as backup:
+        file.backup(backup)
+        storage.write(KEY, lost)
+        storage.read(KEY, Query(outline=True))
+        backup.backup(file)
+    clock.advance(1)
+    other = opens()
+    other.write(KEY, after)
+    assert storage.read(KEY, Query(("large",))).blobs == other.read(KEY, Query(("large",))).blobs == after.blobs
+
+
 @pytest.mark.parametrize("others", [0, 1, 5])
 def test_a_backup_that_went_on_like_what_it_replaces_is_what_everybody_sees(
     opens: Opens, tmp_path: Path, others: int

@@ -120,9 +120,9 @@ def load(connection: sqlite3.Connection, row: Row, mirror: Mirror | None) -> Mir
         mirror = Mirror(row, contested=mirror.contested)
     elif mirror.counts == row.counts:
         return mirror
-    elif mirror.row.segment > row.segment:
-        # Another thread has seen more than this transaction, or a backup was brought back into the file. Where neither
-        # began another segment, `learn` notices.
+    elif mirror.row.version >= row.version or mirror.row.segment > row.segment:
+        # Another thread has seen more than this transaction, or a backup was brought back into the file. `learn` would
+        # notice that as well, but not of large payloads: what it compares holds only their sizes.
         mirror = Mirror(row)
     tail = mirror.tail
     if tail.number < row.segment:
