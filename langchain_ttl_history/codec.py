@@ -267,7 +267,10 @@ class Codec:
                 raise TypeNotAllowedError(f"{where}: {cause}") from problem
             cause = cause.__cause__ or cause.__context__
         if "recursion" in str(problem).lower() or "nested too deeply" in str(problem):
-            why = "a value holds itself, or is nested too deeply to be stored"
+            why = (
+                "a value holds itself, or is nested too deeply to be stored; "
+                "large values within each other may take 256 MiB together"
+            )
             raise TypeNotAllowedError(f"{where}: {why}") from problem
         kind = problem.kind if isinstance(problem, UnmadeError) else type(culprit)
         raise TypeNotAllowedError(f"{where}: {refusal(kind)}") from problem
