@@ -142,7 +142,9 @@ def _name_session(error: CorruptRecordError | TypeNotAllowedError, request: Requ
     """
     if not isinstance(request, (Read, Write)) or str(error).startswith(label(request.key)):
         return
-    text = f"{label(request.key)}: {error}"
-    if isinstance(error, TypeNotAllowedError):
-        raise TypeNotAllowedError(text) from error
-    raise CorruptRecordError(text if error.tells_way_out else text + _WAY_OUT, tells_way_out=True) from error
+    told = isinstance(error, TypeNotAllowedError) or error.tells_way_out
+    # Of the same class, which may be a storage's own.
+    named = type(error)(f"{label(request.key)}: {error}{'' if told else _WAY_OUT}")
+    if isinstance(named, CorruptRecordError):
+        named.tells_way_out = True
+    raise named from error

@@ -666,6 +666,10 @@ async def test_what_an_error_quotes_is_not_taken_for_a_way_out(session: Session,
         await through(session, liar).texts()
 
 
+class OwnError(CorruptRecordError):
+    """An error of a storage of the program's own."""
+
+
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda error: pickle.loads(pickle.dumps(error))])
 @pytest.mark.parametrize("tells", [True, False])
 def test_an_error_gets_a_way_out_unless_it_tells_one_wherever_it_was_copied(
@@ -673,9 +677,9 @@ def test_an_error_gets_a_way_out_unless_it_tells_one_wherever_it_was_copied(
 ) -> None:
     class Broken(MemoryStorage):
         def read(self, *args: Any) -> Any:
-            raise copied(CorruptRecordError("it cannot be read", tells_way_out=tells))
+            raise copied(OwnError("it cannot be read", tells_way_out=tells))
 
-    with pytest.raises(CorruptRecordError, match=r"alice.*s1.*it cannot be read") as refused:
+    with pytest.raises(OwnError, match=r"alice.*s1.*it cannot be read") as refused:
         _ = SessionBuffer(Broken()).history("alice", "s1").messages
     assert ("delete the session" in str(refused.value)) is not tells
     assert copied(refused.value).tells_way_out
