@@ -82,6 +82,12 @@ class Cases:
             keys += page
         return list(keys)
 
+    async def expect_all_swept(self) -> None:
+        """Check that a sweep frees every session that is held."""
+        held = (await self.call("usage")).sessions
+        assert await self.call("sweep") == held
+        assert (await self.call("usage")).sessions == 0
+
     async def expect_absent(self, key: SessionKey = KEY) -> None:
         """Nothing tells that there ever was such a session, except for a fence."""
         found = await self.read(key=key, outline=True)

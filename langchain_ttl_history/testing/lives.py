@@ -54,9 +54,7 @@ class Lives(Cases):
             ends = (await self.read(lease=LEASE)).expires_at or 0.0
             assert self.clock.now + IDLE <= ends <= self.clock.now + IDLE * (1 + self.lateness)
             self.clock.advance(2 * IDLE)
-            held = (await self.call("usage")).sessions
-            assert await self.call("sweep") == held
-            assert (await self.call("usage")).sessions == 0
+            await self.expect_all_swept()
 
     async def test_each_use_counts_at_whatever_pace_reads_and_writes_come(self) -> None:
         await self.write()
@@ -75,9 +73,7 @@ class Lives(Cases):
             assert await self.call("sweep") == 0
             await self.read(lease=LEASE)
             self.clock.advance(2 * IDLE)
-            held = (await self.call("usage")).sessions
-            assert await self.call("sweep") == held
-            assert (await self.call("usage")).sessions == 0
+            await self.expect_all_swept()
 
     async def test_only_writes_and_reads_with_a_lease_prolong_a_life(self) -> None:
         await self.write()
