@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import signal
 import sys
 import threading
@@ -355,9 +356,24 @@ async def test_a_node_that_refuses_is_not_said_to_be_silent(
 
 
 @pytest.mark.parametrize("scheme", ["redis", "valkey"])
-async def test_a_server_that_is_not_there_is_said_to_be_silent(call: Any, open_: Any, scheme: str) -> None:
+async def test_a_server_that_is_not_there_is_looked_for_again_and_said_to_be_silent(
+    call: Any, open_: Any, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    tries: list[Any] = []
+
+    def counting(connect: Any) -> Any:
+        def counted(connection: Any) -> Any:
+            tries.append(connection)
+            return connect(connection)
+
+        return counted
+
+    for module in (f"{scheme}.connection", f"{scheme}.asyncio.connection"):
+        cls = importlib.import_module(module).Connection
+        monkeypatch.setattr(cls, "_connect", counting(cls._connect))
     with pytest.raises(StorageError, match=r"^Redis did not answer: ConnectionError"):
         await call(open_(f"{scheme}://127.0.0.1:{servers.free_port()}/0"), "read", KEY, Query())
+    assert len(tries) == 3
 
 
 async def test_a_server_without_memory_refuses_writes_whole_and_still_answers(

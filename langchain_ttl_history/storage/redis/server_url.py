@@ -182,7 +182,8 @@ class ServerURL:
         backoff = import_module(f"{self.library}.backoff").ExponentialBackoff(_LONGEST_PAUSE, _PAUSE)
         options: dict[str, Any] = {
             **_DEFAULTS,
-            "retry": retry(backoff, _RETRIES, (errors.ConnectionError,)),
+            # Of a connection that is refused, only newer drivers make an error of their own in time.
+            "retry": retry(backoff, _RETRIES, (errors.ConnectionError, ConnectionRefusedError)),
         }
         if self.is_cluster:
             return made.from_url(self._plain, **options)
