@@ -8,7 +8,7 @@ from langchain_ttl_history.storage.memory_session import MemorySession
 from langchain_ttl_history.storage.refusals import is_fenced
 from langchain_ttl_history.storage.sqlite.mirror import Mirror
 from langchain_ttl_history.storage.sqlite.overflow import body_of
-from langchain_ttl_history.storage.sqlite.packs import Listed, Named, encode
+from langchain_ttl_history.storage.sqlite.packs import ListedEntry, NamedBlob, encode
 from langchain_ttl_history.storage.sqlite.updates import INSERT, LARGE, OUTDATED, Statement, update
 from langchain_ttl_history.storage.types import KEEP, Blob, Change, Entry, Outcome, Status
 
@@ -61,7 +61,7 @@ def plan_append(mirror: Mirror, change: Change, now: float) -> tuple[Outcome, li
     return outcome, [update(mirror, renewed=renewed), *statements]
 
 
-def _appends_of(mirror: Mirror, change: Change, now: float) -> tuple[list[Named], list[Listed]] | None:
+def _appends_of(mirror: Mirror, change: Change, now: float) -> tuple[list[NamedBlob], list[ListedEntry]] | None:
     """The blobs and entries that a change appends; None if it does more than that, or is refused."""
     row, stored, blobs = mirror.row, mirror.session.blobs, change.blobs
     if (
@@ -71,7 +71,7 @@ def _appends_of(mirror: Mirror, change: Change, now: float) -> tuple[list[Named]
         or (now < mirror.until and is_fenced(mirror.session, change.guard, mirror.fence))
     ):  # fmt: skip
         return None
-    named: list[Named] = []
+    named: list[NamedBlob] = []
     for name, blob in blobs.items():
         old, refs = stored.get(name), blob.refs
         if len(blob.payload) >= LARGE or (refs and not _are_there(refs, mirror.session, blobs)):
@@ -85,7 +85,7 @@ def _appends_of(mirror: Mirror, change: Change, now: float) -> tuple[list[Named]
                 return None
         named.append((name, blob, None))
     position, least = row.position, row.least_position(now)
-    listed: list[Listed] = []
+    listed: list[ListedEntry] = []
     for name, payload, refs in change.append:
         if refs and not _are_there(refs, mirror.session, blobs):
             return None

@@ -12,7 +12,7 @@ from secrets import randbits
 
 from langchain_ttl_history.storage.sqlite.mirror import Key, Mirror
 from langchain_ttl_history.storage.sqlite.overflow import body_of
-from langchain_ttl_history.storage.sqlite.packs import Large, Listed, Named, Names, encode, sealed
+from langchain_ttl_history.storage.sqlite.packs import Large, ListedEntry, NamedBlob, Names, encode, sealed
 from langchain_ttl_history.storage.sqlite.tail import SEGMENT, room
 from langchain_ttl_history.storage.sqlite.updates import DELETE, INSERT, LARGE, OUTDATED, REPLACE, Statement, update
 from langchain_ttl_history.storage.types import Blob, Change, Entry, Keep, Lease, Outcome, Status
@@ -138,7 +138,7 @@ class _Plan:
         if home is not None:
             self.affected.add(home)
 
-    def _named(self, name: str, blob: Blob) -> Named:
+    def _named(self, name: str, blob: Blob) -> NamedBlob:
         """A new blob that is to be written; its payload to a row of its own if it is large."""
         if len(blob.payload) < LARGE:
             return name, blob, None
@@ -149,17 +149,17 @@ class _Plan:
         mirror.load(name, blob)
         return name, blob, large
 
-    def _moved(self) -> tuple[list[Named], list[Listed]]:
+    def _moved(self) -> tuple[list[NamedBlob], list[ListedEntry]]:
         """Rewrite the affected segments; returns those of their blobs and entries that are left to go to the tail."""
         mirror, session, affected, tail = self.mirror, self.mirror.session, self.affected, self.mirror.tail
         # Not counted: a backup may be brought back, and go on with as many.
         mirror.row.epoch = randbits(32)
         mirror.ghosts = {name: left for name, ghosts in mirror.ghosts.items() if (left := ghosts - affected)}
         # What fills the affected segments, and what has to go to the tail.
-        named: list[Named] = []
-        listed: list[Listed] = []
-        last_named: list[Named] = []
-        last_listed: list[Listed] = []
+        named: list[NamedBlob] = []
+        listed: list[ListedEntry] = []
+        last_named: list[NamedBlob] = []
+        last_listed: list[ListedEntry] = []
         at: dict[str, dict[int, int]] = {}
         for key, home in mirror.homes.items():
             if home in affected:
@@ -181,8 +181,8 @@ class _Plan:
         return rest_named + last_named, rest_listed + last_listed
 
     def _rewrite(
-        self, numbers: Sequence[int], named: list[Named], listed: list[Listed]
-    ) -> tuple[list[Named], list[Listed]]:
+        self, numbers: Sequence[int], named: list[NamedBlob], listed: list[ListedEntry]
+    ) -> tuple[list[NamedBlob], list[ListedEntry]]:
         """Fill these segments with blobs and entries, and delete those not needed; returns what is left over.
 
         Content of about the same age stays together, and so will be dropped together.
@@ -205,14 +205,14 @@ class _Plan:
                 self.statements.append((DELETE, (self.generation, number)))
         return [each for few, _ in parts for each in few], [each for _, some in parts for each in some]
 
-    def _settle(self, number: int, named: Sequence[Named], listed: Sequence[Listed]) -> None:
+    def _settle(self, number: int, named: Sequence[NamedBlob], listed: Sequence[ListedEntry]) -> None:
         homes = self.mirror.homes
         for name, _, _ in named:
             homes[name] = number
         for name, entry in listed:
             homes[name, entry[0]] = number
 
-    def _store(self, named: Sequence[Named], listed: Sequence[Listed]) -> None:
+    def _store(self, named: Sequence[NamedBlob], listed: Sequence[ListedEntry]) -> None:
         """Append blobs and entries to the tail."""
         tail = self.mirror.tail
         pack = encode(tail.names, named, listed)
@@ -236,7 +236,7 @@ class _Plan:
         tail.restart(tail.number + 1)
 
 
-def _left(change: Change, position: int, least: int) -> list[Listed]:
+def _left(change: Change, position: int, least: int) -> list[ListedEntry]:
     """The entries that a change adds to a session at this position, without those that it drops or trims itself.
 
     Args:
@@ -257,9 +257,9 @@ def _left(change: Change, position: int, least: int) -> list[Listed]:
     ]
 
 
-def _parts(named: list[Named], listed: list[Listed]) -> Iterator[tuple[list[Named], list[Listed]]]:
+def _parts(named: list[NamedBlob], listed: list[ListedEntry]) -> Iterator[tuple[list[NamedBlob], list[ListedEntry]]]:
     """Split blobs and entries into parts that are small enough to fill segments well."""
-    part: tuple[list[Named], list[Listed]] = [], []
+    part: tuple[list[NamedBlob], list[ListedEntry]] = [], []
     left = SEGMENT // 8
     for each in named:
         part[0].append(each)

@@ -1,8 +1,16 @@
 """Packs: what one write stores of a session, as bytes that are appended to those of earlier writes.
 
-A pack begins with its size, the size of its header and a checksum; header and payloads follow. A segment is a run of
-packs. Within one, a name is spelled out where it is used first and a number from then on, so that a checkpoint that
-shows 80 messages takes about 100 bytes for them.
+A segment is a run of packs. Within one, a name is spelled out where it is used first and a number from then on, so that
+a checkpoint that shows 80 messages takes about 100 bytes for them. The second pack of a session, which says "Hi":
+
+    00 00 00 1a             26 bytes follow these two sizes
+    80 00 00 11             17 of them are the header; the highest bit: a checksum comes first
+    d3 7e 38 1e             CRC-32 of header and payloads
+    [ ["m2"],               new names: this one is number 3, since the first pack brought m1, h and log
+      [[3, 2]],             blobs: m2, of 2 bytes; references, mark and `also` would follow, and a large payload's row
+      [[2, 12, 3, [0, 3]]]  entries: of log, at position 12, of 3 bytes, referring to m1 and m2
+    ]                       (the header is MessagePack)
+    Hi+m2                   the payloads, in the same order
 """
 
 from __future__ import annotations
@@ -17,7 +25,7 @@ from langchain_ttl_history.encoding.records import decoder, pack, unpack
 from langchain_ttl_history.errors import CorruptRecordError
 from langchain_ttl_history.storage.types import Blob, Entry
 
-__all__ = ["Large", "Listed", "Named", "Names", "decode", "encode", "sealed", "size_of", "unsealed"]
+__all__ = ["Large", "ListedEntry", "NamedBlob", "Names", "decode", "encode", "sealed", "size_of", "unsealed"]
 
 Names: TypeAlias = dict[str, int]
 """The names of a segment and their numbers, which count up from 0."""
@@ -31,10 +39,10 @@ class Large(NamedTuple):
     size: int
 
 
-Named: TypeAlias = tuple[str, Blob, Large | None]
-"""A blob, and where its payload is if that is not here."""
-Listed: TypeAlias = tuple[str, Entry]
-"""An entry of a list."""
+NamedBlob: TypeAlias = tuple[str, Blob, Large | None]
+"""A blob behind its name, and where its payload is if that is large."""
+ListedEntry: TypeAlias = tuple[str, Entry]
+"""An entry behind the name of its list."""
 
 _SIZES = Struct(">II")
 # Set in the second size where a checksum of what follows it comes next, as from format 2 on; the first size counts it.
@@ -42,32 +50,38 @@ _SUMMED = 1 << 31
 _SUM = Struct(">I")
 
 
-def encode(names: Names, named: Iterable[Named], listed: Iterable[Listed]) -> bytes:
+def encode(names: Names, blobs: Iterable[NamedBlob], entries: Iterable[ListedEntry]) -> bytes:
     """Some blobs and entries as a pack; its new names are added to the segment's."""
     known = len(names)
+    blob_records: list[list[Any]] = []
+    entry_records: list[list[Any]] = []
     parts = [b""]
-    blobs: list[list[Any]] = []
-    entries: list[list[Any]] = []
-    for name, (payload, refs, mark, also), large in named:
-        if name not in names:
-            names[name] = len(names)
-        if large is not None:
-            blobs.append([names[name], large.size, _numbers(names, refs), mark, _numbers(names, also), large.number])
-            continue
-        if refs or mark or also:
-            blobs.append([names[name], len(payload), _numbers(names, refs), mark, _numbers(names, also)])
+    for name, (payload, refs, mark, also), large in blobs:
+        record: list[Any] = [names.setdefault(name, len(names)), len(payload) if large is None else large.size]
+        if refs or mark or also or large is not None:
+            record += (_numbers_of(refs, names), mark, _numbers_of(also, names))
+        if large is None:
+            parts.append(payload)
         else:
-            blobs.append([names[name], len(payload)])
-        parts.append(payload)
-    for name, (position, payload, refs) in listed:
-        if name not in names:
-            names[name] = len(names)
-        entries.append([names[name], position, len(payload), _numbers(names, refs)])
+            record.append(large.number)
+        blob_records.append(record)
+    for name, (position, payload, refs) in entries:
+        number = names.setdefault(name, len(names))
+        entry_records.append([number, position, len(payload), _numbers_of(refs, names)])
         parts.append(payload)
     new = [*islice(names, known, None)] if len(names) > known else ()
-    header = parts[0] = pack([new, blobs, entries])
+    header = parts[0] = pack([new, blob_records, entry_records])
     body = b"".join(parts)
     return _SIZES.pack(_SUM.size + len(body), len(header) | _SUMMED) + _SUM.pack(crc32(body)) + body
+
+
+def _numbers_of(refs: Sequence[str], names: Names) -> Sequence[int]:
+    if not refs:
+        return ()
+    try:
+        return [names[each] for each in refs]
+    except KeyError:
+        return [names.setdefault(each, len(names)) for each in refs]
 
 
 def sealed(payload: bytes) -> bytes:
@@ -87,64 +101,58 @@ def unsealed(found: bytes, size: int) -> bytes:
     return payload
 
 
-def _numbers(names: Names, some: Sequence[str]) -> Sequence[int]:
-    if not some:
-        return ()
-    try:
-        return [names[each] for each in some]
-    except KeyError:
-        for each in some:
-            if each not in names:
-                names[each] = len(names)
-        return [names[each] for each in some]
-
-
 def size_of(packs: bytes) -> int:
     """The size of the first of some packs."""
     return _SIZES.size + int(_SIZES.unpack_from(packs)[0]) if packs else 0
 
 
 @decoder("a segment")
-def decode(body: bytes, start: int, names: list[str]) -> tuple[list[Named], list[Listed]]:
+def decode(body: bytes, start: int, names: list[str]) -> tuple[list[NamedBlob], list[ListedEntry]]:
     """The blobs and entries in a segment from a byte on, oldest first; its names are added to those known of it.
 
     Raises:
         CorruptRecordError: It is damaged.
     """
-    named: list[Named] = []
-    listed: list[Listed] = []
+    blobs: list[NamedBlob] = []
+    entries: list[ListedEntry] = []
     while start < len(body):
-        size, header = _SIZES.unpack_from(body, start)
-        start += _SIZES.size
-        end = start + size
-        if end > len(body):
-            raise CorruptRecordError("a segment is cut off")
-        if header & _SUMMED:
-            (told,) = _SUM.unpack_from(body, start)
-            start += _SUM.size
-            if crc32(memoryview(body)[start:end]) != told:
-                raise CorruptRecordError("a segment is not what was written")
-        at = start + (header & ~_SUMMED)
-        new, blobs, entries = unpack(body[start:at])
+        header, at, end = _opened(body, start)
+        new, blob_records, entry_records = unpack(header)
         names += new
-        for number, length, *links in blobs:
+        for number, size, *links in blob_records:
             if not links:
-                named.append((names[number], Blob(body[at : at + length]), None))
-                at += length
+                blobs.append((names[number], Blob(body[at : at + size]), None))
+                at += size
                 continue
             refs, mark, also, *row = links
-            behind = at if row else at + length
-            blob = Blob(body[at:behind], _named(names, refs), mark, _named(names, also))
-            named.append((names[number], blob, Large(row[0], length) if row else None))
-            at = behind
-        for number, position, length, refs in entries:
-            listed.append((names[number], Entry(position, body[at : at + length], _named(names, refs))))
-            at += length
+            after = at if row else at + size
+            blob = Blob(body[at:after], _names_of(refs, names), mark, _names_of(also, names))
+            blobs.append((names[number], blob, Large(row[0], size) if row else None))
+            at = after
+        for number, position, size, refs in entry_records:
+            entries.append((names[number], Entry(position, body[at : at + size], _names_of(refs, names))))
+            at += size
         if at != end:
             raise CorruptRecordError("a segment is cut off")
         start = end
-    return named, listed
+    return blobs, entries
 
 
-def _named(names: list[str], numbers: Sequence[int]) -> tuple[str, ...]:
+def _opened(body: bytes, start: int) -> tuple[bytes, int, int]:
+    """The header of the pack at a byte, where its payloads begin, and where it ends."""
+    size, header_size = _SIZES.unpack_from(body, start)
+    start += _SIZES.size
+    end: int = start + size
+    if end > len(body):
+        raise CorruptRecordError("a segment is cut off")
+    if header_size & _SUMMED:
+        (told,) = _SUM.unpack_from(body, start)
+        start += _SUM.size
+        if crc32(memoryview(body)[start:end]) != told:
+            raise CorruptRecordError("a segment is not what was written")
+    at: int = start + (header_size & ~_SUMMED)
+    return body[start:at], at, end
+
+
+def _names_of(numbers: Sequence[int], names: list[str]) -> tuple[str, ...]:
     return tuple([names[each] for each in numbers]) if numbers else ()
