@@ -11,7 +11,7 @@ from hypothesis.stateful import invariant, precondition, rule
 from langchain_ttl_history.storage import MemoryStorage, SQLiteStorage
 from langchain_ttl_history.storage.base import Storage
 from langchain_ttl_history.storage.memory_session import MemorySession
-from langchain_ttl_history.storage.sqlite import appends, changes, mirror, tail
+from langchain_ttl_history.storage.sqlite import appends, mirror, segments, tail
 from langchain_ttl_history.storage.sqlite import mirrored_sessions as verbs
 from langchain_ttl_history.storage.types import Query
 from tests.shared.sqlite_cases import open_sqlite, path_of, remembered
@@ -58,10 +58,10 @@ class SQLiteSmallModel(SQLiteModel):
 
     def opened(self) -> list[Storage]:
         self.patches = pytest.MonkeyPatch()
-        for module in (appends, changes):
+        for module in (appends, segments):
             self.patches.setattr(module, "LARGE", 4)
             self.patches.setattr(module, "OUTDATED", 2)
-        for module in (changes, tail):
+        for module in (segments, tail):
             self.patches.setattr(module, "SEGMENT", 150)
         self.patches.setattr(verbs, "_LOOKS", 5)
         self.patches.setattr(verbs, "_CONTESTED", 2)

@@ -14,7 +14,7 @@ import pytest
 from langchain_ttl_history.errors import CorruptRecordError
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import SQLiteStorage
-from langchain_ttl_history.storage.sqlite import appends, changes
+from langchain_ttl_history.storage.sqlite import appends, segments
 from langchain_ttl_history.storage.sqlite import mirror as mirror_module
 from langchain_ttl_history.storage.sqlite.lookup import TO_READ, find_session, load
 from langchain_ttl_history.storage.sqlite.mirror import Mirror
@@ -102,7 +102,7 @@ def test_a_write_that_finds_no_room_defines_its_names_in_the_next_segment(
     opens: Opens, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(appends, "OUTDATED", 0)
-    monkeypatch.setattr(changes, "OUTDATED", 0)
+    monkeypatch.setattr(segments, "OUTDATED", 0)
     storage = opens()
     for number in range(400):
         blobs = {f"m{number}": Blob(b"x" * 100, (), 1, (f"w{number}-{'n' * 100}",)), "h": Blob(b"", (), number)}
