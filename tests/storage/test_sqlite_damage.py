@@ -147,6 +147,17 @@ def test_a_file_that_an_append_cannot_open_anew_is_an_error_that_names_it(opens:
         history.add_system_message("two")
 
 
+def test_a_segment_that_stands_in_the_place_of_another_is_an_error(opens: Opens) -> None:
+    storage = opens()
+    for number in range(10):
+        storage.write(KEY, Change(LEASE, blobs={f"m{number}": Blob(bytes([number]) * 8_000)}))
+    with lent(storage) as connection:
+        # The last full segment, where a session's row now says that its tail is.
+        connection.execute("UPDATE segments SET number = number + 1 WHERE number = (SELECT max(number) FROM segments)")
+    with pytest.raises(CorruptRecordError, match="is gone"):
+        opens().read(KEY, Query(outline=True))
+
+
 def test_a_row_that_is_cut_off_is_an_error_that_names_the_session(opens: Opens) -> None:
     storage = opens()
     SessionBuffer(storage).history("ada", "s1").add_system_message("hello")

@@ -163,7 +163,7 @@ def test_what_another_worker_appended_is_read_without_what_was_there_before(open
     assert rows(one) > 2
     write(one, blobs={"m": Blob(b"new")}, append=[("log", b"newest", ("m",))])
     with traced(two) as seen, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Mirror, "held", property(lambda _: pytest.fail("it counts what was there before")))
+        patch.setattr(Mirror, "counted_bytes", property(lambda _: pytest.fail("it counts what was there before")))
         assert outline(two) == outline(one)
     assert not any("FROM segments" in each for each in seen)
     # Also where a segment was put aside in between.

@@ -16,7 +16,7 @@ from langchain_ttl_history.storage.sqlite.packs import size_of, unsealed
 from langchain_ttl_history.storage.sqlite.row import Row
 from langchain_ttl_history.storage.sqlite.tail import Tail, room
 
-__all__ = ["TO_READ", "TO_WRITE", "Found", "create", "find_session", "key_of", "large", "load", "state"]
+__all__ = ["TO_READ", "TO_WRITE", "Found", "create", "find_session", "key_of", "large_payload", "load", "state"]
 
 _FIND = """
     SELECT own.fence, own.until, users.fence, users.until, state.generation, state.unwiped, {},
@@ -113,35 +113,45 @@ def load(connection: sqlite3.Connection, row: Row, mirror: Mirror | None) -> Mir
     Raises:
         CorruptRecordError: Something stored is damaged.
     """
-    given = mirror
-    if mirror is None:
-        mirror = Mirror(row)
-    elif (mirror.row.generation, mirror.row.epoch) != (row.generation, row.epoch):
-        mirror = Mirror(row, contested=mirror.contested)
-    elif mirror.counts == row.counts:
-        return mirror
-    elif mirror.row.version >= row.version or mirror.row.segment > row.segment:
-        # Another thread has seen more than this transaction, or a backup was brought back into the file. `learn` would
-        # notice that as well, but not of large payloads: what it compares holds only their sizes.
-        mirror = Mirror(row)
-    tail = mirror.tail
-    if tail.number < row.segment:
-        for number, body in connection.execute(_SEGMENTS, (row.generation, tail.number)):
-            if not mirror.learn(number, content_of(body)):
-                return load(connection, row, None)
-    ((body,),) = connection.execute(_TAIL, (row.generation,))
-    written = written_in(body, row.length)
-    if not mirror.learn(row.segment, written):
-        return load(connection, row, None)
-    tail.body, tail.room = bytearray(body), room(size_of(written))
-    mirror.catch_up_to(row)
-    if mirror is not given and mirror.held != row.bytes:
+    contested = 0
+    if mirror is not None:
+        if (mirror.row.generation, mirror.row.epoch) != (row.generation, row.epoch):
+            contested = mirror.contested
+        elif mirror.counts == row.counts or (_is_before(mirror.row, row) and _catch_up(connection, mirror, row)):
+            return mirror
+    mirror = Mirror(row, contested=contested)
+    if not _catch_up(connection, mirror, row) or mirror.counted_bytes != row.bytes:
         raise CorruptRecordError("a part of a session is gone")
     return mirror
 
 
+def _is_before(known: Row, row: Row) -> bool:
+    """Whether a row may come from a known one by appends alone.
+
+    If not, another thread has seen more than this transaction, or a backup was brought back into the file. `_catch_up`
+    would notice that as well, but not of large payloads: what it compares holds only their sizes.
+    """
+    return known.version < row.version and known.segment <= row.segment
+
+
+def _catch_up(connection: sqlite3.Connection, mirror: Mirror, row: Row) -> bool:
+    """Read into a mirror what was appended until this row; False if something else was done to the segments."""
+    tail = mirror.tail
+    if tail.number < row.segment:
+        for number, body in connection.execute(_SEGMENTS, (row.generation, tail.number)):
+            if not mirror.learn(number, content_of(body)):
+                return False
+    ((body,),) = connection.execute(_TAIL, (row.generation,))
+    written = written_in(body, row.length)
+    if not mirror.learn(row.segment, written):
+        return False
+    tail.body, tail.room = bytearray(body), room(size_of(written))
+    mirror.catch_up_to(row)
+    return True
+
+
 @decoder("a large payload")
-def large(connection: sqlite3.Connection, mirror: Mirror, name: str) -> bytes:
+def large_payload(connection: sqlite3.Connection, mirror: Mirror, name: str) -> bytes:
     """The payload of a large blob."""
     place = mirror.large[name]
     found = connection.execute(_LARGE, (mirror.row.generation, -place.number)).fetchone()

@@ -64,7 +64,7 @@ class Mirror:
         return size - sum(self.large[name].size for name in self.unloaded) if self.unloaded else size
 
     @property
-    def held(self) -> int:
+    def counted_bytes(self) -> int:
         """The payload bytes of all blobs and entries, counted anew."""
         session = self.session
         listed = [len(entry.payload) for entries in session.lists.values() for entry in entries]
@@ -81,7 +81,7 @@ class Mirror:
         session.last_used_at, session.deadline = row.used, row.deadline
         return session.snapshot(query, now, fence)
 
-    def load(self, name: str, blob: Blob) -> None:
+    def remember_payload(self, name: str, blob: Blob) -> None:
         """Remember a large payload, if there is room."""
         self.unloaded.add(name)
         if self.size + len(blob.payload) <= _EACH:

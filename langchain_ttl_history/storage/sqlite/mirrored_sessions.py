@@ -20,7 +20,7 @@ from langchain_ttl_history.storage.sqlite.lookup import (
     Found,
     create,
     find_session,
-    large,
+    large_payload,
     load,
 )
 from langchain_ttl_history.storage.sqlite.mirror import Mirror
@@ -129,9 +129,9 @@ class MirroredSessions:
             connection.execute(*renewal(mirror, used, now))
         snapshot = mirror.answer(query, now, found.fence)
         for each in mirror.unloaded.intersection(snapshot.blobs):
-            blob = snapshot.blobs[each]._replace(payload=large(connection, mirror, each))
+            blob = snapshot.blobs[each]._replace(payload=large_payload(connection, mirror, each))
             snapshot.blobs = {**snapshot.blobs, each: blob}
-            mirror.load(each, blob)
+            mirror.remember_payload(each, blob)
         return snapshot, mirror
 
     def write(self, key: SessionKey, change: Change) -> tuple[Outcome, int]:

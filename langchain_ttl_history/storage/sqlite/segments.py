@@ -94,7 +94,7 @@ class Segments:
         mirror.row.large += 1
         large = mirror.large[name] = Large(mirror.row.large, size)
         self.statements.append((INSERT, (self._generation, -large.number, body_of(sealed(blob.payload)))))
-        mirror.load(name, blob)
+        mirror.remember_payload(name, blob)
         return name, blob, large
 
     def _append(self, part: Items) -> None:
