@@ -20,7 +20,7 @@ from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import SQLiteStorage
 from langchain_ttl_history.storage.sqlite import mirrored_sessions, mirrors
 from langchain_ttl_history.storage.sqlite.lookup import load
-from langchain_ttl_history.storage.sqlite.mirror import Mirror
+from langchain_ttl_history.storage.sqlite.mirror import Fence, Mirror
 from langchain_ttl_history.storage.sqlite.mirrors import Mirrors
 from langchain_ttl_history.storage.sqlite.row import Row
 from langchain_ttl_history.storage.sqlite.transactions import Transactions
@@ -196,7 +196,7 @@ def test_a_read_is_answered_from_what_was_current_at_some_moment_of_it() -> None
     held, row = Mirrors(), Row.new(1, 0.0)
     began = held.moment()
     newer = Mirror(replace(row, version=1, deadline=9.0))
-    newer.fence, newer.until = 7, 5.0
+    newer.fence = Fence(7, 5.0)
 
     def answer(now: float = 0.0, began: int = began, lease: Lease | None = None) -> Snapshot | None:
         return held.answer(KEY, row, Query(lease=lease), now, 3, began)

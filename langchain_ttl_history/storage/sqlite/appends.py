@@ -63,12 +63,12 @@ def plan_append(mirror: Mirror, change: Change, now: float) -> tuple[Outcome, li
 
 def _appends_of(mirror: Mirror, change: Change, now: float) -> tuple[list[NamedBlob], list[ListedEntry]] | None:
     """The blobs and entries that a change appends; None if it does more than that, or is refused."""
-    row, stored, blobs = mirror.row, mirror.session.blobs, change.blobs
+    row, stored, blobs, fence = mirror.row, mirror.session.blobs, change.blobs, mirror.fence.at(now)
     if (
         change.drop or change.trim or change.place or change.new or change.idle_ttl is not KEEP
         or (change.at_generation is not None and change.at_generation != row.generation)
         or (change.at_position is not None and change.at_position != row.position)
-        or (now < mirror.until and is_fenced(mirror.session, change.guard, mirror.fence))
+        or (fence and is_fenced(mirror.session, change.guard, fence))
     ):  # fmt: skip
         return None
     named: list[NamedBlob] = []

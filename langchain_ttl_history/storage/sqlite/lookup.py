@@ -9,7 +9,7 @@ from typing import NamedTuple
 from langchain_ttl_history.encoding.records import decoder, pack, unpack
 from langchain_ttl_history.errors import CorruptRecordError
 from langchain_ttl_history.keys import SessionKey, label
-from langchain_ttl_history.storage.sqlite.mirror import Mirror
+from langchain_ttl_history.storage.sqlite.mirror import Fence, Mirror
 from langchain_ttl_history.storage.sqlite.names import name_of, tombstone_of_user, user_column
 from langchain_ttl_history.storage.sqlite.overflow import body_of, content_of, written_in
 from langchain_ttl_history.storage.sqlite.packs import size_of, unsealed
@@ -39,9 +39,7 @@ _LARGE = "SELECT body FROM segments WHERE generation = ? AND number = ?"
 class Found(NamedTuple):
     """The answer to the first statement of each verb."""
 
-    fence: int
-    until: float
-    """When the fence's tombstone expires, in seconds since the epoch."""
+    fence: Fence
     newest: int
     """The newest generation in the file."""
     unwiped: int
@@ -63,13 +61,13 @@ def find_session(connection: sqlite3.Connection, statement: str, key: SessionKey
     own, own_until, users, users_until, newest, unwiped, litter, *found = connection.execute(
         statement, (*times, name, name, tombstone_of_user(key.user_id))
     ).fetchone()
-    fence, until = 0, 0.0
-    for stone, end in ((own, own_until), (users, users_until)):
-        if stone is not None and now < end:
-            fence, until = max(fence, stone), max(until, end)
+    fence = Fence()
+    for generation, until in ((own, own_until), (users, users_until)):
+        if generation is not None and now < until:
+            fence = Fence(max(fence.generation, index(generation)), max(fence.until, until))
     row = None if found[0] is None else Row.stored(*found)
     live = None if row is None or row.is_expired(now) else row
-    return Found(index(fence), until, index(newest), index(unwiped), bool(litter), live)
+    return Found(fence, index(newest), index(unwiped), bool(litter), live)
 
 
 @decoder("the state of the file")

@@ -8,7 +8,7 @@ back into the open file: then the same version may have other content, or even a
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from langchain_ttl_history.storage.memory_session import REFERENCE, MemorySession
 from langchain_ttl_history.storage.sqlite.packs import Large, decode
@@ -16,7 +16,7 @@ from langchain_ttl_history.storage.sqlite.row import Row
 from langchain_ttl_history.storage.sqlite.tail import Tail
 from langchain_ttl_history.storage.types import Blob, Query, Snapshot
 
-__all__ = ["Key", "Mirror"]
+__all__ = ["Fence", "Key", "Mirror"]
 
 # Large payloads are remembered up to so many bytes of their session.
 _EACH = 4 * 1024 * 1024
@@ -27,11 +27,24 @@ Key: TypeAlias = str | tuple[str, int]
 """The name of a blob, or the name of a list and the position of an entry."""
 
 
+class Fence(NamedTuple):
+    """What a deletion left of a session's key: writes that continue something as old are refused for a while."""
+
+    generation: int = 0
+    """The newest deleted generation."""
+    until: float = 0.0
+    """When its tombstone expires, in seconds since the epoch."""
+
+    def at(self, now: float) -> int:
+        """The newest deleted generation while its tombstone stands, otherwise 0."""
+        return self.generation if now < self.until else 0
+
+
 class Mirror:
     """A session at one version: its contents, and where in the file they stand."""
 
     __slots__ = (
-        "contested", "counts", "fence", "ghosts", "homes", "large", "row", "session", "tail", "unloaded", "until",
+        "contested", "counts", "fence", "ghosts", "homes", "large", "row", "session", "tail", "unloaded",
     )  # fmt: skip
 
     def __init__(self, row: Row, *, contested: int = 0) -> None:
@@ -40,10 +53,7 @@ class Mirror:
         """What every write changes in the row, as it is stored."""
         self.contested: int = contested
         """How many more writes must look at the row first, since another process has written."""
-        self.fence: int = 0
-        """The newest deleted generation, while its tombstone stands."""
-        self.until: float = 0.0
-        """When that tombstone expires, in seconds since the epoch."""
+        self.fence: Fence = Fence()
         self.session: MemorySession = MemorySession(row.generation, row.created)
         """The contents."""
         self.tail: Tail = Tail(1)
@@ -70,10 +80,6 @@ class Mirror:
         listed = [len(entry.payload) for entries in session.lists.values() for entry in entries]
         unloaded = [self.large[name].size for name in self.unloaded]
         return sum([len(blob.payload) for blob in session.blobs.values()]) + sum(listed) + sum(unloaded)
-
-    def fence_at(self, now: float) -> int:
-        """The newest deleted generation while its tombstone stands, otherwise 0."""
-        return self.fence if now < self.until else 0
 
     def answer(self, query: Query, now: float, fence: int) -> Snapshot:
         """What a read asks for; the payloads of what is `unloaded` are empty."""

@@ -1,6 +1,14 @@
 """One session read or changed in the file, with its mirror kept as the file is.
 
-Where one thread changes a mirror, others wait for it a little.
+    a read    look at the row; is it that of the mirror?  yes: answer from the mirror
+                                                          no:  in a transaction, read what is new, or all
+
+    a write   plan it on the mirror, and do one statement:
+              UPDATE sessions SET ... WHERE head = (as in the mirror); did a row change?  yes: done
+              no:  in a transaction, look at the row, read what is new, plan on that, and write
+
+A thread that plans a write takes the mirror, and puts it back as the file is then. Others wait for it a little. If the
+thread fails it throws the mirror away, so that nobody waits for it.
 """
 
 from __future__ import annotations
@@ -8,6 +16,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.refusals import refusal
@@ -28,6 +37,7 @@ from langchain_ttl_history.storage.sqlite.mirrors import Mirrors
 from langchain_ttl_history.storage.sqlite.names import name_of
 from langchain_ttl_history.storage.sqlite.row import Row
 from langchain_ttl_history.storage.sqlite.transactions import Transactions
+from langchain_ttl_history.storage.sqlite.updates import Statement
 from langchain_ttl_history.storage.types import Change, Lease, Outcome, Query, Snapshot, generation_at
 
 __all__ = ["MirroredSessions"]
@@ -61,39 +71,27 @@ class MirroredSessions:
         self._patience = min(_PATIENCE, _SHARE * timeout)
         self._writes = 0
 
+    # Reading
+
     def read(self, key: SessionKey, query: Query) -> Snapshot | None:
         """What a read that has nothing to record answers; None if its use has to be recorded."""
         began = looked = self._mirrors.moment()
-        until = time.monotonic() + self._patience
+        wait_until = time.monotonic() + self._patience
         while True:
             now = self._clock()
             found = self._find(key, now)
-            row = found.row
-            if row is None:
-                self._remember(key, None, began)
-                return Snapshot(now, found.fence)
-            if query.lease is not None and row.is_due(now, query.lease):
+            if found.row is None:
+                self._mirrors.drop(*key)
+                return Snapshot(now, found.fence.generation)
+            if query.lease is not None and found.row.is_due(now, query.lease):
                 return None
-            known = self._mirrors.answer(key, row, query, now, found.fence, began, until)
+            known = self._mirrors.answer(key, found.row, query, now, found.fence.generation, began, wait_until)
             if known is not None:
                 return known
-            if time.monotonic() >= until or not self._mirrors.is_changing(key, looked):
-                break
+            if time.monotonic() >= wait_until or not self._mirrors.is_changing(key, looked):
+                return self._read_file(self._transactions.read, key, query, None, began)
+            # Another thread put back what this row is too old for, or is about to: look at the row again.
             looked = self._mirrors.moment()
-        try:
-            snapshot, mirror = self._transactions.read(lambda connection: self._read(connection, key, query))
-            self._remember(key, mirror, began)
-        except BaseException:
-            self._mirrors.drop(*key)  # As in `write`.
-            raise
-        return snapshot
-
-    def _remember(self, key: SessionKey, mirror: Mirror | None, began: int) -> None:
-        """Remember a session as a read that began then found it, or nothing of one that ended (None)."""
-        if mirror is None:
-            self._mirrors.drop(*key)
-        else:
-            self._mirrors.put(key, mirror, began)
 
     def _find(self, key: SessionKey, now: float) -> Found:
         """Find a session, outside of any transaction."""
@@ -101,62 +99,101 @@ class MirroredSessions:
 
     def read_as_use(self, key: SessionKey, query: Query) -> Snapshot:
         """Read parts of one session, and record the use; waits like a write."""
-        began = self._mirrors.moment()
+        return self._read_file(self._transactions.write, key, query, query.lease, self._mirrors.moment())
+
+    def _read_file(
+        self,
+        transact: Callable[[Callable[[sqlite3.Connection], _Read]], _Read],
+        key: SessionKey,
+        query: Query,
+        used: Lease | None,
+        began: int,
+    ) -> Snapshot:
+        """Read parts of one session from the file, and remember it.
+
+        Args:
+            transact: Does this in one transaction.
+            key: The session.
+            query: What is asked for.
+            used: The lease under which this is a use to be recorded; None if it is not.
+            began: The moment at which the read began.
+        """
         try:
-            snapshot, mirror = self._transactions.write(
-                lambda connection: self._read(connection, key, query, query.lease)
-            )
-            self._remember(key, mirror, began)
+            snapshot, mirror = transact(lambda connection: self._read(connection, key, query, used))
+            if mirror is None:
+                self._mirrors.drop(*key)
+            else:
+                self._mirrors.put(key, mirror, began)
         except BaseException:
-            self._mirrors.drop(*key)  # As in `write`.
+            self._mirrors.drop(*key)
             raise
         return snapshot
 
-    def _read(
-        self, connection: sqlite3.Connection, key: SessionKey, query: Query, used: Lease | None = None
-    ) -> tuple[Snapshot, Mirror | None]:
-        """Read parts of one session in a transaction, record the use under a lease, and bring its mirror up to date."""
+    def _read(self, connection: sqlite3.Connection, key: SessionKey, query: Query, used: Lease | None) -> _Read:
+        """What `_read_file` does in its transaction."""
         now = self._clock()
         found = find_session(connection, TO_READ, key, now)
         if found.row is None:
-            return Snapshot(now, found.fence), None
+            return _Read(Snapshot(now, found.fence.generation), None)
         if used is not None and used.is_past_max_age(found.row.created, now):
             freeing.free_session(connection, name_of(key))
-            return Snapshot(now, found.fence), None
-        mirror = load(connection, found.row, self._mirrors.take(key))
-        mirror.fence, mirror.until = found.fence, found.until
+            return _Read(Snapshot(now, found.fence.generation), None)
+        mirror = self._loaded(connection, key, found, found.row)
         if used is not None:
             connection.execute(*renewal(mirror, used, now))
-        snapshot = mirror.answer(query, now, found.fence)
-        for each in mirror.unloaded.intersection(snapshot.blobs):
-            blob = snapshot.blobs[each]._replace(payload=large_payload(connection, mirror, each))
-            snapshot.blobs = {**snapshot.blobs, each: blob}
-            mirror.remember_payload(each, blob)
-        return snapshot, mirror
+        snapshot = mirror.answer(query, now, found.fence.generation)
+        for name in mirror.unloaded.intersection(snapshot.blobs):
+            blob = snapshot.blobs[name]._replace(payload=large_payload(connection, mirror, name))
+            snapshot.blobs = {**snapshot.blobs, name: blob}
+            mirror.remember_payload(name, blob)
+        return _Read(snapshot, mirror)
+
+    def _loaded(self, connection: sqlite3.Connection, key: SessionKey, found: Found, row: Row) -> Mirror:
+        """The mirror of a session that was found, as the file is."""
+        mirror = load(connection, row, self._mirrors.take(key))
+        mirror.fence = found.fence
+        return mirror
+
+    # Writing
 
     def write(self, key: SessionKey, change: Change) -> tuple[Outcome, int]:
         """Change one session; gives the outcome, and the deletion to be wiped or 0."""
         try:
             self._transactions.line_up()
             began = self._mirrors.moment()
-            outcome = self._swapped(key, change, began)
+            outcome = self._write_as_planned(key, change, began)
             if outcome is not None:
                 return outcome, 0
-            outcome, unwiped, mirror = self._transactions.transact(
-                lambda connection: self._write(connection, key, change)
-            )
-            if mirror is not None:
-                self._mirrors.put(key, mirror, began)
+            written = self._transactions.transact(lambda connection: self._write(connection, key, change))
+            if written.mirror is not None:
+                self._mirrors.put(key, written.mirror, began)
         except BaseException:
-            self._mirrors.drop(*key)  # It may have been taken, and nobody shall wait for it.
+            self._mirrors.drop(*key)
             raise
         finally:
             self._transactions.leave()
-        return outcome, unwiped
+        return written.outcome, written.unwiped
 
-    def _swapped(self, key: SessionKey, change: Change, began: int) -> Outcome | None:
-        """Change one session as planned on its mirror; None if that is absent or outdated, or the change is refused."""
+    def _write_as_planned(self, key: SessionKey, change: Change, began: int) -> Outcome | None:
+        """Change one session as planned on its mirror; None, with nothing written, if the row has to be looked at."""
         now = self._clock()
+        mirror = self._take_current(key, change, now)
+        if mirror is None:
+            return None
+        planned = _planned(mirror, change, now)
+        if planned is None:
+            self._mirrors.put(key, mirror)
+            return None
+        outcome, statements = planned
+        if not self._transactions.swap(statements):
+            # Another process wrote meanwhile. This mirror is of no session, and only tells the next writes so.
+            self._mirrors.put(key, Mirror(Row.new(0, now), contested=_CONTESTED))
+            return None
+        self._mirrors.put(key, mirror, began)
+        return outcome
+
+    def _take_current(self, key: SessionKey, change: Change, now: float) -> Mirror | None:
+        """Take the mirror of a session if a change can be planned on it; None if the row has to be looked at."""
         self._writes += 1
         if not self._writes % _LOOKS:
             return None
@@ -168,24 +205,10 @@ class MirroredSessions:
         if mirror.contested or mirror.row.is_expired(now) or change.lease.is_past_max_age(mirror.row.created, now):
             self._mirrors.put(key, mirror)
             return None
-        done = plan_append(mirror, change, now)
-        if done is None:
-            if refusal(mirror.session, change, mirror.fence_at(now)) is not None:
-                self._mirrors.put(key, mirror)
-                return None
-            done = plan_change(mirror, change, now)
-        outcome, statements = done
-        if not self._transactions.swap(statements):
-            # Another process wrote meanwhile: the next writes look at the row first.
-            self._mirrors.put(key, Mirror(Row.new(0, now), contested=_CONTESTED))
-            return None
-        self._mirrors.put(key, mirror, began)
-        return outcome
+        return mirror
 
-    def _write(
-        self, connection: sqlite3.Connection, key: SessionKey, change: Change
-    ) -> tuple[Outcome, int, Mirror | None]:
-        """Change one session within a transaction; gives the outcome, the deletion to be wiped or 0, and the mirror."""
+    def _write(self, connection: sqlite3.Connection, key: SessionKey, change: Change) -> _Written:
+        """Change one session as it is in the file, within a transaction."""
         now = self._clock()
         found = find_session(connection, TO_WRITE, key, now)
         mirror = None
@@ -193,21 +216,51 @@ class MirroredSessions:
         if found.row is None or aged:
             self._mirrors.drop(*key)
         else:
-            mirror = load(connection, found.row, self._mirrors.take(key))
-            mirror.fence, mirror.until = found.fence, found.until
-        refused = refusal(None if mirror is None else mirror.session, change, found.fence)
+            mirror = self._loaded(connection, key, found, found.row)
+        refused = refusal(None if mirror is None else mirror.session, change, found.fence.generation)
         if refused is not None:
-            return refused, found.unwiped, mirror
+            return _Written(refused, found.unwiped, mirror)
         if found.litter:
             freeing.free_some(connection, now)
         if mirror is None:
             if found.litter or aged:
                 freeing.free_session(connection, name_of(key))
-            row = Row.new(max(found.newest + 1, generation_at(now)), now)
-            create(connection, row, key)
-            mirror = Mirror(row)
-            mirror.fence, mirror.until = found.fence, found.until
+            mirror = _created(connection, key, found, now)
         outcome, statements = plan_change(mirror, change, now, force=True)
         for statement in statements:
             connection.execute(*statement)
-        return outcome, found.unwiped, mirror
+        return _Written(outcome, found.unwiped, mirror)
+
+
+class _Read(NamedTuple):
+    """What a read found, and the session's mirror; None if there is no session."""
+
+    snapshot: Snapshot
+    mirror: Mirror | None
+
+
+class _Written(NamedTuple):
+    """What became of a write in a transaction."""
+
+    outcome: Outcome
+    unwiped: int
+    """The deletion to be wiped, or 0."""
+    mirror: Mirror | None
+    """The session's; None if there is no session."""
+
+
+def _planned(mirror: Mirror, change: Change, now: float) -> tuple[Outcome, list[Statement]] | None:
+    """Plan a change; None, with the mirror unchanged, if it is refused."""
+    planned = plan_append(mirror, change, now)
+    if planned is None and refusal(mirror.session, change, mirror.fence.at(now)) is None:
+        planned = plan_change(mirror, change, now)
+    return planned
+
+
+def _created(connection: sqlite3.Connection, key: SessionKey, found: Found, now: float) -> Mirror:
+    """The mirror of a session that is created now."""
+    row = Row.new(max(found.newest + 1, generation_at(now)), now)
+    create(connection, row, key)
+    mirror = Mirror(row)
+    mirror.fence = found.fence
+    return mirror

@@ -46,7 +46,7 @@ class Mirrors:
         return next(self._moments)
 
     def answer(
-        self, key: SessionKey, row: Row, query: Query, now: float, fence: int, began: int, until: float = 0.0
+        self, key: SessionKey, row: Row, query: Query, now: float, fence: int, began: int, wait_until: float = 0.0
     ) -> Snapshot | None:
         """Answer a read from a session's mirror; None if that is absent, not current, or lacks a payload.
 
@@ -57,7 +57,7 @@ class Mirrors:
             now: Seconds since the epoch.
             fence: The newest deleted generation while its tombstone stands, otherwise 0.
             began: The moment at which the read began.
-            until: Until when to wait for a thread that changes the mirror, in seconds of the monotonic clock.
+            wait_until: Until when to wait for a thread that changes the mirror, in seconds of the monotonic clock.
         """
 
         def answered(place: _Place) -> Snapshot | None:
@@ -66,15 +66,15 @@ class Mirrors:
                 self._mirrors.move_to_end(key)
             return snapshot
 
-        return self._when_free(key, until, answered)
+        return self._when_free(key, wait_until, answered)
 
     def is_changing(self, key: SessionKey, since: int) -> bool:
         """Whether another thread changes a session's mirror, or has put one in since that moment."""
         with self._lock:
             place = self._mirrors.get(key)
-            return place is not None and (place.taken or place.changed > since)
+            return place is not None and (place.taken or place.put_at > since)
 
-    def take(self, key: SessionKey, until: float = 0.0) -> Mirror | None:
+    def take(self, key: SessionKey, wait_until: float = 0.0) -> Mirror | None:
         """Take a mirror to change it, until it is put back or thrown away.
 
         Returns None if there is none, or if another thread has it until then, in seconds of the monotonic clock.
@@ -84,9 +84,9 @@ class Mirrors:
             place.taken = True
             return place.mirror
 
-        return self._when_free(key, until, taken)
+        return self._when_free(key, wait_until, taken)
 
-    def _when_free(self, key: SessionKey, until: float, use: Callable[[_Place], T | None]) -> T | None:
+    def _when_free(self, key: SessionKey, wait_until: float, use: Callable[[_Place], T | None]) -> T | None:
         """Use the place of a mirror that no thread has taken; None if there is none, or if one has it until then."""
         while True:
             with self._lock:
@@ -95,28 +95,28 @@ class Mirrors:
                     return None
                 if not place.taken:
                     return use(place)
-            if not _pause(until):
+            if not _pause(wait_until):
                 return None
 
-    def put(self, key: SessionKey, mirror: Mirror, current: int = 0) -> None:
+    def put(self, key: SessionKey, mirror: Mirror, current_at: int = 0) -> None:
         """Put a mirror in, or back, unless a newer one is there, or it may be of a session that was deleted meanwhile.
 
         Args:
             key: The session.
             mirror: Its mirror.
-            current: A moment after which the file was found to be as the mirror is; 0 if it was not looked at.
+            current_at: A moment after which the file was found to be as the mirror is; 0 if it was not looked at.
         """
         with self._lock:
             place = self._mirrors.get(key)
             if place is None:
-                if current < self._deleted:
+                if current_at < self._deleted:
                     return
                 place = self._mirrors[key] = _Place(mirror)
             elif place.mirror is not mirror:
                 if not place.taken and _age(place.mirror) > _age(mirror):
                     return
                 place.mirror = mirror
-            place.current, place.changed = current, next(self._moments)
+            place.current_at, place.put_at = current_at, next(self._moments)
             place.taken = False
             self._mirrors.move_to_end(key)
             size = mirror.size
@@ -142,13 +142,16 @@ class Mirrors:
 class _Place:
     """Where a mirror is, whether or not a thread has taken it."""
 
-    __slots__ = ("changed", "current", "mirror", "size", "taken")
+    __slots__ = ("current_at", "mirror", "put_at", "size", "taken")
 
     def __init__(self, mirror: Mirror) -> None:
         self.mirror = mirror
         self.size = 0
         self.taken = False
-        self.current = self.changed = 0
+        self.put_at = 0
+        """The moment at which the mirror was put here."""
+        self.current_at = 0
+        """As in `Mirrors.put`."""
 
     def answer(self, row: Row, query: Query, now: float, fence: int, began: int) -> Snapshot | None:
         """As `Mirrors.answer`, of a mirror that nobody has taken."""
@@ -157,20 +160,20 @@ class _Place:
             # The row is that of one moment of the read. A mirror that was found to be current at a later one will do as
             # well, so that a read among many writes need not meet the moment between two of them.
             later, lease = mirror.row, query.lease
-            if began >= self.current or later.is_expired(now):
+            if began >= self.current_at or later.is_expired(now):
                 return None
             if lease is not None and later.is_due(now, lease):
                 return None
-            fence = mirror.fence_at(now)
+            fence = mirror.fence.at(now)
         snapshot = mirror.answer(query, now, fence)
         if mirror.unloaded and not mirror.unloaded.isdisjoint(snapshot.blobs):
             return None
         return snapshot
 
 
-def _pause(until: float) -> bool:
+def _pause(wait_until: float) -> bool:
     """Wait a little; False, at once, if it is too late."""
-    if time.monotonic() >= until:
+    if time.monotonic() >= wait_until:
         return False
     time.sleep(_PAUSE)  # Nobody is told when a mirror is put back.
     return True
