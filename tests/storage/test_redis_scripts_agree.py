@@ -14,7 +14,7 @@ from langchain_ttl_history.storage.redis import batches, layout
 from langchain_ttl_history.storage.redis.commands import request_id
 from langchain_ttl_history.storage.redis.lineage import newest
 from langchain_ttl_history.storage.redis.names import short_name
-from langchain_ttl_history.storage.redis.numbers import KIND, TABLE, kind_of, runs_of
+from langchain_ttl_history.storage.redis.references import KIND, TABLE, kind_of, refs_in, runs_of
 from langchain_ttl_history.storage.types import Blob, Entry
 
 READ_RUNS = """
@@ -83,7 +83,7 @@ def test_python_and_lua_write_and_read_the_same_runs_of_references(admin: redis.
     known = dict(zip(numbers, names, strict=True))
     joined = b"".join(map(stored, numbers))
     for refs in (made[0], lua(admin, WRITE_RUNS, joined)):
-        assert layout.refs_in(refs, known) == tuple(names)
+        assert refs_in(refs, known) == tuple(names)
         assert lua(admin, READ_RUNS, refs) == joined
 
 
@@ -93,7 +93,7 @@ def test_python_reads_what_lua_stores_of_a_blob(admin: redis.Redis) -> None:
     names = {109 << KIND | number: f"m{number}" for number in (*range(3, 5), *range(8, 73))}
     value = lua(admin, "return blob_of(nil, ARGV[1], ARGV[2], ARGV[3])", stored(5), head + refs + also, b"payload")
     assert layout.number_in(value) == 5
-    assert layout.blob_in(value, names) == Blob(b"payload", layout.refs_in(refs, names), 7, ("w1",))
+    assert layout.blob_in(value, names) == Blob(b"payload", refs_in(refs, names), 7, ("w1",))
     assert not value[0] & layout.SET_AGAIN
     assert lua(admin, "return {parts_of(ARGV[1])}", value) == [refs, also, 7, len(value) - len(b"payload") + 1]
     assert lua(admin, "return payload_of(ARGV[1])", value) == len(b"payload")

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from struct import Struct
-from typing import TypeAlias
 
 from langchain_ttl_history.keys import encoded
 from langchain_ttl_history.storage.redis.names import full_name
 from langchain_ttl_history.storage.redis.payloads import full_payload
+from langchain_ttl_history.storage.redis.references import Names, refs_in
 from langchain_ttl_history.storage.types import Blob, Entry
 
 __all__ = [
     "HEADER",
     "MICRO",
     "SET_AGAIN",
-    "Names",
     "blob_in",
     "entries_in",
     "number_in",
-    "refs_in",
     "table_names",
     "with_lengths",
     "without_lengths",
@@ -34,9 +32,6 @@ _ENTRY = Struct(">HIIIH")
 
 HAS_HEADER, SET_AGAIN, SHORTENED = 1, 2, 4
 """What the first byte of a blob's value tells: it has a header, was set again with other content, is shortened."""
-
-Names: TypeAlias = dict[int, str]
-"""The names of blobs by kind and number."""
 
 
 def table_names(table: bytes) -> list[bytes]:
@@ -84,23 +79,6 @@ def entries_in(raw: bytes, names: Names) -> list[Entry]:
         content = full_payload(raw[start:at], full) if full else raw[start:at]
         found.append(Entry(high << 32 | low, content, refs_in(raw[start - refs : start], names) if refs else ()))
     return found
-
-
-def refs_in(runs: bytes, names: Names) -> tuple[str, ...]:
-    """The names in runs of references: pairs of gap and count, or 255, a kind, the first number and the count."""
-    found: list[str] = []
-    at = after = 0
-    while at < len(runs):
-        if runs[at] == 255:
-            first = int.from_bytes(runs[at + 1 : at + 6], "big")
-            count = int.from_bytes(runs[at + 6 : at + 8], "big")
-            at += 8
-        else:
-            first, count = after + runs[at] - 100, runs[at + 1]
-            at += 2
-        after = first + count
-        found += [names[number] for number in range(first, after)]
-    return tuple(found)
 
 
 def _also(raw: bytes) -> tuple[str, ...]:

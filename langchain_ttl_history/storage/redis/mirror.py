@@ -16,7 +16,8 @@ from typing import NamedTuple
 from langchain_ttl_history.fork_safety import lock
 from langchain_ttl_history.keys import SessionKey, keys_concerned
 from langchain_ttl_history.storage.redis.lineage import later, newest
-from langchain_ttl_history.storage.redis.numbers import KIND, SessionNumbers
+from langchain_ttl_history.storage.redis.numbers import SessionNumbers
+from langchain_ttl_history.storage.redis.references import flat_runs
 from langchain_ttl_history.storage.types import Blob, Change
 
 __all__ = ["NOTHING", "Mirror", "Mirrors", "Remembered", "Seen", "Stored"]
@@ -28,8 +29,6 @@ _BYTES = 32 * 1024 * 1024
 # bytes.
 _OVERHEAD = 300
 _SESSION = 2_000
-# The bits of a number without its kind.
-_NUMBER = (1 << KIND) - 1
 
 
 class Remembered(NamedTuple):
@@ -114,16 +113,7 @@ class Mirror:
     def remembered(self) -> Remembered:
         """What a read tells the server about this mirror."""
         numbers = dict(self.numbers)
-        runs: list[int] = []
-        first = after = -1
-        for number in sorted(numbers.values()):
-            if number != after:
-                if after >= 0:
-                    runs += (first >> KIND, first & _NUMBER, after - first)
-                first = number
-            after = number + 1
-        if after >= 0:
-            runs += (first >> KIND, first & _NUMBER, after - first)
+        runs = flat_runs(numbers.values())
         return Remembered(self.generation, self.edition, newest(self.requests).decode(), runs, numbers)
 
     def complete(

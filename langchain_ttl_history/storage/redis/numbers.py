@@ -1,42 +1,25 @@
-"""A cache of the numbers that blobs have in Redis.
+"""A cache of the numbers that blobs have in Redis, so that a write refers to them by number (see `references`).
 
-A reference is stored as a number, and most references of a write are consecutive, so those known here are
-sent as a few runs. This is only a short cut: the server refuses numbers of another generation or lineage,
-or from before something was dropped, and then names are sent.
+This is only a short cut: the server refuses numbers of another generation or lineage, or from before something was
+dropped, and then names are sent.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from langchain_ttl_history.fork_safety import lock
-from langchain_ttl_history.keys import SessionKey, encoded, keys_concerned
+from langchain_ttl_history.keys import SessionKey, keys_concerned
 from langchain_ttl_history.storage.redis.lineage import later
-from langchain_ttl_history.storage.redis.names import short_name
 
-__all__ = ["KIND", "TABLE", "Dropping", "NumbersCache", "SessionNumbers", "kind_of", "runs_of"]
+__all__ = ["Dropping", "NumbersCache", "SessionNumbers"]
 
-TABLE = 16
-"""How many names a table holds."""
-KIND = 32
-"""A number in this process has its kind in the bits from this one on."""
 # How many names are remembered of all sessions together, and as how many a session counts by itself.
 _MOST = 200_000
 _SESSION = 10
-# A run of one, in which `write.lua` puts the number of a blob that the same write stores.
-_PLACE = b"\xff\0\0\0\0\0\0\1"
-
-
-def kind_of(name: str) -> int:
-    """The kind of a blob, as ``lua/shared/common.lua`` says."""
-    raw = encoded(short_name(name))
-    first = raw[0] if raw else 0
-    if first > 127:
-        return 0
-    return first + 128 if first and len(raw) > 32 else first
 
 
 Dropping: TypeAlias = tuple[str, frozenset[str]]
@@ -55,61 +38,6 @@ class SessionNumbers:
     """The newest requests; see `lineage`. Set before numbers are added, and read after them, since threads share
     this without a lock."""
     dropping: Dropping = ("", frozenset())
-
-
-def runs_of(
-    refs: Iterable[str], numbers: Mapping[str, int], own: Mapping[str, int], start: int
-) -> tuple[bytes, list[int]] | None:
-    """References as they are stored; None if one has no number yet.
-
-    Each run takes two bytes, the gap since the last one plus 100 and the count; or eight: 255, the kind, the first
-    number (4 bytes) and the count (2 bytes).
-
-    Args:
-        refs: Names of blobs.
-        numbers: Numbers by name.
-        own: Blobs of the same write by name, counted from 1; their numbers are not known yet.
-        start: How many bytes will be in front of the runs.
-
-    Returns:
-        The runs, and for each number that is still missing in them its offset and the place of its blob in `own`.
-    """
-    out = bytearray()
-    missing: list[int] = []
-    previous = first = after = -1
-    find = numbers.get
-    for name in refs:
-        number = find(name, -1)
-        if number == after >= 0:
-            after += 1
-            continue
-        if after >= 0:
-            previous = _append_run(out, previous, first, after)
-        first, after = number, number + 1
-        if number < 0:
-            place = own.get(name)
-            if place is None:
-                return None
-            missing += (start + len(out) + 1, place)
-            out += _PLACE
-            previous = after = -1
-    if after >= 0:
-        _append_run(out, previous, first, after)
-    return bytes(out), missing
-
-
-def _append_run(out: bytearray, previous: int, first: int, after: int) -> int:
-    """Append a run; `previous` is the number after the run before, or -1. Returns the number after this one."""
-    while first < after:
-        count = min(after - first, 65_535)
-        gap = first - previous
-        if previous >= 0 and -100 <= gap < 155 and count < 256 and previous >> KIND == first >> KIND:
-            out += bytes((gap + 100, count))
-        else:
-            out += b"\xff%b%b" % (first.to_bytes(5, "big"), count.to_bytes(2, "big"))
-        first += count
-        previous = first
-    return previous
 
 
 class NumbersCache:

@@ -15,7 +15,6 @@ from langchain_ttl_history.storage.redis.damage import shown
 from langchain_ttl_history.storage.redis.layout import (
     MICRO,
     SET_AGAIN,
-    Names,
     blob_in,
     entries_in,
     number_in,
@@ -25,7 +24,8 @@ from langchain_ttl_history.storage.redis.layout import (
 from langchain_ttl_history.storage.redis.lineage import later
 from langchain_ttl_history.storage.redis.mirror import Mirror, Remembered, Seen, Stored
 from langchain_ttl_history.storage.redis.names import full_name
-from langchain_ttl_history.storage.redis.numbers import KIND, TABLE, SessionNumbers
+from langchain_ttl_history.storage.redis.numbers import SessionNumbers
+from langchain_ttl_history.storage.redis.references import KIND, TABLE, Names
 from langchain_ttl_history.storage.types import Blob, Change, Entry, Outcome, Query, Snapshot, Status
 
 __all__ = ["Listed", "Listing", "is_completed", "parse_listing", "parse_read", "parse_write"]

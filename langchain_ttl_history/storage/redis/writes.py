@@ -11,8 +11,9 @@ from langchain_ttl_history.storage.redis.commands import Address, Eval, Script, 
 from langchain_ttl_history.storage.redis.layout import HEADER, MICRO, with_lengths
 from langchain_ttl_history.storage.redis.lineage import newest
 from langchain_ttl_history.storage.redis.names import short_name
-from langchain_ttl_history.storage.redis.numbers import Dropping, SessionNumbers, kind_of, runs_of
+from langchain_ttl_history.storage.redis.numbers import Dropping, SessionNumbers
 from langchain_ttl_history.storage.redis.payloads import short_entry, short_record
+from langchain_ttl_history.storage.redis.references import kind_of, runs_of
 from langchain_ttl_history.storage.types import KEEP, Appended, Blob, Change, Lease
 
 __all__ = ["Envelope", "by_name", "by_number", "micro", "times", "weighed"]
