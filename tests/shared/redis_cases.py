@@ -20,8 +20,8 @@ from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import RedisStorage
 from langchain_ttl_history.storage.redis.clients import Clients
 from langchain_ttl_history.storage.redis.layout import table_names
+from langchain_ttl_history.storage.redis.plans import Context
 from langchain_ttl_history.storage.redis.references import TABLE
-from langchain_ttl_history.storage.redis.requests import Context
 from langchain_ttl_history.storage.types import Blob, Change, Query
 from tests import servers
 from tests.shared.one_session import KEY, LEASE

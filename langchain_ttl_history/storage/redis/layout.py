@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from struct import Struct
 
 from langchain_ttl_history.keys import encoded
@@ -18,6 +18,7 @@ __all__ = [
     "blob_in",
     "entries_in",
     "number_in",
+    "pairs",
     "table_names",
     "with_lengths",
     "without_lengths",
@@ -98,3 +99,9 @@ def without_lengths(raw: bytes) -> Iterator[bytes]:
         end = at + 4 + int.from_bytes(raw[at : at + 4], "big")
         yield raw[at + 4 : end]
         at = end
+
+
+def pairs(flat: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    """Fields and values that come in turn."""
+    each = iter(flat)
+    return zip(each, each, strict=True)

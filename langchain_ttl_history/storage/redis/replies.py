@@ -1,23 +1,21 @@
-"""Parses what the scripts reply. No I/O here."""
+"""Parses what the scripts reply that read and write one session. No I/O here."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from struct import Struct
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import ormsgpack
 
 from langchain_ttl_history.encoding.records import decoder
-from langchain_ttl_history.errors import CorruptRecordError
-from langchain_ttl_history.keys import SessionKey, label
-from langchain_ttl_history.storage.redis.damage import shown
 from langchain_ttl_history.storage.redis.layout import (
     MICRO,
     SET_AGAIN,
     blob_in,
     entries_in,
     number_in,
+    pairs,
     table_names,
     without_lengths,
 )
@@ -28,13 +26,12 @@ from langchain_ttl_history.storage.redis.numbers import SessionNumbers
 from langchain_ttl_history.storage.redis.references import KIND, TABLE, Names
 from langchain_ttl_history.storage.types import Blob, Change, Entry, Outcome, Query, Snapshot, Status
 
-__all__ = ["Listed", "Listing", "is_completed", "parse_listing", "parse_read", "parse_write"]
+__all__ = ["is_completed", "parse_read", "parse_write"]
 
 _NOW = Struct(">QQ")
 _HEAD = Struct(">10Q4I")
 _OUTCOME = Struct(">7QI")
 _REQUESTS = 1 + _OUTCOME.size
-_LISTED = Struct(">QQI")
 _STATUS = {b"D": Status.DELETED, b"A": Status.ABSENT, b"M": Status.MOVED}
 
 
@@ -175,11 +172,11 @@ def _some(strings: Sequence[bytes], names: _Names, head: _Head) -> _Found:
     blobs_at = head.tables
     lists_at = blobs_at + head.blobs
     followed_at = lists_at + head.lists
-    names.tables += _pairs(strings[:blobs_at])
-    values = {full_name(name): value for name, value in _pairs(strings[blobs_at:lists_at])}
+    names.tables += pairs(strings[:blobs_at])
+    values = {full_name(name): value for name, value in pairs(strings[blobs_at:lists_at])}
     for value in strings[followed_at:]:
         values[names[number_in(value)]] = value
-    return values, [(full_name(name), value) for name, value in _pairs(strings[lists_at:followed_at])]
+    return values, [(full_name(name), value) for name, value in pairs(strings[lists_at:followed_at])]
 
 
 def _every(strings: Sequence[bytes], names: _Names) -> _Found:
@@ -187,7 +184,7 @@ def _every(strings: Sequence[bytes], names: _Names) -> _Found:
     values: dict[str, bytes] = {}
     newest: list[tuple[str, bytes]] = []
     older: dict[str, list[tuple[int, bytes]]] = {}
-    for field, value in _pairs(strings):
+    for field, value in pairs(strings):
         kind = field[:1]
         if kind == b"b":
             values[full_name(field[1:])] = value
@@ -199,11 +196,6 @@ def _every(strings: Sequence[bytes], names: _Names) -> _Found:
             names.tables.append((field, value))
     lists = [(name, b"".join([*(each for _, each in sorted(older.get(name, ()))), value])) for name, value in newest]
     return values, lists
-
-
-def _pairs(flat: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
-    each = iter(flat)
-    return zip(each, each, strict=True)
 
 
 @decoder("a session")
@@ -238,51 +230,3 @@ def parse_write(reply: bytes, change: Change, weighed: Sequence[str]) -> tuple[O
         if numbers.pop(name, None) is not None:
             lasting.pop(name, None)
     return outcome, Stored(SessionNumbers(generation, epoch, numbers, requests), epoch_before, (before, after), lasting)
-
-
-def _text(raw: bytes) -> str:
-    return raw.decode("utf-8", "surrogatepass")
-
-
-class Listed(NamedTuple):
-    """A session as its user's hash lists it; times are microseconds since the epoch."""
-
-    digest: str
-    used: int
-    is_expired: bool
-    key: SessionKey
-
-
-class Listing(NamedTuple):
-    """Sessions of a user, and what cannot be read of how they are listed."""
-
-    found: list[Listed]
-    unread: list[CorruptRecordError]
-    after: str | None
-    """Where the next page begins; None after the last."""
-
-
-def parse_listing(reply: Sequence[Any], user: bytes) -> Listing:
-    """Parse the reply of `listing.lua` about the key of a user."""
-    now = int.from_bytes(reply[1], "big")
-    found: list[Listed] = []
-    unread: list[CorruptRecordError] = []
-    for digest, entry in _pairs(reply[2:]):
-        try:
-            found.append(_listed(digest, entry, now))
-        except CorruptRecordError as error:
-            unread.append(CorruptRecordError(f"{error}, in field {shown(b's' + digest)} of key {shown(user)}"))
-    after = reply[0].decode()
-    return Listing(found, unread, None if after == "0" else after)
-
-
-@decoder("what lists a session")
-def _listed(digest: bytes, entry: bytes, now: int) -> Listed:
-    if len(entry) < _LISTED.size:
-        raise CorruptRecordError("what lists a session is cut off")
-    used, deadline, length = _LISTED.unpack_from(entry)
-    start = 20 + length
-    key = SessionKey(_text(entry[20:start]), _text(entry[start:]))
-    if key.digest.encode() != digest:
-        raise CorruptRecordError(f"what lists a session, perhaps {label(key)}, is not what was written")
-    return Listed(key.digest, used, bool(deadline) and deadline <= now, key)

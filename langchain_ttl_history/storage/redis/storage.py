@@ -17,7 +17,7 @@ from langchain_ttl_history.errors import ConfigurationError, CorruptRecordError,
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage.clocks import Clock, checked_clock
 from langchain_ttl_history.storage.own_process import OfThisProcess
-from langchain_ttl_history.storage.redis import requests
+from langchain_ttl_history.storage.redis import freeing, listing, requests
 from langchain_ttl_history.storage.redis.batches import Batches
 from langchain_ttl_history.storage.redis.cancellation import be_cancelled, cancellations
 from langchain_ttl_history.storage.redis.clients import Clients, ClientsOfURL, GivenClients
@@ -27,7 +27,7 @@ from langchain_ttl_history.storage.redis.drivers import connection_to, is_of_clu
 from langchain_ttl_history.storage.redis.failures import Failures, is_of_another_loop, is_of_replica
 from langchain_ttl_history.storage.redis.mirror import Mirrors
 from langchain_ttl_history.storage.redis.numbers import NumbersCache
-from langchain_ttl_history.storage.redis.requests import Context, Plan
+from langchain_ttl_history.storage.redis.plans import Context, Plan
 from langchain_ttl_history.storage.types import Change, Outcome, Query, Snapshot, Usage
 
 __all__ = ["RedisStorage"]
@@ -99,11 +99,11 @@ class RedisStorage(OfThisProcess):
 
     def usage(self) -> Usage:
         """How much is held; scans every node."""
-        return self._run(requests.usage(self._context))
+        return self._run(listing.usage(self._context))
 
     def sweep(self) -> int:
         """Free what is left of sessions that expired; scans every node. The server frees most of it by itself."""
-        return self._run(requests.sweep(self._context))
+        return self._run(freeing.sweep(self._context))
 
     def close(self) -> None:
         """Close the sync client, if it was made here."""
@@ -127,11 +127,11 @@ class RedisStorage(OfThisProcess):
 
     async def ausage(self) -> Usage:
         """Async `usage`."""
-        return await self._arun(requests.usage(self._context))
+        return await self._arun(listing.usage(self._context))
 
     async def asweep(self) -> int:
         """Async `sweep`."""
-        return await self._arun(requests.sweep(self._context))
+        return await self._arun(freeing.sweep(self._context))
 
     async def aclose(self) -> None:
         """Close the clients of this loop and of all threads, if they were made here."""
@@ -152,8 +152,8 @@ class RedisStorage(OfThisProcess):
 
     def _page(self, user_id: str | None, after: str | None) -> Plan[tuple[list[SessionKey], str | None]]:
         if user_id is None:
-            return requests.everyone(self._context, after)
-        return requests.page(self._context, user_id, after)
+            return listing.everyone(self._context, after)
+        return listing.page(self._context, user_id, after)
 
     # Sync and async
 
