@@ -9,21 +9,29 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import NamedTuple
 
 from langchain_ttl_history.fork_safety import lock
 from langchain_ttl_history.keys import SessionKey, keys_concerned
 from langchain_ttl_history.storage.redis.lineage import later
 
-__all__ = ["Dropping", "NumbersCache", "SessionNumbers"]
+__all__ = ["NOT_DROPPING", "Dropping", "NumbersCache", "SessionNumbers"]
 
 # How many names are remembered of all sessions together, and as how many a session counts by itself.
 _MOST = 200_000
 _SESSION = 10
 
 
-Dropping: TypeAlias = tuple[str, frozenset[str]]
-"""The id of a request of this process that is under way and drops blobs, and the names of those."""
+class Dropping(NamedTuple):
+    """A request of this process that drops blobs, and may be under way."""
+
+    request: str = ""
+    """Its id; empty if there is none."""
+    names: frozenset[str] = frozenset()
+    """The blobs."""
+
+
+NOT_DROPPING = Dropping()
 
 
 @dataclass(slots=True)
@@ -37,7 +45,7 @@ class SessionNumbers:
     requests: bytes = b""
     """The newest requests; see `lineage`. Set before numbers are added, and read after them, since threads share
     this without a lock."""
-    dropping: Dropping = ("", frozenset())
+    dropping: Dropping = NOT_DROPPING
 
 
 class NumbersCache:

@@ -58,18 +58,18 @@ def flat_runs(numbers: Iterable[int]) -> list[int]:
 
 
 def runs_of(
-    refs: Iterable[str], numbers: Mapping[str, int], own: Mapping[str, int], start: int
+    refs: Iterable[str], numbers: Mapping[str, int], places: Mapping[str, int], start: int
 ) -> tuple[bytes, list[int]] | None:
     """References as they are stored; None if one has no number yet.
 
     Args:
         refs: Names of blobs.
         numbers: Numbers by name.
-        own: Blobs of the same write by name, counted from 1; their numbers are not known yet.
+        places: The blobs of the same write, counted from 1, by name; their numbers may not be known yet.
         start: How many bytes will be in front of the runs.
 
     Returns:
-        The runs, and for each number that is still missing in them its offset and the place of its blob in `own`.
+        The runs, and for each number that is still missing in them its offset and the place of its blob.
     """
     out = bytearray()
     missing: list[int] = []
@@ -84,7 +84,7 @@ def runs_of(
             previous = _append_run(out, previous, first, after)
         first, after = number, number + 1
         if number < 0:
-            place = own.get(name)
+            place = places.get(name)
             if place is None:
                 return None
             missing += (start + len(out) + 1, place)

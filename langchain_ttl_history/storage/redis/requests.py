@@ -12,6 +12,7 @@ from langchain_ttl_history.storage.redis import writes
 from langchain_ttl_history.storage.redis.commands import Eval, Script, packed, request_id
 from langchain_ttl_history.storage.redis.mirror import NOTHING
 from langchain_ttl_history.storage.redis.names import short_name
+from langchain_ttl_history.storage.redis.numbers import NOT_DROPPING, Dropping
 from langchain_ttl_history.storage.redis.plans import Context, Plan
 from langchain_ttl_history.storage.redis.replies import is_completed, parse_read, parse_write
 from langchain_ttl_history.storage.types import Change, Outcome, Query, Snapshot
@@ -50,24 +51,25 @@ def read(context: Context, key: SessionKey, query: Query) -> Plan[Snapshot]:
 
 
 def write(context: Context, key: SessionKey, change: Change) -> Plan[Outcome]:
-    """Change one session."""
+    """Change one session: by number if `write.lua` can, otherwise by name."""
     envelope = writes.Envelope(context.keys.of(key), context.now, context.margin, request_id())
     known = context.numbers.of(key)
     # Looked up once: another thread may begin to drop something else before the answer arrives.
-    dropping = ("", frozenset[str]()) if known is None else known.dropping
-    planned = None
-    if known is not None:  # Otherwise there may be no such session, and write.lua cannot create it.
-        planned = writes.by_number(envelope, change, known, dropping)
-    reply = _REFUSED if planned is None else (yield planned)
-    gone: Collection[str] = dropping[1] if reply != _REFUSED else ()
+    dropping = NOT_DROPPING if known is None else known.dropping
+    # Without known numbers there may be no such session, and write.lua cannot create it.
+    by_number = None if known is None else writes.by_number(envelope, change, known, dropping)
+    reply = _REFUSED if by_number is None else (yield by_number)
+    dropped: Collection[str] = dropping.names
     if reply == _REFUSED:
+        dropped = ()
         if change.drop and known is not None:
-            known.dropping = envelope.request, frozenset(change.drop)
+            known.dropping = Dropping(envelope.request, frozenset(change.drop))
         reply = yield writes.by_name(envelope, change)
     outcome, told = parse_write(reply, change, writes.weighed(change))
     if told is not None:
-        if gone and known is not None:
-            context.numbers.learn(key, told.known, gone, known.epoch)
+        if dropped and known is not None:
+            # That request may have begun the epoch which is told. But for what it drops, numbers from before hold.
+            context.numbers.learn(key, told.known, dropped, known.epoch)
         else:
             context.numbers.learn(key, told.known, change.drop, told.epoch)
         context.mirrors.after_write(key, told, change)

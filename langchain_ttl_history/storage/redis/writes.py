@@ -61,18 +61,18 @@ def by_number(envelope: Envelope, change: Change, known: SessionNumbers, droppin
     if not _only_adds(change) or (dropped and _concerns(change, dropped)):
         return None
     blobs, numbers, guard = change.blobs, known.numbers, change.guard
-    own = {name: place for place, name in enumerate(blobs, 1)}
+    places = {name: place for place, name in enumerate(blobs, 1)}
     content: list[bytes] = []
-    stored = _stored(blobs, numbers, own, content)
-    appended = None if stored is None else _appended(change.append, numbers, own, content)
+    stored = _blob_arguments(blobs, numbers, places, content)
+    appended = None if stored is None else _entry_arguments(change.append, numbers, places, content)
     if stored is None or appended is None:
         return None
     kinds = list(dict.fromkeys([_kind(name) for name in blobs if name not in numbers]))
-    # Whether the write depends on the numbers, so that the server has to check that they are still valid.
-    counts = dropped or stored[1] or appended[1] or any([name in numbers for name in blobs])  # noqa: C419  # a generator is slower
+    # Whether the server has to check that the known numbers are still valid.
+    relies = dropped or stored[1] or appended[1] or any([name in numbers for name in blobs])  # noqa: C419  # a generator is slower
     arguments = [
         now, margin, *times(change.lease), _number(change.at_generation), _number(guard.generation),
-        short_name(guard.needs or ""), *((known.generation, known.epoch) if counts else (-1, -1)),
+        short_name(guard.needs or ""), *((known.generation, known.epoch) if relies else (-1, -1)),
         newest(known.requests).decode(), dropper, address.digest, request, kinds, stored[0], appended[0],
     ]  # fmt: skip
     return Eval(_WRITE, address.keys, [packed(arguments), address.ids, b"".join(content)])
@@ -96,19 +96,19 @@ def _concerns(change: Change, names: AbstractSet[str]) -> bool:
     )
 
 
-def _stored(
-    blobs: Mapping[str, Blob], numbers: _Numbers, own: _Numbers, content: list[bytes]
+def _blob_arguments(
+    blobs: Mapping[str, Blob], numbers: _Numbers, places: _Numbers, content: list[bytes]
 ) -> tuple[list[Any], bool] | None:
-    """The arguments of `write.lua` about blobs, and whether they depend on `numbers`; None if a number is missing.
+    """The arguments of `write.lua` about blobs, and whether they rely on `numbers`; None if a number is missing.
 
     Args:
         blobs: The blobs to set.
         numbers: The known numbers.
-        own: The place of each blob in `blobs`, from 1 on.
+        places: The place of each blob in `blobs`, from 1 on.
         content: What the arguments give the lengths of is added here.
     """
     arguments: list[Any] = []
-    counts = False
+    relies = False
     for name, (given, refs, mark, also) in blobs.items():
         short = short_record(given) if refs and given else None
         payload = given if short is None else short
@@ -116,34 +116,35 @@ def _stored(
             content.append(payload)
             arguments += (short_name(name), 0, len(payload), short is not None, 0)
             continue
-        found = runs_of(refs, numbers, own, 16)
+        found = runs_of(refs, numbers, places, 16)
         if found is None:
             return None
         references, missing = found
-        counts = counts or 4 * len(missing) < len(references)
+        # Each number that is missing takes a run of 8 bytes, and two values there; the rest is known numbers.
+        relies = relies or 4 * len(missing) < len(references)
         belonging = with_lengths(map(short_name, also))
         content += (HEADER.pack(mark, len(references), len(belonging)), references, belonging, payload)
         length = 16 + len(references) + len(belonging)
         arguments += (short_name(name), length, len(payload), short is not None, missing or 0)
-    return arguments, counts
+    return arguments, relies
 
 
-def _appended(
-    entries: Sequence[Appended], numbers: _Numbers, own: _Numbers, content: list[bytes]
+def _entry_arguments(
+    entries: Sequence[Appended], numbers: _Numbers, places: _Numbers, content: list[bytes]
 ) -> tuple[list[Any], bool] | None:
-    """As `_stored`, about entries to append."""
+    """As `_blob_arguments`, about entries to append."""
     arguments: list[Any] = []
-    counts = False
+    relies = False
     for name, payload, refs in entries:
-        found = runs_of(refs, numbers, own, 0)
+        found = runs_of(refs, numbers, places, 0)
         if found is None:
             return None
         references, missing = found
-        counts = counts or 4 * len(missing) < len(references)
+        relies = relies or 4 * len(missing) < len(references)
         short, full = short_entry(payload)
         content += (references, short)
         arguments += (short_name(name), len(references), len(short), full, 1 + len(refs), missing or 0)
-    return arguments, counts
+    return arguments, relies
 
 
 _kind = lru_cache(maxsize=4096)(kind_of)
@@ -162,7 +163,7 @@ def by_name(envelope: Envelope, change: Change) -> Eval:
     placed = [(each, short_entry(each[1].payload)) for each in change.place]
     payloads += [short for _, (short, _) in (*appended, *placed)]
     arguments = [
-        address.digest, now, margin, *times(change.lease), request, _own(change),
+        address.digest, now, margin, *times(change.lease), request, _own_idle_ttl(change),
         change.upkeep, change.new, _number(change.at_position), _number(change.at_generation),
         _number(guard.generation), short_name(guard.needs or ""),
         blobs,
@@ -198,11 +199,11 @@ def weighed(change: Change) -> list[str]:
     return list(names)
 
 
-def _own(change: Change) -> int:
-    own = change.idle_ttl
-    if own is KEEP:
+def _own_idle_ttl(change: Change) -> int:
+    """A session's own idle time in microseconds; -1 leaves it as it is, 1 pins the session."""
+    if change.idle_ttl is KEEP:
         return -1
-    return 1 if own is None else max(2, micro(own))
+    return 1 if change.idle_ttl is None else max(2, micro(change.idle_ttl))
 
 
 def _number(value: int | None) -> int:
