@@ -19,7 +19,7 @@ from langchain_ttl_history.storage.types import Blob, Entry
 
 READ_RUNS = """
 local found = {}
-runs(ARGV[1], function(kind, first, count)
+each_run(ARGV[1], function(kind, first, count)
   for number = first, first + count - 1 do
     found[#found + 1] = pack('>I1I4', kind, number)
   end
@@ -96,7 +96,7 @@ def test_python_reads_what_lua_stores_of_a_blob(admin: redis.Redis) -> None:
     assert layout.blob_in(value, names) == Blob(b"payload", refs_in(refs, names), 7, ("w1",))
     assert not value[0] & layout.SET_AGAIN
     assert lua(admin, "return {parts_of(ARGV[1])}", value) == [refs, also, 7, len(value) - len(b"payload") + 1]
-    assert lua(admin, "return payload_of(ARGV[1])", value) == len(b"payload")
+    assert lua(admin, "return payload_length(ARGV[1])", value) == len(b"payload")
     again = lua(admin, "return blob_of(ARGV[1], ARGV[2], '', ARGV[3])", value, stored(5), b"another")
     assert again[0] & layout.SET_AGAIN
     assert layout.blob_in(again, {}) == Blob(b"another")

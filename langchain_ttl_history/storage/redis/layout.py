@@ -58,13 +58,13 @@ def number_in(value: bytes) -> int:
 
 def blob_in(value: bytes, names: Names) -> Blob:
     """The blob in its value; `names` has the name of each number that it refers to."""
-    sort = value[0]
-    if not sort & HAS_HEADER:
+    flags = value[0]
+    if not flags & HAS_HEADER:
         return Blob(value[6:])
     mark, refs, also = HEADER.unpack_from(value, 6)
     start = 22 + refs
     payload = value[start + also :]
-    if sort & SHORTENED:
+    if flags & SHORTENED:
         payload = full_payload(payload[4:], int.from_bytes(payload[:4], "big"))
     return Blob(payload, refs_in(value[22:start], names), mark, _also(value[start : start + also]))
 

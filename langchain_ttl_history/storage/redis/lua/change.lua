@@ -24,21 +24,20 @@
 -- ARGV[2]: the ids of user and session.
 -- ARGV[3] and on: the payloads of 14, 15 and 16, in this order.
 -- Reply: one string that begins with a letter.
---   S  stored; then `stored_answer`, the weights, and sort and number of each blob of 14
+--   S  stored; then `stored_answer`, the weights, and flags and number of each blob of 14
 --   D  refused by the fence
 --   A  absent: upkeep of a session that is not there
 --   M  moved: another position or generation, or not new
 --   X  missing references follow, each name preceded by its length
 
 local session = KEYS[2]
-local a = cmsgpack.unpack(ARGV[1])
-local digest, now, margin, idle, age, request = a[1], clock(a[2]), a[3], a[4], a[5], a[6]
-local own, upkeep, new, at_position, at_generation, guarded, needs = a[7], a[8], a[9], a[10], a[11], a[12], a[13]
-local blobs, appends, places, drops, trims, weighed = a[14], a[15], a[16], a[17], a[18], a[19]
+local digest, given, margin, idle, age, request, own, upkeep, new, at_position, at_generation, guarded, needs, blobs,
+  appends, places, drops, trims, weighed = unpack(cmsgpack.unpack(ARGV[1]))
+local now = clock(given)
 local payload = 2
 
 local raw = call('HGET', session, '*')
-local m = alive(raw, now, age)
+local record = live_record(raw, now, age)
 
 -- What is stored of everything this may change, read with one command.
 local stored, asked = {}, {}
@@ -48,13 +47,13 @@ local function ask(field)
     asked[#asked + 1] = field
   end
 end
-local fresh = {}
+local is_set = {}
 for _, blob in ipairs(blobs) do
-  fresh[blob[1]] = true
+  is_set[blob[1]] = true
 end
 local function ask_for(refs)
   for _, ref in ipairs(refs) do
-    if not fresh[ref] then
+    if not is_set[ref] then
       ask('b' .. ref)
     end
   end
@@ -77,8 +76,8 @@ end
 for _, name in ipairs(weighed) do
   ask('l' .. name)
 end
-if m then
-  local found = many('HMGET', session, asked)
+if record then
+  local found = call_many('HMGET', session, asked)
   for at = 1, #asked do
     stored[asked[at]] = found[at]
   end
@@ -96,24 +95,24 @@ local function weights()
 end
 
 local fence, till
-if m then
-  fence, till = m.fence, m.till
-  local position = done(m, request)
+if record then
+  fence, till = record.fence, record.till
+  local position = position_after(record, request)
   if position then
-    return stored_answer(m, position, m.epoch, m.edition) .. weights()
+    return stored_answer(record, position, record.epoch, record.edition) .. weights()
   end
 else
   fence, till = fence_of(digest, now)
 end
-if now < till and is_fenced(session, m, fence, guarded, needs) then
+if now < till and is_fenced(session, record, fence, guarded, needs) then
   return 'D'
 end
-if not m and upkeep then
+if not record and upkeep then
   return 'A'
 end
-if (at_generation >= 0 and not (m and m.generation == at_generation))
-  or (at_position >= 0 and not (m and m.position == at_position))
-  or (new and m) then
+if (at_generation >= 0 and not (record and record.generation == at_generation))
+  or (at_position >= 0 and not (record and record.position == at_position))
+  or (new and record) then
   return 'M'
 end
 
@@ -121,7 +120,7 @@ end
 local missing, absent = {}, {}
 local function check(refs)
   for _, ref in ipairs(refs) do
-    if not fresh[ref] and not stored['b' .. ref] and not absent[ref] then
+    if not is_set[ref] and not stored['b' .. ref] and not absent[ref] then
       absent[ref] = true
       missing[#missing + 1] = pack('>I4', #ref) .. ref
     end
@@ -141,21 +140,21 @@ if #missing > 0 then
 end
 
 -- From here on nothing is refused.
-local created = not m
+local created = not record
 if created then
-  m = {
+  record = {
     generation = math.max(now, fence + 1), created = now, used = now, deadline = 0, own = 0, position = 0, bytes = 0,
     epoch = 0, requests = '', next = {}, fence = fence, till = till, dropped = 0,
     dropper = '', edition = 0,
   }
 end
-local epoch_before, edition_before = m.epoch, m.edition
+local epoch_before, edition_before = record.epoch, record.edition
 local sets, removes, tails, changed = {}, {}, {}, {}
 -- Fields and values that are set as well, and that nothing below reads.
 local values = {}
 
 -- Numbers for the new blobs; one that is there already keeps its own.
-local numbers, given = {}, {}
+local numbers, told = {}, {}
 for _, blob in ipairs(blobs) do
   local name = blob[1]
   local old, kind = stored['b' .. name], kind_of(name)
@@ -163,7 +162,7 @@ for _, blob in ipairs(blobs) do
     numbers[name] = sub(old, 2, 6)
   else
     tails[kind] = tails[kind] or stored['t' .. char(kind)]
-    numbers[name] = numbered(m, name, tails, changed, values)
+    numbers[name] = numbered(record, name, tails, changed, values)
   end
 end
 
@@ -189,19 +188,19 @@ for at, blob in ipairs(blobs) do
   end
   local value, anew = blob_of(old, numbers[name], head, content, blob[5])
   if anew then
-    m.edition = edition_before + 1
+    record.edition = edition_before + 1
   end
-  given[at] = sub(value, 1, 6)
-  m.bytes = m.bytes + payload_of(value) - (old and payload_of(old) or 0)
+  told[at] = sub(value, 1, 6)
+  record.bytes = record.bytes + payload_length(value) - (old and payload_length(old) or 0)
   stored['b' .. name] = value
   sets['b' .. name] = value
 end
 
-local list_of, append, taken, place, trim = changing(session, m, stored, lists, sets, removes)
+local list_of, append, taken, place, trim = changing(session, record, stored, lists, sets, removes)
 for _, each in ipairs(appends) do
   payload = payload + 1
-  m.position = next_position(m, now)
-  append(each[1], list_of(each[1]), m.position, encoded(each[2]), ARGV[payload], each[3])
+  record.position = next_position(record, now)
+  append(each[1], list_of(each[1]), record.position, encoded(each[2]), ARGV[payload], each[3])
 end
 
 -- Entries to place, all of one list at once.
@@ -214,7 +213,7 @@ for _, each in ipairs(places) do
     order[#order + 1] = name
   end
   placed[name][position] = { position, encoded(each[3]), ARGV[payload], each[4] }
-  m.position = math.max(m.position, position)
+  record.position = math.max(record.position, position)
 end
 for _, name in ipairs(order) do
   place(name, list_of(name), placed[name])
@@ -223,9 +222,9 @@ end
 for _, name in ipairs(drops) do
   local value = stored['b' .. name]
   if value then
-    m.bytes = m.bytes - payload_of(value)
-    m.epoch, m.dropper, m.edition = epoch_before + 1, request, edition_before + 1
-    m.dropped = m.dropped + 1
+    record.bytes = record.bytes - payload_length(value)
+    record.epoch, record.dropper, record.edition = epoch_before + 1, request, edition_before + 1
+    record.dropped = record.dropped + 1
     stored['b' .. name] = false
     sets['b' .. name] = nil
     removes[#removes + 1] = 'b' .. name
@@ -253,49 +252,49 @@ end
 store_tails(tails, changed, values)
 
 if own >= 0 or not upkeep then
-  renew(m, own, upkeep, time_of_use(m, now, margin), idle, age)
+  renew(record, own, upkeep, time_of_use(record, now, margin), idle, age)
 end
 -- Unused names are removed once many blobs were dropped.
-local swept = m.dropped > 32 and 3 * m.dropped > call('HLEN', session)
+local swept = record.dropped > 32 and 3 * record.dropped > call('HLEN', session)
 if swept then
-  m.dropped = 0
+  record.dropped = 0
 end
-remember(m, request)
-sets['*'] = record(m)
+remember(record, request)
+sets['*'] = packed_record(record)
 
-local over = {}
+local expired = {}
 if created then
   if raw then
     call('UNLINK', session)
   end
-  over = some_expired(digest, now)
+  expired = some_expired(digest, now)
 end
 
 -- A server out of memory decides by a script's first write whether it accepts the script. A change that only frees
 -- therefore begins with a command that it still accepts, any other with one that it refuses.
 local frees = upkeep and #blobs == 0 and #appends == 0 and #removes > 0
 if frees then
-  many('HDEL', session, removes)
+  call_many('HDEL', session, removes)
 end
 local lasts = created or own >= 0 or not upkeep
 if lasts then
   -- Before anything is stored, since it fails if the user's key is damaged.
-  enlist(m, digest, ARGV[2], now, margin)
-  many('HDEL', user, over)
+  enlist(record, digest, ARGV[2], now, margin)
+  call_many('HDEL', user, expired)
 end
 for field, value in pairs(sets) do
   values[#values + 1] = field
   values[#values + 1] = value
 end
-many('HSET', session, values)
+call_many('HSET', session, values)
 if not frees then
-  many('HDEL', session, removes)
+  call_many('HDEL', session, removes)
 end
 if swept then
   -- Everything is stored by now, so what is damaged must not make this an error.
-  pcall(sweep_tables, session, m)
+  pcall(sweep_tables, session, record)
 end
 if lasts then
-  expire(session, m.deadline, now, margin)
+  expire(session, record.deadline, now, margin)
 end
-return stored_answer(m, m.position, epoch_before, edition_before) .. weights() .. table.concat(given)
+return stored_answer(record, record.position, epoch_before, edition_before) .. weights() .. table.concat(told)

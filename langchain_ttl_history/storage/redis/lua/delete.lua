@@ -37,12 +37,12 @@ local function state_of(raw)
   if raw == nil then
     return true, nil
   end
-  local readable, m = pcall(alive, raw, now)
-  if readable and not m then
+  local readable, record = pcall(live_record, raw, now)
+  if readable and not record then
     return false, 0
   end
   -- From 2^52 on it is no time, and before long the next number would be the same.
-  local generation = readable and m.generation
+  local generation = readable and record.generation
   if type(generation) == 'number' and generation > 0 and generation < 2 ^ 52 then
     return true, generation
   end
@@ -118,7 +118,7 @@ call('HDEL', user, 's')
 for at = 2, #KEYS do
   call('UNLINK', KEYS[at])
 end
-many('HSET', user, fields)
-many('HDEL', user, gone)
-bound(pinned, latest, now, margin)
+call_many('HSET', user, fields)
+call_many('HDEL', user, gone)
+expire_user(pinned, latest, now, margin)
 return there

@@ -29,10 +29,9 @@
 --       Blobs that the client remembers are never sent.
 
 local session = KEYS[2]
-local a = cmsgpack.unpack(ARGV[1])
-local digest, now, margin, idle, age = a[1], clock(a[2]), a[3], a[4], a[5]
-local outline, names, follow, marked_list, marked_blob, over = a[6], a[7], a[8], a[9], a[10], a[11]
-local remembered, edition, known_by, kept = a[12], a[13], a[14], a[15]
+local digest, given, margin, idle, age, outline, names, follow, marked_list, marked_blob, outline_over, known_generation,
+  known_edition, known_by, known_runs = unpack(cmsgpack.unpack(ARGV[1]))
+local now = clock(given)
 
 -- Whether a server says that it accepts no writes for the moment, since a snapshot failed or replicas are missing. It
 -- still serves reads, and the deadline stays where it is.
@@ -42,48 +41,48 @@ end
 
 -- What is asked for by name, all at once.
 local fields = { '*', 'l' .. marked_list, 'b' .. marked_blob }
-for at = 1, #over, 2 do
-  fields[#fields + 1] = 'l' .. over[at]
+for at = 1, #outline_over, 2 do
+  fields[#fields + 1] = 'l' .. outline_over[at]
 end
 local named_at = #fields
 for at = 1, #names do
   fields[#fields + 1] = 'b' .. names[at]
   fields[#fields + 1] = 'l' .. names[at]
 end
-local found = many('HMGET', session, fields)
-local m = alive(found[1], now)
-if not m then
+local stored = call_many('HMGET', session, fields)
+local record = live_record(stored[1], now)
+if not record then
   return { pack('>I8I8', now, (fence_of(digest, now))) }
 end
 
-local used, deadline = m.used, m.deadline
-if idle ~= -2 and use(m, time_of_use(m, now, margin), idle, age) then
+local used, deadline = record.used, record.deadline
+if idle ~= -2 and use(record, time_of_use(record, now, margin), idle, age) then
   -- First a command that a server out of memory still accepts: it then does not refuse the rest of the script.
-  local reply = expire(session, m.deadline, now, margin, redis.pcall)
+  local reply = expire(session, record.deadline, now, margin, redis.pcall)
   local is_moved = type(reply) ~= 'table'
   if is_moved then
     -- If the user's key is damaged this fails, at each use and not only at the first.
-    enlist(m, digest, ARGV[2], now, margin)
-    call('HSET', session, '*', record(m))
+    enlist(record, digest, ARGV[2], now, margin)
+    call('HSET', session, '*', packed_record(record))
   elseif not refuses_writes(reply) then
     return reply -- Raised in Lua it would lose its code, by which drivers know what to do.
   end
-  if m.deadline ~= 0 and m.deadline <= now then
+  if record.deadline ~= 0 and record.deadline <= now then
     -- It is older than this use allows; whoever used it before allowed more.
     return { pack('>I8I8', now, (fence_of(digest, now))) }
   end
   if not is_moved then
-    m.used, m.deadline = used, deadline
+    record.used, record.deadline = used, deadline
   end
 end
 local head = pack(
-  '>I8I8I8I8I8I8I8I8I8I8', now, now < m.till and m.fence or 0, m.generation, m.position, m.bytes, m.created, m.used,
-  m.deadline, m.epoch, m.edition
+  '>I8I8I8I8I8I8I8I8I8I8', now, now < record.till and record.fence or 0, record.generation, record.position,
+  record.bytes, record.created, record.used, record.deadline, record.epoch, record.edition
 )
 
 -- Joins strings to some of about 4 kB: clients are slow with many small ones, and a server with one that is huge.
 local function answer(strings, ...)
-  local reply, lengths, first, size = { head .. pack('>I4I4I4I4', ...) .. m.requests, '' }, {}, 1, 0
+  local reply, lengths, first, size = { head .. pack('>I4I4I4I4', ...) .. record.requests, '' }, {}, 1, 0
   for at = 1, #strings do
     lengths[at] = #strings[at]
     size = size + #strings[at]
@@ -96,18 +95,18 @@ local function answer(strings, ...)
   return reply
 end
 
-for at = 1, #over, 2 do
-  local value = found[3 + (at + 1) / 2]
-  if value and unpacked('>I4', value, 5) > over[at + 1] then
+for at = 1, #outline_over, 2 do
+  local value = stored[3 + (at + 1) / 2]
+  if value and unpacked('>I4', value, 5) > outline_over[at + 1] then
     outline = true
   end
 end
-local remembers = remembered_of(m, remembered, edition, known_by, kept)
+local remembers = remembered_of(record, known_generation, known_edition, known_by, known_runs)
 if outline then
-  local all = whole(session, m, remembers)
+  local all = whole_session(session, record, remembers)
   for at = 1, #all, 2 do
     if byte(all[at]) == 116 then -- t, a table
-      all[at] = told(m, all[at])
+      all[at] = numbered_field(record, all[at])
     end
   end
   return answer(all, 1, 0, 0, 0)
@@ -144,13 +143,13 @@ local function wants(kind, first, count)
   next_runs[#next_runs + 1] = { kind, first, count }
 end
 local function refer(kind, first, count)
-  unknown(remembers, kind, first, count, wants)
+  each_unknown(remembers, kind, first, count, wants)
 end
 
 local function give_refs(value)
   if byte(value) % 2 == 1 then
     local refs, also = parts_of(value)
-    runs(refs, refer)
+    each_run(refs, refer)
     local at = 1
     while at <= #also do
       local size = unpacked('>I4', also, at)
@@ -167,8 +166,8 @@ local function give_list(name, raw, has_refs)
   lists[#lists + 1] = name
   lists[#lists + 1] = raw
   if has_refs then
-    entries(raw, function(_, refs)
-      runs(refs, refer)
+    each_entry(raw, function(_, refs)
+      each_run(refs, refer)
     end)
   end
 end
@@ -184,10 +183,10 @@ local function give_named(name, value, list)
 end
 
 if marked_list ~= '' then
-  local mark = found[3] and select(3, parts_of(found[3])) or 0
+  local mark = stored[3] and select(3, parts_of(stored[3])) or 0
   given_list[marked_list] = true
-  if found[2] then
-    give_list(marked_list, entries_after(session, marked_list, found[2], mark))
+  if stored[2] then
+    give_list(marked_list, entries_after(session, marked_list, stored[2], mark))
   else
     give_list(marked_list, '', false)
   end
@@ -196,29 +195,29 @@ for at = 1, #names do
   local name = names[at]
   if not seen[name] then
     seen[name] = true
-    give_named(name, found[named_at + 2 * at - 1], found[named_at + 2 * at])
+    give_named(name, stored[named_at + 2 * at - 1], stored[named_at + 2 * at])
   end
 end
 
--- The names of blobs by their numbers; looks up all runs with one command.
-local known = {}
+-- The names in tables, by the field of the table; `look_up` reads those of all runs with one command.
+local names_in = {}
 local function look_up(wanted)
   local keys = {}
   for _, run in ipairs(wanted) do
     local kind, first, count = run[1], run[2], run[3]
     for number = floor(first / TABLE) * TABLE, first + count - 1, TABLE do
-      local key = table_of(m, kind, number)
-      if known[key] == nil then
-        known[key] = {}
+      local key = table_of(record, kind, number)
+      if names_in[key] == nil then
+        names_in[key] = {}
         keys[#keys + 1] = key
       end
     end
   end
-  local values = many('HMGET', session, keys)
+  local values = call_many('HMGET', session, keys)
   for at, key in ipairs(keys) do
-    tables[#tables + 1] = told(m, key)
+    tables[#tables + 1] = numbered_field(record, key)
     tables[#tables + 1] = values[at]
-    known[key] = follows[byte(key, 2)] and { cmsgpack.unpack(values[at]) }
+    names_in[key] = follows[byte(key, 2)] and { cmsgpack.unpack(values[at]) }
   end
 end
 
@@ -243,7 +242,7 @@ while #next_names > 0 or #next_runs > 0 do
       for number = first, first + count - 1 do
         if floor(number / TABLE) ~= in_table then
           in_table = floor(number / TABLE)
-          found_names = known[table_of(m, kind, number)]
+          found_names = names_in[table_of(record, kind, number)]
         end
         local name = found_names[number % TABLE + 1]
         if name and not seen[name] and (kind ~= 0 or is_followed(name)) then
@@ -254,7 +253,7 @@ while #next_names > 0 or #next_runs > 0 do
       end
     end
   end
-  local values = many('HMGET', session, parts)
+  local values = call_many('HMGET', session, parts)
   for at, name in ipairs(direct) do
     give_named(name, values[2 * at - 1], values[2 * at])
   end

@@ -19,10 +19,10 @@ for at, digest in ipairs(digests) do
   local deadline = entry and end_of(entry)
   if deadline and deadline ~= 0 and deadline <= now then
     local raw = record_in(KEYS[at + 1])
-    local readable, m = pcall(alive, raw, now)
+    local readable, record = pcall(live_record, raw, now)
     if raw == nil or not readable then
       unread[#unread + 1] = at + 1
-    elseif not m then
+    elseif not record then
       freed = freed + 1
       fields[#fields + 1] = 's' .. digest
       call('UNLINK', KEYS[at + 1])
@@ -41,5 +41,5 @@ for at = 1, #found, 2 do
   end
 end
 
-many('HDEL', user, fields)
+call_many('HDEL', user, fields)
 return { freed, unread, damaged }

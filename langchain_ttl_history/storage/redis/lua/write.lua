@@ -25,14 +25,14 @@
 -- ARGV[2]: the ids of user and session.
 -- ARGV[3]: headers and payloads of 15, references and payloads of 16, all in one: clients are slow with many arguments.
 -- Reply: one string that begins with a letter.
---   S  stored; then `stored_answer`, the weights, and sort and number of each blob of 15
+--   S  stored; then `stored_answer`, the weights, and flags and number of each blob of 15
 --   D  refused by the fence
 --   M  moved: another generation
 --   R  left to change.lua, to which the client turns next
 
 local session, content = KEYS[2], ARGV[3]
-local given, margin, idle, age, at_generation, guarded, needs, known, known_epoch, known_by, dropper, digest, request, kinds, blobs,
-  appends = unpack(cmsgpack.unpack(ARGV[1]))
+local given, margin, idle, age, at_generation, guarded, needs, known_generation, known_epoch, known_by, dropper, digest,
+  request, kinds, blobs, appends = unpack(cmsgpack.unpack(ARGV[1]))
 local now = clock(given)
 
 -- All that is stored of what this changes, read with one command.
@@ -54,34 +54,34 @@ for each = 1, #kinds do
 end
 local stored = call('HMGET', session, unpack(fields))
 
-local m = alive(stored[1], now, age)
-if not m then
+local record = live_record(stored[1], now, age)
+if not record then
   return 'R'
 end
-local edition, lists = m.edition, {}
+local edition, lists = record.edition, {}
 for _, name in ipairs(touched) do
   lists[name] = list_from(stored[slots[name]])
 end
 local function answer(position)
-  local parts = { stored_answer(m, position, m.epoch, edition) }
+  local parts = { stored_answer(record, position, record.epoch, edition) }
   for at, name in ipairs(touched) do
     parts[1 + at] = pack('>I4', lists[name].weight)
   end
   return table.concat(parts)
 end
-local position = done(m, request)
+local position = position_after(record, request)
 if position then
   return answer(position)
 end
-if now < m.till and is_fenced(session, m, m.fence, guarded, needs) then
+if now < record.till and is_fenced(session, record, record.fence, guarded, needs) then
   return 'D'
 end
-if at_generation >= 0 and m.generation ~= at_generation then
+if at_generation >= 0 and record.generation ~= at_generation then
   return 'M'
 end
-if known >= 0 then
-  local since = m.epoch - known_epoch
-  if m.generation ~= known or not place_of(m, known_by) or (since ~= 0 and not (since == 1 and m.dropper == dropper)) then
+if known_generation >= 0 then
+  local is_valid = record.epoch == known_epoch or (record.epoch == known_epoch + 1 and record.dropper == dropper)
+  if record.generation ~= known_generation or not is_valid or not offset_of(record, known_by) then
     return 'R'
   end
 end
@@ -102,9 +102,9 @@ for at = 1, #blobs, 5 do
   local old = stored[(at + 9) / 5]
   if old then
     numbers[#numbers + 1] = sub(old, 2, 6)
-    m.bytes = m.bytes - payload_of(old)
+    record.bytes = record.bytes - payload_length(old)
   else
-    numbers[#numbers + 1] = numbered(m, blobs[at], tails, changed, values)
+    numbers[#numbers + 1] = numbered(record, blobs[at], tails, changed, values)
   end
 end
 local function filled(refs, places)
@@ -122,14 +122,14 @@ for at = 1, #blobs, 5 do
   end
   local value, anew = blob_of(old, number, header, sub(content, first + head, first + head + size - 1), short)
   if anew then
-    m.edition = edition + 1
+    record.edition = edition + 1
   end
   if value ~= old then
     values[#values + 1] = 'b' .. blobs[at]
     values[#values + 1] = value
   end
   told[#told + 1] = sub(value, 1, 6)
-  m.bytes = m.bytes + payload_of(value)
+  record.bytes = record.bytes + payload_length(value)
   first = first + head + size
 end
 for at = 1, #appends, 6 do
@@ -138,9 +138,9 @@ for at = 1, #appends, 6 do
   if places ~= 0 then
     refs = filled(refs, places)
   end
-  m.position = next_position(m, now)
-  m.bytes = m.bytes + (full > 0 and full or size)
-  grow(lists[name], name, m.position, appends[at + 4], refs, payload, full, values)
+  record.position = next_position(record, now)
+  record.bytes = record.bytes + (full > 0 and full or size)
+  grow(lists[name], name, record.position, appends[at + 4], refs, payload, full, values)
   first = first + length + size
 end
 for _, name in ipairs(touched) do
@@ -149,15 +149,15 @@ for _, name in ipairs(touched) do
 end
 store_tails(tails, changed, values)
 
-local moved = use(m, time_of_use(m, now, margin), idle, age)
-remember(m, request)
-values[2] = record(m)
+local moved = use(record, time_of_use(record, now, margin), idle, age)
+remember(record, request)
+values[2] = packed_record(record)
 if moved then
   -- First, since it fails if the user's key is damaged, and nothing must be stored then.
-  enlist(m, digest, ARGV[2], now, margin)
+  enlist(record, digest, ARGV[2], now, margin)
 end
 call('HSET', session, unpack(values))
 if moved then
-  expire(session, m.deadline, now, margin)
+  expire(session, record.deadline, now, margin)
 end
-return answer(m.position) .. table.concat(told)
+return answer(record.position) .. table.concat(told)

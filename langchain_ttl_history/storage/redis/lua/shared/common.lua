@@ -8,7 +8,7 @@
 --   .          how many sessions have no deadline, and the latest deadline of all others
 -- and every other key is one session, a hash with
 --   *                    times, position, sizes, fence, the newest requests, the next number by kind
---   b<name>              a blob: its sort, its number, its header, its payload
+--   b<name>              a blob: its flags, its number, its header, its payload
 --   l<list>              a list: its header and its newest entries
 --   k<number><list>      older entries of a list
 --   t<kind>              a table: the names of the newest blobs of a kind, up to 16, each packed
@@ -17,7 +17,7 @@
 -- The kind of a blob is the first byte of its name, plus 128 if the name is longer than 32 bytes; kind 0 is
 -- for all names whose first byte is not ASCII. Names of different lengths mostly serve different uses, and
 -- with a kind for each use more references are consecutive, which makes fewer runs.
--- The sort of a blob is a sum of: 1 if it has a header; 2 once it was set again with other content; 4 if its
+-- The flags of a blob are a sum of: 1 if it has a header; 2 once it was set again with other content; 4 if its
 -- payload is shortened, and then begins with its original length. A blob that was never set again is what any
 -- client remembers of it. An edition of the session ends when a blob is dropped, or set again for the first
 -- time.
@@ -34,7 +34,7 @@ local TABLE = 16
 local MOST = 4000
 
 -- Sends a command about many fields, some at a time, and gives all answers as one.
-local function many(command, key, fields)
+local function call_many(command, key, fields)
   if #fields <= MOST then
     if #fields == 0 then
       return {}
@@ -73,26 +73,34 @@ local function expire(key, deadline, now, margin, send)
 end
 
 -- A session's record, or nil where there is none that is alive, or it is older than `age`, which may be left out.
-local function alive(raw, now, age)
+--   generation, created, used, deadline
+--   bytes, position        what the session holds, and the newest position given out
+--   epoch, edition         count the changes that invalidate numbers, and blobs, that clients remember
+--   own                    the session's own idle time; 0 if it has none, 1 if it is pinned
+--   next                   the next number, by kind
+--   fence, till            the newest deleted generation, and until when it counts
+--   requests               the newest requests; see `remember`
+--   dropped, dropper       how many blobs were dropped since unused names were removed; the last request that dropped any
+local function live_record(raw, now, age)
   if not raw then
     return nil
   end
-  local a = cmsgpack.unpack(raw)
-  local deadline = a[5]
-  if (deadline ~= 0 and deadline <= now) or (age and age >= 0 and a[3] + age <= now) then
+  local at = cmsgpack.unpack(raw)
+  local created, deadline = at[3], at[5]
+  if (deadline ~= 0 and deadline <= now) or (age and age >= 0 and created + age <= now) then
     return nil
   end
   return {
-    bytes = a[1], generation = a[2], created = a[3], used = a[4], deadline = deadline, own = a[6], position = a[7],
-    epoch = a[8], requests = a[9], next = a[10], fence = a[11], till = a[12], dropped = a[13],
-    dropper = a[14], edition = a[15],
+    bytes = at[1], generation = at[2], created = created, used = at[4], deadline = deadline, own = at[6], position = at[7],
+    epoch = at[8], requests = at[9], next = at[10], fence = at[11], till = at[12], dropped = at[13],
+    dropper = at[14], edition = at[15],
   }
 end
 
-local function record(m)
+local function packed_record(record)
   return cmsgpack.pack({
-    m.bytes, m.generation, m.created, m.used, m.deadline, m.own, m.position, m.epoch, m.requests, m.next, m.fence,
-    m.till, m.dropped, m.dropper, m.edition,
+    record.bytes, record.generation, record.created, record.used, record.deadline, record.own, record.position,
+    record.epoch, record.requests, record.next, record.fence, record.till, record.dropped, record.dropper, record.edition,
   })
 end
 
@@ -112,17 +120,17 @@ end
 
 -- The offset of a request among a session's newest ones, 16 bytes each; nil if it is not among them. A server that took
 -- over from another may lack requests, and may have given the numbers of their blobs to others.
-local function place_of(m, request)
-  local at = string.find(m.requests, request, 1, true)
+local function offset_of(record, request)
+  local at = string.find(record.requests, request, 1, true)
   return at and at % 16 == 1 and at or nil
 end
 
-local function bound(pinned, latest, now, margin)
+local function expire_user(pinned, latest, now, margin)
   expire(user, pinned > 0 and 0 or latest, now, margin)
 end
 
 -- Records a session's last use and deadline in the user's hash.
-local function enlist(m, digest, ids, now, margin)
+local function enlist(record, digest, ids, now, margin)
   local found = call('HMGET', user, 's' .. digest, '.')
   local pinned, latest = 0, 0
   if found[2] then
@@ -132,11 +140,11 @@ local function enlist(m, digest, ids, now, margin)
   if before == 0 then
     pinned = pinned - 1
   end
-  if m.deadline == 0 then
+  if record.deadline == 0 then
     pinned = pinned + 1
   else
-    latest = math.max(latest, m.deadline)
+    latest = math.max(latest, record.deadline)
   end
-  call('HSET', user, 's' .. digest, pack('>I8I8', m.used, m.deadline) .. ids, '.', pack('>I4I8', pinned, latest))
-  bound(pinned, latest, now, margin)
+  call('HSET', user, 's' .. digest, pack('>I8I8', record.used, record.deadline) .. ids, '.', pack('>I4I8', pinned, latest))
+  expire_user(pinned, latest, now, margin)
 end

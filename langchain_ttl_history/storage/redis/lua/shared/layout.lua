@@ -8,16 +8,16 @@ local function check_parts(first, after)
 end
 
 -- The field of the table with a number of a kind.
-local function table_of(m, kind, number)
+local function table_of(record, kind, number)
   number = floor(number / TABLE)
-  if number == floor((m.next[kind] - 1) / TABLE) then
+  if number == floor((record.next[kind] - 1) / TABLE) then
     return 't' .. char(kind)
   end
   return 't' .. char(kind) .. pack('>I4', number)
 end
 
 -- Calls `each` with kind, first number and count of every run of references; see `runs_of`.
-local function runs(refs, each)
+local function each_run(refs, each)
   local at, kind, after = 1, 0, 0
   while at <= #refs do
     local gap, count = byte(refs, at, at + 1)
@@ -91,7 +91,7 @@ local function parts_of(value)
 end
 
 -- Calls `each` with position, references, payload and its length before it was shortened of every entry.
-local function entries(raw, each)
+local function each_entry(raw, each)
   local at = 1
   while at <= #raw do
     local position, refs, payload, full = unpacked('>I6I4I4I2', raw, at)

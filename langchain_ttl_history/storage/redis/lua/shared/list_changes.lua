@@ -1,8 +1,8 @@
 -- How lists are changed elsewhere than at their end.
 
 -- Functions that change the lists of a session. `stored` has the values read, by field; `lists` gets the changed lists,
--- `sets` and `removes` their older parts. The payloads are added to and subtracted from `m.bytes`.
-local function changing(session, m, stored, lists, sets, removes)
+-- `sets` and `removes` their older parts. The payloads are added to and subtracted from `record.bytes`.
+local function changing(session, record, stored, lists, sets, removes)
   local function list_of(name)
     local list = lists[name]
     if not list then
@@ -17,7 +17,7 @@ local function changing(session, m, stored, lists, sets, removes)
     if aside[1] then
       sets[aside[1]] = aside[2]
     end
-    m.bytes = m.bytes + (full > 0 and full or #content)
+    record.bytes = record.bytes + (full > 0 and full or #content)
   end
   -- The part of a list with a number; those of `after` and later are its newest entries.
   local function part_of(name, number)
@@ -29,16 +29,16 @@ local function changing(session, m, stored, lists, sets, removes)
     local found = {}
     local function take(position, refs, content, full)
       found[#found + 1] = { position, refs, content, full }
-      m.bytes = m.bytes - (full > 0 and full or #content)
+      record.bytes = record.bytes - (full > 0 and full or #content)
     end
     check_parts(list.first, list.after)
     for number = list.first, list.after - 1 do
       local part, field = part_of(name, number)
-      entries(part, take)
+      each_entry(part, take)
       sets[field] = nil
       removes[#removes + 1] = field
     end
-    entries(list.tail, take)
+    each_entry(list.tail, take)
     list.first, list.count, list.weight, list.tail = list.after, 0, 0, ''
     return found
   end
@@ -77,7 +77,7 @@ local function changing(session, m, stored, lists, sets, removes)
         if gone[position] then
           list.count = list.count - 1
           list.weight = list.weight - 1 - count_of(sub(part, at + 16, at + 15 + refs))
-          m.bytes = m.bytes - (full > 0 and full or size)
+          record.bytes = record.bytes - (full > 0 and full or size)
         else
           kept[#kept + 1] = sub(part, at, after - 1)
         end

@@ -9,7 +9,7 @@ local function every_entry(session, name, list)
   for number = first, after - 1 do
     fields[#fields + 1] = 'k' .. pack('>I4', number) .. name
   end
-  local parts = many('HMGET', session, fields)
+  local parts = call_many('HMGET', session, fields)
   for at = 1, #fields do
     parts[at] = parts[at] or ''
   end

@@ -11,9 +11,9 @@ end
 -- A number for a new blob, as it is stored. Its name goes into the newest table of its kind, which
 -- `tails` has by kind and `changed` then names; a table that is full goes to `values`, a field and a
 -- value for HSET.
-local function numbered(m, name, tails, changed, values)
+local function numbered(record, name, tails, changed, values)
   local kind = kind_of(name)
-  local number = m.next[kind] or 0
+  local number = record.next[kind] or 0
   local names = tails[kind] or ''
   if number % TABLE == 0 and names ~= '' then
     values[#values + 1] = 't' .. char(kind) .. pack('>I4', number / TABLE - 1)
@@ -22,7 +22,7 @@ local function numbered(m, name, tails, changed, values)
   end
   tails[kind] = names .. cmsgpack.pack(name)
   changed[kind] = true
-  m.next[kind] = number + 1
+  record.next[kind] = number + 1
   return pack('>I1I4', kind, number)
 end
 

@@ -14,8 +14,8 @@ end
 
 -- The position of an entry that is appended: it tells the session's age in quarters of a millisecond, or is the next number
 -- where that is given out. So a server that lost writes gives none of their positions again, which some run may have seen.
-local function next_position(m, now)
-  local after, unit = m.position + 1, 1
+local function next_position(record, now)
+  local after, unit = record.position + 1, 1
   -- Of its bytes only the one that was carried to is a new one.
   while after % (unit * 256) == 0 do
     unit = unit * 256
@@ -23,5 +23,5 @@ local function next_position(m, now)
   if after / unit % 256 == 193 then
     after = after + unit
   end
-  return math.max(after, spread(floor((now - m.created) / 250)))
+  return math.max(after, spread(floor((now - record.created) / 250)))
 end

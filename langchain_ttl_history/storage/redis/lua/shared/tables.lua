@@ -2,7 +2,7 @@
 --
 -- A name is used by its blob and by each reference to it, even if the blob was dropped. Uses are not counted:
 -- the whole session is scanned once enough was dropped.
-local function sweep_tables(session, m)
+local function sweep_tables(session, record)
   local needed, all = {}, call('HGETALL', session)
   local function need(kind, first, count)
     local numbers = needed[kind]
@@ -18,10 +18,10 @@ local function sweep_tables(session, m)
     local what, value = byte(all[at]), all[at + 1]
     if what == 98 then -- b, a blob
       need(byte(value, 2), unpacked('>I4', value, 3), 1)
-      runs((parts_of(value)), need)
+      each_run((parts_of(value)), need)
     elseif what == 107 or what == 108 then -- k or l, a part of a list
-      entries(what == 108 and sub(value, 25) or value, function(_, refs)
-        runs(refs, need)
+      each_entry(what == 108 and sub(value, 25) or value, function(_, refs)
+        each_run(refs, need)
       end)
     end
   end
@@ -31,7 +31,7 @@ local function sweep_tables(session, m)
     if byte(field) == 116 then -- t, a table
       local kind, names = byte(field, 2), { cmsgpack.unpack(all[at + 1]) }
       local numbers = needed[kind] or {}
-      local start = floor((m.next[kind] - 1) / TABLE)
+      local start = floor((record.next[kind] - 1) / TABLE)
       if #field > 2 then
         start = unpacked('>I4', field, 3)
       end
@@ -52,6 +52,6 @@ local function sweep_tables(session, m)
       end
     end
   end
-  many('HSET', session, sets)
-  many('HDEL', session, removes)
+  call_many('HSET', session, sets)
+  call_many('HDEL', session, removes)
 end
