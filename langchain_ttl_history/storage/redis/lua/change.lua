@@ -1,4 +1,5 @@
 -- Makes any change to one session, whole or not at all; write.lua makes the common ones.
+-- First all that the change may concern is read, then it is refused or applied to what was read, then that is stored.
 --
 -- KEYS: the user, the session.
 -- ARGV[1], packed:
@@ -51,24 +52,29 @@ local is_set = {}
 for _, blob in ipairs(blobs) do
   is_set[blob[1]] = true
 end
-local function ask_for(refs)
-  for _, ref in ipairs(refs) do
-    if not is_set[ref] then
-      ask('b' .. ref)
-    end
+-- Calls `each` with the references of every blob and entry.
+local function each_refs(each)
+  for _, blob in ipairs(blobs) do
+    each(blob[4])
+  end
+  for _, entry in ipairs(appends) do
+    each(entry[2])
+  end
+  for _, entry in ipairs(places) do
+    each(entry[3])
   end
 end
 for _, blob in ipairs(blobs) do
   ask('b' .. blob[1])
   ask('t' .. char(kind_of(blob[1])))
-  ask_for(blob[4])
 end
-for _, each in ipairs(appends) do
-  ask_for(each[2])
-end
-for _, each in ipairs(places) do
-  ask_for(each[3])
-end
+each_refs(function(refs)
+  for _, ref in ipairs(refs) do
+    if not is_set[ref] then
+      ask('b' .. ref)
+    end
+  end
+end)
 for _, name in ipairs(drops) do
   ask('b' .. name)
   ask('l' .. name)
@@ -118,23 +124,14 @@ end
 
 -- Refuses references that are neither stored nor part of this change.
 local missing, absent = {}, {}
-local function check(refs)
+each_refs(function(refs)
   for _, ref in ipairs(refs) do
     if not is_set[ref] and not stored['b' .. ref] and not absent[ref] then
       absent[ref] = true
       missing[#missing + 1] = pack('>I4', #ref) .. ref
     end
   end
-end
-for _, blob in ipairs(blobs) do
-  check(blob[4])
-end
-for _, each in ipairs(appends) do
-  check(each[2])
-end
-for _, each in ipairs(places) do
-  check(each[3])
-end
+end)
 if #missing > 0 then
   return 'X' .. table.concat(missing)
 end
@@ -196,7 +193,7 @@ for at, blob in ipairs(blobs) do
   sets['b' .. name] = value
 end
 
-local list_of, append, taken, place, trim = changing(session, record, stored, lists, sets, removes)
+local list_of, append, taken, place, trim = list_changes(session, record, stored, lists, sets, removes)
 for _, each in ipairs(appends) do
   payload = payload + 1
   record.position = next_position(record, now)

@@ -1,4 +1,6 @@
 -- Reads parts of one session.
+-- First what is named is read, and the use is recorded. Then references are followed in rounds, each with one command for
+-- the names that belong to their numbers and one for the blobs.
 --
 -- KEYS: the user, the session.
 -- ARGV[1], packed:
@@ -222,20 +224,21 @@ local function look_up(wanted)
 end
 
 while #next_names > 0 or #next_runs > 0 do
-  local asked, wanted = next_names, next_runs
+  local asked_names, asked_runs = next_names, next_runs
   next_names, next_runs = {}, {}
-  look_up(wanted)
-  local parts, direct, expected = {}, {}, {}
-  for _, name in ipairs(asked) do
+  look_up(asked_runs)
+  -- Two fields for each name, a blob's and a list's; then one for each number.
+  local asked, named, number_of = {}, {}, {}
+  for _, name in ipairs(asked_names) do
     if not seen[name] then
       seen[name] = true
-      direct[#direct + 1] = name
-      parts[#parts + 1] = 'b' .. name
-      parts[#parts + 1] = 'l' .. name
+      named[#named + 1] = name
+      asked[#asked + 1] = 'b' .. name
+      asked[#asked + 1] = 'l' .. name
     end
   end
-  local first_referred = #parts
-  for _, run in ipairs(wanted) do
+  local numbered_at = #asked
+  for _, run in ipairs(asked_runs) do
     local kind, first, count = run[1], run[2], run[3]
     if follows[kind] then
       local in_table, found_names
@@ -247,27 +250,27 @@ while #next_names > 0 or #next_runs > 0 do
         local name = found_names[number % TABLE + 1]
         if name and not seen[name] and (kind ~= 0 or is_followed(name)) then
           seen[name] = true
-          parts[#parts + 1] = 'b' .. name
-          expected[#parts] = number
+          asked[#asked + 1] = 'b' .. name
+          number_of[#asked] = number
         end
       end
     end
   end
-  local values = call_many('HMGET', session, parts)
-  for at, name in ipairs(direct) do
+  local values = call_many('HMGET', session, asked)
+  for at, name in ipairs(named) do
     give_named(name, values[2 * at - 1], values[2 * at])
   end
-  for at = first_referred + 1, #parts do
+  for at = numbered_at + 1, #asked do
     local value = values[at]
-    if value and unpacked('>I4', value, 3) == expected[at] then
+    if value and unpacked('>I4', value, 3) == number_of[at] then
       referred[#referred + 1] = value
       give_refs(value)
     elseif value then
       -- The blob was dropped and stored again, with another number.
-      give_named(sub(parts[at], 2), value)
+      give_named(sub(asked[at], 2), value)
     else
       -- The blob was dropped since; there may be a list of that name.
-      local name = sub(parts[at], 2)
+      local name = sub(asked[at], 2)
       seen[name] = nil
       next_names[#next_names + 1] = name
     end

@@ -1,8 +1,9 @@
 -- How lists are changed elsewhere than at their end.
 
--- Functions that change the lists of a session. `stored` has the values read, by field; `lists` gets the changed lists,
--- `sets` and `removes` their older parts. The payloads are added to and subtracted from `record.bytes`.
-local function changing(session, record, stored, lists, sets, removes)
+-- Five functions that change the lists of a session: `list_of` gives a list by its name, `append`, `taken`, `place` and
+-- `trim` change it. `stored` has the values read, by field; `lists` gets the changed lists, `sets` and `removes` their
+-- older parts. The payloads are added to and subtracted from `record.bytes`.
+local function list_changes(session, record, stored, lists, sets, removes)
   local function list_of(name)
     local list = lists[name]
     if not list then
