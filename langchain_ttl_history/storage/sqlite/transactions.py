@@ -1,4 +1,11 @@
-"""Transactions on one SQLite file: threads take turns to write, and locks are waited for."""
+"""Transactions on one SQLite file: threads take turns to write, and locks are waited for.
+
+    outside(work)   statements that are each a transaction of their own
+    read(work)      BEGIN; work sees one state of the file
+    write(work)     this process's turn, and BEGIN IMMEDIATE: line_up(), transact(work), leave()
+
+Between `line_up` and `leave` a caller may also `swap`, and `transact` if that finds another state than it expected.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +45,8 @@ class Transactions:
         # An RLock, since it knows its owner: an exception from a signal handler may come right after it was acquired.
         self._writer = threading.RLock()
         self._connections = Connections(path, durable=durable, timeout=timeout)
-        self._parent, self._stands = os.getpid(), False
+        # The process that forks, and whether it holds `_writer` to do so.
+        self._pid, self._is_paused = os.getpid(), False
         watch(self)
         self._patiently(self._connections.open_first)
 
@@ -46,17 +54,17 @@ class Transactions:
 
     def before_fork(self) -> None:
         """Let nobody write or read while the process forks."""
-        self._parent, self._stands = os.getpid(), False
+        self._pid, self._is_paused = os.getpid(), False
         until = time.monotonic() + self._timeout
-        self._stands = self._writer.acquire(timeout=self._timeout)
+        self._is_paused = self._writer.acquire(timeout=self._timeout)
         self._connections.pause(until)
 
     def after_fork(self) -> None:
         """Resume after a fork, in the parent and in the child."""
-        in_child = os.getpid() != self._parent
+        in_child = os.getpid() != self._pid
         self._connections.resume(in_child=in_child)
-        if self._stands:
-            self._stands = False
+        if self._is_paused:
+            self._is_paused = False
             self._writer.release()
         elif in_child:
             self._writer = threading.RLock()  # The thread that held it does not exist in the child.
