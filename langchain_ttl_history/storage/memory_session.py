@@ -136,38 +136,11 @@ class MemorySession:
 
     def snapshot(self, query: Query, now: float, fence: int) -> Snapshot:
         """What a read asks for."""
-        blobs: dict[str, Blob] = {}
-        lists: dict[str, list[Entry]] = {}
         outline = query.outline or any(self.weights.get(name, 0) > most for name, most in query.outline_over.items())
         if outline:
-            blobs = dict(self.blobs)
-            lists = {name: list(entries) for name, entries in self.lists.items()}
+            blobs, lists = dict(self.blobs), {name: list(entries) for name, entries in self.lists.items()}
         else:
-            stored, follow, is_known = self.blobs, query.follow, query.known.__contains__
-            pending = list(query.names)
-            if query.after_mark is not None:
-                name, marked = query.after_mark
-                mark = stored[marked].mark if marked in stored else 0
-                lists[name] = _after(self.lists.get(name, []), mark)
-                pending += [ref for entry in lists[name] for ref in entry.refs if ref[0] in follow]
-            while pending:
-                name = pending.pop()
-                if name in stored:
-                    blob = blobs[name] = stored[name]
-                    refs = (*blob.refs, *blob.also) if blob.also else blob.refs
-                elif name in self.lists and name not in lists:
-                    lists[name] = list(self.lists[name])
-                    refs = tuple(ref for entry in lists[name] for ref in entry.refs)
-                else:
-                    continue
-                for ref in filterfalse(is_known, refs):
-                    if ref[0] in follow:
-                        found = stored.get(ref)
-                        if found is None or found.refs or found.also:
-                            if ref not in blobs:
-                                pending.append(ref)
-                        else:
-                            blobs[ref] = found
+            blobs, lists = self._found(query)
         return Snapshot(
             now=now,
             fence=fence,
@@ -181,6 +154,37 @@ class MemorySession:
             lists=lists,
             outline=outline,
         )
+
+    def _found(self, query: Query) -> tuple[dict[str, Blob], dict[str, list[Entry]]]:
+        """The blobs and lists that a query names, and those that it follows from them."""
+        blobs: dict[str, Blob] = {}
+        lists: dict[str, list[Entry]] = {}
+        stored, follow, is_known = self.blobs, query.follow, query.known.__contains__
+        pending = list(query.names)
+        if query.after_mark is not None:
+            name, marked = query.after_mark
+            mark = stored[marked].mark if marked in stored else 0
+            lists[name] = _after(self.lists.get(name, []), mark)
+            pending += [ref for entry in lists[name] for ref in entry.refs if ref[0] in follow]
+        while pending:
+            name = pending.pop()
+            if name in stored:
+                blob = blobs[name] = stored[name]
+                refs = (*blob.refs, *blob.also) if blob.also else blob.refs
+            elif name in self.lists and name not in lists:
+                lists[name] = list(self.lists[name])
+                refs = tuple(ref for entry in lists[name] for ref in entry.refs)
+            else:
+                continue
+            for ref in filterfalse(is_known, refs):
+                if ref[0] in follow:
+                    found = stored.get(ref)
+                    if found is None or found.refs or found.also:
+                        if ref not in blobs:
+                            pending.append(ref)
+                    else:
+                        blobs[ref] = found  # It leads nowhere, so it need not be pending.
+        return blobs, lists
 
     def apply(self, change: Change, least: int = 0) -> None:
         """Change the contents as a write says; what it appends gets no position before `least`."""
