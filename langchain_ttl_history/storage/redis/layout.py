@@ -1,4 +1,22 @@
-"""Unpacks what a session's hash holds: blobs, lists, tables of names; ``lua/shared/common.lua`` describes it."""
+"""Unpacks what a session's hash holds: blobs, lists, tables of names; ``lua/shared/common.lua`` describes it.
+
+Two messages, an entry of the log that refers to both, and a pointer that does as well, without the session's record:
+
+    tm    a2 "m1" a2 "m2"            the names of the blobs of kind m, in MessagePack: numbers 0 and 1
+    bm1   00 "m" 00000000 "Hello"    flags, kind and number, payload
+    bm2   00 "m" 00000001 "Hi"
+    th    a1 "h"
+    bh    01 "h" 00000000            a flag says that a header comes next: its mark, the lengths of references
+          0000000000000007           and of what belongs to it, then these; its payload is empty
+          00000008 00000000
+          ff "m" 00000000 0002       references, see `references`
+    llog  00000001 00000003          how many entries, and their weight
+          00000000 00000000          the oldest of its older parts, and the next one
+          0000000000000001           the newest position; entries follow
+          000000000001               its position
+          00000008 00000006 0000     lengths of references and payload, and of that before it was shortened
+          ff "m" 00000000 0002 "+m1+m2"
+"""
 
 from __future__ import annotations
 
