@@ -1,4 +1,19 @@
-"""Writes to Redis as values: the common change, whose references are numbers, and any change, by names."""
+"""Writes to Redis as values: the common change, whose references are numbers, and any change, by names.
+
+What each sends of two blobs, m2 with "Hi" and h, which refers to m1 and m2, and of an entry that refers to m2, where
+the number of m1 is known:
+
+    by_number   blobs     ["m2", 0, 2, False, 0, "h", 32, 0, False, [25, 1]]
+                entries   ["log", 8, 3, 0, 2, [1, 1]]
+                content   Hi; 16 bytes, ff "m" 00000000 0001, ff 00 00000000 0001; ff 00 00000000 0001; +m2
+
+    by_name     blobs     [["m2", 0, [], [], False], ["h", 7, [], ["m1", "m2"], False]]
+                entries   [["log", ["m2"], 0]]
+                payloads  "Hi", "", "+m2"
+
+The number of m2 is still to be given by the server: [25, 1] says that the number of the first blob goes to byte 25 of
+the header of h, and [1, 1] to byte 1 of the references of the entry.
+"""
 
 from __future__ import annotations
 
