@@ -62,11 +62,12 @@ class Contents(Cases):
     async def test_what_a_change_both_brings_and_takes_away_is_gone(self) -> None:
         old = (await self.write(blobs={"b": Blob(b"old")}, append=[("l", b"1", ()), ("k", b"2", ())])).position
         far = old + 1_000_000
+        await self.read(outline=True)  # What a process knows of a session afterwards must be right, too.
         outcome = await self.write(
-            blobs={"b": Blob(b"new"), "c": Blob(b"3")},
+            blobs={"b": Blob(b"new"), "c": Blob(b"3"), "d": Blob(b"4")},
             append=[("l", b"4", ()), ("k", b"5", ())],
             place=[("k", Entry(far, b"6"))],
-            drop=["l", "b"],
+            drop=["l", "b", "d"],
             trim={"k": frozenset({old, far})},
         )
         found = await self.read(outline=True)
@@ -75,6 +76,7 @@ class Contents(Cases):
         assert old + 1 < position < far
         assert payload == b"5"
         assert (outcome.position, outcome.bytes, found.bytes) == (far, 2, 2)
+        assert dict(outcome.weights) == {"k": 1}
 
     async def test_a_write_answers_with_the_sizes_after_it(self) -> None:
         outcome = await self.write(blobs={"b": Blob(b"12")}, append=[("l", b"3", ("b",)), ("l", b"", ())])

@@ -84,7 +84,7 @@ class Lives(Cases):
             found = await self.read()
             assert (found.created_at, found.last_used_at) == (created, self.clock.now)
             assert (found.expires_at or 0) >= self.clock.now + IDLE
-        self.clock.advance(1)
+        self.clock.advance(IDLE / 2)
         await self.read(outline=True)
         await self.listed()
         await self.write(upkeep=True, blobs={"b": Blob(b"1")})

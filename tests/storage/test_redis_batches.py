@@ -379,6 +379,15 @@ async def test_a_request_that_is_cancelled_before_it_is_sent_is_not_sent(client:
     assert client.sent == []
 
 
+async def test_closing_takes_no_answer_from_those_who_wait(batches: Batches) -> None:
+    tasks = [asyncio.create_task(batches.ask(("ECHO", part))) for part in (b"1", b"2")]
+    for steps in range(3):
+        assert bool(batches._under_way) == (steps > 0)
+        await batches.aclose()
+        await asyncio.sleep(0)  # lets the tasks go on
+    assert await asyncio.gather(*tasks) == [b"1", b"2"]
+
+
 async def test_who_waits_for_a_batch_that_was_cancelled_waits_no_more(client: Recorder, batches: Batches) -> None:
     met = 0
     for steps in range(4):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
 import subprocess
@@ -21,6 +22,7 @@ from langchain_ttl_history import ConfigurationError, SessionBuffer
 from langchain_ttl_history import storage as storages
 from langchain_ttl_history.storage import RedisStorage
 from langchain_ttl_history.storage.redis import server_url
+from langchain_ttl_history.storage.redis.clients import ClientsOfURL
 from langchain_ttl_history.storage.types import Change, Query, Status
 from tests import servers
 from tests.shared.one_session import KEY, LEASE
@@ -76,6 +78,64 @@ def test_a_client_of_a_class_of_ones_own_is_one_whatever_it_is_called() -> None:
         """A client of a program that deals with pipelines."""
 
     assert RedisStorage(PipelineRedis()).private is False
+
+
+class Made:
+    """Stands in for a client of either colour."""
+
+    def __init__(self) -> None:
+        self.is_closed = False
+
+    def close(self) -> None:
+        self.is_closed = True
+
+    async def aclose(self) -> None:
+        self.is_closed = True
+
+
+def test_all_threads_share_one_client_and_each_loop_keeps_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    clients = ClientsOfURL("redis://localhost")
+    made: list[Made] = []
+
+    def make(*, asynchronous: bool) -> Made:
+        made.append(Made())
+        client = made[-1]
+        if len(made) == 1:
+            clients.client()  # Another thread is faster.
+        return client
+
+    async def of_loop() -> Any:
+        return clients.async_client()
+
+    monkeypatch.setattr(clients.url, "client", make)
+    shared = clients.client()
+    assert clients.client() is shared is made[1]
+    assert [each.is_closed for each in made] == [True, False]
+
+    loops = [asyncio.new_event_loop() for _ in range(3)]
+    own = [loop.run_until_complete(of_loop()) for loop in loops[:2]]
+    assert [loop.run_until_complete(of_loop()) for loop in loops[:2]] == own == made[2:]
+    loops[0].run_until_complete(clients.aclose())
+    assert [each.is_closed for each in made] == [True, True, True, False]
+    assert loops[0].run_until_complete(of_loop()) is not own[0]
+    assert clients.client() is not shared
+    for loop in loops[:2]:
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()
+    assert loops[2].run_until_complete(of_loop()) is made[-1]
+    assert [*clients._async_clients] == loops[2:]
+    loops[2].run_until_complete(clients.aclose())
+    loops[2].close()
+    assert all(each.is_closed for each in made)
+
+
+def test_closing_a_storage_closes_the_client_that_it_made() -> None:
+    storage = RedisStorage("redis://localhost")
+    client = clients_of(storage).client()
+    assert clients_of(storage).client() is client
+    storage.close()
+    assert clients_of(storage).client() is not client
+    storage.close()
 
 
 def test_a_storage_shows_its_prefix_unless_it_is_the_usual_one() -> None:

@@ -20,6 +20,7 @@ from redis.retry import Retry
 from langchain_ttl_history import CorruptRecordError, SessionBuffer, StorageError
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import RedisStorage
+from langchain_ttl_history.storage.redis.failures import Failures
 from langchain_ttl_history.storage.types import Blob, Change, Query, Status
 from tests import servers
 from tests.proxy import Proxy
@@ -32,6 +33,17 @@ VERBS: dict[str, tuple[Any, ...]] = {
     "delete": (*KEY, 60.0),
     "sessions": ("ada",),
 }
+
+
+def test_what_may_pass_is_tried_again_for_a_while_and_then_an_error() -> None:
+    failures = Failures("redis", is_cluster=False)
+    for passing in (redis.exceptions.TryAgainError("a slot moves"), redis.ConnectionError("Too many connections")):
+        failures.check(passing, is_late=False)
+        with pytest.raises(StorageError, match=r"Redis (refused|did not answer)"):
+            failures.check(passing, is_late=True)
+    with pytest.raises(StorageError, match="did not answer"):
+        failures.check(redis.ConnectionError("gone"), is_late=False)
+    Failures("redis", is_cluster=True).check(redis.ConnectionError("gone"), is_late=False)
 
 
 @pytest.mark.parametrize("cut", ["before", "after"])

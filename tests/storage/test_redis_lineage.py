@@ -10,7 +10,7 @@ import pytest
 from langchain_ttl_history.storage import RedisStorage
 from langchain_ttl_history.storage.redis import replies
 from langchain_ttl_history.storage.redis.lineage import later, newest
-from langchain_ttl_history.storage.redis.mirror import Mirror
+from langchain_ttl_history.storage.redis.mirror import Mirror, Mirrors, Seen
 from langchain_ttl_history.storage.types import Blob, Change, Query, Status
 from tests.shared.one_session import KEY, LEASE
 from tests.shared.redis_cases import MESSAGES, TURN, another_worker, begin, context_of, keys_of, sending, told
@@ -35,11 +35,13 @@ def test_of_two_answers_of_one_history_one_is_the_later() -> None:
     assert later(requests("request9"), OLD) is None
 
 
-def restored(storage: RedisStorage, admin: Any, change: Change, since: Change) -> None:
-    """Make the server forget what `change` wrote, and write something else instead, by another worker."""
+def restored(
+    storage: RedisStorage, admin: Any, change: Change, since: Change, by: RedisStorage | None = None
+) -> None:
+    """Make the server forget what `change` wrote, which is read, and write something else, by another worker."""
     _, session = keys_of(storage)
     before = admin.dump(session)
-    assert storage.write(KEY, change).status is Status.STORED
+    assert (by or storage).write(KEY, change).status is Status.STORED
     told(storage)
     admin.restore(session, admin.pttl(session), before, replace=True)
     other = another_worker(storage)
@@ -53,13 +55,14 @@ LOST = Change(
 TWO = Change(LEASE, blobs={"mtwo": Blob(b"two"), "c3": Blob(b"", ("m1", "mtwo"))}, append=[("log", b"", ("mtwo",))])
 
 
+@pytest.mark.parametrize("own", [True, False], ids=["own", "another's"])
 @pytest.mark.parametrize("query", [TURN, Query(outline=True), Query(("log",), ("m",))])
 def test_what_a_server_lost_is_not_taken_for_what_it_was_told_since(
-    storage: RedisStorage, admin: Any, another: Any, query: Query
+    storage: RedisStorage, admin: Any, another: Any, query: Query, *, own: bool
 ) -> None:
     begin(storage)
     told(storage)
-    restored(storage, admin, LOST, TWO)
+    restored(storage, admin, LOST, TWO, storage if own else another())
     expected, whole = told(another(), query)
     assert told(storage, query) == (expected, whole), "all of it is sent"
     assert "mlost" not in expected.blobs
@@ -120,6 +123,12 @@ def test_a_read_is_done_anew_if_another_threads_answer_was_of_another_history(
     with sending(storage, overtaken):
         assert storage.read(KEY, TURN) == expected
     assert sent == 2
+
+
+def test_nothing_is_added_to_what_another_thread_was_told_of_another_history() -> None:
+    mirrors, mirror = Mirrors(), Mirror(1, 1, FORK)
+    mirrors.after_read(KEY, Seen(mirror, NEW, {"m": Blob(b"lost")}, {"m": 1}), 0)
+    assert (mirror.requests, mirror.blobs) == (FORK, {})
 
 
 def test_an_answer_that_is_older_than_another_threads_hides_no_loss_of_what_that_told(

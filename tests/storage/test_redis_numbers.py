@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import RedisStorage
 from langchain_ttl_history.storage.redis import numbers as numbers_module
+from langchain_ttl_history.storage.redis import writes
+from langchain_ttl_history.storage.redis.commands import Script
 from langchain_ttl_history.storage.types import Blob, Change, Query, Status
 from langchain_ttl_history.testing import Clock
 from tests.shared.one_session import KEY, LEASE
-from tests.shared.redis_cases import another_worker, context_of
+from tests.shared.redis_cases import another_worker, context_of, sending
 
 
 @pytest.mark.parametrize("loses", [True, False])
@@ -101,10 +104,17 @@ def test_what_is_remembered_of_numbers_is_bounded(storage: RedisStorage, monkeyp
         key = SessionKey("ada", f"s{number}")
         storage.write(key, Change(LEASE, blobs={f"m{each}": Blob(b"") for each in range(10)}))
         storage.write(key, Change(LEASE, blobs={"c": Blob(b"", tuple(f"m{each}" for each in range(10)))}))
+    known = context_of(storage).numbers
+    assert {key: len(each.numbers) for key, each in known._known.items()} == {
+        SessionKey("ada", "s18"): 11, SessionKey("ada", "s19"): 11,
+    }  # fmt: skip
     for number in range(20):
         storage.write(SessionKey("bob", f"s{number}"), Change(LEASE))  # no names, yet something is remembered
-    known = context_of(storage).numbers
-    assert known._size == sum(10 + len(each.numbers) for each in known._known.values()) <= 50
+    assert [*known._known] == [SessionKey("bob", f"s{number}") for number in range(15, 20)]
+    assert known._size == 50
+    storage.write(SessionKey("eve", "s0"), Change(LEASE, blobs={f"m{each}": Blob(b"") for each in range(60)}))
+    assert [*known._known] == [SessionKey("eve", "s0")], "the newest is remembered, however large it is"
+    assert known._size == 70
     assert storage.write(SessionKey("ada", "s0"), Change(LEASE, blobs={"c": Blob(b"", ("m9", "m1"))})).status
 
 
@@ -124,3 +134,44 @@ def test_numbers_that_only_a_part_of_a_write_depends_on_are_checked(
     else:
         change.blobs = {**change.blobs, "c1": Blob(b"", parts[0]), "c2": Blob(b"", parts[1])}
     assert storage.write(KEY, change).missing == {"m3"}
+
+
+def scripts_for(storage: RedisStorage, change: Change) -> list[Script]:
+    """Those by which a change is stored."""
+    used: list[Script] = []
+
+    def noted(send: Callable[[Any], Any], request: Any) -> Any:
+        used.append(request.script)
+        return send(request)
+
+    with sending(storage, noted):
+        assert storage.write(KEY, change).status is Status.STORED
+    return used
+
+
+def test_what_was_not_dropped_is_still_referred_to_by_number(
+    storage: RedisStorage, another: Callable[[], RedisStorage]
+) -> None:
+    storage.write(KEY, Change(LEASE, blobs={name: Blob(b"1") for name in NAMES}))
+    for name in ("m3", "m4"):
+        storage.write(KEY, Change(LEASE, drop=[name]))
+    assert scripts_for(storage, Change(LEASE, blobs={"c1": Blob(b"", NAMES[5:])})) == [writes._WRITE]
+    another().write(KEY, Change(LEASE, drop=["m5"]))
+    for each in (storage, another()):
+        each.read(KEY, Query(("c1",), ("m",)))
+        assert scripts_for(each, Change(LEASE, blobs={"c2": Blob(b"", ("c1", *NAMES[6:]))})) == [writes._WRITE]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        Change(LEASE, blobs={"new": Blob(b"2"), "c": Blob(b"", ("new",))}),
+        Change(LEASE, blobs={"new": Blob(b"2")}, append=[("l", b"", ("new",))]),
+    ],
+)
+def test_a_write_that_refers_to_nothing_stored_is_one_request_whatever_another_worker_dropped(
+    storage: RedisStorage, another: Callable[[], RedisStorage], change: Change
+) -> None:
+    storage.write(KEY, Change(LEASE, blobs={name: Blob(b"1") for name in NAMES}))
+    another().write(KEY, Change(LEASE, drop=["m3"]))
+    assert scripts_for(storage, change) == [writes._WRITE]

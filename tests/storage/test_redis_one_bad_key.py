@@ -134,6 +134,8 @@ async def test_stats_counts_all_others_and_warns_of_the_key(
     assert record.levelno == logging.WARNING
     assert record.name.startswith("langchain_ttl_history.")
     assert key.decode() in record.getMessage()
+    if damage in OF_SESSION:
+        assert str(tuple(BAD)) in record.getMessage()
 
 
 async def test_a_session_whose_key_is_gone_holds_nothing_and_is_not_damaged(
@@ -158,6 +160,8 @@ async def test_sweep_frees_all_others_and_warns_of_the_key(
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert key.decode() in record.getMessage()
+    if damage in OF_SESSION:
+        assert str(tuple(BAD)) in record.getMessage()
     assert [admin.exists(keys_of(storage, each)[1]) for each in EVERY if each not in lost(damage)] == [0] * (
         len(EVERY) - len(lost(damage))
     )

@@ -144,11 +144,44 @@ def test_what_another_worker_set_anew_is_seen_at_once_whatever_else_it_dropped(
     assert storage.read(KEY, query).blobs["m"] == Blob(b"new")
 
 
+@pytest.mark.parametrize("change", [{"drop": ["m7"]}, {"blobs": {"m7": Blob(b"another")}}], ids=["drop", "set"])
+def test_what_another_worker_changed_is_seen_after_a_change_of_ones_own(
+    storage: RedisStorage, another: Any, change: dict[str, Any]
+) -> None:
+    begin(storage)
+    told(storage)
+    another().write(KEY, Change(LEASE, **change))
+    storage.write(KEY, Change(LEASE, blobs={"m8": Blob(b"anew")}))  # Begins the edition after the other one's.
+    assert storage.read(KEY, TURN) == another().read(KEY, TURN)
+
+
+@pytest.mark.parametrize("deletes", [False, True])
+def test_what_another_worker_changed_is_sent_once(
+    storage: RedisStorage, another: Any, clock: Clock, *, deletes: bool
+) -> None:
+    begin(storage)
+    for name in ("m38", "m39"):
+        storage.write(KEY, Change(LEASE, drop=[name]))
+    _, whole = told(storage)
+    other = another()
+    if deletes:  # The next generation counts its editions anew.
+        other.delete(*KEY, 60.0)
+        clock.advance(1)
+        begin(other)
+    kept = [name for name in MESSAGES if name not in ("m7", "m20", "m38", "m39")]
+    checkpoint = {"c2": Blob(b"two" * 300, tuple(kept)), "h": Blob(b"", ("c2",))}
+    assert other.write(KEY, Change(LEASE, blobs=checkpoint, drop=["m7", "m20"])).status is Status.STORED
+    sizes = [told(storage)[1] for _ in range(2)]
+    assert sizes[0] > 0.8 * whole
+    assert sizes[1] < 500
+
+
 def test_what_is_set_anew_as_it_was_stays_remembered(storage: RedisStorage, another: Any) -> None:
     begin(storage)
     told(storage)
-    another().write(KEY, Change(LEASE, blobs={"m1": MESSAGES["m1"], "c1": Blob(b"one", tuple(MESSAGES))}))
-    assert told(storage)[1] < 500
+    for worker in (another(), storage):
+        worker.write(KEY, Change(LEASE, blobs={"m1": MESSAGES["m1"], "c1": Blob(b"one", tuple(MESSAGES))}))
+        assert told(storage)[1] < 500
 
 
 def test_another_generation_is_not_taken_for_the_one_that_is_remembered(
@@ -188,6 +221,9 @@ def test_nothing_is_remembered_of_what_was_deleted_or_is_over(
     clock.advance(200)
     storage.read(SessionKey("bob", "s1"), Query())
     assert SessionKey("bob", "s1") not in mirrors._mirrors
+    numbers = context_of(storage).numbers
+    assert {*numbers._known} == {*mirrors._mirrors}
+    assert numbers._size == sum(10 + len(each.numbers) for each in numbers._known.values())
     assert mirrors._size == sum(mirrors._sizes.values()) == sum(each.size for each in mirrors._mirrors.values())
 
 
@@ -237,7 +273,9 @@ def test_deleting_a_session_looks_at_nothing_that_is_remembered_of_others(
         assert cache.of(SessionKey("ada", "s2")) is not None
 
 
-def test_what_is_remembered_is_bounded(storage: RedisStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_remembered_is_bounded(
+    storage: RedisStorage, another: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(mirror_module, "_EACH", 60_000)
     monkeypatch.setattr(mirror_module, "_BYTES", 150_000)
     keys = [SessionKey("ada", f"s{number}") for number in range(9)]
@@ -251,6 +289,14 @@ def test_what_is_remembered_is_bounded(storage: RedisStorage, monkeypatch: pytes
     assert keys[-1] not in mirrors._mirrors
     assert storage.read(keys[-1], Query(outline=True)).blobs == {**MESSAGES, "big": Blob(b"x" * 60_000)}
     assert mirrors._size == sum(each.size for each in mirrors._mirrors.values())
+    other = another()
+    other.write(keys[-3], Change(LEASE, blobs={"m40": Blob(b"x" * 15_000)}))
+    storage.read(keys[-3], Query(outline=True))
+    assert [*mirrors._mirrors] == [keys[-2], keys[-3]], "what was used last is at the end"
+    assert mirrors._size == sum(each.size for each in mirrors._mirrors.values()), "what grows is counted"
+    other.write(keys[-3], Change(LEASE, blobs={"m41": Blob(b"x" * 15_000)}))
+    storage.read(keys[-3], Query(outline=True))
+    assert [*mirrors._mirrors] == [keys[-2]], "it grew too large"
 
 
 def test_what_is_remembered_of_sessions_without_blobs_is_bounded_as_well(
@@ -301,11 +347,17 @@ def test_a_write_that_overlaps_with_one_that_frees_is_one_request(storage: Redis
     requests = sent_during(storage, Change(LEASE, drop=["m5", "m6"]), meanwhile)
     assert len(requests) == 2
     assert outcomes[0].status is Status.STORED
+    # Nothing that was known before is forgotten.
+    assert context_of(storage).numbers.of(KEY).numbers.keys() == {*MESSAGES, "c1", "c2", "c3", "h"} - {"m5", "m6"}
     found = storage.read(KEY, Query(("c3", "c1"), ("m",)))
     assert found.blobs["c3"].refs == ("m1", "c2")
     assert {"m5", "m6"}.isdisjoint(found.blobs)
-    # Nothing that was known before is forgotten.
-    assert context_of(storage).numbers.of(KEY).numbers.keys() >= {*MESSAGES, "c1", "c2", "c3"} - {"m5", "m6"}
+
+
+def test_what_is_read_while_a_write_waits_for_its_answer_stays_remembered(storage: RedisStorage) -> None:
+    begin(storage)
+    sent_during(storage, Change(LEASE, drop=["m5"]), lambda: storage.read(KEY, TURN))
+    assert told(storage)[1] < 500
 
 
 @pytest.mark.parametrize("refs", [("m5", "m6"), ("m6", "m5")])
@@ -355,6 +407,20 @@ def test_another_workers_freeing_is_not_taken_for_ones_own(
 
     sent_during(storage, Change(LEASE, drop=["m5"]), meanwhile, before=before)
     assert outcomes[0].missing == {"m1"}
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_another_workers_freeing_is_noticed_by_a_write_that_refers_to_nothing(
+    storage: RedisStorage, another: Any, *, before: bool
+) -> None:
+    begin(storage)
+
+    def meanwhile() -> None:
+        another().write(KEY, Change(LEASE, drop=["m1"]))
+        storage.write(KEY, Change(LEASE, append=[("log", b"", ())]))
+
+    sent_during(storage, Change(LEASE, drop=["m5"]), meanwhile, before=before)
+    assert storage.write(KEY, Change(LEASE, blobs={"c3": Blob(b"", ("m1", "m2"))})).missing == {"m1"}
 
 
 def test_another_workers_freeing_before_ones_own_is_not_taken_for_a_part_of_it(

@@ -173,9 +173,7 @@ class ClientsOfURL(Clients):
             if opened is None:
                 # A client refers to its loop, so an entry of this mapping never goes by itself. Those of loops that are
                 # over are removed here; their clients were closed with their loops, or are when they are let go of.
-                for each in [
-                    each for each, other in self._async_clients.items() if other.is_closed or each.is_closed()
-                ]:
+                for each in [each for each in self._async_clients if each.is_closed()]:
                     del self._async_clients[each]
                 opened = self._async_clients[loop] = _Opened(self.url.client(asynchronous=True))
             return opened.client
@@ -205,7 +203,6 @@ class _Opened:
 
     def __init__(self, client: Any) -> None:
         self.client = client
-        self.is_closed = False
         self._end = self._closing()
         with suppress(StopIteration):
             self._end.__anext__().send(None)  # It begins.
@@ -214,7 +211,6 @@ class _Opened:
         try:
             yield
         finally:
-            self.is_closed = True
             await self.client.aclose()
 
     async def aclose(self) -> None:
