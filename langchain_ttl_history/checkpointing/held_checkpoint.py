@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import chain
 from typing import NamedTuple
 
 from langchain_ttl_history.cached_session import CachedSession
@@ -87,8 +88,8 @@ def with_checkpoint(sessions: Sessions, given: TaskWrites, ended: int, writes: C
 def with_freed_checkpoint(sessions: Sessions, key: SessionKey, name: str, writes: Change) -> Flow[Change | None]:
     """The change that puts a root checkpoint again that was freed under its run, with the writes pending on it.
 
-    It is listed where it was, if there is room, and another run's checkpoint stays the latest. None if this process
-    does not remember all of the checkpoint, or another one was built on it.
+    It is listed about where it was, and another run's checkpoint stays the latest. None if this process does not
+    remember all of the checkpoint, or another one was built on it.
 
     Args:
         sessions: What sessions have in common.
@@ -113,12 +114,16 @@ def with_freed_checkpoint(sessions: Sessions, key: SessionKey, name: str, writes
     has_all = head is not None and record.names and {*record.names} <= {*head.names}
     if has_all or any(each.parent == id for each in lines):
         return None  # Another run has built on it, and its answer stands in the place of this one.
-    line = line_payload("", id, record)
-    # Ids count up with time, and between two lines there mostly are entries of other lists, or a gap.
-    place = next((each.position - 1 for each in lines if each.id > id), 0)
-    if place > 0 and all(each.position != place for each in lines):
-        return replace(writes, blobs=blobs, place=[(INDEX, Entry(place, line))])
-    return replace(writes, blobs=blobs, append=[(INDEX, line, ()), *writes.append])
+    # Ids count up with time, but for workers whose clocks differ. The last line is the latest checkpoint's, and stays.
+    taken = {each.position for each in lines}
+    last = max(taken, default=0)
+    newer = next((each.position for each in lines if each.id > id), last)
+    # It was listed before the last line, so there is room: where an entry of another list is, at least.
+    free = (at for at in chain(range(newer - 1, 0, -1), range(newer + 1, last)) if at not in taken)
+    place = next(free, None)
+    if place is None:
+        return writes  # They are refused, since there is another session by now.
+    return replace(writes, blobs=blobs, place=[(INDEX, Entry(place, line_payload("", id, record)))])
 
 
 class _Content(NamedTuple):

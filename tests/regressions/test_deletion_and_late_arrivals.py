@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage
+from langgraph.channels.delta import DeltaChannel
 from langgraph.checkpoint.base import Checkpoint
 from langgraph.checkpoint.serde.types import INTERRUPT
 from langgraph.graph import START, MessagesState, StateGraph
@@ -396,6 +397,136 @@ def test_an_interrupt_goes_whose_freed_checkpoint_is_not_remembered() -> None:
     saver.put(at(made), checkpoint(HumanMessage("built on it", id="built")), LOOP, {"messages": 2})
     saver.put_writes(at(made), [(INTERRUPT, [Interrupt("sure?", id="i")])], "task")
     assert made["id"] not in [each.checkpoint["id"] for each in saver.list(CONFIG)]
+
+
+def test_an_interrupt_goes_whose_freed_checkpoint_is_remembered_without_its_messages() -> None:
+    saver = SessionBuffer(default_user="u", retention=Retention(max_checkpoints=1)).checkpointer()
+    made = checkpoint(HumanMessage("sure?", id="sure?"))
+    saver.put(CONFIG, made, LOOP, {"messages": 1})
+    for number in range(30):
+        saver.put(CONFIG, checkpoint(HumanMessage("x", id=f"x{number}")), LOOP, {"messages": 1})
+    saver.put_writes(at(made), [(INTERRUPT, [Interrupt("sure?", id="i")])], "task")
+    assert [each.pending_writes for each in saver.list(CONFIG)] == [[]]
+
+
+@pytest.mark.parametrize(
+    ("put", "before", "listed"),
+    [
+        ("abc", "a", ".ba"),  # Between an older one and newer ones.
+        ("bc", "c", ".cb"),  # As the first of all.
+        # Workers whose clocks differ made these, so their ids are in another order than they came in.
+        ("bac", "ac", ".cab"),
+        ("cb", "c", ".bc"),
+        ("cab", "ca", ".bac"),
+        ("b", "", ".b"),
+    ],
+)
+def test_a_freed_checkpoint_that_asks_is_listed_where_there_is_room_but_never_as_the_latest(
+    put: str, before: str, listed: str
+) -> None:
+    """Those that have asked before are not freed."""
+    saver = SessionBuffer(default_user="u", retention=Retention(max_checkpoints=1)).checkpointer()
+    made = {letter: checkpoint() for letter in "abc"}
+    others = [checkpoint(HumanMessage("x", id=f"x{number}")) for number in range(8)]
+    if len(put) == 1:
+        made["b"] = checkpoint()
+
+    def ask_person(letter: str) -> None:
+        saver.put_writes(at(made[letter]), [(INTERRUPT, [Interrupt("sure?", id="i")])], "asking")
+
+    for letter in put:
+        saver.put(CONFIG, made[letter], LOOP, {"messages": 1})
+    for letter in before:
+        ask_person(letter)
+    for other in others:
+        saver.put(CONFIG, other, LOOP, {"messages": 1})
+    assert made["b"]["id"] not in [each.checkpoint["id"] for each in saver.list(CONFIG)]
+    ask_person("b")
+    found = saver.get_tuple(CONFIG)
+    assert found is not None
+    assert found.checkpoint["id"] == others[-1]["id"]
+    letters = {each["id"]: letter for letter, each in made.items()}
+    assert [letters.get(each.checkpoint["id"], ".") for each in saver.list(CONFIG)] == [*listed]
+
+
+@pytest.mark.parametrize("steps", range(1, 7))
+def test_what_another_turn_stored_stays_though_a_freed_checkpoint_asks_whose_worker_has_a_fast_clock(
+    steps: int,
+) -> None:
+    buffer = SessionBuffer(default_user="u", retention=Retention(max_checkpoints=1))
+    saver, other = buffer.checkpointer(), graph_of(buffer, *(says(str(number)) for number in range(steps)))
+    running = other.stream({"messages": [HumanMessage("other")]}, CONFIG, durability="sync", stream_mode="values")
+    next(running)
+    made = checkpoint(HumanMessage("q", id="q"))
+    made["id"] = f"2{made['id'][1:]}"
+    saver.put(CONFIG, made, LOOP, {"messages": 1})
+    list(running)
+    latest = other.get_state(CONFIG).config
+    saver.put_writes(at(made), [(INTERRUPT, [Interrupt("sure?", id="i")])], "task")
+    assert other.get_state(CONFIG).config == latest
+    assert plain_texts(buffer.history(session_id="t").messages) == ["other", *map(str, range(steps)), "q"]
+    assert [bool(each.pending_writes) for each in saver.list(CONFIG)] == [False, True]
+
+
+def test_an_interrupt_does_not_come_into_a_session_that_began_anew_while_its_freed_checkpoint_is_looked_for(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    storage = Hooked()
+    buffer = SessionBuffer(storage, default_user="u", retention=Retention(max_checkpoints=1))
+    saver, made = buffer.checkpointer(), checkpoint(HumanMessage("secret", id="secret"))
+    saver.put(CONFIG, made, LOOP, {"messages": 1})
+    for each in "abcd":
+        saver.put(CONFIG, checkpoint(HumanMessage(each, id=each)), LOOP, {"messages": 1})
+
+    def begin_anew(_: Change) -> None:
+        storage.after_write = None
+        other = SessionBuffer(storage, default_user="u")
+        other.delete("u", "t")
+        other.history(session_id="t").add_messages([HumanMessage("new")])
+
+    storage.after_write = begin_anew
+    saver.put_writes(at(made), [(INTERRUPT, [Interrupt("sure?", id="i")])], "task")
+    assert plain_texts(buffer.history(session_id="t").messages) == ["new"]
+    assert "secret" not in str(storage.read(KEY, Query(outline=True)))
+    assert len(caplog.records) == 1
+
+
+def joined(before: Any, writes: Any) -> Any:
+    return [*(before or []), *(each for written in writes for each in written)]
+
+
+class Noted(MessagesState):
+    """A state that holds more than its conversation."""
+
+    long: str
+    whole: Annotated[list[str], DeltaChannel(joined, snapshot_frequency=1)]
+    spread: Annotated[list[str], DeltaChannel(joined, snapshot_frequency=50)]
+
+
+@pytest.mark.parametrize(
+    ("written", "stays"),
+    [({}, True), ({"long": "x" * 1_000}, True), ({"whole": ["x"]}, True), ({"spread": ["x"]}, False)],
+    ids=["nothing", "a long text", "a snapshot", "what needs the writes before it"],
+)
+def test_an_interrupt_whose_checkpoint_was_freed_stays_with_all_that_its_state_holds_or_goes(
+    written: dict[str, Any], *, stays: bool
+) -> None:
+    buffer = SessionBuffer(default_user="u", retention=Retention(max_checkpoints=1))
+    other = graph_of(buffer, says("1"), says("2"))
+    running = other.stream({"messages": [HumanMessage("other")]}, CONFIG, durability="sync", stream_mode="values")
+    next(running)
+
+    def asks(_: Any) -> Any:
+        list(running)
+        return {"messages": [AIMessage(interrupt("sure?"))]}
+
+    graph = chained(buffer, Noted, draft=lambda _: {"messages": [AIMessage("draft")], **written}, asks=asks)
+    ask(graph, "question")
+    waiting = [each for each in graph.get_state_history(CONFIG) if each.interrupts]
+    assert len(waiting) == stays
+    for found in waiting:
+        assert plain_texts(found.values["messages"]) == ["other", "question", "draft"]
+        assert {channel: found.values[channel] for channel in written} == written
 
 
 @pytest.mark.parametrize("is_used", [True, False])
