@@ -55,18 +55,23 @@ def deleted(buffer: SessionBuffer) -> None:
     buffer.delete("u", "t")
 
 
-def test_a_write_that_waited_for_its_checkpoint_does_not_bring_back_what_is_deleted_by_then() -> None:
+@pytest.mark.parametrize("by_another_worker", [False, True])
+@pytest.mark.parametrize("asks", [False, True])
+def test_a_write_that_waited_for_its_checkpoint_does_not_bring_back_what_is_deleted_by_then(
+    *, asks: bool, by_another_worker: bool
+) -> None:
     storage = Hooked()
-    buffer = SessionBuffer(storage, default_user="u")
+    buffer, other = (SessionBuffer(storage, default_user="u") for _ in range(2))
     saver = buffer.checkpointer()
     deleted(buffer)
     made = checkpoint(HumanMessage("secret", id="h"))
-    saver.put_writes(at(made), [("messages", [AIMessage("said after", id="a")])], "task")
+    written = (INTERRUPT, [Interrupt("sure?", id="i")]) if asks else ("messages", [AIMessage("said after", id="a")])
+    saver.put_writes(at(made), [written], "task")
 
     def delete(change: Change) -> None:
         if stores_root(change):
             storage.after_write = None
-            buffer.delete("u", "t")
+            (other if by_another_worker else buffer).delete("u", "t")
 
     storage.after_write = delete
     saver.put(CONFIG, made, {"source": "input", "step": -1, "parents": {}}, {"messages": 1})
@@ -520,7 +525,7 @@ def test_an_interrupt_whose_checkpoint_was_freed_stays_with_all_that_its_state_h
         list(running)
         return {"messages": [AIMessage(interrupt("sure?"))]}
 
-    graph = chained(buffer, Noted, draft=lambda _: {"messages": [AIMessage("draft")], **written}, asks=asks)
+    graph = chained(buffer, Noted, writes=lambda _: written, draft=says("draft"), asks=asks)
     ask(graph, "question")
     waiting = [each for each in graph.get_state_history(CONFIG) if each.interrupts]
     assert len(waiting) == stays
