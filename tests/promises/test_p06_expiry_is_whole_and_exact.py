@@ -490,6 +490,7 @@ async def test_past_max_age_only_what_the_running_turn_added_is_kept(
     agent = build_graph(kind, session.buffer.checkpointer(), model)
     await session.say(build_chain(session.buffer), "hello")
     await session.ask(agent, "look up whales")
+    await session.ask(agent, "more")
     clock.advance(499)
     slow = session.begin(agent, "slow")
     await gate.reached()
@@ -497,8 +498,9 @@ async def test_past_max_age_only_what_the_running_turn_added_is_kept(
     gate.release()
     result = await slow
 
-    assert len(result["messages"]) == 8
+    assert len(result["messages"]) == 10
     assert await session.texts() == ["slow", "re: slow"]
+    assert await session.seen_by(agent) == ["slow", "re: slow"]
     await session.ask(agent, "next")
     assert texts(model.inputs[-1]) == ["slow", "re: slow", "next"]
 
