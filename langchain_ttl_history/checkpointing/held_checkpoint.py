@@ -67,7 +67,7 @@ def with_checkpoint(sessions: Sessions, given: TaskWrites, ended: int, writes: C
     if content is None:
         return None
     append: list[Appended] = []
-    if record.channel is not None and not ns:
+    if record.channel is not None:  # Never in a subgraph.
         append += [(LOG, each.payload(), each.added) for each in carried_over(record, None, content.bodies, codec)]
     blobs = {**writes.blobs, **content.values, **content.bodies}
     if not found.blobs:

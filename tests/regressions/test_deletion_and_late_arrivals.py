@@ -222,6 +222,36 @@ def test_what_was_written_to_a_subgraph_waits_no_longer_than_its_checkpoint() ->
     assert not hold(key, change), "it is to be tried once more, since nobody will release it"
 
 
+@pytest.mark.parametrize("is_deleted", [False, True])
+def test_what_was_written_to_a_subgraph_that_waits_is_stored_with_its_checkpoint_or_goes_with_it(
+    is_deleted: bool,
+) -> None:
+    storage = Hooked()
+    buffer, other = (SessionBuffer(storage, default_user="u") for _ in range(2))
+    saver = buffer.checkpointer()
+    deleted(buffer)
+    root, sub = checkpoint(HumanMessage("hi", id="h")), checkpoint(HumanMessage("hi", id="h"))
+    inner: Any = {"configurable": {"thread_id": "t", "checkpoint_ns": "inner:1"}}
+    inner_at: Any = {"configurable": {**inner["configurable"], "checkpoint_id": sub["id"]}}
+    saver.put_writes(inner_at, [("messages", [AIMessage("w", id="w")])], "task")
+    saver.put(inner, sub, {"source": "input", "step": -1, "parents": {"": root["id"]}}, {"messages": 1})
+
+    def delete(_: Change) -> None:
+        storage.after_write = None
+        other.delete("u", "t")
+
+    if is_deleted:
+        storage.after_write = delete
+    saver.put(CONFIG, root, {"source": "input", "step": -1, "parents": {}}, {"messages": 1})
+    found = saver.get_tuple(inner_at)
+    assert (found is None) == is_deleted
+    if found is not None:
+        assert found.pending_writes == [("task", "messages", [AIMessage("w", id="w")])]
+    else:
+        assert not storage._sessions
+    assert not saver._late._waiting
+
+
 def needing(name: str) -> Change:
     return Change(Lease(60.0, None), Guard(needs=name))
 
@@ -293,6 +323,23 @@ def test_an_interrupt_stays_whose_checkpoint_was_freed_before_its_put_returned_a
     waiting = [each for each in saver.list(CONFIG) if each.pending_writes]
     assert [each.checkpoint["id"] for each in waiting] == [made["id"]] * asks
     assert [record.levelname for record in caplog.records] == []
+
+
+def test_an_interrupt_stays_whose_checkpoint_was_put_and_freed_while_it_was_stored() -> None:
+    storage = Hooked()
+    saver = SessionBuffer(storage, default_user="u", retention=Retention(max_checkpoints=1)).checkpointer()
+    saver.put(CONFIG, checkpoint(HumanMessage("m", id="m")), LOOP, {"messages": 1})
+    made = checkpoint(HumanMessage("sure?", id="sure?"))
+
+    def put_and_free(_: Change) -> None:
+        storage.before_write = None
+        for each in (made, *(checkpoint(HumanMessage(each, id=each)) for each in "abcd")):
+            saver.put(CONFIG, each, LOOP, {"messages": 1})
+
+    storage.before_write = put_and_free
+    saver.put_writes(at(made), [(INTERRUPT, [Interrupt("sure?", id="i")])], "task")
+    waiting = [each for each in saver.list(CONFIG) if each.pending_writes]
+    assert [each.checkpoint["id"] for each in waiting] == [made["id"]]
 
 
 @pytest.mark.parametrize("comes", [True, False])

@@ -510,8 +510,10 @@ def test_a_put_is_no_failure_though_another_thread_begins_its_session_anew_in_th
     assert storage.after_write is None
 
 
-def asks(clock: Clock, *questions: str, before: Callable[[], object] = int) -> Callable[[Any], Any]:
-    """A node that asks a person; before its last question something happens, and its session ends under it."""
+def asks(
+    clock: Clock, *questions: str, before: Callable[[], object] = int, after: Callable[[], object] = int
+) -> Callable[[Any], Any]:
+    """A node that asks a person; before its last question its session ends under it, and something before or after."""
     *first, last = questions
     once = [True]
 
@@ -521,6 +523,7 @@ def asks(clock: Clock, *questions: str, before: Callable[[], object] = int) -> C
             once.clear()
             before()
             clock.advance(1801)
+            after()
         return {"messages": [AIMessage(" ".join([*answers, interrupt(last)]))]}
 
     return node
@@ -617,3 +620,95 @@ async def test_a_question_to_a_person_is_kept_though_another_turn_was_taken_betw
     assert plain_texts(history.messages) == ["before", "question", "thought"]
     found = await graph.aget_state(CONFIG)
     assert (len(found.values["long"]), len(found.interrupts)) == (1_000, 1)
+
+
+@pytest.mark.parametrize("speaks", [False, True], ids=["nobody", "a chain"])
+def test_the_latest_checkpoint_of_a_session_that_began_anew_stays_though_a_turn_asks_a_person_at_the_same_moment(
+    speaks: bool,
+) -> None:
+    """Whoever has begun it; the turn that asks is from before."""
+    latest: list[Any] = []
+
+    def meanwhile(*_: Any) -> None:
+        ask(chained(buffer, other=says("other")), "meanwhile")
+        latest.append(graph.get_state(CONFIG).config)
+
+    clock, storage, buffer = before_it_begins_anew(meanwhile)
+    history = buffer.history(session_id="t")
+    says_event = asks(clock, "sure?", after=lambda: history.add_messages([HumanMessage("event")] * speaks))
+    graph = chained(buffer, ask=says_event)
+    ask(graph, "now")
+    assert storage.before_write is None
+    said = plain_texts(history.messages)
+    assert sorted(said) == sorted([*["event"] * speaks, "meanwhile", "other", "now"])
+    state = graph.get_state(CONFIG)
+    assert plain_texts(state.values["messages"]) == said
+    assert [state.config] == latest
+    assert not state.interrupts
+
+
+@pytest.mark.parametrize("was_deleted", [False, True])
+@pytest.mark.parametrize("speaks", [False, True])
+def test_a_question_to_a_person_is_kept_though_a_chain_spoke_since_its_session_expired_or_an_earlier_one_was_deleted(
+    *, speaks: bool, was_deleted: bool
+) -> None:
+    clock = Clock()
+    buffer = SessionBuffer(MemoryStorage(clock=clock), default_user="u")
+    history = buffer.history(session_id="t")
+    if was_deleted:
+        history.add_messages([HumanMessage("old")])
+        buffer.delete("u", "t")
+
+    says_event = asks(clock, "sure?", after=lambda: history.add_messages([HumanMessage("event")] * speaks))
+    graph = chained(buffer, ask=says_event)
+    ask(graph, "now")
+    said = plain_texts(history.messages)
+    assert sorted(said) == sorted([*["event"] * speaks, "now"])
+    assert graph.get_state(CONFIG).interrupts
+    assert plain_texts(graph.invoke(Command(resume="yes"), CONFIG)["messages"]) == [*said, "yes"]
+
+
+@pytest.mark.parametrize("is_deleted", [False, True])
+def test_a_question_to_a_person_is_no_failure_though_what_its_turn_holds_was_forgotten(*, is_deleted: bool) -> None:
+    clock = Clock()
+    storage = MemoryStorage(clock=clock)
+    buffer, other = (SessionBuffer(storage, default_user="u") for _ in range(2))
+    quick = chained(buffer, answer=says("answer"))
+    ask(quick, "early")
+    early = quick.get_state(CONFIG).config
+
+    def forks() -> None:
+        for _ in range(12):
+            quick.invoke({"messages": [HumanMessage(f"fork {number}") for number in range(20)]}, early)
+
+    def delete() -> None:
+        if is_deleted:
+            # Of a session of its own, since another worker finds none that has expired.
+            other.history(session_id="t").add_messages([HumanMessage("other")])
+            other.delete("u", "t")
+
+    slow = chained(buffer, ask=asks(clock, "sure?", before=forks, after=delete))
+    ask(slow, "question")
+    assert list(slow.get_state_history(CONFIG)) == []
+    assert plain_texts(buffer.history(session_id="t").messages) == []
+    assert bool(storage._sessions) == (not is_deleted)
+
+
+def test_a_question_that_a_subgraph_asks_a_person_is_kept_with_what_it_did_though_its_session_expired() -> None:
+    clock = Clock()
+    buffer = SessionBuffer(MemoryStorage(clock=clock), default_user="u")
+    calls: list[str] = []
+
+    def look(_: Any) -> Any:
+        calls.append("look")
+        return {"messages": [AIMessage("looked")]}
+
+    inner: Any = StateGraph(MessagesState).add_node("look", look).add_node("ask", asks(clock, "sure?"))
+    inner.add_edge(START, "look").add_edge("look", "ask")
+    graph = chained(buffer, inner=inner.compile(), end=says("end"))
+    ask(graph, "question")
+    (task,) = graph.get_state(CONFIG, subgraphs=True).tasks
+    assert plain_texts(task.state.values["messages"]) == ["question", "looked"]
+    assert plain_texts(buffer.history(session_id="t").messages) == ["question"]
+    assert plain_texts(graph.invoke(Command(resume="yes"), CONFIG)["messages"]) == ["question", "looked", "yes", "end"]
+    assert calls == ["look"]

@@ -17,7 +17,7 @@ from langgraph.types import interrupt
 from langchain_ttl_history import CorruptRecordError, SessionBuffer
 from langchain_ttl_history.storage import MemoryStorage, SQLiteStorage
 from langchain_ttl_history.stored.names import checkpoint_name
-from tests.regressions.cases import CONFIG, KEY, Counted, Veil, ask, chained, checkpoint, echoing, ids
+from tests.regressions.cases import CONFIG, KEY, LOOP, Counted, Veil, ask, chained, checkpoint, echoing, ids
 
 
 @pytest.mark.parametrize("number", range(8))
@@ -57,6 +57,24 @@ def test_a_session_whose_latest_checkpoint_is_gone_is_said_to_be_damaged() -> No
     del session.blobs[session.blobs["h"].refs[0]]
     with pytest.raises(CorruptRecordError, match="the latest checkpoint is gone"):
         _ = buffer.history(session_id="t").messages
+
+
+@pytest.mark.parametrize("run", ["first", "second"])
+def test_a_deletion_of_runs_takes_what_ran_under_them_and_leaves_what_ran_under_others(run: str) -> None:
+    """A subgraph's checkpoint that does not say which run it belongs to goes with its root's."""
+    saver = SessionBuffer(default_user="u").checkpointer()
+    inner: Any = {"configurable": {**CONFIG["configurable"], "checkpoint_ns": "inner:1"}}
+    made = {name: [checkpoint(HumanMessage(name, id=name)) for _ in range(2)] for name in ("first", "second")}
+    for name, (root, sub) in made.items():
+        saver.put(CONFIG, root, {**LOOP, "run_id": name}, {"messages": 1})
+        saver.put(inner, sub, {**LOOP, "parents": {"": root["id"]}}, {"messages": 1})
+    saver.delete_for_runs([run])
+    (left,) = (both for name, both in made.items() if name != run)
+    every: Any = {"configurable": {"thread_id": "t"}}
+    assert {each.checkpoint["id"] for each in saver.list(every)} == {each["id"] for each in left}
+    latest = saver.get_tuple(CONFIG)
+    assert latest is not None
+    assert latest.checkpoint["id"] == left[0]["id"]
 
 
 def test_a_deletion_of_runs_that_finds_a_listed_checkpoint_gone_says_so() -> None:
