@@ -8,6 +8,7 @@ import pytest
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 
 from langchain_ttl_history import SessionBuffer
+from langchain_ttl_history import cache as session_cache
 from langchain_ttl_history.cache import SessionCache
 from langchain_ttl_history.checkpoints import Record
 from langchain_ttl_history.codec import Codec
@@ -166,6 +167,57 @@ def test_all_sessions_together_are_bounded_though_each_grows_after_it_was_first_
     for key in others:
         cache.advance_to(key, 1)
     assert sum(cache.last(key) is not None for key in others) == 1_000
+
+
+def grown(cache: SessionCache, key: SessionKey, size: int) -> None:
+    """A session of which this many bytes more are known."""
+    bodies = cache.advance_to(key, 1).bodies
+    name = str(len(bodies.by_id))
+    bodies.learn(name, Body(f"a body {name}", None, bytes(size)))
+    cache.count(key)
+
+
+def test_as_many_sessions_are_remembered_as_there_is_room_for_however_often_each_came_and_went(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(session_cache, "_BYTES", 1_000)
+    cache = SessionCache()
+    keys = [SessionKey("ada", f"s{number}") for number in range(20)]
+    held = [cache.held(key) for key in keys if grown(cache, key, 100) is None]
+    for key in 3 * keys:  # All are still known, and come back whole.
+        grown(cache, key, 0)
+    del held
+    assert [key for key in keys if cache.last(key) is not None] == keys[-10:]
+    # Whoever was used last stays.
+    grown(cache, keys[-10], 0)
+    grown(cache, keys[0], 200)
+    assert [key for key in keys if cache.last(key) is not None] == [keys[0], keys[-10], *keys[-7:]]
+
+
+def test_of_a_session_that_is_too_large_by_itself_no_more_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_cache, "_BYTES", 1_000)
+    cache = SessionCache()
+    for _ in range(5):
+        grown(cache, KEY, 200)
+    known = cache.advance_to(KEY, 1)
+    assert known.size == 1_000
+    grown(cache, KEY, 1)
+    assert cache.last(KEY) is known
+    assert cache.advance_to(KEY, 1).size == 0
+    assert cache.advance_to(KEY, 1).generation == 1
+
+
+def test_what_waits_to_be_freed_and_interrupts_that_wait_are_remembered_in_bounds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(session_cache, "_WAITING", 3)
+    cache, change = SessionCache(), Change(Lease(60.0, None))
+    keys = [SessionKey("ada", f"s{number}") for number in range(5)]
+    for key in keys:
+        cache.keep_plan(key, change)
+        cache.keep_early(key, "c", change)
+    assert [key for key in keys if cache.take_plan(key) is not None] == keys[2:]
+    assert [key for key in keys if cache.take_early(key, "c")] == keys[2:]
 
 
 def test_what_a_checkpoint_holds_besides_its_conversation_is_remembered_until_its_run_goes_on() -> None:
