@@ -17,7 +17,19 @@ from langgraph.types import interrupt
 from langchain_ttl_history import CorruptRecordError, SessionBuffer
 from langchain_ttl_history.storage import MemoryStorage, SQLiteStorage
 from langchain_ttl_history.stored.names import checkpoint_name
-from tests.regressions.cases import CONFIG, KEY, LOOP, Counted, Veil, ask, chained, checkpoint, echoing, ids
+from tests.regressions.cases import (
+    CONFIG,
+    KEY,
+    LOOP,
+    Counted,
+    Veil,
+    ask,
+    chained,
+    checkpoint,
+    echoing,
+    ids,
+    plain_texts,
+)
 
 
 @pytest.mark.parametrize("number", range(8))
@@ -47,6 +59,21 @@ def test_a_copy_of_any_checkpoint_is_what_it_copies(number: int) -> None:
         graph.invoke({"messages": [HumanMessage("on", id="on")]}, config)
         notes[-1].append(ids(graph.get_state(config).values["messages"]))
     assert notes[0] == notes[1]
+
+
+@pytest.mark.parametrize("durability", ["sync", "exit"])
+def test_what_a_chain_said_before_a_graphs_first_turn_is_listed_as_it_was_shown(durability: str) -> None:
+    buffer = SessionBuffer(default_user="u")
+    buffer.history(session_id="t").add_messages([HumanMessage("hi"), AIMessage("hello")])
+    graph = chained(buffer, answer=lambda _: {"messages": [AIMessage("answer")]})
+    first = graph.get_state(CONFIG)
+    ask(graph, "question", durability)
+    *_, second, listed = graph.get_state_history(CONFIG)
+    assert listed == first == graph.get_state(first.config)
+    assert plain_texts(listed.values["messages"]) == ["hi", "hello"]
+    assert second.parent_config == first.config
+    forked = graph.invoke({"messages": [HumanMessage("other")]}, first.config)
+    assert plain_texts(forked["messages"]) == ["hi", "hello", "other", "answer"]
 
 
 def test_a_session_whose_latest_checkpoint_is_gone_is_said_to_be_damaged() -> None:
