@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from copy import deepcopy
 from typing import Annotated, Any
 
@@ -16,7 +16,7 @@ from langgraph.graph.message import _messages_delta_reducer, add_messages
 from langgraph.types import Command, interrupt
 from typing_extensions import TypedDict
 
-from langchain_ttl_history import Retention, SessionBuffer
+from langchain_ttl_history import Retention, SessionBuffer, SessionDeletedError
 from langchain_ttl_history.storage import MemoryStorage
 from langchain_ttl_history.storage.types import Change, Query
 from langchain_ttl_history.stored.names import pointer_name
@@ -712,3 +712,24 @@ def test_a_question_that_a_subgraph_asks_a_person_is_kept_with_what_it_did_thoug
     assert plain_texts(buffer.history(session_id="t").messages) == ["question"]
     assert plain_texts(graph.invoke(Command(resume="yes"), CONFIG)["messages"]) == ["question", "looked", "yes", "end"]
     assert calls == ["look"]
+
+
+@pytest.mark.parametrize("is_deleted", [False, True])
+@pytest.mark.parametrize("how", ["removes", "sets"])
+def test_a_chains_turn_that_changes_nothing_is_no_failure_where_its_session_expired_but_is_where_it_was_deleted(
+    how: str, *, is_deleted: bool
+) -> None:
+    clock = Clock()
+    buffer = SessionBuffer(MemoryStorage(clock=clock), default_user="u")
+    buffer.history(session_id="t").add_messages([HumanMessage("hi", id="hi")])
+    turn = buffer.get_session_history("t")
+    assert plain_texts(turn.messages) == ["hi"]
+    if is_deleted:
+        buffer.delete("u", "t")
+    clock.advance(1801)
+    with pytest.raises(SessionDeletedError) if is_deleted else nullcontext():
+        if how == "removes":
+            turn.add_messages([RemoveMessage(id="hi")])
+        else:
+            turn.messages = []
+    assert buffer.info(session_id="t") is None

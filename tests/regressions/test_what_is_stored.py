@@ -7,7 +7,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage
+from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage, ToolMessage
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
@@ -74,6 +74,12 @@ def test_what_a_chain_said_before_a_graphs_first_turn_is_listed_as_it_was_shown(
     assert second.parent_config == first.config
     forked = graph.invoke({"messages": [HumanMessage("other")]}, first.config)
     assert plain_texts(forked["messages"]) == ["hi", "hello", "other", "answer"]
+
+
+def test_what_is_said_behind_a_result_without_a_call_is_kept_in_a_session_that_begins_so() -> None:
+    history = SessionBuffer(default_user="u").history(session_id="t")
+    history.add_messages([ToolMessage("result", tool_call_id="c"), HumanMessage("question")])
+    assert plain_texts(history.messages) == ["question"]
 
 
 def test_a_session_whose_latest_checkpoint_is_gone_is_said_to_be_damaged() -> None:
