@@ -504,3 +504,33 @@ async def test_a_message_of_the_history_that_a_chain_hands_back_edited_replaces_
 
     await session.run(with_history(RunnableLambda(redact), session.buffer), [HumanMessage("hide it", id="3")])
     assert await session.texts() == ["my number is ****", "hide it", "redacted"]
+
+
+@pytest.mark.parametrize("answer", [AIMessage("a"), AIMessage("a", id="a")], ids=["no id", "an id"])
+async def test_an_agent_that_gives_ids_of_its_own_to_what_it_was_given_says_it_once(
+    session: Session, answer: AIMessage
+) -> None:
+    turn = session.buffer.get_session_history(session.session_id, user_id=session.user_id)
+    assert await session.read(turn) == []
+    said = [HumanMessage("q"), HumanMessage("q", id="own"), answer]
+    await session.colour.call(turn, "add_messages", said)
+    assert await session.texts() == ["q", "a"]
+
+
+@pytest.mark.parametrize(
+    ("returned", "stored"),
+    [
+        (["hello"], ["hi", "hello", "q", "hello"]),  # As from a model's cache.
+        (["hello, edited"], ["hi", "hello, edited", "q"]),
+        (["hi", "hello, edited"], ["hi", "hello, edited", "q"]),
+    ],
+)
+async def test_an_answer_that_comes_again_is_new_if_it_is_the_same_and_an_edit_if_it_is_not(
+    session: Session, returned: list[str], stored: list[str]
+) -> None:
+    await session.add(AIMessage("hi", id="hi"), AIMessage("hello", id="hello"))
+    turn = session.buffer.get_session_history(session.session_id, user_id=session.user_id)
+    assert len(await session.read(turn)) == 2
+    again = [AIMessage(text, id=text.split(",")[0]) for text in returned]
+    await session.colour.call(turn, "add_messages", [HumanMessage("q"), *again])
+    assert await session.texts() == stored
