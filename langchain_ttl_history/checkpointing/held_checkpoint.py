@@ -8,7 +8,7 @@ from itertools import chain
 from typing import NamedTuple
 
 from langchain_ttl_history.cached_session import CachedSession
-from langchain_ttl_history.checkpointing.conversation_changes import carried_over
+from langchain_ttl_history.checkpointing.expired_turns import carried_over
 from langchain_ttl_history.checkpointing.put_inputs import TaskWrites
 from langchain_ttl_history.checkpoints import Record, encode_record, encode_values
 from langchain_ttl_history.codec import Codec

@@ -15,7 +15,7 @@ from langchain_ttl_history.stored.known_bodies import KnownBodies
 from langchain_ttl_history.stored.names import BodyName, checkpoint_name
 from langchain_ttl_history.stored.pending import has_interrupt
 
-__all__ = ["Parent", "Put", "RunState", "TaskWrites"]
+__all__ = ["Parent", "Put", "PutInputs", "RunState", "TaskWrites"]
 
 
 class Put(NamedTuple):
@@ -154,3 +154,35 @@ class RunState(NamedTuple):
             return cls(put.id, shown, Seen(0, ((put.id, None),)), first, same)
         shown = bodies.names_shown(token.shown) or token.names
         return cls(put.id, shown, token.seen._replace(runs=(*token.seen.runs, (put.id, None))), first, same)
+
+
+class PutInputs(NamedTuple):
+    """All that a put is planned from."""
+
+    put: Put
+    parent: Parent
+    run: RunState
+
+    @property
+    def is_orphan(self) -> bool:
+        """Whether it names a parent that is neither stored nor remembered."""
+        return self.parent.record is None and self.put.parent is not None
+
+    @property
+    def lost_what_it_builds_on(self) -> bool:
+        """Whether it is an orphan, and nothing tells what it builds on: its run has not just been shown it either."""
+        return self.is_orphan and not (self.run.is_first_put and self.run.same_session)
+
+    @property
+    def carries_over(self) -> bool:
+        """Whether it is the first of its run in a session that began after the run's own had ended."""
+        return self.is_orphan and (self.put.token is None or not self.run.same_session)
+
+    @property
+    def may_follow_first(self) -> bool:
+        """Whether its run may have been shown the first checkpoint of a session without one, which is not stored yet.
+
+        Where there is a checkpoint already, whoever put it has stored the first one, which was freed since.
+        """
+        run, parent = self.run, self.parent
+        return run.is_first_put and run.same_session and parent.record is None and not parent.has_head

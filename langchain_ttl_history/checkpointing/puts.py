@@ -47,7 +47,7 @@ class CheckpointPuts:
         remembered = self._remembered(put)
         if remembered is not None:
             parent, bodies = remembered
-            change, record = plans.plan(put, parent, bodies)
+            change, record, _ = plans.plan(put, parent, bodies)
             outcome: Outcome = yield from self.sessions.write(key, change)
             if outcome.status is Status.STORED:
                 bodies.sent(change.blobs)
@@ -64,7 +64,7 @@ class CheckpointPuts:
             elif parent.record is not None:
                 parent = parent.as_remembered(self._brought_along(put))
             bodies = KnownBodies()
-            change, record = plans.plan(put, parent, bodies)
+            change, record, _ = plans.plan(put, parent, bodies)
             outcome = yield Write(key, change)
             if outcome.status not in (Status.MOVED, Status.MISSING):
                 break
