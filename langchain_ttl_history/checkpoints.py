@@ -14,7 +14,7 @@ from langchain_ttl_history.errors import CorruptRecordError, TypeNotAllowedError
 from langchain_ttl_history.log_entries import Seen
 from langchain_ttl_history.storage.types import Blob
 from langchain_ttl_history.stored.known_bodies import KnownBodies
-from langchain_ttl_history.stored.names import BodyName, MessageKey
+from langchain_ttl_history.stored.names import BODY, BodyName, MessageKey
 from langchain_ttl_history.stored.values import LIST, SNAPSHOT, ValueEncoder, decode_value, shifted
 
 __all__ = [
@@ -79,6 +79,11 @@ class Record:
     """How each channel's value is stored; see `stored.values`."""
     refs: tuple[str, ...] = ()
     """Names of the blobs that it needs: the conversation's first, then those of `values`."""
+
+    @property
+    def body_names(self) -> list[BodyName]:
+        """The names of all messages that it needs, those in other channels included."""
+        return [BodyName(ref) for ref in self.refs if ref[0] == BODY]
 
     @decoder("a channel's value")
     def decode_values(self, blobs: Mapping[str, Blob], codec: Codec) -> dict[str, Any]:

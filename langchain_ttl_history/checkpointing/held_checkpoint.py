@@ -21,16 +21,7 @@ from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.types import Appended, Blob, Change, Entry, Guard, Query, Snapshot, created_in
 from langchain_ttl_history.stored.bodies import restored
 from langchain_ttl_history.stored.known_bodies import KnownBodies
-from langchain_ttl_history.stored.names import (
-    BODY,
-    CHECKPOINT,
-    INDEX,
-    LOG,
-    SUBS,
-    BodyName,
-    pointer_name,
-    writes_name,
-)
+from langchain_ttl_history.stored.names import CHECKPOINT, INDEX, LOG, SUBS, pointer_name, writes_name
 
 __all__ = ["with_checkpoint", "with_freed_checkpoint"]
 
@@ -149,7 +140,7 @@ class _Content(NamedTuple):
             where: Names the session in errors.
         """
         encode_values(record, {}, KnownBodies(), codec, where, old)
-        bodies = restored([BodyName(ref) for ref in record.refs if ref[0] == BODY], cached.bodies, codec)
+        bodies = restored(record.body_names, cached.bodies, codec)
         values = cached.values.get(name, {})
         return None if any(ref not in bodies and ref not in values for ref in record.refs) else cls(bodies, values)
 

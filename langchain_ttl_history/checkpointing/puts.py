@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from langchain_ttl_history.cached_session import CachedSession
 from langchain_ttl_history.checkpointing.brought_back import knowing_past, may_bring_back
 from langchain_ttl_history.checkpointing.put_inputs import Parent, Put
-from langchain_ttl_history.checkpointing.put_plans import PutPlans
+from langchain_ttl_history.checkpointing.put_plans import Plan, PutPlans
 from langchain_ttl_history.checkpoints import Record, decode_record
 from langchain_ttl_history.errors import StorageError
 from langchain_ttl_history.flow import Flow, Read, Write
 from langchain_ttl_history.keys import label
 from langchain_ttl_history.sessions import Sessions
-from langchain_ttl_history.storage.types import Change, Outcome, Query, Snapshot, Status
+from langchain_ttl_history.storage.types import Blob, Change, Outcome, Query, Snapshot, Status
 from langchain_ttl_history.stored.known_bodies import KnownBodies
-from langchain_ttl_history.stored.names import BODY, VALUE, BodyName, pointer_name, writes_name
+from langchain_ttl_history.stored.names import BODY, VALUE, pointer_name, writes_name
 from langchain_ttl_history.stored.pending import decode_writes
 
 __all__ = ["CheckpointPuts"]
@@ -41,41 +43,48 @@ class CheckpointPuts:
             TypeNotAllowedError: A value would not come back as it is; nothing was stored.
             StorageError: It was refused again and again; nothing was stored.
         """
-        key, plans = put.key, self.plans
+        plans = self.plans
         if put.token is not None and may_bring_back(put, put.token, plans.messages_key):
             put = yield from knowing_past(self.sessions, put, put.token, plans.messages_key)
         remembered = self._remembered(put)
-        if remembered is not None:
-            parent, bodies = remembered
-            change, record, _ = plans.plan(put, parent, bodies)
-            outcome: Outcome = yield from self.sessions.write(key, change)
-            if outcome.status is Status.STORED:
-                bodies.sent(change.blobs)
-                yield from self._done(put, record, bodies, change, outcome)
-                return change, outcome
-            if outcome.status is Status.DELETED and not put.ns:
-                return change, outcome
-        # Looked up once: another run that builds on the same parent may make this process forget it.
-        remembered_parent = self._remembered_parent(put) if remembered is None else remembered[0]
+        if remembered is None:
+            return (yield from self._put_as_read(put, self._remembered_parent(put)))
+        parent, bodies = remembered
+        plan = plans.plan(put, parent, bodies)
+        outcome: Outcome = yield from self.sessions.write(put.key, plan.change)
+        if outcome.status is Status.STORED:
+            bodies.sent(plan.change.blobs)
+            yield from self._done(put, plan, outcome)
+        elif put.ns or outcome.status is not Status.DELETED:
+            # The parent as it was remembered just now: another run that builds on it may make this process forget it.
+            return (yield from self._put_as_read(put, parent))
+        return plan.change, outcome
+
+    def _put_as_read(self, put: Put, remembered: Parent | None) -> Flow[tuple[Change, Outcome]]:
+        """As `put`, planned from what the session holds now.
+
+        Args:
+            put: The put.
+            remembered: Its parent, as this process remembers it.
+        """
         for _ in range(_ATTEMPTS):
             parent = yield from self._read(put)
-            if remembered_parent is not None and remembered_parent.generation == parent.generation:
-                parent = parent.as_remembered(remembered_parent.record)
+            if remembered is not None and remembered.generation == parent.generation:
+                parent = parent.as_remembered(remembered.record)
             elif parent.record is not None:
                 parent = parent.as_remembered(self._brought_along(put))
-            bodies = KnownBodies()
-            change, record, _ = plans.plan(put, parent, bodies)
-            outcome = yield Write(key, change)
+            plan = self.plans.plan(put, parent, KnownBodies())
+            outcome: Outcome = yield Write(put.key, plan.change)
             if outcome.status not in (Status.MOVED, Status.MISSING):
                 break
         if outcome.status is Status.STORED:
-            yield from self._done(put, record, bodies, change, outcome)
+            yield from self._done(put, plan, outcome)
         elif outcome.status is not Status.DELETED:
             raise StorageError(
-                f"{label(key)}: others kept writing to it, or what checkpoint {put.id} refers to is gone; "
+                f"{label(put.key)}: others kept writing to it, or what checkpoint {put.id} refers to is gone; "
                 "the checkpoint was not stored, try again"
             )
-        return change, outcome
+        return plan.change, outcome
 
     def _remembered(self, put: Put) -> tuple[Parent, KnownBodies] | None:
         """What this process knows of what a put builds on; None if that must be read."""
@@ -130,24 +139,13 @@ class CheckpointPuts:
             )
         return Parent(found.generation, found.now, record, writes, has_head=pointer in found.blobs)
 
-    def _done(self, put: Put, record: Record, bodies: KnownBodies, change: Change, outcome: Outcome) -> Flow[None]:
-        """Remember a checkpoint that was stored with these bodies, and free what is over the caps."""
-        key, cache = put.key, self.sessions.cache
+    def _done(self, put: Put, plan: Plan, outcome: Outcome) -> Flow[None]:
+        """Remember a checkpoint that was stored, and free what is over the caps."""
+        key, cache, record = put.key, self.sessions.cache, plan.record
         cached = cache.last(key)
         if cached is None or cached.generation != outcome.generation:
             cached = cache.advance_to(key, outcome.generation)
-        blobs = change.blobs
-        entry = None if put.parent_name in cached.records else cache.entry(key)
-        # If the session ended under its run, that brought along what it shows, and may have to once more.
-        ended = [] if entry is None else [each for each in entry.generations() if each is not cached]
-        sources = [each.bodies for each in ended]
-        if bodies is not cached.bodies:
-            sources.append(bodies)  # What it has just said is nowhere else, if its writes came before it had an id.
-        wanted = [BodyName(ref) for ref in record.refs if ref[0] == BODY] if sources else []
-        for source in sources:
-            cached.bodies.take(wanted, source)
-        for each in ended:
-            blobs = {**each.values.get(put.parent_name, {}), **blobs}
+        blobs = self._with_brought_along(put, plan, cached)
         before = cached.records.get(put.parent_name)
         # Forget the parent only if it is this run's own: other runs may still build on another's.
         replaces = before is not None and before.run == record.run
@@ -158,3 +156,25 @@ class CheckpointPuts:
         cache.count(key)
         if self.sessions.is_heavy(key, outcome):
             yield from self.sessions.free_now(key)
+
+    def _with_brought_along(self, put: Put, plan: Plan, cached: CachedSession) -> Mapping[str, Blob]:
+        """The blobs that a put has stored, and those that its parent needed in a session that ended since.
+
+        Its run has brought them along, and may have to once more. The messages among them become known in this session.
+
+        Args:
+            put: The put.
+            plan: How it was stored.
+            cached: What is known of the session that it was stored in.
+        """
+        entry = None if put.parent_name in cached.records else self.sessions.cache.entry(put.key)
+        ended = [] if entry is None else [each for each in entry.generations() if each is not cached]
+        for each in ended:
+            cached.bodies.take(plan.record.body_names, each.bodies)
+        if plan.bodies is not cached.bodies:
+            # What it has just said is nowhere else, if its writes came before it had an id.
+            cached.bodies.take(plan.record.body_names, plan.bodies)
+        blobs = plan.change.blobs
+        for each in ended:
+            blobs = {**each.values.get(put.parent_name, {}), **blobs}
+        return blobs
