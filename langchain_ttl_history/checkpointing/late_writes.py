@@ -89,21 +89,20 @@ class LateWrites:
         with self._lock:
             waiting = self._waiting.setdefault((key, name), [])
             waiting.append(change)
-            # Checked only after the change can be found here: `released` looks without the lock, and would miss it.
-            if self._cache.generation_of_put(key, name) is not None or hash((key, name)) in self._refused:
-                waiting.remove(change)
-                if not waiting:
-                    del self._waiting[key, name]
-                return False
+            # Looked up only after the change can be found here: `released` looks without the lock, and would miss it.
+            is_settled = self._cache.generation_of_put(key, name) is not None or hash((key, name)) in self._refused
             fits = sum(map(_size, waiting)) <= _BYTES
-            if fits:
-                self._bytes += _size(change)
-                while len(self._waiting) > _WAITING or self._bytes > _BYTES:
-                    self._taken(next(iter(self._waiting)))
-            else:
+            if is_settled or not fits:
                 waiting.pop()
                 if not waiting:
                     del self._waiting[key, name]
+            else:
+                self._bytes += _size(change)
+                while len(self._waiting) > _WAITING or self._bytes > _BYTES:
+                    self._taken(next(iter(self._waiting)))
+            if is_settled:
+                return False
+            if not fits:
                 for each in checkpoints_of(change):
                     self._drop(key, each)
         if not fits:

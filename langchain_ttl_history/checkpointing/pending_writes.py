@@ -1,4 +1,14 @@
-"""Stores what a task wrote, pending on its step's checkpoint."""
+"""Stores what a task wrote, pending on its step's checkpoint.
+
+A storage may refuse that, since the task took its time. What then becomes of it depends on what is gone:
+
+```text
+ messages that it refers to   it is stored with all its messages
+ the checkpoint, freed        an interrupt puts it again; a `DeltaChannel` needs the writes alone; others nobody reads
+ the session, expired         it begins a new session, with all that its run holds (see `held_checkpoint`)
+ the session, deleted         it stays refused; `arrivals` lets it wait if its checkpoint may still come
+```
+"""
 
 from __future__ import annotations
 
@@ -37,30 +47,18 @@ class PendingWrites:
         Raises:
             TypeNotAllowedError: A value would not come back as it is; nothing was stored.
         """
-        key, name, cache = given.key, given.checkpoint_name, self.sessions.cache
+        key, cache = given.key, self.sessions.cache
         # Writes pending on a checkpoint that was freed meanwhile would never be read or freed. So if the checkpoint is
         # known to have been put, they refer to it, and the storage refuses them if it is gone.
-        put_in = cache.generation_of_put(key, name)
-        guard = _guard(given, put_in)
+        put_in = cache.generation_of_put(key, given.checkpoint_name)
         cached = cache.last(key)
         bodies = KnownBodies() if cached is None else cached.bodies
-        change = self._change(given, bodies, guard, put_in)
+        change = self._change(given, bodies, _guard(given, put_in), put_in)
         outcome: Outcome = yield Write(key, change)
         if outcome.status is Status.STORED:
             bodies.sent(change.blobs)
-        elif put_in is not None and outcome.status is Status.MOVED:
-            # The session expired, and the checkpoint with it: these writes may start a new session.
-            change = self.on_their_own(given)
-            outcome = yield from self._begin_anew(given, put_in, change)
-        elif outcome.status is Status.MISSING:
-            again = yield from self._again(given, guard, put_in, freed=name in outcome.missing)
-            if again is None:
-                return change, outcome
-            change = again
-            outcome = yield Write(key, change)
-        elif outcome.status is Status.DELETED:
-            # It may be written again later, when the bodies known now may be gone, so it has to bring all of them.
-            change = self._change(given, KnownBodies(), guard, put_in)
+        else:
+            change, outcome = yield from self._after_refusal(given, put_in, change, outcome)
         if outcome.status is Status.STORED:
             if put_in is None:
                 # Its checkpoint may come only after a deletion, and belongs to the same turn.
@@ -69,6 +67,33 @@ class PendingWrites:
             if self.sessions.is_heavy(key, outcome):
                 yield from self.sessions.free_now(key)
         return change, outcome
+
+    def _after_refusal(
+        self, given: TaskWrites, put_in: int | None, refused: Change, outcome: Outcome
+    ) -> Flow[tuple[Change, Outcome]]:
+        """What `put_writes` returns for writes that were refused, after another attempt if that may be stored.
+
+        Args:
+            given: The writes.
+            put_in: The generation their checkpoint is known to have been put in.
+            refused: The change that was refused.
+            outcome: Why.
+        """
+        guard = _guard(given, put_in)
+        if outcome.status is Status.DELETED:
+            # It may be written again later, when the bodies known now may be gone, so it has to bring all of them.
+            return self._change(given, KnownBodies(), guard, put_in), outcome
+        if outcome.status is Status.MOVED and put_in is not None:
+            # The session expired, and the checkpoint with it: these writes may start a new session.
+            change = self.on_their_own(given)
+            return change, (yield from self._begin_anew(given, put_in, change))
+        if outcome.status is Status.MISSING:
+            freed = given.checkpoint_name in outcome.missing
+            change = self._change(given, KnownBodies(), guard, put_in, freed=freed)
+            again = (yield from self._without_freed(given, change)) if freed else change
+            if again is not None:
+                return again, (yield Write(given.key, again))
+        return refused, outcome
 
     def on_their_own(self, given: TaskWrites) -> Change:
         """The change that stores the writes before their checkpoint, with all the messages they need."""
@@ -131,27 +156,22 @@ class PendingWrites:
         append = [(writes_name(given.ns, given.id), payload, refs)]
         return Change(self.sessions.lease, guard, blobs, append=append, at_generation=put_in)
 
-    def _again(self, given: TaskWrites, guard: Guard, put_in: int | None, *, freed: bool) -> Flow[Change | None]:
-        """The change for writes that refer to what is gone; None if it is their checkpoint, and nobody will read them.
+    def _without_freed(self, given: TaskWrites, change: Change) -> Flow[Change | None]:
+        """The change for writes whose checkpoint was freed; None if nobody will read them.
 
         Args:
             given: The writes.
-            guard: What they continue.
-            put_in: The generation their checkpoint is known to have been put in.
-            freed: Whether their checkpoint is gone.
+            change: What stores them without that.
         """
-        key, name = given.key, given.checkpoint_name
-        change = self._change(given, KnownBodies(), guard, put_in, freed=freed)
-        cached = self.sessions.cache.last(key)
-        record = None if cached is None else cached.records.get(name)
-        if not freed or (record is not None and record.is_delta):
+        cached = self.sessions.cache.last(given.key)
+        record = None if cached is None else cached.records.get(given.checkpoint_name)
+        if cached is not None and record is not None and record.is_delta:
             # The next put of a `DeltaChannel` needs these writes for its conversation, and drops them.
-            if freed and cached is not None:
-                cached.freed.add(name)
+            cached.freed.add(given.checkpoint_name)
             return change
         if not given.interrupts:
             return None
-        return (yield from with_freed_checkpoint(self.sessions, key, name, change))
+        return (yield from with_freed_checkpoint(self.sessions, given.key, given.checkpoint_name, change))
 
     def _begin_anew(self, given: TaskWrites, ended: int, change: Change) -> Flow[Outcome]:
         """Store writes whose session, of generation `ended`, is gone, and with them what their run holds."""
