@@ -1,4 +1,14 @@
-"""Stores a checkpoint again with the writes pending on it: its session ended, or it was freed, under their run."""
+"""Stores a checkpoint again with the writes pending on it: its session ended, or it was freed, under their run.
+
+A run that an interrupt or an error ends puts no more checkpoints, so its last writes have to bring along what it holds:
+
+```text
+ an agent is shown q1 a1, is asked q2, and calls a tool    its last checkpoint has q1 a1 q2 call
+ while the tool runs, the session expires                  that checkpoint is gone
+ the tool asks a person                                    a new session begins: with that checkpoint, the interrupt
+                                                           pending on it, and a log that adds q1 a1 and q2 call
+```
+"""
 
 from __future__ import annotations
 
@@ -23,15 +33,51 @@ from langchain_ttl_history.stored.bodies import restored
 from langchain_ttl_history.stored.known_bodies import KnownBodies
 from langchain_ttl_history.stored.names import CHECKPOINT, INDEX, LOG, SUBS, pointer_name, writes_name
 
-__all__ = ["with_checkpoint", "with_freed_checkpoint"]
+__all__ = ["with_expired_checkpoint", "with_freed_checkpoint"]
 
 
-def with_checkpoint(sessions: Sessions, given: TaskWrites, ended: int, writes: Change) -> Flow[Change | None]:
+class _Content(NamedTuple):
+    """What a checkpoint refers to, as blobs by name."""
+
+    bodies: dict[str, Blob]
+    """Its messages."""
+    values: Mapping[str, Blob]
+    """Its other values."""
+
+
+class _Remembered(NamedTuple):
+    """A checkpoint as this process remembers it."""
+
+    name: str
+    record: Record
+    cached: CachedSession
+    """What is known of its session."""
+
+    @classmethod
+    def of(cls, name: str, cached: CachedSession | None) -> _Remembered | None:
+        """The checkpoint of this name, if it is remembered."""
+        record = None if cached is None else cached.records.get(name)
+        return None if cached is None or record is None else cls(name, record, cached)
+
+    def content(self, record: Record, codec: Codec, where: str) -> _Content | None:
+        """What the checkpoint refers to; None if this process does not remember all of it.
+
+        Args:
+            record: The checkpoint as it is stored again, which gets its values here.
+            codec: Encodes them.
+            where: Names the session in errors.
+        """
+        encode_values(record, {}, KnownBodies(), codec, where, self.record)
+        bodies = restored(record.body_names, self.cached.bodies, codec)
+        values = self.cached.values.get(self.name, {})
+        return None if any(ref not in bodies and ref not in values for ref in record.refs) else _Content(bodies, values)
+
+
+def with_expired_checkpoint(sessions: Sessions, given: TaskWrites, ended: int, writes: Change) -> Flow[Change | None]:
     """The change that puts a checkpoint into a session that began anew, together with the writes pending on it.
 
-    A run that an interrupt or an error ends puts no more checkpoints, so what it holds is stored again with its last
-    writes. Where another run has put a checkpoint meanwhile, that stays the latest, and only what was said is. None if
-    this process does not remember all of it, or if the session is past its `max_age`.
+    Where another run has put a checkpoint there meanwhile, that stays the latest, and only what was said is stored.
+    None if this process does not remember all of it, or if the session is past its `max_age`.
 
     Args:
         sessions: What sessions have in common.
@@ -41,27 +87,27 @@ def with_checkpoint(sessions: Sessions, given: TaskWrites, ended: int, writes: C
     """
     key, ns, id, name = given.key, given.ns, given.id, given.checkpoint_name
     codec, where = sessions.codec, label(key)
-    cached = sessions.cache.last_with(key, name, ended)
-    old = None if cached is None else cached.records.get(name)
-    if cached is None or old is None:
+    remembered = _Remembered.of(name, sessions.cache.last_with(key, name, ended))
+    if remembered is None:
         return None
+    old = remembered.record
     found: Snapshot = yield Read(key, Query((pointer_name(ns),)))
     if sessions.lease.is_past_max_age(created_in(ended), found.now) or (ns and (found.blobs or _is_spread(old))):
         return None
     # Of what it loaded the run holds what it was shown.
-    shown = cached.bodies.names_loaded(id)
+    shown = remembered.cached.bodies.names_loaded(id)
     names = old.names if shown is None else shown
     seen = Seen(0, ((old.run, None),))
     plain = not old.is_delta
     record = Record(old.checkpoint, old.metadata, old.parent, old.run, seen, names, channel=old.channel, plain=plain)
-    content = _Content.remembered(record, old, cached, name, codec, where)
+    content = remembered.content(record, codec, where)
     if content is None:
         return None
     append: list[Appended] = []
     if record.channel is not None:  # Never in a subgraph.
         append += [(LOG, each.payload(), each.added) for each in carried_over(record, None, content.bodies, codec)]
     blobs = {**writes.blobs, **content.values, **content.bodies}
-    if not found.blobs:
+    if not found.blobs:  # Nobody has put a checkpoint in the new session.
         append.append((SUBS if ns else INDEX, line_payload(ns, id, record), ()))
         blobs[name] = encode_record(record, codec, where)
         blobs[pointer_name(ns)] = Blob(b"", (name,), 0, (writes_name(ns, id),))
@@ -88,13 +134,12 @@ def with_freed_checkpoint(sessions: Sessions, key: SessionKey, name: str, writes
         name: The checkpoint's name.
         writes: What stores the writes.
     """
-    cached = sessions.cache.last(key)
-    old = None if cached is None else cached.records.get(name)
-    if cached is None or old is None or _is_spread(old):
+    remembered = _Remembered.of(name, sessions.cache.last(key))
+    if remembered is None or _is_spread(remembered.record):
         return None
     codec, where = sessions.codec, label(key)
-    record = replace(old, plain=not old.is_delta)
-    content = _Content.remembered(record, old, cached, name, codec, where)
+    record = replace(remembered.record, plain=not remembered.record.is_delta)
+    content = remembered.content(record, codec, where)
     if content is None:
         return None
     blobs = {**writes.blobs, **content.values, **content.bodies, name: encode_record(record, codec, where)}
@@ -115,34 +160,6 @@ def with_freed_checkpoint(sessions: Sessions, key: SessionKey, name: str, writes
     if place is None:
         return writes  # They are refused, since there is another session by now.
     return replace(writes, blobs=blobs, place=[(INDEX, Entry(place, line_payload("", id, record)))])
-
-
-class _Content(NamedTuple):
-    """What a checkpoint refers to, as blobs by name."""
-
-    bodies: dict[str, Blob]
-    """Its messages."""
-    values: Mapping[str, Blob]
-    """Its other values."""
-
-    @classmethod
-    def remembered(
-        cls, record: Record, old: Record, cached: CachedSession, name: str, codec: Codec, where: str
-    ) -> _Content | None:
-        """What a checkpoint refers to, as this process remembers it; None if it does not remember all of it.
-
-        Args:
-            record: The checkpoint, which gets its values here.
-            old: The same as it was stored.
-            cached: What is known of its session.
-            name: The checkpoint's name.
-            codec: Encodes them.
-            where: Names the session in errors.
-        """
-        encode_values(record, {}, KnownBodies(), codec, where, old)
-        bodies = restored(record.body_names, cached.bodies, codec)
-        values = cached.values.get(name, {})
-        return None if any(ref not in bodies and ref not in values for ref in record.refs) else cls(bodies, values)
 
 
 def _is_spread(record: Record) -> bool:

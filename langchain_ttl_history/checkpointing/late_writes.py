@@ -1,4 +1,16 @@
-"""Writes that a tombstone refused: held until the checkpoint they need is stored, or is refused as well."""
+"""Writes that a tombstone refused: they wait until the checkpoint they need is stored, or is refused as well.
+
+A turn that had stored nothing when its session was deleted counts as new; what it stores may arrive in any order:
+
+```text
+ the session is deleted
+ writes pending on c1      name a checkpoint that is not stored, so they are refused: they wait for c1
+ c1, which has no parent   continues nothing that was deleted, so it is stored, and then the writes
+```
+
+If the turn has stored something before the deletion, c1 names that as its parent. So c1 is refused, and the writes are
+dropped.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +37,10 @@ _REFUSED = 1_000
 
 
 class LateWrites:
-    """Holds back pending writes and subgraph checkpoints that a tombstone refused, until their checkpoint arrives.
+    """Pending writes and subgraphs' checkpoints that a tombstone refused, by the checkpoint that each waits for.
 
     Pending writes may come before their checkpoint, and a subgraph's checkpoint before the root's, and neither says
-    which generation it belongs to. So they wait here, in the process that makes both, until the checkpoint they need
-    is stored or refused.
+    which generation it belongs to. So they wait here, in the process that makes both.
 
     Args:
         cache: Knows which checkpoints this process stored. It must know of a checkpoint before `released` is called.

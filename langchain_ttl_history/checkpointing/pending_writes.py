@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from langchain_ttl_history.checkpointing.first_checkpoint import first_shown_in
-from langchain_ttl_history.checkpointing.held_checkpoint import with_checkpoint, with_freed_checkpoint
+from langchain_ttl_history.checkpointing.held_checkpoint import with_expired_checkpoint, with_freed_checkpoint
 from langchain_ttl_history.checkpointing.put_inputs import TaskWrites
 from langchain_ttl_history.flow import Flow, Read, Write
 from langchain_ttl_history.keys import SessionKey, label
@@ -177,7 +177,7 @@ class PendingWrites:
         """Store writes whose session, of generation `ended`, is gone, and with them what their run holds."""
         key, name = given.key, given.checkpoint_name
         for _ in range(_ATTEMPTS):
-            whole = yield from with_checkpoint(self.sessions, given, ended, change)
+            whole = yield from with_expired_checkpoint(self.sessions, given, ended, change)
             if whole is None:
                 break
             outcome: Outcome = yield Write(key, whole)
