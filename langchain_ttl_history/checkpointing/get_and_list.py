@@ -43,13 +43,13 @@ class GetAndList:
             TypeNotAllowedError: It holds a value of a type that is not allow-listed here.
         """
         key, ns, id = self._threads.locate(config)
-        found = run(self._storage, self._reads.load(key, ns, id, self._sessions.lease))
+        found = run(self._storage, self._reads.load(key, ns, id))
         return None if found is None else self._tuple(config, key, found)
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """Async `get_tuple`."""
         key, ns, id = self._threads.locate(config)
-        found = await arun(self._storage, self._reads.load(key, ns, id, self._sessions.lease))
+        found = await arun(self._storage, self._reads.load(key, ns, id))
         return None if found is None else self._tuple(config, key, found)
 
     def list(
@@ -84,7 +84,7 @@ class GetAndList:
             for ns, id in selected(run(self._storage, flow), config, before):
                 if limit is not None and limit <= 0:
                     return
-                found = run(self._storage, self._reads.load(key, ns, id, None))
+                found = run(self._storage, self._reads.load_listed(key, ns, id))
                 if found is not None and matches(found, filter):
                     limit = None if limit is None else limit - 1
                     yield self._tuple(config, key, found)
@@ -104,7 +104,7 @@ class GetAndList:
             for ns, id in selected(await arun(self._storage, flow), config, before):
                 if limit is not None and limit <= 0:
                     return
-                found = await arun(self._storage, self._reads.load(key, ns, id, None))
+                found = await arun(self._storage, self._reads.load_listed(key, ns, id))
                 if found is not None and matches(found, filter):
                     limit = None if limit is None else limit - 1
                     yield self._tuple(config, key, found)

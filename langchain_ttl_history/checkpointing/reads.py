@@ -1,4 +1,14 @@
-"""What a graph reads of a session: its latest checkpoint, an older one, the list of them."""
+"""What a graph reads of a session: its latest checkpoint, an older one, the list of them.
+
+The latest one shows the conversation as it is now, an older one as it was put:
+
+```text
+ put              c1 shows q1, c2 shows q1 a1
+ a chain adds     q2 a2
+ load(None)       c2, showing q1 a1 q2 a2; likewise by its id
+ load(c1)         c1, showing q1
+```
+"""
 
 from __future__ import annotations
 
@@ -65,43 +75,55 @@ class CheckpointReads:
     sessions: Sessions
     messages_key: str
 
-    def load(self, key: SessionKey, ns: str, id: str | None, lease: Lease | None) -> Flow[Loaded | None]:
+    def load(self, key: SessionKey, ns: str, id: str | None) -> Flow[Loaded | None]:
         """The latest checkpoint of a namespace, or the one of this id; None if there is none.
 
-        With a lease, reading is a use, and a run may start from the checkpoint, so a token is added. Without one, it is
-        a step of a listing, which has already checked that the checkpoint is within the cap.
+        That is a use of the session, and a run may start from the checkpoint, so a token is added.
         """
+        sessions = self.sessions
         if ns:
-            return (yield from self._load_sub(key, ns, id, lease))
-        pointer = pointer_name("")
-        names: tuple[str, ...] = (pointer,)
+            return (yield from self._load_sub(key, ns, id, sessions.lease))
+        names, mark = _names_of_root(id), (LOG, pointer_name(""))
+        recall = sessions.recall(key)
         if id is not None:
-            names += (checkpoint_name("", id), writes_name("", id), *((INDEX,) if lease is not None else ()))
-        heavy = {} if lease is None else self.sessions.soft_limits
-        recall = self.sessions.recall(key)
-        query = Query(names, _FOLLOW, (LOG, pointer), lease, outline_over=heavy, known=recall.known)
+            names += (INDEX,)
+        query = Query(names, _FOLLOW, mark, sessions.lease, outline_over=sessions.soft_limits, known=recall.known)
         snapshot: Snapshot = yield Read(key, query)
-        if not snapshot.generation:
-            return None
-        found = self._found(key, snapshot, id, lease, recall)
+        found = self._found(key, snapshot, id, recall)
         if found is None:
             return None
-        self.sessions.cache.count(key)
+        sessions.cache.count(key)
         loaded, token = found
-        if lease is not None:
-            # What this process knows is all there is of what the run holds, should its session end under it.
-            loaded.checkpoint["versions_seen"][TOKEN_KEY] = token.versions(self.sessions.cache.held(key))
+        # What this process knows is all there is of what the run holds, should its session end under it.
+        loaded.checkpoint["versions_seen"][TOKEN_KEY] = token.versions(sessions.cache.held(key))
         return loaded
 
-    def _found(
-        self, key: SessionKey, snapshot: Snapshot, id: str | None, lease: Lease | None, recall: Recall
-    ) -> tuple[Loaded, Token] | None:
-        """What `load` returns, of a snapshot of the session, and the token of a run that starts there."""
+    def load_listed(self, key: SessionKey, ns: str, id: str) -> Flow[Loaded | None]:
+        """A checkpoint that `listed_ids` told of, and that is therefore within the cap; None if it is gone since."""
+        sessions = self.sessions
+        if ns:
+            return (yield from self._load_sub(key, ns, id, None))
+        recall = sessions.recall(key)
+        query = Query(_names_of_root(id), _FOLLOW, (LOG, pointer_name("")), known=recall.known)
+        snapshot: Snapshot = yield Read(key, query)
         pointer = snapshot.blobs.get(pointer_name(""))
-        if lease is None and id is not None and pointer is not None and target_of(pointer) != checkpoint_name("", id):
+        if pointer is not None and target_of(pointer) != checkpoint_name("", id):
             # It is listed as it was put, so the conversation as it is now need not be made for each of a list.
             snapshot.blobs = recall.completed(snapshot.blobs)
-            return self._older(key, snapshot, id, recall)
+            found = self._older(key, snapshot, id, recall)
+        else:
+            found = self._found(key, snapshot, id, recall)
+        if found is None:
+            return None
+        sessions.cache.count(key)
+        return found[0]
+
+    def _found(
+        self, key: SessionKey, snapshot: Snapshot, id: str | None, recall: Recall
+    ) -> tuple[Loaded, Token] | None:
+        """A checkpoint in a snapshot of the session, and the token of a run that starts there."""
+        if not snapshot.generation:
+            return None
         view = view_of(snapshot, recall, self.sessions.codec)
         self.sessions.plan_freeing(key, view)
         if view.record is None:
@@ -130,27 +152,33 @@ class CheckpointReads:
         shown, messages = self.sessions.window_with_messages(view.graph, view.messages, cached.bodies)
         unchanged = shown is record.names or tuple(shown) == record.names
         loaded = self._loaded(snapshot, id, record, messages, unchanged=unchanged)
-        channel, versions = self.messages_key, loaded.checkpoint["channel_versions"]
+        versions = loaded.checkpoint["channel_versions"]
         if record.channel is not None:
             versions.setdefault(record.channel, 1)
-        if channel != record.channel:
-            kind = record.kept_in(channel)
-            # Perhaps nobody has written to the channel yet, but a chain has added messages; or what another graph has
-            # left in there is outdated.
-            if kind is not None or (messages and channel not in versions):
-                loaded.checkpoint["channel_values"][channel] = (
-                    delta_snapshot(messages) if kind == SNAPSHOT else messages
-                )
-                versions.setdefault(channel, 1)
+        if record.channel != self.messages_key:
+            self._add_conversation(loaded.checkpoint, record, messages)
         # What is hidden of the head is cut like what the window leaves out.
         hidden = () if len(view.log.head) == len(record.names) else {*record.names}.difference(view.log.head)
         token = Token.of(snapshot.generation, id, view.seen, shown, (*hidden, *view.graph) if hidden else view.graph)
         if token.cut and view.graph is not view.names:
             # Edits wait while the graph does; those of what its run leaves out have nothing left to change.
             token = token._replace(seen=done_with(token.cut, view.log.deltas, token.seen))
-        self._learn(cached, key, snapshot, record, shown, messages)
+        self.sessions.cache.note_put(key, checkpoint_name("", id), snapshot.generation)
+        self._learn(cached, snapshot, record, shown, messages)
         cached.bodies.last_load = Load(id, token.shown, tuple(shown))
         return loaded, token
+
+    def _add_conversation(self, checkpoint: dict[str, Any], record: Record, messages: list[BaseMessage]) -> None:
+        """Show the conversation in a checkpoint where its own record has none in the channel that is for it.
+
+        Perhaps nobody has written to the channel yet, but a chain has added messages; or what another graph has left in
+        there is outdated.
+        """
+        channel, versions = self.messages_key, checkpoint["channel_versions"]
+        kind = record.kept_in(channel)
+        if kind is not None or (messages and channel not in versions):
+            checkpoint["channel_values"][channel] = delta_snapshot(messages) if kind == SNAPSHOT else messages
+            versions.setdefault(channel, 1)
 
     def _older(self, key: SessionKey, snapshot: Snapshot, id: str, recall: Recall) -> tuple[Loaded, Token] | None:
         record = found_record("", id, snapshot.blobs, self.sessions.codec)
@@ -187,7 +215,6 @@ class CheckpointReads:
     def _learn(
         self,
         cached: CachedSession,
-        key: SessionKey,
         snapshot: Snapshot,
         record: Record,
         names: Sequence[BodyName],
@@ -195,7 +222,6 @@ class CheckpointReads:
     ) -> None:
         """Remember what the run that starts here will build on."""
         name = checkpoint_name("", record.checkpoint["id"])
-        self.sessions.cache.note_put(key, name, snapshot.generation)
         there = cached.records.get(name)
         if there is None or (there.names != names and not set(names) <= set(there.names)):
             # Another process put it, or it was forgotten. Where messages of it were freed meanwhile, the run under way
@@ -237,6 +263,12 @@ class CheckpointReads:
             return [("", first_checkpoint_id(snapshot.generation))]  # Only a chain has written.
         listed = yield from listed_lines(self.sessions, key, roots, subs)
         return [(line.ns, line.id) for line in listed]
+
+
+def _names_of_root(id: str | None) -> tuple[str, ...]:
+    """The names of what is stored of the latest checkpoint of the root, or besides of the one of this id."""
+    pointer = pointer_name("")
+    return (pointer,) if id is None else (pointer, checkpoint_name("", id), writes_name("", id))
 
 
 @decoder("a checkpoint")
