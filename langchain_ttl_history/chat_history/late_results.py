@@ -1,4 +1,12 @@
-"""Results of tools that come late: they go behind their call, and not to the end, where a history adds what is said."""
+"""Results of tools that come late: they go behind their call, and not to the end, where a history adds what is said.
+
+```text
+ the conversation    q1 call q2 a2
+ somebody adds       result a1 q3 a3
+ in groups           result a1, which follow call; q3 a3, which go to the end
+ the conversation    q1 call result a1 q2 a2 q3 a3
+```
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,17 @@
-"""What of all that a chain's turn hands over is new."""
+"""What of all that a chain's turn hands over is new.
+
+A turn hands over its input and then its output, and what that is depends on the runnable. To a turn that was shown
+`q1 a1` and whose input is `q2`, this is new:
+
+```text
+ the output is        new
+ a2                   q2 a2      of a model
+ q2 a2                q2 a2      of a runnable that hands back its input
+ q1 a1 q2' a2         q2' a2     of an agent, which hands back all of its conversation; q2' is its copy, with an id
+ q0 q1 a1 q2' a2      q2' a2     of an agent with a memory of its own, which may know more
+ a1                   q2 a1'     of a model's cache, which says the same again; a1' is stored as another message
+```
+"""
 
 from __future__ import annotations
 

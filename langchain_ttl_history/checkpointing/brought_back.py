@@ -1,8 +1,18 @@
 """Messages that a window had cut, and that a run brings back: they keep their old place, before the window.
 
 A subgraph may still hold such messages and return them, and a client may send its whole conversation with each
-question. The graph, which was not shown them, appends them as new. They are known by what the checkpoint that its run
-loaded had before the window; and where that does not tell, by what the checkpoints had that this one builds on.
+question. The graph, which was not shown them, appends them as new:
+
+```text
+ the conversation    q1 a1 q2 a2
+ a run is shown      q2 a2                 since the window has room for two messages
+ its client sends    q1 a1 q2 a2 q3
+ its model is shown  q2 a2 q1 a1 q3
+ what is stored      q1 a1 q2 a2 q3 a3     q3 and a3 are new to the log, and nothing else is
+```
+
+They are known by what the checkpoint that the run loaded had before the window (`Token.cut`); and where that does not
+tell, by what the checkpoints had that this one builds on (`knowing_past`).
 """
 
 from __future__ import annotations
