@@ -1,4 +1,12 @@
-"""Checkpoints and pending writes, stored in whichever order they arrive."""
+"""Checkpoints and pending writes, stored in whichever order they arrive.
+
+LangGraph stores a step's checkpoint and what its tasks wrote side by side. Writes that come before their checkpoint are
+stored like any other, and found once that is there. Two kinds need more:
+
+* *late* ones, which a deletion refused, wait for their checkpoint (see `late_writes`);
+* *early* interrupts: the checkpoint may be freed as soon as it is stored, while nothing tells yet that it waits for an
+  answer. So when both are there, it is put again if it is gone.
+"""
 
 from __future__ import annotations
 

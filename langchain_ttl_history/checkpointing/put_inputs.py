@@ -126,7 +126,7 @@ class Parent(NamedTuple):
 
 
 class RunState(NamedTuple):
-    """How far the run of a put has come: what it was shown, and what it has seen of the log."""
+    """How far the run of a put has come before it: what it was shown, and what it has seen of the log."""
 
     id: str
     """The id of the run's first checkpoint."""
@@ -142,18 +142,21 @@ class RunState(NamedTuple):
         """The state of a put's run, by the run's token and by what the put builds on."""
         before, token = parent.record, put.token
         # A copy of a checkpoint builds on that checkpoint's parent, not on the checkpoint that was loaded.
-        first = token is not None and (
+        is_first = token is not None and (
             token.id == put.parent or (before is not None and put.metadata.get("source") == "fork")
         )
-        same = token is None or token.generation == parent.generation
-        if before is not None and not first:
-            return cls(before.run, before.names, before.seen, False, same)
-        if token is None or not same:
+        same_session = token is None or token.generation == parent.generation
+        if before is not None and not is_first:
+            return cls(before.run, before.names, before.seen, is_first, same_session)
+        own = (put.id, None)
+        if token is not None and same_session:
+            shown = bodies.names_shown(token.shown) or token.names
+            seen = token.seen._replace(runs=(*token.seen.runs, own))
+        else:
             # Where the session ended, what it loaded is there again if writes pending on that brought it along.
             shown = () if before is None else before.names
-            return cls(put.id, shown, Seen(0, ((put.id, None),)), first, same)
-        shown = bodies.names_shown(token.shown) or token.names
-        return cls(put.id, shown, token.seen._replace(runs=(*token.seen.runs, (put.id, None))), first, same)
+            seen = Seen(0, (own,))
+        return cls(put.id, shown, seen, is_first, same_session)
 
 
 class PutInputs(NamedTuple):
