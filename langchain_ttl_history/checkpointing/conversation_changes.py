@@ -106,14 +106,12 @@ class _Difference(NamedTuple):
         """The keys of the messages that it was shown and does not remove."""
         return {key_of(name) for name in self.shown}.difference(self.removed)
 
-    @property
-    def new(self) -> list[MessageKey]:
-        """The keys of the messages that it adds, without those of edits."""
-        keys = [*map(key_of, self.added)]
-        if len(self.shown) + len(self.added) <= len(self.names):
-            return keys
+    def without_edits(self, added: list[MessageKey]) -> list[MessageKey]:
+        """Of the keys of the messages that it adds those of new ones."""
+        if len(self.shown) + len(added) <= len(self.names):
+            return added
         stays = self.stays
-        return [key for key in keys if key not in stays]
+        return [key for key in added if key not in stays]
 
 
 def step_changes(step: Step, back: AbstractSet[MessageKey]) -> list[Delta]:
@@ -127,17 +125,18 @@ def step_changes(step: Step, back: AbstractSet[MessageKey]) -> list[Delta]:
     names: Sequence[BodyName] = record.names
     if back:
         shown, names = ([name for name in each if key_of(name) not in back] for each in (shown, names))
-    difference = _Difference(shown, names, *diff(shown, names))
-    _, _, removed, added = difference
+    removed, added = diff(shown, names)
+    difference = _Difference(shown, names, removed, added)
     last = None if previous is None else previous.last
     if last is None and shown and _continues(step, key_of(shown[-1])):
         last = key_of(shown[-1])
     nearest = _nearest_before(last, step, difference) if last in removed else last
     # Without one it follows what it removes, which is then gone for whoever folds this.
     after = last if nearest is None else nearest
-    new, known = difference.new, record.seen.last
+    keys, known = [*map(key_of, added)], record.seen.last
+    new = difference.without_edits(keys)
     record.last = new[-1] if new else nearest
-    results = _results(step, difference, after) if new and new[0] == key_of(added[0]) else None
+    results = _results(step, difference, after) if new and new[0] == keys[0] else None
     rest = added if results is None else added[len(results.added) :]
     change = Delta(record.run, removed, rest, after, known=known if removed or after is not None else None)
     return [change] if results is None else [results, change]

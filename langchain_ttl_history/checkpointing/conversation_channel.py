@@ -17,7 +17,7 @@ from langchain_ttl_history.checkpointing.delta_channels import applied
 from langchain_ttl_history.checkpointing.expired_turns import held_by, remove_aged
 from langchain_ttl_history.checkpointing.put_inputs import Parent, PutInputs
 from langchain_ttl_history.checkpoints import Record
-from langchain_ttl_history.encoding.langgraph_values import delta_snapshot, is_snapshot, snapshot_value
+from langchain_ttl_history.encoding.langgraph_values import delta_snapshot, snapshot_value
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.types import Blob
 from langchain_ttl_history.stored.names import BodyName
@@ -65,14 +65,16 @@ def _use_value(sessions: Sessions, channel: str, inputs: PutInputs, record: Reco
     if put.token is not None and not run.same_session:
         remove_aged(values, channel, put.token, sessions.lease, parent.now)
     value = values[channel]
-    if is_snapshot(value) and isinstance(value.value, tuple):
-        value = values[channel] = delta_snapshot([*value.value])  # What an `Overwrite` may hold.
-    if not is_conversation(snapshot_value(value)):
+    messages = snapshot_value(value)
+    if isinstance(messages, tuple) and messages is not value:
+        messages = [*messages]  # What an `Overwrite` may hold.
+        values[channel] = delta_snapshot(messages)
+    if not is_conversation(messages):
         return
     record.channel = channel
     if parent.remembered and channel not in put.changed and run.shown and run.same_session:
         # The conversation is as it was shown, so all of it is stored already and need not be encoded.
-        record.plain = not is_snapshot(values.pop(channel))
+        record.plain = values.pop(channel) is messages
 
 
 def _keep_shown(channel: str, before: Record | None, record: Record, held: tuple[BodyName, ...]) -> None:

@@ -179,7 +179,7 @@ class PutInputs(NamedTuple):
     @property
     def carries_over(self) -> bool:
         """Whether it is the first of its run in a session that began after the run's own had ended."""
-        return self.is_orphan and (self.put.token is None or not self.run.same_session)
+        return (self.put.token is None or not self.run.same_session) and self.is_orphan
 
     @property
     def may_follow_first(self) -> bool:

@@ -61,13 +61,13 @@ class PutPlans:
         Raises:
             TypeNotAllowedError: A value would not come back as it is.
         """
-        run = RunState.of(put, parent, bodies)
+        run, where = RunState.of(put, parent, bodies), label(put.key)
         record = Record(put.checkpoint, put.metadata, put.parent, run.id, run.seen, run.shown)
         if put.ns:
-            blobs, append = self._of_subgraph(put, parent, record, bodies)
+            blobs, append = self._of_subgraph(put, parent, record, bodies, where)
         else:
-            blobs, append = self._of_root(PutInputs(put, parent, run), record, bodies)
-        blobs[put.name] = encode_record(record, self.sessions.codec, label(put.key))
+            blobs, append = self._of_root(PutInputs(put, parent, run), record, bodies, where)
+        blobs[put.name] = encode_record(record, self.sessions.codec, where)
         blobs[pointer_name(put.ns)] = Blob(b"", (put.name,), run.seen.position, (writes_name(put.ns, put.id),))
         # Writes that were made pending on a checkpoint after it was freed are of no more use.
         orphan = (writes_name(put.ns, put.parent or ""),) if parent.freed else ()
@@ -78,16 +78,16 @@ class PutPlans:
     # The following set a record's values, and return the blobs and entries that have to be stored besides the record.
 
     def _of_subgraph(
-        self, put: Put, parent: Parent, record: Record, bodies: KnownBodies
+        self, put: Put, parent: Parent, record: Record, bodies: KnownBodies, where: str
     ) -> tuple[dict[str, Blob], list[Appended]]:
-        blobs = encode_values(record, put.values, bodies, self.sessions.codec, label(put.key), parent.record)
+        blobs = encode_values(record, put.values, bodies, self.sessions.codec, where, parent.record)
         return blobs, [(SUBS, line_payload(put.ns, put.id, record), ())]
 
     def _of_root(
-        self, inputs: PutInputs, record: Record, bodies: KnownBodies
+        self, inputs: PutInputs, record: Record, bodies: KnownBodies, where: str
     ) -> tuple[dict[str, Blob], list[Appended]]:
         (put, parent, run), channel = inputs, self.messages_key
-        codec, where, token = self.sessions.codec, label(put.key), put.token
+        codec, token = self.sessions.codec, put.token
         values: dict[str, Any] = dict(put.values)
         held, blobs = find_conversation(self.sessions, channel, inputs, record, values)
         blobs.update(encode_values(record, values, bodies, codec, where, parent.record))

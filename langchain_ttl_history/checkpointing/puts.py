@@ -48,7 +48,7 @@ class CheckpointPuts:
             put = yield from knowing_past(self.sessions, put, put.token, plans.messages_key)
         remembered = self._remembered(put)
         if remembered is None:
-            return (yield from self._put_as_read(put, self._remembered_parent(put)))
+            return (yield from self._put_as_read(put, _parent_in(self.sessions.cache.last(put.key), put)))
         parent, bodies = remembered
         plan = plans.plan(put, parent, bodies)
         outcome: Outcome = yield from self.sessions.write(put.key, plan.change)
@@ -100,16 +100,8 @@ class CheckpointPuts:
             return None
         if not put.ns and self.plans.messages_key not in put.values:
             return None  # Perhaps a `DeltaChannel`, whose pending writes are needed.
-        parent = self._remembered_parent(put)
+        parent = _parent_in(cached, put)
         return None if parent is None else (parent, cached.bodies)
-
-    def _remembered_parent(self, put: Put) -> Parent | None:
-        """The parent of a put, as this process remembers it; None if it does not."""
-        cached = self.sessions.cache.last(put.key)
-        record = None if cached is None else cached.records.get(put.parent_name)
-        if cached is None or record is None:
-            return None
-        return Parent(cached.generation, record=record, freed=put.parent_name in cached.freed, remembered=True)
 
     def _brought_along(self, put: Put) -> Record | None:
         """What a put builds on, as it was in a session that ended since; None if its run loaded it, or it is not known.
@@ -178,3 +170,11 @@ class CheckpointPuts:
         for each in ended:
             blobs = {**each.values.get(put.parent_name, {}), **blobs}
         return blobs
+
+
+def _parent_in(cached: CachedSession | None, put: Put) -> Parent | None:
+    """The parent of a put, as it is remembered of a session; None if it is not."""
+    record = None if cached is None else cached.records.get(put.parent_name)
+    if cached is None or record is None:
+        return None
+    return Parent(cached.generation, record=record, freed=put.parent_name in cached.freed, remembered=True)
