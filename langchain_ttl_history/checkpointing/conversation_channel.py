@@ -35,7 +35,7 @@ def find_conversation(
         sessions: What sessions have in common.
         channel: The channel that may be the conversation.
         inputs: What the put is planned from.
-        record: The checkpoint's record, which says that it shows what its run was shown; updated in place.
+        record: The checkpoint's record, with the names of what its run was shown; updated in place.
         values: The channel values; left are those that have to be encoded, in the order they are stored.
 
     Returns:

@@ -135,7 +135,7 @@ class RunState(NamedTuple):
     is_first_put: bool
     """Whether it is the first put since its run loaded a checkpoint."""
     same_session: bool
-    """Whether the session is the one that its run loaded, and not one that began after that ended."""
+    """Whether the session is the one that its run loaded, if it loaded any, and not one that began after that ended."""
 
     @classmethod
     def of(cls, put: Put, parent: Parent, bodies: KnownBodies) -> RunState:
@@ -173,7 +173,7 @@ class PutInputs(NamedTuple):
 
     @property
     def lost_what_it_builds_on(self) -> bool:
-        """Whether it is an orphan, and nothing tells what it builds on: its run has not just been shown it either."""
+        """Whether it is an orphan, and its run was not shown the parent just now in this session."""
         return self.is_orphan and not (self.run.is_first_put and self.run.same_session)
 
     @property
