@@ -16,11 +16,12 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from langchain_ttl_history.encoding.allowlist import TypeName
 from langchain_ttl_history.encoding.extensions import Extensions, UnmadeError, refusal
-from langchain_ttl_history.encoding.fidelity import changed, same, spelled
+from langchain_ttl_history.encoding.fidelity import changed, same
 from langchain_ttl_history.encoding.images import image_of, images_of, joined, messages_of
 from langchain_ttl_history.encoding.messages import pack_message, pack_plain
 from langchain_ttl_history.encoding.plain import OPTIONS, plainly
 from langchain_ttl_history.encoding.records import pack, unpack, unpack_marked
+from langchain_ttl_history.encoding.spelling import spelled
 from langchain_ttl_history.errors import ConfigurationError, CorruptRecordError, TypeNotAllowedError, brief
 
 __all__ = [

@@ -16,7 +16,6 @@ from langchain_core.messages import BaseMessage
 
 from langchain_ttl_history.encoding.allowlist import AllowList, TypeName
 from langchain_ttl_history.encoding.class_names import module_of
-from langchain_ttl_history.encoding.fidelity import Pairs, spelled
 from langchain_ttl_history.encoding.langgraph_values import SAFE, dumped, revived
 from langchain_ttl_history.encoding.layouts import is_core
 from langchain_ttl_history.encoding.messages import pack_message, pack_plain, unpack_messages
@@ -35,6 +34,7 @@ from langchain_ttl_history.encoding.records import (
     nesting,
     pack,
 )
+from langchain_ttl_history.encoding.spelling import Pairs, spelled
 from langchain_ttl_history.errors import CorruptRecordError, TypeNotAllowedError, printable
 from langchain_ttl_history.keys import OwnedThread
 

@@ -1,4 +1,7 @@
-"""Whether a value comes back as it went in, and how to write it so that it does."""
+"""Whether a value comes back as it went in, types included, and which part of it does not.
+
+`==` alone would not tell: `[True] == [1]`, and a NaN equals nothing.
+"""
 
 from __future__ import annotations
 
@@ -8,42 +11,14 @@ from datetime import date, time
 from decimal import Decimal
 from typing import Any
 
-import ormsgpack
 from langchain_core.messages import BaseMessage
 
 from langchain_ttl_history.encoding.objects import beside, taken_apart
-from langchain_ttl_history.encoding.records import BYTEARRAY, INTEGER, spelled_text
 from langchain_ttl_history.keys import OwnedThread
 
-__all__ = ["Pairs", "changed", "same", "spelled"]
+__all__ = ["changed", "same"]
 
 _PLAIN_TYPES = (str, int, float, bytes, list, dict, tuple)
-
-
-def spelled(value: Any) -> Any:
-    """The value, with everything that MessagePack would refuse or change written as an extension."""
-    kind = type(value)
-    if kind is str:
-        return spelled_text(value)
-    if kind is int and not -(2**63) <= value < 2**64:
-        return ormsgpack.Ext(INTEGER, str(value).encode())
-    if kind is bytearray:
-        return ormsgpack.Ext(BYTEARRAY, bytes(value))
-    if kind is list:
-        return [spelled(each) for each in value]
-    if kind is dict:
-        pairs = [[spelled(key), spelled(each)] for key, each in value.items()]
-        if all(type(key) is str for key, _ in pairs):
-            return dict(pairs)
-        # A key that MessagePack cannot hold makes the whole mapping a list of pairs.
-        return Pairs(pairs)
-    if kind is tuple:
-        return tuple(map(spelled, value))
-    return value
-
-
-class Pairs(list[Any]):
-    """A mapping as a list of pairs, to be packed as an extension."""
 
 
 def same(left: Any, right: Any) -> bool:
