@@ -1,4 +1,4 @@
-"""Frees what is left in Redis of sessions that expired: what lists them, and their tombstones. No I/O here.
+"""Frees what is left in Redis of sessions that expired, which is what lists them, and tombstones that did. No I/O here.
 
 The server frees a session by itself, since its key has a deadline.
 """

@@ -1,5 +1,6 @@
 -- Makes any change to one session, whole or not at all; write.lua makes the common ones.
--- First all that the change may concern is read, then it is refused or applied to what was read, then that is stored.
+-- First what the change may concern is read, but for older parts of lists; then it is refused or applied to what was
+-- read; then that is stored.
 --
 -- KEYS: the user, the session.
 -- ARGV[1], packed:

@@ -1,6 +1,6 @@
 -- Reads parts of one session.
 -- First what is named is read, and the use is recorded. Then references are followed in rounds, each with one command for
--- the names that belong to their numbers and one for the blobs.
+-- the names that belong to their numbers and one for the blobs and lists. Older parts of a list take one more.
 --
 -- KEYS: the user, the session.
 -- ARGV[1], packed:
