@@ -35,9 +35,7 @@ def test_of_two_answers_of_one_history_one_is_the_later() -> None:
     assert later(requests("request9"), OLD) is None
 
 
-def restored(
-    storage: RedisStorage, admin: Any, change: Change, since: Change, by: RedisStorage | None = None
-) -> None:
+def restored(storage: RedisStorage, admin: Any, change: Change, since: Change, by: RedisStorage | None = None) -> None:
     """Make the server forget what `change` wrote, which is read, and write something else, by another worker."""
     _, session = keys_of(storage)
     before = admin.dump(session)

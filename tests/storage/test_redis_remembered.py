@@ -273,9 +273,7 @@ def test_deleting_a_session_looks_at_nothing_that_is_remembered_of_others(
         assert cache.of(SessionKey("ada", "s2")) is not None
 
 
-def test_what_is_remembered_is_bounded(
-    storage: RedisStorage, another: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_remembered_is_bounded(storage: RedisStorage, another: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mirror_module, "_EACH", 60_000)
     monkeypatch.setattr(mirror_module, "_BYTES", 150_000)
     keys = [SessionKey("ada", f"s{number}") for number in range(9)]
