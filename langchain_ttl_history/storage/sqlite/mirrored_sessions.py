@@ -2,9 +2,10 @@
 
     a read    look at the row; is it that of the mirror?  yes: answer from the mirror
                                                           no:  in a transaction, read what is new, or all
+              (where the use moves the deadline, in a transaction that writes)
 
     a write   plan it on the mirror, and do one statement:
-              UPDATE sessions SET ... WHERE head = (as in the mirror); did a row change?  yes: done
+              UPDATE sessions SET ... WHERE head = (as in the mirror) ...; did a row change?  yes: done
               no:  in a transaction, look at the row, read what is new, plan on that, and write
 
 A thread that plans a write takes the mirror, and puts it back as the file is then. Others wait for it a little. If the
@@ -177,7 +178,7 @@ class MirroredSessions:
     def _write_as_planned(self, key: SessionKey, change: Change, began: int) -> Outcome | None:
         """Change one session as planned on its mirror; None, with nothing written, if the row has to be looked at."""
         now = self._clock()
-        mirror = self._take_current(key, change, now)
+        mirror = self._take_to_plan_on(key, change, now)
         if mirror is None:
             return None
         planned = _planned(mirror, change, now)
@@ -192,7 +193,7 @@ class MirroredSessions:
         self._mirrors.put(key, mirror, began)
         return outcome
 
-    def _take_current(self, key: SessionKey, change: Change, now: float) -> Mirror | None:
+    def _take_to_plan_on(self, key: SessionKey, change: Change, now: float) -> Mirror | None:
         """Take the mirror of a session if a change can be planned on it; None if the row has to be looked at."""
         self._writes += 1
         if not self._writes % _LOOKS:

@@ -46,7 +46,7 @@ class Transactions:
         self._writer = threading.RLock()
         self._connections = Connections(path, durable=durable, timeout=timeout)
         # The process that forks, and whether it holds `_writer` to do so.
-        self._pid, self._is_paused = os.getpid(), False
+        self._pid, self._holds_writer = os.getpid(), False
         watch(self)
         self._patiently(self._connections.open_first)
 
@@ -54,17 +54,17 @@ class Transactions:
 
     def before_fork(self) -> None:
         """Let nobody write or read while the process forks."""
-        self._pid, self._is_paused = os.getpid(), False
+        self._pid, self._holds_writer = os.getpid(), False
         until = time.monotonic() + self._timeout
-        self._is_paused = self._writer.acquire(timeout=self._timeout)
+        self._holds_writer = self._writer.acquire(timeout=self._timeout)
         self._connections.pause(until)
 
     def after_fork(self) -> None:
         """Resume after a fork, in the parent and in the child."""
         in_child = os.getpid() != self._pid
         self._connections.resume(in_child=in_child)
-        if self._is_paused:
-            self._is_paused = False
+        if self._holds_writer:
+            self._holds_writer = False
             self._writer.release()
         elif in_child:
             self._writer = threading.RLock()  # The thread that held it does not exist in the child.
