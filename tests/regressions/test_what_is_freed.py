@@ -360,16 +360,17 @@ def test_an_edit_of_what_is_freed_is_not_shown_as_the_newest_once_the_turn_aroun
     assert plain_texts(history.messages) == [question, "inner 17", "inner 18", "inner 19"]
 
 
-def test_what_a_delta_channel_needs_over_the_caps_is_not_looked_through_at_every_step() -> None:
+async def test_what_a_delta_channel_needs_over_the_caps_is_not_looked_through_at_every_step() -> None:
     storage, outlines = Hooked(), list[Query]()
     storage.after_read = lambda query: outlines.append(query) if query.outline else None
     buffer = SessionBuffer(storage, default_user="u", retention=Retention(max_bytes=20_000))
     graph = StateGraph(Desk).add_node("model", lambda _: {"messages": [AIMessage("a" * 500)]})
     agent = graph.add_edge(START, "model").compile(checkpointer=buffer.checkpointer())
-    agent.invoke({"messages": [HumanMessage("q")], "files": ["report"]}, CONFIG)
+    # Without threads, so that writes and checkpoints come in the same order each time.
+    await agent.ainvoke({"messages": [HumanMessage("q")], "files": ["report"]}, CONFIG)
     sizes = []
     for _ in range(40):
-        ask(agent, "q")
+        await agent.ainvoke({"messages": [HumanMessage("q")]}, CONFIG)
         sizes.append(found.bytes if (found := buffer.info("u", "t")) else 0)
     assert sizes[-1] > 80_000, "nothing is kept for the channel"
     # One more for each tenth that the session has grown, and a few before the first checkpoint is kept so.

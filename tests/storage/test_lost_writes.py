@@ -190,7 +190,7 @@ def test_no_position_of_a_lost_entry_is_given_again(place: RedisPlace | SQLitePl
     found = storage.read(KEY, Query(("log",)))
     assert found.position == before
     again = append(b"said since")
-    assert again - 2 > max(lost)
     entries: list[Entry] = [*storage.read(KEY, Query(("log",))).lists["log"]]
-    assert [entry.position for entry in entries[3:]] == [again - 2, again - 1, again]
+    first, second, third = (entry.position for entry in entries[3:])  # There may be gaps between them.
+    assert max(lost) < first < second < third == again
     storage.close()
