@@ -7,7 +7,6 @@ python clerk.py FOLDER approve                let the waiting agent go on
 from __future__ import annotations
 
 import sys
-import time
 from pathlib import Path
 
 from langchain.agents import create_agent
@@ -43,7 +42,7 @@ if command == "ask":
     agent.invoke({"messages": [HumanMessage(" ".join(question))]}, config)
     request = agent.get_state(config).interrupts[0].value["action_requests"][0]
     print("waits for a person:", request["name"], request["args"], flush=True)
-    time.sleep(600)  # till it is killed: nobody may answer in this process
+    sys.stdin.read()  # waits till it is killed: nobody may answer in this process
 elif not agent.get_state(config).interrupts:
     print("nothing waits for approval")
 else:

@@ -1,5 +1,7 @@
 """A worker: an agent in a process of its own. Each line of its standard input is a question, or "(go on)".
 
+It prints its answers, and "(looking)" while it looks something up.
+
 python worker.py redis://HOST:PORT/0
 """
 
@@ -20,6 +22,7 @@ from langchain_ttl_history import SessionBuffer
 @tool
 def find_invoice(month: str, config: RunnableConfig) -> str:
     """Find the invoice of a month."""
+    print("(looking)", flush=True)
     time.sleep(1)  # slow on purpose: the story needs two turns that overlap
     return invoice_of(config["configurable"]["user_id"], month)
 
@@ -31,6 +34,9 @@ config = buffer.config("alice", "support")
 print("ready", flush=True)
 for line in sys.stdin:
     question = line.strip()
-    # Without input a graph goes on from its last checkpoint, whoever stored it.
-    state = agent.invoke(None if question == "(go on)" else {"messages": [HumanMessage(question)]}, config)
+    # Without input a graph goes on from its last checkpoint, whoever stored it. With "sync" each step is stored before the
+    # next one begins, so that checkpoint has the call of a tool that runs.
+    state = agent.invoke(
+        None if question == "(go on)" else {"messages": [HumanMessage(question)]}, config, durability="sync"
+    )
     print(state["messages"][-1].text, flush=True)
