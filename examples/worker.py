@@ -34,8 +34,8 @@ config = buffer.config("alice", "support")
 print("ready", flush=True)
 for line in sys.stdin:
     question = line.strip()
-    # Without input a graph goes on from its last checkpoint, whoever stored it. With "sync" each step is stored before the
-    # next one begins, so that checkpoint has the call of a tool that runs.
+    # Without input a graph goes on from its last checkpoint, whoever stored it. With "sync" each step is stored before
+    # the next one begins, so that checkpoint has the call of a tool that runs.
     state = agent.invoke(
         None if question == "(go on)" else {"messages": [HumanMessage(question)]}, config, durability="sync"
     )
