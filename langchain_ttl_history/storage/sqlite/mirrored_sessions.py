@@ -125,7 +125,7 @@ class MirroredSessions:
                 self._mirrors.drop(*key)
             else:
                 self._mirrors.put(key, mirror, began)
-        except BaseException:
+        except BaseException:  # Nobody shall wait for a mirror that this thread has taken.
             self._mirrors.drop(*key)
             raise
         return snapshot
@@ -168,7 +168,7 @@ class MirroredSessions:
             written = self._transactions.transact(lambda connection: self._write(connection, key, change))
             if written.mirror is not None:
                 self._mirrors.put(key, written.mirror, began)
-        except BaseException:
+        except BaseException:  # Nobody shall wait for a mirror that this thread has taken.
             self._mirrors.drop(*key)
             raise
         finally:
