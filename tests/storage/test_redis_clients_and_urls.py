@@ -8,7 +8,10 @@ import re
 import subprocess
 import sys
 import traceback
+from contextlib import closing
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from inspect import isawaitable
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -21,12 +24,13 @@ import valkey
 from langchain_ttl_history import ConfigurationError, SessionBuffer
 from langchain_ttl_history import storage as storages
 from langchain_ttl_history.storage import RedisStorage
-from langchain_ttl_history.storage.redis import server_url
+from langchain_ttl_history.storage.redis import drivers, server_url
 from langchain_ttl_history.storage.redis.clients import ClientsOfURL
+from langchain_ttl_history.storage.redis.server_url import ServerURL
 from langchain_ttl_history.storage.types import Change, Query, Status
 from tests import servers
 from tests.shared.one_session import KEY, LEASE
-from tests.shared.redis_cases import abandon, clients_of, kind_here
+from tests.shared.redis_cases import abandon, clients_of, kind_here, open_cluster, open_redis
 
 
 @pytest.mark.parametrize("library", [redis, valkey])
@@ -203,6 +207,31 @@ async def test_a_url_needs_no_server_and_no_loop_until_it_is_used(url: str, driv
         assert sync.connection_pool.connection_kwargs["port"] == 1
     assert repr(storage) == f"RedisStorage('{url}')"
     await storage.aclose()
+
+
+@pytest.mark.parametrize("open_", [open_redis, open_cluster])
+@pytest.mark.parametrize("driver", ["redis", "valkey"])
+async def test_a_server_is_told_which_package_connects(open_: Any, driver: str) -> None:
+    storage = open_(None, "valkey", scheme=driver if open_ is open_redis else f"{driver}+cluster")
+    for client in (clients_of(storage).client(), clients_of(storage).async_client()):
+        answered = client.client_info()
+        connection = await answered if isawaitable(answered) else answered
+        assert connection["lib-name"] == f"{driver}-py(langchain-ttl-history_v{version('langchain-ttl-history')})"
+    await storage.aclose()
+
+
+def test_a_program_that_was_bundled_without_metadata_connects(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(drivers.metadata, "version", gone)
+    with closing(open_redis(None)) as storage:
+        assert storage.write(KEY, Change(LEASE)).status is Status.STORED
+
+
+def test_a_name_in_a_url_comes_first() -> None:
+    client = ServerURL("valkey://localhost:1?lib_name=mine").client(asynchronous=False)
+    assert client.connection_pool.make_connection().lib_name == "mine"
 
 
 @pytest.mark.parametrize("url", ["valkey://localhost:1", "valkeys+cluster://localhost:1"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import import_module
+from importlib import import_module, metadata
 from types import ModuleType
 from typing import Any
 
@@ -11,6 +11,7 @@ __all__ = [
     "connection_to",
     "described",
     "exceptions_of",
+    "introduction",
     "is_async",
     "is_client",
     "is_of_cluster",
@@ -19,6 +20,7 @@ __all__ = [
 ]
 
 _DRIVERS = ("redis", "valkey")
+_OURS = "langchain-ttl-history"
 
 
 def library_of(client: Any) -> str | None:
@@ -64,6 +66,19 @@ def described(client: Any) -> str:
 def exceptions_of(library: str) -> ModuleType:
     """The module of a driver's errors."""
     return import_module(f"{library}.exceptions")
+
+
+def introduction(library: str) -> dict[str, Any]:
+    """Options for a driver's client, by which a server's `CLIENT LIST` names this package beside the driver."""
+    try:
+        version = metadata.version(_OURS)
+    except metadata.PackageNotFoundError:
+        return {}  # A program that was bundled into one file may come without.
+    try:
+        info = import_module(f"{library}.driver_info").DriverInfo
+    except ImportError:  # valkey-py, and redis-py before 7.2
+        return {"lib_name": f"{library}-py({_OURS}_v{version})"}
+    return {"driver_info": info().add_upstream_driver(_OURS, version)}
 
 
 def class_prefix(library: str) -> str:

@@ -14,7 +14,7 @@ from unicodedata import category
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from langchain_ttl_history.errors import ConfigurationError, unknown_url
-from langchain_ttl_history.storage.redis.drivers import class_prefix, exceptions_of
+from langchain_ttl_history.storage.redis.drivers import class_prefix, exceptions_of, introduction
 from langchain_ttl_history.storage.redis.tls import SharedContext
 
 __all__ = ["ServerURL"]
@@ -29,6 +29,8 @@ _RETRIES, _PAUSE, _LONGEST_PAUSE = 2, 0.02, 0.2
 # An address of version 6, with its zone.
 _ADDRESS = re.compile(r"[\da-f]*:[\da-f:.]*(%[\w.-]+)?")
 
+# Options by which a URL itself says who connects.
+_INTRODUCED = re.compile(r"(^|&)lib_(name|version)=")
 # An option that a URL sets, without another behind a wrong sign: the drivers' errors show some values.
 _OPTION = re.compile(r"[^=]*=(?!.*password=).*")
 
@@ -185,6 +187,8 @@ class ServerURL:
             # Of a connection that is refused, only newer drivers make an error of their own in time.
             "retry": retry(backoff, _RETRIES, (errors.ConnectionError, ConnectionRefusedError)),
         }
+        if not _INTRODUCED.search(self._parts.query):
+            options |= introduction(self.library)
         if self.is_cluster:
             return made.from_url(self._plain, **options)
         # valkey-py retries only after errors that are also named here.
