@@ -130,7 +130,8 @@ def test_a_history_shows_what_the_rules_say_at_every_cap(
     for case in STORAGES.values():
         storage = case.open(Clock())
         written(appends, storage)
-        for cap in [None, *range(1, 101)]:
+        # All larger caps show what one above the length shows.
+        for cap in [None, *range(1, min(100, len(conversation) + 1) + 1)]:
             buffer = SessionBuffer(storage, retention=Retention(max_messages=cap))
             shown = buffer.history("u", "s").messages
             expected = expected_window(conversation, lambda messages, cap=cap: cap is None or len(messages) <= cap)

@@ -169,7 +169,8 @@ class Played:
         assert all(message.id for message in shown)
 
     def check_at_every_cap(self) -> None:
-        for cap in range(1, 101):
+        # All larger caps show what one above the length shows.
+        for cap in range(1, min(100, len(self.told.said) + 1) + 1):
             buffer = SessionBuffer(self.storage, retention=Retention(max_messages=cap))
             shown = buffer.history("u", "s").messages
             expected = expected_window(self.told.said, lambda messages, cap=cap: len(messages) <= cap)

@@ -369,13 +369,11 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "a newer version": lambda payload: b"\x7f" + payload[1:],
 }
 
-Reading = Callable[[Session, Any], Awaitable[Any]]
-
-READINGS: dict[str, Reading] = {
-    "history": lambda s, graph: s.messages(),
-    "get_tuple": lambda s, graph: s.colour.call(s.buffer.checkpointer(), "get_tuple", s.config),
-    "list": lambda s, graph: s.colour.collect(s.buffer.checkpointer(), "list", s.config),
-    "an agent's turn": lambda s, graph: s.ask(graph, "next"),
+READINGS: dict[str, Callable[[Session], Awaitable[Any]]] = {
+    "history": lambda s: s.messages(),
+    "get_tuple": lambda s: s.colour.call(s.buffer.checkpointer(), "get_tuple", s.config),
+    "list": lambda s: s.colour.collect(s.buffer.checkpointer(), "list", s.config),
+    "an agent's turn": lambda s: s.ask(build_graph("agent", s.buffer.checkpointer()), "next"),
 }
 
 
@@ -393,7 +391,7 @@ async def test_a_corrupt_record_raises_an_error_that_names_the_session(
     liar.served.clear()
     # By workers that remember nothing yet.
     other = through(session, liar)
-    whole = await READINGS[reading](other, build_graph("agent", other.buffer.checkpointer()))
+    whole = await READINGS[reading](other)
     records = sorted(liar.served)
     assert records
     complaints: list[str] = []
@@ -401,7 +399,7 @@ async def test_a_corrupt_record_raises_an_error_that_names_the_session(
         liar.tampered = {record: DAMAGE[damage]}
         other = through(session, liar)
         try:
-            shown = await READINGS[reading](other, build_graph("agent", other.buffer.checkpointer()))
+            shown = await READINGS[reading](other)
         except CorruptRecordError as error:
             complaints.append(str(error))
         else:
@@ -422,12 +420,12 @@ async def test_no_turn_starts_over_a_corrupt_record(session: Session, storage: A
     await mine.ask(graph, "hello")
     before = await mine.texts()
     liar.served.clear()
-    await READINGS["get_tuple"](mine, graph)
+    await READINGS["get_tuple"](mine)
     needed = []
     for record in sorted(liar.served):
         liar.tampered = {record: DAMAGE["garbage"]}
         try:
-            await READINGS["get_tuple"](mine, graph)
+            await READINGS["get_tuple"](mine)
         except CorruptRecordError:
             needed.append(record)
     assert len(needed) >= 3
@@ -496,7 +494,7 @@ async def test_a_storage_that_is_down_never_looks_like_an_empty_session(
     await mine.ask(graph, "hello")
     flaky.down = True
     with pytest.raises(StorageError) as error:
-        await READINGS[reading](mine, graph)
+        await READINGS[reading](mine)
     assert error.value.__cause__ is not None
     flaky.down = False
     assert await mine.texts() == ["hello", "re: hello"]

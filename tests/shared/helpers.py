@@ -32,6 +32,7 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.graph.message import _messages_delta_reducer
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.prebuilt import ToolNode
+from pydantic import BaseModel
 
 from langchain_ttl_history import SessionBuffer, TTLChatMessageHistory
 
@@ -208,6 +209,10 @@ class StreamingModel(ScriptedModel):
             yield chunk
 
 
+class _Lookup(BaseModel):
+    thing: str
+
+
 @dataclass
 class Tools:
     """A real tool, `lookup`, that can be stopped at a gate per thing and counts its calls."""
@@ -231,7 +236,8 @@ class Tools:
             self.looked_up.append(thing)
             return f"facts about {thing}"
 
-        return [StructuredTool.from_function(lookup, coroutine=alookup, name="lookup")]
+        # Without a schema, one would be made for each tool, which takes longer than many a test.
+        return [StructuredTool.from_function(lookup, coroutine=alookup, name="lookup", args_schema=_Lookup)]
 
 
 class DeltaState(TypedDict):
