@@ -1,11 +1,10 @@
-"""A naive model of what a storage keeps, as dicts, and the rules that compare a storage with it."""
+"""Every verb of a storage, in any order and at any time, compared with a naive model."""
 
 from __future__ import annotations
 
 import asyncio
 import copy
 import itertools
-from dataclasses import dataclass, field
 from typing import Any
 
 from hypothesis import strategies as st
@@ -14,86 +13,22 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import MemoryStorage
 from langchain_ttl_history.storage.base import Storage
-from langchain_ttl_history.storage.types import KEEP, Blob, Change, Entry, Guard, Lease, Outcome, Query, Status
+from langchain_ttl_history.storage.types import KEEP, Change, Entry, Guard, Lease, Outcome, Query, Status
 from langchain_ttl_history.testing import Clock
-
-KEYS = [SessionKey("ada", "s1"), SessionKey("ada", "s2"), SessionKey("bob", "s1")]
-BLOBS = ("m1", "m2", "v1", "c1")
-LISTS = ("log", "w1")
-
-# Mostly one, so that much happens to it.
-keys = st.sampled_from([KEYS[0], KEYS[0], *KEYS])
-payloads = st.binary(max_size=6)
-times = st.sampled_from([None, 10.0, 25.0, 60.0])
-leases = st.builds(Lease, times, st.sampled_from([None, None, 40.0, 100.0]))
-refs = st.lists(st.sampled_from(BLOBS), max_size=2).map(tuple)
-# Which of a session's positions, oldest first; see `Model.at`.
-places = st.integers(0, 8)
-blobs = st.builds(Blob, payloads, refs, places, st.lists(st.sampled_from(BLOBS + LISTS), max_size=2).map(tuple))
-blobs_by_name = st.dictionaries(st.sampled_from(BLOBS), blobs, max_size=3)
-appended = st.lists(st.tuples(st.sampled_from(LISTS), payloads, refs), max_size=3)
-dropped = st.lists(st.sampled_from(BLOBS + LISTS), max_size=2)
-trimmed = st.dictionaries(st.sampled_from(LISTS), st.frozensets(places, max_size=3), max_size=1)
-
-
-@dataclass
-class Session:
-    """What the model knows of a session."""
-
-    generation: int
-    created: float
-    used: float
-    lease: Lease
-    own: Any = KEEP
-    ends: float | None = None
-    """The deadline that was read last, where it may be later than the model's."""
-    position: int = 0
-    blobs: dict[str, Blob] = field(default_factory=dict)
-    entries: list[tuple[str, Entry]] = field(default_factory=list)
-
-    @property
-    def idle(self) -> float | None:
-        """How long it lives after a use."""
-        idle: float | None = self.lease.idle_ttl if self.own is KEEP else self.own
-        return idle
-
-    @property
-    def deadline(self) -> float:
-        """When it ends at the earliest."""
-        return self.ended(0.0)
-
-    def ended(self, late: float) -> float:
-        """When it ends, so many seconds late if it is for idleness."""
-        ends = [float("inf")]
-        if self.idle is not None:
-            ends.append(self.used + self.idle + late)
-        if self.lease.max_age is not None:
-            ends.append(self.created + self.lease.max_age)
-        return min(ends)
-
-    def list(self, name: str) -> list[Entry]:
-        """The entries of a list."""
-        return sorted((entry for of, entry in self.entries if of == name), key=lambda entry: entry.position)
-
-    @property
-    def bytes(self) -> int:
-        """Every payload byte."""
-        return sum(len(each.payload) for each in (*self.blobs.values(), *(entry for _, entry in self.entries)))
-
-
-def reached(session: Session, start: set[str], follow: tuple[str, ...]) -> set[str]:
-    """Every name that a read reaches: grown until it grows no more."""
-    names = set(start)
-    while True:
-        found = set(names)
-        for name in names:
-            refs: set[str] = {ref for entry in session.list(name) for ref in entry.refs}
-            if name in session.blobs:
-                refs = {*session.blobs[name].refs, *session.blobs[name].also}
-            found |= {ref for ref in refs if ref.startswith(follow)} if follow else set()
-        if found == names:
-            return names
-        names = found
+from tests.storage.drawn import (
+    BLOBS,
+    KEYS,
+    LISTS,
+    appended,
+    blobs_by_name,
+    dropped,
+    keys,
+    leases,
+    placed,
+    times,
+    trimmed,
+)
+from tests.storage.naive_session import Session, reached
 
 
 def anything(model: Model) -> bool:
@@ -228,7 +163,7 @@ class Model(RuleBasedStateMachine):
         lease=leases,
         blobs=blobs_by_name,
         append=appended,
-        place=st.lists(st.tuples(st.sampled_from(LISTS), st.builds(Entry, places, payloads, refs)), max_size=2),
+        place=placed,
         drop=dropped,
         trim=trimmed,
         own=st.sampled_from([KEEP, KEEP, KEEP, None, 5.0, 30.0]),

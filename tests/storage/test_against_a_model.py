@@ -15,7 +15,8 @@ from langchain_ttl_history.storage.sqlite import appends, mirror, segments, tail
 from langchain_ttl_history.storage.sqlite import mirrored_sessions as verbs
 from langchain_ttl_history.storage.types import Query
 from tests.shared.sqlite_cases import open_sqlite, path_of, remembered
-from tests.storage.model import Model, Session, anybody
+from tests.storage.model import Model, anybody
+from tests.storage.naive_session import Session
 
 
 def assert_references_counted(session: MemorySession) -> None:

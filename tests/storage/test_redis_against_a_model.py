@@ -11,7 +11,8 @@ from hypothesis.stateful import invariant
 
 from langchain_ttl_history.keys import SessionKey
 from tests.shared.redis_cases import admin_of, another_worker, close_redis, context_of, open_redis
-from tests.storage.model import Model, Session
+from tests.storage.model import Model
+from tests.storage.naive_session import Session
 
 
 class RedisModel(Model):
