@@ -28,10 +28,11 @@ is the fold:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import takewhile
 
 from langchain_ttl_history.log_entries import WHERE_IT_IS, Delta, Seen, unseen
+from langchain_ttl_history.log_turns import Turns, own_turns, seen_turns
 from langchain_ttl_history.stored.names import NO_KEY, BodyName, MessageKey, key_of
 
 __all__ = ["diff", "fold", "keyed"]
@@ -46,27 +47,6 @@ def fold(names: Sequence[BodyName], deltas: Sequence[Delta], seen: Seen) -> Sequ
     for delta in new:
         folding.apply(delta)
     return folding.names
-
-
-class _Turns:
-    """Who said what, as far as is known: for keys of messages the run that added each, and what opened its turn."""
-
-    def __init__(self) -> None:
-        self.run_of: dict[MessageKey, str] = {}
-        self.opening_of: dict[MessageKey, Delta] = {}
-
-    def note(self, keys: Collection[MessageKey], run: str, opening: Delta | None) -> None:
-        """Note that a run added these messages, and the change that opened their turn, if anything tells which."""
-        self.run_of.update(dict.fromkeys(keys, run))
-        if opening is not None:
-            self.opening_of.update(dict.fromkeys(keys, opening))
-
-    def followed_by(self, others: _Turns) -> _Turns:
-        """These and others, which count where both know of a message."""
-        both = _Turns()
-        both.run_of = {**self.run_of, **others.run_of}
-        both.opening_of = {**self.opening_of, **others.opening_of}
-        return both
 
 
 class _Folding:
@@ -92,9 +72,9 @@ class _Folding:
         self._order = keyed(names)
         # By key; it has those too that `_remove` has taken out of the order, for `_add` to put back.
         self._names = dict(zip(self._order, names, strict=True))
-        self._own_turns = _own_turns(deltas, seen, self._order)
+        self._own_turns = own_turns(self._order, deltas, seen)
         # Of the messages that the changes applied so far have added.
-        self._turns = _Turns()
+        self._turns = Turns()
 
     @property
     def names(self) -> Sequence[BodyName]:
@@ -164,15 +144,22 @@ class _Folding:
     def _end_for(self, delta: Delta) -> int:
         """Where the end is for a change that follows nothing that is there.
 
-        That is never behind a turn that the head ends in if that began only after this change. If the change continues
-        a turn, it is behind what is left of that turn, or in front of what others have begun since.
+        A change that begins a turn goes to the end. What continues a turn goes behind what is left of that, or in front
+        of what others have begun since:
+
+        ```text
+         1  run a  adds q1
+         2  run b  adds q2
+         3  run a  adds call, after q1
+         4  run c  removes call          or also q1
+         5  run a  adds result, after call
+         fold      q1 result q2          or result q2
+        ```
         """
-        order = self._order
-        later = [order.index(key) for began, key in self._own_turns if delta.position < began and key in order]
-        end = min(later, default=len(order))
+        order, end = self._order, self._end_before_own_turns(delta)
         if delta.after is None or delta.known is None:
             return end
-        turns = self._seen_turns().followed_by(self._turns)
+        turns = seen_turns(order, self._deltas, self._new).followed_by(self._turns)
         for at in range(len(order), 0, -1):
             if turns.run_of.get(order[at - 1]) == delta.run:
                 return at
@@ -184,56 +171,11 @@ class _Folding:
                 return at
         return end
 
-    def _seen_turns(self) -> _Turns:
-        """Of the messages that stand where a change put them that the head's run has seen."""
-        newest = {key: delta.position for delta in self._deltas for key in delta.added_keys}
-        fresh = {delta.position for delta in self._new}
-        turns = _Turns()
-        for delta in self._deltas:
-            if delta.position in fresh or delta.is_carried_over or delta.removed:
-                continue
-            keys = {*delta.added_keys}
-            end = next((at for at in range(len(self._order), 0, -1) if self._order[at - 1] in keys), 0)
-            if end < len(self._order) and newest.get(self._order[end], delta.position) < delta.position:
-                continue  # It only edited: what it added is followed by nothing older.
-            # What it edited besides stands further up.
-            added = [*takewhile(keys.__contains__, reversed(self._order[:end]))]
-            turns.note(added, delta.run, delta if delta.after is None else turns.opening_of.get(delta.after))
-        return turns
-
-
-def _own_turns(deltas: Sequence[Delta], seen: Seen, order: Sequence[MessageKey]) -> list[tuple[int, MessageKey]]:
-    """Where the turns began that the head ends in, of runs that began while another one waited for results.
-
-    Empty for any other run: it was shown all that had been said before.
-
-    Args:
-        deltas: The log.
-        seen: What the head's run has seen.
-        order: The keys of the head's messages.
-
-    Returns:
-        For each its position in the log, and the key of its first message.
-    """
-    if not seen.began_beside_another:
-        return []
-    # For each key the position at which its turn began. A run that resumes goes on with the turn of another.
-    turns: dict[MessageKey, int] = {}
-    opened: dict[str, int] = {}
-    for delta in deltas:
-        if delta.is_carried_over or not seen.ran(delta):
-            continue
-        began = turns.get(delta.after or NO_KEY)
-        if delta.after is None:
-            began = opened.setdefault(delta.run, delta.position)
-        elif delta.after in delta.removed:
-            # What goes on with another turn follows a message of that, or has removed it.
-            began = opened.get(delta.run, began)
-        if began is not None:
-            turns.update(dict.fromkeys(delta.added_keys, began))
-    # Messages that it only edited stand further up.
-    first = {turns[key]: key for key in takewhile(turns.__contains__, reversed(order))}
-    return [*first.items()]
+    def _end_before_own_turns(self, delta: Delta) -> int:
+        """The end, or where a turn begins that the head's own run opened only after this change; see `own_turns`."""
+        order = self._order
+        later = [order.index(key) for began, key in self._own_turns if delta.position < began and key in order]
+        return min(later, default=len(order))
 
 
 def _behind_moved(order: Sequence[MessageKey], delta: Delta) -> dict[MessageKey, list[MessageKey]]:
