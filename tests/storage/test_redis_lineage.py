@@ -10,7 +10,8 @@ import pytest
 from langchain_ttl_history.storage import RedisStorage
 from langchain_ttl_history.storage.redis import replies
 from langchain_ttl_history.storage.redis.lineage import later, newest
-from langchain_ttl_history.storage.redis.mirror import Mirror, Mirrors, Seen
+from langchain_ttl_history.storage.redis.mirror import Mirror
+from langchain_ttl_history.storage.redis.mirrors import Found, Mirrors
 from langchain_ttl_history.storage.types import Blob, Change, Query, Status
 from tests.shared.one_session import KEY, LEASE
 from tests.shared.redis_cases import MESSAGES, TURN, another_worker, begin, context_of, keys_of, sending, told
@@ -125,7 +126,7 @@ def test_a_read_is_done_anew_if_another_threads_answer_was_of_another_history(
 
 def test_nothing_is_added_to_what_another_thread_was_told_of_another_history() -> None:
     mirrors, mirror = Mirrors(), Mirror(1, 1, FORK)
-    mirrors.after_read(KEY, Seen(mirror, NEW, {"m": Blob(b"lost")}, {"m": 1}), 0)
+    mirrors.after_read(KEY, Found(mirror, NEW, {"m": Blob(b"lost")}, {"m": 1}), 0)
     assert (mirror.requests, mirror.blobs) == (FORK, {})
 
 

@@ -11,7 +11,7 @@ import redis
 
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import RedisStorage
-from langchain_ttl_history.storage.redis import mirror as mirror_module
+from langchain_ttl_history.storage.redis import mirrors as mirrors_module
 from langchain_ttl_history.storage.redis import requests as requests_module
 from langchain_ttl_history.storage.redis.commands import Eval
 from langchain_ttl_history.storage.types import Blob, Change, Entry, Lease, Query, Status
@@ -274,8 +274,8 @@ def test_deleting_a_session_looks_at_nothing_that_is_remembered_of_others(
 
 
 def test_what_is_remembered_is_bounded(storage: RedisStorage, another: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mirror_module, "_EACH", 60_000)
-    monkeypatch.setattr(mirror_module, "_BYTES", 150_000)
+    monkeypatch.setattr(mirrors_module, "_EACH", 60_000)
+    monkeypatch.setattr(mirrors_module, "_BYTES", 150_000)
     keys = [SessionKey("ada", f"s{number}") for number in range(9)]
     mirrors = context_of(storage).mirrors
     for key in keys:
@@ -300,7 +300,7 @@ def test_what_is_remembered_is_bounded(storage: RedisStorage, another: Any, monk
 def test_what_is_remembered_of_sessions_without_blobs_is_bounded_as_well(
     storage: RedisStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mirror_module, "_BYTES", 20_000)
+    monkeypatch.setattr(mirrors_module, "_BYTES", 20_000)
     for number in range(30):
         key = SessionKey("ada", f"s{number}")
         storage.write(key, Change(LEASE, append=[("log", b"hello", ())]))

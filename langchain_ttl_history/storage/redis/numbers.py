@@ -60,37 +60,34 @@ class NumbersCache:
         """What is known of a session. Other threads may add to it, but never change what is there."""
         return self._known.get(key)
 
-    def learn(
-        self, key: SessionKey, told: SessionNumbers | None, dropped: Collection[str] = (), before: int = -1
-    ) -> None:
-        """Remember what the answer to a request told.
+    def after_read(self, key: SessionKey, told: SessionNumbers | None) -> None:
+        """Remember the numbers that the answer to a read told; None if there is no session."""
+        if told is None:
+            self.forget(*key)
+        else:
+            self._learn(key, told)
+
+    def after_write(self, key: SessionKey, told: SessionNumbers, dropped: Collection[str], before: int) -> None:
+        """Remember the numbers that the answer to a write told.
 
         Args:
             key: The session.
-            told: The numbers of blobs after the request; None if there is no session.
-            dropped: The names that the request dropped, if nothing else was dropped since epoch `before`.
-            before: The epoch before the request, if that is a write.
+            told: The numbers of blobs after the write.
+            dropped: What the write dropped, if nothing else was dropped since epoch `before`.
+            before: The epoch before the write.
         """
-        if told is None:
-            self.forget(*key)
-            return
+        self._learn(key, told, dropped, before)
+
+    def _learn(
+        self, key: SessionKey, told: SessionNumbers, dropped: Collection[str] = (), before: int | None = None
+    ) -> None:
         with self._lock:
             known = self._known.pop(key, None)
+            # Before it grows.
             size = _size(known)
-            latest = None if known is None else later(told.requests, known.requests)
-            if known is not None and known.generation == told.generation and latest is not None:
-                if known.epoch == told.epoch:
-                    known.requests = latest
-                    known.numbers.update(told.numbers)
-                    told = known
-                elif known.epoch > told.epoch:
-                    told = known  # Another request, after this one, was answered first.
-                elif known.epoch == before:
-                    gone = set(dropped)
-                    kept = {name: number for name, number in known.numbers.items() if name not in gone}
-                    told.numbers.update(kept)
-            self._known[key] = told
-            self._size += _size(told) - size
+            valid = told if known is None else _still_valid(known, told, dropped, before)
+            self._known[key] = valid
+            self._size += _size(valid) - size
             while self._size > _MOST and len(self._known) > 1:
                 _, oldest = self._known.popitem(last=False)
                 self._size -= _size(oldest)
@@ -100,6 +97,35 @@ class NumbersCache:
         with self._lock:
             for key in keys_concerned(self._known, user_id, session_id):
                 self._size -= _size(self._known.pop(key, None))
+
+
+def _still_valid(
+    known: SessionNumbers, told: SessionNumbers, dropped: Collection[str], before: int | None
+) -> SessionNumbers:
+    """Of the numbers that were known, and those that an answer told, the ones that are valid after it.
+
+    Where m1 and m2 are known, of epoch 1, and the answer tells m3:
+
+    ```text
+     m3 of epoch 1                                    m1 m2 m3
+     m3 of epoch 0                                    m1 m2, since it was answered late
+     m3 of epoch 2, by what dropped m1 in epoch 1     m2 m3
+     m3 of epoch 2, by anything else                  m3
+    ```
+    """
+    latest = later(told.requests, known.requests)
+    if known.generation != told.generation or latest is None:
+        return told
+    if known.epoch == told.epoch:
+        known.requests = latest
+        known.numbers.update(told.numbers)
+        return known
+    if known.epoch > told.epoch:
+        return known  # Another request, after this one, was answered first.
+    if known.epoch == before:
+        gone = set(dropped)
+        told.numbers.update({name: number for name, number in known.numbers.items() if name not in gone})
+    return told
 
 
 def _size(known: SessionNumbers | None) -> int:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from langchain_ttl_history.storage.redis.commands import Eval, Keys, Scan
 from langchain_ttl_history.storage.redis.layout import MICRO
-from langchain_ttl_history.storage.redis.mirror import Mirrors
+from langchain_ttl_history.storage.redis.mirrors import Mirrors
 from langchain_ttl_history.storage.redis.numbers import NumbersCache
 
 __all__ = ["Context", "Plan"]

@@ -1,4 +1,16 @@
-"""Parses what the scripts reply that read and write one session. No I/O here."""
+"""Parses what the scripts reply that read and write one session. No I/O here.
+
+A read of h, and of what it refers to and the log after its mark, is replied with these strings behind the head:
+
+    "tm"..., a2 "m1" a2 "m2"                 a table of names, since numbers of kind m are among the references
+    "h", 01 "h" 00000000 ... ff "m" ...      the blob that was asked for, by name; see `layout` for all values
+    "log", 000000000001 ... ff "m" ... "x"   the list, by name
+    00 "m" 00000001 "Ho"                     blobs that were followed; their numbers give their names
+    00 "m" 00000000 "Hi"
+
+If m1 and m2 are remembered (see `mirror`), the reply has only h and the log, and the blobs are added from there. The
+reply to an outline is fields of the session's hash and their values.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +32,14 @@ from langchain_ttl_history.storage.redis.layout import (
     without_lengths,
 )
 from langchain_ttl_history.storage.redis.lineage import later
-from langchain_ttl_history.storage.redis.mirror import Mirror, Remembered, Seen, Stored
+from langchain_ttl_history.storage.redis.mirror import NOTHING, Mirror, Remembered
+from langchain_ttl_history.storage.redis.mirrors import Found, Stored
 from langchain_ttl_history.storage.redis.names import full_name
 from langchain_ttl_history.storage.redis.numbers import SessionNumbers
 from langchain_ttl_history.storage.redis.references import KIND, TABLE, Names
 from langchain_ttl_history.storage.types import Blob, Change, Entry, Outcome, Query, Snapshot, Status
 
-__all__ = ["is_completed", "parse_read", "parse_write"]
+__all__ = ["may_complete", "parse_read", "parse_write"]
 
 _NOW = Struct(">QQ")
 _HEAD = Struct(">10Q4I")
@@ -56,7 +69,7 @@ class _Head(NamedTuple):
     lists: int
 
 
-def is_completed(reply: Sequence[bytes], mirror: Mirror, by: str) -> bool:
+def may_complete(reply: Sequence[bytes], mirror: Mirror, by: str) -> bool:
     """Whether a mirror may complete the reply of `read.lua`.
 
     It may not if the server left out what was remembered as of request `by`, but the mirror has become one of another
@@ -73,7 +86,7 @@ def _requests_of(reply: Sequence[bytes]) -> bytes:
 @decoder("a session")
 def parse_read(
     reply: Sequence[bytes], query: Query, mirror: Mirror | None, remembered: Remembered
-) -> tuple[Snapshot, SessionNumbers | None, Seen | None]:
+) -> tuple[Snapshot, SessionNumbers | None, Found | None]:
     """Parse the reply of `read.lua`.
 
     Args:
@@ -93,29 +106,30 @@ def parse_read(
         now, fence = _NOW.unpack(reply[0])
         return Snapshot(now / MICRO, fence), None, None
     head, requests = _Head._make(_HEAD.unpack_from(reply[0])), _requests_of(reply)
-    if mirror is not None and (
-        (mirror.generation, mirror.edition) != (head.generation, head.edition) or remembered.by.encode() not in requests
-    ):
-        mirror = None  # Nothing was left out.
-    left_out = {} if mirror is None else remembered.numbers
-    names = _Names({} if mirror is None else mirror.names())
-    values, raw_lists = _every(_strings(reply), names) if head.is_outline else _some(_strings(reply), names, head)
+    if mirror is None or not _left_out_any(head, requests, mirror, remembered):
+        mirror, remembered = Mirror(head.generation, head.edition, requests), NOTHING
+    names, strings = _Names(mirror.names()), _strings(reply)
+    values, raw_lists = _every(strings, names) if head.is_outline else _some(strings, names, head)
     numbers = {name: number_in(value) for name, value in values.items()}
     names.update(zip(numbers.values(), numbers, strict=True))
     blobs = {name: blob_in(value, names) for name, value in values.items()}
     lists = {name: entries_in(raw, names) for name, raw in raw_lists}
     lasting = {name: number for name, number in numbers.items() if not values[name][0] & SET_AGAIN}
-    if mirror is None:
-        mirror = Mirror(head.generation, head.edition, requests)
-    seen = Seen(mirror, requests, {**blobs}, lasting)
+    found = Found(mirror, requests, {**blobs}, lasting)
     if head.is_outline:
         # Only what was left out: another thread's answer may have added more to the mirror since.
-        blobs = {name: mirror.blobs[name] for name in left_out} | blobs
+        blobs = {name: mirror.blobs[name] for name in remembered.numbers} | blobs
     else:
         refs = [ref for blob in blobs.values() for ref in blob.refs]
         refs += [ref for entries in lists.values() for entry in entries for ref in entry.refs]
         mirror.complete(blobs, refs, query.follow, query.known)
-    return _snapshot(head, blobs, lists), SessionNumbers(head.generation, head.epoch, numbers, requests), seen
+    return _snapshot(head, blobs, lists), SessionNumbers(head.generation, head.epoch, numbers, requests), found
+
+
+def _left_out_any(head: _Head, requests: bytes, mirror: Mirror, remembered: Remembered) -> bool:
+    """Whether the server has left out what it was told that is remembered: that still held where it replied."""
+    is_same_edition = (mirror.generation, mirror.edition) == (head.generation, head.edition)
+    return is_same_edition and remembered.by.encode() in requests
 
 
 def _strings(reply: Sequence[bytes]) -> list[bytes]:
@@ -164,10 +178,10 @@ class _Names(Names):
 
 
 # The values of blobs, and lists.
-_Found: TypeAlias = tuple[dict[str, bytes], list[tuple[str, bytes]]]
+_Raw: TypeAlias = tuple[dict[str, bytes], list[tuple[str, bytes]]]
 
 
-def _some(strings: Sequence[bytes], names: _Names, head: _Head) -> _Found:
+def _some(strings: Sequence[bytes], names: _Names, head: _Head) -> _Raw:
     """The blobs and lists in a reply that is not an outline."""
     blobs_at = head.tables
     lists_at = blobs_at + head.blobs
@@ -179,7 +193,7 @@ def _some(strings: Sequence[bytes], names: _Names, head: _Head) -> _Found:
     return values, [(full_name(name), value) for name, value in pairs(strings[lists_at:followed_at])]
 
 
-def _every(strings: Sequence[bytes], names: _Names) -> _Found:
+def _every(strings: Sequence[bytes], names: _Names) -> _Raw:
     """The blobs and lists in an outline, which has every field of the session."""
     values: dict[str, bytes] = {}
     newest: list[tuple[str, bytes]] = []

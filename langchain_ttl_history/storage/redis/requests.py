@@ -14,7 +14,7 @@ from langchain_ttl_history.storage.redis.mirror import NOTHING
 from langchain_ttl_history.storage.redis.names import short_name
 from langchain_ttl_history.storage.redis.numbers import NOT_DROPPING, Dropping
 from langchain_ttl_history.storage.redis.plans import Context, Plan
-from langchain_ttl_history.storage.redis.replies import is_completed, parse_read, parse_write
+from langchain_ttl_history.storage.redis.replies import may_complete, parse_read, parse_write
 from langchain_ttl_history.storage.types import Change, Outcome, Query, Snapshot
 
 __all__ = ["delete", "forget", "read", "write"]
@@ -41,13 +41,13 @@ def read(context: Context, key: SessionKey, query: Query) -> Plan[Snapshot]:
     deletions, mirror = context.mirrors.deletions, context.mirrors.of(key)
     remembered = NOTHING if mirror is None else mirror.remembered()
     reply = yield Eval(_READ, address.keys, [packed([*arguments, *remembered[:4]]), address.ids])
-    if mirror is not None and not is_completed(reply, mirror, remembered.by):
+    if mirror is not None and not may_complete(reply, mirror, remembered.by):
         mirror, remembered = None, NOTHING
         reply = yield Eval(_READ, address.keys, [packed([*arguments, *remembered[:4]]), address.ids])
-    found, known, seen = parse_read(reply, query, mirror, remembered)
-    context.numbers.learn(key, known)
-    context.mirrors.after_read(key, seen, deletions)
-    return found
+    snapshot, told, found = parse_read(reply, query, mirror, remembered)
+    context.numbers.after_read(key, told)
+    context.mirrors.after_read(key, found, deletions)
+    return snapshot
 
 
 def write(context: Context, key: SessionKey, change: Change) -> Plan[Outcome]:
@@ -69,9 +69,9 @@ def write(context: Context, key: SessionKey, change: Change) -> Plan[Outcome]:
     if told is not None:
         if dropped and known is not None:
             # That request may have begun the epoch which is told. But for what it drops, numbers from before hold.
-            context.numbers.learn(key, told.known, dropped, known.epoch)
+            context.numbers.after_write(key, told.known, dropped, known.epoch)
         else:
-            context.numbers.learn(key, told.known, change.drop, told.epoch)
+            context.numbers.after_write(key, told.known, change.drop, told.epoch)
         context.mirrors.after_write(key, told, change)
     return outcome
 

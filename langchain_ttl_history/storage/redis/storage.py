@@ -25,7 +25,7 @@ from langchain_ttl_history.storage.redis.commands import NEVER_DECODE, Command, 
 from langchain_ttl_history.storage.redis.damage import located, which_keys
 from langchain_ttl_history.storage.redis.drivers import connection_to, is_of_cluster
 from langchain_ttl_history.storage.redis.failures import Failures, is_of_another_loop, is_of_replica
-from langchain_ttl_history.storage.redis.mirror import Mirrors
+from langchain_ttl_history.storage.redis.mirrors import Mirrors
 from langchain_ttl_history.storage.redis.numbers import NumbersCache
 from langchain_ttl_history.storage.redis.plans import Context, Plan
 from langchain_ttl_history.storage.types import Change, Outcome, Query, Snapshot, Usage
