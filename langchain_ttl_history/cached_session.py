@@ -1,4 +1,15 @@
-"""What this process knows of one session: checkpoints and messages, of its newest generation and of those before."""
+"""What this process knows of one session: checkpoints and messages, of its newest generation and of those before.
+
+A run that began in a generation before may still go on, and bring along what it holds:
+
+```text
+ a run puts c1 in generation 1           last: 1
+ the session ends; another puts c2       last: 2, before: 1
+ the session ends; a third puts c3       last: 3, before: 2; also 1, if the first run still holds that
+ the session ends; a subgraph goes on    last: 4, before: 3; also 1
+ the session ends; a subgraph goes on    last: 5, before: 3, since 4 has nothing of the root graph; also 1
+```
+"""
 
 from __future__ import annotations
 
@@ -10,7 +21,7 @@ from langchain_ttl_history.storage.types import Blob
 from langchain_ttl_history.stored.known_bodies import KnownBodies
 from langchain_ttl_history.stored.names import MessageKey, is_root
 
-__all__ = ["CacheEntry", "CachedSession"]
+__all__ = ["CachedSession", "Generations"]
 
 # How many checkpoints of a session are remembered, and of how many of the root graph all messages: mostly more than
 # there are runs at once.
@@ -103,8 +114,8 @@ class CachedSession:
         self.freed.discard(name)
 
 
-class CacheEntry:
-    """A session's place in the cache; whoever holds it keeps what is known of the session, as a run under way does."""
+class Generations:
+    """What is known of a session; whoever holds this keeps it known, as a run under way does."""
 
     __slots__ = ("__weakref__", "_older", "counted", "last")
 
@@ -129,7 +140,7 @@ class CacheEntry:
                 each.before = None
         self.last = CachedSession(generation, before)
 
-    def generations(self) -> list[CachedSession]:
+    def all(self) -> list[CachedSession]:
         """What is known of the generation that was seen last, and of those before it."""
         last = self.last
         # In this order: another thread that begins a new generation moves the one before to the older ones.

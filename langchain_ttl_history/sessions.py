@@ -134,11 +134,11 @@ class Sessions:
     def plan_freeing(self, key: SessionKey, view: View) -> None:
         """Plan what the next write can free, if this read was answered with an outline."""
         if view.snapshot.outline and view.snapshot.generation:
-            self.cache.keep_plan(key, self._plan(view))
+            self.cache.plans.keep(key, self._plan(view))
 
     def write(self, key: SessionKey, change: Change) -> Flow[Outcome]:
         """Write a change, together with what a read planned to free."""
-        freed = self.cache.take_plan(key)
+        freed = self.cache.plans.take(key)
         both = None if freed is None else compaction.combined(change, freed)
         outcome: Outcome
         if both is not None:

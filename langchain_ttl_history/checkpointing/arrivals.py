@@ -51,7 +51,7 @@ class Arrivals:
             yield from self._settle_early(key, put.name)
         else:
             self.late.refuse(key, put.name)
-            self._cache.take_early(key, put.name)  # They will never be read.
+            self._cache.early.take(key, put.name)  # They will never be read.
 
     def put_writes(self, given: TaskWrites) -> Flow[None]:
         """Store writes pending on a checkpoint, or let them wait for it.
@@ -67,7 +67,7 @@ class Arrivals:
             if outcome.status is Status.DELETED:
                 self.late.warn(key)
         if given.interrupts and is_early and outcome.status is Status.STORED:
-            self._cache.keep_early(key, name, self.pending.on_their_own(given))
+            self._cache.early.keep(key, name, self.pending.on_their_own(given))
             # Looked up only now: whoever puts the checkpoint may have looked before for what came early.
             if not self._is_unknown(key, name):
                 yield from self._settle_early(key, name)
@@ -89,7 +89,7 @@ class Arrivals:
 
     def _settle_early(self, key: SessionKey, name: str) -> Flow[None]:
         """See to it that interrupts stored before this checkpoint was known are read with it."""
-        for change in self._cache.take_early(key, name):
+        for change in self._cache.early.take(key, name):
             yield from self.pending.settle_early(key, name, change)
 
     def _is_unknown(self, key: SessionKey, name: str) -> bool:

@@ -159,8 +159,8 @@ class CheckpointPuts:
             plan: How it was stored.
             cached: What is known of the session that it was stored in.
         """
-        entry = None if put.parent_name in cached.records else self.sessions.cache.entry(put.key)
-        ended = [] if entry is None else [each for each in entry.generations() if each is not cached]
+        known = [] if put.parent_name in cached.records else self.sessions.cache.generations(put.key)
+        ended = [each for each in known if each is not cached]
         for each in ended:
             cached.bodies.take(plan.record.body_names, each.bodies)
         if plan.bodies is not cached.bodies:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 
-from langchain_ttl_history import SessionBuffer
+from langchain_ttl_history import SessionBuffer, waiting_changes
 from langchain_ttl_history import cache as session_cache
 from langchain_ttl_history.cache import SessionCache
 from langchain_ttl_history.checkpoints import Record
@@ -42,8 +42,7 @@ def test_what_a_session_began_with_is_still_known_once_its_generation_is() -> No
 
 
 def generations(cache: SessionCache) -> list[int]:
-    entry = cache.entry(KEY)
-    return [] if entry is None else [each.generation for each in entry.generations()]
+    return [each.generation for each in cache.generations(KEY)]
 
 
 def test_of_the_generations_before_only_the_last_is_remembered_and_it_counts() -> None:
@@ -108,10 +107,10 @@ def test_a_generation_is_found_though_another_thread_begins_a_new_one_meanwhile(
     first = cache.advance_to(KEY, 1)
     first.learn("c\0root", record, {})
     cache.advance_to(KEY, 2).learn("c\0other", record, {})
-    entry = cache.entry(KEY)
+    known = cache._known(KEY)
     # Stands for one before them, which is looked up first.
     monkeypatch.setattr(
-        entry, "_older", (lambda: monkeypatch.setattr(entry, "_older", ()) or cache.advance_to(KEY, 3),)
+        known, "_older", (lambda: monkeypatch.setattr(known, "_older", ()) or cache.advance_to(KEY, 3),)
     )
     assert cache.last_with(KEY, "c\0root", None) is first
 
@@ -210,14 +209,14 @@ def test_of_a_session_that_is_too_large_by_itself_no_more_is_remembered(monkeypa
 def test_what_waits_to_be_freed_and_interrupts_that_wait_are_remembered_in_bounds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(session_cache, "_WAITING", 3)
+    monkeypatch.setattr(waiting_changes, "_MOST", 3)
     cache, change = SessionCache(), Change(Lease(60.0, None))
     keys = [SessionKey("ada", f"s{number}") for number in range(5)]
     for key in keys:
-        cache.keep_plan(key, change)
-        cache.keep_early(key, "c", change)
-    assert [key for key in keys if cache.take_plan(key) is not None] == keys[2:]
-    assert [key for key in keys if cache.take_early(key, "c")] == keys[2:]
+        cache.plans.keep(key, change)
+        cache.early.keep(key, "c", change)
+    assert [key for key in keys if cache.plans.take(key) is not None] == keys[2:]
+    assert [key for key in keys if cache.early.take(key, "c")] == keys[2:]
 
 
 def test_what_a_checkpoint_holds_besides_its_conversation_is_remembered_until_its_run_goes_on() -> None:
@@ -247,13 +246,13 @@ def test_nothing_of_a_session_that_is_dropped_is_remembered() -> None:
     cache = SessionCache()
     for name in ("s1", "s2"):
         cache.advance_to(SessionKey("ada", name), 1)
-        cache.keep_plan(SessionKey("ada", name), Change(Lease(1.0, None)))
-        cache.keep_early(SessionKey("ada", name), "c", Change(Lease(1.0, None)))
+        cache.plans.keep(SessionKey("ada", name), Change(Lease(1.0, None)))
+        cache.early.keep(SessionKey("ada", name), "c", Change(Lease(1.0, None)))
     cache.drop("ada", "s1")
     assert cache.last(KEY) is None
-    assert (cache.take_plan(KEY), [*cache.take_early(KEY, "c")]) == (None, [])
-    assert cache.take_plan(SessionKey("ada", "s2")) is not None
-    assert len(cache.take_early(SessionKey("ada", "s2"), "c")) == 1
+    assert (cache.plans.take(KEY), [*cache.early.take(KEY, "c")]) == (None, [])
+    assert cache.plans.take(SessionKey("ada", "s2")) is not None
+    assert len(cache.early.take(SessionKey("ada", "s2"), "c")) == 1
 
 
 def test_what_edits_replaced_is_remembered_in_bounds_and_counts() -> None:

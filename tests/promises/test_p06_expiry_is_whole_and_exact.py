@@ -17,7 +17,7 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.graph.message import _messages_delta_reducer
 from langgraph.types import Command, interrupt
 
-from langchain_ttl_history import Retention, SessionBuffer, cache
+from langchain_ttl_history import Retention, SessionBuffer, cache, recent_names
 from langchain_ttl_history.storage import MemoryStorage
 from langchain_ttl_history.testing import Clock
 from tests.shared.fixtures import StorageCase
@@ -566,7 +566,7 @@ async def test_a_turn_outlives_its_session_however_many_others_the_process_used(
     session: Session, clock: Clock, case: StorageCase, state: Any, ends: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cache, "_SESSIONS", 2)
-    monkeypatch.setattr(cache, "_RECENT", 8)
+    monkeypatch.setattr(recent_names, "_RECENT", 8)
     quick = build_graph("state_graph", session.buffer.checkpointer(), ScriptedModel(answer=echo))
 
     async def work(_: Any) -> dict[str, Any]:

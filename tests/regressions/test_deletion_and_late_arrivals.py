@@ -348,12 +348,12 @@ def test_an_interrupt_that_was_deleted_before_its_checkpoint_came_is_remembered_
     saver = buffer.checkpointer()
     made = checkpoint(HumanMessage("q", id="q"))
     saver.put_writes(at(made), [(INTERRUPT, [Interrupt("secret", id="i")])], "task")
-    cache = saver._sessions.cache
-    assert cache._early
+    early = saver._sessions.cache.early
+    assert early._early
     buffer.delete("u", "t")
     if comes:
         saver.put(CONFIG, made, LOOP, {"messages": 1})
-    assert not cache._early
+    assert not early._early
 
 
 def test_a_message_with_a_set_is_stored_again_with_an_interrupt_whose_checkpoint_was_freed() -> None:

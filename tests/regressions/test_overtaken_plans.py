@@ -32,7 +32,7 @@ def test_a_plan_that_was_overtaken_by_a_deletion_of_runs_leaves_a_session_that_c
         question = HumanMessage(f"h{turn}")
         agent.invoke({"messages": [question]}, {"configurable": {"thread_id": "t"}, "metadata": {"run_id": runs[-1]}})
         shown = history.messages
-        if turn > 3 and buffer._sessions.cache._plans:
+        if turn > 3 and buffer._sessions.cache.plans._plans:
             break
     else:
         pytest.fail("no read planned anything")
