@@ -63,7 +63,7 @@ def portrait(sessions: Sessions, key: SessionKey) -> Flow[Portrait | None]:
     view = yield from _glance(sessions, key)
     if view is None:
         return None
-    shown = {*sessions.window(view.history, view.messages)}
+    shown = {*sessions.window.names(view.history, view.messages)}
     waiting = {*view.names}.difference(view.history)
     return Portrait(
         (yield from _info(sessions, key, view)),
@@ -90,7 +90,7 @@ def _info(sessions: Sessions, key: SessionKey, view: View) -> Flow[SessionInfo]:
     return SessionInfo(
         key.user_id,
         key.session_id,
-        len(sessions.window(view.history, view.messages)),
+        len(sessions.window.names(view.history, view.messages)),
         len(listed),
         snapshot.bytes,
         _time(snapshot.created_at),

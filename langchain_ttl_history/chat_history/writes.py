@@ -137,13 +137,13 @@ def _append_to_log(
     """Append changes to the session's log; False if bodies that they refer to were freed in between."""
     append = [(LOG, delta.payload(), delta.added) for delta in deltas]
     change = Change(sessions.lease, guard, blobs, append)
-    outcome = yield from sessions.write(key, change)
+    outcome = yield from sessions.freeing.write(key, change)
     if outcome.status is Status.DELETED:
         raise _deleted(key)
     if outcome.status is Status.MISSING:
         return False
-    if sessions.is_heavy(key, outcome):
-        yield from sessions.free_now(key)
+    if sessions.freeing.is_heavy(key, outcome):
+        yield from sessions.freeing.free_now(key)
     return True
 
 

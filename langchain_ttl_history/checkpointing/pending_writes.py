@@ -64,8 +64,8 @@ class PendingWrites:
                 # Its checkpoint may come only after a deletion, and belongs to the same turn.
                 cache.note_put(key, writes_name(given.ns, given.id), outcome.generation)
             # These may be the last writes of a run, and they outdate what a put at the same moment planned to free.
-            if self.sessions.is_heavy(key, outcome):
-                yield from self.sessions.free_now(key)
+            if self.sessions.freeing.is_heavy(key, outcome):
+                yield from self.sessions.freeing.free_now(key)
         return change, outcome
 
     def _after_refusal(

@@ -51,7 +51,7 @@ class CheckpointPuts:
             return (yield from self._put_as_read(put, _parent_in(self.sessions.cache.last(put.key), put)))
         parent, bodies = remembered
         plan = plans.plan(put, parent, bodies)
-        outcome: Outcome = yield from self.sessions.write(put.key, plan.change)
+        outcome: Outcome = yield from self.sessions.freeing.write(put.key, plan.change)
         if outcome.status is Status.STORED:
             bodies.sent(plan.change.blobs)
             yield from self._done(put, plan, outcome)
@@ -146,8 +146,8 @@ class CheckpointPuts:
             cached.settle(record)
         cache.note_put(key, put.name, outcome.generation)
         cache.count(key)
-        if self.sessions.is_heavy(key, outcome):
-            yield from self.sessions.free_now(key)
+        if self.sessions.freeing.is_heavy(key, outcome):
+            yield from self.sessions.freeing.free_now(key)
 
     def _with_brought_along(self, put: Put, plan: Plan, cached: CachedSession) -> Mapping[str, Blob]:
         """The blobs that a put has stored, and those that its parent needed in a session that ended since.

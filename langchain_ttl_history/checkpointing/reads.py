@@ -87,7 +87,9 @@ class CheckpointReads:
         recall = sessions.recall(key)
         if id is not None:
             names += (INDEX,)
-        query = Query(names, _FOLLOW, mark, sessions.lease, outline_over=sessions.soft_limits, known=recall.known)
+        query = Query(
+            names, _FOLLOW, mark, sessions.lease, outline_over=sessions.freeing.soft_limits, known=recall.known
+        )
         snapshot: Snapshot = yield Read(key, query)
         found = self._found(key, snapshot, id, recall)
         if found is None:
@@ -125,7 +127,7 @@ class CheckpointReads:
         if not snapshot.generation:
             return None
         view = view_of(snapshot, recall, self.sessions.codec)
-        self.sessions.plan_freeing(key, view)
+        self.sessions.freeing.plan_after_read(key, view)
         if view.record is None:
             is_there = view.names and id in (None, first_checkpoint_id(snapshot.generation))
             return self._first(key, view) if is_there else None
@@ -138,7 +140,7 @@ class CheckpointReads:
         snapshot = view.snapshot
         checkpoint = first_checkpoint(snapshot.generation, self.messages_key)
         id = checkpoint["id"]
-        shown, messages = self.sessions.window_with_messages(view.graph, view.messages)
+        shown, messages = self.sessions.window.with_messages(view.graph, view.messages)
         token = Token.of(snapshot.generation, id, view.seen, shown, view.graph)
         self.sessions.cache.advance_to(key, snapshot.generation).bodies.learn_read(
             shown, messages, snapshot.blobs, self.sessions.codec
@@ -149,7 +151,7 @@ class CheckpointReads:
     def _latest(self, key: SessionKey, view: View, record: Record) -> tuple[Loaded, Token]:
         snapshot, id = view.snapshot, record.checkpoint["id"]
         cached = self.sessions.cache.advance_to(key, snapshot.generation)
-        shown, messages = self.sessions.window_with_messages(view.graph, view.messages, cached.bodies)
+        shown, messages = self.sessions.window.with_messages(view.graph, view.messages, cached.bodies)
         unchanged = shown is record.names or tuple(shown) == record.names
         loaded = self._loaded(snapshot, id, record, messages, unchanged=unchanged)
         versions = loaded.checkpoint["channel_versions"]
@@ -186,7 +188,7 @@ class CheckpointReads:
             return None
         self.sessions.cache.note_put(key, checkpoint_name("", id), snapshot.generation)
         decoded = recall.decode(record.names, snapshot.blobs)
-        shown, messages = self.sessions.window_with_messages(
+        shown, messages = self.sessions.window.with_messages(
             record.names, dict(zip(record.names, decoded, strict=True))
         )
         whole = len(shown) == len(record.names)
