@@ -86,37 +86,64 @@ class _Groups:
 
 
 def placed(messages: Iterable[BaseMessage], view: View) -> list[tuple[MessageKey | None, list[str]]]:
-    """The ids of these messages in groups, and for each the key of the message that it follows; None for the end.
+    """The ids of these messages in groups, and for each the key of the message that it follows; None for the end."""
+    placing = _Placing(view)
+    for message in messages:
+        placing.place(message)
+    return placing.groups.used()
+
+
+class _Placing:
+    """Puts messages into groups, one after the other.
 
     A late result goes to its call, and what answers it, up to the next question, with it. What is said behind a message
-    that is there follows that, once anything went to its call.
+    that is there follows that, once anything went to its call:
+
+    ```text
+     the conversation    q1 call q2 a2
+     somebody adds       result q2 more q3
+     in groups           result q2, which follow call; more, which follows q2; q3, which goes to the end
+     the conversation    q1 call result q2 more a2 q3
+    ```
     """
-    groups, here = _Groups(), {*keyed(view.names)}
-    # By the id of a call the message of these that made it, if that is there; results of a new one stay with it.
-    made: dict[str | None, MessageKey] = {}
-    # As long as nothing new was said but results, those of other calls are late as well.
-    is_first = True
-    behind: MessageKey | None = None
-    for message in messages:
+
+    def __init__(self, view: View) -> None:
+        self.groups: _Groups = _Groups()
+        self._view = view
+        self._here = {*keyed(view.names)}
+        # By the id of a call the message of these that made it, if that is there; results of a new one stay with it.
+        self._made: dict[str | None, MessageKey] = {}
+        # As long as nothing new was said but results, those of other calls are late as well.
+        self._is_first = True
+        # What the next new message is said behind, if it is to follow that.
+        self._behind: MessageKey | None = None
+
+    def place(self, message: BaseMessage) -> None:
+        """Put a message into its group."""
         id = MessageKey(message.id or "")
-        is_there = id in here
-        asks = isinstance(message, (HumanMessage, SystemMessage))
+        is_there = id in self._here
         if not isinstance(message, ToolMessage):
-            is_first = is_first and is_there
+            self._is_first = self._is_first and is_there
             for call in answerable(message):
-                made.pop(call, None)
+                self._made.pop(call, None)
                 if is_there:
-                    made[call] = id
+                    self._made[call] = id
         if is_there:  # What is there stays in its place, and places nothing.
-            behind = id if groups.are_many else None
-        elif isinstance(message, ToolMessage) and (is_first or message.tool_call_id in made):
-            groups.go_to(_caller(message, view, made.get(message.tool_call_id)))
-            behind = None
-        elif behind is not None or (asks and groups.after is not None):
-            groups.open(None if asks else behind)
-            behind = None
-        groups.add(id)
-    return groups.used()
+            self._behind = id if self.groups.are_many else None
+        else:
+            self._go_to_group_of(message)
+        self.groups.add(id)
+
+    def _go_to_group_of(self, message: BaseMessage) -> None:
+        """Make the group current that a new message goes to; most stay with the one before."""
+        behind, self._behind = self._behind, None
+        if isinstance(message, ToolMessage) and (self._is_first or message.tool_call_id in self._made):
+            self.groups.go_to(_caller(message, self._view, self._made.get(message.tool_call_id)))
+        elif isinstance(message, (HumanMessage, SystemMessage)):
+            if behind is not None or self.groups.after is not None:
+                self.groups.open(None)
+        elif behind is not None:
+            self.groups.open(behind)
 
 
 def _caller(result: ToolMessage, view: View, caller: MessageKey | None) -> MessageKey | None:
