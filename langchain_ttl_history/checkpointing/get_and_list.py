@@ -11,7 +11,8 @@ from langgraph.checkpoint.base import Checkpoint, CheckpointMetadata, Checkpoint
 from langchain_ttl_history.checkpointing.delta_channels import delta_history
 from langchain_ttl_history.checkpointing.input_checks import check_narrowing, checked_list
 from langchain_ttl_history.checkpointing.listing import matches, selected
-from langchain_ttl_history.checkpointing.reads import CheckpointReads, Loaded
+from langchain_ttl_history.checkpointing.loading import Loaded
+from langchain_ttl_history.checkpointing.reads import CheckpointReads
 from langchain_ttl_history.checkpointing.threads import Threads
 from langchain_ttl_history.flow import Flow, arun, every_key, run
 from langchain_ttl_history.keys import SessionKey

@@ -8,7 +8,7 @@ from typing import Any
 from langchain_core.runnables import RunnableConfig
 
 from langchain_ttl_history.checkpointing.input_checks import checked_checkpoint_id, checked_name
-from langchain_ttl_history.checkpointing.reads import Loaded
+from langchain_ttl_history.checkpointing.loading import Loaded
 
 __all__ = ["matches", "selected"]
 
