@@ -76,21 +76,20 @@ def by_number(envelope: Envelope, change: Change, known: SessionNumbers, droppin
     if not _only_adds(change) or (dropped and _concerns(change, dropped)):
         return None
     blobs, numbers, guard = change.blobs, known.numbers, change.guard
-    places = {name: place for place, name in enumerate(blobs, 1)}
-    content: list[bytes] = []
-    stored = _blob_arguments(blobs, numbers, places, content)
-    appended = None if stored is None else _entry_arguments(change.append, numbers, places, content)
+    numbered = _Numbered(blobs, numbers)
+    stored = numbered.blobs()
+    appended = None if stored is None else numbered.entries(change.append)
     if stored is None or appended is None:
         return None
     kinds = list(dict.fromkeys([_kind(name) for name in blobs if name not in numbers]))
     # Whether the server has to check that the known numbers are still valid.
-    relies = dropped or stored[1] or appended[1] or any([name in numbers for name in blobs])  # noqa: C419  # a generator is slower
+    relies = dropped or numbered.relies or any([name in numbers for name in blobs])  # noqa: C419  # a generator is slower
     arguments = [
         now, margin, *times(change.lease), _number(change.at_generation), _number(guard.generation),
         short_name(guard.needs or ""), *((known.generation, known.epoch) if relies else (-1, -1)),
-        newest(known.requests).decode(), dropper, address.digest, request, kinds, stored[0], appended[0],
+        newest(known.requests).decode(), dropper, address.digest, request, kinds, stored, appended,
     ]  # fmt: skip
-    return Eval(_WRITE, address.keys, [packed(arguments), address.ids, b"".join(content)])
+    return Eval(_WRITE, address.keys, [packed(arguments), address.ids, b"".join(numbered.content)])
 
 
 def _only_adds(change: Change) -> bool:
@@ -111,55 +110,67 @@ def _concerns(change: Change, names: AbstractSet[str]) -> bool:
     )
 
 
-def _blob_arguments(
-    blobs: Mapping[str, Blob], numbers: _Numbers, places: _Numbers, content: list[bytes]
-) -> tuple[list[Any], bool] | None:
-    """The arguments of `write.lua` about blobs, and whether they rely on `numbers`; None if a number is missing.
+class _Numbered:
+    """What `write.lua` is told of blobs and entries, in the making; their references are numbers.
 
     Args:
         blobs: The blobs to set.
-        numbers: The known numbers.
-        places: The place of each blob in `blobs`, from 1 on.
-        content: What the arguments give the lengths of is added here.
+        numbers: The numbers this process knows.
     """
-    arguments: list[Any] = []
-    relies = False
-    for name, (given, refs, mark, also) in blobs.items():
-        short = short_record(given) if refs and given else None
-        payload = given if short is None else short
-        if not (refs or also or mark):
-            content.append(payload)
-            arguments += (short_name(name), 0, len(payload), short is not None, 0)
-            continue
-        found = runs_of(refs, numbers, places, 16)
-        if found is None:
-            return None
-        references, missing = found
-        # Each number that is missing takes a run of 8 bytes, and two values there; the rest is known numbers.
-        relies = relies or 4 * len(missing) < len(references)
-        belonging = with_lengths(map(short_name, also))
-        content += (HEADER.pack(mark, len(references), len(belonging)), references, belonging, payload)
-        length = 16 + len(references) + len(belonging)
-        arguments += (short_name(name), length, len(payload), short is not None, missing or 0)
-    return arguments, relies
 
+    __slots__ = ("_blobs", "_numbers", "_places", "content", "relies")
 
-def _entry_arguments(
-    entries: Sequence[Appended], numbers: _Numbers, places: _Numbers, content: list[bytes]
-) -> tuple[list[Any], bool] | None:
-    """As `_blob_arguments`, about entries to append."""
-    arguments: list[Any] = []
-    relies = False
-    for name, payload, refs in entries:
-        found = runs_of(refs, numbers, places, 0)
-        if found is None:
-            return None
-        references, missing = found
-        relies = relies or 4 * len(missing) < len(references)
-        short, full = short_entry(payload)
-        content += (references, short)
-        arguments += (short_name(name), len(references), len(short), full, 1 + len(refs), missing or 0)
-    return arguments, relies
+    def __init__(self, blobs: Mapping[str, Blob], numbers: _Numbers) -> None:
+        self.content: list[bytes] = []
+        """What the arguments give the lengths of."""
+        self.relies: bool = False
+        """Whether a reference is to a known number."""
+        self._blobs = blobs
+        self._numbers = numbers
+        # Those that the write sets get their numbers from the server, by their place among them, from 1 on.
+        self._places = {name: place for place, name in enumerate(blobs, 1)}
+
+    def blobs(self) -> list[Any] | None:
+        """The arguments about the blobs; None if a number is missing."""
+        arguments: list[Any] = []
+        for name, (given, refs, mark, also) in self._blobs.items():
+            short = short_record(given) if refs and given else None
+            payload = given if short is None else short
+            if not (refs or also or mark):
+                self.content.append(payload)
+                arguments += (short_name(name), 0, len(payload), short is not None, 0)
+                continue
+            found = self._runs(refs, 16)
+            if found is None:
+                return None
+            references, missing = found
+            belonging = with_lengths(map(short_name, also))
+            self.content += (HEADER.pack(mark, len(references), len(belonging)), references, belonging, payload)
+            length = 16 + len(references) + len(belonging)
+            arguments += (short_name(name), length, len(payload), short is not None, missing or 0)
+        return arguments
+
+    def entries(self, entries: Sequence[Appended]) -> list[Any] | None:
+        """The arguments about entries to append; None if a number is missing."""
+        arguments: list[Any] = []
+        for name, payload, refs in entries:
+            found = self._runs(refs, 0)
+            if found is None:
+                return None
+            references, missing = found
+            short, full = short_entry(payload)
+            self.content += (references, short)
+            arguments += (short_name(name), len(references), len(short), full, 1 + len(refs), missing or 0)
+        return arguments
+
+    def _runs(self, refs: Sequence[str], at: int) -> tuple[bytes, list[int]] | None:
+        """References as runs that begin at a byte, and which numbers the server is to add; None if one is missing."""
+        found = runs_of(refs, self._numbers, self._places, at)
+        if found is not None:
+            references, added = found
+            # Each number that it adds takes a run of 8 bytes, and two values there; the rest is known numbers.
+            self.relies = self.relies or 4 * len(added) < len(references)
+        return found
 
 
 _kind = lru_cache(maxsize=4096)(kind_of)
