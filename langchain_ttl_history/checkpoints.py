@@ -72,9 +72,9 @@ class Record:
     """The channel that is the conversation; None if there is none."""
     explicit: bool = True
     """Whether the channel's value is stored here; if not, it is the result of a chain of writes."""
-    plain: bool = False
-    """Only where the conversation is stored without encoding its value: True stores it as a list, False as a
-    snapshot."""
+    kept_as: int = SNAPSHOT
+    """How `encode_values` lets the channel keep the conversation, as LIST or SNAPSHOT, if that has been stored before
+    and its value is not among those to encode. Of what is stored already `kind` tells it."""
     values: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     """How each channel's value is stored; see `stored.values`."""
     refs: tuple[str, ...] = ()
@@ -115,10 +115,15 @@ class Record:
         """What LangGraph counts since the last snapshot of each `DeltaChannel`; empty for a graph without one."""
         return self.metadata.get("counters_since_delta_snapshot") or {}
 
+    @property
+    def kind(self) -> int:
+        """How the conversation's channel keeps it, as LIST or SNAPSHOT."""
+        return SNAPSHOT if self.is_delta else LIST
+
     def kept_in(self, channel: str) -> int | None:
         """How a channel keeps a conversation, be it outdated: as LIST or SNAPSHOT; None if it keeps none."""
         if channel == self.channel:
-            return SNAPSHOT if self.is_delta else LIST
+            return self.kind
         stored = self.values.get(channel)
         return stored[0] if stored is not None and stored[0] in (LIST, SNAPSHOT) else None
 
@@ -163,7 +168,7 @@ def _encode_conversation(record: Record, values: Mapping[str, Any], encoder: Val
         record.names = cast("tuple[BodyName, ...]", tuple(encoder.refs[start:end]))
         return {channel: [SNAPSHOT if snapshot else LIST, start, end]}
     encoder.refs += record.names
-    return {} if channel is None else {channel: [LIST if record.plain else SNAPSHOT, 0, len(record.names)]}
+    return {} if channel is None else {channel: [record.kept_as, 0, len(record.names)]}
 
 
 def _share_unchanged(record: Record, before: Record, encoder: ValueEncoder, stored: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ from langchain_ttl_history.encoding.langgraph_values import delta_snapshot, snap
 from langchain_ttl_history.sessions import Sessions
 from langchain_ttl_history.storage.types import Blob
 from langchain_ttl_history.stored.names import BodyName
-from langchain_ttl_history.stored.values import LIST, is_conversation
+from langchain_ttl_history.stored.values import LIST, SNAPSHOT, is_conversation
 
 __all__ = ["find_conversation"]
 
@@ -74,7 +74,7 @@ def _use_value(sessions: Sessions, channel: str, inputs: PutInputs, record: Reco
     record.channel = channel
     if parent.remembered and channel not in put.changed and run.shown and run.same_session:
         # The conversation is as it was shown, so all of it is stored already and need not be encoded.
-        record.plain = values.pop(channel) is messages
+        record.kept_as = LIST if values.pop(channel) is messages else SNAPSHOT
 
 
 def _keep_shown(channel: str, before: Record | None, record: Record, held: tuple[BodyName, ...]) -> None:
@@ -90,7 +90,7 @@ def _keep_shown(channel: str, before: Record | None, record: Record, held: tuple
     is_new = before is None or channel not in before.checkpoint["channel_versions"]
     kind = LIST if is_new or before is None else before.kept_in(channel)
     if kind is not None and (record.names or not is_new):
-        record.channel, record.plain = channel, kind == LIST
+        record.channel, record.kept_as = channel, kind
 
 
 def _continue_chain(channel: str, parent: Parent, record: Record, held: tuple[BodyName, ...] | None) -> None:

@@ -98,8 +98,9 @@ def with_expired_checkpoint(sessions: Sessions, given: TaskWrites, ended: int, w
     shown = remembered.cached.bodies.names_loaded(id)
     names = old.names if shown is None else shown
     seen = Seen(0, ((old.run, None),))
-    plain = not old.is_delta
-    record = Record(old.checkpoint, old.metadata, old.parent, old.run, seen, names, channel=old.channel, plain=plain)
+    record = Record(
+        old.checkpoint, old.metadata, old.parent, old.run, seen, names, channel=old.channel, kept_as=old.kind
+    )
     content = remembered.content(record, codec, where)
     if content is None:
         return None
@@ -138,7 +139,7 @@ def with_freed_checkpoint(sessions: Sessions, key: SessionKey, name: str, writes
     if remembered is None or _is_spread(remembered.record):
         return None
     codec, where = sessions.codec, label(key)
-    record = replace(remembered.record, plain=not remembered.record.is_delta)
+    record = replace(remembered.record, kept_as=remembered.record.kind)
     content = remembered.content(record, codec, where)
     if content is None:
         return None

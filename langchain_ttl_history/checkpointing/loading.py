@@ -5,8 +5,8 @@ The latest one shows the conversation as it is now, an older one as it was put. 
 ```text
  put               c1 shows q1, c2 shows q1 a1
  a chain adds      q2 a2
- latest            c2, showing q2 a2; the token says that these are shown, that q1 a1 are cut, and all of the log is seen
- older             c1, showing q1; the token says that this is shown, and all of the log is seen
+ latest            c2, showing q2 a2; the token says that these are shown, q1 a1 are cut, all of the log is seen
+ older             c1, showing q1; the token says that this is shown, nothing is cut, all of the log is seen
 ```
 """
 
