@@ -16,6 +16,7 @@ from langchain_ttl_history.retention import check_count
 from langchain_ttl_history.storage.clocks import Clock, checked_clock, steady_clock
 from langchain_ttl_history.storage.memory_expiry import ExpiryQueue
 from langchain_ttl_history.storage.memory_session import MemorySession
+from langchain_ttl_history.storage.memory_tombstones import Tombstones
 from langchain_ttl_history.storage.own_process import OfThisProcess
 from langchain_ttl_history.storage.refusals import refusal
 from langchain_ttl_history.storage.types import (
@@ -34,8 +35,6 @@ __all__ = ["MemoryStorage"]
 
 # Expired sessions freed by each write, so that freeing keeps up with creating.
 _FREED_PER_WRITE = 2
-# How many tombstones are kept; beyond that the oldest are forgotten.
-_TOMBSTONES = 100_000
 _NOTHING: frozenset[str] = frozenset()
 
 
@@ -69,7 +68,7 @@ class MemoryStorage(OfThisProcess):
         self._sessions: OrderedDict[SessionKey, MemorySession] = OrderedDict()
         self._expiry = ExpiryQueue(self._sessions)
         self._users: dict[str, dict[str, None]] = {}
-        self._tombstones: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        self._tombstones = Tombstones()
         self._bytes = 0
         self._generation = 0
 
@@ -80,7 +79,7 @@ class MemoryStorage(OfThisProcess):
         """Read parts of one session."""
         with self._lock:
             now = self._clock()
-            fence = self._fence(key, now)
+            fence = self._tombstones.fence(key, now)
             session = self._live(key, now, query.lease)
             if session is None:
                 return Snapshot(now, fence)
@@ -96,7 +95,7 @@ class MemoryStorage(OfThisProcess):
             now = self._clock()
             self._free_expired(now, _FREED_PER_WRITE)
             session = self._live(key, now, change.lease)
-            refused = refusal(session, change, self._fence(key, now))
+            refused = refusal(session, change, self._tombstones.fence(key, now))
             if refused is not None:
                 return refused
             is_new = session is None
@@ -141,10 +140,8 @@ class MemoryStorage(OfThisProcess):
             if session_id is None:
                 # Turns may still run of sessions that have expired and are already freed.
                 digests.append(user_digest(user_id))
-            for digest in digests:
-                self._tombstones[digest] = (self._generation, now + tombstone_ttl)
-                self._tombstones.move_to_end(digest)
-            self._free_tombstones(now)
+            self._tombstones.put(digests, self._generation, now + tombstone_ttl)
+            self._tombstones.free(now)
             return len(live)
 
     def sessions(self, user_id: str | None, after: str | None = None) -> tuple[list[SessionKey], str | None]:
@@ -167,7 +164,7 @@ class MemoryStorage(OfThisProcess):
         with self._lock:
             now = self._clock()
             freed = self._free_expired(now, len(self._sessions))
-            self._free_tombstones(now)
+            self._tombstones.free(now)
             return freed
 
     def close(self) -> None:
@@ -247,16 +244,3 @@ class MemoryStorage(OfThisProcess):
                 return freed
             self._remove(key)
         return most
-
-    def _fence(self, key: SessionKey, now: float) -> int:
-        if not self._tombstones:
-            return 0
-        stones = (self._tombstones.get(digest, (0, now)) for digest in (key.digest, user_digest(key.user_id)))
-        return max(fence if now < until else 0 for fence, until in stones)
-
-    def _free_tombstones(self, now: float) -> None:
-        while self._tombstones:
-            digest, (_, until) = next(iter(self._tombstones.items()))
-            if now < until and len(self._tombstones) <= _TOMBSTONES:
-                return
-            del self._tombstones[digest]

@@ -1,6 +1,14 @@
 """One session in memory: its blobs and lists, its times, and how a write changes them.
 
-The memory storage keeps sessions so, and the SQLite storage what a process remembers of a session.
+The memory storage keeps sessions so, and the SQLite storage what a process remembers of a session. An example:
+
+```text
+ blobs     h, which refers to c1 and has mark 1; c1, which refers to m1 m2 v1; m1 m2 m3 v1
+ log       1, which refers to m2; 2, which refers to m3; its weight is 4
+ a read    of h, the log after the mark of h, and the c and m that they lead to
+ finds     h c1 m1 m2 m3, and entry 2
+ a write   drops v1 and trims entry 1: the weight is 2 then, and next comes position 3
+```
 """
 
 from __future__ import annotations
@@ -196,15 +204,15 @@ class MemorySession:
             self.place(change.place)
         # Entries go before the blobs they refer to: an exception from a signal handler may come between any two steps.
         for name, positions in change.trim.items():
-            kept = [entry for entry in self.lists.get(name, ()) if entry[0] not in positions]
+            kept = [entry for entry in self.lists.get(name, ()) if entry.position not in positions]
             self.replace(name, kept)
         if change.drop:
             self.sound = ()
         for name in change.drop:
             gone = blobs.pop(name, None)
             if gone is not None:
-                self.bytes -= len(gone[0])
-                self.references -= len(gone[1])
+                self.bytes -= len(gone.payload)
+                self.references -= len(gone.refs)
             if name in self.lists:
                 self.replace(name, [])
         self.cost = self.bytes + REFERENCE * self.references + _OVERHEAD * (1 + len(blobs) + len(self.weights))

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 
 from langchain_ttl_history.errors import ConfigurationError
 from langchain_ttl_history.keys import SessionKey
-from langchain_ttl_history.storage import MemoryStorage
-from langchain_ttl_history.storage import memory as module
+from langchain_ttl_history.storage import MemoryStorage, memory_tombstones
 from langchain_ttl_history.storage.base import Storage
 from langchain_ttl_history.storage.types import Blob, Change, Entry, Guard, Lease, Query, Status, Usage
 from langchain_ttl_history.testing import Clock, StorageContract
@@ -168,12 +167,12 @@ def test_probing_creates_nothing(clock: Clock) -> None:
 
 
 def test_tombstones_are_bounded_and_the_oldest_forgotten(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_TOMBSTONES", 5)
+    monkeypatch.setattr(memory_tombstones, "_MOST", 5)
     storage = MemoryStorage(clock=clock)
     for number in range(8):
         storage.delete(*key(number), 60.0)
     assert [storage.read(key(number), Query()).fence > 0 for number in range(8)] == [False] * 3 + [True] * 5
-    assert len(storage._tombstones) == 5
+    assert len(storage._tombstones._stones) == 5
 
 
 def test_tombstones_that_ended_are_freed(clock: Clock) -> None:
@@ -182,7 +181,7 @@ def test_tombstones_that_ended_are_freed(clock: Clock) -> None:
         storage.delete(*key(number), 60.0)
     clock.advance(60)
     storage.sweep()
-    assert not storage._tombstones
+    assert not storage._tombstones._stones
 
 
 def test_later_writes_free_what_expired(clock: Clock) -> None:
