@@ -56,7 +56,7 @@ class SessionCache:
 
     def last(self, key: SessionKey) -> CachedSession | None:
         """What is known of the generation of a session that was seen last, even if that is gone by now."""
-        known = self._recent.get(key) or self._held.get(key)
+        known = self._known(key)
         return None if known is None else known.last
 
     def generations(self, key: SessionKey) -> list[CachedSession]:
@@ -70,9 +70,6 @@ class SessionCache:
         having = [each for each in known if name in each.records]
         matching = having or [each for each in known if each.generation == generation]
         return matching[0] if matching else None
-
-    def _known(self, key: SessionKey) -> Generations | None:
-        return self._recent.get(key) or self._held.get(key)
 
     def advance_to(self, key: SessionKey, generation: int) -> CachedSession:
         """Make this generation a session's last one, and return what is known of it.
@@ -107,6 +104,9 @@ class SessionCache:
             known.counted = size
             while len(self._recent) > 1 and self._bytes > _BYTES:
                 self._remove(next(iter(self._recent)))
+
+    def _known(self, key: SessionKey) -> Generations | None:
+        return self._recent.get(key) or self._held.get(key)
 
     def _remove(self, key: SessionKey) -> None:
         known = self._recent.pop(key, None)
