@@ -280,6 +280,40 @@ def test_an_addition_goes_after_the_message_it_follows_otherwise_to_the_end() ->
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(("removed", "expected"), [(("i2",), [1, 4, 3]), (("i1", "i2"), [4, 3])])
+def test_what_continues_a_turn_stays_with_what_is_left_of_it_or_before_what_began_since(
+    removed: tuple[str, ...], expected: list[int]
+) -> None:
+    log = [
+        Delta("a", (), (name(1),), None, 1),
+        Delta("b", (), (name(3),), None, 2),
+        Delta("a", (), (name(2),), "i1", 3, known=1),
+        Delta("c", removed, (), None, 4),
+        Delta("a", (), (name(4),), "i2", 5, known=1),
+    ]
+    assert list(fold([], log, NOTHING_SEEN)) == [name(each) for each in expected]
+
+
+def test_what_continues_a_turn_does_not_go_behind_what_its_run_only_edited() -> None:
+    log = [
+        Delta("a", (), (name(1),), None, 1),
+        Delta("b", (), (name(2),), None, 2),
+        Delta("c", (), (name(1, 1),), WHERE_IT_IS, 3),
+        Delta("c", (), (name(3),), "gone", 4, known=3),
+    ]
+    assert list(fold([name(1, 1), name(2)], log, Seen(3))) == [name(1, 1), name(2), name(3)]
+
+
+def test_a_turn_opened_beside_another_keeps_its_place_though_its_run_removes_what_it_follows() -> None:
+    log = [
+        Delta("outer", (), (name(1),), None, 1),
+        Delta("chain", (), (name(2),), None, 2),
+        Delta("inner", (), (name(3),), None, 3),
+        Delta("inner", ("i1", "i3"), (name(4),), "i1", 4, known=3),
+    ]
+    assert list(fold([name(4)], log, Seen(0, (("inner", None), ("outer", 1))))) == [name(2), name(4)]
+
+
 # --- diff -------------------------------------------------------------------------------------
 
 
