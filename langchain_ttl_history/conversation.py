@@ -144,8 +144,9 @@ class _Folding:
     def _end_for(self, delta: Delta) -> int:
         """Where the end is for a change that follows nothing that is there.
 
-        A change that begins a turn goes to the end. What continues a turn goes behind what is left of that, or in front
-        of what others have begun since:
+        A change that begins a turn goes to the end, or in front of what the head's own run began only after it. One
+        that continues a turn, and tells what its run knew, goes behind what is left of that turn, or in front of what
+        others have begun since:
 
         ```text
          1  run a  adds q1

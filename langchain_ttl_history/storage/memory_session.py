@@ -7,7 +7,7 @@ The memory storage keeps sessions so, and the SQLite storage what a process reme
  log       1, which refers to m2; 2, which refers to m3; its weight is 4
  a read    of h, the log after the mark of h, and the c and m that they lead to
  finds     h c1 m1 m2 m3, and entry 2
- a write   drops v1 and trims entry 1: the weight is 2 then, and next comes position 3
+ a write   drops m3 and trims entry 2: the weight is 2 then, and next comes position 3
 ```
 """
 

@@ -9,7 +9,7 @@ are always sent:
  a read asks for h and what it refers to    is sent h, which refers to m1 and m2, and these, of edition 0
  another read                               says that h is remembered, and 2 of kind m from number 0 on
                                             is sent h; m1 and m2 are added here
- another process drops m1                   edition 1 begins
+ another process sets h anew and drops m1   edition 1 begins
  another read                               says the same, of edition 0
                                             is sent h, which refers to m2, and m2; all else is forgotten
 ```

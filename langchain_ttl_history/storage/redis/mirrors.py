@@ -5,12 +5,13 @@ is remembered by now, or descend from other writes (see `lineage`). Then the new
 told, and otherwise nothing that was known before:
 
 ```text
- remembered, of edition 1    a read that found edition 0    stays: the read's answer is the older one
-                             a read that found edition 2    gives way to what the read found
-                             a write in edition 1           gets the write's blobs
-                             a write that ends edition 1    gets them for edition 2, without what the write dropped
-                             a write in edition 0           stays: another write, after this one, was answered first
-                             a write in edition 2           is forgotten: others have dropped something in between
+ edition 1 is remembered; an answer tells of    what is remembered
+ a read that found edition 0                    stays, since the answer is the older one
+ a read that found edition 2                    gives way to what the read found
+ a write in edition 1                           gets the write's blobs
+ a write that ends edition 1                    gets them for edition 2, and loses what the write dropped
+ a write in edition 0                           stays, since another write, after this one, was answered first
+ a write in edition 2                           is forgotten, since others have dropped something in between
 ```
 """
 
