@@ -19,6 +19,7 @@ from langchain_ttl_history.encoding.class_names import module_of
 from langchain_ttl_history.encoding.langgraph_values import SAFE, dumped, revived
 from langchain_ttl_history.encoding.layouts import is_core
 from langchain_ttl_history.encoding.messages import pack_message, pack_plain, unpack_messages
+from langchain_ttl_history.encoding.nesting import Nesting, enter
 from langchain_ttl_history.encoding.objects import put_together, taken_apart, would_lose
 from langchain_ttl_history.encoding.plain import OPTIONS
 from langchain_ttl_history.encoding.records import (
@@ -31,7 +32,6 @@ from langchain_ttl_history.encoding.records import (
     TEXT,
     TUPLE,
     TYPED,
-    nesting,
     pack,
 )
 from langchain_ttl_history.encoding.spelling import Pairs, spelled
@@ -39,14 +39,6 @@ from langchain_ttl_history.errors import CorruptRecordError, TypeNotAllowedError
 from langchain_ttl_history.keys import OwnedThread
 
 __all__ = ["Extensions", "UnmadeError", "refusal"]
-
-# How deep lists, mappings and extensions may nest within each other; and up to which depth it is not counted exactly.
-_DEEPEST, _SHALLOW = 2_000, 30
-# Each extension is a copy of all that it holds, further extensions included. Those that are open may have this many
-# bytes together, or this many times those of the outermost one; plain data takes up to 70 times its size in memory.
-_HELD, _TIMES = 256 * 1024 * 1024, 32
-# Smaller ones are not counted.
-_LARGE = 64 * 1024
 
 
 class UnmadeError(CorruptRecordError):
@@ -70,7 +62,7 @@ class Extensions:
         self._learning = learning
         self._allowed = AllowList(SAFE, allowed)
         self._failure = local()
-        self._depth = local()
+        self._nesting = Nesting()
 
     def allows(self, names: Iterable[TypeName]) -> bool:
         """Whether all of these types are allowed already."""
@@ -182,15 +174,15 @@ class Extensions:
 
     def hook(self, code: int, data: bytes) -> Any:
         """What an extension holds; see `ormsgpack.unpackb`."""
-        before = getattr(self._depth, "now", 0)
+        before = self._nesting.depth
         try:
-            self._enter(data)
+            enter(self._nesting, data)
             return self._extension(code, data)
         except Exception as error:
             self._failure.__dict__.setdefault("error", error)
             raise
         finally:
-            self._depth.now = before
+            self._nesting.depth = before
 
     def _extension(self, code: int, data: bytes) -> Any:
         if code == TYPED:
@@ -198,7 +190,7 @@ class Extensions:
             if kind != "msgpack":
                 # Another kind would be read by LangChain's own loader, which knows no allow-list of ours.
                 raise CorruptRecordError(f"a value of kind {kind!r} is not of this format")
-            self._enter(payload)
+            enter(self._nesting, payload)
             return ormsgpack.unpackb(payload, ext_hook=self._revive, option=KEYS)
         if code == TEXT:
             return data.decode("utf-8", "surrogatepass")
@@ -208,7 +200,7 @@ class Extensions:
             return int(data)
         inner = ormsgpack.unpackb(data, ext_hook=self.hook, option=KEYS)
         if code == MESSAGE:
-            self._enter(inner[1])
+            enter(self._nesting, inner[1])
             return self.messages([inner[1]], [inner[0]])[0]
         if code == TUPLE:
             return tuple(inner)
@@ -225,44 +217,18 @@ class Extensions:
                 raise UnmadeError(f"an object of {module}.{name} cannot be rebuilt: {error}", cls) from error
         raise CorruptRecordError(f"extension {code} is of a newer format")
 
-    def _enter(self, data: bytes) -> None:
-        """Count how deep a value is nested by what an extension holds; whoever calls this restores the count.
-
-        MessagePack bounds how deep one value is nested, but not values that extensions within each other hold. Each
-        takes some of the stack, and a process whose stack is full is gone.
-        """
-        before = getattr(self._depth, "now", 0)
-        self._depth.now = depth = before + 1 + nesting(data, _SHALLOW)
-        if depth > _DEEPEST:
-            raise CorruptRecordError("a value is nested too deeply")
-        if len(data) > _LARGE:
-            self._hold(before, depth, len(data))
-
-    def _hold(self, before: int, depth: int, size: int) -> None:
-        """Count the bytes of an extension, together with those that it lies within."""
-        held: list[tuple[int, int]] = self._depth.__dict__.setdefault("held", [])
-        while held and held[-1][0] > before:
-            held.pop()  # It is read by now, since what lies within it is deeper.
-        total = size + (held[-1][1] if held else 0)
-        held.append((depth, total))
-        most = max(_HELD, held[0][1] * _TIMES)
-        if total > most:
-            raise CorruptRecordError(
-                f"a value is nested too deeply for its size: what it lies within takes more than {most >> 20} MiB"
-            )
-
     def _revive(self, code: int, data: bytes) -> Any:
         """What LangGraph's serializer packed as an extension; see `ormsgpack.unpackb`."""
-        before = getattr(self._depth, "now", 0)
+        before = self._nesting.depth
         try:
-            self._enter(data)
+            enter(self._nesting, data)
             parts = ormsgpack.unpackb(data, ext_hook=self._revive, option=KEYS)
             return revived(code, data, parts, self._allowed.resolve_short)
         except Exception as error:
             self._failure.__dict__.setdefault("error", error)
             raise
         finally:
-            self._depth.now = before
+            self._nesting.depth = before
 
 
 def refusal(kind: type) -> str:

@@ -25,7 +25,6 @@ __all__ = [
     "Hook",
     "decoder",
     "list_header",
-    "nesting",
     "pack",
     "spelled_text",
     "unpack",
@@ -142,46 +141,6 @@ def unread_form(what: str, form: object, known: int) -> CorruptRecordError:
     if type(form) is int and form > known:
         return CorruptRecordError(f"{what} is of format {form}, newer than {known}")
     return CorruptRecordError(f"{what} is damaged: it begins with {form!r}, which is no format")
-
-
-# The bytes that a list or a mapping may begin with; they may stand elsewhere, too.
-_CONTAINERS = bytes((*range(0x80, 0xA0), *range(0xDC, 0xE0)))
-# How many bytes of a length, or of a value, follow a first byte from 0xC0 on; and which of them begin with a length.
-_SIZES = (0, 0, 0, 0, 1, 2, 4, 1, 2, 4, 4, 8, 1, 2, 4, 8, 1, 2, 4, 8, 2, 3, 5, 9, 17, 1, 2, 4, 2, 4, 2, 4)
-_WITH_LENGTH = frozenset((*range(0xC4, 0xCA), *range(0xD9, 0xDC)))
-
-
-def nesting(packed: bytes, most: int) -> int:
-    """How deep lists and mappings nest in a packed value, not counting what its extensions hold.
-
-    If that is certainly at most `most`, another number up to that may be given, which is found faster.
-    """
-    bound = len(packed) - len(packed.translate(None, _CONTAINERS))
-    if bound <= most:
-        return bound
-    # For each list or mapping that is open, how many values of it are to come.
-    left, deepest, at = [1], 0, 0
-    while left and at < len(packed):
-        if not left[-1]:
-            left.pop()
-            continue
-        left[-1] -= 1
-        first = packed[at]
-        at += 1
-        if 0x80 <= first < 0xA0:
-            left.append((first & 0xF) << (first < 0x90))
-        elif 0xA0 <= first < 0xC0:
-            at += first & 0x1F
-        elif 0xC0 <= first < 0xE0:
-            size = _SIZES[first - 0xC0]
-            length = int.from_bytes(packed[at : at + size], "big")
-            at += size
-            if first >= 0xDC:
-                left.append(length << (first >= 0xDE))
-            elif first in _WITH_LENGTH:
-                at += length + (0xC7 <= first < 0xCA)  # An extension's type follows its length.
-        deepest = max(deepest, len(left) - 1)
-    return deepest
 
 
 def list_header(count: int) -> bytes:

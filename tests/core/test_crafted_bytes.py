@@ -24,8 +24,9 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langchain_ttl_history import CorruptRecordError, TypeNotAllowedError
 from langchain_ttl_history.checkpoints import Record, encode_record, encode_values
 from langchain_ttl_history.codec import Codec
-from langchain_ttl_history.encoding import extensions
-from langchain_ttl_history.encoding.records import nesting, pack, unpack
+from langchain_ttl_history.encoding import nesting
+from langchain_ttl_history.encoding.nesting import levels
+from langchain_ttl_history.encoding.records import pack, unpack
 from langchain_ttl_history.index import every_line, line_payload
 from langchain_ttl_history.log_entries import deltas_of
 from langchain_ttl_history.pointers import found_record
@@ -132,7 +133,7 @@ def test_what_is_large_and_nested_comes_back_or_is_refused_when_it_is_written() 
 
 
 def test_how_much_nested_values_may_take_grows_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extensions, "_HELD", 2**20)
+    monkeypatch.setattr(nesting, "_HELD", 2**20)
     codec, large = Codec(), b"x" * 2**20
     assert codec.loads(codec.dumps(in_tuples(large, 32), "here")) == in_tuples(large, 32)
     packed = in_extensions(33, lambda held: (_TUPLE, b"\x91" + held))
@@ -167,13 +168,13 @@ def test_how_deep_a_value_is_nested_is_counted_exactly_where_it_matters(value: A
         packed = ormsgpack.packb(value)
     except TypeError:
         return  # An integer of more than 64 bits.
-    assert nesting(packed, -1) == depth(value)
-    assert nesting(packed, 10**6) >= depth(value)
+    assert levels(packed, -1) == depth(value)
+    assert levels(packed, 10**6) >= depth(value)
 
 
 @given(data=st.binary(max_size=60))
 def test_counting_ends_whatever_the_bytes_are(data: bytes) -> None:
-    assert nesting(data, -1) <= len(data)
+    assert levels(data, -1) <= len(data)
 
 
 @pytest.mark.parametrize(
