@@ -1,8 +1,25 @@
-"""Objects taken apart into plain data and put together again, exactly and without calling them.
+"""Objects taken apart into plain data and put together again, exactly and without validation.
 
-What LangGraph's serializer would pack whole (a dataclass, a pydantic model, a named tuple, an enum's
-member, a set, a subclass of a plain type) is packed part by part instead, so that the values in it
-keep their types as well, and with the qualified name of its class.
+What LangGraph's serializer would pack whole is packed part by part instead, so that the values in it keep their types
+as well, and with the qualified name of its class. There are these ways:
+
+```text
+ 0 FIELDS    Ticket(id=7), a dataclass                 {"id": 7, "more": None}
+               and attributes that are no fields
+ 1 MODEL     Ask(text="why"), a pydantic model         [{"text": "why", "n": 1}, ["text"], None, None]
+               fields, the names of those that were set, extra fields, private attributes; names of any deleted
+ 2 MADE      Point(x=1, y=2), a named tuple            [1, 2]
+ 3 ITEMS     {1, 2}; a frozenset, a deque, a tuple     [1, 2]
+ 4 PLAIN     Name("Ada"), where Name is a str          "Ada"
+               int, float, bytes, list and dict likewise
+ 5 FOLDED    datetime(2026, 10, 25, 2, 30, fold=1)     [2026, 10, 25, 2, 30, 0, 0, None]
+ 6 BOUNDED   deque([1], maxlen=3)                      [[1], 3]
+ 7 ZONED     time(9, tzinfo=ZoneInfo("Europe/Rome"))   [9, 0, 0, 0, ZoneInfo("Europe/Rome"), 0]
+ 8 MEMBER    Colour.RED, of an enum                    "red"
+ 9 DEFAULTS  defaultdict(int, {"a": 1})                ["int", {"a": 1}]
+```
+
+`_WAYS` has for each way how an object is taken apart, of which classes it may be, and how it is put together.
 """
 
 from __future__ import annotations
@@ -13,7 +30,7 @@ from collections.abc import Callable
 from datetime import datetime, time, timezone, tzinfo
 from enum import Enum
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel
@@ -42,63 +59,51 @@ _SLOTTED = {("langgraph.types", "Send"): ("node", "arg", "timeout")}
 
 
 def taken_apart(value: Any) -> list[Any] | None:
-    """How an object was made and what it holds; None for one this module does not know."""
+    """In which way an object is taken apart, and what it holds; None for one this module does not know."""
+    how = _way_of(value)
+    return None if how is None else [how, _WAYS[how].apart(value)]
+
+
+def put_together(cls: Any, how: int, state: Any) -> Any:
+    """Rebuild an object of this class from what `taken_apart` gave.
+
+    Raises:
+        CorruptRecordError: No object of this class is taken apart in this way, or only a newer version knows it.
+    """
+    way = _WAYS.get(how) if isinstance(cls, type) else None
+    if way is None or not way.suits(cls):
+        raise CorruptRecordError(f"an object of {cls!r} cannot have been taken apart in way {how}")
+    return way.make(cls, state)
+
+
+def _way_of(value: Any) -> int | None:
+    """In which way an object is taken apart; None for one this module does not know."""
     kind = type(value)
+    # In this order: a member of an enum may be a string as well, a dataclass a dict.
     if isinstance(value, Enum):
-        return [_MEMBER, value.value]
-    slots = _SLOTTED.get((kind.__module__, kind.__name__))
-    if slots is not None:
-        state = {name: getattr(value, name) for name in slots if hasattr(value, name)}
-        return [_FIELDS, state]
+        return _MEMBER
     if isinstance(value, BaseModel):
-        parts = [
-            dict(value.__dict__),
-            sorted(value.__pydantic_fields_set__),
-            value.__pydantic_extra__,
-            value.__pydantic_private__,
-        ]
-        if absent := absent_from(value):
-            parts.append(absent)
-        return [_MODEL, parts]
+        return _MODEL
     if dataclasses.is_dataclass(value):
-        names = [field.name for field in dataclasses.fields(value) if hasattr(value, field.name)]
-        # Attributes that are not fields as well.
-        more = [name for name in beside(value) if name not in names]
-        return [_FIELDS, {name: getattr(value, name) for name in [*names, *more]}]
+        return _FIELDS
     if isinstance(value, tuple):
-        return [_MADE, list(value)] if hasattr(kind, "_make") else [_ITEMS, list(value)]
+        return _MADE if hasattr(kind, "_make") else _ITEMS
     if isinstance(value, (set, frozenset)):
-        return [_ITEMS, list(value)]
+        return _ITEMS
     if isinstance(value, (datetime, time)):
-        return _time_apart(value)
+        # ISO 8601, as LangGraph's serializer writes them, tells of a zone the offset alone.
+        if _has_name(value.tzinfo):
+            return _ZONED
+        # Nor does it tell the second time a clock shows an hour from the first.
+        return _FOLDED if isinstance(value, datetime) and value.fold else None
     if kind is deque:
-        return [_ITEMS, list(value)] if value.maxlen is None else [_BOUNDED, [list(value), value.maxlen]]
+        return _ITEMS if value.maxlen is None else _BOUNDED
     if kind is defaultdict:
-        return [_DEFAULTS, [_factory_of(value), dict(value)]]
-    for base, plain in _BASES.items():
+        return _DEFAULTS
+    for base in _BASES:
         if isinstance(value, base) and kind is not base:
-            return [_PLAIN, plain(value)]
-    return None
-
-
-def _time_apart(value: Any) -> list[Any] | None:
-    """What ISO 8601 does not tell of a datetime or a time; None where it tells all."""
-    if _has_name(value.tzinfo):
-        # It tells the offset alone, and of a zone's offset at another time nothing.
-        date = [*value.timetuple()[:3]] if isinstance(value, datetime) else []
-        clock = [value.hour, value.minute, value.second, value.microsecond]
-        return [_ZONED, [*date, *clock, value.tzinfo, value.fold]]
-    if isinstance(value, datetime) and value.fold:
-        # The second time a clock shows an hour; ISO 8601 does not tell it from the first.
-        return [_FOLDED, [*value.timetuple()[:6], value.microsecond, value.tzinfo]]
-    return None
-
-
-def _has_name(zone: tzinfo | None) -> bool:
-    """Whether a time zone has a name of its own, which an offset does not tell."""
-    if isinstance(zone, timezone):
-        return str(zone) != str(timezone(zone.utcoffset(None)))
-    return isinstance(zone, ZoneInfo) and bool(zone.key)
+            return _PLAIN
+    return _FIELDS if (kind.__module__, kind.__name__) in _SLOTTED else None
 
 
 def would_lose(value: Any) -> bool:
@@ -118,11 +123,6 @@ def would_lose(value: Any) -> bool:
     return any(isinstance(value, base) and plain(value) != base() for base, plain in _BASES.items())
 
 
-def _factory_of(value: defaultdict[Any, Any]) -> str | None:
-    """The name of what a mapping makes its defaults with; None if it makes none, or the program does."""
-    return next((name for name, each in _FACTORIES.items() if each is value.default_factory), None)
-
-
 def beside(value: Any) -> dict[str, Any]:
     """An object's attributes, except the values of cached properties."""
     held = getattr(value, "__dict__", {})
@@ -132,26 +132,42 @@ def beside(value: Any) -> dict[str, Any]:
     return {name: each for name, each in held.items() if not isinstance(getattr(kind, name, None), cached_property)}
 
 
-def put_together(cls: Any, how: int, state: Any) -> Any:
-    """Rebuild an object of this class from what `taken_apart` gave.
+def _fields_apart(value: Any) -> dict[str, Any]:
+    kind = type(value)
+    slots = _SLOTTED.get((kind.__module__, kind.__name__))
+    if slots is not None:
+        return {name: getattr(value, name) for name in slots if hasattr(value, name)}
+    names = [field.name for field in dataclasses.fields(value) if hasattr(value, field.name)]
+    # Attributes that are not fields as well.
+    names += [name for name in beside(value) if name not in names]
+    return {name: getattr(value, name) for name in names}
 
-    Raises:
-        CorruptRecordError: No object of this class is taken apart in this way, or only a newer version knows it.
-    """
-    if not _suits(cls, how):
-        raise CorruptRecordError(f"an object of {cls!r} cannot have been taken apart in way {how}")
-    maker = _MAKERS.get(how)
-    if maker is not None:
-        return maker(cls, state)
+
+def _with_fields(cls: Any, state: Any) -> Any:
     made = cls.__new__(cls)
-    if how == _FIELDS:
-        if not _NO_ATTRIBUTES.isdisjoint(state):
-            raise CorruptRecordError(f"an object of {cls!r} has attributes that none can have")
-        for name, value in state.items():
-            object.__setattr__(made, name, value)
-        if dataclasses.is_dataclass(cls):
-            fill_dataclass(made, state)
-        return made
+    if not _NO_ATTRIBUTES.isdisjoint(state):
+        raise CorruptRecordError(f"an object of {cls!r} has attributes that none can have")
+    for name, value in state.items():
+        object.__setattr__(made, name, value)
+    if dataclasses.is_dataclass(cls):
+        fill_dataclass(made, state)
+    return made
+
+
+def _model_apart(value: BaseModel) -> list[Any]:
+    parts = [
+        dict(value.__dict__),
+        sorted(value.__pydantic_fields_set__),
+        value.__pydantic_extra__,
+        value.__pydantic_private__,
+    ]
+    if absent := absent_from(value):
+        parts.append(absent)
+    return parts
+
+
+def _model(cls: Any, state: Any) -> Any:
+    made = cls.__new__(cls)
     fields, present, extra, private, *absent = state
     present = set(present)
     private = fill_model(cls, fields, extra, private, *absent)
@@ -167,39 +183,71 @@ def put_together(cls: Any, how: int, state: Any) -> Any:
     return made
 
 
+def _made_plain(value: Any) -> Any:
+    for base, to_plain in _BASES.items():
+        if isinstance(value, base):
+            return to_plain(value)
+    raise TypeError(type(value))
+
+
+def _zoned_apart(value: Any) -> list[Any]:
+    date = [*value.timetuple()[:3]] if isinstance(value, datetime) else []
+    return [*date, value.hour, value.minute, value.second, value.microsecond, value.tzinfo, value.fold]
+
+
+def _has_name(zone: tzinfo | None) -> bool:
+    """Whether a time zone has a name of its own, which an offset does not tell."""
+    if isinstance(zone, timezone):
+        return str(zone) != str(timezone(zone.utcoffset(None)))
+    return isinstance(zone, ZoneInfo) and bool(zone.key)
+
+
 def _with_defaults(cls: Any, state: Any) -> Any:
     factory, items = state
     return cls(None if factory is None else _FACTORIES[factory], items)
 
 
-_MAKERS: dict[int, Callable[[Any, Any], Any]] = {
-    _MADE: lambda cls, state: cls._make(state),
-    _ITEMS: lambda cls, state: cls(state),
-    _PLAIN: lambda cls, state: cls(state),
-    _MEMBER: lambda cls, state: cls(state),
-    _BOUNDED: lambda cls, state: cls(*state),
-    _FOLDED: lambda cls, state: cls(*state, fold=1),
-    _ZONED: lambda cls, state: cls(*state[:-1], fold=state[-1]),
-    _DEFAULTS: _with_defaults,
+def _factory_of(value: defaultdict[Any, Any]) -> str | None:
+    """The name of what a mapping makes its defaults with; None if it makes none, or the program does."""
+    return next((name for name, each in _FACTORIES.items() if each is value.default_factory), None)
+
+
+class _Way(NamedTuple):
+    apart: Callable[[Any], Any]
+    """What an object holds."""
+    suits: Callable[[type], bool]
+    """Whether objects of a class may be taken apart so. Of others none is made: stored bytes could name any two."""
+    make: Callable[[Any, Any], Any]
+    """The object of a class that holds this."""
+
+
+def _derives(*bases: type) -> Callable[[type], bool]:
+    return lambda cls: issubclass(cls, bases)
+
+
+def _called(cls: Any, state: Any) -> Any:
+    return cls(state)
+
+
+_WAYS = {
+    _FIELDS: _Way(
+        _fields_apart,
+        lambda cls: dataclasses.is_dataclass(cls) or (cls.__module__, cls.__name__) in _SLOTTED,
+        _with_fields,
+    ),
+    _MODEL: _Way(_model_apart, _derives(BaseModel), _model),
+    _MADE: _Way(
+        list, lambda cls: issubclass(cls, tuple) and hasattr(cls, "_make"), lambda cls, items: cls._make(items)
+    ),
+    _ITEMS: _Way(list, _derives(tuple, set, frozenset, deque), _called),
+    _PLAIN: _Way(_made_plain, _derives(*_BASES), _called),
+    _FOLDED: _Way(
+        lambda value: [*value.timetuple()[:6], value.microsecond, value.tzinfo],
+        _derives(datetime),
+        lambda cls, state: cls(*state, fold=1),
+    ),
+    _BOUNDED: _Way(lambda value: [list(value), value.maxlen], _derives(deque), lambda cls, state: cls(*state)),
+    _ZONED: _Way(_zoned_apart, _derives(datetime, time), lambda cls, state: cls(*state[:-1], fold=state[-1])),
+    _MEMBER: _Way(lambda value: value.value, _derives(Enum), _called),
+    _DEFAULTS: _Way(lambda value: [_factory_of(value), dict(value)], _derives(defaultdict), _with_defaults),
 }
-
-
-def _suits(cls: Any, how: int) -> bool:
-    """Whether objects of this class are taken apart in this way, and so may be made in it."""
-    if not isinstance(cls, type):
-        return False
-    if how == _FIELDS:
-        return dataclasses.is_dataclass(cls) or (cls.__module__, cls.__name__) in _SLOTTED
-    if how == _MADE:
-        return issubclass(cls, tuple) and hasattr(cls, "_make")
-    bases: dict[int, tuple[type, ...]] = {
-        _MODEL: (BaseModel,),
-        _ITEMS: (tuple, set, frozenset, deque),
-        _PLAIN: (*_BASES,),
-        _FOLDED: (datetime,),
-        _BOUNDED: (deque,),
-        _ZONED: (datetime, time),
-        _MEMBER: (Enum,),
-        _DEFAULTS: (defaultdict,),
-    }
-    return issubclass(cls, bases.get(how, ()))
