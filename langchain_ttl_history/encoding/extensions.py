@@ -1,8 +1,25 @@
-"""Values that are neither plain data nor a message, as extensions of the stored format.
+r"""Values that MessagePack has no form for, as extensions: a length, the number of a kind, and bytes.
 
-On the way in an object is taken apart, or packed by LangGraph's serializer; on the way out only
-allow-listed types are rebuilt, and what is not allowed raises, where LangGraph's own reader would
-hand back raw data.
+```text
+ c7 03 03 92 01 02      (1, 2): 3 bytes, of kind 3, and they are the list [1, 2]
+```
+
+The kinds of the stored format, by examples, and what their bytes are or, in brackets, are when they are unpacked:
+
+```text
+ 1 MESSAGE    HumanMessage("Hi", id="m1")    ["m1", bytes]                 as `messages` packs it
+ 2 TYPED      Decimal("1.5")                 ["msgpack", bytes]            as LangGraph's serializer packs it
+ 3 TUPLE      (1, 2)                         [1, 2]
+ 4 TEXT       "\ud800"                       ed a0 80                      what UTF-8 refuses
+ 5 BYTEARRAY  bytearray(b"ab")               61 62
+ 6 INTEGER    2**64                          b"18446744073709551616"       what has more than 64 bits
+ 7 PAIRS      {"\ud800": 1}                  [["\ud800", 1]]               a mapping with such keys; see `spelling`
+ 8 OBJECT     {1, 2}                         ["builtins", "set", 3, [1, 2]]
+                                               class, the way it was taken apart, what it held; see `objects`
+```
+
+What LangGraph's serializer packed has extensions too, of kinds of its own; see `langgraph_values`. Only allow-listed
+types are rebuilt from either, and what is not allowed raises, where LangGraph's own reader would hand back raw data.
 """
 
 from __future__ import annotations
@@ -82,8 +99,8 @@ class Extensions:
             self._allowed = other._allowed
 
     # MessagePack raises an error of its own in place of what a hook raised, so the first failure is remembered here.
-    # So is whether a hook failed (`inside`): the parts of the value were then tried both ways already, and trying them
-    # again at each level of a value that holds itself would never end.
+    # So is whether one failed (`inside`): the parts of the value were then tried both ways already (`_ext`), and trying
+    # them again at each level of a value that holds itself would never end.
 
     def forget_failure(self) -> None:
         """Forget the failure of an earlier attempt in this thread."""
@@ -163,6 +180,7 @@ class Extensions:
             raise TypeNotAllowedError(refusal(kind)) from error
 
     def _ext(self, code: int, parts: list[Any]) -> Any:
+        """An extension that holds these parts: as they are, or spelled out if MessagePack refuses one."""
         self._failure.inside = False
         try:
             return ormsgpack.Ext(code, ormsgpack.packb(parts, self.default, OPTIONS))
@@ -173,7 +191,7 @@ class Extensions:
             return ormsgpack.Ext(code, ormsgpack.packb(parts, self.default, OPTIONS))
 
     def hook(self, code: int, data: bytes) -> Any:
-        """What an extension holds; see `ormsgpack.unpackb`."""
+        """The value of an extension; see `ormsgpack.unpackb`."""
         before = self._nesting.depth
         try:
             enter(self._nesting, data)
@@ -185,6 +203,12 @@ class Extensions:
             self._nesting.depth = before
 
     def _extension(self, code: int, data: bytes) -> Any:
+        if code == TEXT:
+            return data.decode("utf-8", "surrogatepass")
+        if code == BYTEARRAY:
+            return bytearray(data)
+        if code == INTEGER:
+            return int(data)
         if code == TYPED:
             kind, payload = ormsgpack.unpackb(data)
             if kind != "msgpack":
@@ -192,16 +216,11 @@ class Extensions:
                 raise CorruptRecordError(f"a value of kind {kind!r} is not of this format")
             enter(self._nesting, payload)
             return ormsgpack.unpackb(payload, ext_hook=self._revive, option=KEYS)
-        if code == TEXT:
-            return data.decode("utf-8", "surrogatepass")
-        if code == BYTEARRAY:
-            return bytearray(data)
-        if code == INTEGER:
-            return int(data)
         inner = ormsgpack.unpackb(data, ext_hook=self.hook, option=KEYS)
         if code == MESSAGE:
-            enter(self._nesting, inner[1])
-            return self.messages([inner[1]], [inner[0]])[0]
+            packed = inner[1]
+            enter(self._nesting, packed)
+            return self.messages([packed], [inner[0]])[0]
         if code == TUPLE:
             return tuple(inner)
         if code == PAIRS:
@@ -218,7 +237,7 @@ class Extensions:
         raise CorruptRecordError(f"extension {code} is of a newer format")
 
     def _revive(self, code: int, data: bytes) -> Any:
-        """What LangGraph's serializer packed as an extension; see `ormsgpack.unpackb`."""
+        """As `hook`, for an extension within what LangGraph's serializer packed."""
         before = self._nesting.depth
         try:
             enter(self._nesting, data)

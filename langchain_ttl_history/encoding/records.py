@@ -37,8 +37,7 @@ KEYS = ormsgpack.OPT_NON_STR_KEYS
 """Every record is read with this option."""
 
 MESSAGE, TYPED, TUPLE, TEXT, BYTEARRAY, INTEGER, PAIRS, OBJECT = range(1, 9)
-"""The extension types of the stored format: add at the end, never reorder. TEXT is a string with a lone surrogate, that
-UTF-8 and so MessagePack refuse, TYPED what LangGraph's serializer packed."""
+"""The kinds of extensions in the stored format: add at the end, never reorder. `extensions` tells what each holds."""
 Default: TypeAlias = Callable[[Any], Any]
 """Turns a value that MessagePack does not know into one that it does."""
 Hook: TypeAlias = Callable[[int, bytes], Any]
