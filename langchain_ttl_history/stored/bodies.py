@@ -1,4 +1,18 @@
-"""Bodies: a message stored once, under a name made of its content and its id."""
+"""Bodies: a message stored once, under a name made of its content and its id.
+
+The content is the message packed without its id (`messages.pack_message`), and its digest is in the name:
+
+```text
+ HumanMessage("Hi", id="m1")          m250abd6c5569ebfc3f2ff607m1   95 00 a2 48 69 80 80 c0
+ HumanMessage("Hi")                   m250abd6c5569ebfc3f2ff607     95 00 a2 48 69 80 80 c0
+   and once it has got the id "m1"    m250abd6c5569ebfc3f2ff607m1   nothing, and refers to m250abd6c5569ebfc3f2ff607
+ ToolMessage("22 C", id="t1", ...)    m0c0f1fa78a3c489b2bd20336t1   nothing, and refers to m0c0f1fa78a3c489b2bd20336
+                                      m0c0f1fa78a3c489b2bd20336     98 03 a4 32 32 20 43 80 80 c0 a2 63 31 c0 ...
+```
+
+What opens a run, and a tool's result, are stored before they get their ids; both copies share the content. That of a
+tool's result is stored apart whichever copy comes first.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +41,12 @@ def encode_conversation(
     """As `encode_bodies`, for a whole conversation, which becomes `known.conversation` for the next time.
 
     Every message is packed and compared, so a message that was changed in place is never missed.
+
+    ```text
+     known.conversation.images   93 [h1][a1][h2]    the images of three messages, behind the header of a list of three
+     images                      93 [a1][h2][a2]    those of `messages`: the first `count` (2) are known from place
+                                    ^begin  ^at     `start` (1) on; the image of the first new one begins `at`
+    ```
     """
     classes = list(map(type, messages))
     begin, images = codec.images(messages)
@@ -38,19 +58,17 @@ def encode_conversation(
         for name in known.sending.keys() & set(names):
             known.resend(name, blobs)
     bodies: list[Body] = []
-    end = begin
-    if count:
-        end += last.ends[start + count - 1] - (last.ends[start - 1] if start else last.begin)
+    at = begin + last.offset(start + count) - last.offset(start)
     for message in messages[count:]:
-        # The rest of `images`, after the last but one, is the image of the last message.
+        # All that is left of `images` is the image of the last message.
         is_last = images and count + len(bodies) + 1 == len(messages) and is_core(message)
-        image = images[end:] if is_last else codec.image_of(message)
-        if image is None or (images and images[end : end + len(image)] != image):
+        image = images[at:] if is_last else codec.image_of(message)
+        if image is None or (images and images[at : at + len(image)] != image):
             # The message has no image of its own, so its share of `images` is unknown, or it changed since `images` was
             # packed. Either way the later images cannot be located any more.
             images = b""
         else:
-            end += len(image)
+            at += len(image)
         body = _encode(message, known, codec, where, blobs, image)
         bodies.append(body)
         names.append(body.name)
@@ -116,6 +134,7 @@ def _packed(message: BaseMessage, codec: Codec, where: str) -> tuple[bytes, bool
 def _encode(
     message: BaseMessage, known: KnownBodies, codec: Codec, where: str, blobs: dict[str, Blob], image: bytes | None
 ) -> Body:
+    """The body of this message with this image, if it has one; what is not known to be stored is added to `blobs`."""
     id, cls = message.id, type(message)
     if type(id) is not str or len(id) > _MAX_ID:
         check_id(message, where)
@@ -128,31 +147,43 @@ def _encode(
     if image is not None and codec.image_of(message) != image:
         # The message changed since the image was taken: a run may give it an id while a task's writes are being stored.
         image = None
-    if id and body is not None and body.cls is None and body.content == packed:
-        known.resend(body.name, blobs)
-        if image is not None:
-            body = Body(body.name, cls, image, None if exact else packed)
-            known.learn(id, body)
-        return body
-    sealed = Blob(packed if codec.cipher is None else codec.seal(packed))
-    content = known.contents.get(packed) or known.waiting.get(packed)
-    shares = content is not None or not id or issubclass(cls, ToolMessage)
-    if content is not None:
-        known.resend(content, blobs)
-    else:
-        content = content_name(packed)
-        if shares:
-            known.send(content, sealed, blobs)
-            known.contents[packed] = content
-            known.other_bytes += len(packed)
     if not id:
-        return Body(content, None, packed)
-    # What opens a run, and a tool's result, are stored before they get their ids; both copies share the content.
-    name: BodyName = content + id  # type: ignore[assignment]  # see `names`
-    known.send(name, Blob(b"", (content,)) if shares else sealed, blobs)
+        return Body(_send(None, cls, packed, known, codec, blobs), None, packed)
+    if body is not None and body.cls is None and body.content == packed:
+        # It is stored as it is; only its image was not known.
+        known.resend(body.name, blobs)
+        if image is None:
+            return body
+        name = body.name
+    else:
+        name = _send(id, cls, packed, known, codec, blobs)
     body = Body(name, None, packed) if image is None else Body(name, cls, image, None if exact else packed)
     known.learn(id, body)
     return body
+
+
+def _send(
+    id: str | None, cls: type[BaseMessage], packed: bytes, known: KnownBodies, codec: Codec, blobs: dict[str, Blob]
+) -> BodyName:
+    """Add what is new of a body to what is going to be sent; its name."""
+    sealed = Blob(codec.seal(packed))
+    content = known.contents.get(packed) or known.waiting.get(packed)
+    if content is not None:
+        known.resend(content, blobs)
+    elif not id or issubclass(cls, ToolMessage):
+        content = content_name(packed)
+        known.send(content, sealed, blobs)
+        known.contents[packed] = content
+        known.other_bytes += len(packed)
+    else:
+        name: BodyName = content_name(packed) + id  # type: ignore[assignment]  # see `names`
+        known.send(name, sealed, blobs)
+        return name
+    if not id:
+        return content
+    sharing: BodyName = content + id  # type: ignore[assignment]  # likewise
+    known.send(sharing, Blob(b"", (content,)), blobs)
+    return sharing
 
 
 def restored(names: Iterable[BodyName], known: KnownBodies, codec: Codec) -> dict[str, Blob]:

@@ -50,6 +50,10 @@ class PackedConversation(NamedTuple):
     images: bytes
     """As `Codec.images` returns them."""
 
+    def offset(self, at: int) -> int:
+        """The offset in `images` of the image of the message at this place; for how many there are, of the end."""
+        return self.ends[at - 1] if at else self.begin
+
     def common(self, first: str, classes: Sequence[type], begin: int, images: bytes) -> tuple[int, int]:
         """How much of another conversation is a stretch of this one.
 
@@ -65,19 +69,18 @@ class PackedConversation(NamedTuple):
         """
         if not self.names:
             return 0, 0
-        start, offset = 0, self.begin
+        start = 0
         if self.names[0][ID:] != first:
             # Usually because the window moved on by a turn.
             start = next((at for at, name in enumerate(self.names) if name[ID:] == first), 0)
             if not start:
                 return 0, 0
-            offset = self.ends[start - 1]
         end = min(len(self.names), start + len(classes))
         # Ids need no comparison of their own: an image includes the id.
         if self.classes[start:end] != classes[: end - start]:
             return 0, 0
         # Slicing the bytes themselves would copy the whole conversation.
-        mine = memoryview(self.images)[offset : self.ends[end - 1]]
+        mine = memoryview(self.images)[self.offset(start) : self.offset(end)]
         return (start, end - start) if images.startswith(mine, begin) else (0, 0)
 
     def followed(self, start: int, count: int, begin: int, images: bytes, bodies: Iterable[Body]) -> PackedConversation:
@@ -94,7 +97,7 @@ class PackedConversation(NamedTuple):
         classes = self.classes[start : start + count]
         ends = self.ends[start : start + count]
         exact = min(count, max(0, self.exact - start))
-        moved = begin - (self.ends[start - 1] if start else self.begin)
+        moved = begin - self.offset(start)
         if count and moved:
             ends = [end + moved for end in ends]
         end = ends[-1] if count else begin

@@ -47,9 +47,9 @@ class Recall:
         if not count or list(names[:count]) != packed.names[:count]:
             return decode_bodies(names, blobs, codec)
         begin, images = packed.begin, packed.images
-        if packed.ends[count - 1] < len(images):
+        if (end := packed.offset(count)) < len(images):
             # The images of further messages follow, which are left out.
-            begin, images = joined([images[begin : packed.ends[count - 1]]], count)
+            begin, images = joined([images[begin:end]], count)
         messages = codec.messages_of(images, packed.classes[:count])
         return messages + decode_bodies(names[count:], blobs, codec) if len(names) > count else messages
 
@@ -70,7 +70,7 @@ class _Completed(dict[str, Blob]):
 
     def __missing__(self, name: str) -> Blob:
         packed, at = self._packed, self._places[name]
-        image = packed.images[packed.ends[at - 1] if at else packed.begin : packed.ends[at]]
+        image = packed.images[packed.offset(at) : packed.offset(at + 1)]
         body = self._codec.packed_image(image, packed.classes[at])
         blob = self[name] = Blob(self._codec.seal(body))
         return blob
