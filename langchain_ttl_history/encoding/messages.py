@@ -1,8 +1,18 @@
 """Messages as compact records: the fields of each class in a fixed order, no names, no id.
 
-The id is left out so that two copies of one message, before and after it got its id, share one
-record; it travels in the name of the body (see `stored.names`). A message of a class of the
-program's own, or with more than its class's fields, is a record of names and values.
+A message of a class of the program's own, or with more than its class's fields, is a record of names and values:
+
+```text
+ HumanMessage("Hi", id="m1")             [0, "Hi", {}, {}, None]
+   its class (see `layouts`), and its fields
+ Mine("Hi", id="m2"), a HumanMessage     [None, -1, ["app", "Mine"], {"content": "Hi", ..., "mood": "good"}, None, None]
+   -1, its class, its fields, extra fields, private attributes; then the names of fields that were deleted, if any
+ HumanMessage("Hi", id="m3", tone="dry") [None, 0, None, {"content": "Hi", ...}, {"tone": "dry"}, None]
+   the number of LangChain's class in place of its name
+```
+
+The id is left out so that two copies of one message, before and after it got its id, share one record; it travels in
+the name of the body (see `stored.names`).
 """
 
 from __future__ import annotations
@@ -45,9 +55,9 @@ def pack_message(message: BaseMessage, default: Default, spell: Spell | None = N
     record = _compact(message) if spell is None else None
     if record is not None:
         return ormsgpack.packb(record, default, OPTIONS)
+    # The general form.
     cls, state = type(message), message.__dict__
     layout = BY_CLASS.get(cls)
-    # The general form: a class by name or tag, every field by name, and what else it carries.
     rewrite = spell or _unchanged
     record = [
         None,

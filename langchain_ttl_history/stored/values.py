@@ -1,8 +1,21 @@
 """How the channel values of a record are stored, side by side and sharing its tuple of references.
 
-A message or a list of messages is stored as references to their bodies, a mapping that contains lists of
-messages value by value, any other value in the record itself or, if it is large, as a reference to a blob
-named after its content.
+Here those of one record, `question` and `answer` being messages:
+
+```text
+                                   stored as                                         references that it adds
+ 0 HERE      7                     [0, 07]
+ 1 BLOB      "x" * 100             [1, 0]                                            v65ddedd22fff...
+ 2 LIST      [question, answer]    [2, 1, 3]                                         m250a...m1, m59d1...a1
+ 3 MESSAGE   answer                [3, 3, 4]                                         m59d1...a1
+ 4 SNAPSHOT  [question, answer]    [4, 4, 6]                                         m250a...m1, m59d1...a1
+ 5 MAP       {"n": 1, "q": [question]}
+                                   [5, [["n", [0, 01]], ["q", [2, 6, 7]]]]           m250a...m1
+```
+
+The numbers after the kind are places in the tuple: of the one reference, or where several start and end. Messages are
+references to their bodies; a mapping that contains lists of messages is stored value by value, any other value in the
+record itself or, if it is large, as a reference to a blob named after its content.
 """
 
 from __future__ import annotations
@@ -26,7 +39,7 @@ __all__ = ["LIST", "SNAPSHOT", "ValueEncoder", "decode_value", "is_conversation"
 
 # Part of the stored format: add at the end, never reorder.
 HERE, BLOB, LIST, MESSAGE, SNAPSHOT, MAP, SERIALIZED, SERIALIZED_BLOB = range(8)
-"""How a value is stored; the last two are like the first two, by a serializer of the program's own."""
+"""How a value is stored; the last two are as the first two, by a serializer of the program's own."""
 
 # A value of up to so many bytes stands in its record.
 _INLINE = 96
