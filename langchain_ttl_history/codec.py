@@ -249,6 +249,14 @@ class Codec:
         decode: Callable[[bytes], Any],
         where: str,
     ) -> bytes:
+        """The value as bytes that were read back and found to be the same.
+
+        Args:
+            value: What is packed.
+            encode: Packs it, each of its parts rewritten by a function if it is given one.
+            decode: Reads it back.
+            where: Names the place if it is refused.
+        """
         problem: Exception | None = None
         culprit = value
         self._extensions.forget_failure()

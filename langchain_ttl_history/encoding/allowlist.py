@@ -19,7 +19,15 @@ TypeName: TypeAlias = tuple[str, ...]
 
 
 class AllowList:
-    """Classes that may be rebuilt.
+    """Classes that may be rebuilt, which a program tells itself or LangGraph announces for it.
+
+    ```text
+     allowed as                  what stored bytes may then name, of the module app
+     Outer.Ticket, the class     Outer.Ticket
+     ("app", "Outer.Ticket")     the same, which is looked up each time
+     ("app", "Ticket")           Ticket, and any class of that last name that is defined in app, Outer.Ticket for one:
+                                 LangGraph announces a class by its last name alone
+    ```
 
     Threads may use it at once without a lock: each step that decides something is a single one of a dict.
 
@@ -30,6 +38,7 @@ class AllowList:
 
     def __init__(self, safe: Collection[TypeName], allowed: Iterable[type | TypeName] = ()) -> None:
         self._safe = safe
+        # By module and `__qualname__`; None for one that is allowed by name alone.
         self._classes: dict[TypeName, type | None] = {}
         # By module and `__name__`, which is all that LangGraph's serializer tells of a class: those that share
         # these, by `__qualname__`, and which came first.
@@ -93,18 +102,7 @@ class AllowList:
         is_announced = short in self._classes and self._classes[short] is None
         is_named = (module, name) in self._safe or (module, name) in self._classes
         if not is_named and not is_announced:
-            # LangGraph announces no class that is made in a function.
-            advice = (
-                ""
-                if "<locals>" in name
-                else (
-                    "; if it is a dataclass, an enum or a pydantic model that a graph's state declares, "
-                    "LANGGRAPH_STRICT_MSGPACK=true does as well, with which LangGraph announces such types"
-                )
-            )
-            raise _refused(
-                f"type {module}.{name} is not allow-listed. Name it in SessionBuffer(allow_types=[{name}]){advice}"
-            )
+            raise _unlisted(module, name)
         try:
             found = _looked_up(module, name, anywhere=is_named)
             if not is_named and module_of(found) != module:
@@ -176,6 +174,19 @@ def _looked_up(module: str, name: str, *, anywhere: bool) -> Any:
                 "SessionBuffer(allow_types=[...])"
             )
     return getattr(found, last)
+
+
+def _unlisted(module: str, name: str) -> TypeNotAllowedError:
+    # LangGraph announces no class that is made in a function.
+    advice = (
+        ""
+        if "<locals>" in name
+        else (
+            "; if it is a dataclass, an enum or a pydantic model that a graph's state declares, "
+            "LANGGRAPH_STRICT_MSGPACK=true does as well, with which LangGraph announces such types"
+        )
+    )
+    return _refused(f"type {module}.{name} is not allow-listed. Name it in SessionBuffer(allow_types=[{name}]){advice}")
 
 
 def _refused(text: str) -> TypeNotAllowedError:
