@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import inspect
+from collections import OrderedDict, defaultdict
+from datetime import datetime, timedelta, timezone
+from types import MappingProxyType
 from typing import Any
+from uuid import RFC_4122, UUID
 
 import pytest
-from langchain_core.messages import HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.checkpoint.base import (
     BaseCheckpointSaver,
     copy_checkpoint,
@@ -15,6 +19,7 @@ from langgraph.checkpoint.base import (
 )
 from langgraph.checkpoint.serde.types import ERROR, INTERRUPT, RESUME
 
+from langchain_ttl_history import ConfigurationError
 from tests.shared.as_in_memory import plain_value, same_on_both
 from tests.shared.helpers import GRAPH_KINDS, Colour, Session, build_graph, dumps, texts
 
@@ -333,6 +338,54 @@ async def test_versions_grow(session: Session) -> None:
         assert saver.get_next_version(made, None) == after
 
 
+async def test_a_session_with_only_a_log_returns_a_checkpoint_of_the_time_it_began_at(session: Session) -> None:
+    await session.event("an event")
+    found = await session.colour.call(session.buffer.checkpointer(), "get_tuple", session.config)
+    checkpoint = found.checkpoint
+    id = UUID(checkpoint["id"])
+    assert (id.version, id.variant) == (6, RFC_4122)
+    # Of version 6 are the time's upper 48 bits, the version, and its lower 12 bits.
+    ticks = (id.int >> 80) << 12 | (id.int >> 64) & 0xFFF
+    began = datetime(1582, 10, 15, tzinfo=timezone.utc) + timedelta(microseconds=ticks // 10)
+    assert began.isoformat() == checkpoint["ts"]
+    assert began == (await session.info()).created_at
+    assert found.metadata == {"source": "input", "step": -1, "parents": {}}
+    agent = build_graph("agent", session.buffer.checkpointer())
+    await session.ask(agent, "q")
+    assert {
+        each.checkpoint["v"] for each in await session.colour.collect(agent.checkpointer, "list", session.config)
+    } == {checkpoint["v"]}
+
+
+async def test_the_first_checkpoint_of_a_session_is_kept_with_messages_whose_ids_have_line_breaks(
+    session: Session,
+) -> None:
+    agent = build_graph("agent", session.buffer.checkpointer())
+    await session.add(HumanMessage("first", id="one\ntwo"))
+    await session.ask(agent, "q")
+    assert texts((await session.states(agent))[-1].values["messages"]) == ["first"]
+    await session.add(HumanMessage("second", id="\nthree"), AIMessage("third", id="four\n"))
+    await session.ask(agent, "again")
+    assert await session.texts() == ["first", "q", "re: q", "second", "third", "again", "re: again"]
+
+
+async def test_mappings_of_other_classes_are_taken_and_an_empty_checkpoint_id_names_none(session: Session) -> None:
+    saver = session.buffer.checkpointer()
+    checkpoint: Any = empty_checkpoint()
+    checkpoint |= {
+        "channel_values": MappingProxyType({"a": "one"}),
+        "channel_versions": defaultdict(int, {"a": 1}),
+        "versions_seen": OrderedDict({"node": defaultdict(int, {"a": 1})}),
+    }
+    metadata: Any = MappingProxyType({"source": "input", "step": -1, "parents": {}})
+    await session.colour.call(saver, "put", at(session), MappingProxyType(checkpoint), metadata, {"a": 1})
+    found = await session.colour.call(saver, "get_tuple", at(session, checkpoint_id=""))
+    assert found.checkpoint["channel_values"] == {"a": "one"}
+    assert found.checkpoint["channel_versions"] == {"a": 1}
+    assert found.checkpoint["versions_seen"]["node"] == {"a": 1}
+    assert {name: found.metadata[name] for name in metadata} == dict(metadata)
+
+
 # --- copying, pruning, deleting runs ----------------------------------------------------------
 
 
@@ -367,6 +420,29 @@ async def test_a_copied_log_goes_on_by_itself(session: Session) -> None:
     await session("alice", "s2").event("b")
     assert await session("alice", "s2").texts() == ["a", "b"]
     assert await session.texts() == ["a"]
+
+
+async def test_a_thread_is_not_copied_onto_one_that_is_there(session: Session) -> None:
+    await session.event("of the first")
+    other = session("alice", "s2")
+    await other.event("of the other")
+    with pytest.raises(ConfigurationError, match=r"\('alice', 's2'\) exists already"):
+        await session.colour.call(session.buffer.checkpointer(user_id="alice"), "copy_thread", "s1", "s2")
+    assert await other.texts() == ["of the other"]
+    assert await session.texts() == ["of the first"]
+
+
+async def test_where_a_thread_is_not_there_a_copy_of_it_changes_nothing(session: Session) -> None:
+    saver = session.buffer.checkpointer(user_id="alice")
+    await session.colour.call(saver, "copy_thread", "s1", "s2")
+    # One that was deleted is not there either.
+    await session.event("of the first")
+    await session.delete()
+    await session.colour.call(saver, "copy_thread", "s1", "s2")
+    assert await session.sessions("alice") == []
+    await session("alice", "s2").event("of the other")
+    await session.colour.call(saver, "copy_thread", "s1", "s2")
+    assert await session("alice", "s2").texts() == ["of the other"]
 
 
 @pytest.mark.parametrize("kind", GRAPH_KINDS)
