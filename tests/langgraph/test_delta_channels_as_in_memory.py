@@ -125,9 +125,13 @@ async def test_a_fork_from_before_a_delta_channels_first_value_is_as_in_memory(s
         fork = {**session.config["configurable"], **first.config["configurable"]}
         await session.colour.call(graph, "invoke", {"items": ["kept"]}, {"configurable": fork})
         notes.append(await states_of(session, graph))
+        # LangGraph marks there what a snapshot changed, for every entry that it was given.
+        listed = await session.colour.collect(saver, "list", session.config)
+        notes.append([{n: sorted(seen) for n, seen in each.checkpoint["versions_seen"].items()} for each in listed])
 
-    (states,) = await same_on_both(session, scenario)
+    states, seen = await same_on_both(session, scenario)
     assert states[0]["values"]["items"] == ["kept", "after 1"]
+    assert any(len(each) > 3 for each in seen)
 
 
 def upserted(state: list[Any] | None, writes: list[Any]) -> list[Any]:
