@@ -178,14 +178,17 @@ async def held(session: Session, user: str) -> dict[str, int]:
     return {each.session_id: each.checkpoints for each in await session.sessions(user)}
 
 
+def alices(session: Session, scoped: str) -> Any:
+    """A checkpointer of her sessions."""
+    if scoped == "for_user":
+        return session.buffer.checkpointer().for_user("alice")
+    return session.buffer.checkpointer(user_id="alice")
+
+
 @pytest.mark.parametrize("scoped", ["for_user", "bound"])
 async def test_a_thread_only_call_acts_inside_one_users_sessions_only(session: Session, scoped: str) -> None:
     await two_users(session)
-    saver = (
-        session.buffer.checkpointer().for_user("alice")
-        if scoped == "for_user"
-        else session.buffer.checkpointer(user_id="alice")
-    )
+    saver = alices(session, scoped)
     call = session.colour.call
 
     listed = await session.colour.collect(saver, "list", None)
@@ -223,17 +226,20 @@ async def test_forget_takes_every_session_of_one_user_and_no_other(session: Sess
     assert await session.colour.call(session.buffer, "forget", "alice") == 0
 
 
-async def test_a_bound_checkpointer_refuses_a_config_that_names_another_user(
-    session: Session,
-) -> None:
+@pytest.mark.parametrize("scoped", ["for_user", "bound"])
+async def test_a_bound_checkpointer_refuses_a_config_that_names_another_user(session: Session, scoped: str) -> None:
     await two_users(session)
-    saver = session.buffer.checkpointer(user_id="alice")
+    saver = alices(session, scoped)
     graph = build_graph("agent", saver)
     bobs = session("bob", "s1")
+    # That of a checkpoint of hers, with his name put into it.
+    own: Any = (await session.state(graph, session("alice", "s1").config)).config
+    turned: Any = {"configurable": {**own["configurable"], "user_id": "bob"}}
     for attempt in (
         lambda: bobs.ask(graph, "hello"),
         lambda: session.colour.call(saver, "get_tuple", bobs.config),
         lambda: session.colour.collect(saver, "list", bobs.config),
+        lambda: session.colour.call(saver, "get_tuple", turned),
     ):
         with pytest.raises(ConfigurationError) as refused:
             await attempt()
