@@ -225,6 +225,17 @@ async def test_a_chains_turn_that_only_takes_away_learns_of_the_deletion_too(ses
     await assert_gone(session)
 
 
+async def test_a_chain_that_clears_its_own_history_begins_a_new_turn(session: Session) -> None:
+    await session.event("secret")
+    turn = session.buffer.get_session_history("s1", user_id="alice")
+    assert texts(await session.read(turn)) == ["secret"]
+    await session.colour.call(turn, "clear")
+    assert await session.read(turn) == []
+    await session.colour.call(turn, "clear")
+    await session.colour.call(turn, "add_messages", [HumanMessage("a new turn")])
+    assert await session.texts() == ["a new turn"]
+
+
 async def test_a_chains_turn_whose_first_write_failed_is_refused_when_it_tries_again(session: Session) -> None:
     await session.event("secret")
     turn = session.buffer.get_session_history("s1", user_id="alice")
