@@ -138,7 +138,7 @@ async def test_ints_and_uuids_are_accepted(session: Session) -> None:
 async def test_a_config_without_a_thread_id_is_refused(session: Session) -> None:
     saver = session.buffer.checkpointer(user_id="alice")
     for config in ({"configurable": {}}, {}, {"configurable": {"thread_id": None}}):
-        with pytest.raises(ConfigurationError, match="thread_id"):
+        with pytest.raises(ConfigurationError, match=r"no 'thread_id'; buffer\.config"):
             await session.colour.call(saver, "get_tuple", config)
         # An empty config is none to LangGraph: `list` then goes over all threads.
         if config:
@@ -161,16 +161,18 @@ async def test_a_config_without_a_user_is_refused(session: Session) -> None:
             await attempt()
         assert "user_id" in str(refused.value)
         assert "default_user" in str(refused.value)
+        assert "buffer.config does" in str(refused.value)
 
 
 async def test_a_checkpointer_with_a_key_of_its_own_names_that_key(session: Session) -> None:
     saver = session.buffer.checkpointer(user_key="account")
-    with pytest.raises(MissingUserError, match="account"):
+    with pytest.raises(MissingUserError, match="account") as refused:
         await session.colour.call(saver, "get_tuple", {"configurable": {"thread_id": "s1"}})
+    assert "buffer.config" not in str(refused.value)  # It names the user by another key.
 
 
 async def test_a_history_without_a_session_id_is_refused(session: Session) -> None:
-    with pytest.raises(ConfigurationError, match="session_id"):
+    with pytest.raises(ConfigurationError, match=r"no session is named.*a single argument is the user's id"):
         session.buffer.history("alice")
 
 

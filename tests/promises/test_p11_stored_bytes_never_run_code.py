@@ -115,10 +115,13 @@ async def test_for_a_class_that_is_made_in_a_function_no_way_out_is_named_that_i
     class Local:
         x: int
 
-    with pytest.raises(TypeNotAllowedError) as refused:
-        await through(session, shared).add(HumanMessage("q", additional_kwargs={"value": Local(1)}))
-    assert "allow_types" in str(refused.value)
-    assert "LANGGRAPH_STRICT_MSGPACK" not in str(refused.value)
+    mine, message = through(session, shared), HumanMessage("q", additional_kwargs={"value": Local(1)})
+    for attempt in (lambda: mine.add(message), lambda: mine.replace([message])):
+        with pytest.raises(TypeNotAllowedError) as refused:
+            await attempt()
+        assert "allow_types" in str(refused.value)
+        assert "LANGGRAPH_STRICT_MSGPACK" not in str(refused.value)
+        assert str(refused.value).count("('alice', 's1')") == 1
 
 
 @pytest.mark.parametrize("name", list(UNLISTED))
