@@ -315,6 +315,11 @@ async def test_a_graph_without_a_conversation_may_take_turns_in_the_session(
             del expected[0]
         assert await session.texts() == expected
         assert await session.seen_by(agent) == expected
+        values = (await session.colour.call(saver, "get_tuple", session.config)).checkpoint["channel_values"]
+        if kind != "delta":
+            assert texts(values.get("messages", [])) == expected
+        elif "a" in order[: number + 1]:  # A `DeltaChannel` has its value in a snapshot, and from time to time only.
+            assert not isinstance(values.get("messages"), list)
 
 
 async def test_the_window_holds_for_an_agent_beside_a_graph_without_a_conversation(
