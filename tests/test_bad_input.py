@@ -31,7 +31,9 @@ from langchain_ttl_history import (
 )
 from langchain_ttl_history.storage import MemoryStorage, RedisStorage, SQLiteStorage
 from langchain_ttl_history.storage.base import Storage
-from tests.shared.helpers import Colour, Session, build_graph, dumps
+from tests.shared.chats import dumps
+from tests.shared.graphs import build_graph
+from tests.shared.sessions import Colour, Session
 
 
 @dataclass

@@ -19,7 +19,9 @@ from langchain_ttl_history.checkpointing.delta_channels import applied
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.keys import SessionKey
 from tests.shared.as_in_memory import plain, plain_value, same_on_both, states_of
-from tests.shared.helpers import Session, build_graph, texts
+from tests.shared.chats import texts
+from tests.shared.graphs import build_graph
+from tests.shared.sessions import Session
 
 
 class Deltas(TypedDict):

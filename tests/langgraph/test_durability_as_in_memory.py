@@ -9,7 +9,10 @@ from langgraph.types import Command
 
 from tests.langgraph.graphs import lookup
 from tests.shared.as_in_memory import plain, same_on_both, states_of
-from tests.shared.helpers import GRAPH_KINDS, ScriptedModel, Session, build_graph, texts
+from tests.shared.chats import texts
+from tests.shared.graphs import GRAPH_KINDS, build_graph
+from tests.shared.models import ScriptedModel
+from tests.shared.sessions import Session
 
 
 @pytest.mark.parametrize("kind", GRAPH_KINDS)

@@ -13,7 +13,9 @@ from langgraph.types import Command, interrupt
 
 from tests.langgraph.graphs import Totals, noting
 from tests.shared.as_in_memory import plain, same_on_both, states_of
-from tests.shared.helpers import GRAPH_KINDS, Session, build_graph, texts
+from tests.shared.chats import texts
+from tests.shared.graphs import GRAPH_KINDS, build_graph
+from tests.shared.sessions import Session
 
 
 async def test_the_functional_api_keeps_results_and_the_previous_value_as_in_memory(

@@ -11,7 +11,9 @@ from langgraph.types import Command, Send, interrupt
 
 from tests.langgraph.graphs import Totals, lookup, noting
 from tests.shared.as_in_memory import plain, plain_value, same_on_both, states_of
-from tests.shared.helpers import GRAPH_KINDS, Session, build_graph, texts
+from tests.shared.chats import texts
+from tests.shared.graphs import GRAPH_KINDS, build_graph
+from tests.shared.sessions import Session
 
 
 def fanning_out(saver: Any) -> Any:

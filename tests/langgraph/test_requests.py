@@ -15,7 +15,7 @@ from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import MemoryStorage
 from langchain_ttl_history.storage.types import Blob, Change, Lease, Query
-from tests.shared.helpers import agent
+from tests.shared.graphs import agent
 
 CONFIG: Any = {"configurable": {"user_id": "alice", "session_id": "s1", "thread_id": "s1"}}
 

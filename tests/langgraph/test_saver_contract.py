@@ -21,7 +21,9 @@ from langgraph.checkpoint.serde.types import ERROR, INTERRUPT, RESUME
 
 from langchain_ttl_history import ConfigurationError
 from tests.shared.as_in_memory import plain_value, same_on_both
-from tests.shared.helpers import GRAPH_KINDS, Colour, Session, build_graph, dumps, texts
+from tests.shared.chats import dumps, texts
+from tests.shared.graphs import GRAPH_KINDS, build_graph
+from tests.shared.sessions import Colour, Session
 
 ROOT = {"checkpoint_ns": ""}
 

@@ -8,7 +8,10 @@ import pytest
 from langchain_core.messages import HumanMessage
 
 from tests.shared.as_in_memory import plain_value, same_on_both
-from tests.shared.helpers import GRAPH_KINDS, Session, StreamingModel, build_graph, texts
+from tests.shared.chats import texts
+from tests.shared.graphs import GRAPH_KINDS, build_graph
+from tests.shared.models import StreamingModel
+from tests.shared.sessions import Session
 
 
 @pytest.mark.parametrize("mode", ["values", "updates", "messages", "debug", "tasks", "checkpoints"])

@@ -13,7 +13,10 @@ from langgraph.types import Command, interrupt
 
 from tests.langgraph.graphs import Totals, noting
 from tests.shared.as_in_memory import plain, plains, same_on_both, states_of
-from tests.shared.helpers import ScriptedModel, Session, build_graph, texts
+from tests.shared.chats import texts
+from tests.shared.graphs import build_graph
+from tests.shared.models import ScriptedModel
+from tests.shared.sessions import Session
 
 
 def nested(saver: Any, checkpointer: bool | None, *, asks: bool = False) -> Any:

@@ -11,16 +11,10 @@ from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage, Syst
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.message import add_messages
 
-from tests.shared.helpers import (
-    GRAPH_KINDS,
-    ScriptedModel,
-    Session,
-    assert_valid_chat,
-    build_chain,
-    build_graph,
-    dumps,
-    texts,
-)
+from tests.shared.chats import assert_valid_chat, dumps, texts
+from tests.shared.graphs import GRAPH_KINDS, build_chain, build_graph
+from tests.shared.models import ScriptedModel
+from tests.shared.sessions import Session
 
 pytestmark = pytest.mark.parametrize("kind", GRAPH_KINDS)
 

@@ -21,21 +21,11 @@ from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Command, interrupt
 
 from langchain_ttl_history import ConfigurationError
-from tests.shared.helpers import (
-    GRAPH_KINDS,
-    Appending,
-    Gate,
-    ScriptedModel,
-    Session,
-    Tools,
-    assert_valid_chat,
-    build_graph,
-    dumps,
-    last_question,
-    lookup_call,
-    texts,
-    with_history,
-)
+from tests.shared.chats import assert_valid_chat, dumps, texts
+from tests.shared.gates import Gate
+from tests.shared.graphs import GRAPH_KINDS, Appending, Tools, build_graph, with_history
+from tests.shared.models import ScriptedModel, last_question, lookup_call
+from tests.shared.sessions import Session
 
 Opens = Callable[..., Session]
 

@@ -20,7 +20,7 @@ from langchain_core.messages import (
 from langchain_ttl_history import Retention, SessionBuffer, TTLChatMessageHistory
 from langchain_ttl_history.testing import Clock
 from tests.shared.fixtures import STORAGES
-from tests.shared.helpers import lookup_call
+from tests.shared.models import lookup_call
 from tests.shared.window_rules import expected_window, owners
 
 CALL_IDS = ("c1", "c2", "c3")

@@ -14,8 +14,10 @@ from langgraph.types import Command, interrupt
 
 from langchain_ttl_history import Retention, SessionBuffer
 from langchain_ttl_history.testing import Clock
+from tests.shared.chats import assert_valid_chat, texts
 from tests.shared.fixtures import STORAGES
-from tests.shared.helpers import GRAPH_KINDS, ScriptedModel, assert_valid_chat, build_graph, texts
+from tests.shared.graphs import GRAPH_KINDS, build_graph
+from tests.shared.models import ScriptedModel
 from tests.shared.window_rules import expected_window
 
 

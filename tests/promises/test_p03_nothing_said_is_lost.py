@@ -17,18 +17,11 @@ from langgraph.checkpoint.base import id as checkpoint_ids
 from langgraph.types import Command, interrupt
 
 from langchain_ttl_history import TypeNotAllowedError
-from tests.shared.helpers import (
-    GRAPH_KINDS,
-    Gate,
-    ScriptedModel,
-    Session,
-    Tools,
-    assert_contiguous,
-    assert_valid_chat,
-    build_chain,
-    build_graph,
-    texts,
-)
+from tests.shared.chats import assert_contiguous, assert_valid_chat, texts
+from tests.shared.gates import Gate
+from tests.shared.graphs import GRAPH_KINDS, Tools, build_chain, build_graph
+from tests.shared.models import ScriptedModel
+from tests.shared.sessions import Session
 
 Opens = Callable[..., Any]
 

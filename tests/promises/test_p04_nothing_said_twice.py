@@ -16,17 +16,10 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.graph.message import REMOVE_ALL_MESSAGES, add_messages
 
-from tests.shared.helpers import (
-    GRAPH_KINDS,
-    ScriptedModel,
-    Session,
-    build_chain,
-    build_graph,
-    dumps,
-    lookup_call,
-    texts,
-    with_history,
-)
+from tests.shared.chats import dumps, texts
+from tests.shared.graphs import GRAPH_KINDS, build_chain, build_graph, with_history
+from tests.shared.models import ScriptedModel, lookup_call
+from tests.shared.sessions import Session
 
 
 async def test_a_message_added_again_under_its_id_replaces_the_first_in_its_place(

@@ -10,7 +10,9 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, Remove
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Command, interrupt
 
-from tests.shared.helpers import GRAPH_KINDS, ScriptedModel, Session, build_graph, last_question, lookup_call
+from tests.shared.graphs import GRAPH_KINDS, build_graph
+from tests.shared.models import ScriptedModel, last_question, lookup_call
+from tests.shared.sessions import Session
 
 Opens = Callable[..., Session]
 CAP = 6

@@ -8,16 +8,11 @@ import pytest
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, SystemMessage
 
 from langchain_ttl_history import SessionBuffer
-from tests.shared.helpers import (
-    GRAPH_KINDS,
-    Gate,
-    ScriptedModel,
-    Session,
-    StreamingModel,
-    build_chain,
-    build_graph,
-    texts,
-)
+from tests.shared.chats import texts
+from tests.shared.gates import Gate
+from tests.shared.graphs import GRAPH_KINDS, build_chain, build_graph
+from tests.shared.models import ScriptedModel, StreamingModel
+from tests.shared.sessions import Session
 
 
 async def test_the_first_read_freezes_the_object_that_get_session_history_gave(

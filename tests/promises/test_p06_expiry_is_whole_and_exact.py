@@ -20,20 +20,12 @@ from langgraph.types import Command, interrupt
 from langchain_ttl_history import Retention, SessionBuffer, cache, recent_names
 from langchain_ttl_history.storage import MemoryStorage
 from langchain_ttl_history.testing import Clock
+from tests.shared.chats import texts
 from tests.shared.fixtures import StorageCase
-from tests.shared.helpers import (
-    GRAPH_KINDS,
-    Colour,
-    DeltaState,
-    Gate,
-    ScriptedModel,
-    Session,
-    Tools,
-    build_chain,
-    build_graph,
-    echo,
-    texts,
-)
+from tests.shared.gates import Gate
+from tests.shared.graphs import GRAPH_KINDS, DeltaState, Tools, build_chain, build_graph
+from tests.shared.models import ScriptedModel, echo
+from tests.shared.sessions import Colour, Session
 
 IDLE = 100.0
 MOMENT = 0.01

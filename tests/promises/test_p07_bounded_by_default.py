@@ -17,17 +17,10 @@ from langgraph.types import Command, interrupt
 from langchain_ttl_history import Retention, SessionBuffer
 from langchain_ttl_history.storage import MemoryStorage
 from langchain_ttl_history.testing import Clock
-from tests.shared.helpers import (
-    GRAPH_KINDS,
-    Colour,
-    Desk,
-    ScriptedModel,
-    Session,
-    assert_valid_chat,
-    build_graph,
-    lookup_call,
-    texts,
-)
+from tests.shared.chats import assert_valid_chat, texts
+from tests.shared.graphs import GRAPH_KINDS, Desk, build_graph
+from tests.shared.models import ScriptedModel, lookup_call
+from tests.shared.sessions import Colour, Session
 
 Opens = Callable[..., Session]
 

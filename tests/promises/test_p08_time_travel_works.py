@@ -14,15 +14,10 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command, interrupt
 
 from tests.shared.as_in_memory import plain, plains, same_on_both, states_of
-from tests.shared.helpers import (
-    GRAPH_KINDS,
-    ScriptedModel,
-    Session,
-    build_chain,
-    build_graph,
-    dumps,
-    texts,
-)
+from tests.shared.chats import dumps, texts
+from tests.shared.graphs import GRAPH_KINDS, build_chain, build_graph
+from tests.shared.models import ScriptedModel
+from tests.shared.sessions import Session
 
 pytestmark = pytest.mark.parametrize("kind", GRAPH_KINDS)
 

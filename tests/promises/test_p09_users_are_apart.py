@@ -10,7 +10,9 @@ import pytest
 from langchain_core.messages import HumanMessage
 
 from langchain_ttl_history import ConfigurationError, MissingUserError, SessionBuffer
-from tests.shared.helpers import Session, build_chain, build_graph, texts
+from tests.shared.chats import texts
+from tests.shared.graphs import build_chain, build_graph
+from tests.shared.sessions import Session
 
 NASTY = [
     *("a", "b", "a:b", "b:a", ":", "::", "a:", ":a", "*", "**", "a*", "?", "[a-z]", "{a}", "{}"),

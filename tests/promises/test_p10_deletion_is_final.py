@@ -16,8 +16,12 @@ from langgraph.types import Command, interrupt
 from langchain_ttl_history import SessionBuffer, SessionDeletedError, TypeNotAllowedError
 from langchain_ttl_history.storage.types import Status
 from langchain_ttl_history.testing import Clock
+from tests.shared.chats import texts
 from tests.shared.fixtures import StorageCase
-from tests.shared.helpers import GRAPH_KINDS, Gate, ScriptedModel, Session, Tools, build_chain, build_graph, texts
+from tests.shared.gates import Gate
+from tests.shared.graphs import GRAPH_KINDS, Tools, build_chain, build_graph
+from tests.shared.models import ScriptedModel
+from tests.shared.sessions import Session
 
 Deletion = Callable[[Session], Awaitable[Any]]
 

@@ -32,8 +32,10 @@ from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import MemoryStorage
 from langchain_ttl_history.storage.types import Change, Lease
 from langchain_ttl_history.stored.names import checkpoint_name
-from tests.shared.helpers import GRAPH_KINDS, Session, build_chain, build_graph, dumps
+from tests.shared.chats import dumps
+from tests.shared.graphs import GRAPH_KINDS, build_chain, build_graph
 from tests.shared.samples import Order, Point, Settings, TicketMessage
+from tests.shared.sessions import Session
 from tests.shared.tampering import Interposed
 
 
@@ -312,7 +314,7 @@ async def test_a_message_that_could_not_be_read_back_is_refused_and_the_session_
 ) -> None:
     from langchain_core.messages import ToolMessage
 
-    from tests.shared.helpers import lookup_call
+    from tests.shared.models import lookup_call
 
     await session.add(HumanMessage("before"), AIMessage("", tool_calls=[lookup_call("x", "c")]))
     before = dumps(await session.messages())
@@ -555,7 +557,7 @@ async def test_what_add_messages_raises_inside_a_runnable_is_logged_by_langchain
 ) -> None:
     from langchain_core.runnables import RunnableLambda
 
-    from tests.shared.helpers import with_history
+    from tests.shared.graphs import with_history
 
     chain = with_history(
         RunnableLambda(lambda given: AIMessage("a", additional_kwargs={"f": threading.Lock()})),

@@ -14,17 +14,11 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import interrupt
 
 from langchain_ttl_history import SessionBuffer
-from tests.shared.helpers import (
-    GRAPH_KINDS,
-    ScriptedModel,
-    Session,
-    build_chain,
-    build_graph,
-    dumps,
-    lookup_call,
-    texts,
-)
+from tests.shared.chats import dumps, texts
+from tests.shared.graphs import GRAPH_KINDS, build_chain, build_graph
+from tests.shared.models import ScriptedModel, lookup_call
 from tests.shared.samples import VALUES, AuditedAnswer, TicketMessage, messages, same
+from tests.shared.sessions import Session
 
 ALLOWED = [TicketMessage, AuditedAnswer, *{type(value) for value in VALUES.values()}]
 

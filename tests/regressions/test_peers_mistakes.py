@@ -22,23 +22,13 @@ from langgraph.types import Command, interrupt
 from langchain_ttl_history import CorruptRecordError, SessionBuffer, StorageError, TypeNotAllowedError
 from langchain_ttl_history.testing import Clock
 from tests.regressions.cases import Veil
+from tests.shared.chats import assert_contiguous, assert_valid_chat, dumps, texts
 from tests.shared.fixtures import StorageCase
-from tests.shared.helpers import (
-    GRAPH_KINDS,
-    PATIENCE,
-    Gate,
-    ScriptedModel,
-    Session,
-    assert_contiguous,
-    assert_valid_chat,
-    build_chain,
-    build_graph,
-    dumps,
-    lookup_call,
-    texts,
-    with_history,
-)
+from tests.shared.gates import PATIENCE, Gate
+from tests.shared.graphs import GRAPH_KINDS, build_chain, build_graph, with_history
+from tests.shared.models import ScriptedModel, lookup_call
 from tests.shared.samples import Point, same
+from tests.shared.sessions import Session
 from tests.shared.tampering import Interposed
 
 

@@ -46,7 +46,9 @@ from tests.regressions.cases import (
     plain_texts,
     says,
 )
-from tests.shared.helpers import PATIENCE, Colour, DeltaState, Desk
+from tests.shared.gates import PATIENCE
+from tests.shared.graphs import DeltaState, Desk
+from tests.shared.sessions import Colour
 
 
 @pytest.mark.parametrize("together", [False, True], ids=["two calls", "one call"])

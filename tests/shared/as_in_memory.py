@@ -9,7 +9,8 @@ from langchain_core.messages import BaseMessage
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import StateSnapshot
 
-from tests.shared.helpers import Session, texts
+from tests.shared.chats import texts
+from tests.shared.sessions import Session
 
 Scenario = Callable[[Session, Any, list[Any]], Awaitable[None]]
 

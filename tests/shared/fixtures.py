@@ -13,8 +13,9 @@ import pytest
 from langchain_ttl_history import Retention, SessionBuffer
 from langchain_ttl_history.storage import MemoryStorage, RedisStorage
 from langchain_ttl_history.testing import Clock
-from tests.shared.helpers import Colour, Session, everything_in
+from tests.shared.contents import everything_in
 from tests.shared.redis_cases import close_redis, contents, open_cluster, open_redis
+from tests.shared.sessions import Colour, Session
 from tests.shared.sqlite_cases import bytes_of_sqlite, close_sqlite, open_sqlite
 
 

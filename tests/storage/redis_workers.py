@@ -9,7 +9,8 @@ from langchain_core.messages import AIMessage, HumanMessage
 
 from langchain_ttl_history import Retention, SessionBuffer
 from langchain_ttl_history.storage import RedisStorage
-from tests.shared.helpers import ScriptedModel, build_graph, echo
+from tests.shared.graphs import build_graph
+from tests.shared.models import ScriptedModel, echo
 
 UNBOUNDED = Retention(max_messages=None)
 

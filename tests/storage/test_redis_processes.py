@@ -10,7 +10,8 @@ import pytest
 from langchain_ttl_history import SessionBuffer
 from langchain_ttl_history.storage import RedisStorage
 from tests import servers
-from tests.shared.helpers import build_graph, echo
+from tests.shared.graphs import build_graph
+from tests.shared.models import echo
 from tests.shared.redis_cases import admin_of, assert_sound, kind_here, prefix_of
 from tests.storage import redis_workers
 

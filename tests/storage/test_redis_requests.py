@@ -17,7 +17,7 @@ from langchain_ttl_history.storage import RedisStorage
 from langchain_ttl_history.storage.redis import requests
 from langchain_ttl_history.storage.redis.commands import request_id
 from langchain_ttl_history.storage.types import Blob, Change, Lease, Query, Status
-from tests.shared.helpers import agent
+from tests.shared.graphs import agent
 from tests.shared.one_session import KEY, LEASE
 from tests.shared.redis_cases import admin_of, another_worker, sending
 

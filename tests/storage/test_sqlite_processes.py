@@ -26,7 +26,9 @@ from langchain_ttl_history import Retention, SessionBuffer
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import SQLiteStorage
 from langchain_ttl_history.storage.types import Blob, Change, Query, Status
-from tests.shared.helpers import ScriptedModel, assert_contiguous, assert_valid_chat, build_graph, text_of, tool_user
+from tests.shared.chats import assert_contiguous, assert_valid_chat, text_of
+from tests.shared.graphs import build_graph
+from tests.shared.models import ScriptedModel, tool_user
 from tests.shared.one_session import FOREVER, KEY
 
 KILLS = int(os.environ.get("TEST_KILLS", "25"))
