@@ -212,12 +212,31 @@ async def test_a_url_needs_no_server_and_no_loop_until_it_is_used(url: str, driv
 @pytest.mark.parametrize("open_", [open_redis, open_cluster])
 @pytest.mark.parametrize("driver", ["redis", "valkey"])
 async def test_a_server_is_told_which_package_connects(open_: Any, driver: str) -> None:
-    storage = open_(None, "valkey", scheme=driver if open_ is open_redis else f"{driver}+cluster")
+    is_cluster = open_ is open_cluster
+    if not drivers.introduction(driver, is_cluster=is_cluster):
+        pytest.skip("clusters of redis-py 7.2 to 7.4 cannot be told")
+    storage = open_(None, "valkey", scheme=f"{driver}+cluster" if is_cluster else driver)
     for client in (clients_of(storage).client(), clients_of(storage).async_client()):
         answered = client.client_info()
         connection = await answered if isawaitable(answered) else answered
         assert connection["lib-name"] == f"{driver}-py(langchain-ttl-history_v{version('langchain-ttl-history')})"
     await storage.aclose()
+
+
+async def test_a_driver_whose_clusters_know_no_introduction_gets_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As redis-py's do from 7.2 to 7.4."""
+    pytest.importorskip("redis.driver_info", reason="before redis-py 7.2 there is another option")
+
+    class Older(redis.asyncio.RedisCluster):
+        def __init__(self, host: str, port: int, *, socket_timeout: float, **rest: Any) -> None:
+            assert {*rest} == {"socket_connect_timeout", "retry"}
+            super().__init__(host, port, socket_timeout=socket_timeout, **rest)
+
+    monkeypatch.setattr(redis.asyncio.cluster, "RedisCluster", Older)
+    client = ServerURL("redis+cluster://localhost:1").client(asynchronous=True)
+    assert type(client) is Older
+    assert drivers.introduction("redis", is_cluster=True) == {}
+    assert "driver_info" in drivers.introduction("redis", is_cluster=False)
 
 
 def test_a_program_that_was_bundled_without_metadata_connects(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from importlib import import_module, metadata
+from inspect import signature
 from types import ModuleType
 from typing import Any
 
@@ -16,6 +18,7 @@ __all__ = [
     "is_client",
     "is_of_cluster",
     "library_of",
+    "options_of_clusters",
     "way_out",
 ]
 
@@ -68,7 +71,13 @@ def exceptions_of(library: str) -> ModuleType:
     return import_module(f"{library}.exceptions")
 
 
-def introduction(library: str) -> dict[str, Any]:
+def options_of_clusters(library: str) -> Collection[str]:
+    """The names of the options that a driver's async clients of clusters take; its sync ones do not tell."""
+    made = getattr(import_module(f"{library}.asyncio.cluster"), f"{class_prefix(library)}Cluster")
+    return signature(made.__init__).parameters
+
+
+def introduction(library: str, *, is_cluster: bool) -> dict[str, Any]:
     """Options for a driver's client, by which a server's `CLIENT LIST` names this package beside the driver."""
     try:
         version = metadata.version(_OURS)
@@ -78,6 +87,8 @@ def introduction(library: str) -> dict[str, Any]:
         info = import_module(f"{library}.driver_info").DriverInfo
     except ImportError:  # valkey-py, and redis-py before 7.2
         return {"lib_name": f"{library}-py({_OURS}_v{version})"}
+    if is_cluster and "driver_info" not in options_of_clusters(library):
+        return {}  # Those of redis-py 7.2 to 7.4 take neither option without an error or a warning.
     return {"driver_info": info().add_upstream_driver(_OURS, version)}
 
 

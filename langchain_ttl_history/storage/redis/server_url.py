@@ -8,13 +8,12 @@ import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib import import_module
-from inspect import signature
 from typing import Any, NamedTuple
 from unicodedata import category
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from langchain_ttl_history.errors import ConfigurationError, unknown_url
-from langchain_ttl_history.storage.redis.drivers import class_prefix, exceptions_of, introduction
+from langchain_ttl_history.storage.redis.drivers import class_prefix, exceptions_of, introduction, options_of_clusters
 from langchain_ttl_history.storage.redis.tls import SharedContext
 
 __all__ = ["ServerURL"]
@@ -161,8 +160,7 @@ class ServerURL:
             return
         if options.get("db"):
             raise ValueError("a cluster has only database 0")
-        made = getattr(import_module(f"{self.library}.asyncio.cluster"), f"{class_prefix(self.library)}Cluster")
-        known = signature(made.__init__).parameters
+        known = options_of_clusters(self.library)
         pool.connection_class(**{name: value for name, value in options.items() if name not in known})
 
     def client(self, *, asynchronous: bool) -> Any:
@@ -188,7 +186,7 @@ class ServerURL:
             "retry": retry(backoff, _RETRIES, (errors.ConnectionError, ConnectionRefusedError)),
         }
         if not _INTRODUCED.search(self._parts.query):
-            options |= introduction(self.library)
+            options |= introduction(self.library, is_cluster=self.is_cluster)
         if self.is_cluster:
             return made.from_url(self._plain, **options)
         # valkey-py retries only after errors that are also named here.
