@@ -184,10 +184,8 @@ def _model(cls: Any, state: Any) -> Any:
 
 
 def _made_plain(value: Any) -> Any:
-    for base, to_plain in _BASES.items():
-        if isinstance(value, base):
-            return to_plain(value)
-    raise TypeError(type(value))
+    to_plain = next(to_plain for base, to_plain in _BASES.items() if isinstance(value, base))
+    return to_plain(value)
 
 
 def _zoned_apart(value: Any) -> list[Any]:
