@@ -8,14 +8,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from langchain.agents import create_agent
-from langchain_core.callbacks import CallbackManagerForLLMRun
-from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
-from langchain_core.outputs import ChatGeneration, ChatResult
-from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool, StructuredTool
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph import END, START, MessagesState, StateGraph
+
+from tests.shared.models import AnsweringModel
 
 _random = random.Random(1)
 _pool = "".join(_random.choices(string.ascii_letters + " ", k=1 << 16))
@@ -81,28 +79,10 @@ def state_graph(saver: BaseCheckpointSaver[Any]) -> Any:
     return graph.compile(checkpointer=saver)
 
 
-class _Model(BaseChatModel):
-    @property
-    def _llm_type(self) -> str:
-        return "scripted"
-
-    def bind_tools(self, tools: Any, **kwargs: Any) -> Runnable[LanguageModelInput, AIMessage]:
-        return self
-
-    def _generate(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> ChatResult:
-        return ChatResult(generations=[ChatGeneration(message=answer(messages))])
-
-
 def agent(saver: BaseCheckpointSaver[Any]) -> Any:
     """The same loop as LangChain's agent."""
     tool: BaseTool = StructuredTool.from_function(lambda at: look(), name="look", description="Looks.")
-    return create_agent(_Model(), [tool], checkpointer=saver)
+    return create_agent(AnsweringModel(answer=answer), [tool], checkpointer=saver)
 
 
 GRAPHS: dict[str, Callable[[BaseCheckpointSaver[Any]], Any]] = {

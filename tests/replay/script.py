@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
 from langchain.agents import create_agent
-from langchain_core.callbacks import CallbackManagerForLLMRun
-from langchain_core.language_models import BaseChatModel, LanguageModelInput
+from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolCall, ToolMessage
-from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.runnables import Runnable, RunnableLambda
 from langchain_core.tools import BaseTool, StructuredTool
 from langgraph.checkpoint.base import BaseCheckpointSaver
 
 from tests.replay.chat import Expected, complaints, said
+from tests.shared.models import AnsweringModel
 
 
 @dataclass(frozen=True)
@@ -108,30 +107,9 @@ def playing(turn: Turn, expected: Expected) -> Iterator[None]:
     expected.add(turn.messages())
 
 
-class ScriptedModel(BaseChatModel):
-    """Answers with the next line of the turn being played."""
-
-    @property
-    def _llm_type(self) -> str:
-        return "scripted"
-
-    def bind_tools(
-        self, tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool], **kwargs: Any
-    ) -> Runnable[LanguageModelInput, AIMessage]:
-        """The script knows its tools."""
-        return self
-
-    def _generate(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> ChatResult:
-        return ChatResult(generations=[ChatGeneration(message=_stage.get().answer(messages))])
-
-    async def _agenerate(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> ChatResult:
-        return self._generate(messages)
+def scripted_model() -> BaseChatModel:
+    """A model that answers with the next line of the turn being played."""
+    return AnsweringModel(answer=lambda messages: _stage.get().answer(messages))
 
 
 def scripted_tool(name: str) -> BaseTool:
@@ -149,12 +127,12 @@ def scripted_tool(name: str) -> BaseTool:
 
 def scripted_agent(tools: set[str], saver: BaseCheckpointSaver[Any]) -> Any:
     """An agent that plays any conversation with these tools."""
-    return create_agent(ScriptedModel(), [scripted_tool(name) for name in sorted(tools)], checkpointer=saver)
+    return create_agent(scripted_model(), [scripted_tool(name) for name in sorted(tools)], checkpointer=saver)
 
 
 def scripted_chain(tools: set[str]) -> Runnable[list[BaseMessage], list[BaseMessage]]:
     """A chain that is the whole loop of model and tools itself and returns what was said in it."""
-    model = ScriptedModel()
+    model = scripted_model()
     by_name = {name: scripted_tool(name) for name in tools}
 
     def loop(messages: list[BaseMessage]) -> list[BaseMessage]:

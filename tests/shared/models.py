@@ -58,18 +58,10 @@ def lookup_call(thing: str, call_id: str | None = None) -> dict[str, Any]:
     }
 
 
-class ScriptedModel(BaseChatModel):
-    """A chat model whose answers are a function of its input; it keeps every input it was given."""
+class AnsweringModel(BaseChatModel):
+    """A chat model whose answers are a function of its input."""
 
     answer: Callable[[Sequence[BaseMessage]], AIMessage] = tool_user
-    inputs: list[list[BaseMessage]] = []
-    gates: dict[str, Any] = {}
-    """The gate at which the turn that asked this question stops."""
-
-    def model_post_init(self, context: Any, /) -> None:
-        self.inputs = []
-        self.gates = dict(self.gates)
-        super().model_post_init(context)
 
     @property
     def _llm_type(self) -> str:
@@ -79,7 +71,6 @@ class ScriptedModel(BaseChatModel):
         return self
 
     def _reply(self, messages: Sequence[BaseMessage]) -> ChatResult:
-        self.inputs.append([message.model_copy() for message in messages])
         return ChatResult(generations=[ChatGeneration(message=self.answer(messages))])
 
     def _generate(
@@ -89,17 +80,34 @@ class ScriptedModel(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
+        return self._reply(messages)
+
+    async def _agenerate(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> ChatResult:
+        return self._reply(messages)
+
+
+class ScriptedModel(AnsweringModel):
+    """One that keeps every input it was given, and may be stopped at gates."""
+
+    inputs: list[list[BaseMessage]] = []
+    gates: dict[str, Any] = {}
+    """The gate at which the turn that asked this question stops."""
+
+    def model_post_init(self, context: Any, /) -> None:
+        self.inputs = []
+        self.gates = dict(self.gates)
+        super().model_post_init(context)
+
+    def _reply(self, messages: Sequence[BaseMessage]) -> ChatResult:
+        self.inputs.append([message.model_copy() for message in messages])
+        return super()._reply(messages)
+
+    def _generate(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> ChatResult:
         if gate := self.gates.get(last_question(messages)):
             gate.stop()
         return self._reply(messages)
 
-    async def _agenerate(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: AsyncCallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> ChatResult:
+    async def _agenerate(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> ChatResult:
         if gate := self.gates.get(last_question(messages)):
             await gate.astop()
         return self._reply(messages)
