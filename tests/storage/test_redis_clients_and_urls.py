@@ -248,9 +248,14 @@ def test_a_program_that_was_bundled_without_metadata_connects(monkeypatch: pytes
         assert storage.write(KEY, Change(LEASE)).status is Status.STORED
 
 
-def test_a_name_in_a_url_comes_first() -> None:
-    client = ServerURL("valkey://localhost:1?lib_name=mine").client(asynchronous=False)
-    assert client.connection_pool.make_connection().lib_name == "mine"
+# redis-py recommends an option in place of this one that no URL can hold.
+@pytest.mark.filterwarnings("ignore:Call to '__init__' function with deprecated usage:DeprecationWarning")
+@pytest.mark.parametrize("scheme", ["redis", "valkey"])
+def test_a_name_in_a_url_comes_first(scheme: str) -> None:
+    client = ServerURL(f"{scheme}://localhost:1?lib_name=mine").client(asynchronous=False)
+    connection = client.connection_pool.make_connection()
+    info = getattr(connection, "driver_info", None)
+    assert (connection.lib_name if info is None else info.formatted_name) == "mine"
 
 
 @pytest.mark.parametrize("url", ["valkey://localhost:1", "valkeys+cluster://localhost:1"])
