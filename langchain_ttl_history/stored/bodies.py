@@ -128,7 +128,8 @@ def _packed(message: BaseMessage, codec: Codec, where: str) -> tuple[bytes, bool
     packed = pack_plain(message)
     if packed is not None:
         return packed, True
-    return codec.verified_message(message, f"{where}, message {message.id!r}"), False
+    named = "a message without an id" if message.id is None else f"message {message.id!r}"
+    return codec.verified_message(message, f"{where}, {named}"), False
 
 
 def _encode(

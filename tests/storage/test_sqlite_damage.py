@@ -60,7 +60,7 @@ def test_a_full_disk_is_an_error_and_leaves_what_was_there(opens: Opens, tmp_pat
     with lent(storage) as connection:
         (pages,) = connection.execute("PRAGMA page_count").fetchone()
         connection.execute(f"PRAGMA max_page_count = {pages + 20}")
-    with pytest.raises(StorageError, match="full") as raised:
+    with pytest.raises(StorageError, match=r"is full; make some megabytes of room") as raised:
         storage.write(KEY, Change(LEASE, blobs={"m": Blob(b"x" * 100_000)}, append=[("log", b"lost", ())]))
     assert isinstance(raised.value.__cause__, sqlite3.Error)
     for each in (storage, opens()):

@@ -23,6 +23,7 @@ _WAYS_OUT = {
     "readonly database": _WRITABLE,
     "unable to open database file": f"{_WRITABLE}, and the process must not have too many files open",
     "is locked": "another program holds it: let that end its transaction, or give SQLiteStorage a larger timeout",
+    "is full": "make some megabytes of room, which deleting and sweep() need as well",
     "is not a database": "it is another program's, or damaged: name a different file, or bring back a copy",
 }
 
