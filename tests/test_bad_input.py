@@ -494,7 +494,7 @@ async def test_a_value_that_cannot_be_stored_is_named_with_its_session_and_chann
     for word in ("s1", "gadget", "Lock"):
         assert word in str(refused.value)
     bad = AIMessage("a", additional_kwargs={"x": asyncio.Lock()})
-    with pytest.raises(TypeNotAllowedError, match="'messages', a message without an id: .*Lock"):
+    with pytest.raises(TypeNotAllowedError, match=r"'messages', a message without an id: .*Lock"):
         await session.colour.call(saver, "put_writes", found.config, [("messages", [bad])], "task")
     with pytest.raises(TypeNotAllowedError) as refused:
         await session.add(bad)

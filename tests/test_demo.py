@@ -66,6 +66,22 @@ def test_a_model_that_does_not_exist_is_named(demo: ModuleType, capsys: pytest.C
     assert "nobody:nothing cannot be used" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("error", "way"), [(ImportError("no package"), ".venv/bin/python -m pip"), (OSError("no key"), "")]
+)
+def test_what_a_model_lacks_is_told_without_a_traceback(
+    demo: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, way: str
+) -> None:
+    def refuse(name: str) -> None:
+        raise error
+
+    monkeypatch.setattr(demo, "init_chat_model", refuse)
+    assert demo.main("openai:gpt-5-mini") == 2
+    said = capsys.readouterr().out
+    assert f"openai:gpt-5-mini cannot be used. {error}" in said
+    assert way in said
+
+
 def test_the_scripted_model_answers_from_what_it_is_given(scripted: ModuleType) -> None:
     question = HumanMessage("When is it due?")
     assert "no invoice" in scripted.answer([question]).text
