@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import importlib.util
 import itertools
 import json
 import os
@@ -10,13 +12,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
+from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 
 from tests import servers
 from tests.shared.redis_cases import kind_here
@@ -179,6 +183,112 @@ def test_who_comes_back_to_a_turn_that_was_left_is_told_how_long_to_wait() -> No
     finally:
         worker.stop()
         server.remove()
+
+
+class Service:
+    """The service within this process, so that a test says what its model answers, and when a client goes away."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("TTL_HISTORY_URL", "memory://")
+        monkeypatch.setenv("CHAT_LOST_AFTER", "0")
+        self._monkeypatch = monkeypatch
+        self.model = self._load("model")
+        self.app = self._load("app")
+        self.answer: Callable[[list[BaseMessage]], AIMessage] = self.model.answer
+        monkeypatch.setattr(self.model, "answer", lambda messages: self.answer(messages))  # noqa: PLW0108  # it changes
+
+    def _load(self, name: str) -> Any:
+        spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        self._monkeypatch.setitem(sys.modules, name, module)
+        spec.loader.exec_module(module)
+        return module
+
+    async def say(self, text: str) -> AsyncGenerator[str, None]:
+        """The names of a turn's events."""
+        app = self.app.app
+        request = SimpleNamespace(app=app)
+        response = await self.app.say("s1", self.app.Said(text=text), USERS[0], app.state.buffer, request)
+        assert response.headers.get("X-Accel-Buffering") == "no", "nginx keeps what streams until it ends"
+        async with aclosing(response.body_iterator) as coming:
+            async for each in coming:
+                yield each.partition("\n")[0].removeprefix("event: ")
+
+    async def state(self) -> Any:
+        """The session as the graph has it."""
+        app = self.app.app
+        return await app.state.agent.aget_state(app.state.buffer.config(USERS[0], "s1"))
+
+    async def conversation(self) -> list[BaseMessage]:
+        """The session as a chain has it."""
+        messages: list[BaseMessage] = await self.app.app.state.buffer.history(USERS[0], "s1").aget_messages()
+        return messages
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="LangGraph streams from async tasks from Python 3.11 on")
+@pytest.mark.parametrize("left_at", ["tool_calls", "tool_result", "token"])
+async def test_a_turn_whose_client_went_away_at_any_event_is_finished_by_the_next(
+    monkeypatch: pytest.MonkeyPatch, left_at: str
+) -> None:
+    service = Service(monkeypatch)
+    async with service.app.opened(service.app.app):
+        async with aclosing(service.say("Where is order 1001?")) as coming:
+            async for name in coming:
+                if name == left_at:
+                    break
+        while under_way := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(under_way)  # what was being stored when the client went away
+        told = [name async for name in service.say("Hello again")]
+        assert told[0] == "caught_up"
+        assert [each.type for each in await service.conversation()] == ["human", "ai", "tool", "ai", "human", "ai"]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="LangGraph streams from async tasks from Python 3.11 on")
+async def test_a_turn_at_which_the_model_fails_holds_up_no_later_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    service = Service(monkeypatch)
+    scripted = service.answer
+
+    def failing(messages: list[BaseMessage]) -> AIMessage:
+        if messages[-1].text == "What the provider refuses":
+            raise ValueError("refused")
+        return scripted(messages)
+
+    service.answer = failing
+    async with service.app.opened(service.app.app):
+        assert [name async for name in service.say("What the provider refuses")] == ["error"]
+        assert [name async for name in service.say("Where is order 1001?")][-1] == "done"
+        assert [each.type for each in await service.conversation()] == ["human", "ai", "human", "ai", "tool", "ai"]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="LangGraph streams from async tasks from Python 3.11 on")
+async def test_a_turn_in_which_a_tool_fails_leaves_no_call_without_a_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    service = Service(monkeypatch)
+    scripted = service.answer
+    calls = [{"name": "find_order", "args": {"number": number}, "id": number} for number in ("1001", "bad")]
+
+    async def find(number: str) -> str:
+        if number == "bad":
+            # Until what the other one found is stored, of which a storage tells nobody.
+            while (await service.state()).values["messages"][-1].type != "tool":  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            raise OSError("the shop is closed")
+        return json.dumps({"order": number, "status": "was lost"})
+
+    monkeypatch.setattr(service.model.find_order, "coroutine", find)
+    service.answer = lambda messages: (
+        AIMessage("", tool_calls=calls) if messages[-1].text == "Both" else scripted(messages)
+    )
+    async with service.app.opened(service.app.app):
+        assert [name async for name in service.say("Both")][-1] == "error"
+        assert [name async for name in service.say("Hello again")][-1] == "done"
+        said = await service.conversation()
+        assert [each.type for each in said] == ["human", "ai", "tool", "tool", "ai", "human", "ai"]
+        assert {each.tool_call_id: each.status for each in said if isinstance(each, ToolMessage)} == {
+            "1001": "success",
+            "bad": "error",
+        }
 
 
 def test_a_user_reaches_only_what_is_theirs(workers: list[Worker]) -> None:

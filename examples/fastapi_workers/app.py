@@ -26,6 +26,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from langchain.agents import create_agent
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, ToolMessage, message_to_dict
+from langgraph.graph import END
 from model import chat_model, find_order
 from pydantic import BaseModel, Field
 
@@ -38,6 +39,9 @@ APP_TOKEN = os.environ.get("CHAT_APP_TOKEN", "")
 LOST_AFTER = timedelta(seconds=float(os.environ.get("CHAT_LOST_AFTER", "30")))
 """A turn that has stored nothing for so long is taken for lost: its client went away, or its worker died."""
 UNAVAILABLE = "the sessions are out of reach; try again in a moment"
+FAILED = "I could not answer this."
+UNBUFFERED = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+"""Ask proxies to pass on what streams as it comes; nginx would collect it."""
 
 logger = logging.getLogger("uvicorn.error")
 
@@ -117,13 +121,16 @@ async def say(session_id: SessionId, said: Said, user: User, buffer: Buffer, req
     """Take a turn. The answer streams as server-sent events; the last one, `done`, says that all is stored."""
     agent, config = request.app.state.agent, buffer.config(user, session_id)
     state = await agent.aget_state(config)
-    lost = bool(state.next)
+    # Not `state.next`, which leaves out tasks that have answered, also where the turn was left before their step ended.
+    lost = bool(state.tasks)
     if lost:
         left = datetime.fromisoformat(state.created_at) + LOST_AFTER - datetime.now(timezone.utc)
         if left > timedelta(0):
             again = {"Retry-After": str(math.ceil(left.total_seconds()))}
             raise HTTPException(409, "this session is in the middle of a turn", again)
-    return StreamingResponse(turn(agent, config, said.text, lost=lost), media_type="text/event-stream")
+    return StreamingResponse(
+        turn(agent, config, said.text, lost=lost), media_type="text/event-stream", headers=UNBUFFERED
+    )
 
 
 async def turn(agent: Any, config: Any, text: str, *, lost: bool) -> AsyncIterator[str]:
@@ -136,13 +143,39 @@ async def turn(agent: Any, config: Any, text: str, *, lost: bool) -> AsyncIterat
         # The answer has begun, so it is too late for a status.
         logger.exception("a turn was cut short")
         yield event("error", UNAVAILABLE)
+    except Exception:
+        logger.exception("the model or a tool failed")
+        yield event("error", FAILED if await closed(agent, config) else UNAVAILABLE)
+
+
+async def closed(agent: Any, config: Any) -> bool:
+    """End a turn that failed, so that the next one need not try it again; False if the storage is out of reach."""
+    try:
+        state = await agent.aget_state(config)
+        if state.tasks:
+            said = state.values.get("messages", [])
+            answered = {each.tool_call_id for each in said if isinstance(each, ToolMessage)}
+            calls = [call for each in said if isinstance(each, AIMessage) for call in each.tool_calls]
+            # The provider of a model refuses a conversation in which a call has no result.
+            results = [
+                ToolMessage("failed", tool_call_id=call["id"], name=call["name"], status="error")
+                for call in calls
+                if call["id"] not in answered
+            ]
+            # This keeps what other tools have answered meanwhile.
+            await agent.aupdate_state(config, None, as_node=END)
+            await agent.aupdate_state(config, {"messages": [*results, AIMessage(FAILED)]}, as_node="model")
+    except StorageError as error:
+        logger.error("%s", error)  # noqa: TRY400  # where it comes from was logged
+        return False
+    return True
 
 
 async def steps(agent: Any, config: Any, text: str, *, lost: bool) -> AsyncIterator[str]:
     """What the model and the tools do, as events."""
     if lost:
         async for part in agent.astream(None, config, stream_mode="updates"):
-            yield event("caught_up", sorted(part))
+            yield event("caught_up", sorted(part.keys() - {"__metadata__"}))
     said = {"messages": [HumanMessage(text)]}
     streamed = False
     async for mode, part in agent.astream(said, config, stream_mode=["messages", "updates"]):

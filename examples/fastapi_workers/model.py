@@ -79,7 +79,8 @@ def answer(messages: Sequence[BaseMessage]) -> AIMessage:
     """What a helpful model would say next, knowing only these messages."""
     questions = [message.text for message in messages if isinstance(message, HumanMessage)]
     events = [message.text for message in messages if isinstance(message, SystemMessage)]
-    found = [json.loads(message.text) for message in messages if isinstance(message, ToolMessage)]
+    results = [each for each in messages if isinstance(each, ToolMessage) and each.status == "success"]
+    found = [json.loads(result.text) for result in results]
     known = {each["order"]: each["status"] for each in found}
     asked = re.search(r"\d{4}", questions[-1])
     if asked and asked[0] not in known:
