@@ -266,10 +266,12 @@ async def test_a_turn_at_which_the_model_fails_holds_up_no_later_one(monkeypatch
 async def test_a_turn_in_which_a_tool_fails_leaves_no_call_without_a_result(monkeypatch: pytest.MonkeyPatch) -> None:
     service = Service(monkeypatch)
     scripted = service.answer
-    calls = [{"name": "find_order", "args": {"number": number}, "id": number} for number in ("1001", "bad")]
+    # Some models give their calls the same ids in each turn.
+    calls = [{"name": "find_order", "args": {"number": number}, "id": number} for number in ("1001", "1002")]
+    is_closed = False
 
     async def find(number: str) -> str:
-        if number == "bad":
+        if is_closed and number == "1002":
             # Until what the other one found is stored, of which a storage tells nobody.
             while (await service.state()).values["messages"][-1].type != "tool":  # noqa: ASYNC110
                 await asyncio.sleep(0)
@@ -281,14 +283,15 @@ async def test_a_turn_in_which_a_tool_fails_leaves_no_call_without_a_result(monk
         AIMessage("", tool_calls=calls) if messages[-1].text == "Both" else scripted(messages)
     )
     async with service.app.opened(service.app.app):
+        assert [name async for name in service.say("Both")][-1] == "done"
+        is_closed = True
         assert [name async for name in service.say("Both")][-1] == "error"
         assert [name async for name in service.say("Hello again")][-1] == "done"
         said = await service.conversation()
-        assert [each.type for each in said] == ["human", "ai", "tool", "tool", "ai", "human", "ai"]
-        assert {each.tool_call_id: each.status for each in said if isinstance(each, ToolMessage)} == {
-            "1001": "success",
-            "bad": "error",
-        }
+        turn = ["human", "ai", "tool", "tool", "ai"]
+        assert [each.type for each in said] == [*turn, *turn, "human", "ai"]
+        results = {each.tool_call_id: each.status for each in said[5:] if isinstance(each, ToolMessage)}
+        assert results == {"1001": "success", "1002": "error"}
 
 
 def test_a_user_reaches_only_what_is_theirs(workers: list[Worker]) -> None:

@@ -154,6 +154,8 @@ async def closed(agent: Any, config: Any) -> bool:
         state = await agent.aget_state(config)
         if state.tasks:
             said = state.values.get("messages", [])
+            # Calls before the question are of a turn beside this one, and may get their results yet.
+            said = said[max((at for at, each in enumerate(said) if isinstance(each, HumanMessage)), default=0) :]
             answered = {each.tool_call_id for each in said if isinstance(each, ToolMessage)}
             calls = [call for each in said if isinstance(each, AIMessage) for call in each.tool_calls]
             # The provider of a model refuses a conversation in which a call has no result.
