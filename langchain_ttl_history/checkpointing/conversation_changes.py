@@ -209,8 +209,6 @@ def _results(step: Step, difference: _Difference, after: MessageKey | None) -> D
     caller = key_of(names[at - 1]) if at else after
     if caller == after or step.has_no_result(at, key_of(added[0])):
         return None  # As most steps, which go on with what they have said or begin a turn.
-    if caller not in difference.stays:
-        return None
     kinds = {key: type(message) for key, message in step.new_by_key()}
     results = (*takewhile(lambda name: issubclass(kinds.get(key_of(name), object), ToolMessage), added),)
     return Delta(step.record.run, (), results, caller, known=step.record.seen.last) if results else None
