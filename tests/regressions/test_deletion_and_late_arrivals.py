@@ -501,6 +501,23 @@ def test_a_freed_checkpoint_that_asks_is_listed_where_there_is_room_but_never_as
     assert [letters.get(each.checkpoint["id"], ".") for each in saver.list(CONFIG)] == [*listed]
 
 
+@pytest.mark.parametrize("ns", ["", "inner:1"])
+def test_a_pruned_checkpoint_comes_back_for_nothing_but_what_its_root_asks(ns: str) -> None:
+    saver = SessionBuffer(default_user="u").checkpointer()
+    roots = [checkpoint(HumanMessage(each, id=each)) for each in "abc"]
+    put = [saver.put(CONFIG, each, LOOP, {"messages": 1}) for each in roots]
+    if ns:
+        inner: Any = {"configurable": {"thread_id": "t", "checkpoint_ns": ns}}
+        metadata: Any = {**LOOP, "parents": {"": roots[-1]["id"]}}
+        put = [saver.put(inner, checkpoint(), metadata, {"messages": 1}) for _ in "ab"]
+    saver.for_user("u").prune(["t"], strategy="keep_latest")
+    everywhere: Any = {"configurable": {"thread_id": "t"}}
+    listed = [*saver.list(everywhere)]
+    saver.put_writes(put[0], [(INTERRUPT, [Interrupt("sure?", id="i")]) if ns else ("n", 1)], "task")
+    assert saver.get_tuple(put[0]) is None
+    assert [*saver.list(everywhere)] == listed
+
+
 @pytest.mark.parametrize("steps", range(1, 7))
 def test_what_another_turn_stored_stays_though_a_freed_checkpoint_asks_whose_worker_has_a_fast_clock(
     steps: int,
