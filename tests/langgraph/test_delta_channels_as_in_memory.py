@@ -15,6 +15,7 @@ from langgraph.graph import START, StateGraph
 from langgraph.graph.message import REMOVE_ALL_MESSAGES, _messages_delta_reducer
 from langgraph.types import Overwrite
 
+from langchain_ttl_history import SessionBuffer
 from langchain_ttl_history.checkpointing.delta_channels import applied
 from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.keys import SessionKey
@@ -87,6 +88,16 @@ async def test_delta_channels_on_forks_are_made_of_the_same_as_in_memory(
         notes.append(plain_value([value for _, _, value in latest["log"]["writes"]]))
 
     await same_on_both(session, scenario)
+
+
+def test_the_metadata_of_a_delta_channels_checkpoints_are_as_in_memory() -> None:
+    config: Any = {"configurable": {"thread_id": "t"}}
+
+    def metadata(saver: BaseCheckpointSaver[Any]) -> list[Any]:
+        delta_graph(saver).invoke({"log": ["given"]}, config)
+        return [found.metadata for found in saver.list(config)]
+
+    assert metadata(SessionBuffer(default_user="u").checkpointer()) == metadata(InMemorySaver())
 
 
 async def test_a_delta_conversation_on_forks_is_rebuilt_as_in_memory(session: Session) -> None:
