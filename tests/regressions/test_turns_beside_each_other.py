@@ -8,6 +8,8 @@ from typing import Annotated, Any
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage, SystemMessage, ToolMessage
 from langgraph.channels.delta import DeltaChannel
+from langgraph.channels.ephemeral_value import EphemeralValue
+from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.graph.message import REMOVE_ALL_MESSAGES, _messages_delta_reducer, add_messages
 from langgraph.types import Command, interrupt
@@ -615,14 +617,50 @@ def test_what_is_said_during_a_turn_in_a_tool_of_another_stands_behind_it() -> N
     assert shown[-5:] == ["B?", "B0", "B1", "X?", "X!"]
 
 
-def test_a_graph_whose_messages_are_no_list_leaves_the_conversation_alone() -> None:
+@pytest.mark.parametrize("messages", ["text", (HumanMessage("own", id="own"),)], ids=["text", "tuple"])
+def test_a_graph_whose_messages_are_no_list_leaves_the_conversation_alone(messages: Any) -> None:
     buffer = SessionBuffer(default_user="u")
     history = buffer.history(session_id="t")
     history.add_messages([HumanMessage("q"), AIMessage("a")])
-    graph = chained(buffer, Plain, first=lambda _: {"messages": "text"}, second=lambda _: {})
+    graph = chained(buffer, Plain, first=lambda _: {"messages": messages}, second=lambda _: {})
     graph.invoke({"messages": "x"}, CONFIG, durability="sync")
-    assert graph.get_state(CONFIG).values == {"messages": "text"}
+    assert graph.get_state(CONFIG).values == {"messages": messages}
     assert plain_texts(history.messages) == ["q", "a"]
+
+
+@pytest.mark.parametrize("messages", [[], "text"], ids=["none", "text"])
+def test_the_messages_of_a_graph_are_the_same_after_turns_of_one_that_has_none(messages: Any) -> None:
+    buffer = SessionBuffer(default_user="u")
+    graph = chained(buffer, Plain, first=lambda _: {"messages": messages})
+    graph.invoke({"messages": [HumanMessage("q")]}, CONFIG)
+    for _ in range(2):
+        chained(buffer, Numbered, first=lambda _: {"n": 1}).invoke({"n": 0}, CONFIG)
+        assert graph.get_state(CONFIG).values == {"messages": messages}
+
+
+def test_messages_that_last_for_one_step_are_gone_after_it_as_in_memory() -> None:
+    state: Any = TypedDict("state", {"messages": Annotated[Any, EphemeralValue], "n": int})
+    graph = chained(
+        SessionBuffer(default_user="u"),
+        state,
+        first=lambda _: {"n": 1},
+        second=lambda state: {"n": 2 + ("messages" in state)},
+    )
+    states = []
+    for each in (graph, graph.builder.compile(checkpointer=InMemorySaver())):
+        for durability in ("exit", "sync"):
+            each.invoke({"messages": "text"}, CONFIG, durability=durability)
+        states.append([snapshot.values for snapshot in each.get_state_history(CONFIG)])
+    assert states[0] == states[1]
+
+
+def test_a_step_that_says_nothing_hands_over_the_list_that_it_was_given() -> None:
+    buffer = SessionBuffer(default_user="u")
+    graph = chained(buffer, Counted, answers=says("a"), counts=lambda _: {"n": 1})
+    for _ in range(2):
+        ask(graph, "q")
+    values = [found.checkpoint["channel_values"] for found in buffer.checkpointer().list(CONFIG)]
+    assert {type(each["messages"]) for each in values if "messages" in each} == {list}
 
 
 def test_a_graph_that_has_no_messages_yet_is_handed_a_list_of_what_a_chain_said() -> None:
