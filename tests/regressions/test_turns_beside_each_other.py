@@ -920,3 +920,19 @@ def test_of_what_a_client_sends_again_only_what_is_new_is_new_to_a_turn_beside_i
     agent.invoke({"messages": [*old, ToolMessage("result", tool_call_id=CALL["id"]), HumanMessage("more")]}, CONFIG)
     list(beside)
     assert plain_texts(history.messages) == ["go", "call", "result", "X?", "X!", "more", "to more", "B?", "B!"]
+
+
+@pytest.mark.parametrize("way", ["invoke", "update_state"])
+def test_what_a_chain_said_is_removed_by_the_first_run_of_a_graph_for_a_turn_beside_it(way: str) -> None:
+    buffer = SessionBuffer(default_user="u")
+    history = buffer.history(session_id="t")
+    history.add_messages([HumanMessage("old", id="old"), AIMessage("older")])
+    beside = begun_beside(buffer)
+    said: Any = {"messages": [RemoveMessage(id="old"), AIMessage("A!")]}
+    graph = graph_of(buffer, lambda _: said)
+    if way == "invoke":
+        ask(graph, "A?", "exit")
+    else:
+        graph.update_state(CONFIG, said)
+    list(beside)
+    assert plain_texts(history.messages) == ["older", "B?", "B!", *["A?"] * (way == "invoke"), "A!"]

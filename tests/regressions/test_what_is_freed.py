@@ -831,3 +831,22 @@ def test_what_takes_more_bytes_once_others_are_freed_is_counted_in_what_must_be_
         return info.bytes
 
     assert [bound for bound in range(18_000, 21_500, 50) if bytes_after_a_replacement(bound) > bound] == []
+
+
+class Noted(MessagesState):
+    note: str
+
+
+def test_a_value_that_a_run_shares_with_its_checkpoint_is_kept_though_that_was_freed() -> None:
+    buffer = SessionBuffer(default_user="u", retention=Retention(max_checkpoints=1))
+    saver = buffer.checkpointer()
+    note = "n" * 9000
+
+    def first(_: Any) -> Any:
+        for number in range(8):
+            saver.put(CONFIG, checkpoint(HumanMessage("x", id=f"x{number}")), LOOP, {"messages": 1})
+        return {"messages": [AIMessage("a")]}
+
+    graph = chained(buffer, Noted, first=first)
+    graph.invoke({"messages": [HumanMessage("q")], "note": note}, CONFIG, durability="sync")
+    assert graph.get_state(CONFIG).values["note"] == note
