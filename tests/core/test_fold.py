@@ -484,6 +484,23 @@ def test_what_removes_all_but_some_leaves_only_those_and_what_it_did_not_know_of
         assert {key_of(each) for each in fold(head, spelled[: at + 1], Seen())} <= may_stay
 
 
+@pytest.mark.parametrize("known", [4, 5])
+def test_a_replacement_removes_all_but_what_it_keeps_and_did_not_know_of_or_the_heads_run_said_since(
+    known: int,
+) -> None:
+    log = [
+        Delta("chain", (), (name("known"),), None, known),
+        Delta("chain", (), (name("unknown"),), None, 6),
+        Delta("other", (), (name("draft"),), None, 7),
+        Delta("other", (), (name("summary"),), None, 8, known, (key_of(name("summary")),)),
+        Delta("head", (), (name("edited", 1),), None, 9),
+        Delta("late", (), (name("again", 1),), None, 10),
+    ]
+    head = [name("again"), name("edited")]
+    replacement = with_removals_named(log, head, Seen(4, (("head", None),)))[3]
+    assert replacement.removed == tuple(key_of(name(each)) for each in ("again", "known", "draft"))
+
+
 def calls_in(work: Callable[[], object]) -> int:
     """How many functions are called for a piece of work."""
     count = 0
