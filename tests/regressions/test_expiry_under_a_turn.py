@@ -271,6 +271,25 @@ def test_a_graph_whose_messages_are_no_list_goes_on_when_its_session_expires_und
     assert graph.get_state(CONFIG).values == {"messages": "text"}
 
 
+@pytest.mark.parametrize("state", [MessagesState, DELTAS], ids=["list", "delta"])
+@pytest.mark.parametrize("max_age", [None, 500])
+def test_a_turn_that_is_stored_at_its_end_keeps_what_it_was_shown_unless_that_is_past_its_max_age(
+    max_age: float | None, state: Any
+) -> None:
+    clock = Clock()
+    retention = Retention(idle_ttl=500, max_age=max_age)
+    buffer = SessionBuffer(MemoryStorage(clock=clock), default_user="u", retention=retention)
+
+    def thinks(_: Any) -> Any:
+        clock.advance(501)
+        return {"messages": [AIMessage("answer")]}
+
+    ask(chained(buffer, state, first=says("older")), "old")
+    ask(chained(buffer, state, first=thinks), "question", "exit")
+    kept = ["old", "older"] if max_age is None else []
+    assert plain_texts(buffer.history(session_id="t").messages) == [*kept, "question", "answer"]
+
+
 def test_a_question_to_a_person_is_listed_though_its_session_expired_before_it() -> None:
     clock = Clock()
     buffer = SessionBuffer(MemoryStorage(clock=clock), default_user="u")
