@@ -255,6 +255,19 @@ def test_a_damaged_key_hides_none_of_the_others_in_a_list(
     assert ["s.db" in str(each) for each in told] == [True]
 
 
+@pytest.mark.parametrize("damage", ["a short key", "another key", "no key"])
+def test_a_damaged_key_is_an_error_in_a_list_though_there_is_no_other(
+    opens: Opens, tmp_path: Path, damage: str
+) -> None:
+    with closing(opens()) as storage:
+        SessionBuffer(storage).history("ada", "s1").add_system_message("hello")
+    with closing(sqlite3.connect(tmp_path / "s.db", isolation_level=None)) as file:
+        file.execute(DAMAGE[damage])
+    told: list[TTLHistoryError] = []
+    assert list(readable(SessionBuffer(opens()).sessions("ada"), told)) == []
+    assert ["s.db" in str(each) for each in told] == [True]
+
+
 @pytest.mark.parametrize(
     ("damage", "name"), [("a short head", "session ('ada', 's0')"), ("a head that is a number", "")]
 )
