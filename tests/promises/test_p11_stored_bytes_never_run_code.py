@@ -542,6 +542,17 @@ async def test_a_list_goes_on_where_it_was_once_the_storage_is_back(session: Ses
     assert found == {"s1", "s2", "s3"}
 
 
+def test_a_list_ends_where_a_page_cannot_be_read_at_all() -> None:
+    class Damaged(MemoryStorage):
+        def sessions(self, *_: Any) -> Any:
+            raise CorruptRecordError("the list of a user's sessions is damaged")
+
+    listing = SessionBuffer(Damaged()).sessions("alice")
+    with pytest.raises(CorruptRecordError):
+        next(listing)
+    assert next(listing, None) is None
+
+
 async def test_a_chain_over_a_storage_that_is_down_does_not_start(session: Session, storage: Any) -> None:
     flaky = Interposed(storage)
     mine = through(session, flaky)
