@@ -479,6 +479,10 @@ async def test_adding_nothing_stores_nothing(session: Session) -> None:
     await session.add()
     assert await session.info() is None
     assert await session.messages() == []
+    await session.add(HumanMessage("something"))
+    before = await session.info()
+    await session.add()
+    assert await session.info() == before
 
 
 async def test_a_value_that_cannot_be_stored_is_named_with_its_session_and_channel(

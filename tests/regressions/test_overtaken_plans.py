@@ -16,7 +16,20 @@ from langchain_ttl_history import Retention, SessionBuffer, StorageError
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import MemoryStorage
 from langchain_ttl_history.storage.types import Change, Lease, Outcome, Query, Status
-from tests.regressions.cases import CONFIG, KEY, Counted, Hooked, checkpoint, echoing, ids
+from langchain_ttl_history.stored.names import key_of
+from tests.regressions.cases import (
+    CONFIG,
+    KEY,
+    Counted,
+    Hooked,
+    ask,
+    chained,
+    checkpoint,
+    echoing,
+    ids,
+    plain_texts,
+    says,
+)
 
 
 @pytest.mark.parametrize("url", ["memory://", "sqlite:///{path}/x.db"])
@@ -80,6 +93,48 @@ def test_a_replacement_is_planned_anew_where_what_it_shares_with_the_old_was_fre
     history.messages = [HumanMessage("two", id="2"), HumanMessage("one", id="1")]
     assert storage.after_read is None
     assert ids(history.messages) == ["2", "1"]
+
+
+def test_a_replacement_leaves_what_others_say_between_its_look_and_its_write() -> None:
+    storage = Hooked()
+    buffer = SessionBuffer(storage, default_user="u")
+    history = buffer.history(session_id="t")
+    ask(chained(buffer, answers=says("answer")), "old")
+
+    def speaks(query: Query) -> None:
+        storage.after_read = None
+        buffer.history(session_id="t").add_system_message("in between")
+
+    storage.after_read = speaks
+    history.messages = [HumanMessage("new")]
+    assert plain_texts(history.messages) == ["in between", "new"]
+
+
+def test_a_replacement_that_is_refused_again_and_again_is_an_error() -> None:
+    storage = Refusing()
+    history = SessionBuffer(storage, default_user="u").history(session_id="t")
+    history.add_messages([HumanMessage("old", id="old")])
+    storage.refuses = True
+    with pytest.raises(StorageError, match=r"session .*'t'.* others kept freeing .* try again"):
+        history.messages = [HumanMessage("new")]
+    storage.refuses = False
+    assert ids(history.messages) == ["old"]
+
+
+@pytest.mark.parametrize("way", ["set", "remove all"])
+def test_a_replacement_is_one_write_of_what_is_new(way: str) -> None:
+    storage = Hooked()
+    history = SessionBuffer(storage, default_user="u").history(session_id="t")
+    history.add_messages([HumanMessage("one", id="1"), HumanMessage("two", id="2")])
+    kept, new = history.messages[1], HumanMessage("three", id="3")
+    sent: list[Change] = []
+    storage.after_write = sent.append
+    if way == "set":
+        history.messages = [kept, new]
+    else:
+        history.add_messages([RemoveMessage(id=REMOVE_ALL_MESSAGES), kept, new])
+    assert [key_of(name) for change in sent for name in change.blobs] == ["3"]
+    assert len(sent) == 1
 
 
 @pytest.mark.parametrize("speaks", [True, False])

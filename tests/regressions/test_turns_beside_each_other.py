@@ -413,6 +413,14 @@ def test_an_edit_while_an_approval_is_waited_for_moves_nothing_up_to_where_it_st
     assert plain_texts(history.messages) == ["redacted", "a", "do", "X?", "X!"]
 
 
+def test_an_open_call_that_a_chain_has_made_is_shown_though_those_of_agents_are_not() -> None:
+    buffer = SessionBuffer(default_user="u")
+    history = buffer.history(session_id="t")
+    ask(chained(buffer, answers=says("answer")), "question")
+    history.add_messages([HumanMessage("X?"), AIMessage("call", tool_calls=[CALL])])
+    assert plain_texts(history.messages) == ["question", "answer", "X?", "call"]
+
+
 def test_setting_the_messages_removes_the_call_of_a_run_that_failed_beside_another() -> None:
     buffer = SessionBuffer(default_user="u")
     history = buffer.history(session_id="t")
