@@ -562,7 +562,7 @@ def test_a_turn_that_is_over_does_not_wait_for_a_result_that_is_hidden() -> None
     assert plain_texts(history.messages)[-2:] == ["and now", "answer"]
 
 
-@pytest.mark.parametrize("how", ["set", "all removed"])
+@pytest.mark.parametrize("how", ["set", "all removed", "set where nothing is shown"])
 @pytest.mark.parametrize("waits", [True, False], ids=["waits", "runs"])
 def test_what_is_hidden_is_cleared_with_what_is_shown(how: str, waits: bool) -> None:
     buffer = SessionBuffer(default_user="u", retention=Retention(max_messages=8))
@@ -572,10 +572,12 @@ def test_what_is_hidden_is_cleared_with_what_is_shown(how: str, waits: bool) -> 
 
     def clear() -> None:
         spoken(history, 0, 20)
-        if how == "set":
-            history.messages = []
-        else:
+        while how == "set where nothing is shown" and (shown := history.messages):
+            history.add_messages([RemoveMessage(id=str(message.id)) for message in shown])
+        if how == "all removed":
             history.add_messages([RemoveMessage(id=REMOVE_ALL_MESSAGES), HumanMessage("anew", id="anew")])
+        else:
+            history.messages = []
         # The removal is kept for as long as somebody may have what it removed.
         spoken(history, 20, 40)
 
