@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
@@ -18,6 +19,7 @@ from langchain_ttl_history.stored.bodies import encode_bodies
 from langchain_ttl_history.stored.known_bodies import KnownBodies
 from langchain_ttl_history.stored.names import ID, checkpoint_name, content_name, is_root
 from langchain_ttl_history.stored.packed_conversation import Body
+from tests.regressions.cases import checkpoint
 
 KEY = SessionKey("ada", "s1")
 
@@ -204,6 +206,18 @@ def test_of_a_session_that_is_too_large_by_itself_no_more_is_remembered(monkeypa
     assert cache.last(KEY) is known
     assert cache.advance_to(KEY, 1).size == 0
     assert cache.advance_to(KEY, 1).generation == 1
+
+
+def test_a_session_counts_that_is_only_written_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_cache, "_BYTES", 20_000)
+    buffer = SessionBuffer(default_user="ada")
+    keys = [SessionKey("ada", f"s{number}") for number in range(40)]
+    for key in keys:
+        config: Any = {"configurable": {"thread_id": key.session_id}}
+        buffer.checkpointer().put(config, checkpoint(HumanMessage("x" * 1_000, id="1")), {}, {"messages": 1})
+    known = [key for key in keys if buffer._sessions.cache.last(key) is not None]
+    assert known == keys[-len(known) :]
+    assert 1 < len(known) < 20
 
 
 def test_what_waits_to_be_freed_and_interrupts_that_wait_are_remembered_in_bounds(

@@ -256,6 +256,19 @@ def needing(name: str) -> Change:
     return Change(Lease(60.0, None), Guard(needs=name))
 
 
+def test_a_turn_ends_well_that_hands_over_an_answer_and_a_question_once_its_session_is_deleted() -> None:
+    """It is looked up then whether they had been cut."""
+    buffer = SessionBuffer(default_user="u")
+    ask(chained(buffer, answers=says("a1")), "q1")
+
+    def deletes(_: Any) -> dict[str, Any]:
+        buffer.delete("u", "t")
+        return {"messages": [AIMessage("a2"), HumanMessage("q3")]}
+
+    assert ask(chained(buffer, deletes=deletes, answers=says("a3")), "q2") == ["q1", "a1", "q2", "a2", "q3", "a3"]
+    assert buffer.history(session_id="t").messages == []
+
+
 def test_that_writes_are_refused_is_logged_once_until_one_is_stored(caplog: pytest.LogCaptureFixture) -> None:
     late = LateWrites(SessionCache())
     for _ in range(3):

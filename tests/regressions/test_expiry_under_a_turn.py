@@ -568,6 +568,7 @@ class Noted(MessagesState):
 
     notes: Annotated[list[Any], add_messages]
     long: str
+    thought: str
 
 
 def test_a_question_to_a_person_is_kept_with_far_more_messages_in_another_channel_than_in_the_conversation() -> None:
@@ -599,7 +600,7 @@ async def test_a_question_to_a_person_is_kept_though_its_session_has_ended_befor
     async def think(_: Any) -> dict[str, Any]:
         await asyncio.sleep(0)  # What the step before wrote is stored by then: in one loop all goes in turn.
         clock.advance(1801)
-        return {"messages": [AIMessage("thought")]}
+        return {"messages": [AIMessage("thought")], "thought": "y" * 2_000}
 
     graph = chained(
         buffer,
@@ -611,7 +612,12 @@ async def test_a_question_to_a_person_is_kept_though_its_session_has_ended_befor
     await graph.ainvoke({"messages": [HumanMessage("question")]}, CONFIG, durability="sync")
     found = await graph.aget_state(CONFIG)
     assert plain_texts(found.values["messages"]) == ["question", *["thought"] * (expiries - 1)]
-    assert (len(found.values["notes"]), len(found.values["long"]), len(found.interrupts)) == (notes, 1_000, 1)
+    assert {name: len(found.values[name]) for name in ("notes", "long", "thought")} == {
+        "notes": notes,
+        "long": 1_000,
+        "thought": 2_000,
+    }
+    assert found.interrupts
 
 
 @pytest.mark.parametrize("early", [False, True], ids=["with ids", "before ids are given"])
