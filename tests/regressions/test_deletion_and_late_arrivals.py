@@ -269,6 +269,23 @@ def test_a_turn_ends_well_that_hands_over_an_answer_and_a_question_once_its_sess
     assert buffer.history(session_id="t").messages == []
 
 
+def test_a_checkpoint_of_a_deleted_run_does_not_come_back_with_one_that_had_loaded_it() -> None:
+    storage = MemoryStorage()
+    buffer, forgetful = (SessionBuffer(storage, default_user="u") for _ in range(2))
+    saver = buffer.checkpointer()
+    chained(buffer, answers=says("a")).invoke(
+        {"messages": [HumanMessage("q")]}, {**CONFIG, "metadata": {"run_id": "r"}}
+    )
+    loaded = saver.get_tuple(CONFIG)
+    assert loaded is not None
+    buffer.history(session_id="t").add_messages([HumanMessage("event")])
+    saver.delete_for_runs(["r"])
+    made = checkpoint(*loaded.checkpoint["channel_values"]["messages"], HumanMessage("late"), version=9)
+    made["versions_seen"] = loaded.checkpoint["versions_seen"]
+    written = forgetful.checkpointer().put(loaded.config, made, LOOP, {"messages": 9})
+    assert [each.config for each in saver.list(CONFIG)] == [written]
+
+
 def test_that_writes_are_refused_is_logged_once_until_one_is_stored(caplog: pytest.LogCaptureFixture) -> None:
     late = LateWrites(SessionCache())
     for _ in range(3):
