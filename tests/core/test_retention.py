@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import FrozenInstanceError
 from datetime import timedelta
 from decimal import Decimal
@@ -90,6 +91,11 @@ def test_a_count_that_is_none_is_refused_by_name(field: str, value: Any) -> None
 def test_none_means_unbounded_and_one_is_the_least(field: str) -> None:
     assert getattr(Retention(**{field: None}), field) is None
     assert getattr(Retention(**{field: 1}), field) == 1
+
+
+@pytest.mark.parametrize("field", COUNTS)
+def test_a_count_may_be_as_large_as_any_length(field: str) -> None:
+    assert getattr(Retention(**{field: sys.maxsize}), field) == sys.maxsize
 
 
 @pytest.mark.parametrize("value", [None, 3, "approximate"])

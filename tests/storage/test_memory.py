@@ -19,6 +19,7 @@ from langchain_ttl_history.storage import MemoryStorage, memory_tombstones
 from langchain_ttl_history.storage.base import Storage
 from langchain_ttl_history.storage.types import Blob, Change, Entry, Guard, Lease, Query, Status, Usage
 from langchain_ttl_history.testing import Clock, StorageContract
+from langchain_ttl_history.urls import open_storage
 from tests.shared.one_session import LEASE
 from tests.storage.interrupts import interrupted
 
@@ -30,6 +31,11 @@ class TestMemory(StorageContract):
 
 class TestMemoryAsync(TestMemory):
     asynchronous = True
+
+
+@pytest.mark.parametrize("url", [None, "memory://", "memory:"])
+def test_it_is_what_a_url_without_a_place_opens(url: str | None) -> None:
+    assert type(open_storage(url)) is MemoryStorage
 
 
 def key(number: int) -> SessionKey:
