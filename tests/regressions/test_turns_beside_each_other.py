@@ -52,6 +52,28 @@ def test_a_call_that_waits_for_its_results_outlives_a_replacement_of_what_is_sho
     assert ids(history.messages) == ["old", "h", "call", "result"]
 
 
+@pytest.mark.parametrize("way", ["set", "remove all"])
+def test_a_call_that_waits_for_one_more_result_outlives_a_replacement_with_those_it_has(way: str) -> None:
+    def model(_: MessagesState) -> dict[str, Any]:
+        calls = AIMessage("", id="call", tool_calls=[CALL, {**CALL, "id": "d"}])
+        return {"messages": [calls, ToolMessage("one", tool_call_id="c", id="one")]}
+
+    def tool(_: MessagesState) -> dict[str, Any]:
+        return {"messages": [ToolMessage(str(interrupt("go?")), tool_call_id="d", id="two")]}
+
+    buffer = SessionBuffer(default_user="u")
+    agent = graph_of(buffer, model, tool)
+    history = buffer.history(session_id="t")
+    agent.invoke({"messages": [HumanMessage("h", id="h")]}, CONFIG)
+    if way == "set":
+        history.messages = [HumanMessage("new", id="new")]
+    else:
+        history.add_messages([RemoveMessage(id=REMOVE_ALL_MESSAGES), HumanMessage("new", id="new")])
+    assert ids(history.messages) == ["new"]
+    agent.invoke(Command(resume="yes"), CONFIG)
+    assert ids(history.messages) == ["call", "one", "two", "new"]
+
+
 def test_a_removal_among_messages_counts_for_those_before_it() -> None:
     history = SessionBuffer(default_user="u").history(session_id="t")
     everything = RemoveMessage(id=REMOVE_ALL_MESSAGES)
