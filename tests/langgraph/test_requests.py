@@ -15,6 +15,8 @@ from langchain_ttl_history.codec import Codec
 from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import MemoryStorage
 from langchain_ttl_history.storage.types import Blob, Change, Lease, Query
+from langchain_ttl_history.stored.names import key_of
+from tests.regressions.cases import checkpoint
 from tests.shared.graphs import agent
 
 CONFIG: Any = {"configurable": {"user_id": "alice", "session_id": "s1", "thread_id": "s1"}}
@@ -26,6 +28,8 @@ class Counting(MemoryStorage):
     def __init__(self) -> None:
         super().__init__()
         self.asked: list[str] = []
+        self.sent: list[str] = []
+        """The names of all that was stored."""
 
     def read(self, key: Any, query: Any) -> Any:
         self.asked.append("read")
@@ -33,6 +37,7 @@ class Counting(MemoryStorage):
 
     def write(self, key: Any, change: Any) -> Any:
         self.asked.append("write")
+        self.sent += change.blobs
         return super().write(key, change)
 
     def taken(self) -> list[str]:
@@ -59,6 +64,16 @@ def test_an_agents_turn_costs_one_read_and_one_write_a_step_and_freeing_costs_no
         storage.taken()
     assert max(sizes[20:]) <= 1.1 * max(sizes[:20]), "nothing was freed"
     assert len(storage.read(SessionKey("alice", "s1"), Query(outline=True)).lists["index"]) <= 20 * 1.25 + 2 + 5
+
+
+def test_a_put_sends_no_message_that_one_before_it_has_sent() -> None:
+    storage = Counting()
+    saver = SessionBuffer(storage, default_user="u").checkpointer()
+    config: Any = {"configurable": {"thread_id": "t", "checkpoint_ns": ""}}
+    said = [HumanMessage("q", id="q"), AIMessage("a", id="a"), HumanMessage("q2", id="q2")]
+    for step in range(1, 4):
+        config = saver.put(config, checkpoint(*said[:step], version=step), {}, {"messages": step})
+    assert [key_of(name) for name in storage.sent if name[0] == "m"] == ["q", "a", "q2"]
 
 
 def test_a_chains_turn_costs_one_read_and_one_write_and_freeing_costs_none() -> None:
