@@ -19,7 +19,7 @@ from langchain_ttl_history.stored.bodies import encode_bodies
 from langchain_ttl_history.stored.known_bodies import KnownBodies
 from langchain_ttl_history.stored.names import ID, checkpoint_name, content_name, is_root
 from langchain_ttl_history.stored.packed_conversation import Body
-from tests.regressions.cases import checkpoint
+from tests.shared.checkpoints import checkpoint
 
 KEY = SessionKey("ada", "s1")
 

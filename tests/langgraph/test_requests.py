@@ -16,7 +16,7 @@ from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import MemoryStorage
 from langchain_ttl_history.storage.types import Blob, Change, Lease, Query
 from langchain_ttl_history.stored.names import key_of
-from tests.regressions.cases import checkpoint
+from tests.shared.checkpoints import checkpoint
 from tests.shared.graphs import agent
 
 CONFIG: Any = {"configurable": {"user_id": "alice", "session_id": "s1", "thread_id": "s1"}}

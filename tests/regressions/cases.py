@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.channels.delta import DeltaChannel
-from langgraph.checkpoint.base import Checkpoint, empty_checkpoint
+from langgraph.checkpoint.base import Checkpoint
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.graph.message import _messages_delta_reducer
 from langgraph.types import interrupt
@@ -63,13 +63,6 @@ class Hooked(MemoryStorage):
 
 def ids(messages: list[BaseMessage]) -> list[str | None]:
     return [message.id for message in messages]
-
-
-def checkpoint(*messages: BaseMessage, version: int = 1) -> Checkpoint:
-    made = empty_checkpoint()
-    made["channel_values"] = {"messages": [*messages]}
-    made["channel_versions"] = {"messages": version}
-    return made
 
 
 def at(made: Checkpoint) -> Any:

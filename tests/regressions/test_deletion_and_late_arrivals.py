@@ -33,12 +33,12 @@ from tests.regressions.cases import (
     at,
     calls_while,
     chained,
-    checkpoint,
     graph_of,
     ids,
     plain_texts,
     says,
 )
+from tests.shared.checkpoints import checkpoint
 
 
 def stores_root(change: Change) -> bool:

@@ -17,19 +17,8 @@ from langchain_ttl_history.keys import SessionKey
 from langchain_ttl_history.storage import MemoryStorage
 from langchain_ttl_history.storage.types import Change, Lease, Outcome, Query, Status
 from langchain_ttl_history.stored.names import key_of
-from tests.regressions.cases import (
-    CONFIG,
-    KEY,
-    Counted,
-    Hooked,
-    ask,
-    chained,
-    checkpoint,
-    echoing,
-    ids,
-    plain_texts,
-    says,
-)
+from tests.regressions.cases import CONFIG, KEY, Counted, Hooked, ask, chained, echoing, ids, plain_texts, says
+from tests.shared.checkpoints import checkpoint
 
 
 @pytest.mark.parametrize("url", ["memory://", "sqlite:///{path}/x.db"])

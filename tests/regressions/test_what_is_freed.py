@@ -39,13 +39,13 @@ from tests.regressions.cases import (
     asking,
     calls_while,
     chained,
-    checkpoint,
     echoing,
     graph_of,
     ids,
     plain_texts,
     says,
 )
+from tests.shared.checkpoints import checkpoint
 from tests.shared.gates import PATIENCE
 from tests.shared.graphs import DeltaState, Desk
 from tests.shared.sessions import Colour

@@ -17,19 +17,8 @@ from langgraph.types import interrupt
 from langchain_ttl_history import CorruptRecordError, SessionBuffer
 from langchain_ttl_history.storage import MemoryStorage, SQLiteStorage
 from langchain_ttl_history.stored.names import checkpoint_name
-from tests.regressions.cases import (
-    CONFIG,
-    KEY,
-    LOOP,
-    Counted,
-    Veil,
-    ask,
-    chained,
-    checkpoint,
-    echoing,
-    ids,
-    plain_texts,
-)
+from tests.regressions.cases import CONFIG, KEY, LOOP, Counted, Veil, ask, chained, echoing, ids, plain_texts
+from tests.shared.checkpoints import checkpoint
 
 
 @pytest.mark.parametrize("number", range(8))
