@@ -21,6 +21,8 @@ from typing import Any
 
 import redis
 
+from langchain_ttl_history.storage.redis.drivers import introduction
+
 PATIENCE = 60.0
 """Seconds a server may take to start, or to come to what is waited for."""
 
@@ -146,7 +148,9 @@ class Server:
 
     def admin(self, **options: Any) -> redis.Redis:
         """A client for looking inside."""
-        given: dict[str, Any] = {"socket_timeout": 10, "retry": None, "protocol": 2, **options}
+        # By what is remembered of the driver, which looks its version up anew for each client otherwise.
+        told = introduction("redis", is_cluster=False)
+        given: dict[str, Any] = {"socket_timeout": 10, "retry": None, "protocol": 2, **told, **options}
         return redis.Redis(host="127.0.0.1", port=self.port, **given)
 
     @property

@@ -232,17 +232,29 @@ async def test_a_driver_whose_clusters_know_no_introduction_gets_none(monkeypatc
             assert {*rest} == {"socket_connect_timeout", "retry"}
             super().__init__(host, port, socket_timeout=socket_timeout, **rest)
 
+    introduction = drivers.introduction.__wrapped__  # Not what is remembered.
+    monkeypatch.setattr(server_url, "introduction", introduction)
     monkeypatch.setattr(redis.asyncio.cluster, "RedisCluster", Older)
     client = ServerURL("redis+cluster://localhost:1").client(asynchronous=True)
     assert type(client) is Older
-    assert drivers.introduction("redis", is_cluster=True) == {}
-    assert "driver_info" in drivers.introduction("redis", is_cluster=False)
+    assert introduction("redis", is_cluster=True) == {}
+    assert "driver_info" in introduction("redis", is_cluster=False)
+
+
+def test_versions_are_not_looked_up_anew_for_the_client_of_each_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    url = ServerURL("redis://localhost:1")
+    url.client(asynchronous=True)
+    asked: list[str] = []
+    monkeypatch.setattr(drivers.metadata, "version", lambda name: asked.append(name) or "1.0")
+    url.client(asynchronous=True)
+    assert "langchain-ttl-history" not in asked
 
 
 def test_a_program_that_was_bundled_without_metadata_connects(monkeypatch: pytest.MonkeyPatch) -> None:
     def gone(name: str) -> str:
         raise PackageNotFoundError(name)
 
+    monkeypatch.setattr(server_url, "introduction", drivers.introduction.__wrapped__)  # Not what is remembered.
     monkeypatch.setattr(drivers.metadata, "version", gone)
     with closing(open_redis(None)) as storage:
         assert storage.write(KEY, Change(LEASE)).status is Status.STORED

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from functools import cache
 from importlib import import_module, metadata
 from inspect import signature
 from types import ModuleType
@@ -77,7 +78,8 @@ def options_of_clusters(library: str) -> Collection[str]:
     return signature(made.__init__).parameters
 
 
-def introduction(library: str, *, is_cluster: bool) -> dict[str, Any]:
+@cache  # Each event loop makes a client, and to look a version up takes as long as a few requests.
+def introduction(library: str, *, is_cluster: bool) -> Mapping[str, Any]:
     """Options for a driver's client, by which a server's `CLIENT LIST` names this package beside the driver."""
     try:
         version = metadata.version(_OURS)
