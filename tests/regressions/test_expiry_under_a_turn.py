@@ -758,3 +758,50 @@ def test_a_chains_turn_that_changes_nothing_is_no_failure_where_its_session_expi
         else:
             turn.messages = []
     assert buffer.info(session_id="t") is None
+
+
+def test_what_a_turn_was_shown_is_kept_though_the_one_before_it_is_first_to_go_on_after_their_session_expired() -> None:
+    """What the other one had put is brought along with what was said since."""
+    clock = Clock()
+    buffer = SessionBuffer(MemoryStorage(clock=clock), default_user="u")
+    turns = Turns(buffer, {"A": 0, "B": 0})
+    turns.go_on("A")
+    buffer.history(session_id="t").add_messages([HumanMessage("event"), AIMessage("noted")])
+    turns.go_on("B")
+    clock.advance(1801)
+    turns.go_on("A")
+    assert turns.end()["B"] == ["A?", "event", "noted", "B?", "B!"]
+    shown = plain_texts(buffer.history(session_id="t").messages)
+    assert [text for text in shown if text != "A!"] == ["A?", "event", "noted", "B?", "B!"]
+    assert "A!" in shown
+
+
+def test_each_step_after_max_age_brings_along_only_what_its_turn_added() -> None:
+    clock = Clock()
+    retention = Retention(max_age=500)
+    buffer = SessionBuffer(MemoryStorage(clock=clock), default_user="u", retention=retention)
+    history = buffer.history(session_id="t")
+    history.add_messages([HumanMessage("old"), AIMessage("older")])
+
+    def thinks(_: Any) -> Any:
+        clock.advance(501)
+        return {"messages": [AIMessage("thought")]}
+
+    held = ask(chained(buffer, first=thinks, second=says("more"), third=says("answer")), "question")
+    assert held == ["old", "older", "question", "thought", "more", "answer"]
+    assert plain_texts(history.messages) == ["question", "thought", "more", "answer"]
+
+
+def test_what_a_chain_said_is_no_checkpoint_of_the_session_that_a_turn_stored_at_its_end_begins_anew() -> None:
+    clock = Clock()
+    buffer = SessionBuffer(MemoryStorage(clock=clock), default_user="u")
+    buffer.history(session_id="t").add_messages([HumanMessage("hi")])
+
+    def thinks(_: Any) -> Any:
+        clock.advance(1801)
+        return {"messages": [AIMessage("thought")]}
+
+    graph = chained(buffer, thinks=thinks)
+    ask(graph, "question", "exit")
+    listed = [plain_texts(state.values["messages"]) for state in graph.get_state_history(CONFIG)]
+    assert listed == [["hi", "question", "thought"]]
