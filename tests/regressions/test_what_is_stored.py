@@ -17,7 +17,7 @@ from langgraph.types import interrupt
 from langchain_ttl_history import CorruptRecordError, SessionBuffer
 from langchain_ttl_history.storage import MemoryStorage, SQLiteStorage
 from langchain_ttl_history.stored.names import checkpoint_name
-from tests.regressions.cases import CONFIG, KEY, LOOP, Counted, Veil, ask, chained, echoing, ids, plain_texts
+from tests.regressions.cases import CONFIG, KEY, LOOP, Counted, Veil, ask, chained, echoing, ids, plain_texts, says
 from tests.shared.checkpoints import checkpoint
 
 
@@ -211,3 +211,14 @@ def test_what_was_sealed_says_so(tmp_path: Path) -> None:
     with pytest.raises(CorruptRecordError, match=r"stored by a buffer without serde="):
         _ = sealed.history(session_id="b").messages
     storage.close()
+
+
+def test_what_a_chain_said_before_the_first_turn_of_a_graph_is_the_oldest_checkpoint_and_the_only_one_of_it() -> None:
+    buffer = SessionBuffer(default_user="u")
+    buffer.history(session_id="t").add_messages([HumanMessage("hi")])
+    graph = chained(buffer, thinks=says("thought"), answers=says("answer"))
+    ask(graph, "question")
+    listed = [plain_texts(state.values["messages"]) for state in graph.get_state_history(CONFIG)]
+    whole = ["hi", "question", "thought", "answer"]
+    # LangGraph's input is a checkpoint of its own, before the question is in.
+    assert listed == [whole, whole[:3], whole[:2], whole[:1], whole[:1]]
