@@ -16,6 +16,7 @@ from langgraph.types import Command, interrupt
 from typing_extensions import TypedDict
 
 from langchain_ttl_history import Retention, SessionBuffer, TTLChatMessageHistory
+from langchain_ttl_history.storage import MemoryStorage
 from tests.regressions.cases import (
     CALL,
     CONFIG,
@@ -966,3 +967,24 @@ def test_what_a_chain_said_is_removed_by_the_first_run_of_a_graph_for_a_turn_bes
         graph.update_state(CONFIG, said)
     list(beside)
     assert plain_texts(history.messages) == ["older", "B?", "B!", *["A?"] * (way == "invoke"), "A!"]
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_result_stands_with_its_call_for_a_turn_beside_it_whatever_a_client_sends_again_behind_it(
+    again: bool,
+) -> None:
+    """The window had cut the first turn."""
+    storage = MemoryStorage()
+    whole = SessionBuffer(storage, default_user="u")
+    narrow = SessionBuffer(storage, default_user="u", retention=Retention(max_messages=3))
+    history = whole.history(session_id="t")
+    first = [HumanMessage("q1", id="q1"), AIMessage("a1", id="a1")]
+    history.add_messages(first)
+    ask(chained(whole, model=lambda _: {"messages": [AIMessage("call", tool_calls=[CALL])]}), "q2")
+    asked = {"messages": [HumanMessage("beside?")]}
+    beside = chained(whole, answers=says("beside!")).stream(asked, CONFIG, durability="sync", stream_mode="values")
+    next(beside)
+    sent = [ToolMessage("result", tool_call_id="c"), *(first if again else ())]
+    chained(narrow, answers=says("done")).invoke({"messages": sent}, CONFIG, durability="sync")
+    list(beside)
+    assert plain_texts(history.messages) == ["q1", "a1", "q2", "call", "beside?", "result", "done", "beside!"]
