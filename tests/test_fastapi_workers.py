@@ -206,20 +206,36 @@ class Service:
         spec.loader.exec_module(module)
         return module
 
-    async def say(self, text: str) -> AsyncGenerator[str, None]:
-        """The names of a turn's events."""
+    async def begun(self, text: str) -> AsyncGenerator[str, None]:
+        """A turn that was let in, and runs as the names of its events are asked for."""
         app = self.app.app
         request = SimpleNamespace(app=app)
         response = await self.app.say("s1", self.app.Said(text=text), USERS[0], app.state.buffer, request)
         assert response.headers.get("X-Accel-Buffering") == "no", "nginx keeps what streams until it ends"
-        async with aclosing(response.body_iterator) as coming:
-            async for each in coming:
-                yield each.partition("\n")[0].removeprefix("event: ")
+
+        async def names() -> AsyncGenerator[str, None]:
+            async with aclosing(response.body_iterator) as coming:
+                async for each in coming:
+                    yield each.partition("\n")[0].removeprefix("event: ")
+
+        return names()
+
+    async def say(self, text: str) -> AsyncGenerator[str, None]:
+        """The names of a turn's events."""
+        async with aclosing(await self.begun(text)) as names:
+            async for each in names:
+                yield each
 
     async def state(self) -> Any:
         """The session as the graph has it."""
         app = self.app.app
         return await app.state.agent.aget_state(app.state.buffer.config(USERS[0], "s1"))
+
+    async def states(self) -> list[Any]:
+        """All that the graph has stored of the session, the newest first."""
+        app = self.app.app
+        config = app.state.buffer.config(USERS[0], "s1")
+        return [each async for each in app.state.agent.aget_state_history(config)]
 
     async def conversation(self) -> list[BaseMessage]:
         """The session as a chain has it."""
@@ -263,35 +279,77 @@ async def test_a_turn_at_which_the_model_fails_holds_up_no_later_one(monkeypatch
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="LangGraph streams from async tasks from Python 3.11 on")
-async def test_a_turn_in_which_a_tool_fails_leaves_no_call_without_a_result(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_turn_whose_tool_gives_what_cannot_be_stored_leaves_no_call_without_a_result(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     service = Service(monkeypatch)
     scripted = service.answer
-    # Some models give their calls the same ids in each turn.
+    # Some models give their calls the same ids in each step.
     calls = [{"name": "find_order", "args": {"number": number}, "id": number} for number in ("1001", "1002")]
-    is_closed = False
+    said_in_turn = [AIMessage("", tool_calls=calls[1:]), AIMessage("", tool_calls=calls), AIMessage("There.")]
+    answers = iter(2 * said_in_turn)
+    service.answer = lambda _: next(answers)
+    asked: list[str] = []
 
-    async def find(number: str) -> str:
-        if is_closed and number == "1002":
+    async def find(number: str) -> ToolMessage:
+        asked.append(number)
+        artifact = None
+        if asked.count("1002") == 4:
             # Until what the other one found is stored, of which a storage tells nobody.
             while (await service.state()).values["messages"][-1].type != "tool":  # noqa: ASYNC110
                 await asyncio.sleep(0)
-            raise OSError("the shop is closed")
-        return json.dumps({"order": number, "status": "was lost"})
+            artifact = asyncio.Lock()
+        found = json.dumps({"order": number, "status": "was lost"})
+        return ToolMessage(found, tool_call_id=number, artifact=artifact)
 
     monkeypatch.setattr(service.model.find_order, "coroutine", find)
-    service.answer = lambda messages: (
-        AIMessage("", tool_calls=calls) if messages[-1].text == "Both" else scripted(messages)
-    )
     async with service.app.opened(service.app.app):
         assert [name async for name in service.say("Both")][-1] == "done"
-        is_closed = True
         assert [name async for name in service.say("Both")][-1] == "error"
+        over, before, *_ = await service.states()
+        assert (over.next, before.next) == ((), ("tools", "tools")), "a worker may die between two writes"
+        service.answer = scripted
         assert [name async for name in service.say("Hello again")][-1] == "done"
         said = await service.conversation()
-        turn = ["human", "ai", "tool", "tool", "ai"]
+        turn = ["human", "ai", "tool", "ai", "tool", "tool", "ai"]
         assert [each.type for each in said] == [*turn, *turn, "human", "ai"]
-        results = {each.tool_call_id: each.status for each in said[5:] if isinstance(each, ToolMessage)}
-        assert results == {"1001": "success", "1002": "error"}
+        results = [(each.tool_call_id, each.status) for each in said[7:] if isinstance(each, ToolMessage)]
+        assert results == [("1002", "success"), ("1001", "success"), ("1002", "error")]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="LangGraph streams from async tasks from Python 3.11 on")
+async def test_of_two_turns_at_once_each_has_the_result_of_its_call_though_a_tool_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    service = Service(monkeypatch)
+    both_asked, one_over = asyncio.Event(), asyncio.Event()
+
+    async def find(number: str) -> str:
+        if number == "1001":
+            await both_asked.wait()
+            raise OSError("the shop is closed")
+        both_asked.set()
+        await one_over.wait()
+        return json.dumps({"order": number, "status": "was lost"})
+
+    async def take(turn: AsyncGenerator[str, None]) -> str:
+        return [name async for name in turn][-1]
+
+    monkeypatch.setattr(service.model.find_order, "coroutine", find)
+    async with service.app.opened(service.app.app):
+        # Both have found that no turn is under way.
+        turns = [await service.begun(f"Where is order {number}?") for number in ("1001", "1002")]
+        one, other = (asyncio.create_task(take(turn)) for turn in turns)
+        assert await one == "done"
+        one_over.set()
+        assert await other == "done"
+        said = await service.conversation()
+        assert sorted(each.type for each in said) == ["ai"] * 4 + ["human"] * 2 + ["tool"] * 2
+        results = {each.text: each.status for each in said if isinstance(each, ToolMessage)}
+        assert results == {"failed": "error", '{"order": "1002", "status": "was lost"}': "success"}
+        assert {call["id"] for each in said if isinstance(each, AIMessage) for call in each.tool_calls} == {
+            each.tool_call_id for each in said if isinstance(each, ToolMessage)
+        }
 
 
 def test_a_user_reaches_only_what_is_theirs(workers: list[Worker]) -> None:

@@ -25,8 +25,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from langchain.agents import create_agent
+from langchain.agents.middleware import ToolRetryMiddleware
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, ToolMessage, message_to_dict
-from langgraph.graph import END
 from model import chat_model, find_order
 from pydantic import BaseModel, Field
 
@@ -52,8 +52,18 @@ async def opened(app: FastAPI) -> AsyncIterator[None]:
     url = os.environ.get("TTL_HISTORY_URL", "redis://localhost:6379/0")
     async with SessionBuffer(url, retention=Retention(idle_ttl=timedelta(hours=1))) as buffer:
         app.state.buffer = buffer
-        app.state.agent = create_agent(chat_model(), [find_order], checkpointer=buffer.checkpointer())
+        # A tool that fails gives a result as well, so that its turn goes on, whatever runs beside it.
+        told = ToolRetryMiddleware(max_retries=0, on_failure=failed)
+        app.state.agent = create_agent(
+            chat_model(), [find_order], middleware=[told], checkpointer=buffer.checkpointer()
+        )
         yield
+
+
+def failed(error: Exception) -> str:
+    """What the model is told of a tool that failed: nothing of why, which may not be for the user."""
+    logger.error("a tool failed", exc_info=error)
+    return "failed"
 
 
 app = FastAPI(title="Chat", lifespan=opened)
@@ -144,7 +154,7 @@ async def turn(agent: Any, config: Any, text: str, *, lost: bool) -> AsyncIterat
         logger.exception("a turn was cut short")
         yield event("error", UNAVAILABLE)
     except Exception:
-        logger.exception("the model or a tool failed")
+        logger.exception("a turn failed")
         yield event("error", FAILED if await closed(agent, config) else UNAVAILABLE)
 
 
@@ -154,19 +164,20 @@ async def closed(agent: Any, config: Any) -> bool:
         state = await agent.aget_state(config)
         if state.tasks:
             said = state.values.get("messages", [])
-            # Calls before the question are of a turn beside this one, and may get their results yet.
-            said = said[max((at for at, each in enumerate(said) if isinstance(each, HumanMessage)), default=0) :]
-            answered = {each.tool_call_id for each in said if isinstance(each, ToolMessage)}
-            calls = [call for each in said if isinstance(each, AIMessage) for call in each.tool_calls]
+            # Only the newest calls can lack results, and those before a question are of a turn beside this one. Some
+            # models give all their calls the same ids.
+            last = max((at for at, each in enumerate(said) if isinstance(each, HumanMessage | AIMessage)), default=0)
+            calls = [call for each in said[last:] if isinstance(each, AIMessage) for call in each.tool_calls]
+            results = [each for each in said[last:] if isinstance(each, ToolMessage)]
+            answered = {result.tool_call_id for result in results}
             # The provider of a model refuses a conversation in which a call has no result.
-            results = [
+            missing = [
                 ToolMessage("failed", tool_call_id=call["id"], name=call["name"], status="error")
                 for call in calls
                 if call["id"] not in answered
             ]
-            # This keeps what other tools have answered meanwhile.
-            await agent.aupdate_state(config, None, as_node=END)
-            await agent.aupdate_state(config, {"messages": [*results, AIMessage(FAILED)]}, as_node="model")
+            # In one update, which is stored as a whole or not at all. It drops what this step gave, so that goes along.
+            await agent.aupdate_state(config, {"messages": [*results, *missing, AIMessage(FAILED)]}, as_node="model")
     except StorageError as error:
         logger.error("%s", error)  # noqa: TRY400  # where it comes from was logged
         return False

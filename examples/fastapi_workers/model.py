@@ -82,6 +82,8 @@ def answer(messages: Sequence[BaseMessage]) -> AIMessage:
     results = [each for each in messages if isinstance(each, ToolMessage) and each.status == "success"]
     found = [json.loads(result.text) for result in results]
     known = {each["order"]: each["status"] for each in found}
+    if isinstance(messages[-1], ToolMessage) and messages[-1].status == "error":
+        return AIMessage("I could not find that out.")
     asked = re.search(r"\d{4}", questions[-1])
     if asked and asked[0] not in known:
         call = {"name": "find_order", "args": {"number": asked[0]}, "id": f"call_{len(messages)}"}
