@@ -226,11 +226,6 @@ class Service:
             async for each in names:
                 yield each
 
-    async def state(self) -> Any:
-        """The session as the graph has it."""
-        app = self.app.app
-        return await app.state.agent.aget_state(app.state.buffer.config(USERS[0], "s1"))
-
     async def states(self) -> list[Any]:
         """All that the graph has stored of the session, the newest first."""
         app = self.app.app
@@ -288,16 +283,15 @@ async def test_a_turn_whose_tool_gives_what_cannot_be_stored_leaves_no_call_with
     calls = [{"name": "find_order", "args": {"number": number}, "id": number} for number in ("1001", "1002")]
     said_in_turn = [AIMessage("", tool_calls=calls[1:]), AIMessage("", tool_calls=calls), AIMessage("There.")]
     answers = iter(2 * said_in_turn)
+    other_told = asyncio.Event()
     service.answer = lambda _: next(answers)
     asked: list[str] = []
 
     async def find(number: str) -> ToolMessage:
         asked.append(number)
         artifact = None
-        if asked.count("1002") == 4:
-            # Until what the other one found is stored, of which a storage tells nobody.
-            while (await service.state()).values["messages"][-1].type != "tool":  # noqa: ASYNC110
-                await asyncio.sleep(0)
+        if number == "1002" and asked.count(number) == 4:
+            await other_told.wait()
             artifact = asyncio.Lock()
         found = json.dumps({"order": number, "status": "was lost"})
         return ToolMessage(found, tool_call_id=number, artifact=artifact)
@@ -305,7 +299,12 @@ async def test_a_turn_whose_tool_gives_what_cannot_be_stored_leaves_no_call_with
     monkeypatch.setattr(service.model.find_order, "coroutine", find)
     async with service.app.opened(service.app.app):
         assert [name async for name in service.say("Both")][-1] == "done"
-        assert [name async for name in service.say("Both")][-1] == "error"
+        told: list[str] = []
+        async for name in service.say("Both"):
+            told.append(name)
+            if told.count("tool_result") == 2:
+                other_told.set()
+        assert told[-1] == "error"
         over, before, *_ = await service.states()
         assert (over.next, before.next) == ((), ("tools", "tools")), "a worker may die between two writes"
         service.answer = scripted
