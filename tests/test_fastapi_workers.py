@@ -30,6 +30,10 @@ USERS = [f"user{number}" for number in range(6)]
 PATIENCE = 60.0
 OF_APP = {"X-App-Token": "töken".encode()}
 
+streams = pytest.mark.skipif(
+    sys.version_info < (3, 11), reason="LangGraph streams from async tasks from Python 3.11 on"
+)
+
 
 class Worker:
     """One uvicorn process on a port of its own."""
@@ -123,7 +127,7 @@ def conversation(worker: Worker, user: str) -> list[dict[str, Any]]:
         return [each["data"] for each in client.get("/sessions/s1/messages").raise_for_status().json()]
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="LangGraph streams from async tasks from Python 3.11 on")
+@streams
 def test_turns_alternate_among_workers_and_a_killed_one_loses_nothing_acknowledged(workers: list[Worker]) -> None:
     acknowledged: dict[str, list[str]] = {user: [] for user in USERS}
     turns = itertools.cycle(workers)
@@ -168,7 +172,7 @@ def test_turns_alternate_among_workers_and_a_killed_one_loses_nothing_acknowledg
         assert conversation(others[0], user) == conversation(others[1], user)
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="LangGraph streams from async tasks from Python 3.11 on")
+@streams
 def test_who_comes_back_to_a_turn_that_was_left_is_told_how_long_to_wait() -> None:
     server = servers.Server(kind_here()).start()
     worker = Worker(server.url, pace=0.2, lost_after=20.0)
@@ -238,7 +242,7 @@ class Service:
         return messages
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="LangGraph streams from async tasks from Python 3.11 on")
+@streams
 @pytest.mark.parametrize("left_at", ["tool_calls", "tool_result", "token"])
 async def test_a_turn_whose_client_went_away_at_any_event_is_finished_by_the_next(
     monkeypatch: pytest.MonkeyPatch, left_at: str
@@ -256,7 +260,7 @@ async def test_a_turn_whose_client_went_away_at_any_event_is_finished_by_the_nex
         assert [each.type for each in await service.conversation()] == ["human", "ai", "tool", "ai", "human", "ai"]
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="LangGraph streams from async tasks from Python 3.11 on")
+@streams
 async def test_a_turn_at_which_the_model_fails_holds_up_no_later_one(monkeypatch: pytest.MonkeyPatch) -> None:
     service = Service(monkeypatch)
     scripted = service.answer
@@ -273,7 +277,7 @@ async def test_a_turn_at_which_the_model_fails_holds_up_no_later_one(monkeypatch
         assert [each.type for each in await service.conversation()] == ["human", "ai", "human", "ai", "tool", "ai"]
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="LangGraph streams from async tasks from Python 3.11 on")
+@streams
 async def test_a_turn_whose_tool_gives_what_cannot_be_stored_leaves_no_call_without_a_result(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -316,7 +320,7 @@ async def test_a_turn_whose_tool_gives_what_cannot_be_stored_leaves_no_call_with
         assert results == [("1002", "success"), ("1001", "success"), ("1002", "error")]
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="LangGraph streams from async tasks from Python 3.11 on")
+@streams
 async def test_of_two_turns_at_once_each_has_the_result_of_its_call_though_a_tool_fails(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

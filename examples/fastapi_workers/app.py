@@ -153,7 +153,7 @@ async def turn(agent: Any, config: Any, text: str, *, lost: bool) -> AsyncIterat
         # The answer has begun, so it is too late for a status.
         logger.exception("a turn was cut short")
         yield event("error", UNAVAILABLE)
-    except Exception:
+    except Exception:  # whatever the model raises, or what cannot be stored
         logger.exception("a turn failed")
         yield event("error", FAILED if await closed(agent, config) else UNAVAILABLE)
 

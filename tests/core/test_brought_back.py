@@ -54,6 +54,6 @@ def test_what_was_cut_stands_in_front_in_its_order_and_a_snapshot_stays_one() ->
     value = messages("q2 a2 q1 a1 q3")
     ordered = messages("q1 a1 q2 a2 q3")
     assert keep_cut_first(value, {"a1", "q1"}) == ordered  # type: ignore[arg-type]  # keys are strings
-    snapshot = keep_cut_first(delta_snapshot(value), {"a1", "q1"})  # type: ignore[arg-type]  # as above
+    snapshot = keep_cut_first(delta_snapshot(value), {"a1", "q1"})  # type: ignore[arg-type]  # keys are strings
     assert is_snapshot(snapshot)
     assert snapshot_value(snapshot) == ordered

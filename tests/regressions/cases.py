@@ -203,3 +203,19 @@ class Turns:
             for state in turn:
                 self._held[me] = plain_texts(state["messages"])
         return self._held
+
+
+def calling(buffer: SessionBuffer, state: Any = MessagesState, **before: Any) -> Any:
+    """A graph that calls a tool of the app's if it is asked to go, and else answers; other nodes may come before."""
+
+    def model(given: Any) -> Any:
+        asked = given["messages"][-1].text
+        return {"messages": [AIMessage("call", tool_calls=[CALL]) if asked == "go" else AIMessage(f"to {asked}")]}
+
+    return chained(buffer, state, **before, model=model)
+
+
+def stepping(graph: Any, *said: Any) -> Iterator[Any]:
+    """A turn that goes on step by step; the first step stores what it is given."""
+    stepped: Iterator[Any] = graph.stream({"messages": [*said]}, CONFIG, durability="sync", stream_mode="values")
+    return stepped

@@ -2,37 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage, SystemMessage, ToolMessage
 from langgraph.channels.delta import DeltaChannel
-from langgraph.channels.ephemeral_value import EphemeralValue
-from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.graph.message import REMOVE_ALL_MESSAGES, _messages_delta_reducer, add_messages
 from langgraph.types import Command, interrupt
 from typing_extensions import TypedDict
 
 from langchain_ttl_history import Retention, SessionBuffer, TTLChatMessageHistory
-from langchain_ttl_history.storage import MemoryStorage
 from tests.regressions.cases import (
     CALL,
     CONFIG,
     DELTAS,
-    Counted,
-    Numbered,
-    Plain,
     Turns,
     ask,
     asking,
+    calling,
     calls_while,
     chained,
     graph_of,
     ids,
     plain_texts,
     says,
+    stepping,
 )
 
 
@@ -94,16 +90,6 @@ def begun(graph: Any, question: str) -> Any:
     running = graph.stream({"messages": [HumanMessage(question)]}, CONFIG, durability="sync", stream_mode="values")
     next(running)
     return running
-
-
-def calling(buffer: SessionBuffer, state: Any = MessagesState, **before: Any) -> Any:
-    """A graph that calls a tool of the app's if it is asked to go, and else answers; other nodes may come before."""
-
-    def model(given: Any) -> Any:
-        asked = given["messages"][-1].text
-        return {"messages": [AIMessage("call", tool_calls=[CALL]) if asked == "go" else AIMessage(f"to {asked}")]}
-
-    return chained(buffer, state, **before, model=model)
 
 
 CLEARS: dict[str, Callable[[TTLChatMessageHistory], object]] = {
@@ -648,61 +634,6 @@ def test_what_is_said_during_a_turn_in_a_tool_of_another_stands_behind_it() -> N
     assert shown[-5:] == ["B?", "B0", "B1", "X?", "X!"]
 
 
-@pytest.mark.parametrize("messages", ["text", (HumanMessage("own", id="own"),)], ids=["text", "tuple"])
-def test_a_graph_whose_messages_are_no_list_leaves_the_conversation_alone(messages: Any) -> None:
-    buffer = SessionBuffer(default_user="u")
-    history = buffer.history(session_id="t")
-    history.add_messages([HumanMessage("q"), AIMessage("a")])
-    graph = chained(buffer, Plain, first=lambda _: {"messages": messages}, second=lambda _: {})
-    graph.invoke({"messages": "x"}, CONFIG, durability="sync")
-    assert graph.get_state(CONFIG).values == {"messages": messages}
-    assert plain_texts(history.messages) == ["q", "a"]
-
-
-@pytest.mark.parametrize("messages", [[], "text"], ids=["none", "text"])
-def test_the_messages_of_a_graph_are_the_same_after_turns_of_one_that_has_none(messages: Any) -> None:
-    buffer = SessionBuffer(default_user="u")
-    graph = chained(buffer, Plain, first=lambda _: {"messages": messages})
-    graph.invoke({"messages": [HumanMessage("q")]}, CONFIG)
-    for _ in range(2):
-        chained(buffer, Numbered, first=lambda _: {"n": 1}).invoke({"n": 0}, CONFIG)
-        assert graph.get_state(CONFIG).values == {"messages": messages}
-
-
-def test_messages_that_last_for_one_step_are_gone_after_it_as_in_memory() -> None:
-    state: Any = TypedDict("state", {"messages": Annotated[Any, EphemeralValue], "n": int})
-    graph = chained(
-        SessionBuffer(default_user="u"),
-        state,
-        first=lambda _: {"n": 1},
-        second=lambda state: {"n": 2 + ("messages" in state)},
-    )
-    states = []
-    for each in (graph, graph.builder.compile(checkpointer=InMemorySaver())):
-        for durability in ("exit", "sync"):
-            each.invoke({"messages": "text"}, CONFIG, durability=durability)
-        states.append([snapshot.values for snapshot in each.get_state_history(CONFIG)])
-    assert states[0] == states[1]
-
-
-def test_a_step_that_says_nothing_hands_over_the_list_that_it_was_given() -> None:
-    buffer = SessionBuffer(default_user="u")
-    graph = chained(buffer, Counted, answers=says("a"), counts=lambda _: {"n": 1})
-    for _ in range(2):
-        ask(graph, "q")
-    values = [found.checkpoint["channel_values"] for found in buffer.checkpointer().list(CONFIG)]
-    assert {type(each["messages"]) for each in values if "messages" in each} == {list}
-
-
-def test_a_graph_that_has_no_messages_yet_is_handed_a_list_of_what_a_chain_said() -> None:
-    buffer = SessionBuffer(default_user="u")
-    chained(buffer, Numbered, first=lambda _: {"n": 1}).invoke({"n": 0}, CONFIG)
-    buffer.history(session_id="t").add_messages([HumanMessage("q"), AIMessage("a")])
-    found = buffer.checkpointer().get_tuple(CONFIG)
-    assert found is not None
-    assert plain_texts(found.checkpoint["channel_values"]["messages"]) == ["q", "a"]
-
-
 def test_a_delta_conversation_beside_another_delta_channel_keeps_what_a_chain_said_at_each_turn() -> None:
     files = DeltaChannel(lambda state, writes: [*(state or []), *(x for write in writes for x in write)])
     state: Any = TypedDict(
@@ -761,12 +692,6 @@ def test_an_answer_is_not_shown_under_the_question_of_a_turn_that_began_later(
         shown[most] = plain_texts(buffer.history(session_id="t").messages)
     assert shown[None][-1] == "B!"
     assert shown[cap] == ["B?", *shown[None][1 - cap :]]
-
-
-def stepping(graph: Any, *said: Any) -> Iterator[Any]:
-    """A turn that goes on step by step; the first step stores what it is given."""
-    stepped: Iterator[Any] = graph.stream({"messages": [*said]}, CONFIG, durability="sync", stream_mode="values")
-    return stepped
 
 
 @pytest.mark.parametrize("by", ["question", "node"])
@@ -857,134 +782,3 @@ def test_what_an_answer_to_a_question_says_besides_stands_with_its_call(
     agent.invoke(Command(resume="yes", update={"messages": [update]}), CONFIG, durability=durability)
     # Nothing that others said stands between a call and its result.
     assert plain_texts(history.messages)[:5] == ["A?", "call", update.content, "yes", "answer"]
-
-
-def begun_beside(buffer: SessionBuffer) -> Iterator[Any]:
-    """A turn that has begun, and stores nothing before its end: it is the head then, and the log tells it of others."""
-    beside: Iterator[Any] = graph_of(buffer, says("B!")).stream(
-        {"messages": [HumanMessage("B?")]}, CONFIG, durability="exit", stream_mode="values"
-    )
-    next(beside)
-    return beside
-
-
-@pytest.mark.parametrize("way", ["input", "input that removes", "update_state"])
-def test_what_comes_with_a_result_stands_with_its_call_for_a_turn_beside_it(way: str) -> None:
-    buffer = SessionBuffer(default_user="u")
-    history = buffer.history(session_id="t")
-    history.add_messages([HumanMessage("old", id="old")])
-    agent = calling(buffer)
-    ask(agent, "go")
-    history.add_messages([HumanMessage("X?"), AIMessage("X!")])
-    beside = begun_beside(buffer)
-    result = ToolMessage("result", tool_call_id=CALL["id"])
-    if way == "update_state":
-        agent.update_state(CONFIG, {"messages": [result, HumanMessage("also")]})
-        said = ["also"]
-    else:
-        gone = [RemoveMessage(id="old")] if way == "input that removes" else []
-        agent.invoke({"messages": [*gone, result, SystemMessage("note")]}, CONFIG)
-        said = ["note", "to note"]
-    list(beside)
-    old = [] if way == "input that removes" else ["old"]
-    assert plain_texts(history.messages) == [*old, "go", "call", "result", *said, "X?", "X!", "B?", "B!"]
-
-
-def halting(buffer: SessionBuffer, before: str, **nodes: Any) -> Any:
-    """A graph of these nodes, one after the other, that stops before one of them until it is told to go on."""
-    return chained(buffer, **nodes).builder.compile(checkpointer=buffer.checkpointer(), interrupt_before=[before])
-
-
-def test_a_turn_that_goes_on_without_an_answer_stays_in_one_piece_for_a_turn_beside_it() -> None:
-    buffer = SessionBuffer(default_user="u")
-    agent = halting(buffer, "second", first=says("A1"), second=says("A2"))
-    ask(agent, "A?")
-    beside = begun_beside(buffer)
-    agent.invoke(None, CONFIG)
-    list(beside)
-    assert plain_texts(buffer.history(session_id="t").messages) == ["A?", "A1", "A2", "B?", "B!"]
-
-
-def test_what_follows_a_draft_that_is_taken_back_stands_in_its_turn_for_a_turn_beside_it() -> None:
-    buffer = SessionBuffer(default_user="u")
-    history = buffer.history(session_id="t")
-    agent = halting(
-        buffer,
-        "drafts",
-        first=says("A1"),
-        drafts=lambda _: {"messages": [AIMessage("draft", id="draft")]},
-        again=lambda _: {"messages": [RemoveMessage(id="draft"), AIMessage("A2")]},
-    )
-    ask(agent, "A?")
-    turn = agent.stream(None, CONFIG, durability="sync", stream_mode="values")
-    assert plain_texts([next(turn), next(turn)][1]["messages"]) == ["A?", "A1", "draft"]
-    history.add_messages([HumanMessage("X?"), AIMessage("X!")])
-    beside = begun_beside(buffer)
-    list(turn)
-    list(beside)
-    assert plain_texts(history.messages) == ["A?", "A1", "A2", "X?", "X!", "B?", "B!"]
-
-
-def test_a_removal_before_a_turn_says_anything_leaves_a_call_whose_result_came_meanwhile() -> None:
-    buffer = SessionBuffer(default_user="u")
-    turn = stepping(calls_while(buffer, lambda: None), HumanMessage("question"))
-    assert plain_texts([next(turn), next(turn)][1]["messages"]) == ["question", "call"]
-
-    def forgets(state: MessagesState) -> Any:
-        next(turn)
-        return {"messages": [RemoveMessage(id=message.id or "") for message in state["messages"]]}
-
-    chained(buffer, Counted, forgets=forgets).invoke({"n": 1}, CONFIG)
-    list(turn)
-    assert plain_texts(buffer.history(session_id="t").messages) == ["call", "result", "answer"]
-
-
-def test_of_what_a_client_sends_again_only_what_is_new_is_new_to_a_turn_beside_it() -> None:
-    buffer = SessionBuffer(default_user="u", retention=Retention(max_messages=10))
-    history = buffer.history(session_id="t")
-    old: list[Any] = [HumanMessage("q", id="q"), AIMessage("a", id="a")]
-    history.add_messages([*old, *(kind(f"{turn}") for turn in range(4) for kind in (HumanMessage, AIMessage))])
-    agent = calling(buffer)
-    ask(agent, "go")
-    history.add_messages([HumanMessage("X?"), AIMessage("X!")])
-    beside = begun_beside(buffer)
-    agent.invoke({"messages": [*old, ToolMessage("result", tool_call_id=CALL["id"]), HumanMessage("more")]}, CONFIG)
-    list(beside)
-    assert plain_texts(history.messages) == ["go", "call", "result", "X?", "X!", "more", "to more", "B?", "B!"]
-
-
-@pytest.mark.parametrize("way", ["invoke", "update_state"])
-def test_what_a_chain_said_is_removed_by_the_first_run_of_a_graph_for_a_turn_beside_it(way: str) -> None:
-    buffer = SessionBuffer(default_user="u")
-    history = buffer.history(session_id="t")
-    history.add_messages([HumanMessage("old", id="old"), AIMessage("older")])
-    beside = begun_beside(buffer)
-    said: Any = {"messages": [RemoveMessage(id="old"), AIMessage("A!")]}
-    graph = graph_of(buffer, lambda _: said)
-    if way == "invoke":
-        ask(graph, "A?", "exit")
-    else:
-        graph.update_state(CONFIG, said)
-    list(beside)
-    assert plain_texts(history.messages) == ["older", "B?", "B!", *["A?"] * (way == "invoke"), "A!"]
-
-
-@pytest.mark.parametrize("again", [False, True])
-def test_a_result_stands_with_its_call_for_a_turn_beside_it_whatever_a_client_sends_again_behind_it(
-    again: bool,
-) -> None:
-    """The window had cut the first turn."""
-    storage = MemoryStorage()
-    whole = SessionBuffer(storage, default_user="u")
-    narrow = SessionBuffer(storage, default_user="u", retention=Retention(max_messages=3))
-    history = whole.history(session_id="t")
-    first = [HumanMessage("q1", id="q1"), AIMessage("a1", id="a1")]
-    history.add_messages(first)
-    ask(chained(whole, model=lambda _: {"messages": [AIMessage("call", tool_calls=[CALL])]}), "q2")
-    asked = {"messages": [HumanMessage("beside?")]}
-    beside = chained(whole, answers=says("beside!")).stream(asked, CONFIG, durability="sync", stream_mode="values")
-    next(beside)
-    sent = [ToolMessage("result", tool_call_id="c"), *(first if again else ())]
-    chained(narrow, answers=says("done")).invoke({"messages": sent}, CONFIG, durability="sync")
-    list(beside)
-    assert plain_texts(history.messages) == ["q1", "a1", "q2", "call", "beside?", "result", "done", "beside!"]
