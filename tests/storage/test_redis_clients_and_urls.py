@@ -260,6 +260,61 @@ def test_a_program_that_was_bundled_without_metadata_connects(monkeypatch: pytes
         assert storage.write(KEY, Change(LEASE)).status is Status.STORED
 
 
+# A command that the drivers send in pieces.
+LONG = ("EVALSHA", "0" * 40, 1, b"k", b"x" * 9_000, b"y" * 10)
+
+
+def own_pieces(driver: str, *command: Any) -> list[bytes]:
+    """How a driver's packer in Python packs a command."""
+    packer = import_module(f"{driver}.connection").PythonRespSerializer(6_000, valkey.Valkey().get_encoder().encode)
+    return list(packer.pack(*command))
+
+
+@pytest.fixture(params=["redis", "valkey"])
+def driver_without_parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A driver beside which there is no parser in C, whatever is installed."""
+    monkeypatch.setattr("redis.utils.HIREDIS_AVAILABLE", False)
+    monkeypatch.setattr("valkey.utils.LIBVALKEY_AVAILABLE", False)
+    return str(request.param)
+
+
+def test_a_long_command_of_a_thread_is_sent_in_one_piece(driver_without_parser: str) -> None:
+    pool = ServerURL(f"{driver_without_parser}://localhost:1").client(asynchronous=False).connection_pool
+    pieces = own_pieces(driver_without_parser, *LONG)
+    assert len(pieces) > 1
+    assert [*pool.make_connection().pack_command(*LONG)] == [b"".join(pieces)]
+
+
+def test_a_long_command_to_a_cluster_is_sent_in_one_piece(driver_without_parser: str) -> None:
+    with closing(open_cluster(None, "valkey", scheme=f"{driver_without_parser}+cluster")) as storage:
+        assert storage.write(KEY, Change(LEASE)).status is Status.STORED
+        client = clients_of(storage).client()
+        nodes = [getattr(node, f"{driver_without_parser}_connection") for node in client.get_nodes()]
+        pools = [node.connection_pool for node in nodes if node is not None]
+        assert pools
+        for pool in pools:
+            assert len(pool.make_connection().pack_command(*LONG)) == 1
+
+
+def test_a_very_long_command_is_not_copied_into_one_piece(driver_without_parser: str) -> None:
+    pool = ServerURL(f"{driver_without_parser}://localhost:1").client(asynchronous=False).connection_pool
+    command = (*LONG, b"z" * (1 << 20))
+    assert [*pool.make_connection().pack_command(*command)] == own_pieces(driver_without_parser, *command)
+
+
+def test_a_command_in_one_piece_is_encoded_as_the_url_says(driver_without_parser: str) -> None:
+    client = ServerURL(f"{driver_without_parser}://localhost:1?encoding=latin-1").client(asynchronous=False)
+    (piece,) = client.connection_pool.make_connection().pack_command("AUTH", "ä", "x" * 9_000)
+    assert b"$1\r\n\xe4\r\n" in piece
+
+
+@pytest.mark.parametrize(("driver", "flag"), [("redis", "HIREDIS_AVAILABLE"), ("valkey", "LIBVALKEY_AVAILABLE")])
+def test_a_parser_in_c_packs_commands_by_itself(driver: str, flag: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{driver}.utils.{flag}", True)
+    client = ServerURL(f"{driver}://localhost:1").client(asynchronous=False)
+    assert "command_packer" not in client.connection_pool.connection_kwargs
+
+
 # redis-py recommends an option in place of this one that no URL can hold.
 @pytest.mark.filterwarnings("ignore:Call to '__init__' function with deprecated usage:DeprecationWarning")
 @pytest.mark.parametrize("scheme", ["redis", "valkey"])

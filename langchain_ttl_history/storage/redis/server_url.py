@@ -14,6 +14,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from langchain_ttl_history.errors import ConfigurationError, unknown_url
 from langchain_ttl_history.storage.redis.drivers import class_prefix, exceptions_of, introduction, options_of_clusters
+from langchain_ttl_history.storage.redis.packing import in_one_piece
 from langchain_ttl_history.storage.redis.tls import SharedContext
 
 __all__ = ["ServerURL"]
@@ -187,14 +188,19 @@ class ServerURL:
         }
         if not _INTRODUCED.search(self._parts.query):
             options |= introduction(self.library, is_cluster=self.is_cluster)
+        pools = import_module(f"{package}.connection")
         if self.is_cluster:
+            if not asynchronous:
+                options["connection_pool_class"] = lambda **kwargs: in_one_piece(
+                    self.library, pools.ConnectionPool(**kwargs)
+                )
             return made.from_url(self._plain, **options)
         # valkey-py retries only after errors that are also named here.
         options["retry_on_error"] = [errors.ConnectionError]
-        pools = import_module(f"{package}.connection")
         if not asynchronous:
             # No limit: there are as many connections as threads that call at once.
-            return made.from_pool(pools.ConnectionPool.from_url(self._plain, max_connections=2**31, **options))
+            pool = pools.ConnectionPool.from_url(self._plain, max_connections=2**31, **options)
+            return made.from_pool(in_one_piece(self.library, pool))
         # A task that finds all connections in use waits for one, up to a timeout, instead of being refused.
         options |= {"max_connections": _CONNECTIONS, "timeout": _DEFAULTS["socket_timeout"]}
         return made.from_pool(pools.BlockingConnectionPool.from_url(self._plain, **options))
