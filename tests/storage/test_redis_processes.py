@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ from langchain_ttl_history.storage import RedisStorage
 from tests import servers
 from tests.shared.graphs import build_graph
 from tests.shared.models import echo
+from tests.shared.processes import process_context
 from tests.shared.redis_cases import admin_of, assert_sound, kind_here, prefix_of
 from tests.storage import redis_workers
 
@@ -32,10 +32,7 @@ def where(storage: RedisStorage) -> tuple[str, str]:
 
 @pytest.fixture(scope="module")
 def processes() -> Any:
-    # Forked from a process that has imported everything and runs no threads.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.storage.redis_workers"])
-    return context
+    return process_context()
 
 
 def finish(workers: list[Any]) -> None:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import itertools
-import multiprocessing
 import os
 import random
 import signal
@@ -30,18 +29,19 @@ from tests.shared.chats import assert_contiguous, assert_valid_chat, text_of
 from tests.shared.graphs import build_graph
 from tests.shared.models import ScriptedModel, tool_user
 from tests.shared.one_session import FOREVER, KEY
+from tests.shared.processes import process_context
 
 KILLS = int(os.environ.get("TEST_KILLS", "25"))
 PATIENCE = 120.0
 
-spawning = multiprocessing.get_context("spawn")
 as_root = pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="only root can become another user")
 
 
 def at_once(work: Callable[..., None], *arguments: Any, workers: int = 4) -> None:
     """Run the work in so many processes that begin at the same time."""
-    barrier = spawning.Barrier(workers)
-    processes = [spawning.Process(target=work, args=(number, barrier, *arguments)) for number in range(workers)]
+    context = process_context()
+    barrier = context.Barrier(workers)
+    processes = [context.Process(target=work, args=(number, barrier, *arguments)) for number in range(workers)]
     for process in processes:
         process.start()
     for process in processes:
