@@ -273,8 +273,9 @@ def own_pieces(driver: str, *command: Any) -> list[bytes]:
 @pytest.fixture(params=["redis", "valkey"])
 def driver_without_parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """A driver beside which there is no parser in C, whatever is installed."""
-    monkeypatch.setattr("redis.utils.HIREDIS_AVAILABLE", False)
-    monkeypatch.setattr("valkey.utils.LIBVALKEY_AVAILABLE", False)
+    for module in ("utils", "connection"):
+        monkeypatch.setattr(f"redis.{module}.HIREDIS_AVAILABLE", False)
+        monkeypatch.setattr(f"valkey.{module}.LIBVALKEY_AVAILABLE", False)
     return str(request.param)
 
 
